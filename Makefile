@@ -1,0 +1,34 @@
+# Two commands for newcomers: `make demo` and `make test`. Everything goes into .venv; run again, nothing is done twice.
+PYTHON ?= python3.11
+TORCH ?= torch==2.13.0
+VENV := .venv
+BIN := $(VENV)/bin
+DEMO_METHODS := -m random -m pixel -m ssim -m grad-dot -m 'dmin:v=1024|4096' -m dmin:search=hnsw \
+	-m dmin:normalise=false -m dmin:v=none
+
+.PHONY: demo test lint bench clean
+
+$(VENV)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check '$(TORCH)'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	touch $@
+
+demo: $(VENV)/.installed  ## every method of the demo on ddpm-mnist-mini, then the leaderboard
+	$(BIN)/attrbench run -t ddpm-mnist-mini $(DEMO_METHODS)
+	$(BIN)/attrbench leaderboard -t ddpm-mnist-mini
+
+test: $(VENV)/.installed
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.installed
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(VENV)/.installed  ## ratios against references measured in the same run
+	$(BIN)/python -m tests.benchmarks
+
+clean:
+	rm -rf $(VENV) attrbench-results

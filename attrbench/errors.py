@@ -1,0 +1,32 @@
+"""The errors that a user is meant to read: one line that says what was wrong, where, and what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class AttrbenchError(Exception):
+    """Something went wrong that the user can act on. The command line prints the message and exits with `exit_code`."""
+
+    exit_code = 1
+
+
+class UsageError(AttrbenchError):
+    """The request itself is wrong: an unknown name, an invalid option. Exit code 2."""
+
+    exit_code = 2
+
+
+class Interrupted(AttrbenchError):
+    """The run was stopped by a signal; what is finished is kept. Exit code 75 (EX_TEMPFAIL: try again)."""
+
+    exit_code = 75
+
+
+def unknown_name(kind: str, name: str, known: Iterable[str]) -> UsageError:
+    """A usage error that names the nearest known names, or all of them where none is near."""
+    names = sorted(known)
+    near = get_close_matches(name, names, n=3, cutoff=0.5)
+    hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(names) or 'none'}"
+    return UsageError(f"unknown {kind} '{name}': {hint}")

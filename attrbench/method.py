@@ -1,0 +1,140 @@
+"""The contract of a method: a feature and a scoring rule.
+
+A method says what is kept of each item (`features`), builds its global state from the training set (`fit`), and
+gets back a `Scorer` that ranks the training set for a query. Everything between (gradients, shards, resuming,
+timing, metrics, records) is the framework's.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, Generic, NamedTuple, TypeVar
+
+from attrbench.features import FeaturePlan, QueryFeatures, TrainFeatures
+from attrbench.options import Options
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from attrbench.diffusion.denoiser import Denoiser
+
+OptionsT = TypeVar("OptionsT", bound=Options)
+
+
+class Ranking(NamedTuple):
+    """The k strongest training items of each query.
+
+    Attributes:
+        ids: [m, k] indices into the training set, strongest first; -1 where a search found fewer than k.
+        scores: [m, k] their scores; larger means more influential.
+    """
+
+    ids: NDArray[np.int64]
+    scores: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class StateSize:
+    """What a scorer needs to answer a new query, in bytes.
+
+    Attributes:
+        rows: what is kept for each training item.
+        shared: what is kept once: projections, permutations, factors.
+        index: a search index, beside or instead of the rows.
+        rows_if_kept: for methods that keep no rows and pass over the training set again for each query: what
+            keeping them would take. None for all others.
+    """
+
+    rows: int = 0
+    shared: int = 0
+    index: int = 0
+    rows_if_kept: int | None = None
+
+
+@dataclass(frozen=True)
+class Context:
+    """What `fit` may use besides the features.
+
+    Attributes:
+        seed: the run's seed.
+        depth: how many items the metrics look at, at most the size of the training set.
+        workspace: a folder of this method's own, kept between runs; for index files.
+        fingerprint: identifies the training features; an index file is valid for one fingerprint only.
+        denoiser: gives the network, for methods that need more than gradients.
+    """
+
+    seed: int
+    depth: int
+    workspace: Path
+    fingerprint: str
+    denoiser: Callable[[], Denoiser]
+
+
+class Scorer(ABC):
+    """Ranks the training set. Larger scores mean more influential items; ties go to the smaller index."""
+
+    @abstractmethod
+    def top(self, query: QueryFeatures, k: int) -> Ranking:
+        """The k strongest training items of each query."""
+
+    @abstractmethod
+    def size(self) -> StateSize:
+        """What this scorer keeps to answer a new query."""
+
+    def exact(self) -> Scorer | None:
+        """For an approximate search: the exhaustive scorer over the same rows, against which recall is measured."""
+        return None
+
+
+class ExhaustiveScorer(Scorer):
+    """A scorer that gives every training item a score."""
+
+    @abstractmethod
+    def scores(self, query: QueryFeatures) -> NDArray[np.float32]:
+        """[m, n] scores."""
+
+    def top(self, query: QueryFeatures, k: int) -> Ranking:
+        """Sorts the scores; ties go to the smaller index."""
+        from attrbench.retrieval.topk import top_k
+
+        return top_k(self.scores(query), k)
+
+
+class Method(ABC, Generic[OptionsT]):
+    """A training-data attribution method.
+
+    Attributes:
+        name: what `-m` takes.
+        summary: one line for `attrbench list`.
+        citation: paper or code that the method follows.
+        version: raised whenever the same options give other scores than before.
+        Options: the options, a nested pydantic model.
+    """
+
+    name: ClassVar[str]
+    summary: ClassVar[str]
+    citation: ClassVar[str] = ""
+    version: ClassVar[int] = 1
+    Options: type[OptionsT]
+
+    def __init__(self, options: OptionsT) -> None:
+        self.options = options
+
+    @abstractmethod
+    def features(self) -> FeaturePlan:
+        """What is kept of a training item and of a query."""
+
+    def check(self, train_items: int) -> None:
+        """Called before anything is computed; raises UsageError for options that this training set cannot meet."""
+
+    def depth(self, wanted: int) -> int:
+        """How many items to ask the scorer for, where the metrics want `wanted`."""
+        return wanted
+
+    @abstractmethod
+    def fit(self, train: TrainFeatures, context: Context) -> Scorer:
+        """Builds the global state and returns the scorer. Heavy imports belong in here, not at the module's top."""

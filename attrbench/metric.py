@@ -1,0 +1,58 @@
+"""The contract of a metric: from rankings and ground truth to one number a query."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a method returned for the queries of a task.
+
+    Attributes:
+        ranked: [m, depth] training ids, strongest first, -1 where a search found fewer.
+        relevant: [m, n] bool, whether a training item shares the query's group.
+        scores: [m, n] scores of all items, or None for methods that give only the top.
+        exact_ranked: [m, depth] the exhaustive ranking over the same rows, for approximate searches; else None.
+    """
+
+    ranked: NDArray[np.int64]
+    relevant: NDArray[np.bool_]
+    scores: NDArray[np.float32] | None = None
+    exact_ranked: NDArray[np.int64] | None = None
+
+
+@dataclass(frozen=True)
+class PerQuery:
+    """One metric at one cut-off, for every query.
+
+    Attributes:
+        values: [m].
+        ceiling: [m] the best value any ranking could reach, where that is not 1.
+        expected: [m] the expectation under a uniformly random ranking, where it has a closed form.
+        k: the cut-off, or None.
+    """
+
+    values: NDArray[np.float64]
+    ceiling: NDArray[np.float64] | None = None
+    expected: NDArray[np.float64] | None = None
+    k: int | None = None
+
+
+class Metric(ABC):
+    """A measure of quality. `name` is what records and leaderboards show, followed by @k where there is a cut-off."""
+
+    name: ClassVar[str]
+    summary: ClassVar[str]
+    higher_is_better: ClassVar[bool] = True
+
+    @abstractmethod
+    def compute(self, outcome: Outcome, cutoffs: Sequence[int]) -> list[PerQuery]:
+        """One entry for each cut-off that applies; none where the outcome lacks what the metric needs."""

@@ -1,0 +1,153 @@
+"""Loading plugins, so that a faulty one is named but never stops a command.
+
+Plugins are modules found through the entry-point group `attrbench`; our own methods and tasks come through the
+same door. `ATTRBENCH_LOAD_PLUGINS=a,b` loads only the named entry points (empty: none), and
+`ATTRBENCH_STRICT_PLUGINS=1` raises the first fault instead of keeping it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import cache
+from importlib.metadata import EntryPoint, entry_points
+from typing import TYPE_CHECKING, Any
+
+import pluggy
+
+from attrbench import hookspecs
+from attrbench.errors import AttrbenchError, unknown_name
+
+if TYPE_CHECKING:
+    from attrbench.method import Method
+    from attrbench.metric import Metric
+    from attrbench.running.executors import Executor
+    from attrbench.task import Task
+
+GROUP = "attrbench"
+KINDS = ("method", "task", "metric", "executor")
+
+
+@dataclass
+class Plugin:
+    """A plugin and what came of loading it.
+
+    Attributes:
+        name: the entry point's name.
+        distribution, version: the package that brought it.
+        error: why it, or a part of it, could not be loaded.
+        provides: names registered, by kind.
+    """
+
+    name: str
+    distribution: str
+    version: str
+    error: str | None = None
+    provides: dict[str, list[str]] = field(default_factory=lambda: {kind: [] for kind in KINDS})
+
+
+class Registry:
+    """All methods, tasks, metrics and executors by name, and the plugins they came from."""
+
+    def __init__(self) -> None:
+        self.manager = pluggy.PluginManager("attrbench")
+        self.manager.add_hookspecs(hookspecs)
+        self.plugins: list[Plugin] = []
+        self._entries: dict[str, dict[str, tuple[Any, Plugin]]] = {kind: {} for kind in KINDS}
+
+    def load(self, plugin: Plugin, find: Callable[[], object]) -> None:
+        """Loads one plugin; any fault of it is kept in `plugin.error`."""
+        self.plugins.append(plugin)
+        try:
+            module = find()
+            self.manager.register(module, name=f"{plugin.distribution}:{plugin.name}")
+            for kind in KINDS:
+                implementation = getattr(module, f"register_{kind}s", None)
+                if implementation is not None:
+                    implementation(self._registrar(kind, plugin))
+        except (Exception, SystemExit) as error:
+            if os.environ.get("ATTRBENCH_STRICT_PLUGINS") == "1":
+                raise
+            text = str(error).strip()
+            reason = f"{type(error).__name__}: {text.splitlines()[0]}" if text else type(error).__name__
+            plugin.error = reason if plugin.error is None else f"{plugin.error}; {reason}"
+
+    def _registrar(self, kind: str, plugin: Plugin) -> Callable[[Any], None]:
+        def register(entry: Any) -> None:
+            name = entry.meta.name if kind == "task" else entry.name
+            if name in self._entries[kind]:
+                owner = self._entries[kind][name][1]
+                raise AttrbenchError(
+                    f"{kind} '{name}' is claimed by {plugin.distribution} {plugin.version}"
+                    f" and already by {owner.distribution} {owner.version}"
+                )
+            self._entries[kind][name] = (entry, plugin)
+            plugin.provides[kind].append(name)
+
+        return register
+
+    def names(self, kind: str) -> list[str]:
+        """Names of one kind, sorted."""
+        return sorted(self._entries[kind])
+
+    def provider(self, kind: str, name: str) -> Plugin:
+        """The plugin that registered `name`."""
+        self._get(kind, name)
+        return self._entries[kind][name][1]
+
+    def method(self, name: str) -> type[Method[Any]]:
+        """The method called `name`."""
+        return self._get("method", name)  # type: ignore[no-any-return]
+
+    def task(self, name: str) -> type[Task[Any]]:
+        """The task called `name`."""
+        return self._get("task", name)  # type: ignore[no-any-return]
+
+    def executor(self, name: str) -> type[Executor]:
+        """The executor called `name`."""
+        return self._get("executor", name)  # type: ignore[no-any-return]
+
+    def metrics(self) -> list[type[Metric]]:
+        """All metrics, sorted by name."""
+        return [self._get("metric", name) for name in self.names("metric")]
+
+    def _get(self, kind: str, name: str) -> Any:
+        if name in self._entries[kind]:
+            return self._entries[kind][name][0]
+        error = unknown_name(kind, name, self._entries[kind])
+        broken = [f"plugin {p.name} of {p.distribution} failed to load: {p.error}" for p in self.plugins if p.error]
+        if broken:
+            error.args = (f"{error} ({'; '.join(broken)})",)
+        raise error
+
+
+def installed_plugins() -> Iterator[EntryPoint]:
+    """Entry points of the group, in a fixed order, as `ATTRBENCH_LOAD_PLUGINS` selects them."""
+    selected = os.environ.get("ATTRBENCH_LOAD_PLUGINS")
+    wanted = None if selected is None else {name.strip() for name in selected.split(",") if name.strip()}
+    found = entry_points(group=GROUP)
+    for point in sorted(found, key=lambda p: (_distribution(p)[0] != "attrbench", _distribution(p)[0], p.name)):
+        if wanted is None or point.name in wanted:
+            yield point
+
+
+def _distribution(point: EntryPoint) -> tuple[str, str]:
+    return (point.dist.name, point.dist.version) if point.dist is not None else ("unknown", "")
+
+
+def load_registry() -> Registry:
+    """A registry with the core's own metrics and executors and every installed plugin."""
+    from attrbench import __version__, builtin
+
+    registry = Registry()
+    registry.load(Plugin("core", "attrbench", __version__), lambda: builtin)
+    for point in installed_plugins():
+        registry.load(Plugin(point.name, *_distribution(point)), point.load)
+    return registry
+
+
+@cache
+def registry() -> Registry:
+    """The registry of this process, loaded once. Tests clear it with `registry.cache_clear()`."""
+    return load_registry()

@@ -1,0 +1,224 @@
+"""The record of a run: one versioned JSON document with the results and everything needed to repeat them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from attrbench.errors import AttrbenchError
+from attrbench.files import write_atomically
+
+SCHEMA_VERSION = 1
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class TaskInfo(_Part):
+    """The task that ran. `fingerprint` covers version, options, weights, training set and queries."""
+
+    name: str
+    version: int
+    label: str
+    options_given: dict[str, str]
+    options: dict[str, object]
+    fingerprint: str
+    main_metric: str
+
+
+class MethodInfo(_Part):
+    """The method that ran; `label` is the `-m` string that repeats it."""
+
+    name: str
+    version: int
+    label: str
+    summary: str
+    distribution: str
+    options_given: dict[str, str]
+    options: dict[str, object]
+
+
+class Coverage(_Part):
+    """How much of the task the run covers.
+
+    Attributes:
+        train_items, queries: what was scored.
+        train_total, queries_total: what the task holds.
+        nonfinite: (split, item, timestep) of every gradient that was NaN or infinite.
+    """
+
+    train_items: int
+    train_total: int
+    queries: int
+    queries_total: int
+    nonfinite: list[tuple[str, int, int]] = []
+
+
+class MetricResult(_Part):
+    """A metric over the queries.
+
+    Attributes:
+        metric: name of the metric; `k` its cut-off.
+        value: mean over the queries.
+        low, high: 95% percentile-bootstrap interval over the queries; None for a single query.
+        ceiling: mean of the best reachable values.
+        random: expectation under a uniformly random ranking.
+        per_query: the value of each query, in query order.
+        higher_is_better: the metric's direction.
+    """
+
+    metric: str
+    k: int | None
+    value: float
+    low: float | None
+    high: float | None
+    ceiling: float | None
+    random: float | None
+    per_query: list[float]
+    higher_is_better: bool
+
+    @property
+    def name(self) -> str:
+        """The metric's name with its cut-off, such as `detection-rate@10`."""
+        return self.metric if self.k is None else f"{self.metric}@{self.k}"
+
+
+class Storage(_Part):
+    """Bytes needed to answer a new query.
+
+    Attributes:
+        rows: what is kept for the training items, as numbers.
+        rows_on_disk: the files that hold them, with headers; 0 where the method's features are not stored.
+        shared: state kept once (a projection, a permutation, factors).
+        index: a search index.
+        rows_if_kept: for methods that keep no rows: what keeping them would take.
+    """
+
+    rows: int
+    rows_on_disk: int
+    shared: int
+    index: int
+    rows_if_kept: int | None = None
+
+    @property
+    def total(self) -> int:
+        """Rows, shared state and index together."""
+        return self.rows + self.shared + self.index
+
+
+class Quantiles(_Part):
+    """Median and 95th percentile over queries, in seconds."""
+
+    p50: float
+    p95: float
+
+
+class Latency(_Part):
+    """Seconds, amortised apart from per query; warm-up excluded, the device synchronised.
+
+    Attributes:
+        cache: computing the training features, once a training set. A pass that served several methods counts
+            in full for each.
+        fit: building the scorer's state and index, once a training set.
+        gradient: a query's features. For a method that keeps no rows this holds the pass over the training set.
+        score: ranking the training set for one query, given its features.
+        query: the two together.
+    """
+
+    cache: float
+    fit: float
+    gradient: Quantiles
+    score: Quantiles
+    query: Quantiles
+
+
+class Hardware(_Part):
+    """Where the run took place. `hardware_class` is what leaderboards compare."""
+
+    hardware_class: str
+    device: str
+    processor: str
+    cores: int
+    threads: int
+    memory_bytes: int
+
+
+class Provenance(_Part):
+    """The code that ran."""
+
+    attrbench: str
+    code: str
+    packages: dict[str, str]
+    python: str
+    git_revision: str | None
+    git_dirty: bool | None
+
+
+class Record(_Part):
+    """One run of one method on one task.
+
+    Attributes:
+        status: `complete`; `limited` where the user asked for fewer items; `partial` where items are missing;
+            `failed` where the method raised. Only complete runs are ranked.
+        ranking: for each query the training ids at the top, strongest first.
+        identity: hash of all that decides the result; a record with the same identity is not computed again.
+    """
+
+    schema_version: int = SCHEMA_VERSION
+    identity: str
+    status: Literal["complete", "limited", "partial", "failed"]
+    error: str | None = None
+    created: str
+    task: TaskInfo
+    method: MethodInfo
+    coverage: Coverage
+    metrics: list[MetricResult] = []
+    query_groups: list[str] = []
+    ranking: list[list[int]] = []
+    storage: Storage | None = None
+    latency: Latency | None = None
+    peak_memory_bytes: int | None = None
+    hardware: Hardware
+    provenance: Provenance
+    seed: int
+    command: str
+
+    def metric(self, name: str) -> MetricResult | None:
+        """The result called `name`, such as `detection-rate@10`, or None."""
+        return next((result for result in self.metrics if result.name == name), None)
+
+
+def write_record(record: Record, folder: Path) -> Path:
+    """Writes the record below `folder` as TASK/METHOD-IDENTITY.json and returns the path."""
+    safe = "".join(c if c.isalnum() or c in "-_.=" else "-" for c in record.method.label)
+    path = folder / record.task.name / f"{safe[:80]}-{record.identity[:10]}.json"
+    try:
+        write_atomically(path, (record.model_dump_json(indent=1) + "\n").encode())
+    except OSError as error:
+        raise AttrbenchError(
+            f"cannot write the record {path}: {error.strerror}; choose another folder with --out"
+        ) from None
+    return path
+
+
+def read_records(folder: Path) -> tuple[list[Record], list[str]]:
+    """Reads all records below `folder`, sorted by path, and one line for each file that could not be read."""
+    records, problems = [], []
+    for path in sorted(folder.rglob("*.json")):
+        try:
+            data = json.loads(path.read_bytes())
+            if not isinstance(data, dict) or "schema_version" not in data:
+                continue
+            if data["schema_version"] != SCHEMA_VERSION:
+                problems.append(
+                    f"{path}: schema version {data['schema_version']}, this attrbench reads {SCHEMA_VERSION}"
+                )
+                continue
+            records.append(Record.model_validate(data))
+        except (OSError, ValueError, ValidationError) as error:
+            problems.append(f"{path}: not a readable record ({type(error).__name__})")
+    return records, problems

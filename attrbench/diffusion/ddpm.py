@@ -1,0 +1,91 @@
+"""Unconditional DDPMs: diffusers' UNet2DModel with a DDPM scheduler (Ho et al. 2020)."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from attrbench.diffusion.denoiser import Denoiser, Encoded
+from attrbench.diffusion.noise import gaussian
+from attrbench.diffusion.timesteps import grid_timesteps
+from attrbench.errors import AttrbenchError
+from attrbench.features import TimestepGrid
+
+
+class DDPMDenoiser(Denoiser):
+    """A pipeline folder as `DDPMPipeline.save_pretrained` writes it, sampled by deterministic DDIM (eta 0).
+
+    Args:
+        folder: holds `unet/` and `scheduler/`.
+        device: where the network runs.
+        sampling_steps: DDIM steps of `generate`.
+    """
+
+    def __init__(self, folder: Path, device: torch.device, sampling_steps: int = 50) -> None:
+        from diffusers import DDIMScheduler, DDPMScheduler, UNet2DModel
+
+        weights = folder / "unet" / "diffusion_pytorch_model.safetensors"
+        if not weights.is_file():
+            raise AttrbenchError(f"no DDPM weights at {weights}: give a folder written by DDPMPipeline.save_pretrained")
+        unet = UNet2DModel.from_pretrained(
+            str(folder / "unet"), local_files_only=True, use_safetensors=True, low_cpu_mem_usage=False
+        )
+        self.module = unet.to(device).eval()
+        self.device = device
+        self.scheduler = DDPMScheduler.from_pretrained(str(folder / "scheduler"), local_files_only=True)
+        self.sampler = DDIMScheduler.from_config(self.scheduler.config)
+        self.sampling_steps = sampling_steps
+        self.training_steps = int(self.scheduler.config["num_train_timesteps"])
+        size = int(unet.config["sample_size"])
+        self.latent_shape = (int(unet.config["in_channels"]), size, size)
+        config = (folder / "scheduler" / "scheduler_config.json").read_bytes()
+        self.fingerprint = hashlib.sha256(weights.read_bytes() + config).hexdigest()
+
+    def encode(
+        self, images: NDArray[np.uint8], prompts: Sequence[str], image_range: Literal["model", "unit"]
+    ) -> Encoded:
+        """Images to [-1, 1], or to [0, 1] as DMin's released code does (methods-spec 6.7.2). Prompts are not used."""
+        x = torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).to(self.device, torch.float32) / 255
+        return Encoded(x if image_range == "unit" else x * 2 - 1)
+
+    def attributed_parameters(self, which: str) -> dict[str, torch.nn.Parameter]:
+        """Every parameter, in the module's order."""
+        return dict(self.module.named_parameters())
+
+    def timesteps(self, grid: TimestepGrid) -> tuple[int, ...]:
+        """See `attrbench.diffusion.timesteps`."""
+        return grid_timesteps(grid, self.training_steps)
+
+    def noisy(self, latents: torch.Tensor, noise: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        """x_t = sqrt(abar_t) x_0 + sqrt(1 - abar_t) eps."""
+        noised: torch.Tensor = self.scheduler.add_noise(latents, noise, t)
+        return noised
+
+    def predict(self, noisy: torch.Tensor, t: torch.Tensor, conditioning: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """The predicted noise."""
+        output: torch.Tensor = self.module(noisy, t, return_dict=False)[0]
+        return output
+
+    def target(self, latents: torch.Tensor, noise: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        """The noise, or the velocity for models trained with `v_prediction`."""
+        if self.scheduler.config["prediction_type"] == "v_prediction":
+            velocity: torch.Tensor = self.scheduler.get_velocity(latents, noise, t)
+            return velocity
+        return noise
+
+    @torch.no_grad()
+    def generate(self, prompts: Sequence[str], seeds: Sequence[int]) -> NDArray[np.uint8]:
+        """DDIM from the noise of each seed; prompts are not used."""
+        x = torch.stack([gaussian(self.latent_shape, "generate", seed) for seed in seeds]).to(self.device)
+        self.sampler.set_timesteps(self.sampling_steps)
+        for t in self.sampler.timesteps:
+            step = self.sampler.step(self.predict(x, t.to(self.device), {}), t, x, eta=0.0)
+            x = step.prev_sample
+        pixels = ((x.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+        return np.ascontiguousarray(pixels.permute(0, 2, 3, 1).cpu().numpy())

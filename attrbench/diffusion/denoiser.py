@@ -1,0 +1,82 @@
+"""The contract that hides the model families (DDPM; later SD 1.x and SD 3) from everything else."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from attrbench.features import TimestepGrid
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Items as the network sees them: encoded once an item, never once a timestep.
+
+    Attributes:
+        latents: [B, C, H, W] clean latents, or images for pixel models.
+        conditioning: tensors with leading dimension B, such as text embeddings; empty for unconditional models.
+    """
+
+    latents: torch.Tensor
+    conditioning: Mapping[str, torch.Tensor] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.latents)
+
+    def select(self, index: torch.Tensor) -> Encoded:
+        """The items at `index` ([k] integers), in that order and with repeats."""
+        return Encoded(self.latents[index], {name: value[index] for name, value in self.conditioning.items()})
+
+
+class Denoiser(ABC):
+    """A trained diffusion model.
+
+    Attributes:
+        module: the network whose parameters are differentiated, in eval mode.
+        device: where it lies.
+        latent_shape: (C, H, W) of one encoded item.
+        training_steps: number of training timesteps.
+        fingerprint: hash of the weights.
+    """
+
+    module: torch.nn.Module
+    device: torch.device
+    latent_shape: tuple[int, int, int]
+    training_steps: int
+    fingerprint: str
+
+    @abstractmethod
+    def encode(
+        self, images: NDArray[np.uint8], prompts: Sequence[str], image_range: Literal["model", "unit"]
+    ) -> Encoded:
+        """Encodes images ([B, H, W, C] uint8) and their prompts. `unit` feeds [0, 1] instead of the trained range."""
+
+    @abstractmethod
+    def attributed_parameters(self, which: str) -> dict[str, torch.nn.Parameter]:
+        """The differentiated parameters by name, in a fixed order."""
+
+    @abstractmethod
+    def timesteps(self, grid: TimestepGrid) -> tuple[int, ...]:
+        """The timesteps of a grid."""
+
+    @abstractmethod
+    def noisy(self, latents: torch.Tensor, noise: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        """The forward process q(x_t | x_0): [B, C, H, W] at timesteps t ([B] integers)."""
+
+    @abstractmethod
+    def predict(self, noisy: torch.Tensor, t: torch.Tensor, conditioning: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """The network's output, [B, C, H, W]."""
+
+    @abstractmethod
+    def target(self, latents: torch.Tensor, noise: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        """What the network was trained to predict, [B, C, H, W]."""
+
+    @abstractmethod
+    def generate(self, prompts: Sequence[str], seeds: Sequence[int]) -> NDArray[np.uint8]:
+        """One image a seed, [B, H, W, C] uint8; an image depends on its own prompt and seed alone."""

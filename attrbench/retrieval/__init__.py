@@ -1,0 +1,1 @@
+"""Finding the strongest training items: exact, HNSW, Faiss."""

@@ -1,0 +1,44 @@
+"""Exhaustive inner-product search over gradient rows."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from attrbench.features import QueryFeatures, Rows
+from attrbench.method import ExhaustiveScorer, StateSize
+from attrbench.retrieval.rows import query_vectors, train_vectors
+
+
+class ExactSearch(ExhaustiveScorer):
+    """tau(q, i) = sum over timesteps of <S g_q, S g_i>, over all items (methods-spec 6.1).
+
+    Args:
+        rows: the training rows.
+        normalise: whether each timestep's gradient has unit norm.
+    """
+
+    def __init__(self, rows: Rows, normalise: bool) -> None:
+        self._rows = rows
+        self._normalise = normalise
+
+    def scores(self, query: QueryFeatures) -> NDArray[np.float32]:
+        """[m, n] inner products, block by block from the memory-mapped shards."""
+        vectors = query_vectors(query, self._normalise)
+        scores = np.empty((len(vectors), self._rows.count), np.float32)
+        for first, block in train_vectors(self._rows, self._normalise):
+            scores[:, first : first + len(block)] = vectors @ block.T
+        return scores
+
+    def size(self) -> StateSize:
+        """The rows, and the sketch's seed."""
+        return StateSize(rows=rows_bytes(self._rows, self._normalise), shared=SEED_BYTES)
+
+
+SEED_BYTES = 8
+"""All the shared state that a sketch has."""
+
+
+def rows_bytes(rows: Rows, normalise: bool) -> int:
+    """Bytes of n rows of T * v float32; raw gradients also need their T norms."""
+    return 4 * rows.count * (rows.width + (0 if normalise else rows.norms.shape[1]))

@@ -1,0 +1,85 @@
+"""Faiss indexes by factory string: Flat, IVF64,Flat, HNSW32, PQ64, ..."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from attrbench.errors import UsageError
+from attrbench.features import QueryFeatures, Rows
+from attrbench.method import Ranking, Scorer, StateSize
+from attrbench.retrieval.exact import SEED_BYTES, ExactSearch
+from attrbench.retrieval.rows import query_vectors, train_vectors
+from attrbench.store.fingerprint import fingerprint
+
+if TYPE_CHECKING:
+    import faiss
+
+
+class FaissSearch(Scorer):
+    """Inner-product search in an index that `faiss.index_factory` makes.
+
+    Args:
+        rows: the training rows.
+        normalise: whether each timestep's gradient has unit norm.
+        index: the factory string.
+        nprobe: cells visited by IVF indexes; None keeps Faiss' default of 1.
+        folder: where indexes are kept.
+        key: fingerprint of the rows.
+    """
+
+    def __init__(self, rows: Rows, normalise: bool, index: str, nprobe: int | None, folder: Path, key: str) -> None:
+        import faiss
+
+        self._rows = rows
+        self._normalise = normalise
+        name = fingerprint({"rows": key, "count": rows.count, "normalise": normalise, "index": index})
+        path = folder / f"faiss-{name[:20]}.bin"
+        if path.exists():
+            self._index = faiss.read_index(str(path))
+        else:
+            self._index = self._build(index)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            part = path.with_suffix(".part")
+            faiss.write_index(self._index, str(part))
+            part.replace(path)
+        if nprobe is not None:
+            try:
+                faiss.ParameterSpace().set_index_parameter(self._index, "nprobe", nprobe)
+            except RuntimeError:
+                raise UsageError(f"index '{index}' has no nprobe; leave the option out") from None
+        self._bytes = path.stat().st_size
+
+    def _build(self, factory: str) -> faiss.Index:
+        import faiss
+
+        try:
+            index = faiss.index_factory(self._rows.width, factory, faiss.METRIC_INNER_PRODUCT)
+        except RuntimeError as error:
+            reason = str(error).split("Error: ")[-1].split("\n")[0].strip()
+            raise UsageError(f"Faiss can't make an index from '{factory}': {reason}") from None
+        blocks = [block for _, block in train_vectors(self._rows, self._normalise)]
+        if not index.is_trained:
+            try:
+                index.train(np.concatenate(blocks))
+            except RuntimeError as error:
+                reason = str(error).split("Error: ")[-1].split("\n")[0].strip()
+                raise UsageError(f"Faiss can't train '{factory}' on {self._rows.count} rows: {reason}") from None
+        for block in blocks:
+            index.add(np.ascontiguousarray(block))
+        return index
+
+    def top(self, query: QueryFeatures, k: int) -> Ranking:
+        """The k largest inner products that the index finds; -1 where it finds fewer."""
+        scores, ids = self._index.search(query_vectors(query, self._normalise), min(k, self._rows.count))
+        return Ranking(ids.astype(np.int64), scores.astype(np.float32))
+
+    def size(self) -> StateSize:
+        """The index file, and the sketch's seed."""
+        return StateSize(shared=SEED_BYTES, index=self._bytes)
+
+    def exact(self) -> Scorer:
+        """Exhaustive search over the same rows."""
+        return ExactSearch(self._rows, self._normalise)

@@ -1,0 +1,100 @@
+"""HNSW graphs by hnswlib (methods-spec 6.5)."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from attrbench.features import QueryFeatures, Rows
+from attrbench.method import Ranking, Scorer, StateSize
+from attrbench.retrieval.exact import SEED_BYTES, ExactSearch
+from attrbench.retrieval.rows import query_vectors, train_vectors
+from attrbench.store.fingerprint import fingerprint
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class HNSWGraph:
+    """What decides a graph.
+
+    Attributes:
+        m: links a node (hnswlib's and the paper's M).
+        ef_construction: candidates looked at while building.
+        seed: of the nodes' levels.
+    """
+
+    m: int = 16
+    ef_construction: int = 200
+    seed: int = 42
+
+
+class HNSWSearch(Scorer):
+    """Approximate inner-product search; the graph is built on one thread, so that a seed decides it.
+
+    Args:
+        rows: the training rows.
+        normalise: whether each timestep's gradient has unit norm.
+        graph: what decides the graph.
+        ef: candidates looked at while searching; raised to k where it is smaller.
+        folder: where graphs are kept.
+        key: fingerprint of the rows.
+    """
+
+    def __init__(self, rows: Rows, normalise: bool, graph: HNSWGraph, ef: int, folder: Path, key: str) -> None:
+        import hnswlib
+
+        self._rows = rows
+        self._normalise = normalise
+        self._ef = ef
+        name = fingerprint({"rows": key, "count": rows.count, "normalise": normalise, "graph": asdict(graph)})
+        path = folder / f"hnsw-{name[:20]}.bin"
+        self._index = hnswlib.Index(space="ip", dim=rows.width)
+        if path.exists():
+            self._index.load_index(str(path), max_elements=rows.count)
+        else:
+            self._index.init_index(rows.count, graph.ef_construction, graph.m, graph.seed)
+            for first, block in train_vectors(rows, normalise):
+                self._index.add_items(block, np.arange(first, first + len(block)), num_threads=1)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            part = path.with_suffix(".part")
+            self._index.save_index(str(part))
+            part.replace(path)
+        self._bytes = path.stat().st_size
+
+    def top(self, query: QueryFeatures, k: int) -> Ranking:
+        """The k nearest by inner product that the graph search finds; -1 where it finds fewer."""
+        k = min(k, self._rows.count)
+        self._index.set_ef(max(self._ef, k))
+        vectors = query_vectors(query, self._normalise)
+        try:
+            labels, distances = self._index.knn_query(vectors, k, num_threads=1)
+        except RuntimeError:  # hnswlib refuses to return fewer than k, which a graph in pieces may hold
+            return self._short(vectors, k)
+        return Ranking(labels.astype(np.int64), (1 - distances).astype(np.float32))
+
+    def _short(self, vectors: NDArray[np.float32], k: int) -> Ranking:
+        ids = np.full((len(vectors), k), -1, np.int64)
+        scores = np.full((len(vectors), k), -np.inf, np.float32)
+        for row, vector in enumerate(vectors):
+            for fewer in range(k - 1, 0, -1):
+                try:
+                    labels, distances = self._index.knn_query(vector[None], fewer, num_threads=1)
+                except RuntimeError:
+                    continue
+                ids[row, :fewer], scores[row, :fewer] = labels[0], 1 - distances[0]
+                break
+        log.warning("the HNSW graph reaches fewer than %d items for some queries: raise M or ef_construction", k)
+        return Ranking(ids, scores)
+
+    def size(self) -> StateSize:
+        """The graph's file, which holds the rows, and the sketch's seed."""
+        return StateSize(shared=SEED_BYTES, index=self._bytes)
+
+    def exact(self) -> Scorer:
+        """Exhaustive search over the same rows."""
+        return ExactSearch(self._rows, self._normalise)

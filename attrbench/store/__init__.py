@@ -1,0 +1,1 @@
+"""Features on disk: shards of consecutive items, fingerprints, verification."""

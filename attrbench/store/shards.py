@@ -1,0 +1,190 @@
+"""Shards: the rows of consecutive items in one safetensors file, with a JSON sidecar that proves it whole.
+
+A shard is done when its final name exists and its sidecar's size and sha256 match. It is written by way of a
+`.part` file, fsync and rename, the sidecar last; so a kill at any moment leaves shards that are done and shards
+that are missing, and running the same command again computes the missing ones. Several processes may fill one
+store: equal work gives equal bytes, and the last rename wins.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ValidationError
+from safetensors.numpy import save
+
+from attrbench.errors import AttrbenchError
+from attrbench.files import write_atomically
+from attrbench.store.fingerprint import fingerprint
+
+log = logging.getLogger(__name__)
+
+SHARD_ITEMS = 64
+SHARD_SCHEMA = 1
+
+
+class Unit(NamedTuple):
+    """The items first .. last - 1: what one shard holds."""
+
+    first: int
+    last: int
+
+
+def units(count: int, size: int = SHARD_ITEMS) -> list[Unit]:
+    """Cuts `count` items into shards; the cut depends on nothing else, so that any worker can fill any of them."""
+    return [Unit(first, min(first + size, count)) for first in range(0, count, size)]
+
+
+class Sidecar(BaseModel):
+    """What is known of a shard.
+
+    Attributes:
+        rows: number of items.
+        bytes, sha256: of the shard's file.
+        seconds: time of the pass that made it, shared by all features made in that pass.
+        item_seconds: the same for each item.
+        features_in_pass: how many features came out of that pass.
+        nonfinite: (item, timestep) of NaN or infinite gradients, whose rows are zero.
+    """
+
+    rows: int
+    bytes: int
+    sha256: str
+    seconds: float
+    item_seconds: list[float]
+    features_in_pass: int = 1
+    nonfinite: list[tuple[int, int]] = []
+
+
+@dataclass(frozen=True)
+class Timing:
+    """What the pass reports about a shard besides its numbers."""
+
+    item_seconds: Sequence[float]
+    features_in_pass: int
+    nonfinite: Sequence[tuple[int, int]] = ()
+
+
+class FeatureStore:
+    """The shards of one feature of one split of one task, in a folder named by their fingerprint.
+
+    Args:
+        root: the cache folder.
+        description: everything that decides the numbers; written beside them as `feature.json`.
+    """
+
+    def __init__(self, root: Path, description: dict[str, object]) -> None:
+        self.description = {"schema": SHARD_SCHEMA} | description
+        self.fingerprint = fingerprint(self.description)
+        self.folder = root / "features" / self.fingerprint[:20]
+        self._verified: dict[Unit, Sidecar] = {}
+
+    def path(self, unit: Unit) -> Path:
+        """The file of a shard."""
+        return self.folder / f"items-{unit.first:08d}-{unit.last:08d}.safetensors"
+
+    def state(self, unit: Unit) -> Literal["done", "missing", "damaged"]:
+        """Whether a shard can be read; verifies its checksum once a process."""
+        if unit in self._verified:
+            return "done"
+        path, sidecar_path = self.path(unit), self.path(unit).with_suffix(".json")
+        if not path.exists() or not sidecar_path.exists():
+            return "missing"
+        try:
+            sidecar = Sidecar.model_validate_json(sidecar_path.read_bytes())
+            if path.stat().st_size != sidecar.bytes or _sha256(path) != sidecar.sha256:
+                return "damaged"
+        except (ValidationError, OSError):
+            return "damaged"
+        self._verified[unit] = sidecar
+        return "done"
+
+    def needs(self, unit: Unit) -> bool:
+        """Whether a shard must be computed; a damaged one is reported."""
+        state = self.state(unit)
+        if state == "damaged":
+            log.warning("shard %s is damaged (size or checksum differ): computing it again", self.path(unit))
+        return state != "done"
+
+    def write(self, unit: Unit, arrays: dict[str, NDArray[np.float32]], timing: Timing) -> None:
+        """Commits a shard. Arrays have leading dimension `unit.last - unit.first`."""
+        data = save({name: np.ascontiguousarray(array) for name, array in arrays.items()})
+        sidecar = Sidecar(
+            rows=unit.last - unit.first,
+            bytes=len(data),
+            sha256=hashlib.sha256(data).hexdigest(),
+            seconds=sum(timing.item_seconds),
+            item_seconds=list(timing.item_seconds),
+            features_in_pass=timing.features_in_pass,
+            nonfinite=list(timing.nonfinite),
+        )
+        path = self.path(unit)
+        try:
+            about = self.folder / "feature.json"
+            if not about.exists():
+                write_atomically(about, json.dumps(self.description, indent=1, sort_keys=True).encode())
+            path.with_suffix(".json").unlink(missing_ok=True)
+            write_atomically(path, data)
+            write_atomically(path.with_suffix(".json"), sidecar.model_dump_json().encode())
+        except OSError as error:
+            raise AttrbenchError(
+                f"cannot write to the cache {self.folder}: {error.strerror}; free room there or choose another folder"
+                " with --cache (finished shards are kept)"
+            ) from None
+        self._verified[unit] = sidecar
+
+    def sidecar(self, unit: Unit) -> Sidecar:
+        """The sidecar of a shard that is done."""
+        if self.state(unit) != "done":
+            raise AttrbenchError(f"shard {self.path(unit)} is not there or damaged; run the same command again")
+        return self._verified[unit]
+
+    def read(self, unit: Unit) -> dict[str, NDArray[np.float32]]:
+        """The arrays of a shard that is done, memory-mapped and read-only."""
+        self.sidecar(unit)
+        return map_safetensors(self.path(unit))
+
+
+def map_safetensors(path: Path) -> dict[str, NDArray[np.float32]]:
+    """The float32 tensors of a safetensors file as read-only memory maps."""
+    with path.open("rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(size))
+    arrays: dict[str, NDArray[np.float32]] = {}
+    for name, entry in header.items():
+        if name != "__metadata__":
+            assert entry["dtype"] == "F32", entry["dtype"]
+            offset = 8 + size + entry["data_offsets"][0]
+            arrays[name] = np.memmap(path, np.float32, "r", offset, tuple(entry["shape"]))
+    return arrays
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+class StoredRows:
+    """The gradient rows of `count` items across a store's shards: the view `attrbench.features.Rows`."""
+
+    def __init__(self, store: FeatureStore, count: int) -> None:
+        self._store = store
+        self._units = units(count)
+        self.count = count
+        norms = [store.read(unit)["norms"] for unit in self._units]
+        self.norms: NDArray[np.float32] = np.concatenate(norms)
+        first = store.read(self._units[0])["rows"]
+        self.width = first.shape[1] * first.shape[2]
+
+    def blocks(self) -> Iterator[tuple[int, NDArray[np.float32]]]:
+        """Yields (index of the first item, [items, T, v] rows) shard by shard, memory-mapped."""
+        for unit in self._units:
+            yield unit.first, self._store.read(unit)["rows"]

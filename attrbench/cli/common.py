@@ -1,0 +1,99 @@
+"""What several verbs share: where things lie, and how progress is shown."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from attrbench.running.reporting import Advance
+
+RESULTS = Path("attrbench-results")
+
+Out = Annotated[Path, typer.Option("--out", help="Folder of the records.", envvar="ATTRBENCH_OUT")]
+Cache = Annotated[
+    Path | None,
+    typer.Option("--cache", help="Folder of features and indexes [default: OUT/cache].", envvar="ATTRBENCH_CACHE"),
+]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+Device = Annotated[str | None, typer.Option(help="Torch device [default: cuda where there is one, else cpu].")]
+
+
+def default_device(given: str | None) -> str:
+    """The device asked for, or the best there is."""
+    if given is not None:
+        return given
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def console(stderr: bool = False) -> Console:
+    """A rich console; as wide as its tables need where the output is not a terminal."""
+    from rich.console import Console
+
+    stream = sys.stderr if stderr else sys.stdout
+    return Console(file=stream, width=None if stream.isatty() else 160, highlight=False, soft_wrap=not stream.isatty())
+
+
+def quiet_libraries() -> None:
+    """Keeps libraries' progress bars and advice out of the output."""
+    import logging
+    import os
+
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
+    logging.getLogger("attrbench").addFilter(lambda record: True)
+
+
+class TerminalReporter:
+    """A progress bar a stage on a terminal, plain lines elsewhere; on standard error."""
+
+    def __init__(self) -> None:
+        self._console = console(stderr=True)
+
+    @contextmanager
+    def stage(self, name: str, total: int) -> Iterator[Advance]:
+        """See `attrbench.running.reporting.Reporter`."""
+        started = time.perf_counter()
+        if self._console.is_terminal:
+            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+            with Progress(*columns, console=self._console, transient=True) as progress:
+                bar = progress.add_task(name, total=total)
+                yield lambda: progress.advance(bar)
+        else:
+            yield _Plain(self, name, total)
+        self.note(f"{name}: {time.perf_counter() - started:.1f} s")
+
+    def note(self, line: str) -> None:
+        """See `attrbench.running.reporting.Reporter`."""
+        from rich.text import Text
+
+        self._console.print(Text(line))
+
+
+class _Plain:
+    """Says at most every ten seconds how far a stage is."""
+
+    def __init__(self, reporter: TerminalReporter, name: str, total: int) -> None:
+        self._reporter, self._name, self._total = reporter, name, total
+        self._done = 0
+        self._said = self._started = time.perf_counter()
+
+    def __call__(self) -> None:
+        self._done += 1
+        now = time.perf_counter()
+        if now - self._said >= 10 and self._done < self._total:
+            self._said = now
+            left = (now - self._started) / self._done * (self._total - self._done)
+            self._reporter.note(f"{self._name}: {self._done} of {self._total}, about {left:.0f} s left")

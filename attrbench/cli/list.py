@@ -1,0 +1,107 @@
+"""`attrbench list`: what there is, without importing torch."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from attrbench.cli.common import Debug, console
+
+if TYPE_CHECKING:
+    from attrbench.plugins import Registry
+
+What = Literal["methods", "tasks", "metrics", "executors", "plugins"]
+
+
+def list_(
+    what: Annotated[What | None, typer.Argument(help="Only these.", show_default=False)] = None,
+    options: Annotated[bool, typer.Option("--options", help="Also show the options of methods and tasks.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+    debug: Debug = False,
+) -> None:
+    """List methods, tasks, metrics, executors and plugins."""
+    from attrbench.plugins import registry
+
+    found = registry()
+    wanted: tuple[What, ...] = ("methods", "tasks", "metrics", "executors", "plugins") if what is None else (what,)
+    details = options or as_json
+    listing = {kind: _plugins(found) if kind == "plugins" else _entries(found, kind[:-1], details) for kind in wanted}
+    if as_json:
+        typer.echo(json.dumps(listing, indent=1))
+        return
+    for kind, entries in listing.items():
+        _show(kind, entries, options)
+
+
+def _entries(registry: Registry, kind: str, details: bool) -> list[dict[str, Any]]:
+    entries = []
+    for name in registry.names(kind):
+        plugin = registry.provider(kind, name)
+        entry: dict[str, Any] = {"name": name, "provider": f"{plugin.distribution} {plugin.version}"}
+        match kind:
+            case "method":
+                method = registry.method(name)
+                entry |= {"summary": method.summary, "citation": method.citation}
+                entry["options"] = _options(method) if details else []
+            case "task":
+                task = registry.task(name)
+                entry |= {"summary": task.meta.summary, "meta": task.meta.model_dump()}
+                entry["options"] = _options(task) if details else []
+            case "metric":
+                entry["summary"] = next(metric.summary for metric in registry.metrics() if metric.name == name)
+            case _:
+                entry["summary"] = registry.executor(name).summary
+        entries.append(entry)
+    return entries
+
+
+def _options(owner: Any) -> list[dict[str, str]]:
+    """Name, type, default and meaning of each option."""
+    from attrbench.options import meanings
+
+    explained = meanings(owner.Options)
+    return [
+        {
+            "name": name,
+            "default": "none" if field.default is None else str(field.default),
+            "meaning": explained.get(name, ""),
+        }
+        for name, field in owner.Options.model_fields.items()
+    ]
+
+
+def _plugins(registry: Registry) -> list[dict[str, Any]]:
+    return [
+        {
+            "name": plugin.name,
+            "provider": f"{plugin.distribution} {plugin.version}",
+            "summary": f"error: {plugin.error}" if plugin.error else _provides(plugin.provides),
+            "error": plugin.error,
+            "provides": plugin.provides,
+        }
+        for plugin in registry.plugins
+    ]
+
+
+def _provides(provides: dict[str, list[str]]) -> str:
+    parts = [f"{len(names)} {kind}{'s' if len(names) > 1 else ''}" for kind, names in provides.items() if names]
+    return ", ".join(parts) or "nothing registered"
+
+
+def _show(kind: str, entries: list[dict[str, Any]], options: bool) -> None:
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(title=kind, box=None, title_justify="left", title_style="bold", padding=(0, 2, 0, 0))
+    for column in ("name", "summary", "provider"):
+        table.add_column(column, overflow="fold", header_style="dim")
+    for entry in entries:
+        style = "red" if entry.get("error") else ""
+        table.add_row(*(escape(entry[column]) for column in ("name", "summary", "provider")), style=style)
+        for option in entry.get("options", ()) if options else ():
+            table.add_row(escape(f"  {option['name']}={option['default']}"), escape(option["meaning"]), "")
+    out = console()
+    out.print(table)
+    out.print()

@@ -1,0 +1,111 @@
+"""`attrbench run`: methods on tasks, from plan to records."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from attrbench.cli.common import RESULTS, Cache, Debug, Device, Out, TerminalReporter, default_device, quiet_libraries
+from attrbench.errors import UsageError
+
+if TYPE_CHECKING:
+    from attrbench.running.run import Result
+
+
+def run(
+    method: Annotated[
+        list[str],
+        typer.Option("--method", "-m", help="NAME or NAME:KEY=VALUE,...; a|b sweeps; 'all' for every method."),
+    ],
+    task: Annotated[list[str], typer.Option("--task", "-t", help="NAME or NAME:KEY=VALUE,...")],
+    limit_train: Annotated[int | None, typer.Option(help="Use only the first N training items.")] = None,
+    limit_queries: Annotated[int | None, typer.Option(help="Use only the first N queries.")] = None,
+    device: Device = None,
+    seed: Annotated[int, typer.Option(help="Seed of random scores and intervals.")] = 0,
+    out: Out = RESULTS,
+    cache: Cache = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Items and timesteps a backward pass.")] = 64,
+    backend: Annotated[
+        Literal["hooks", "vmap", "loop"], typer.Option(help="How per-sample gradients are computed.")
+    ] = "hooks",
+    executor: Annotated[str, typer.Option(help="How shards are carried out.")] = "inline",
+    rerun: Annotated[bool, typer.Option("--rerun", help="Score again what a record already answers.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and stop.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Run methods on tasks. What is already computed is not computed again: the same command resumes."""
+    from attrbench.plugins import registry
+
+    found = registry()
+    names = [text for given in method for text in (found.names("method") if given == "all" else [given])]
+    _check_names(names, task, executor)
+    quiet_libraries()
+    from attrbench.gradients.collect import Engine
+    from attrbench.running.run import TaskRun
+    from attrbench.running.settings import RunSettings, request_methods, request_tasks
+
+    settings = RunSettings(
+        out=out,
+        cache=out / "cache" if cache is None else cache,
+        device=default_device(device),
+        seed=seed,
+        limit_train=limit_train,
+        limit_queries=limit_queries,
+        engine=Engine(backend, batch_size),
+        executor=executor,
+        rerun=rerun,
+        dry_run=dry_run,
+    )
+    methods = request_methods(found, names)
+    worst = 0
+    for request in request_tasks(found, task):
+        for result in TaskRun(found, request, methods, settings, TerminalReporter()).results():
+            _show(result)
+            worst = max(worst, {"failed": 4, "partial": 3}.get(result.record.status, 0))
+    if worst:
+        raise typer.Exit(1 if worst == 4 else 3)
+
+
+def _check_names(methods: list[str], tasks: list[str], executor: str) -> None:
+    """Refuses wrong names and options before torch is imported."""
+    from attrbench.options import build_options, parse_spec
+    from attrbench.plugins import registry
+
+    found = registry()
+    for kind, texts in (("method", methods), ("task", tasks)):
+        for text in texts:
+            for spec in parse_spec(text):
+                owner = found.method(spec.name) if kind == "method" else found.task(spec.name)
+                build_options(kind, spec, owner.Options)
+    found.executor(executor)
+    if not methods or not tasks:
+        raise UsageError("give at least one method (-m) and one task (-t)")
+
+
+def _show(result: Result) -> None:
+    """One line a run, on standard output."""
+    from attrbench.leaderboard.cells import human_seconds, storage_text
+
+    record, path = result.record, result.path
+    line = f"{record.method.label} on {record.task.label}: "
+    main = record.metric(record.task.main_metric)
+    if record.status == "failed":
+        line += f"failed: {record.error}"
+    elif main is None or record.storage is None or record.latency is None:
+        line += f"{record.status}; {record.task.main_metric} does not apply"
+    else:
+        interval = "" if main.low is None or main.high is None else f" [{main.low:.3f}, {main.high:.3f}]"
+        chance = "" if main.random is None else f" (random {main.random:.3f})"
+        line += (
+            f"{main.name} {main.value:.3f}{interval}{chance}, storage {storage_text(record.storage)},"
+            f" query p50 {human_seconds(record.latency.query.p50)}"
+        )
+        if record.status != "complete":
+            line += f", {record.status}"
+    typer.echo(f"{line} -> {_relative(path)}{' (already there)' if result.reused else ''}")
+
+
+def _relative(path: Path) -> Path:
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path

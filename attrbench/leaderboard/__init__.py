@@ -1,0 +1,1 @@
+"""Leaderboards: what the records say together."""

@@ -1,0 +1,102 @@
+"""The columns of a leaderboard and the text of their cells: the same for terminal, Markdown and CSV."""
+
+from __future__ import annotations
+
+from attrbench.leaderboard.ranking import Row, Table
+from attrbench.record import Record, Storage
+
+COLUMNS = (
+    "#",
+    "method",
+    "metric",
+    "95% interval",
+    "storage",
+    "query p50",
+    "query p95",
+    "amortised",
+    "ANN recall",
+    "Pareto",
+)
+
+
+def header(table: Table) -> list[str]:
+    """Column titles; the metric's column bears its name."""
+    return [f"{table.metric} ↑" if column == "metric" else column for column in COLUMNS]
+
+
+def ranked_cells(table: Table, row: Row) -> list[str]:
+    """The cells of a ranked run."""
+    tied = sum(other.rank == row.rank for other in table.ranked) > 1
+    return [
+        f"{row.rank}{'=' if tied else ''}",
+        row.record.method.label,
+        *_results(table, row.record),
+        "✓" if row.pareto else "",
+    ]
+
+
+def random_cells(table: Table) -> list[str]:
+    """The analytic expectation of a random ranking."""
+    value = "" if table.random is None else f"{table.random:.3f}"
+    return ["", "random ranking (analytic)", value, *[""] * (len(COLUMNS) - 3)]
+
+
+def below_cells(table: Table, row: Row) -> list[str]:
+    """The cells of a run below the line: what it has, and why it stands there."""
+    label = f"{row.record.method.label} ({row.reason})"
+    if row.record.metric(table.metric) is None:
+        return ["–", label, *[""] * (len(COLUMNS) - 2)]
+    return ["–", label, *_results(table, row.record), ""]
+
+
+def _results(table: Table, record: Record) -> list[str]:
+    result = record.metric(table.metric)
+    assert result is not None and record.storage is not None and record.latency is not None
+    interval = "" if result.low is None or result.high is None else f"[{result.low:.3f}, {result.high:.3f}]"
+    recall = record.metric("ann-recall@10")
+    return [
+        f"{result.value:.3f}",
+        interval,
+        storage_text(record.storage),
+        human_seconds(record.latency.query.p50),
+        human_seconds(record.latency.query.p95),
+        human_seconds(record.latency.cache + record.latency.fit),
+        "" if recall is None else f"{recall.value:.3f}",
+    ]
+
+
+def caption(table: Table) -> list[str]:
+    """What a reader must know to read the table."""
+    ceiling = "" if table.ceiling is None else f", ceiling {table.ceiling:.3f}"
+    return [
+        f"{table.train_items} training items, {table.queries} queries, {table.hardware}{ceiling}.",
+        "Equal ranks (=): the paired bootstrap over queries does not separate them. Pareto ✓: no other is at least as"
+        " good, small and fast.",
+        "Query time: features and search of one query. Amortised: training features and index, once a training set; a"
+        " pass that served several methods counts in full for each.",
+        "Storage 'none': no gradient is kept, so every new query costs a pass over the training set.",
+    ]
+
+
+def storage_text(storage: Storage) -> str:
+    """What a method keeps; for one that keeps no rows, what they would take."""
+    kept = storage.rows_if_kept
+    return human_bytes(storage.total) if kept is None else f"none ({human_bytes(kept)} if kept)"
+
+
+def human_bytes(count: float) -> str:
+    """Bytes with a unit, three digits: `327 MB`."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.3g} {unit}" if unit != "B" else f"{count:.0f} B"
+        count /= 1000
+    return f"{count:.3g} TB"
+
+
+def human_seconds(seconds: float) -> str:
+    """Seconds with a unit: `31 ms`."""
+    if seconds < 1e-3:
+        return f"{seconds * 1e6:.0f} µs"
+    if seconds < 1:
+        return f"{seconds * 1e3:.3g} ms"
+    return f"{seconds:.3g} s" if seconds < 1000 else f"{seconds / 3600:.2g} h"

@@ -1,0 +1,169 @@
+"""From records to tables: who is ranked with whom, ties, the Pareto front."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from attrbench.metrics.intervals import paired_difference
+from attrbench.record import Record
+
+
+@dataclass(frozen=True)
+class Row:
+    """A run on a table.
+
+    Attributes:
+        record: the run.
+        rank: 1 + the number of methods that are better beyond doubt; None below the line.
+        pareto: better than random beyond doubt, and no other ranked method is at least as good, as small and as
+            fast, and better in one of these.
+        reason: why the run stands below the line.
+    """
+
+    record: Record
+    rank: int | None
+    pareto: bool = False
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Table:
+    """Runs that may be compared: one task, version, set of queries and class of hardware.
+
+    Attributes:
+        metric: what ranks.
+        ranked: complete runs, best first.
+        below: limited, partial and failed runs, never ranked.
+        random: expectation of `metric` under a uniformly random ranking.
+        ceiling: the best value any ranking could reach.
+    """
+
+    task: str
+    version: int
+    hardware: str
+    metric: str
+    ranked: list[Row]
+    below: list[Row]
+    random: float | None
+    ceiling: float | None
+    train_items: int
+    queries: int
+
+
+def build_tables(records: Sequence[Record], metric: str | None = None) -> list[Table]:
+    """One table for each task, version, query set and hardware class, in the order of their names.
+
+    Args:
+        records: any records; of several with equal method, options and seed only the newest counts.
+        metric: what ranks; by default each task's main metric.
+    """
+    groups: dict[tuple[str, int, str, str], list[Record]] = {}
+    for record in _newest(records):
+        task = record.task
+        key = (task.label, task.version, task.fingerprint, record.hardware.hardware_class)
+        groups.setdefault(key, []).append(record)
+    return [_table(groups[key], metric or groups[key][0].task.main_metric) for key in sorted(groups)]
+
+
+def _newest(records: Sequence[Record]) -> list[Record]:
+    newest: dict[tuple[object, ...], Record] = {}
+    for record in sorted(records, key=lambda r: r.created):
+        coverage = record.coverage
+        key = (
+            record.task.fingerprint,
+            record.hardware.hardware_class,
+            record.method.name,
+            tuple(sorted((name, repr(value)) for name, value in record.method.options.items())),
+            record.seed,
+            coverage.train_items,
+            coverage.queries,
+        )
+        newest[key] = record
+    return list(newest.values())
+
+
+def _table(records: Sequence[Record], metric: str) -> Table:
+    complete = [record for record in records if record.status == "complete" and record.metric(metric) is not None]
+    complete.sort(key=lambda record: _quality(record, metric), reverse=True)
+    below = [
+        Row(record, None, reason=_reason(record, metric))
+        for record in sorted(records, key=lambda r: r.method.label)
+        if record not in complete
+    ]
+    first = next((result for record in complete if (result := record.metric(metric)) is not None), None)
+    example = complete[0] if complete else records[0]
+    return Table(
+        task=example.task.label,
+        version=example.task.version,
+        hardware=example.hardware.hardware_class,
+        metric=metric,
+        ranked=[
+            Row(
+                record,
+                rank=1 + sum(_beats(other, record, metric) for other in complete),
+                pareto=_above_chance(record, metric)
+                and not any(_dominates(other, record, metric) for other in complete),
+            )
+            for record in complete
+        ],
+        below=below,
+        random=None if first is None else first.random,
+        ceiling=None if first is None else first.ceiling,
+        train_items=example.coverage.train_total,
+        queries=example.coverage.queries_total,
+    )
+
+
+def _quality(record: Record, metric: str) -> float:
+    """The metric's value, turned so that larger is better."""
+    result = record.metric(metric)
+    assert result is not None
+    return result.value if result.higher_is_better else -result.value
+
+
+def _beats(a: Record, b: Record, metric: str) -> bool:
+    """Whether a is better than b on the same queries, by a 95% paired bootstrap interval that excludes 0."""
+    mine, theirs = a.metric(metric), b.metric(metric)
+    assert mine is not None and theirs is not None
+    sign = 1 if mine.higher_is_better else -1
+    interval = paired_difference([sign * x for x in mine.per_query], [sign * x for x in theirs.per_query])
+    return interval is not None and interval[0] > 0
+
+
+def _dominates(a: Record, b: Record, metric: str) -> bool:
+    mine, theirs = _costs(a, metric), _costs(b, metric)
+    return all(x >= y for x, y in zip(mine, theirs, strict=True)) and mine != theirs
+
+
+def _above_chance(record: Record, metric: str) -> bool:
+    """Whether the interval lies on the good side of a random ranking; where that is unknown, yes."""
+    result = record.metric(metric)
+    assert result is not None
+    if result.random is None or result.low is None or result.high is None:
+        return True
+    return result.low > result.random if result.higher_is_better else result.high < result.random
+
+
+def _costs(record: Record, metric: str) -> tuple[float, float, float]:
+    """Quality, minus bytes, minus seconds a query: larger is better in each."""
+    assert record.storage is not None and record.latency is not None
+    return _quality(record, metric), -record.storage.total, -record.latency.query.p50
+
+
+def _reason(record: Record, metric: str) -> str:
+    coverage = record.coverage
+    if record.status == "failed":
+        return f"failed: {record.error}"
+    if record.status == "partial":
+        return (
+            f"partial: {len(coverage.nonfinite)} non-finite gradients"
+            if coverage.nonfinite
+            else "partial: items missing"
+        )
+    if record.status == "limited":
+        return (
+            f"limited: {coverage.train_items} of {coverage.train_total} items,"
+            f" {coverage.queries} of {coverage.queries_total} queries"
+        )
+    return f"no {metric}"

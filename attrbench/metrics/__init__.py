@@ -1,0 +1,1 @@
+"""Metrics of retrieval quality, and their intervals."""

@@ -1,0 +1,114 @@
+"""Detection rate, recall, average precision, and recall of an approximate search against the exact one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from attrbench.metric import Metric, Outcome, PerQuery
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+
+class DetectionRate(Metric):
+    """The share of the top k that is of the query's group (DMin, section 4.1); the denominator is k."""
+
+    name = "detection-rate"
+    summary = "share of the top k that is of the query's group; at most group size / k"
+
+    def compute(self, outcome: Outcome, cutoffs: Sequence[int]) -> list[PerQuery]:
+        """One entry for each cut-off up to the depth of the ranking."""
+        import numpy as np
+
+        group_size = outcome.relevant.sum(axis=1)
+        return [
+            PerQuery(
+                values=_hits(outcome, k).sum(axis=1) / k,
+                ceiling=np.minimum(group_size, k) / k,
+                expected=group_size / outcome.relevant.shape[1],
+                k=k,
+            )
+            for k in cutoffs
+            if k <= outcome.ranked.shape[1]
+        ]
+
+
+class Recall(Metric):
+    """The share of the query's group that is in the top k."""
+
+    name = "recall"
+    summary = "share of the query's group that is in the top k"
+
+    def compute(self, outcome: Outcome, cutoffs: Sequence[int]) -> list[PerQuery]:
+        """One entry for each cut-off up to the depth of the ranking."""
+        import numpy as np
+
+        n = outcome.relevant.shape[1]
+        group_size = np.maximum(outcome.relevant.sum(axis=1), 1)
+        return [
+            PerQuery(
+                values=_hits(outcome, k).sum(axis=1) / group_size,
+                ceiling=np.minimum(group_size, k) / group_size,
+                expected=np.full(len(group_size), k / n),
+                k=k,
+            )
+            for k in cutoffs
+            if k <= outcome.ranked.shape[1]
+        ]
+
+
+class AveragePrecision(Metric):
+    """Mean precision at the ranks of the query's group, over the whole ranking; needs a score for every item."""
+
+    name = "average-precision"
+    summary = "mean precision at the ranks of the query's group, over the whole ranking"
+
+    def compute(self, outcome: Outcome, cutoffs: Sequence[int]) -> list[PerQuery]:
+        """One entry, or none for searches that give only the top."""
+        import numpy as np
+
+        if outcome.scores is None:
+            return []
+        order = np.argsort(-outcome.scores, axis=1, kind="stable")
+        hits = np.take_along_axis(outcome.relevant, order, axis=1)
+        n = hits.shape[1]
+        group_size = hits.sum(axis=1)
+        precision = np.cumsum(hits, axis=1) / np.arange(1, n + 1)
+        values = (precision * hits).sum(axis=1) / np.maximum(group_size, 1)
+        # The mean over uniformly random rankings: a relevant item at rank i has, before it, (i-1)(R-1)/(n-1) others.
+        harmonic = (1 / np.arange(1, n + 1)).sum()
+        expected = (harmonic + (n - harmonic) * (group_size - 1) / max(1, n - 1)) / n
+        return [PerQuery(values=values, expected=np.where(group_size > 0, expected, 0.0))]
+
+
+class AnnRecall(Metric):
+    """The share of the exact top k that an approximate search returned in its own top k."""
+
+    name = "ann-recall"
+    summary = "share of the exact top k that an approximate search found"
+
+    def compute(self, outcome: Outcome, cutoffs: Sequence[int]) -> list[PerQuery]:
+        """One entry for each cut-off, for approximate searches only."""
+        import numpy as np
+
+        if outcome.exact_ranked is None:
+            return []
+        found, exact = outcome.ranked, outcome.exact_ranked
+        return [
+            PerQuery(
+                values=np.array([len(np.intersect1d(f[:k], e[:k])) / k for f, e in zip(found, exact, strict=True)]), k=k
+            )
+            for k in cutoffs
+            if k <= found.shape[1]
+        ]
+
+
+def _hits(outcome: Outcome, k: int) -> NDArray[np.bool_]:
+    """[m, k] bool: whether the item at each rank is relevant; a missing item (-1) is not."""
+    import numpy as np
+
+    ids = outcome.ranked[:, :k]
+    hits: NDArray[np.bool_] = np.take_along_axis(outcome.relevant, np.maximum(ids, 0), axis=1) & (ids >= 0)
+    return hits

@@ -1,0 +1,1 @@
+"""Running: plan, compute features, fit, score, measure, record."""

@@ -1,0 +1,255 @@
+"""A run: methods on a task, from plan to records."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from attrbench.errors import AttrbenchError
+from attrbench.method import Context
+from attrbench.plugins import Registry
+from attrbench.record import Coverage, Latency, MethodInfo, Quantiles, Record, Storage, TaskInfo, write_record
+from attrbench.running.features import MethodFeatures, compute_passes
+from attrbench.running.measure import Measured, measure_metrics, measure_queries
+from attrbench.running.plan import Plan
+from attrbench.running.provenance import code_digest, hardware, peak_memory, provenance
+from attrbench.running.reporting import Observed, Reporter
+from attrbench.running.settings import MAX_DEPTH, MethodRequest, RunSettings, TaskRequest, check_requests
+from attrbench.store.fingerprint import fingerprint
+from attrbench.task import OpenTask, Workspace
+
+
+@dataclass(frozen=True)
+class Result:
+    """A record, where it lies, and whether it was there before."""
+
+    record: Record
+    path: Path
+    reused: bool
+
+
+class TaskRun:
+    """Runs methods on one task.
+
+    Args:
+        registry: the plugins.
+        task: the task request.
+        methods: the method requests.
+        settings: how to run.
+        reporter: who is told.
+    """
+
+    def __init__(
+        self,
+        registry: Registry,
+        task: TaskRequest,
+        methods: Sequence[MethodRequest],
+        settings: RunSettings,
+        reporter: Reporter,
+    ) -> None:
+        check_requests(task, methods, settings)
+        self.registry = registry
+        self.task = task
+        self.methods = methods
+        self.settings = settings
+        self.reporter = Observed(reporter, registry)
+        self.device = torch_device(settings.device)
+        self.hardware = hardware(self.device)
+
+    def results(self) -> Iterator[Result]:
+        """Yields a result for each method, the reused ones first; a method that raises leaves a failed record."""
+        todo = []
+        for request in self.methods:
+            found = None if self.settings.rerun or self.settings.dry_run else self._existing(request)
+            if found is None:
+                todo.append(request)
+            else:
+                yield found
+        if not todo:
+            return
+        self._check_out()
+        opened = self.task.task.open(Workspace(self.settings.cache, self.device))
+        with self.reporter.stage("model and queries", 1) as advance:
+            plan = Plan(self.task.task.meta, opened, todo, self.settings)
+            advance()
+        for line in plan.lines():
+            self.reporter.note(line)
+        if self.settings.dry_run:
+            return
+        compute_passes(plan, self.registry, self.reporter)
+        with self.reporter.stage("scoring", len(todo)) as advance:
+            for request in todo:
+                record = self._run_method(plan, request)
+                path = write_record(record, self.settings.out)
+                self.reporter.tell("record_written", record=record, path=path)
+                advance()
+                yield Result(record, path, reused=False)
+
+    def _check_out(self) -> None:
+        """Refuses a folder that can't be written to before hours are spent."""
+        for flag, folder in (("--out", self.settings.out), ("--cache", self.settings.cache)):
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+                if flag == "--out":
+                    probe = folder / ".attrbench-write-test"
+                    probe.touch()
+                    probe.unlink()
+            except OSError as error:
+                raise AttrbenchError(
+                    f"cannot write to {folder}: {error.strerror}; choose another folder with {flag}"
+                ) from None
+
+    def _code(self, request: MethodRequest) -> str:
+        return code_digest(type(request.method).__module__, type(self.task.task).__module__)
+
+    def identity(self, request: MethodRequest) -> str:
+        """Hash of all that decides the result of one method."""
+        meta, settings = self.task.task.meta, self.settings
+        return fingerprint(
+            {
+                "task": [meta.name, meta.version, self.task.task.options.model_dump(mode="json")],
+                "method": [request.spec.name, request.method.version, request.method.options.model_dump(mode="json")],
+                "limits": [settings.limit_train, settings.limit_queries],
+                "seed": settings.seed,
+                "hardware": self.hardware.hardware_class,
+                "code": self._code(request),
+            }
+        )
+
+    def _existing(self, request: MethodRequest) -> Result | None:
+        identity = self.identity(request)
+        for path in sorted((self.settings.out / self.task.task.meta.name).glob(f"*-{identity[:10]}.json")):
+            try:
+                record = Record.model_validate_json(path.read_bytes())
+            except ValueError:
+                continue
+            if record.identity == identity and record.status in ("complete", "limited"):
+                return Result(record, path, reused=True)
+        return None
+
+    def _run_method(self, plan: Plan, request: MethodRequest) -> Record:
+        features = request.method.features()
+        coverage = Coverage(
+            train_items=plan.train_count,
+            train_total=len(plan.opened.train),
+            queries=plan.query_count,
+            queries_total=len(plan.opened.queries),
+        )
+        try:
+            read = MethodFeatures(plan, features.train, features.query)
+            coverage = coverage.model_copy(update={"nonfinite": read.nonfinite()})
+            return self._score(plan, request, read, coverage)
+        except Exception as error:
+            if isinstance(error, AttrbenchError) and error.exit_code == 2:
+                raise
+            reason = str(error) if isinstance(error, AttrbenchError) else f"{type(error).__name__}: {error}"
+            return self._record(request, plan.opened, coverage).model_copy(
+                update={"status": "failed", "error": " ".join(reason.split())}
+            )
+
+    def _score(self, plan: Plan, request: MethodRequest, read: MethodFeatures, coverage: Coverage) -> Record:
+        depth = request.method.depth(min(MAX_DEPTH, plan.train_count))
+        context = Context(
+            seed=self.settings.seed,
+            depth=depth,
+            workspace=self.settings.cache / "indexes",
+            fingerprint=read.fingerprint,
+            denoiser=lambda: plan.opened.denoiser,
+        )
+        train, query = read.train(), read.query()
+        started = time.perf_counter()
+        scorer = request.method.fit(train, context)
+        fit_seconds = time.perf_counter() - started
+        measured = measure_queries(scorer, query, depth)
+        metrics = measure_metrics(self.registry, plan, measured, self.settings.seed)
+        size = scorer.size()
+        lost = coverage.nonfinite or (measured.ranked < 0).any()
+        limited = coverage.train_items < coverage.train_total or coverage.queries < coverage.queries_total
+        return self._record(request, plan.opened, coverage).model_copy(
+            update={
+                "status": "partial" if lost else "limited" if limited else "complete",
+                "metrics": metrics,
+                "query_groups": list(plan.opened.queries.groups[: plan.query_count]),
+                "ranking": measured.ranked.tolist(),
+                "storage": Storage(
+                    rows=size.rows,
+                    rows_on_disk=read.rows_on_disk(),
+                    shared=size.shared,
+                    index=size.index,
+                    rows_if_kept=size.rows_if_kept,
+                ),
+                "latency": _latency(read, fit_seconds, measured),
+                "peak_memory_bytes": peak_memory(),
+            }
+        )
+
+    def _record(self, request: MethodRequest, opened: OpenTask, coverage: Coverage) -> Record:
+        """The record of a run with everything but its results."""
+        task, meta, method = self.task, self.task.task.meta, request.method
+        options = task.task.options.model_dump(mode="json")
+        provider = self.registry.provider("method", request.spec.name)
+        return Record(
+            identity=self.identity(request),
+            status="failed",
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
+            task=TaskInfo(
+                name=meta.name,
+                version=meta.version,
+                label=task.label,
+                options_given=task.spec.given,
+                options=options,
+                fingerprint=fingerprint(
+                    [meta.name, meta.version, options, opened.train.fingerprint, opened.queries.fingerprint]
+                ),
+                main_metric=meta.main_metric,
+            ),
+            method=MethodInfo(
+                name=request.spec.name,
+                version=method.version,
+                label=request.label,
+                summary=method.summary,
+                distribution=f"{provider.distribution} {provider.version}",
+                options_given=request.spec.given,
+                options=method.options.model_dump(mode="json"),
+            ),
+            coverage=coverage,
+            hardware=self.hardware,
+            provenance=provenance(self._code(request)),
+            seed=self.settings.seed,
+            command=self.settings.command(request.label, task.label),
+        )
+
+
+def torch_device(name: str) -> torch.device:
+    """The device called `name`.
+
+    Raises:
+        AttrbenchError: where there is no such device on this machine.
+    """
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise AttrbenchError(f"device '{name}' is not available here: {str(error).splitlines()[0]}") from None
+    return device
+
+
+def _latency(read: MethodFeatures, fit_seconds: float, measured: Measured) -> Latency:
+    def quantiles(seconds: NDArray[np.float64]) -> Quantiles:
+        return Quantiles(p50=float(np.quantile(seconds, 0.5)), p95=float(np.quantile(seconds, 0.95)))
+
+    gradient = read.query_seconds()
+    return Latency(
+        cache=read.cache_seconds(),
+        fit=fit_seconds,
+        gradient=quantiles(gradient),
+        score=quantiles(measured.seconds),
+        query=quantiles(gradient + measured.seconds),
+    )

@@ -1,0 +1,127 @@
+"""What the user asked for: methods, a task, and how to run them."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from attrbench.errors import UsageError
+from attrbench.gradients.collect import Engine
+from attrbench.options import Spec, build_options, parse_spec
+
+if TYPE_CHECKING:
+    from attrbench.method import Method
+    from attrbench.plugins import Registry
+    from attrbench.task import Task
+
+CUTOFFS = (5, 10, 50, 100)  # DMin, section 4.1
+MAX_DEPTH = max(CUTOFFS)
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """How to run.
+
+    Attributes:
+        out: folder of the records.
+        cache: folder of everything that can be computed again.
+        device: torch device string.
+        seed: of the run: random scores and bootstrap.
+        limit_train, limit_queries: use only the first so many items; such runs are never ranked.
+        engine: how gradients are computed.
+        executor: name of the executor.
+        rerun: compute again what an existing record already answers.
+        dry_run: stop after the plan.
+    """
+
+    out: Path
+    cache: Path
+    device: str = "cpu"
+    seed: int = 0
+    limit_train: int | None = None
+    limit_queries: int | None = None
+    engine: Engine = field(default_factory=Engine)
+    executor: str = "inline"
+    rerun: bool = False
+    dry_run: bool = False
+
+    def command(self, method: str, task: str) -> str:
+        """The command line that repeats one run."""
+        parts = ["attrbench", "run", "-m", method, "-t", task]
+        for flag, value, default in (
+            ("--limit-train", self.limit_train, None),
+            ("--limit-queries", self.limit_queries, None),
+            ("--device", self.device, "cpu"),
+            ("--seed", self.seed, 0),
+        ):
+            if value != default:
+                parts += [flag, str(value)]
+        return shlex.join(parts)
+
+
+@dataclass(frozen=True)
+class MethodRequest:
+    """A method with validated options."""
+
+    spec: Spec
+    method: Method[Any]
+
+    @property
+    def label(self) -> str:
+        """The `-m` string."""
+        return str(self.spec)
+
+
+@dataclass(frozen=True)
+class TaskRequest:
+    """A task with validated options."""
+
+    spec: Spec
+    task: Task[Any]
+
+    @property
+    def label(self) -> str:
+        """The `-t` string."""
+        return str(self.spec)
+
+
+def request_methods(registry: Registry, texts: Sequence[str]) -> list[MethodRequest]:
+    """Reads `-m` strings, sweeps expanded, doubles dropped.
+
+    Raises:
+        UsageError: for an unknown name or a wrong option.
+    """
+    requests: dict[tuple[str, str], MethodRequest] = {}
+    for text in texts:
+        for spec in parse_spec(text):
+            kind = registry.method(spec.name)
+            method = kind(build_options("method", spec, kind.Options))
+            requests.setdefault((spec.name, method.options.model_dump_json()), MethodRequest(spec, method))
+    return list(requests.values())
+
+
+def request_tasks(registry: Registry, texts: Sequence[str]) -> list[TaskRequest]:
+    """Reads `-t` strings likewise."""
+    requests = []
+    for text in texts:
+        for spec in parse_spec(text):
+            kind = registry.task(spec.name)
+            requests.append(TaskRequest(spec, kind(build_options("task", spec, kind.Options))))
+    return requests
+
+
+def check_requests(task: TaskRequest, methods: Sequence[MethodRequest], settings: RunSettings) -> None:
+    """Refuses what can't work before anything is computed.
+
+    Raises:
+        UsageError: for limits below 1 or options that the training set cannot meet.
+    """
+    for name, limit in (("--limit-train", settings.limit_train), ("--limit-queries", settings.limit_queries)):
+        if limit is not None and limit < 1:
+            raise UsageError(f"{name} must be at least 1, not {limit}")
+    total = task.task.meta.train_items
+    for request in methods:
+        request.method.check(total if settings.limit_train is None else min(total, settings.limit_train))

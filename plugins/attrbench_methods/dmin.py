@@ -1,0 +1,94 @@
+"""DMin: normalised, sketched loss gradients, compared exactly or by nearest-neighbour search (methods-spec M6)."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from attrbench.errors import UsageError
+from attrbench.features import FeaturePlan, GradientProducts, GradientRows, Sketch, TrainFeatures
+from attrbench.method import Context, Method, Scorer
+from attrbench_methods.gradient_options import GradientOptions
+from attrbench_methods.products import ProductScorer
+
+
+class DMinOptions(GradientOptions):
+    """Options of `dmin`."""
+
+    v: int | None = Field(4096, ge=1)
+    """Length of the sketch of one timestep's gradient; `none` compares whole gradients ("w/o compression")."""
+    normalise: bool = True
+    """Whether each timestep's whole gradient is scaled to unit norm before it is sketched."""
+    search: Literal["exact", "hnsw", "faiss"] = "exact"
+    """`exact`: every item is scored; `hnsw` and `faiss`: approximate search for the top."""
+    k: int | None = Field(None, ge=1)
+    """How many items hnsw and faiss return; by default as many as the metrics look at."""
+    M: int = Field(16, ge=2, le=512)
+    """hnsw: links a node."""
+    ef_construction: int = Field(200, ge=1)
+    """hnsw: candidates looked at while building."""
+    ef: int = Field(500, ge=1)
+    """hnsw: candidates looked at while searching."""
+    index: str = "Flat"
+    """faiss: the factory string, such as `IVF64,Flat`. The paper does not say which one it used."""
+    nprobe: int | None = Field(None, ge=1)
+    """faiss: cells that an IVF index visits."""
+    seed: int = Field(42, ge=0)
+    """Seed of the sketch and of the graph."""
+
+    @model_validator(mode="after")
+    def _search_needs_rows(self) -> DMinOptions:
+        if self.v is None and self.search != "exact":
+            raise ValueError(f"search={self.search} needs a sketch: give v, or leave search=exact")
+        return self
+
+
+class DMin(Method[DMinOptions]):
+    """tau = sum over t of <S g_q^t / |g_q^t|, S g_i^t / |g_i^t|> with one sketch S for all timesteps and items.
+
+    Loss, noise, timesteps and normalisation follow the released code by default (methods-spec 6.1-6.3); images are
+    in the range that the network was trained on, unless `image_range=unit`.
+    """
+
+    name = "dmin"
+    summary = "normalised, sketched loss gradients; exact or nearest-neighbour search"
+    citation = "Lin et al. 2024, DMin (arXiv 2412.08637)"
+    Options = DMinOptions
+
+    def features(self) -> FeaturePlan:
+        """Sketched rows, or without compression the inner products with the queries' gradients."""
+        source, o = self.options.source(), self.options
+        if o.v is None:
+            products = GradientProducts(source=source)
+            return FeaturePlan(train=products, query=products)
+        rows = GradientRows(source=source, sketch=Sketch(length=o.v, seed=o.seed))
+        return FeaturePlan(train=rows, query=rows)
+
+    def check(self, train_items: int) -> None:
+        """`k` must not exceed the training set."""
+        if self.options.k is not None and self.options.k > train_items:
+            raise UsageError(f"method dmin: k={self.options.k} is larger than the training set ({train_items} items)")
+
+    def fit(self, train: TrainFeatures, context: Context) -> Scorer:
+        """Builds or loads the index, where there is one."""
+        o = self.options
+        if o.v is None:
+            return ProductScorer(o.normalise)
+        assert train.rows is not None
+        if o.search == "hnsw":
+            from attrbench.retrieval.hnsw import HNSWGraph, HNSWSearch
+
+            graph = HNSWGraph(o.M, o.ef_construction, o.seed)
+            return HNSWSearch(train.rows, o.normalise, graph, o.ef, context.workspace, context.fingerprint)
+        if o.search == "faiss":
+            from attrbench.retrieval.faiss_index import FaissSearch
+
+            return FaissSearch(train.rows, o.normalise, o.index, o.nprobe, context.workspace, context.fingerprint)
+        from attrbench.retrieval.exact import ExactSearch
+
+        return ExactSearch(train.rows, o.normalise)
+
+    def depth(self, wanted: int) -> int:
+        """A search returns `k` items where that is given."""
+        return wanted if self.options.k is None else min(wanted, self.options.k)

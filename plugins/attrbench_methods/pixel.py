@@ -1,0 +1,68 @@
+"""Pixel similarity: cosine, Euclidean distance or inner product of the images (methods-spec M4)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+from attrbench.features import FeaturePlan, Images, QueryFeatures, TrainFeatures
+from attrbench.method import Context, ExhaustiveScorer, Method, StateSize
+from attrbench.options import Options
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+
+class PixelOptions(Options):
+    """Options of `pixel`."""
+
+    similarity: Literal["cosine", "l2", "dot"] = "cosine"
+    """`cosine`; `l2`, the negative squared distance; or `dot`, which favours images of high contrast."""
+
+
+class Pixel(Method[PixelOptions]):
+    """Similarity of flattened images with values in [-1, 1], as D-TRAK's "raw pixel" baseline."""
+
+    name = "pixel"
+    summary = "cosine, l2 or dot product of the images themselves"
+    citation = "baseline of D-TRAK (Zheng et al. 2024, arXiv 2311.00500)"
+    Options = PixelOptions
+
+    def features(self) -> FeaturePlan:
+        """The images."""
+        return FeaturePlan(train=Images(), query=Images())
+
+    def fit(self, train: TrainFeatures, context: Context) -> PixelScorer:
+        """Flattens the training images."""
+        assert train.images is not None
+        return PixelScorer(train.images, self.options.similarity)
+
+
+class PixelScorer(ExhaustiveScorer):
+    """Scores by one matrix product."""
+
+    def __init__(self, images: NDArray[np.uint8], similarity: str) -> None:
+        self._similarity = similarity
+        self._bytes = images.nbytes
+        self._train = self._vectors(images)
+
+    def _vectors(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        import numpy as np
+
+        flat = images.reshape(len(images), -1).astype(np.float32) / 127.5 - 1
+        if self._similarity == "cosine":
+            flat /= np.maximum(np.linalg.norm(flat, axis=1, keepdims=True), 1e-12)
+        return flat
+
+    def scores(self, query: QueryFeatures) -> NDArray[np.float32]:
+        """[m, n] similarities."""
+        assert query.images is not None
+        vectors = self._vectors(query.images)
+        dots: NDArray[np.float32] = vectors @ self._train.T
+        if self._similarity == "l2":
+            dots = 2 * dots - (vectors**2).sum(1)[:, None] - (self._train**2).sum(1)[None, :]
+        return dots
+
+    def size(self) -> StateSize:
+        """The images as they are kept, 8 bits a value."""
+        return StateSize(rows=self._bytes)

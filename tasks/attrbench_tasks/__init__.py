@@ -1,0 +1,16 @@
+"""The tasks that ship with attrbench, registered like anybody's: one module a family."""
+
+from collections.abc import Callable
+from typing import Any
+
+from attrbench import hookimpl
+from attrbench.task import Task
+from attrbench_tasks.ddpm_mnist import DDPMMnistMini
+from attrbench_tasks.digits import DigitsMini
+
+
+@hookimpl
+def register_tasks(register: Callable[[type[Task[Any]]], None]) -> None:
+    """Registers every task of this package."""
+    for task in (DDPMMnistMini, DigitsMini):
+        register(task)

@@ -18,10 +18,11 @@ class UsageError(AttrbenchError):
     exit_code = 2
 
 
-class Interrupted(AttrbenchError):
-    """The run was stopped by a signal; what is finished is kept. Exit code 75 (EX_TEMPFAIL: try again)."""
+class Interrupted(BaseException):
+    """The run was stopped by a signal; what is finished is kept. Exit code 75 (EX_TEMPFAIL: try again).
 
-    exit_code = 75
+    Like KeyboardInterrupt it is no Exception, so that nothing that guards against faulty plugins holds it up.
+    """
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> UsageError:

@@ -101,5 +101,5 @@ def build_options(kind: str, spec: Spec, model: type[OptionsT]) -> OptionsT:
         if first["type"] == "extra_forbidden":
             raise unknown_name(f"option of {kind} {spec.name}", option, model.model_fields) from None
         reason = first["msg"].removeprefix("Value error, ")
-        at = f"{option}={spec.given[option]}" if option in spec.given else option or str(spec)
-        raise UsageError(f"{kind} {spec.name}: {at}: {reason[:1].lower()}{reason[1:]}") from None
+        at = f"{option}={spec.given[option]}: " if option in spec.given else f"{option}: " if option else ""
+        raise UsageError(f"{kind} {spec.name}: {at}{reason[:1].lower()}{reason[1:]}") from None

@@ -10,8 +10,8 @@ import os
 import signal
 import sys
 from types import FrameType
+from typing import Any
 
-import click
 import typer
 
 from attrbench.cli.doctor import doctor
@@ -19,7 +19,10 @@ from attrbench.cli.leaderboard import leaderboard
 from attrbench.cli.list import list_
 from attrbench.cli.run import run
 from attrbench.cli.train import train
-from attrbench.errors import AttrbenchError
+from attrbench.errors import AttrbenchError, Interrupted
+
+# Typer brings click along under different names in different versions; its own BadParameter leads to the base.
+ClickException: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
 
 app = typer.Typer(
     name="attrbench",
@@ -40,16 +43,15 @@ def main() -> None:
     """Runs the command line and exits."""
     debug = "--debug" in sys.argv
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
-    logging.basicConfig(format="attrbench: %(message)s", level=logging.WARNING)
-    if threading := os.environ.get("ATTRBENCH_LOG"):
-        logging.getLogger("attrbench").setLevel(threading.upper())
-    signal.signal(signal.SIGTERM, _terminate)
+    _log_to_stderr()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _interrupt)
     try:
         code = app(arguments, standalone_mode=False)
-    except click.ClickException as error:
+    except ClickException as error:
         error.show()
         code = 2
-    except (KeyboardInterrupt, click.Abort):
+    except (Interrupted, KeyboardInterrupt, typer.Abort):
         _complain("stopped; what is finished is kept. Resume with the same command:")
         _complain(f"  attrbench {' '.join(map(_quoted, arguments))}")
         code = 75
@@ -71,8 +73,15 @@ def main() -> None:
     sys.exit(code)
 
 
-def _terminate(number: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
+def _log_to_stderr() -> None:
+    """Our own warnings as plain lines; other libraries keep their own ways."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("attrbench: %(message)s"))
+    logging.getLogger("attrbench").handlers[:] = [handler]
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise Interrupted
 
 
 def _quoted(argument: str) -> str:

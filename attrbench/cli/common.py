@@ -46,12 +46,10 @@ def console(stderr: bool = False) -> Console:
 
 def quiet_libraries() -> None:
     """Keeps libraries' progress bars and advice out of the output."""
-    import logging
     import os
 
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
-    logging.getLogger("attrbench").addFilter(lambda record: True)
 
 
 class TerminalReporter:

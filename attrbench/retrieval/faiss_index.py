@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,25 @@ from attrbench.store.fingerprint import fingerprint
 
 if TYPE_CHECKING:
     import faiss
+
+
+def make_index(factory: str, width: int) -> faiss.Index:
+    """An empty inner-product index for vectors of `width` numbers.
+
+    Raises:
+        UsageError: where Faiss does not understand the string, or can't apply it to this width.
+    """
+    import faiss
+
+    try:
+        return faiss.index_factory(width, factory, faiss.METRIC_INNER_PRODUCT)
+    except RuntimeError as error:
+        raise UsageError(f"Faiss can't make an index from '{factory}' at width {width}: {_reason(error)}") from None
+
+
+def _reason(error: RuntimeError) -> str:
+    """What Faiss means, without the C++ signature and source line before it."""
+    return re.split(r"\.(?:cpp|h):\d+: ", str(error))[-1].strip().replace("\n", " ")
 
 
 class FaissSearch(Scorer):
@@ -53,20 +73,15 @@ class FaissSearch(Scorer):
         self._bytes = path.stat().st_size
 
     def _build(self, factory: str) -> faiss.Index:
-        import faiss
-
-        try:
-            index = faiss.index_factory(self._rows.width, factory, faiss.METRIC_INNER_PRODUCT)
-        except RuntimeError as error:
-            reason = str(error).split("Error: ")[-1].split("\n")[0].strip()
-            raise UsageError(f"Faiss can't make an index from '{factory}': {reason}") from None
+        index = make_index(factory, self._rows.width)
         blocks = [block for _, block in train_vectors(self._rows, self._normalise)]
         if not index.is_trained:
             try:
                 index.train(np.concatenate(blocks))
             except RuntimeError as error:
-                reason = str(error).split("Error: ")[-1].split("\n")[0].strip()
-                raise UsageError(f"Faiss can't train '{factory}' on {self._rows.count} rows: {reason}") from None
+                raise UsageError(
+                    f"Faiss can't train '{factory}' on {self._rows.count} rows: {_reason(error)}"
+                ) from None
         for block in blocks:
             index.add(np.ascontiguousarray(block))
         return index

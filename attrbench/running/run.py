@@ -147,8 +147,6 @@ class TaskRun:
             coverage = coverage.model_copy(update={"nonfinite": read.nonfinite()})
             return self._score(plan, request, read, coverage)
         except Exception as error:
-            if isinstance(error, AttrbenchError) and error.exit_code == 2:
-                raise
             reason = str(error) if isinstance(error, AttrbenchError) else f"{type(error).__name__}: {error}"
             return self._record(request, plan.opened, coverage).model_copy(
                 update={"status": "failed", "error": " ".join(reason.split())}

@@ -23,7 +23,7 @@ class DMinOptions(GradientOptions):
     search: Literal["exact", "hnsw", "faiss"] = "exact"
     """`exact`: every item is scored; `hnsw` and `faiss`: approximate search for the top."""
     k: int | None = Field(None, ge=1)
-    """How many items hnsw and faiss return; by default as many as the metrics look at."""
+    """How many items a query returns; by default as many as the metrics look at."""
     M: int = Field(16, ge=2, le=512)
     """hnsw: links a node."""
     ef_construction: int = Field(200, ge=1)
@@ -66,9 +66,14 @@ class DMin(Method[DMinOptions]):
         return FeaturePlan(train=rows, query=rows)
 
     def check(self, train_items: int) -> None:
-        """`k` must not exceed the training set."""
-        if self.options.k is not None and self.options.k > train_items:
-            raise UsageError(f"method dmin: k={self.options.k} is larger than the training set ({train_items} items)")
+        """`k` must not exceed the training set; Faiss must understand its string."""
+        o = self.options
+        if o.k is not None and o.k > train_items:
+            raise UsageError(f"method dmin: k={o.k} is larger than the training set ({train_items} items)")
+        if o.search == "faiss" and o.v is not None:
+            from attrbench.retrieval.faiss_index import make_index
+
+            make_index(o.index, o.timesteps * o.v)
 
     def fit(self, train: TrainFeatures, context: Context) -> Scorer:
         """Builds or loads the index, where there is one."""
@@ -90,5 +95,5 @@ class DMin(Method[DMinOptions]):
         return ExactSearch(train.rows, o.normalise)
 
     def depth(self, wanted: int) -> int:
-        """A search returns `k` items where that is given."""
+        """At most `k`, where that is given."""
         return wanted if self.options.k is None else min(wanted, self.options.k)

@@ -30,6 +30,8 @@ class DDPMMnistMini(MiniDDPMTask):
         licence="images: MNIST (LeCun, Cortes, Burges; CC BY-SA 3.0); weights: Apache-2.0",
         train_items=2000,
         memory="3 GB",
+        notes="Queries are DDIM samples (50 steps) of fixed seeds. Their labels come from a classifier that"
+        " is right on 97.5% of 1,000 held-out images; pictures that it gives less than 0.9 to are left out.",
     )
 
     @staticmethod

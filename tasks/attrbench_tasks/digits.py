@@ -27,6 +27,8 @@ class DigitsMini(MiniDDPMTask):
         licence="images: CC BY 4.0 (Alpaydin, Kaynak); weights: Apache-2.0",
         train_items=TRAIN_IMAGES,
         memory="1 GB",
+        notes="Queries are DDIM samples (50 steps) of fixed seeds. Their labels come from a classifier that"
+        " is right on 95.6% of 297 held-out images; pictures that it gives less than 0.9 to are left out.",
     )
 
     @staticmethod

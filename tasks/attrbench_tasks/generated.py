@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from attrbench.diffusion.ddpm import DDPMDenoiser
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("attrbench.queries")
 
 CONFIDENCE = 0.9
 CLASSES = 10

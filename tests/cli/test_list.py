@@ -1,0 +1,56 @@
+import json
+import subprocess
+import sys
+
+import pytest
+
+HEAVY = ("torch", "diffusers", "faiss", "hnswlib", "skimage", "scipy", "numpy", "sklearn")
+
+
+@pytest.mark.parametrize("arguments", [["list"], ["list", "--json"], ["list", "methods", "--options"], ["--help"]])
+def test_listing_and_help_import_no_heavy_library(arguments):
+    code = (
+        "import sys, atexit, os\n"
+        f"sys.argv = ['attrbench', *{arguments!r}]\n"
+        f"atexit.register(lambda: os._exit(9 if any(name in sys.modules for name in {HEAVY!r}) else 0))\n"
+        "from attrbench.cli.app import main\n"
+        "main()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_list_json_tells_name_provider_and_options(attrbench):
+    listing = json.loads(attrbench("list", "methods", "--json").out)
+    dmin = next(entry for entry in listing["methods"] if entry["name"] == "dmin")
+    assert dmin["provider"].startswith("attrbench ")
+    options = {option["name"]: option for option in dmin["options"]}
+    assert options["v"]["default"] == "4096"
+    assert all(option["meaning"] for option in dmin["options"])
+
+
+def test_list_without_argument_shows_every_kind(attrbench):
+    out = attrbench("list").out
+    for word in ("methods", "tasks", "metrics", "executors", "plugins", "ddpm-mnist-mini", "detection-rate", "inline"):
+        assert word in out
+
+
+def test_load_plugins_selects_and_empty_disables(attrbench, monkeypatch):
+    from attrbench.plugins import registry
+
+    try:
+        for value, present, absent in (("methods", "dmin", "digits-mini"), ("", "detection-rate", "dmin")):
+            monkeypatch.setenv("ATTRBENCH_LOAD_PLUGINS", value)
+            registry.cache_clear()
+            out = attrbench("list").out
+            assert present in out
+            assert absent not in out
+    finally:
+        monkeypatch.undo()
+        registry.cache_clear()
+
+
+def test_doctor_names_what_is_installed(attrbench):
+    done = attrbench("doctor")
+    assert "torch" in done.out
+    assert "plugin   methods" in done.out

@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Generic, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, ClassVar, Generic, NamedTuple, TypeVar, final
 
 from attrbench.features import FeaturePlan, QueryFeatures, TrainFeatures
 from attrbench.options import Options
@@ -97,9 +97,10 @@ class ExhaustiveScorer(Scorer):
     def scores(self, query: QueryFeatures) -> NDArray[np.float32]:
         """[m, n] scores."""
 
+    @final
     def top(self, query: QueryFeatures, k: int) -> Ranking:
         """Sorts the scores; ties go to the smaller index."""
-        from attrbench.retrieval.topk import top_k
+        from attrbench.topk import top_k
 
         return top_k(self.scores(query), k)
 

@@ -12,7 +12,7 @@ import itertools
 import re
 import textwrap
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
@@ -20,7 +20,7 @@ from attrbench.errors import UsageError, unknown_name
 
 
 class Options(BaseModel):
-    """Base of every options model. Unknown names are refused; the word `none` on the command line means None."""
+    """Base of every options model. Unknown names are refused; the word `none` means None where that is allowed."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -28,8 +28,12 @@ class Options(BaseModel):
     @classmethod
     def _none_is_none(cls, values: Any) -> Any:
         if isinstance(values, dict):
-            return {key: None if value == "none" else value for key, value in values.items()}
+            return {key: None if value == "none" and cls._may_be_none(key) else value for key, value in values.items()}
         return values
+
+    @classmethod
+    def _may_be_none(cls, name: str) -> bool:
+        return name in cls.model_fields and type(None) in get_args(cls.model_fields[name].annotation)
 
 
 OptionsT = TypeVar("OptionsT", bound=Options)
@@ -41,7 +45,10 @@ def meanings(model: type[BaseModel]) -> dict[str, str]:
     for owner in reversed(model.__mro__):
         if owner is BaseModel or not issubclass(owner, BaseModel):
             continue
-        body = ast.parse(textwrap.dedent(inspect.getsource(owner))).body[0]
+        try:
+            body = ast.parse(textwrap.dedent(inspect.getsource(owner))).body[0]
+        except (OSError, TypeError):  # a plugin may come without its source
+            continue
         assert isinstance(body, ast.ClassDef)
         for field_, below in itertools.pairwise(body.body):
             match field_, below:

@@ -8,6 +8,7 @@ same door. `ATTRBENCH_LOAD_PLUGINS=a,b` loads only the named entry points (empty
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cache
@@ -66,16 +67,16 @@ class Registry:
                 implementation = getattr(module, f"register_{kind}s", None)
                 if implementation is not None:
                     implementation(self._registrar(kind, plugin))
+            _check_hook_names(module)
         except (Exception, SystemExit) as error:
+            text = " ".join(str(error).split())
+            plugin.error = text if isinstance(error, AttrbenchError) else f"{type(error).__name__}: {text}"
             if os.environ.get("ATTRBENCH_STRICT_PLUGINS") == "1":
-                raise
-            text = str(error).strip()
-            reason = f"{type(error).__name__}: {text.splitlines()[0]}" if text else type(error).__name__
-            plugin.error = reason if plugin.error is None else f"{plugin.error}; {reason}"
+                raise AttrbenchError(f"plugin {plugin.name} of {plugin.distribution}: {plugin.error}") from error
 
     def _registrar(self, kind: str, plugin: Plugin) -> Callable[[Any], None]:
         def register(entry: Any) -> None:
-            name = entry.meta.name if kind == "task" else entry.name
+            name = _checked_name(kind, entry)
             if name in self._entries[kind]:
                 owner = self._entries[kind][name][1]
                 raise AttrbenchError(
@@ -122,14 +123,37 @@ class Registry:
         raise error
 
 
+def _checked_name(kind: str, entry: Any) -> str:
+    """The name of what is registered, after making sure that it has what listing and running it need."""
+    needed = {"method": ("name", "summary", "Options"), "task": ("meta", "Options")}.get(kind, ("name", "summary"))
+    missing = [attribute for attribute in needed if not hasattr(entry, attribute)]
+    if missing:
+        raise AttrbenchError(f"{kind} {entry!r} lacks {', '.join(missing)}")
+    name = str(entry.meta.name if kind == "task" else entry.name)
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name) or name == "all":
+        raise AttrbenchError(f"{kind} name '{name}' is not allowed: letters, digits, '.', '_' and '-', and not 'all'")
+    return name
+
+
+def _check_hook_names(module: object) -> None:
+    """Refuses implementations of hooks that do not exist, which pluggy would ignore."""
+    for name in dir(module):
+        if hasattr(getattr(module, name, None), "attrbench_impl") and not hasattr(hookspecs, name):
+            known = [known for known in vars(hookspecs) if hasattr(getattr(hookspecs, known), "attrbench_spec")]
+            raise unknown_name("hook", name, known)
+
+
 def installed_plugins() -> Iterator[EntryPoint]:
     """Entry points of the group, in a fixed order, as `ATTRBENCH_LOAD_PLUGINS` selects them."""
-    selected = os.environ.get("ATTRBENCH_LOAD_PLUGINS")
-    wanted = None if selected is None else {name.strip() for name in selected.split(",") if name.strip()}
+    everything = "ATTRBENCH_LOAD_PLUGINS" not in os.environ
     found = entry_points(group=GROUP)
     for point in sorted(found, key=lambda p: (_distribution(p)[0] != "attrbench", _distribution(p)[0], p.name)):
-        if wanted is None or point.name in wanted:
+        if everything or point.name in _selected():
             yield point
+
+
+def _selected() -> set[str]:
+    return {name.strip() for name in os.environ.get("ATTRBENCH_LOAD_PLUGINS", "").split(",") if name.strip()}
 
 
 def _distribution(point: EntryPoint) -> tuple[str, str]:
@@ -142,8 +166,12 @@ def load_registry() -> Registry:
 
     registry = Registry()
     registry.load(Plugin("core", "attrbench", __version__), lambda: builtin)
-    for point in installed_plugins():
+    found = list(installed_plugins())
+    for point in found:
         registry.load(Plugin(point.name, *_distribution(point)), point.load)
+    for name in sorted(_selected() - {point.name for point in found}):
+        missing = Plugin(name, "ATTRBENCH_LOAD_PLUGINS", "", error="no installed plugin has this name")
+        registry.plugins.append(missing)
     return registry
 
 

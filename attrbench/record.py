@@ -19,7 +19,7 @@ class _Part(BaseModel):
 
 
 class TaskInfo(_Part):
-    """The task that ran. `fingerprint` covers version, options, weights, training set and queries."""
+    """The task that ran. `fingerprint` covers version, options, training set and queries, and so the weights."""
 
     name: str
     version: int

@@ -54,3 +54,7 @@ def test_meanings_are_the_strings_under_the_declarations_and_are_inherited():
         """More."""
 
     assert meanings(Child) == {"v": "Length.", "extra": "More."}
+
+
+def test_none_stays_a_word_where_none_is_not_allowed():
+    assert build_options("method", Spec("m", {"name": "none"}), Example).name == "none"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from attrbench.cli.common import Debug, console
+from attrbench.cli.common import Debug
 
 if TYPE_CHECKING:
     from attrbench.plugins import Registry
@@ -91,17 +91,13 @@ def _provides(provides: dict[str, list[str]]) -> str:
 
 
 def _show(kind: str, entries: list[dict[str, Any]], options: bool) -> None:
-    from rich.markup import escape
-    from rich.table import Table
-
-    table = Table(title=kind, box=None, title_justify="left", title_style="bold", padding=(0, 2, 0, 0))
-    for column in ("name", "summary", "provider"):
-        table.add_column(column, overflow="fold", header_style="dim")
+    """Plain columns; rich would take longer to import than everything else here to run."""
+    typer.secho(kind, bold=True)
+    width = max((len(entry["name"]) for entry in entries), default=0)
+    summaries = max((len(entry["summary"]) for entry in entries if not entry.get("error")), default=0)
     for entry in entries:
-        style = "red" if entry.get("error") else ""
-        table.add_row(*(escape(entry[column]) for column in ("name", "summary", "provider")), style=style)
+        line = f"  {entry['name']:<{width}}  {entry['summary']:<{summaries}}  ({entry['provider']})"
+        typer.secho(line, fg="red" if entry.get("error") else None)
         for option in entry.get("options", ()) if options else ():
-            table.add_row(escape(f"  {option['name']}={option['default']}"), escape(option["meaning"]), "")
-    out = console()
-    out.print(table)
-    out.print()
+            typer.echo(f"  {'':<{width}}    {option['name']}={option['default']}: {option['meaning']}")
+    typer.echo()

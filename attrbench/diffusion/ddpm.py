@@ -44,8 +44,8 @@ class DDPMDenoiser(Denoiser):
         self.training_steps = int(self.scheduler.config["num_train_timesteps"])
         size = int(unet.config["sample_size"])
         self.latent_shape = (int(unet.config["in_channels"]), size, size)
-        config = (folder / "scheduler" / "scheduler_config.json").read_bytes()
-        self.fingerprint = hashlib.sha256(weights.read_bytes() + config).hexdigest()
+        files = (weights, folder / "unet" / "config.json", folder / "scheduler" / "scheduler_config.json")
+        self.fingerprint = hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
 
     def encode(
         self, images: NDArray[np.uint8], prompts: Sequence[str], image_range: Literal["model", "unit"]

@@ -15,7 +15,8 @@ class Row:
 
     Attributes:
         record: the run.
-        rank: 1 + the number of methods that are better beyond doubt; None below the line.
+        rank: 1 + the number of methods that are better beyond doubt, never less than that of a better value; None
+            below the line.
         pareto: better than random beyond doubt, and no other ranked method is at least as good, as small and as
             fast, and better in one of these.
         reason: why the run stands below the line.
@@ -61,7 +62,7 @@ def build_tables(records: Sequence[Record], metric: str | None = None) -> list[T
     groups: dict[tuple[str, int, str, str], list[Record]] = {}
     for record in _newest(records):
         task = record.task
-        key = (task.label, task.version, task.fingerprint, record.hardware.hardware_class)
+        key = (task.name, task.version, task.fingerprint, record.hardware.hardware_class)
         groups.setdefault(key, []).append(record)
     return [_table(groups[key], metric or groups[key][0].task.main_metric) for key in sorted(groups)]
 
@@ -91,6 +92,7 @@ def _table(records: Sequence[Record], metric: str) -> Table:
         for record in sorted(records, key=lambda r: r.method.label)
         if record not in complete
     ]
+    ranks = [1 + sum(_beats(other, record, metric) for other in complete) for record in complete]
     first = next((result for record in complete if (result := record.metric(metric)) is not None), None)
     example = complete[0] if complete else records[0]
     return Table(
@@ -101,11 +103,11 @@ def _table(records: Sequence[Record], metric: str) -> Table:
         ranked=[
             Row(
                 record,
-                rank=1 + sum(_beats(other, record, metric) for other in complete),
+                rank=max(ranks[: place + 1]),
                 pareto=_above_chance(record, metric)
                 and not any(_dominates(other, record, metric) for other in complete),
             )
-            for record in complete
+            for place, record in enumerate(complete)
         ],
         below=below,
         random=None if first is None else first.random,

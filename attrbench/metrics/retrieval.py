@@ -46,12 +46,13 @@ class Recall(Metric):
         import numpy as np
 
         n = outcome.relevant.shape[1]
-        group_size = np.maximum(outcome.relevant.sum(axis=1), 1)
+        group_size = outcome.relevant.sum(axis=1)
+        divisor = np.maximum(group_size, 1)
         return [
             PerQuery(
-                values=_hits(outcome, k).sum(axis=1) / group_size,
-                ceiling=np.minimum(group_size, k) / group_size,
-                expected=np.full(len(group_size), k / n),
+                values=_hits(outcome, k).sum(axis=1) / divisor,
+                ceiling=np.minimum(group_size, k) / divisor,
+                expected=np.where(group_size > 0, k / n, 0.0),
                 k=k,
             )
             for k in cutoffs

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import TYPE_CHECKING
 
 import numpy as np
 import psutil
@@ -20,10 +21,12 @@ from attrbench.features import (
     TrainFeatures,
 )
 from attrbench.gradients.collect import GradientPass, Split
-from attrbench.plugins import Registry
 from attrbench.running.plan import Plan, PlannedPass
 from attrbench.running.reporting import Reporter
 from attrbench.store.shards import FeatureStore, StoredRows, Unit
+
+if TYPE_CHECKING:
+    from attrbench.plugins import Registry
 
 
 def compute_passes(plan: Plan, registry: Registry, reporter: Reporter) -> None:

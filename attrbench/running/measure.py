@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,11 +15,13 @@ from attrbench.features import QueryFeatures
 from attrbench.method import ExhaustiveScorer, Scorer
 from attrbench.metric import Outcome, PerQuery
 from attrbench.metrics.intervals import mean_interval
-from attrbench.plugins import Registry
 from attrbench.record import MetricResult
-from attrbench.retrieval.topk import top_k
 from attrbench.running.plan import Plan
 from attrbench.running.settings import CUTOFFS
+from attrbench.topk import top_k
+
+if TYPE_CHECKING:
+    from attrbench.plugins import Registry
 
 
 @dataclass(frozen=True)
@@ -73,8 +77,10 @@ def _answer(scorer: Scorer, query: QueryFeatures, depth: int) -> tuple[NDArray[n
     return scorer.top(query, depth).ids[0], None
 
 
-def measure_metrics(registry: Registry, plan: Plan, measured: Measured, seed: int) -> list[MetricResult]:
-    """Every metric that applies, with its interval over the queries."""
+def measure_metrics(
+    registry: Registry, plan: Plan, measured: Measured, seed: int, note: Callable[[str], None]
+) -> list[MetricResult]:
+    """Every metric that applies, with its interval over the queries; one that fails is noted and left out."""
     train_groups = np.array(plan.opened.train.groups[: plan.train_count])
     query_groups = np.array(plan.opened.queries.groups[: plan.query_count])
     outcome = Outcome(
@@ -85,9 +91,14 @@ def measure_metrics(registry: Registry, plan: Plan, measured: Measured, seed: in
     )
     results = []
     for kind in registry.metrics():
-        metric = kind()
-        entries = metric.compute(outcome, CUTOFFS)
-        results += [_result(metric.name, metric.higher_is_better, entry, seed) for entry in entries]
+        try:
+            metric = kind()
+            entries = metric.compute(outcome, CUTOFFS)
+            if not all(np.isfinite(entry.values).all() for entry in entries):
+                raise ValueError("a value is not finite")
+            results += [_result(metric.name, metric.higher_is_better, entry, seed) for entry in entries]
+        except Exception as error:
+            note(f"metric {kind.name} is left out: {type(error).__name__}: {error}")
     return results
 
 

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from attrbench.features import Feature, GradientProducts, GradientRows, GradientSource
+from attrbench.errors import AttrbenchError
+from attrbench.features import Feature, FeaturePlan, GradientProducts, GradientRows, GradientSource
 from attrbench.gradients.collect import ENGINE_VERSION, GradientFeature
 from attrbench.running.settings import MethodRequest, RunSettings
 from attrbench.store.fingerprint import parameters_fingerprint
@@ -61,11 +62,28 @@ class Plan:
         self.settings = settings
         self.train_count = _limited(len(opened.train), settings.limit_train)
         self.query_count = _limited(len(opened.queries), settings.limit_queries)
+        if len(opened.train) != meta.train_items:
+            raise AttrbenchError(
+                f"task {meta.name}: its meta promises {meta.train_items} training items, it has {len(opened.train)}"
+            )
         self.passes: dict[tuple[str, GradientSource], PlannedPass] = {}
+        self._features: dict[str, FeaturePlan | Exception] = {}
         for request in methods:
-            features = request.method.features()
+            try:
+                features = request.method.features()
+            except Exception as error:  # the method's own fault: kept for its record, the others go on
+                self._features[request.label] = error
+                continue
+            self._features[request.label] = features
             self._add("train", features.train, request.label)
             self._add("query", features.query, request.label)
+
+    def features(self, request: MethodRequest) -> FeaturePlan:
+        """What the method declared; raises what it raised when it was asked."""
+        features = self._features[request.label]
+        if isinstance(features, Exception):
+            raise features
+        return features
 
     def _add(self, split: str, feature: Feature | None, label: str) -> None:
         if isinstance(feature, GradientProducts) and split == "query":

@@ -79,9 +79,10 @@ def installed_packages() -> dict[str, str]:
 
 @cache
 def _module_digest(module: str) -> str:
-    file = getattr(sys.modules.get(module), "__file__", None)
-    if file is None:
-        return ""
+    found = sys.modules.get(module)
+    file = getattr(found, "__file__", None)
+    if file is None:  # a namespace package
+        return fingerprint([folder_digest(Path(folder)) for folder in getattr(found, "__path__", [])])
     path = Path(file)
     return folder_digest(path.parent) if path.name == "__init__.py" else fingerprint(path.read_text())
 

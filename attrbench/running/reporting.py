@@ -57,12 +57,11 @@ class Observed:
 
     def tell(self, hook: str, **arguments: object) -> None:
         """Calls one observer hook of every plugin, each on its own."""
-        for plugin in self._registry.manager.get_plugins():
-            implementation = getattr(plugin, hook, None)
-            if implementation is None:
-                continue
+        manager = self._registry.manager
+        plugins = manager.list_name_plugin()
+        for name, plugin in plugins:
+            others = [other for _, other in plugins if other is not None and other is not plugin]
             try:
-                implementation(**arguments)
+                manager.subset_hook_caller(hook, others)(**arguments)
             except Exception as error:
-                name = self._registry.manager.get_name(plugin)
                 self._inner.note(f"plugin {name}: its {hook} raised {type(error).__name__}: {error}")

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -14,7 +15,6 @@ from numpy.typing import NDArray
 
 from attrbench.errors import AttrbenchError
 from attrbench.method import Context
-from attrbench.plugins import Registry
 from attrbench.record import Coverage, Latency, MethodInfo, Quantiles, Record, Storage, TaskInfo, write_record
 from attrbench.running.features import MethodFeatures, compute_passes
 from attrbench.running.measure import Measured, measure_metrics, measure_queries
@@ -24,6 +24,9 @@ from attrbench.running.reporting import Observed, Reporter
 from attrbench.running.settings import MAX_DEPTH, MethodRequest, RunSettings, TaskRequest, check_requests
 from attrbench.store.fingerprint import fingerprint
 from attrbench.task import OpenTask, Workspace
+
+if TYPE_CHECKING:
+    from attrbench.plugins import Registry
 
 
 @dataclass(frozen=True)
@@ -135,7 +138,6 @@ class TaskRun:
         return None
 
     def _run_method(self, plan: Plan, request: MethodRequest) -> Record:
-        features = request.method.features()
         coverage = Coverage(
             train_items=plan.train_count,
             train_total=len(plan.opened.train),
@@ -143,6 +145,7 @@ class TaskRun:
             queries_total=len(plan.opened.queries),
         )
         try:
+            features = plan.features(request)
             read = MethodFeatures(plan, features.train, features.query)
             coverage = coverage.model_copy(update={"nonfinite": read.nonfinite()})
             return self._score(plan, request, read, coverage)
@@ -157,7 +160,7 @@ class TaskRun:
         context = Context(
             seed=self.settings.seed,
             depth=depth,
-            workspace=self.settings.cache / "indexes",
+            workspace=self.settings.cache / "methods" / request.spec.name,
             fingerprint=read.fingerprint,
             denoiser=lambda: plan.opened.denoiser,
         )
@@ -166,7 +169,7 @@ class TaskRun:
         scorer = request.method.fit(train, context)
         fit_seconds = time.perf_counter() - started
         measured = measure_queries(scorer, query, depth)
-        metrics = measure_metrics(self.registry, plan, measured, self.settings.seed)
+        metrics = measure_metrics(self.registry, plan, measured, self.settings.seed, self.reporter.note)
         size = scorer.size()
         lost = coverage.nonfinite or (measured.ranked < 0).any()
         limited = coverage.train_items < coverage.train_total or coverage.queries < coverage.queries_total

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from attrbench.errors import UsageError
+from attrbench.errors import AttrbenchError, UsageError
 from attrbench.gradients.collect import Engine
 from attrbench.options import Spec, build_options, parse_spec
 
@@ -123,5 +123,11 @@ def check_requests(task: TaskRequest, methods: Sequence[MethodRequest], settings
         if limit is not None and limit < 1:
             raise UsageError(f"{name} must be at least 1, not {limit}")
     total = task.task.meta.train_items
+    count = total if settings.limit_train is None else min(total, settings.limit_train)
     for request in methods:
-        request.method.check(total if settings.limit_train is None else min(total, settings.limit_train))
+        try:
+            request.method.check(count)
+        except AttrbenchError:
+            raise
+        except Exception as error:
+            raise AttrbenchError(f"method {request.label}: its check raised {type(error).__name__}: {error}") from error

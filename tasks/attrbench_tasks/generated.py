@@ -92,6 +92,10 @@ def _generate(denoiser: DDPMDenoiser, weights: Path, per_group: int, first_seed:
                 seeds.append(seed)
         tried += BATCH
     log.info("queries: %d pictures generated, %d of them ambiguous, %d kept", tried, ambiguous, len(images))
+    if not images:
+        raise AttrbenchError(
+            f"none of {tried} generated pictures could be labelled: the model or the classifier is broken"
+        )
     if counts.min() < per_group:
         log.warning("queries: fewer than %d pictures of class %d in %d tries", per_group, int(counts.argmin()), tried)
     return {

@@ -1,0 +1,3 @@
+"""A plugin that can't be imported."""
+
+raise RuntimeError("out of order on purpose")

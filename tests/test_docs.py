@@ -1,0 +1,82 @@
+"""The documentation keeps up with the code."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import re
+from pathlib import Path
+
+import pytest
+
+from attrbench import hookspecs
+from attrbench.plugins import registry
+
+DOCS = Path(__file__).parent.parent / "docs"
+PLUGINS = (DOCS / "plugins.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"^```python\n(.*?)^```", PLUGINS, flags=re.DOTALL | re.MULTILINE)
+HOOKS = {
+    name: list(inspect.signature(hook).parameters)
+    for name, hook in inspect.getmembers(hookspecs, inspect.isfunction)
+    if hasattr(hook, "attrbench_spec")
+}
+
+
+def _own(kind: str) -> list[str]:
+    """Names that attrbench itself registers."""
+    found = registry()
+    return [name for name in found.names(kind) if found.provider(kind, name).distribution == "attrbench"]
+
+
+def test_hooks_are_found() -> None:
+    assert {"register_methods", "register_tasks", "record_written"} <= HOOKS.keys()
+
+
+@pytest.mark.parametrize("name", HOOKS)
+def test_every_hook_is_documented_with_its_parameters(name: str) -> None:
+    documented = [
+        [argument.arg for argument in node.args.args]
+        for block in BLOCKS
+        for node in ast.walk(ast.parse(block))
+        if isinstance(node, ast.FunctionDef) and node.name == name
+    ]
+    assert documented, f"docs/plugins.md has no 'def {name}(...)'"
+    for parameters in documented:
+        assert parameters == HOOKS[name]
+
+
+def test_there_is_no_documented_hook_that_does_not_exist() -> None:
+    named = set(re.findall(r"`((?:register|stage|record)_[a-z]+)`", PLUGINS))
+    assert named <= HOOKS.keys()
+
+
+@pytest.mark.parametrize("number", range(len(BLOCKS)))
+def test_python_blocks_compile(number: int) -> None:
+    ast.parse(BLOCKS[number])
+
+
+@pytest.mark.parametrize("name", _own("method"))
+def test_every_method_has_a_page_that_gives_its_options_and_their_defaults(name: str) -> None:
+    path = DOCS / "methods" / f"{name}.md"
+    assert path.is_file(), f"there is no page {path.relative_to(DOCS.parent)}"
+    rows = dict(re.findall(r"^\| `(\w+)` \| `([^`]*)` \|", path.read_text(encoding="utf-8"), flags=re.MULTILINE))
+    fields = registry().method(name).Options.model_fields
+    assert rows == {option: _shown(field.default) for option, field in fields.items()}
+
+
+def _shown(default: object) -> str:
+    """A default as one writes it on the command line."""
+    return "none" if default is None else str(default).lower() if isinstance(default, bool) else str(default)
+
+
+@pytest.mark.parametrize("name", _own("task"))
+def test_every_task_and_its_options_are_documented(name: str) -> None:
+    text = (DOCS / "tasks.md").read_text(encoding="utf-8")
+    assert f"`{name}`" in text
+    for option in registry().task(name).Options.model_fields:
+        assert f"`{option}`" in text
+
+
+@pytest.mark.parametrize("name", _own("metric"))
+def test_every_metric_is_documented(name: str) -> None:
+    assert f"`{name}`" in (DOCS / "metrics.md").read_text(encoding="utf-8")

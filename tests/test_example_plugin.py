@@ -1,0 +1,150 @@
+"""Plugins of other packages: the example works as installed, a broken one is named and stops nothing."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent
+CONSOLE_SCRIPT = Path(sys.executable).with_name("attrbench")
+COMMAND = (
+    [str(CONSOLE_SCRIPT)]
+    if CONSOLE_SCRIPT.is_file()
+    else [sys.executable, "-c", "from attrbench.cli.app import main; main()"]
+)
+RUN = ["run", "-m", "mean-colour", "-m", "random", "-m", "dmin:v=256,timesteps=2", "-t", "stripes-mini"]
+LABELS = {"mean-colour", "random", "dmin:v=256,timesteps=2"}
+
+
+@dataclass(frozen=True)
+class Installed:
+    """Folders into which pip installed the two packages, and a folder of records that the first run left."""
+
+    example: Path
+    broken: Path
+    records: Path
+
+    def attrbench(self, *arguments: str, broken: bool = False, **environment: str) -> subprocess.CompletedProcess[str]:
+        """Runs the command line with the example on the path, and with the broken package where asked."""
+        folders = [self.example, *([self.broken] if broken else [])]
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith("ATTRBENCH_")}
+        path = [str(folder) for folder in folders] + [p for p in [os.environ.get("PYTHONPATH")] if p]
+        env = inherited | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(path)} | environment
+        return subprocess.run(
+            [*COMMAND, *arguments],
+            env=env,
+            cwd=self.records.parent,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Installed:
+    for needed in ("pip", "setuptools"):
+        if importlib.util.find_spec(needed) is None:
+            pytest.skip(f"{needed} is not importable here, so no package can be built")
+    root = tmp_path_factory.mktemp("plugins")
+    return Installed(_install("example_plugin", root), _install("broken_plugin", root), root / "records")
+
+
+def _install(package: str, root: Path) -> Path:
+    """Builds a copy of the package, so that nothing is left in the checkout, and installs it into a folder."""
+    source, target = root / "sources" / package, root / package
+    ignored = shutil.ignore_patterns("__pycache__", "build", "*.egg-info")
+    shutil.copytree(HERE / package, source, ignore=ignored)
+    flags = ["--quiet", "--disable-pip-version-check", "--no-deps", "--no-build-isolation", "--no-index"]
+    done = subprocess.run(
+        [sys.executable, "-m", "pip", "install", *flags, "--target", str(target), str(source)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return target
+
+
+@pytest.fixture(scope="module")
+def first_run(installed: Installed) -> subprocess.CompletedProcess[str]:
+    return installed.attrbench(*RUN, "--out", str(installed.records))
+
+
+def test_list_shows_the_method_and_the_task_with_their_provider(installed: Installed) -> None:
+    done = installed.attrbench("list", "--json")
+    assert done.returncode == 0, done.stderr
+    listing = json.loads(done.stdout)
+    methods = {entry["name"]: entry for entry in listing["methods"]}
+    tasks = {entry["name"]: entry for entry in listing["tasks"]}
+    assert methods["mean-colour"]["provider"] == "attrbench-example 0.1.0"
+    assert [option["name"] for option in methods["mean-colour"]["options"]] == ["distance"]
+    assert methods["mean-colour"]["options"][0]["meaning"]
+    assert tasks["stripes-mini"]["provider"] == "attrbench-example 0.1.0"
+    assert "untrained" in tasks["stripes-mini"]["meta"]["notes"]
+    assert methods["dmin"]["provider"].startswith("attrbench ")
+
+
+def test_run_and_leaderboard_work_with_the_plugins_task_and_method(
+    installed: Installed, first_run: subprocess.CompletedProcess[str]
+) -> None:
+    assert first_run.returncode == 0, first_run.stderr
+    done = installed.attrbench("leaderboard", str(installed.records), "--format", "json")
+    assert done.returncode == 0, done.stderr
+    (table,) = json.loads(done.stdout)
+    assert table["task"] == "stripes-mini"
+    rows = {row["method"]: row for row in table["rows"]}
+    assert rows.keys() == LABELS
+    assert {row["status"] for row in rows.values()} == {"complete"}
+    assert rows["mean-colour"]["value"] == 1.0  # the groups are colours
+    assert rows["mean-colour"]["storage_bytes"] == 60 * 3 * 4
+
+
+def test_a_broken_plugin_stops_no_command_and_is_named(
+    installed: Installed, first_run: subprocess.CompletedProcess[str]
+) -> None:
+    assert first_run.returncode == 0, first_run.stderr
+    plugins = installed.attrbench("list", "plugins", broken=True)
+    assert plugins.returncode == 0, plugins.stderr
+    assert "attrbench-broken" in plugins.stdout
+    assert "RuntimeError: out of order on purpose" in plugins.stdout
+    again = installed.attrbench(*RUN, "--out", str(installed.records), broken=True)
+    assert again.returncode == 0, again.stderr
+    assert again.stdout.count(" on stripes-mini: ") == len(LABELS)
+    table = installed.attrbench("leaderboard", str(installed.records), "--format", "md", broken=True)
+    assert table.returncode == 0, table.stderr
+    assert "mean-colour" in table.stdout
+    doctor = installed.attrbench("doctor", broken=True)
+    assert "Traceback" not in doctor.stderr
+    assert "plugin broken of attrbench-broken: RuntimeError: out of order on purpose" in doctor.stdout
+    assert "(attrbench-example 0.1.0)" in doctor.stdout
+
+
+def test_strict_mode_fails_with_one_line_that_names_the_broken_plugin(installed: Installed) -> None:
+    done = installed.attrbench("list", broken=True, ATTRBENCH_STRICT_PLUGINS="1")
+    assert done.returncode != 0
+    assert len(done.stderr.splitlines()) == 1
+    assert "attrbench-broken" in done.stderr
+    assert "out of order on purpose" in done.stderr
+
+
+def test_an_unknown_method_brings_up_the_broken_plugin(installed: Installed) -> None:
+    done = installed.attrbench("run", "-m", "mean-shade", "-t", "stripes-mini", broken=True)
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1
+    assert "mean-shade" in done.stderr
+    assert "attrbench-broken" in done.stderr
+
+
+def test_load_plugins_selects_by_entry_point_name(installed: Installed) -> None:
+    done = installed.attrbench("list", "methods", "--json", broken=True, ATTRBENCH_LOAD_PLUGINS="example")
+    assert [entry["name"] for entry in json.loads(done.stdout)["methods"]] == ["mean-colour"]

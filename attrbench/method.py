@@ -85,6 +85,10 @@ class Scorer(ABC):
     def size(self) -> StateSize:
         """What this scorer keeps to answer a new query."""
 
+    def build_seconds(self) -> float:
+        """For state that was loaded from an earlier run: what building it took then, so that no cost is hidden."""
+        return 0.0
+
     def exact(self) -> Scorer | None:
         """For an approximate search: the exhaustive scorer over the same rows, against which recall is measured."""
         return None

@@ -12,6 +12,7 @@ from attrbench.errors import UsageError
 from attrbench.features import QueryFeatures, Rows
 from attrbench.method import Ranking, Scorer, StateSize
 from attrbench.retrieval.exact import SEED_BYTES, ExactSearch
+from attrbench.retrieval.index_files import kept_index
 from attrbench.retrieval.rows import query_vectors, train_vectors
 from attrbench.store.fingerprint import fingerprint
 
@@ -56,21 +57,18 @@ class FaissSearch(Scorer):
         self._rows = rows
         self._normalise = normalise
         name = fingerprint({"rows": key, "count": rows.count, "normalise": normalise, "index": index})
-        path = folder / f"faiss-{name[:20]}.bin"
-        if path.exists():
-            self._index = faiss.read_index(str(path))
-        else:
-            self._index = self._build(index)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            part = path.with_suffix(".part")
-            faiss.write_index(self._index, str(part))
-            part.replace(path)
+        self._kept = kept_index(
+            folder / f"faiss-{name[:20]}.bin",
+            build=lambda: self._build(index),
+            save=faiss.write_index,
+            load=faiss.read_index,
+        )
+        self._index = self._kept.index
         if nprobe is not None:
             try:
                 faiss.ParameterSpace().set_index_parameter(self._index, "nprobe", nprobe)
             except RuntimeError:
                 raise UsageError(f"index '{index}' has no nprobe; leave the option out") from None
-        self._bytes = path.stat().st_size
 
     def _build(self, factory: str) -> faiss.Index:
         index = make_index(factory, self._rows.width)
@@ -93,7 +91,11 @@ class FaissSearch(Scorer):
 
     def size(self) -> StateSize:
         """The index file, and the sketch's seed."""
-        return StateSize(shared=SEED_BYTES, index=self._bytes)
+        return StateSize(shared=SEED_BYTES, index=self._kept.bytes)
+
+    def build_seconds(self) -> float:
+        """What building the index took, where it was loaded."""
+        return self._kept.earlier_seconds
 
     def exact(self) -> Scorer:
         """Exhaustive search over the same rows."""

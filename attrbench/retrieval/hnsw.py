@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,8 +13,12 @@ from numpy.typing import NDArray
 from attrbench.features import QueryFeatures, Rows
 from attrbench.method import Ranking, Scorer, StateSize
 from attrbench.retrieval.exact import SEED_BYTES, ExactSearch
+from attrbench.retrieval.index_files import kept_index
 from attrbench.retrieval.rows import query_vectors, train_vectors
 from attrbench.store.fingerprint import fingerprint
+
+if TYPE_CHECKING:
+    import hnswlib
 
 log = logging.getLogger(__name__)
 
@@ -46,25 +51,33 @@ class HNSWSearch(Scorer):
     """
 
     def __init__(self, rows: Rows, normalise: bool, graph: HNSWGraph, ef: int, folder: Path, key: str) -> None:
-        import hnswlib
-
         self._rows = rows
         self._normalise = normalise
         self._ef = ef
         name = fingerprint({"rows": key, "count": rows.count, "normalise": normalise, "graph": asdict(graph)})
-        path = folder / f"hnsw-{name[:20]}.bin"
-        self._index = hnswlib.Index(space="ip", dim=rows.width)
-        if path.exists():
-            self._index.load_index(str(path), max_elements=rows.count)
-        else:
-            self._index.init_index(rows.count, graph.ef_construction, graph.m, graph.seed)
-            for first, block in train_vectors(rows, normalise):
-                self._index.add_items(block, np.arange(first, first + len(block)), num_threads=1)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            part = path.with_suffix(".part")
-            self._index.save_index(str(part))
-            part.replace(path)
-        self._bytes = path.stat().st_size
+        self._kept = kept_index(
+            folder / f"hnsw-{name[:20]}.bin",
+            build=lambda: self._build(graph),
+            save=lambda index, file: index.save_index(file),
+            load=self._load,
+        )
+        self._index = self._kept.index
+
+    def _build(self, graph: HNSWGraph) -> hnswlib.Index:
+        import hnswlib
+
+        index = hnswlib.Index(space="ip", dim=self._rows.width)
+        index.init_index(self._rows.count, graph.ef_construction, graph.m, graph.seed)
+        for first, block in train_vectors(self._rows, self._normalise):
+            index.add_items(block, np.arange(first, first + len(block)), num_threads=1)
+        return index
+
+    def _load(self, file: str) -> hnswlib.Index:
+        import hnswlib
+
+        index = hnswlib.Index(space="ip", dim=self._rows.width)
+        index.load_index(file, max_elements=self._rows.count)
+        return index
 
     def top(self, query: QueryFeatures, k: int) -> Ranking:
         """The k nearest by inner product that the graph search finds; -1 where it finds fewer."""
@@ -93,7 +106,11 @@ class HNSWSearch(Scorer):
 
     def size(self) -> StateSize:
         """The graph's file, which holds the rows, and the sketch's seed."""
-        return StateSize(shared=SEED_BYTES, index=self._bytes)
+        return StateSize(shared=SEED_BYTES, index=self._kept.bytes)
+
+    def build_seconds(self) -> float:
+        """What building the graph took, where it was loaded."""
+        return self._kept.earlier_seconds
 
     def exact(self) -> Scorer:
         """Exhaustive search over the same rows."""

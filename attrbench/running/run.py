@@ -186,7 +186,7 @@ class TaskRun:
                     index=size.index,
                     rows_if_kept=size.rows_if_kept,
                 ),
-                "latency": _latency(read, fit_seconds, measured),
+                "latency": _latency(read, fit_seconds + scorer.build_seconds(), measured),
                 "peak_memory_bytes": peak_memory(),
             }
         )

@@ -1,0 +1,5 @@
+"""`python -m attrbench`."""
+
+from attrbench.cli.app import main
+
+main()

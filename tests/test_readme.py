@@ -1,0 +1,122 @@
+"""What README.md and docs/cli.md show is what the code does and the published records say.
+
+`ATTRBENCH_WRITE_DOCS=1 pytest tests/test_readme.py` rewrites the generated parts.
+"""
+
+import itertools
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from attrbench.leaderboard.ranking import build_tables
+from attrbench.leaderboard.render import to_markdown
+from attrbench.options import build_options, parse_spec
+from attrbench.plugins import Plugin, Registry, registry
+from attrbench.record import read_records
+
+ROOT = Path(__file__).parent.parent
+README = ROOT / "README.md"
+CLI = ROOT / "docs" / "cli.md"
+VERBS = ("list", "run", "leaderboard", "train", "doctor")
+WRITE = os.environ.get("ATTRBENCH_WRITE_DOCS") == "1"
+
+
+def check(path: Path, expected: str) -> None:
+    if WRITE:
+        path.write_text(expected)
+    assert path.read_text() == expected
+
+
+def help_of(*verb: str) -> str:
+    environment = os.environ | {"COLUMNS": "100", "TERM": "dumb", "NO_COLOR": "1"}
+    command = [
+        sys.executable,
+        "-c",
+        "import sys; sys.argv[0] = 'attrbench'; from attrbench.cli.app import main; main()",
+    ]
+    done = subprocess.run([*command, *verb, "--help"], capture_output=True, text=True, env=environment, check=True)
+    return "\n".join(line.rstrip() for line in done.stdout.strip().splitlines())
+
+
+def reference() -> str:
+    sections = [f"# The command line\n\nWhat `--help` prints.\n\n```\n{help_of()}\n```\n"]
+    sections += [f"## attrbench {verb}\n\n```\n{help_of(verb)}\n```\n" for verb in VERBS]
+    return "\n".join(sections)
+
+
+def test_the_command_line_reference_names_every_flag_of_every_verb():
+    """Layout and wording are Typer's, and differ between its versions; flags and help texts are ours."""
+    current = reference()
+    if WRITE:
+        CLI.write_text(current)
+
+    def flags(text: str) -> dict[str, set[str]]:
+        parts = re.split(r"^## attrbench ", text, flags=re.MULTILINE)
+        return {part.split("\n", 1)[0]: set(re.findall(r"--[a-z][a-z-]+", part)) for part in parts[1:]}
+
+    assert flags(CLI.read_text()) == flags(current)
+
+
+def test_the_readme_shows_the_published_leaderboard():
+    records, problems = read_records(ROOT / "leaderboards")
+    assert not problems
+    (table,) = build_tables([record for record in records if record.task.name == "ddpm-mnist-mini"])
+    shown = to_markdown([table]).split("\n", 2)[2]  # without its heading
+    text = re.sub(
+        r"(<!-- leaderboard -->\n).*?(<!-- /leaderboard -->)",
+        lambda match: f"{match[1]}{shown}{match[2]}",
+        README.read_text(),
+        flags=re.DOTALL,
+    )
+    check(README, text)
+
+
+def test_published_records_are_of_the_tasks_and_methods_that_ship():
+    records, _ = read_records(ROOT / "leaderboards")
+    assert records
+    for record in records:
+        assert record.task.version == registry().task(record.task.name).meta.version
+        assert record.method.version == registry().method(record.method.name).version
+        assert record.provenance.git_dirty is False
+        assert record.status == "complete"
+
+
+COMMANDS = re.findall(r"^attrbench (?:list|run|leaderboard|train|doctor)\b.*", README.read_text(), flags=re.MULTILINE)
+
+
+@pytest.mark.parametrize("line", COMMANDS)
+def test_commands_of_the_readme_are_valid(line):
+    words = shlex.split(line, comments=True)
+    for flag, kind in (("-m", "method"), ("-t", "task")):
+        for text in (value for name, value in itertools.pairwise(words) if name == flag and value != "all"):
+            for spec in parse_spec(text):
+                owner = registry().method(spec.name) if kind == "method" else registry().task(spec.name)
+                build_options(kind, spec, owner.Options)
+
+
+def test_the_method_of_the_readme_is_complete(tmp_path, monkeypatch):
+    """It registers, fits and ranks."""
+    import types
+
+    import numpy as np
+
+    from attrbench.features import QueryFeatures, TrainFeatures
+    from attrbench.options import Options
+
+    (code,) = re.findall(r"^```python\n(.*?)^```", README.read_text(), flags=re.DOTALL | re.MULTILINE)
+    module = types.ModuleType("readme_plugin")
+    exec(code, module.__dict__)
+    found = Registry()
+    plugin = Plugin("readme", "readme", "1")
+    found.load(plugin, lambda: module)
+    assert plugin.error is None
+    images = np.arange(4, dtype=np.uint8).reshape(4, 1, 1, 1) * 50
+    scorer = found.method("brightness")(Options()).fit(TrainFeatures(4, images=images), None)
+    ranking = scorer.top(QueryFeatures(np.arange(1), images=images[2:3]), 4)
+    assert ranking.ids[0].tolist() == [2, 1, 3, 0]
+    assert scorer.size().rows == 32

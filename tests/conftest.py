@@ -1,0 +1,48 @@
+import numpy as np
+import pytest
+import torch
+
+from attrbench.diffusion.ddpm import DDPMDenoiser
+from attrbench.store.fingerprint import fingerprint
+from attrbench.task import Items
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread():
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory):
+    """A DDPM of 8x8 grey images with random weights, as a pipeline folder."""
+    from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        unet = UNet2DModel(
+            sample_size=8,
+            in_channels=1,
+            out_channels=1,
+            layers_per_block=1,
+            block_out_channels=(8, 16),
+            norm_num_groups=4,
+            attention_head_dim=4,
+            down_block_types=("DownBlock2D", "DownBlock2D"),
+            up_block_types=("UpBlock2D", "UpBlock2D"),
+        )
+    folder = tmp_path_factory.mktemp("tiny-ddpm")
+    DDPMPipeline(unet, DDPMScheduler(num_train_timesteps=1000)).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_denoiser(tiny_folder):
+    """Shared by the whole session: a test that changes it must take a copy."""
+    return DDPMDenoiser(tiny_folder, torch.device("cpu"), sampling_steps=5)
+
+
+@pytest.fixture(scope="session")
+def tiny_items():
+    images = np.random.default_rng(0).integers(0, 256, (12, 8, 8, 1), dtype=np.uint8)
+    groups = [str(i % 3) for i in range(len(images))]
+    return Items(images, groups, [""] * len(images), fingerprint([images.tolist(), groups]))

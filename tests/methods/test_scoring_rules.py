@@ -1,0 +1,371 @@
+import copy
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from attrbench.diffusion.ddpm import DDPMDenoiser
+from attrbench.diffusion.denoiser import Encoded
+from attrbench.errors import UsageError
+from attrbench.features import Products, QueryFeatures, TimestepGrid, TrainFeatures
+from attrbench.gradients.collect import Engine, GradientPass, Split
+from attrbench.gradients.outputs import MODEL_OUTPUTS, loss
+from attrbench.gradients.per_sample import Batch, per_sample_gradients
+from attrbench.method import Context
+from attrbench.metric import Outcome
+from attrbench.metrics.retrieval import DetectionRate
+from attrbench.retrieval.exact import ExactSearch
+from attrbench.store.shards import FeatureStore, Unit
+from attrbench_methods.dmin import DMin, DMinOptions
+from attrbench_methods.grad_dot import GradDot
+from attrbench_methods.gradient_options import GradientOptions
+from attrbench_methods.pixel import Pixel, PixelOptions
+from attrbench_methods.products import ProductScorer
+from attrbench_methods.random import Random, RandomOptions
+from attrbench_methods.ssim import SSIM, SSIMOptions
+
+COUNT, STEPS = 12, 3
+
+
+def context(workspace=Path(), seed=0):
+    return Context(seed, COUNT, workspace, "key", lambda: pytest.fail("no method here needs the denoiser"))
+
+
+def of_images(images):
+    return QueryFeatures(np.arange(len(images)), images=images)
+
+
+# --- the worked example of methods-spec I.2: T = 2, cosines 1 and 0, inner products 50 and 0
+
+G_QUERY = np.array([[3, 4], [0, 2]], np.float32)
+G_ITEM = np.array([[6, 8], [5, 0]], np.float32)
+
+
+@pytest.mark.parametrize(("normalise", "tau"), [(True, 1), (False, 50)])
+def test_worked_example_from_products(normalise, tau):
+    values = (G_QUERY * G_ITEM).sum(1)[None, None]
+    norms = [np.linalg.norm(g, axis=1)[None] for g in (G_QUERY, G_ITEM)]
+    query = QueryFeatures(np.arange(1), products=Products(values, *norms, bytes_if_kept=16, pass_seconds=0.0))
+    scorer = ProductScorer(normalise)
+    assert scorer.scores(query).tolist() == [[tau]]
+    assert scorer.size().rows_if_kept == 16
+
+
+@pytest.mark.parametrize(("normalise", "tau"), [(True, 1), (False, 50)])
+def test_worked_example_from_rows(normalise, tau):
+    (q, q_norms), (i, i_norms) = (
+        (g / np.linalg.norm(g, axis=1)[:, None], np.linalg.norm(g, axis=1)) for g in (G_QUERY, G_ITEM)
+    )
+    rows = SimpleNamespace(count=1, width=4, norms=i_norms[None], blocks=lambda: iter([(0, i[None])]))
+    query = QueryFeatures(np.arange(1), rows=q[None], norms=q_norms[None])
+    assert ExactSearch(rows, normalise).scores(query)[0, 0] == pytest.approx(tau, rel=1e-6)
+
+
+def test_all_zero_gradients_score_zero():
+    values, norms = np.zeros((1, 2, 1), np.float32), np.array([[2.0]], np.float32)
+    products = Products(values, norms, np.array([[0.0], [1.0]], np.float32), bytes_if_kept=0, pass_seconds=0.0)
+    for query_norms in (norms, np.zeros_like(norms)):
+        query = QueryFeatures(np.arange(1), products=Products(values, query_norms, products.train_norms, 0, 0.0))
+        assert ProductScorer(True).scores(query).tolist() == [[0, 0]]
+
+
+# --- DMin without compression, and with a sketch, on a network
+
+
+@pytest.fixture
+def dmin_scores(tmp_path, tiny_denoiser, tiny_items):
+    """[n, n] scores where the training items are the queries."""
+
+    def scores(method):
+        split, unit = Split("train", tiny_items), Unit(0, COUNT)
+        feature = method.features().train
+        whole = GradientPass(feature.source, tiny_denoiser, split, Engine()).whole(unit)
+        store = FeatureStore(tmp_path, {"feature": repr(feature)})
+        store.folder.mkdir(parents=True, exist_ok=True)
+        store.path(unit).unlink(missing_ok=True)
+        store._verified.clear()
+        GradientPass(feature.source, tiny_denoiser, split, Engine(), whole).compute(unit, {feature: store})
+        data = store.read(unit)
+        if "products" in data:
+            values = data["products"].transpose(2, 0, 1)
+            products = Products(values, data["query_norms"], data["norms"], bytes_if_kept=0, pass_seconds=0.0)
+            query = QueryFeatures(np.arange(COUNT), products=products)
+            return method.fit(TrainFeatures(COUNT), context()).scores(query)
+        rows = SimpleNamespace(
+            count=COUNT, width=data["rows"][0].size, norms=data["norms"], blocks=lambda: iter([(0, data["rows"])])
+        )
+        query = QueryFeatures(np.arange(COUNT), rows=data["rows"], norms=data["norms"])
+        return method.fit(TrainFeatures(COUNT, rows=rows), context()).scores(query)
+
+    return scores
+
+
+def dmin(**options):
+    return DMin(DMinOptions(timesteps=STEPS, grid="uniform", **options))
+
+
+def test_dmin_is_at_most_the_number_of_timesteps_which_self_reaches(dmin_scores):
+    scores = dmin_scores(dmin(v=None))
+    assert np.abs(scores).max() <= STEPS + 1e-4
+    np.testing.assert_allclose(np.diag(scores), STEPS, rtol=1e-5)
+    assert (scores.argmax(axis=1) == np.arange(COUNT)).all()
+    assert scores[~np.eye(COUNT, dtype=bool)].max() < STEPS - 1e-3
+    np.testing.assert_allclose(scores, scores.T, atol=1e-4)
+
+
+def test_grad_dot_is_a_gram_matrix(dmin_scores):
+    scores = dmin_scores(GradDot(GradientOptions(timesteps=STEPS, grid="uniform")))
+    np.testing.assert_allclose(scores, scores.T, rtol=1e-3, atol=1e-5 * scores.max())
+    assert np.linalg.eigvalsh(scores.astype("f8")).min() > -1e-5 * scores.max()
+    np.testing.assert_allclose(scores, dmin_scores(dmin(v=None, normalise=False)))
+
+
+def test_dmin_with_a_sketch_as_long_as_the_gradient_is_dmin_without_compression(dmin_scores, tiny_denoiser):
+    p = sum(parameter.numel() for parameter in tiny_denoiser.module.parameters())
+    whole = dmin_scores(dmin(v=None))
+    np.testing.assert_allclose(dmin_scores(dmin(v=p)), whole, atol=1e-4)
+    spread = np.sqrt(2 * STEPS / 4096)
+    assert np.abs(dmin_scores(dmin(v=4096)) - whole).max() < 5 * spread
+
+
+@pytest.mark.parametrize("weight", [lambda predicted: 7.0, lambda predicted: predicted.detach().flatten(1).norm(dim=1)])
+def test_dmin_does_not_depend_on_a_positive_scale_of_the_loss(dmin_scores, monkeypatch, weight):
+    """Not even on one that differs from item to item and from timestep to timestep; GradDot does."""
+    before, dot_before = dmin_scores(dmin(v=None)), dmin_scores(dmin(v=None, normalise=False))
+    monkeypatch.setitem(MODEL_OUTPUTS, "loss", lambda predicted, target: weight(predicted) * loss(predicted, target))
+    np.testing.assert_allclose(dmin_scores(dmin(v=None)), before, atol=1e-4)
+    assert not np.allclose(dmin_scores(dmin(v=None, normalise=False)), dot_before, rtol=0.1)
+
+
+@pytest.mark.parametrize("v", [None, 64])
+def test_permuting_the_training_items_permutes_the_scores(dmin_scores, tiny_items, v):
+    before = dmin_scores(dmin(v=v, seed=1))
+    order = np.random.default_rng(0).permutation(COUNT)
+    images = tiny_items.images.copy()
+    try:
+        tiny_items.images[:] = images[order]
+        after = dmin_scores(dmin(v=v, seed=1))
+    finally:
+        tiny_items.images[:] = images
+    np.testing.assert_allclose(after, before[np.ix_(order, order)], atol=1e-4)
+
+
+def test_approximate_search_needs_a_sketch():
+    with pytest.raises(ValueError, match="search=hnsw"):
+        DMinOptions(v=None, search="hnsw")
+
+
+def test_k_larger_than_the_training_set_is_refused():
+    with pytest.raises(UsageError, match="k=13"):
+        dmin(search="hnsw", k=13).check(COUNT)
+
+
+@pytest.mark.parametrize("options", [{"search": "hnsw", "ef": 12}, {"search": "faiss"}])
+def test_search_that_looks_at_every_item_equals_exact(options, tmp_path):
+    values = np.random.default_rng(0).normal(size=(COUNT, 2, 5)).astype("f4")
+    rows = SimpleNamespace(count=COUNT, width=10, norms=np.ones((COUNT, 2), "f4"), blocks=lambda: iter([(0, values)]))
+    query = QueryFeatures(np.arange(4), rows=values[:4], norms=rows.norms[:4])
+    scorer = dmin(**options).fit(TrainFeatures(COUNT, rows=rows), context(tmp_path))
+    np.testing.assert_array_equal(scorer.top(query, 6).ids, scorer.exact().top(query, 6).ids)
+
+
+# --- GradDot is the first-order effect of a training step (methods-spec T1)
+
+
+class DoubleDenoiser(DDPMDenoiser):
+    def encode(self, images, prompts, image_range):
+        return Encoded(super().encode(images, prompts, image_range).latents.double())
+
+
+@pytest.fixture(scope="module")
+def double_denoiser(tiny_denoiser):
+    denoiser = copy.deepcopy(tiny_denoiser)
+    denoiser.__class__ = DoubleDenoiser
+    denoiser.module.double()
+    return denoiser
+
+
+@pytest.mark.parametrize("item", [5, 8])
+def test_grad_dot_predicts_what_a_training_step_does_to_the_loss_of_the_query(
+    double_denoiser, tiny_items, tmp_path, item
+):
+    """One SGD step of size eta on an item changes the query's loss by -eta tau + O(eta^2)."""
+    method = GradDot(GradientOptions(timesteps=1, grid="uniform"))
+    feature = method.features().train
+    encoded = double_denoiser.encode(tiny_items.images, tiny_items.prompts, "model").latents
+    noise = torch.randn(1, 8, 8, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
+    t = torch.tensor([400])
+
+    def batch(i):
+        noisy = double_denoiser.noisy(encoded[i : i + 1], noise[None], t)
+        return Batch(noisy, noise[None], t, {})
+
+    engine = per_sample_gradients(double_denoiser, double_denoiser.attributed_parameters("all"), loss)
+
+    def gradient(i):
+        whole = torch.zeros(1, engine.total, dtype=torch.float64)
+        engine(batch(i), lambda offset, g: whole[:, offset : offset + g.shape[1]].copy_(g))
+        return whole
+
+    mine, other = gradient(0), gradient(item)
+    norms = [g.norm(dim=1, keepdim=True).numpy() for g in (mine, other)]
+    products = Products((mine @ other.T)[:, :, None].numpy(), *norms, bytes_if_kept=0, pass_seconds=0.0)
+    query = QueryFeatures(np.arange(1), products=products)
+    assert feature is not None
+    tau = float(method.fit(TrainFeatures(1), context(tmp_path)).scores(query)[0, 0])
+
+    def change(eta):
+        stepped = copy.deepcopy(double_denoiser)
+        optimiser = torch.optim.SGD(stepped.module.parameters(), lr=eta)
+        b, q = batch(item), batch(0)
+        loss(stepped.predict(b.noisy, b.t, {}), b.target).sum().backward()
+        with torch.no_grad():
+            before = loss(stepped.predict(q.noisy, q.t, {}), q.target)
+            optimiser.step()
+            return float(loss(stepped.predict(q.noisy, q.t, {}), q.target) - before)
+
+    assert change(1e-6) / (-1e-6 * tau) == pytest.approx(1, abs=1e-3)
+    errors = [abs(change(eta) + eta * tau) for eta in (1e-3, 1e-4)]
+    assert 30 < errors[0] / errors[1] < 300  # second order
+
+
+# --- pixel
+
+
+def random_images(count, side=8, channels=1, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (count, side, side, channels), dtype=np.uint8)
+
+
+def image_scores(kind, options, train, queries):
+    method = kind(options)
+    scorer = method.fit(TrainFeatures(len(train), images=train), context())
+    assert scorer.size().rows == train.nbytes
+    return scorer.scores(of_images(queries))
+
+
+def pixel_scores(similarity, train, queries):
+    return image_scores(Pixel, PixelOptions(similarity=similarity), train, queries)
+
+
+@given(st.integers(0, 1000))
+@settings(max_examples=20, deadline=None)
+def test_l2_is_twice_the_dot_product_less_both_squared_norms(seed):
+    train, queries = random_images(6, seed=seed), random_images(3, seed=seed + 5000)
+    a, b = (images.reshape(len(images), -1) / 127.5 - 1 for images in (queries, train))
+    dot = pixel_scores("dot", train, queries)
+    np.testing.assert_allclose(dot, a @ b.T, atol=1e-3)
+    expected = 2 * dot - (a**2).sum(1)[:, None] - (b**2).sum(1)[None]
+    np.testing.assert_allclose(pixel_scores("l2", train, queries), expected, atol=1e-3)
+    np.testing.assert_allclose(pixel_scores("l2", train, queries), -((a[:, None] - b[None]) ** 2).sum(2), atol=1e-3)
+
+
+@pytest.mark.parametrize(("similarity", "own"), [("cosine", 1), ("l2", 0)])
+def test_an_image_is_nearest_to_itself(similarity, own):
+    images = random_images(20)
+    scores = pixel_scores(similarity, images, images)
+    assert (scores.argmax(axis=1) == np.arange(20)).all()
+    np.testing.assert_allclose(np.diag(scores), own, atol=1e-4)
+    assert (scores <= own + 1e-4).all()
+
+
+def test_cosine_does_not_see_contrast_and_the_dot_product_does():
+    query = np.full((1, 8, 8, 1), 255, np.uint8)
+    train = np.stack([np.full((8, 8, 1), value, np.uint8) for value in (255, 200, 0)])
+    np.testing.assert_allclose(pixel_scores("cosine", train, query), [[1, 1, -1]], rtol=1e-6)
+    assert np.diff(pixel_scores("dot", train, query)[0]).max() < 0
+
+
+# --- ssim
+
+
+def ssim_scores(train, queries):
+    return image_scores(SSIM, SSIMOptions(), train, queries)
+
+
+@pytest.mark.parametrize("side", [8, 28])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_ssim_equals_scikit_image_pair_by_pair(side, channels):
+    from skimage.metrics import structural_similarity
+
+    train, queries = random_images(7, side, channels), random_images(3, side, channels, seed=1)
+    train[2] = np.clip(queries[0].astype(int) + np.random.default_rng(2).integers(-20, 20, queries[0].shape), 0, 255)
+    window = {"gaussian_weights": True, "sigma": 1.5} if side > 16 else {"win_size": 7}
+    expected = [
+        [
+            structural_similarity(
+                q / 255, i / 255, data_range=1.0, channel_axis=2, use_sample_covariance=False, **window
+            )
+            for i in train
+        ]
+        for q in queries
+    ]
+    np.testing.assert_allclose(ssim_scores(train, queries), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize(("side", "channels"), [(8, 1), (28, 3)])
+def test_ssim_is_one_for_itself_symmetric_and_at_most_one(side, channels):
+    images = random_images(6, side, channels)
+    scores = ssim_scores(images, images)
+    np.testing.assert_allclose(np.diag(scores), 1, atol=1e-6)
+    np.testing.assert_allclose(scores, scores.T, atol=1e-6)
+    assert scores.max() <= 1 + 1e-6
+    assert scores[~np.eye(6, dtype=bool)].max() < 0.9
+
+
+@pytest.mark.parametrize("side", [8, 28])
+def test_ssim_of_constant_images_is_finite(side):
+    images = np.concatenate([np.full((1, side, side, 1), v, np.uint8) for v in (0, 1, 128, 255)])
+    scores = ssim_scores(images, images)
+    assert np.isfinite(scores).all()
+    np.testing.assert_allclose(np.diag(scores), 1, atol=1e-6)
+    x, y, c1 = 128 / 255, 1.0, 0.01**2  # without variance only the luminance term is left
+    assert scores[2, 3] == pytest.approx((2 * x * y + c1) / (x * x + y * y + c1), abs=1e-4)
+
+
+def test_ssim_does_not_depend_on_the_neighbours_in_the_mosaic(monkeypatch):
+    import attrbench_methods.ssim as module
+
+    train, queries = random_images(9), random_images(2, seed=3)
+    together = ssim_scores(train, queries)
+    np.testing.assert_allclose(ssim_scores(train[4:5], queries), together[:, 4:5], atol=1e-6)
+    monkeypatch.setattr(module, "MOSAIC_PIXELS", 4 * 64)
+    np.testing.assert_allclose(ssim_scores(train, queries), together, atol=1e-6)
+
+
+def test_ssim_refuses_images_smaller_than_its_window():
+    with pytest.raises(UsageError, match="6 pixels"):
+        ssim_scores(random_images(2, 6), random_images(1, 6))
+
+
+# --- random
+
+
+def random_scores(ids, seed=0, draw=0, count=40):
+    scorer = Random(RandomOptions(draw=draw)).fit(TrainFeatures(count), context(seed=seed))
+    return scorer.scores(QueryFeatures(np.asarray(ids)))
+
+
+def test_random_scores_are_a_function_of_seed_draw_and_query():
+    scores = random_scores([0, 1, 2])
+    np.testing.assert_array_equal(random_scores([2, 0]), scores[[2, 0]])
+    assert not np.array_equal(scores[0], scores[1])
+    assert not np.array_equal(scores, random_scores([0, 1, 2], seed=1))
+    assert not np.array_equal(scores, random_scores([0, 1, 2], draw=1))
+
+
+def test_random_detects_a_class_at_its_share():
+    scores = random_scores(np.arange(3000))
+    relevant = np.tile(np.arange(40) < 8, (3000, 1))
+    (entry,) = DetectionRate().compute(Outcome(np.argsort(-scores, axis=1), relevant), [5])
+    error = entry.values.std() / np.sqrt(3000)
+    assert abs(entry.values.mean() - 8 / 40) < 4 * error < 0.02
+
+
+def test_declared_grid_is_the_one_asked_for():
+    source = DMin(DMinOptions(timesteps=7, grid="uniform", noise="per-item", noise_seed=3)).features().train.source
+    assert (source.grid, source.noise, source.noise_seed) == (TimestepGrid(kind="uniform", steps=7), "per-item", 3)
+    assert source.output == "loss"

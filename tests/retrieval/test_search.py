@@ -1,0 +1,221 @@
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from attrbench.errors import AttrbenchError, UsageError
+from attrbench.features import QueryFeatures
+from attrbench.retrieval.exact import ExactSearch
+from attrbench.retrieval.faiss_index import FaissSearch
+from attrbench.retrieval.hnsw import HNSWGraph, HNSWSearch
+from attrbench.topk import top_k
+
+N, T, V, M = 300, 2, 8, 6
+
+
+@dataclass
+class FakeRows:
+    """Rows in memory, handed out in blocks of 128; counts how often they are read."""
+
+    values: np.ndarray
+    norms: np.ndarray
+    reads: int = 0
+
+    @property
+    def count(self):
+        return len(self.values)
+
+    @property
+    def width(self):
+        return self.values.shape[1] * self.values.shape[2]
+
+    def blocks(self):
+        self.reads += 1
+        for first in range(0, self.count, 128):
+            yield first, self.values[first : first + 128]
+
+
+def unit_rows(count, seed):
+    rng = np.random.default_rng(seed)
+    values = rng.normal(size=(count, T, V)).astype("f4")
+    values /= np.linalg.norm(values, axis=2, keepdims=True)
+    return values, rng.uniform(0.5, 3, (count, T)).astype("f4")
+
+
+@pytest.fixture
+def rows():
+    return FakeRows(*unit_rows(N, 0))
+
+
+@pytest.fixture
+def query():
+    values, norms = unit_rows(M, 1)
+    return QueryFeatures(np.arange(M), rows=values, norms=norms)
+
+
+def numpy_scores(rows, query, normalise):
+    train, asked = rows.values.astype("f8"), query.rows.astype("f8")
+    if not normalise:
+        train, asked = train * rows.norms[:, :, None], asked * query.norms[:, :, None]
+    return np.einsum("itv,qtv->qi", train, asked)
+
+
+ANY_SCORES = arrays(
+    np.float32,
+    st.tuples(st.integers(1, 4), st.integers(1, 30)),
+    elements=st.sampled_from([-np.inf, -1.0, -0.0, 0.0, 0.5, 1.0]) | st.floats(-10, 10, width=32),
+)
+
+
+@given(ANY_SCORES, st.integers(1, 40))
+@settings(max_examples=150, deadline=None)
+def test_top_k_is_the_head_of_a_stable_descending_sort(scores, k):
+    ids, values = top_k(scores, k)
+    expected = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+    np.testing.assert_array_equal(ids, expected)
+    np.testing.assert_array_equal(values, np.take_along_axis(scores, expected, axis=1))
+
+
+def test_ties_go_to_the_smaller_index():
+    scores = np.array([[0, 2, 1, 2, 1, 2]], np.float32)
+    assert top_k(scores, 4).ids.tolist() == [[1, 3, 5, 2]]
+    assert top_k(np.zeros((1, 9), np.float32), 3).ids.tolist() == [[0, 1, 2]]
+
+
+@pytest.mark.parametrize("normalise", [True, False])
+def test_exact_search_is_the_inner_product_over_timesteps(rows, query, normalise):
+    search = ExactSearch(rows, normalise)
+    expected = numpy_scores(rows, query, normalise)
+    np.testing.assert_allclose(search.scores(query), expected, atol=1e-5)
+    ids, scores = search.top(query, 7)
+    np.testing.assert_array_equal(ids, np.argsort(-expected, axis=1)[:, :7])
+    np.testing.assert_allclose(scores, -np.sort(-expected, axis=1)[:, :7], atol=1e-5)
+
+
+def test_scores_of_a_query_do_not_depend_on_the_other_queries(rows, query):
+    together = ExactSearch(rows, True).scores(query)
+    for q in range(M):
+        np.testing.assert_allclose(ExactSearch(rows, True).scores(query.query(q))[0], together[q], atol=1e-6)
+
+
+@pytest.mark.parametrize("normalise", [True, False])
+def test_faiss_flat_is_exact(rows, query, normalise, tmp_path):
+    search = FaissSearch(rows, normalise, "Flat", None, tmp_path, "key")
+    ids, scores = search.top(query, 20)
+    exact = search.exact().top(query, 20)
+    np.testing.assert_array_equal(ids, exact.ids)
+    np.testing.assert_allclose(scores, exact.scores, atol=1e-5)
+
+
+@pytest.mark.parametrize("normalise", [True, False])
+def test_hnsw_that_looks_at_every_item_misses_none(rows, query, normalise, tmp_path):
+    search = HNSWSearch(rows, normalise, HNSWGraph(), N, tmp_path, "key")
+    ids, scores = search.top(query, 20)
+    exact = search.exact().top(query, 20)
+    np.testing.assert_array_equal(ids, exact.ids)
+    np.testing.assert_allclose(scores, exact.scores, atol=1e-5)
+
+
+def test_hnsw_built_twice_gives_identical_results(rows, query, tmp_path):
+    graph = HNSWGraph(m=2, ef_construction=5)
+    first, second = (HNSWSearch(rows, True, graph, 1, tmp_path / name, "key").top(query, 30) for name in "ab")
+    np.testing.assert_array_equal(first.ids, second.ids)
+    np.testing.assert_array_equal(first.scores, second.scores)
+    exact = ExactSearch(rows, True).top(query, 30)
+    assert not np.array_equal(first.ids, exact.ids)  # so poor a graph that another would give other results
+
+
+def hnsw(rows, folder, key="key", normalise=True, seed=42):
+    return HNSWSearch(rows, normalise, HNSWGraph(seed=seed), 50, folder, key)
+
+
+def faiss(rows, folder, key="key", normalise=True, seed="Flat"):
+    return FaissSearch(rows, normalise, str(seed), None, folder, key)
+
+
+@pytest.mark.parametrize("build", [hnsw, faiss])
+def test_index_file_is_used_again_without_reading_the_rows(rows, query, tmp_path, build):
+    first = build(rows, tmp_path)
+    again = FakeRows(rows.values, rows.norms)
+    second = build(again, tmp_path)
+    assert again.reads == 0
+    np.testing.assert_array_equal(first.top(query, 10).ids, second.top(query, 10).ids)
+    assert first.size() == second.size()
+    assert [path.stat().st_size for path in tmp_path.glob("*.bin")] == [first.size().index]
+
+
+@pytest.mark.parametrize("build", [hnsw, faiss])
+@pytest.mark.parametrize("harm", ["truncated", "no sidecar"])
+def test_index_file_that_was_cut_off_is_built_again(rows, query, tmp_path, build, harm):
+    whole = build(rows, tmp_path).top(query, 10)
+    (path,) = tmp_path.glob("*.bin")
+    if harm == "truncated":
+        path.write_bytes(path.read_bytes()[:-100])
+    else:
+        path.with_suffix(".json").unlink()
+    read = rows.reads
+    np.testing.assert_array_equal(build(rows, tmp_path).top(query, 10).ids, whole.ids)
+    assert rows.reads == read + 1
+
+
+@pytest.mark.parametrize("build", [hnsw, faiss])
+def test_folder_that_cannot_keep_an_index_is_named(rows, tmp_path, build):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(AttrbenchError, match=str(tmp_path / "file")):
+        build(rows, tmp_path / "file")
+
+
+@pytest.mark.parametrize(
+    ("build", "change"),
+    [
+        (hnsw, {"key": "other"}),
+        (hnsw, {"normalise": False}),
+        (hnsw, {"seed": 1}),
+        (faiss, {"key": "other"}),
+        (faiss, {"normalise": False}),
+        (faiss, {"seed": "HNSW8"}),
+    ],
+)
+def test_index_of_other_rows_or_settings_is_not_used(rows, tmp_path, build, change):
+    build(rows, tmp_path)
+    read = rows.reads
+    build(rows, tmp_path, **change)
+    assert rows.reads == read + 1
+
+
+def test_search_returns_no_more_than_there_is(rows, query, tmp_path):
+    few = FakeRows(rows.values[:5], rows.norms[:5])
+    for search in (ExactSearch(few, True), hnsw(few, tmp_path), faiss(few, tmp_path)):
+        ids, scores = search.top(query, 20)
+        assert ids.shape == scores.shape == (M, 5)
+        assert all(sorted(row) == [0, 1, 2, 3, 4] for row in ids.tolist())
+
+
+def test_ivf_that_visits_one_cell_finds_fewer_and_says_so_by_minus_one(rows, query, tmp_path):
+    one = FaissSearch(rows, True, "IVF16,Flat", 1, tmp_path, "key").top(query, 100)
+    assert (one.ids == -1).any()
+    every = FaissSearch(rows, True, "IVF16,Flat", 16, tmp_path, "key").top(query, 100)
+    np.testing.assert_array_equal(every.ids, ExactSearch(rows, True).top(query, 100).ids)
+
+
+@pytest.mark.parametrize("string", ["nonsense", "Flatt", "IVF16", "IVF99999,Flat", "PQ7"])
+def test_wrong_faiss_string_is_a_usage_error_of_one_line(rows, tmp_path, string):
+    with pytest.raises(UsageError) as caught:
+        FaissSearch(rows, True, string, None, tmp_path, "key")
+    assert string in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_nprobe_of_an_index_without_cells_is_a_usage_error(rows, tmp_path):
+    with pytest.raises(UsageError, match="nprobe"):
+        FaissSearch(rows, True, "Flat", 4, tmp_path, "key")
+
+
+def test_sizes_count_rows_norms_and_seed(rows):
+    assert ExactSearch(rows, True).size().rows == 4 * N * T * V
+    assert ExactSearch(rows, False).size().rows == 4 * N * (T * V + T)
+    assert ExactSearch(rows, True).size().shared == 8

@@ -9,7 +9,11 @@ from attrbench.method import Ranking
 
 
 def top_k(scores: NDArray[np.float32], k: int) -> Ranking:
-    """The k largest of each row of `scores` ([m, n]), largest first; equal scores in the order of their indices."""
+    """The k largest of each row of `scores` ([m, n]), largest first; equal scores in the order of their indices.
+
+    NaN counts as smaller than everything.
+    """
+    scores = np.where(np.isnan(scores), np.float32(-np.inf), scores)
     m, n = scores.shape
     k = min(k, n)
     ids = np.empty((m, k), np.int64)

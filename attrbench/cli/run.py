@@ -23,7 +23,7 @@ def run(
     limit_train: Annotated[int | None, typer.Option(help="Use only the first N training items.")] = None,
     limit_queries: Annotated[int | None, typer.Option(help="Use only the first N queries.")] = None,
     device: Device = None,
-    seed: Annotated[int, typer.Option(help="Seed of random scores and intervals.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of random scores and intervals.")] = 0,
     out: Out = RESULTS,
     cache: Cache = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Items and timesteps a backward pass.")] = 64,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from attrbench.errors import UsageError
 from attrbench.features import TimestepGrid
 
 
@@ -13,6 +14,8 @@ def grid_timesteps(grid: TimestepGrid, training_steps: int = 1000) -> tuple[int,
     `uniform` (D-TRAK): k * (training_steps // T).
     """
     steps = grid.steps
+    if steps > training_steps:
+        raise UsageError(f"timesteps={steps}: the model was trained on {training_steps} timesteps only")
     if grid.kind == "cubic":
         return tuple(training_steps - 1 - k**3 * training_steps // steps**3 for k in range(steps))
     return tuple(k * (training_steps // steps) for k in range(steps))

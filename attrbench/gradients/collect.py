@@ -63,7 +63,8 @@ class GradientPass:
         denoiser: the model.
         split: the items.
         engine: how to compute.
-        queries: [T, m, p] whole gradients of the queries, where `GradientProducts` are among the features.
+        queries: [T, m, p] whole gradients of the queries (NaN throughout where one is not finite), where
+            `GradientProducts` are among the features.
     """
 
     def __init__(
@@ -73,7 +74,8 @@ class GradientPass:
         self.denoiser = denoiser
         self.split = split
         self.engine = engine
-        self.queries = queries
+        self.query_norms = None if queries is None else torch.linalg.vector_norm(queries, dim=2).T.cpu().numpy()
+        self.queries = None if queries is None else queries.nan_to_num(0.0)
         self.timesteps = denoiser.timesteps(source.grid)
         self.gradients: PerSampleGradients = per_sample_gradients(
             denoiser, denoiser.attributed_parameters(source.parameters), MODEL_OUTPUTS[source.output], engine.backend
@@ -94,19 +96,22 @@ class GradientPass:
         for feature, store in wanted.items():
             arrays = {"products" if isinstance(feature, GradientProducts) else "rows": out[feature], "norms": norms}
             if isinstance(feature, GradientProducts):
-                assert self.queries is not None
-                arrays["query_norms"] = torch.linalg.vector_norm(self.queries, dim=2).T.cpu().numpy()
+                assert self.query_norms is not None
+                arrays["query_norms"] = self.query_norms
             store.write(unit, arrays, Timing(seconds, len(wanted), named))
 
     def whole(self, unit: Unit) -> Tensor:
-        """[T, items, p] whole gradients on the pass's device; for the queries of `GradientProducts`."""
+        """[T, items, p] float32 whole gradients on the pass's device; for the queries of `GradientProducts`.
+
+        A NaN or infinite gradient is NaN throughout, so that it can't be taken for a finite one.
+        """
         consumer = Whole(self.gradients.total)
-        rows = torch.zeros(
-            len(self.timesteps), unit.last - unit.first, self.gradients.total, device=self.denoiser.device
-        )
+        shape = (len(self.timesteps), unit.last - unit.first, self.gradients.total)
+        rows = torch.zeros(shape, device=self.denoiser.device)
 
         def keep(items: Tensor, steps: Tensor) -> None:
-            rows[steps, items] = torch.nan_to_num(consumer.result(), 0.0, 0.0, 0.0)
+            values = consumer.result().float()
+            rows[steps, items] = values.where(values.isfinite().all(dim=1, keepdim=True), torch.nan)
 
         self._sweep(unit, [consumer], keep)
         return rows
@@ -137,7 +142,7 @@ class GradientPass:
             values = consumers.result(feature)
             if isinstance(feature, GradientRows):
                 values = values / norm.clamp_min(TINY).to(values.dtype).unsqueeze(1)
-            array[i, t] = torch.where(finite.unsqueeze(1), values, 0.0).cpu().numpy()
+            array[i, t] = torch.where(finite.unsqueeze(1), values, 0.0).float().cpu().numpy()
 
     def _sweep(self, unit: Unit, consumers: Sequence[Consumer], keep: Callable[[Tensor, Tensor], None]) -> list[float]:
         """Runs all pairs of `unit` through the backward pass; returns seconds an item."""

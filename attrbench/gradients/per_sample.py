@@ -45,6 +45,12 @@ class Batch:
     t: Tensor
     conditioning: Mapping[str, Tensor]
 
+    def sample(self, index: int) -> Batch:
+        """One pair, as a batch of one."""
+        one = slice(index, index + 1)
+        conditioning = {name: value[one] for name, value in self.conditioning.items()}
+        return Batch(self.noisy[one], self.target[one], self.t[one], conditioning)
+
 
 class PerSampleGradients(ABC):
     """Computes, for each sample b of a batch, the gradient of output(b) to the attributed parameters.
@@ -82,10 +88,7 @@ class LoopGradients(PerSampleGradients):
         """See `PerSampleGradients`."""
         rows = []
         for b in range(len(batch.t)):
-            one = slice(b, b + 1)
-            sample = Batch(
-                batch.noisy[one], batch.target[one], batch.t[one], {k: v[one] for k, v in batch.conditioning.items()}
-            )
+            sample = batch.sample(b)
             gradients = torch.autograd.grad(
                 self.outputs(sample).sum(), list(self.parameters.values()), allow_unused=True, materialize_grads=True
             )
@@ -130,7 +133,11 @@ class _Forward(nn.Module):
 
 
 class HookedGradients(PerSampleGradients):
-    """Module hooks for Linear, Conv2d, GroupNorm and LayerNorm; see the module's docstring."""
+    """Module hooks for Linear, Conv2d, GroupNorm and LayerNorm; see the module's docstring.
+
+    The first batch is examined: where a hook would not see all there is to a parameter (a weight that is used
+    without calling its module, a layer whose samples are not the leading dimension), `vmap` takes over.
+    """
 
     def __init__(self, denoiser: Denoiser, parameters: dict[str, nn.Parameter], output: ModelOutput) -> None:
         super().__init__(denoiser, parameters, output)
@@ -140,24 +147,85 @@ class HookedGradients(PerSampleGradients):
             own = {a: names[id(p)] for a, p in module.named_parameters(recurse=False) if id(p) in names}
             if own:
                 self._layers[module] = own
+        self._examined = False
+        self._instead: PerSampleGradients | None = None
 
     @classmethod
     def covers(cls, denoiser: Denoiser, parameters: dict[str, nn.Parameter]) -> str | None:
-        """None where every attributed parameter lies in a layer that has a hook, else the first that does not."""
+        """None where every attributed parameter lies in one layer that has a hook, else the first that does not."""
         wanted = {id(parameter): name for name, parameter in parameters.items()}
+        seen: set[int] = set()
         for module in denoiser.module.modules():
             for _, parameter in module.named_parameters(recurse=False):
-                name = wanted.pop(id(parameter), None)
-                if name is not None and not _supported(module):
-                    return f"{name} of {type(module).__name__}"
-        return next(iter(wanted.values()), None)
+                if id(parameter) not in wanted:
+                    continue
+                if not _supported(module):
+                    return f"{wanted[id(parameter)]} of {type(module).__name__}"
+                if id(parameter) in seen:
+                    return f"{wanted[id(parameter)]}, which several modules share,"
+                seen.add(id(parameter))
+        return next((name for key, name in wanted.items() if key not in seen), None)
 
     def __call__(self, batch: Batch, sink: Sink) -> None:
         """See `PerSampleGradients`."""
+        if not self._examined:
+            self._examined = True
+            reason = self._examine(batch)
+            if reason is not None:
+                log.warning("gradient hooks do not fit: %s; using the slower vmap back end", reason)
+                self._instead = VmapGradients(self.denoiser, self.parameters, self.output)
+        if self._instead is not None:
+            self._instead(batch, sink)
+            return
         collector = _Collector(len(batch.t), self._layers, self.offsets, sink)
         with _frozen(self.denoiser.module), torch.enable_grad(), collector.attached():
             self.outputs(batch).sum().backward()
         collector.finish(self.parameters)
+
+    def _examine(self, batch: Batch) -> str | None:
+        """One forward pass of one sample; returns why hooks would miss something, or None."""
+        one = batch.sample(0)
+        reached: set[str] = set()
+        reasons: list[str] = []
+
+        def look(module: nn.Module, inputs: tuple[Any, ...]) -> None:
+            reached.update(self._layers[module].values())
+            if not inputs or not isinstance(inputs[0], Tensor):
+                reasons.append(f"{type(module).__name__} is called without a positional input")
+            elif len(inputs[0]) != 1:
+                reasons.append(f"{type(module).__name__} sees {len(inputs[0])} rows for one sample")
+
+        handles = [module.register_forward_pre_hook(look) for module in self._layers]
+        try:
+            with torch.no_grad():
+                self.outputs(one)
+        finally:
+            for handle in handles:
+                handle.remove()
+        silent = {name: parameter for name, parameter in self.parameters.items() if name not in reached}
+        used = _used(lambda: self.outputs(one).sum(), silent)
+        if used is not None:
+            reasons.append(f"{used} is used without calling its module")
+        return reasons[0] if reasons else None
+
+
+def _used(output: Callable[[], Tensor], parameters: dict[str, nn.Parameter]) -> str | None:
+    """The first of `parameters` that the output depends on."""
+    if not parameters:
+        return None
+    flags = {name: parameter.requires_grad for name, parameter in parameters.items()}
+    try:
+        for parameter in parameters.values():
+            parameter.requires_grad_(True)
+        with torch.enable_grad():
+            total = output()
+        if not total.requires_grad:
+            return None
+        gradients = torch.autograd.grad(total, list(parameters.values()), allow_unused=True)
+    finally:
+        for name, parameter in parameters.items():
+            parameter.requires_grad_(flags[name])
+    return next((name for name, gradient in zip(parameters, gradients, strict=True) if gradient is not None), None)
 
 
 class _Collector:
@@ -186,10 +254,10 @@ class _Collector:
 
     def _forward(self, module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> Tensor:
         x = inputs[0].detach()
-        if len(x) != self._size:
-            raise RuntimeError(f"{type(module).__name__} sees {len(x)} samples in a batch of {self._size}")
         if not output.requires_grad:  # nothing before this layer asks for a gradient; the chain starts here
             output = output.detach().requires_grad_()
+        if output.is_leaf or output._is_view():  # what comes next may work in place, which neither would survive
+            output = output.clone()
         self._pending[module] = self._pending.get(module, 0) + 1
         output.register_hook(lambda gradient: self._backward(module, x, gradient))
         return output

@@ -1,15 +1,16 @@
 """Linear sketches of gradients with no stored state but a seed.
 
 The chunked rotation sketch S_v of a vector x in R^p, for v = R * c with chunk length c:
-x is cut into chunks of c; chunk b is multiplied by signs sigma (one a position in the chunk) and tau_b, rolled by a
-shift s_b, and added to row r_b of an R x c table, read out as v numbers. Shifts, rows and signs are uniform and come
-from a counter-based generator, so any part of the vector can be sketched on its own.
+x is cut into chunks of c; chunk b is multiplied by a sign of its own and by one of 16 vectors of c signs, rolled by a
+shift s_b, and added to row r_b of an R x c table, read out as v numbers. All choices are uniform and come from a
+counter-based generator, so any part of the vector can be sketched on its own.
 
 It has the properties of the permute-sign-sum sketch that DMin uses (paper section 3.2; methods-spec 3.1) at none
 of its 5 to 16 bytes a parameter. Two coordinates meet in one bucket with probability at most 1/v, as under a random
 permutation: never within one run of v coordinates (which S_v maps one to one, so that v >= p loses nothing), and
 with probability 1/v across two of them. Hence E<Sx, Sy> = <x, y>, with a variance of about
-(|x|^2 |y|^2 + <x, y>^2) / v.
+(|x|^2 |y|^2 + <x, y>^2) / v. (Chunks that share signs and shift meet as a whole, with probability 1 / (16 v); for
+vectors whose chunks are all alike, the worst case, that adds a sixteenth to the variance.)
 
 Lengths 4096 * 2^r use c = 4096 and nest: S_v is the sum of the rows of S_2v that agree modulo R. All other lengths
 use c = v, one row.
@@ -25,12 +26,18 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 CHUNK = 4096
+SIGN_VECTORS = 16
 
 
 def chunk_length(length: int) -> int:
     """The chunk length c of S_v: 4096 where v = 4096 * 2^r, else v itself."""
     rows = length // CHUNK
     return CHUNK if length % CHUNK == 0 and rows & (rows - 1) == 0 else length
+
+
+def _sign_vectors(chunk: int) -> int:
+    """How many sign vectors chunks choose from; fewer where chunks are long, to keep them within a few MB."""
+    return max(1, min(SIGN_VECTORS, 2**20 // chunk))
 
 
 def _mix(seed: int, purpose: int, counter: NDArray[np.uint64]) -> NDArray[np.uint64]:
@@ -78,7 +85,7 @@ class Sketcher:
             longer = [b for b in set(self._base.values()) if chunk_length(b) == chunk_length(length)]
             self._base[length] = max(longer, default=length)
         self._signs = {
-            c: torch.from_numpy(_signs(_mix(seed, 1, np.arange(c, dtype=np.uint64))))
+            c: torch.from_numpy(_signs(_mix(seed, 1, np.arange(c * _sign_vectors(c), dtype=np.uint64)))).view(-1, c)
             for c in {chunk_length(length) for length in self.lengths}
         }
         self._tables: dict[int, Tensor] = {}
@@ -103,9 +110,11 @@ class Sketcher:
         shifts = _mix(self.seed, 2, numbers) % np.uint64(c)
         rows = _rows(self.seed, numbers, table.shape[1])
         flips = _signs(_mix(self.seed, 4, numbers))
+        kinds = _mix(self.seed, 5, numbers) % np.uint64(len(signs))
         for index, chunk in enumerate(range(first, last + 1)):
             low, high = max(offset, chunk * c), min(offset + piece.shape[1], (chunk + 1) * c)
             target, shift, flip = table[:, int(rows[index])], int(shifts[index]), float(flips[index])
+            sign = signs[int(kinds[index])]
             # The rolled chunk is two runs: positions that stay below c, and those that wrap around.
             wrap = min(max(chunk * c + c - shift, low), high)
             for start, stop, to in ((low, wrap, shift), (wrap, high, shift - c)):
@@ -113,7 +122,7 @@ class Sketcher:
                     here = start - chunk * c
                     width = stop - start
                     target[:, here + to : here + to + width].addcmul_(
-                        piece[:, start - offset : stop - offset], signs[here : here + width], value=flip
+                        piece[:, start - offset : stop - offset], sign[here : here + width], value=flip
                     )
 
     def result(self, length: int) -> Tensor:

@@ -80,8 +80,11 @@ class FaissSearch(Scorer):
                 raise UsageError(
                     f"Faiss can't train '{factory}' on {self._rows.count} rows: {_reason(error)}"
                 ) from None
-        for block in blocks:
-            index.add(np.ascontiguousarray(block))
+        try:
+            for block in blocks:
+                index.add(np.ascontiguousarray(block))
+        except RuntimeError as error:
+            raise UsageError(f"Faiss can't add rows to '{factory}': {_reason(error)}") from None
         return index
 
     def top(self, query: QueryFeatures, k: int) -> Ranking:

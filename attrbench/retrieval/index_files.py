@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-import json
+import logging
+import os
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, TypeVar
 
+from pydantic import BaseModel, ValidationError
+
 from attrbench.errors import AttrbenchError
-from attrbench.files import write_atomically
+from attrbench.files import sha256_of, write_atomically
+
+log = logging.getLogger(__name__)
 
 IndexT = TypeVar("IndexT")
 
@@ -37,23 +43,51 @@ def kept_index(
 
     The sidecar is written last, so that a file cut off by a kill is never loaded.
     """
-    sidecar = path.with_suffix(".json")
-    if path.exists() and sidecar.exists():
-        about = json.loads(sidecar.read_bytes())
-        if path.stat().st_size == about["bytes"]:
-            return KeptIndex(load(str(path)), about["bytes"], about["seconds"])
+    about = _verified(path)
+    if about is not None:
+        return KeptIndex(load(str(path)), about.bytes, about.seconds)
     started = time.perf_counter()
     index = build()
     seconds = time.perf_counter() - started
+    part = path.with_name(f"{path.name}.part-{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_suffix(".part")
         save(index, str(part))
+        digest, size = sha256_of(part), part.stat().st_size
+        _sidecar(path).unlink(missing_ok=True)
         part.replace(path)
-        size = path.stat().st_size
-        write_atomically(sidecar, json.dumps({"bytes": size, "seconds": seconds}).encode())
+        about = About(bytes=size, sha256=digest, seconds=seconds)
+        write_atomically(_sidecar(path), about.model_dump_json().encode())
     except (OSError, RuntimeError) as error:
+        with suppress(OSError):
+            part.unlink()
         raise AttrbenchError(
             f"cannot keep the index in {path.parent}: {error}; choose another folder with --cache"
         ) from None
     return KeptIndex(index, size, 0.0)
+
+
+class About(BaseModel):
+    """What the sidecar of an index file says: its size and checksum, and the seconds that building it took."""
+
+    bytes: int
+    sha256: str
+    seconds: float
+
+
+def _sidecar(path: Path) -> Path:
+    return path.with_suffix(".json")
+
+
+def _verified(path: Path) -> About | None:
+    """The sidecar, where it is there and the file is what it says."""
+    if not path.exists() or not _sidecar(path).exists():
+        return None
+    try:
+        about = About.model_validate_json(_sidecar(path).read_bytes())
+    except ValidationError:
+        return None
+    if path.stat().st_size != about.bytes or sha256_of(path) != about.sha256:
+        log.warning("index %s is damaged (size or checksum differ): building it again", path)
+        return None
+    return about

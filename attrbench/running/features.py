@@ -134,7 +134,7 @@ class MethodFeatures:
         total = sum(p.numel() for p in denoiser.attributed_parameters(self._train.source.parameters).values())
         return Products(
             values=np.ascontiguousarray(values.transpose(2, 0, 1)),
-            query_norms=blocks[0]["query_norms"],
+            query_norms=np.nan_to_num(blocks[0]["query_norms"]),
             train_norms=np.concatenate([block["norms"] for block in blocks]),
             bytes_if_kept=4 * values.shape[0] * values.shape[1] * total,
             pass_seconds=self._seconds(self._train_store, "train"),
@@ -168,10 +168,18 @@ class MethodFeatures:
 
     def nonfinite(self) -> list[tuple[str, int, int]]:
         """(split, item, timestep) of every NaN or infinite gradient among the features."""
-        return [
+        return self._lost_queries() + [
             (split, item, timestep)
             for split, store in (("train", self._train_store), ("query", self._query_store))
             if store is not None
             for unit in self._units(split)
             for item, timestep in store.sidecar(unit).nonfinite
         ]
+
+    def _lost_queries(self) -> list[tuple[str, int, int]]:
+        """The queries whose whole gradients were not finite: their norms are NaN beside the products."""
+        if not isinstance(self._train, GradientProducts) or self._train_store is None:
+            return []
+        norms = self._train_store.read(self._units("train")[0])["query_norms"]
+        steps = self._plan.opened.denoiser.timesteps(self._train.source.grid)
+        return [("query", int(query), steps[step]) for query, step in np.argwhere(np.isnan(norms))]

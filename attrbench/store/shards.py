@@ -3,7 +3,7 @@
 A shard is done when its final name exists and its sidecar's size and sha256 match. It is written by way of a
 `.part` file, fsync and rename, the sidecar last; so a kill at any moment leaves shards that are done and shards
 that are missing, and running the same command again computes the missing ones. Several processes may fill one
-store: equal work gives equal bytes, and the last rename wins.
+store: equal work gives equal numbers, to rounding, and the last rename wins.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from pydantic import BaseModel, ValidationError
 from safetensors.numpy import save
 
 from attrbench.errors import AttrbenchError
-from attrbench.files import write_atomically
+from attrbench.files import sha256_of, write_atomically
 from attrbench.store.fingerprint import fingerprint
 
 log = logging.getLogger(__name__)
@@ -100,7 +100,7 @@ class FeatureStore:
             return "missing"
         try:
             sidecar = Sidecar.model_validate_json(sidecar_path.read_bytes())
-            if path.stat().st_size != sidecar.bytes or _sha256(path) != sidecar.sha256:
+            if path.stat().st_size != sidecar.bytes or sha256_of(path) != sidecar.sha256:
                 return "damaged"
         except (ValidationError, OSError):
             return "damaged"
@@ -165,11 +165,6 @@ def map_safetensors(path: Path) -> dict[str, NDArray[np.float32]]:
             offset = 8 + size + entry["data_offsets"][0]
             arrays[name] = np.memmap(path, np.float32, "r", offset, tuple(entry["shape"]))
     return arrays
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 class StoredRows:

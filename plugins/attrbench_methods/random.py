@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from pydantic import Field
+
 from attrbench.features import FeaturePlan, QueryFeatures, TrainFeatures
 from attrbench.method import Context, ExhaustiveScorer, Method, StateSize
 from attrbench.options import Options
@@ -16,7 +18,7 @@ if TYPE_CHECKING:
 class RandomOptions(Options):
     """Options of `random`."""
 
-    draw: int = 0
+    draw: int = Field(0, ge=0)
     """Which independent draw; the scores are a function of (seed, draw, query)."""
 
 

@@ -224,3 +224,27 @@ def test_a_nonfinite_gradient_makes_the_run_partial_and_names_the_item(attrbench
     record = only_record(tmp_path)
     assert record.status == "partial"
     assert record.coverage.nonfinite == [("train", 3, 999), ("train", 3, 874)]
+
+
+@pytest.mark.parametrize("method", ["dmin:v=256,timesteps=2", "grad-dot:timesteps=2", "dmin:v=none,timesteps=2"])
+def test_a_nonfinite_query_is_named_whatever_the_features(attrbench, tmp_path, cache, monkeypatch, method):
+    from attrbench.diffusion.ddpm import DDPMDenoiser
+
+    original = DDPMDenoiser.encode
+    calls = []
+
+    def poisoned(self, images, prompts, image_range):
+        encoded = original(self, images, prompts, image_range)
+        if len(encoded) == 10:  # the queries
+            calls.append(1)
+            encoded.latents[4] = float("inf")
+        return encoded
+
+    monkeypatch.setattr(DDPMDenoiser, "encode", poisoned)
+    arguments = ("--out", tmp_path, "--cache", tmp_path / "cache")
+    done = attrbench("run", "-m", method, *SMALL[:2], "--limit-train", "64", *arguments)
+    assert calls
+    assert done.code == 3
+    record = only_record(tmp_path)
+    assert sorted(record.coverage.nonfinite) == [("query", 4, 874), ("query", 4, 999)]
+    assert all(len(set(ranking)) == 64 for ranking in record.ranking)

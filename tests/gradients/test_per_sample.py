@@ -143,8 +143,64 @@ class SamePadding(nn.Sequential):
         super().__init__(nn.Conv2d(4, 4, 3, padding="same"))
 
 
+class InPlaceAfterTheFirstLayer(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a = nn.Conv2d(4, 4, 1)
+
+    def forward(self, x):
+        return self.a(x).mul_(2).tanh()
+
+
+class InPlaceAfterLinear(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.c = (nn.Linear(6, 6) for _ in range(3))
+
+    def forward(self, x):
+        return self.c(F.relu(self.b(torch.tanh(self.a(x))), inplace=True))
+
+
+class UsedWithoutCalling(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(6, 6), nn.Linear(6, 6)
+
+    def forward(self, x):
+        return F.linear(torch.tanh(self.a(x)), self.b.weight, self.b.bias)
+
+
+class FoldedBatch(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a = nn.Linear(6, 6)
+
+    def forward(self, x):
+        return self.a(x.flatten(0, 2)).view_as(x).tanh()
+
+
+class KeywordCall(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a = nn.Linear(6, 6)
+
+    def forward(self, x):
+        return self.a(input=x).tanh()
+
+
+class Tied(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(6, 6), nn.Linear(6, 6)
+        self.b.weight = self.a.weight
+
+    def forward(self, x):
+        return self.b(torch.tanh(self.a(x)))
+
+
+AWKWARD = [InPlaceAfterTheFirstLayer, InPlaceAfterLinear, UsedWithoutCalling, FoldedBatch, KeywordCall]
 COVERED = [Strided, Norms, Linears, CalledTwice, PartlyUnused]
-UNCOVERED = [BareParameter, OneDimensional, Circular, SamePadding]
+UNCOVERED = [BareParameter, OneDimensional, Circular, SamePadding, Tied]
 
 
 def toy(kind):
@@ -228,6 +284,13 @@ def test_unused_parameters_have_zero_gradients(backend):
     used = sum(p.numel() for p in denoiser.module.used.parameters())
     assert rows[:, :used].norm(dim=1).min() > 0
     assert torch.equal(rows[:, used:], torch.zeros_like(rows[:, used:]))
+
+
+@pytest.mark.parametrize("kind", AWKWARD)
+def test_modules_that_hooks_can_be_wrong_about_get_the_right_gradients(kind):
+    denoiser = toy(kind)
+    batch = toy_batch(denoiser)
+    assert_equal_rows(rows_of(denoiser, batch), rows_of(denoiser, batch, backend="vmap"))
 
 
 @pytest.mark.parametrize("kind", UNCOVERED)

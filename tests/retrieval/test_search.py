@@ -79,6 +79,11 @@ def test_top_k_is_the_head_of_a_stable_descending_sort(scores, k):
     np.testing.assert_array_equal(values, np.take_along_axis(scores, expected, axis=1))
 
 
+def test_nan_counts_as_smaller_than_everything():
+    scores = np.array([[1, np.nan, 0, 2, np.nan]], np.float32)
+    assert top_k(scores, 4).ids.tolist() == [[3, 0, 2, 1]]
+
+
 def test_ties_go_to_the_smaller_index():
     scores = np.array([[0, 2, 1, 2, 1, 2]], np.float32)
     assert top_k(scores, 4).ids.tolist() == [[1, 3, 5, 2]]
@@ -148,12 +153,20 @@ def test_index_file_is_used_again_without_reading_the_rows(rows, query, tmp_path
 
 
 @pytest.mark.parametrize("build", [hnsw, faiss])
-@pytest.mark.parametrize("harm", ["truncated", "no sidecar"])
-def test_index_file_that_was_cut_off_is_built_again(rows, query, tmp_path, build, harm):
+@pytest.mark.parametrize("harm", ["truncated", "flipped", "no sidecar", "half a sidecar", "another sidecar"])
+def test_index_file_that_is_not_whole_is_built_again(rows, query, tmp_path, build, harm):
     whole = build(rows, tmp_path).top(query, 10)
     (path,) = tmp_path.glob("*.bin")
     if harm == "truncated":
         path.write_bytes(path.read_bytes()[:-100])
+    elif harm == "flipped":
+        data = bytearray(path.read_bytes())
+        data[len(data) // 2] ^= 1
+        path.write_bytes(data)
+    elif harm == "half a sidecar":
+        path.with_suffix(".json").write_text('{"bytes": 1')
+    elif harm == "another sidecar":
+        path.with_suffix(".json").write_text("{}")
     else:
         path.with_suffix(".json").unlink()
     read = rows.reads

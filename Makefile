@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 TORCH ?= torch==2.13.0
 VENV := .venv
 BIN := $(VENV)/bin
-DEMO_METHODS := -m random -m pixel -m ssim -m grad-dot -m 'dmin:v=1024|4096' -m dmin:search=hnsw \
+DEMO_METHODS := -m random -m pixel -m ssim -m grad-dot -m 'dmin:v=4096|8192' -m dmin:search=hnsw \
 	-m dmin:normalise=false -m dmin:v=none
 
 .PHONY: demo test lint bench clean

@@ -26,7 +26,7 @@ def run(
     seed: Annotated[int, typer.Option(min=0, help="Seed of random scores and intervals.")] = 0,
     out: Out = RESULTS,
     cache: Cache = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Items and timesteps a backward pass.")] = 64,
+    batch_size: Annotated[int, typer.Option(min=1, help="Items and timesteps a backward pass.")] = 160,
     backend: Annotated[
         Literal["hooks", "vmap", "loop"], typer.Option(help="How per-sample gradients are computed.")
     ] = "hooks",

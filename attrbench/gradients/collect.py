@@ -37,7 +37,7 @@ class Engine:
     """
 
     backend: str = "hooks"
-    batch_size: int = 64
+    batch_size: int = 160
 
 
 @dataclass(frozen=True)

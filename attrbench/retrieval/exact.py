@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from attrbench.features import QueryFeatures, Rows
 from attrbench.method import ExhaustiveScorer, StateSize
-from attrbench.retrieval.rows import query_vectors, train_vectors
+from attrbench.retrieval.rows import query_vectors
 
 
 class ExactSearch(ExhaustiveScorer):
@@ -26,8 +26,13 @@ class ExactSearch(ExhaustiveScorer):
         """[m, n] inner products, block by block from the memory-mapped shards."""
         vectors = query_vectors(query, self._normalise)
         scores = np.empty((len(vectors), self._rows.count), np.float32)
-        for first, block in train_vectors(self._rows, self._normalise):
-            scores[:, first : first + len(block)] = vectors @ block.T
+        for first, block in self._rows.blocks():
+            last = first + len(block)
+            if self._normalise:
+                scores[:, first:last] = vectors @ block.reshape(len(block), -1).T
+            else:  # the norms go on the products, not on a copy of the rows
+                products = vectors.reshape(len(vectors), *block.shape[1:]).transpose(1, 0, 2) @ block.transpose(1, 2, 0)
+                scores[:, first:last] = (products * self._rows.norms[first:last].T[:, None, :]).sum(axis=0)
         return scores
 
     def size(self) -> StateSize:

@@ -18,7 +18,7 @@ def write_atomically(path: Path, data: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         part.replace(path)
-    except OSError:
+    except BaseException:  # an interruption too must leave nothing half behind
         with suppress(OSError):
             part.unlink()
         raise

@@ -20,4 +20,4 @@ def test_a_write_that_is_cut_off_leaves_the_old_content_and_nothing_else(tmp_pat
     with pytest.raises(fault):
         write_atomically(path, b"new")
     assert path.read_bytes() == b"old"
-    assert os.listdir(tmp_path) == ["file"]
+    assert list(tmp_path.iterdir()) == [path]

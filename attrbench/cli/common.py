@@ -45,14 +45,8 @@ def console(stderr: bool = False) -> Console:
 
 
 def quiet_libraries() -> None:
-    """Keeps libraries' progress bars and advice out of the output, and their waiting threads from spinning.
-
-    Must be called before torch is imported. On a machine that is shared, OpenMP threads that spin while they wait
-    take the time from those they wait for.
-    """
+    """Keeps libraries' progress bars and advice out of the output. Must be called before they are imported."""
     import os
-
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import TYPE_CHECKING
 
 from attrbench.errors import UsageError
@@ -14,7 +18,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 SMALL_IMAGE = 16  # at most this many pixels a side: a uniform window of 7
-MOSAIC_PIXELS = 1 << 20
+MOSAIC_PIXELS = 1 << 18
 
 
 class SSIMOptions(Options):
@@ -62,17 +66,28 @@ class SSIMScorer(ExhaustiveScorer):
         import numpy as np
 
         assert query.images is not None
+        with ThreadPoolExecutor(os.cpu_count()) as pool:  # scipy's filters let go of the interpreter lock
+            columns = list(pool.map(partial(self._block_scores, query.images), self._blocks()))
+        return np.concatenate(columns, axis=1)
+
+    def _blocks(self) -> Iterator[NDArray[np.uint8]]:
+        """The training images, a mosaic's worth at a time."""
         height, width = self._images.shape[1:3]
         per_mosaic = max(1, MOSAIC_PIXELS // (height * width))
-        scores = np.zeros((len(query.images), len(self._images)), np.float32)
-        channels = self._images.shape[3]
         for first in range(0, len(self._images), per_mosaic):
-            block = self._images[first : first + per_mosaic]
-            for channel in range(channels):
-                train = np.concatenate(list(block[..., channel]), axis=1)
-                for row, image in enumerate(query.images):
-                    tiled = np.tile(image[..., channel], (1, len(block)))
-                    scores[row, first : first + len(block)] += self._mean_ssim(tiled, train, len(block)) / channels
+            yield self._images[first : first + per_mosaic]
+
+    def _block_scores(self, queries: NDArray[np.uint8], block: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """[m, b] mean SSIM of the queries and one block of training images."""
+        import numpy as np
+
+        scores = np.zeros((len(queries), len(block)), np.float32)
+        channels = block.shape[3]
+        for channel in range(channels):
+            train = np.concatenate(list(block[..., channel]), axis=1)
+            for row, image in enumerate(queries):
+                tiled = np.tile(image[..., channel], (1, len(block)))
+                scores[row] += self._mean_ssim(tiled, train, len(block)) / channels
         return scores
 
     def _mean_ssim(self, a: NDArray[np.uint8], b: NDArray[np.uint8], count: int) -> NDArray[np.float32]:

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from attrbench.cli.common import RESULTS, Cache, Debug, Device, Out, TerminalReporter, default_device, quiet_libraries
-from attrbench.errors import UsageError
 
 if TYPE_CHECKING:
     from attrbench.running.run import Result
@@ -36,15 +35,16 @@ def run(
     debug: Debug = False,
 ) -> None:
     """Run methods on tasks. What is already computed is not computed again: the same command resumes."""
+    from attrbench.gradients.engine import Engine
     from attrbench.plugins import registry
+    from attrbench.running.settings import RunSettings, request_methods, request_tasks
 
     found = registry()
     names = [text for given in method for text in (found.names("method") if given == "all" else [given])]
-    _check_names(names, task, executor)
+    methods, tasks = request_methods(found, names), request_tasks(found, task)
+    found.executor(executor)
     quiet_libraries()
-    from attrbench.gradients.collect import Engine
-    from attrbench.running.run import TaskRun
-    from attrbench.running.settings import RunSettings, request_methods, request_tasks
+    from attrbench.running.run import TaskRun  # torch comes with it, so wrong names are refused before
 
     settings = RunSettings(
         out=out,
@@ -58,30 +58,13 @@ def run(
         rerun=rerun,
         dry_run=dry_run,
     )
-    methods = request_methods(found, names)
     worst = 0
-    for request in request_tasks(found, task):
+    for request in tasks:
         for result in TaskRun(found, request, methods, settings, TerminalReporter()).results():
             _show(result)
             worst = max(worst, {"failed": 4, "partial": 3}.get(result.record.status, 0))
     if worst:
         raise typer.Exit(1 if worst == 4 else 3)
-
-
-def _check_names(methods: list[str], tasks: list[str], executor: str) -> None:
-    """Refuses wrong names and options before torch is imported."""
-    from attrbench.options import build_options, parse_spec
-    from attrbench.plugins import registry
-
-    found = registry()
-    for kind, texts in (("method", methods), ("task", tasks)):
-        for text in texts:
-            for spec in parse_spec(text):
-                owner = found.method(spec.name) if kind == "method" else found.task(spec.name)
-                build_options(kind, spec, owner.Options)
-    found.executor(executor)
-    if not methods or not tasks:
-        raise UsageError("give at least one method (-m) and one task (-t)")
 
 
 def _show(result: Result) -> None:

@@ -15,6 +15,7 @@ from attrbench.diffusion.denoiser import Denoiser, Encoded
 from attrbench.diffusion.noise import feature_noise
 from attrbench.features import GradientProducts, GradientRows, GradientSource
 from attrbench.gradients.consumers import Consumer, InnerProducts, Norms, Sketches, Whole
+from attrbench.gradients.engine import Engine
 from attrbench.gradients.outputs import MODEL_OUTPUTS
 from attrbench.gradients.per_sample import Batch, PerSampleGradients, per_sample_gradients
 from attrbench.store.shards import FeatureStore, Timing, Unit
@@ -25,19 +26,6 @@ ENGINE_VERSION = 1
 
 GradientFeature = GradientRows | GradientProducts
 TINY = 1e-12  # DMin's guard: g / max(|g|, 1e-12)
-
-
-@dataclass(frozen=True)
-class Engine:
-    """How gradients are computed; none of it changes a result by more than rounding.
-
-    Attributes:
-        backend: `hooks`, `vmap` or `loop`.
-        batch_size: pairs of item and timestep a backward pass.
-    """
-
-    backend: str = "hooks"
-    batch_size: int = 160
 
 
 @dataclass(frozen=True)

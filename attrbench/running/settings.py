@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from attrbench.errors import AttrbenchError, UsageError
-from attrbench.gradients.collect import Engine
+from attrbench.gradients.engine import Engine
 from attrbench.options import Spec, build_options, parse_spec
 
 if TYPE_CHECKING:

@@ -50,7 +50,8 @@ def paired(
 def gradients() -> list[Ratio]:
     """Per-sample gradients of ddpm-mnist-mini's network, batch 64, one timestep."""
     from attrbench.features import GradientSource
-    from attrbench.gradients.collect import Engine, GradientPass, Split
+    from attrbench.gradients.collect import GradientPass, Split
+    from attrbench.gradients.engine import Engine
     from attrbench.gradients.per_sample import BACKENDS
     from attrbench.task import Workspace
     from attrbench_tasks.ddpm_mnist import DDPMMnistMini

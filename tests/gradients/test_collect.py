@@ -10,7 +10,8 @@ from attrbench.diffusion.ddpm import DDPMDenoiser
 from attrbench.diffusion.denoiser import Encoded
 from attrbench.diffusion.noise import feature_noise
 from attrbench.features import GradientProducts, GradientRows, GradientSource, Sketch, TimestepGrid
-from attrbench.gradients.collect import Engine, GradientPass, Split
+from attrbench.gradients.collect import GradientPass, Split
+from attrbench.gradients.engine import Engine
 from attrbench.store.shards import FeatureStore, Unit, units
 
 SOURCE = GradientSource(grid=TimestepGrid(steps=3), noise="per-item")

@@ -12,7 +12,8 @@ from attrbench.diffusion.ddpm import DDPMDenoiser
 from attrbench.diffusion.denoiser import Encoded
 from attrbench.errors import UsageError
 from attrbench.features import Products, QueryFeatures, TimestepGrid, TrainFeatures
-from attrbench.gradients.collect import Engine, GradientPass, Split
+from attrbench.gradients.collect import GradientPass, Split
+from attrbench.gradients.engine import Engine
 from attrbench.gradients.outputs import MODEL_OUTPUTS, loss
 from attrbench.gradients.per_sample import Batch, per_sample_gradients
 from attrbench.method import Context

@@ -81,7 +81,8 @@ def test_training_images_are_seen_by_the_model_in_its_range(kind, cache):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_gradient_rows_on_cuda_equal_those_on_cpu(tmp_path):
     from attrbench.features import GradientRows, GradientSource, Sketch
-    from attrbench.gradients.collect import Engine, GradientPass, Split
+    from attrbench.gradients.collect import GradientPass, Split
+    from attrbench.gradients.engine import Engine
     from attrbench.store.shards import FeatureStore, Unit
 
     rows = []

@@ -15,18 +15,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from attrbench.diffusion.denoiser import Denoiser
+from attrbench.gradients.layers import has_rule, layer_gradients
 from attrbench.gradients.outputs import ModelOutput
 
 log = logging.getLogger(__name__)
 
 Sink = Callable[[int, Tensor], None]
 """Receives (offset of the parameter in the concatenated vector, its gradients [B, numel]), once a parameter."""
-
-LayerGradients = Callable[[Any, Tensor, Tensor], dict[str, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -159,7 +157,7 @@ class HookedGradients(PerSampleGradients):
             for _, parameter in module.named_parameters(recurse=False):
                 if id(parameter) not in wanted:
                     continue
-                if not _supported(module):
+                if not has_rule(module):
                     return f"{wanted[id(parameter)]} of {type(module).__name__}"
                 if id(parameter) in seen:
                     return f"{wanted[id(parameter)]}, which several modules share,"
@@ -265,7 +263,7 @@ class _Collector:
     def _backward(self, module: nn.Module, x: Tensor, gradient: Tensor) -> None:
         self._pending[module] -= 1
         with torch.no_grad():
-            parts = _layer_gradients(module)(module, x, gradient.detach())
+            parts = layer_gradients(module)(module, x, gradient.detach())
         for attribute, name in self._layers[module].items():
             value = parts[attribute]
             if name in self._sums:
@@ -295,71 +293,6 @@ def _frozen(module: nn.Module) -> Iterator[None]:
     finally:
         for parameter in asked:
             parameter.requires_grad_(True)
-
-
-def _linear(module: nn.Linear, x: Tensor, g: Tensor) -> dict[str, Tensor]:
-    """dW_b = sum over positions of g x^T."""
-    if x.dim() == 2:
-        weight = g.unsqueeze(2) * x.unsqueeze(1)
-        return {"weight": weight.flatten(1), "bias": g.clone()}
-    x, g = x.flatten(1, -2), g.flatten(1, -2)
-    return {"weight": (g.transpose(1, 2) @ x).flatten(1), "bias": g.sum(1)}
-
-
-def _conv2d(module: nn.Conv2d, x: Tensor, g: Tensor) -> dict[str, Tensor]:
-    """The batch as groups of one convolution: its weight gradient is every sample's own, in one call.
-
-    Several times faster than products with unfolded inputs, whose copies cost more than the arithmetic.
-    """
-    size, padding = len(x), module.padding
-    assert not isinstance(padding, str)
-    weight = torch.ops.aten.convolution_backward(
-        g.reshape(1, -1, *g.shape[2:]),
-        x.reshape(1, -1, *x.shape[2:]),
-        module.weight.new_empty(size * module.out_channels, *module.weight.shape[1:]),
-        None,
-        module.stride,
-        padding,
-        module.dilation,
-        False,
-        [0, 0],
-        size * module.groups,
-        [False, True, False],
-    )[1]
-    return {"weight": weight.reshape(size, -1), "bias": g.flatten(2).sum(2)}
-
-
-def _group_norm(module: nn.GroupNorm, x: Tensor, g: Tensor) -> dict[str, Tensor]:
-    normalised = F.group_norm(x, module.num_groups, eps=module.eps)
-    return {"weight": (g * normalised).flatten(2).sum(2), "bias": g.flatten(2).sum(2)}
-
-
-def _layer_norm(module: nn.LayerNorm, x: Tensor, g: Tensor) -> dict[str, Tensor]:
-    normalised = F.layer_norm(x, module.normalized_shape, eps=module.eps)
-    inner = len(module.normalized_shape)
-    leading = tuple(range(1, x.dim() - inner))
-    weight, bias = g * normalised, g
-    if leading:
-        weight, bias = weight.sum(leading), bias.sum(leading)
-    return {"weight": weight.flatten(1), "bias": bias.flatten(1).clone()}
-
-
-_HOOKS: dict[type[nn.Module], LayerGradients] = {
-    nn.Linear: _linear,
-    nn.Conv2d: _conv2d,
-    nn.GroupNorm: _group_norm,
-    nn.LayerNorm: _layer_norm,
-}
-
-
-def _layer_gradients(module: nn.Module) -> LayerGradients:
-    return next(rule for kind, rule in _HOOKS.items() if isinstance(module, kind))
-
-
-def _supported(module: nn.Module) -> bool:
-    if isinstance(module, nn.Conv2d):
-        return module.padding_mode == "zeros" and not isinstance(module.padding, str)
-    return isinstance(module, tuple(_HOOKS))
 
 
 BACKENDS: dict[str, type[PerSampleGradients]] = {"hooks": HookedGradients, "vmap": VmapGradients, "loop": LoopGradients}

@@ -156,8 +156,13 @@ def _selected() -> set[str]:
     return {name.strip() for name in os.environ.get("ATTRBENCH_LOAD_PLUGINS", "").split(",") if name.strip()}
 
 
+@cache
 def _distribution(point: EntryPoint) -> tuple[str, str]:
-    return (point.dist.name, point.dist.version) if point.dist is not None else ("unknown", "")
+    """Name and version of the package that brings an entry point; its metadata is parsed once, which takes a while."""
+    if point.dist is None:
+        return "unknown", ""
+    metadata = point.dist.metadata
+    return metadata["Name"], metadata["Version"]
 
 
 def load_registry() -> Registry:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shlex
 import signal
 import sys
 from types import FrameType
@@ -53,7 +54,7 @@ def main() -> None:
         code = 2
     except (Interrupted, KeyboardInterrupt, typer.Abort):
         _complain("stopped; what is finished is kept. Resume with the same command:")
-        _complain(f"  attrbench {' '.join(map(_quoted, arguments))}")
+        _complain(f"  {shlex.join(['attrbench', *arguments])}")
         code = 75
     except AttrbenchError as error:
         if debug:
@@ -82,12 +83,6 @@ def _log_to_stderr() -> None:
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
     raise Interrupted
-
-
-def _quoted(argument: str) -> str:
-    import shlex
-
-    return shlex.quote(argument)
 
 
 def _complain(line: str) -> None:

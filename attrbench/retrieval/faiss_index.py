@@ -10,9 +10,8 @@ import numpy as np
 
 from attrbench.errors import UsageError
 from attrbench.features import QueryFeatures, Rows
-from attrbench.method import Ranking, Scorer, StateSize
-from attrbench.retrieval.exact import SEED_BYTES, ExactSearch
-from attrbench.retrieval.index_files import kept_index
+from attrbench.method import Ranking
+from attrbench.retrieval.index_files import IndexSearch, kept_index
 from attrbench.retrieval.rows import query_vectors, train_vectors
 from attrbench.store.fingerprint import fingerprint
 
@@ -39,7 +38,7 @@ def _reason(error: RuntimeError) -> str:
     return re.split(r"\.(?:cpp|h):\d+: ", str(error))[-1].strip().replace("\n", " ")
 
 
-class FaissSearch(Scorer):
+class FaissSearch(IndexSearch):
     """Inner-product search in an index that `faiss.index_factory` makes.
 
     Args:
@@ -91,15 +90,3 @@ class FaissSearch(Scorer):
         """The k largest inner products that the index finds; -1 where it finds fewer."""
         scores, ids = self._index.search(query_vectors(query, self._normalise), min(k, self._rows.count))
         return Ranking(ids.astype(np.int64), scores.astype(np.float32))
-
-    def size(self) -> StateSize:
-        """The index file, and the sketch's seed."""
-        return StateSize(shared=SEED_BYTES, index=self._kept.bytes)
-
-    def build_seconds(self) -> float:
-        """What building the index took, where it was loaded."""
-        return self._kept.earlier_seconds
-
-    def exact(self) -> Scorer:
-        """Exhaustive search over the same rows."""
-        return ExactSearch(self._rows, self._normalise)

@@ -11,9 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attrbench.features import QueryFeatures, Rows
-from attrbench.method import Ranking, Scorer, StateSize
-from attrbench.retrieval.exact import SEED_BYTES, ExactSearch
-from attrbench.retrieval.index_files import kept_index
+from attrbench.method import Ranking
+from attrbench.retrieval.index_files import IndexSearch, kept_index
 from attrbench.retrieval.rows import query_vectors, train_vectors
 from attrbench.store.fingerprint import fingerprint
 
@@ -38,7 +37,7 @@ class HNSWGraph:
     seed: int = 42
 
 
-class HNSWSearch(Scorer):
+class HNSWSearch(IndexSearch):
     """Approximate inner-product search; the graph is built on one thread, so that a seed decides it.
 
     Args:
@@ -103,15 +102,3 @@ class HNSWSearch(Scorer):
                 break
         log.warning("the HNSW graph reaches fewer than %d items for some queries: raise M or ef_construction", k)
         return Ranking(ids, scores)
-
-    def size(self) -> StateSize:
-        """The graph's file, which holds the rows, and the sketch's seed."""
-        return StateSize(shared=SEED_BYTES, index=self._kept.bytes)
-
-    def build_seconds(self) -> float:
-        """What building the graph took, where it was loaded."""
-        return self._kept.earlier_seconds
-
-    def exact(self) -> Scorer:
-        """Exhaustive search over the same rows."""
-        return ExactSearch(self._rows, self._normalise)

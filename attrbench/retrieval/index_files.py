@@ -9,12 +9,15 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
 from attrbench.errors import AttrbenchError
+from attrbench.features import Rows
 from attrbench.files import sha256_of, write_atomically
+from attrbench.method import Scorer, StateSize
+from attrbench.retrieval.exact import SEED_BYTES, ExactSearch
 
 log = logging.getLogger(__name__)
 
@@ -91,3 +94,23 @@ def _verified(path: Path) -> About | None:
         log.warning("index %s is damaged (size or checksum differ): building it again", path)
         return None
     return about
+
+
+class IndexSearch(Scorer):
+    """A search in a kept index: what its file costs, and the exhaustive search that it is measured against."""
+
+    _rows: Rows
+    _normalise: bool
+    _kept: KeptIndex[Any]
+
+    def size(self) -> StateSize:
+        """The index file, which holds the rows or their codes, and the sketch's seed."""
+        return StateSize(shared=SEED_BYTES, index=self._kept.bytes)
+
+    def build_seconds(self) -> float:
+        """What building the index took, where it was loaded."""
+        return self._kept.earlier_seconds
+
+    def exact(self) -> Scorer:
+        """Exhaustive search over the same rows."""
+        return ExactSearch(self._rows, self._normalise)

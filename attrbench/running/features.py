@@ -33,7 +33,7 @@ def compute_passes(plan: Plan, registry: Registry, reporter: Reporter) -> None:
     """Computes every shard that is missing, queries first."""
     executor = registry.executor(plan.settings.executor)()
     for planned in sorted(plan.passes.values(), key=lambda p: p.split):  # "query" before "train"
-        todo = [unit for unit in planned.units if planned.needs(unit)]
+        todo = planned.missing()
         if not todo:
             continue
         with reporter.stage(f"{planned.split} gradients", len(todo)) as advance:

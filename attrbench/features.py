@@ -6,11 +6,11 @@ declarations with an equal `GradientSource` come out of one backward pass.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 if TYPE_CHECKING:
     import numpy as np
@@ -40,8 +40,9 @@ class GradientSource(_Declaration):
     """Everything that decides a per-sample gradient before the backward pass.
 
     Attributes:
-        output: the scalar that is differentiated: `loss` (mean squared error to the target), `squared-norm`
-            (mean square of the network's output, D-TRAK) or `mean` (mean of the output, DAS).
+        output: the scalar that is differentiated (attrbench.gradients.outputs): `loss`, the mean squared error to
+            the target; `weighted-loss`, the same with the weight of the variational bound; `squared-norm`, the mean
+            square of the network's output (D-TRAK); `mean`, its mean (DAS); `l1`, `l2`, `linf`, its norms.
         grid: the timesteps.
         noise: `shared`, one noise tensor for all items and timesteps (DMin); `per-timestep`; or `per-item`,
             one for each item and timestep.
@@ -49,21 +50,34 @@ class GradientSource(_Declaration):
         image_range: `model`, the range the network was trained on, or `unit`, the [0, 1] that DMin's released
             code feeds to networks trained on [-1, 1].
         parameters: which parameters are differentiated; `all` for DDPMs.
+        precision: `fp32`, the reference; `tf32`, products in TensorFloat-32 on GPUs; `bf16`, bfloat16 autocast.
     """
 
-    output: Literal["loss", "squared-norm", "mean"] = "loss"
+    output: Literal["loss", "weighted-loss", "squared-norm", "mean", "l1", "l2", "linf"] = "loss"
     grid: TimestepGrid = TimestepGrid()
     noise: Literal["shared", "per-timestep", "per-item"] = "shared"
     noise_seed: int = 0
     image_range: Literal["model", "unit"] = "model"
     parameters: Literal["all"] = "all"
+    precision: Literal["fp32", "tf32", "bf16"] = "fp32"
 
 
 class Sketch(_Declaration):
-    """A linear sketch to `length` numbers, rebuilt from `seed` alone (attrbench.gradients.sketch)."""
+    """A linear sketch to `length` numbers, rebuilt from `seed` alone.
+
+    Attributes:
+        length: v.
+        seed: of signs and positions.
+        form: `rotation` (attrbench.gradients.sketch), which keeps no state but the seed; `permutation`, DMin's own
+            form; `rademacher` and `gaussian`, dense random projections (attrbench.gradients.reference_sketches).
+    """
 
     length: int = Field(ge=1)
     seed: int = 42
+    form: Literal["rotation", "permutation", "rademacher", "gaussian"] = "rotation"
+
+
+Layers = Literal["all", "module", "parameter"]
 
 
 class GradientRows(_Declaration):
@@ -71,10 +85,28 @@ class GradientRows(_Declaration):
 
     The norm is that of the whole gradient before sketching, so that both the normalised gradient (as stored)
     and the raw one (multiplied by its norm) come from the same bytes.
+
+    Attributes:
+        source: what decides the gradients.
+        sketch: how they are compressed.
+        timesteps: `stack` keeps each timestep's gradient; `mean` keeps the mean of the raw gradients as a single one
+            (T = 1 in all shapes), whose norm is that of the row as sketched.
+        layers: `all` sketches the gradient as one vector; `module` and `parameter` sketch that of each layer on its
+            own, to min(v, p_layer) numbers, side by side in one row (methods with a block for each layer).
+        dtype: how rows are stored; reading gives float32 whatever it is (attrbench.store.encoding).
     """
 
     source: GradientSource
     sketch: Sketch | None
+    timesteps: Literal["stack", "mean"] = "stack"
+    layers: Layers = "all"
+    dtype: Literal["float32", "float16", "bfloat16", "int8"] = "float32"
+
+    @model_validator(mode="after")
+    def _layers_are_sketched(self) -> GradientRows:
+        if self.layers != "all" and self.sketch is None:
+            raise ValueError("layers are sketched one by one: give a sketch (one longer than a layer loses nothing)")
+        return self
 
 
 class GradientProducts(_Declaration):
@@ -82,9 +114,14 @@ class GradientProducts(_Declaration):
 
     What methods without compression need, with no gradient ever stored: the queries' gradients are held in
     memory while the training set passes by. The price is a pass over the training set for each set of queries.
+
+    Attributes:
+        source: what decides the gradients.
+        layers: as in `GradientRows`; where not `all`, the products of each layer are kept apart.
     """
 
     source: GradientSource
+    layers: Layers = "all"
 
 
 class Images(_Declaration):
@@ -103,7 +140,10 @@ class FeaturePlan:
 
 
 class Rows(Protocol):
-    """Unit-norm gradient rows, read from memory-mapped shards block by block."""
+    """Unit-norm gradient rows, read from memory-mapped shards block by block.
+
+    There may be more of them than the memory holds: take the blocks as they come.
+    """
 
     @property
     def count(self) -> int:
@@ -114,8 +154,15 @@ class Rows(Protocol):
         """Numbers a row, T * v."""
 
     @property
+    def row_bytes(self) -> int:
+        """Bytes that one row takes as it is stored, its norms not counted."""
+
+    @property
     def norms(self) -> FloatArray:
         """[n, T] norms of the whole gradients."""
+
+    def take(self, items: NDArray[np.int64]) -> FloatArray:
+        """[len(items), T, v] rows of these items, in that order."""
 
     def blocks(self) -> Iterator[tuple[int, FloatArray]]:
         """Yields (index of the first item, [items, T, v] rows) in item order."""
@@ -126,7 +173,7 @@ class Products:
     """Inner products with the queries.
 
     Attributes:
-        values: [m, n, T] inner products of raw gradients.
+        values: [m, n, T] inner products of raw gradients, or [m, n, T, L] where L layers are kept apart.
         query_norms: [m, T].
         train_norms: [n, T].
         bytes_if_kept: what the whole gradients of the training set would take on disk.
@@ -154,11 +201,13 @@ class TrainFeatures:
     Attributes:
         count: number of training items, n.
         rows: for `GradientRows`.
+        layers: name and columns of each layer in a row, where a `GradientRows` keeps them apart.
         images: [n, H, W, C] uint8, for `Images`.
     """
 
     count: int
     rows: Rows | None = None
+    layers: Mapping[str, slice] | None = None
     images: NDArray[np.uint8] | None = None
 
 

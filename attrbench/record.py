@@ -96,6 +96,7 @@ class Storage(_Part):
         shared: state kept once (a projection, a permutation, factors).
         index: a search index.
         rows_if_kept: for methods that keep no rows: what keeping them would take.
+        row_error: root mean square of the relative error of a row that its storage type causes.
     """
 
     rows: int
@@ -103,6 +104,7 @@ class Storage(_Part):
     shared: int
     index: int
     rows_if_kept: int | None = None
+    row_error: float | None = None
 
     @property
     def total(self) -> int:

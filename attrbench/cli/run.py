@@ -25,7 +25,9 @@ def run(
     seed: Annotated[int, typer.Option(min=0, help="Seed of random scores and intervals.")] = 0,
     out: Out = RESULTS,
     cache: Cache = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Items and timesteps a backward pass.")] = 160,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Pairs of item and timestep a backward pass [default: found].")
+    ] = None,
     backend: Annotated[
         Literal["hooks", "vmap", "loop"], typer.Option(help="How per-sample gradients are computed.")
     ] = "hooks",

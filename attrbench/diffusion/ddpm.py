@@ -79,6 +79,13 @@ class DDPMDenoiser(Denoiser):
             return velocity
         return noise
 
+    def loss_weights(self, t: torch.Tensor) -> torch.Tensor:
+        """beta_t / (2 alpha_t (1 - abar_t)) (methods-spec 1)."""
+        t = t.cpu()
+        beta, alpha = self.scheduler.betas[t], self.scheduler.alphas[t]
+        weights: torch.Tensor = beta / (2 * alpha * (1 - self.scheduler.alphas_cumprod[t]))
+        return weights
+
     @torch.no_grad()
     def generate(self, prompts: Sequence[str], seeds: Sequence[int]) -> NDArray[np.uint8]:
         """DDIM from the noise of each seed; prompts are not used."""

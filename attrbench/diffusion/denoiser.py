@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from attrbench.errors import UsageError
 from attrbench.features import TimestepGrid
 
 
@@ -76,6 +77,14 @@ class Denoiser(ABC):
     @abstractmethod
     def target(self, latents: torch.Tensor, noise: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
         """What the network was trained to predict, [B, C, H, W]."""
+
+    def loss_weights(self, t: torch.Tensor) -> torch.Tensor:
+        """[B] weights of the variational bound at timesteps t, for the model output `weighted-loss`.
+
+        Raises:
+            UsageError: where the model has none.
+        """
+        raise UsageError(f"{type(self).__name__} has no weights for the model output weighted-loss; use loss")
 
     @abstractmethod
     def generate(self, prompts: Sequence[str], seeds: Sequence[int]) -> NDArray[np.uint8]:

@@ -12,7 +12,9 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from attrbench.gradients.sketch import Sketcher
+from attrbench.diffusion.noise import seed_of
+from attrbench.gradients.layer_blocks import LayerBlock
+from attrbench.gradients.reference_sketches import SketchForm, sketch_accumulator
 
 
 class Consumer(Protocol):
@@ -22,7 +24,7 @@ class Consumer(Protocol):
         """A batch begins; `timesteps` is [B] indices into the grid."""
 
     def add(self, offset: int, gradients: Tensor) -> None:
-        """Coordinates offset .. offset + w of the batch's gradients, [B, w]."""
+        """Coordinates offset .. offset + w of the batch's gradients, [B, w], in `dtype`."""
 
 
 class Norms:
@@ -42,22 +44,51 @@ class Norms:
 
 
 class Sketches:
-    """Sketches of several lengths under one seed, in one pass."""
+    """Sketches of several lengths under one seed, of each layer on its own.
 
-    def __init__(self, lengths: Sequence[int], seed: int) -> None:
-        self._sketcher = Sketcher(lengths, seed)
+    Args:
+        layers: the layers; a single one for the whole gradient.
+        apart: whether layers are kept apart: then one of fewer than v parameters is sketched to as many numbers as
+            it has, which loses nothing.
+        form: of the sketch.
+        lengths: v.
+        seed: of the sketch; layers have seeds of their own, so that their errors are independent.
+    """
+
+    def __init__(
+        self, layers: Sequence[LayerBlock], apart: bool, form: SketchForm, lengths: Sequence[int], seed: int
+    ) -> None:
+        self._layers = layers
+        self._apart = apart
+        self._places = {offset: (i, start) for i, layer in enumerate(layers) for offset, start in layer.places.items()}
+        self._accumulators = [
+            sketch_accumulator(
+                form,
+                sorted({self._length(length, layer) for length in lengths}),
+                seed_of("layer", seed, index) if apart else seed,
+                layer.size,
+            )
+            for index, layer in enumerate(layers)
+        ]
 
     def start(self, timesteps: Tensor, dtype: torch.dtype, device: torch.device) -> None:
         """See `Consumer`."""
-        self._sketcher.start(len(timesteps), dtype, device)
+        for accumulator in self._accumulators:
+            accumulator.start(len(timesteps), dtype, device)
 
     def add(self, offset: int, gradients: Tensor) -> None:
         """See `Consumer`."""
-        self._sketcher.add(offset, gradients)
+        layer, start = self._places[offset]
+        self._accumulators[layer].add(start, gradients)
 
     def result(self, length: int) -> Tensor:
-        """[B, length] sketches."""
-        return self._sketcher.result(length)
+        """[B, width] sketches, layer by layer."""
+        pairs = zip(self._layers, self._accumulators, strict=True)
+        parts = [accumulator.result(self._length(length, layer)) for layer, accumulator in pairs]
+        return torch.cat(parts, dim=1) if self._apart else parts[0]
+
+    def _length(self, length: int, layer: LayerBlock) -> int:
+        return min(length, layer.size) if self._apart else length
 
 
 class Whole:
@@ -84,23 +115,27 @@ class InnerProducts:
 
     Args:
         queries: [T, m, p] whole gradients of the queries.
+        layers: the layers whose products are kept apart; a single one for the whole gradient.
     """
 
-    def __init__(self, queries: Tensor) -> None:
+    def __init__(self, queries: Tensor, layers: Sequence[LayerBlock]) -> None:
         self._queries = queries
+        self._count = len(layers)
+        self._layer = {offset: index for index, layer in enumerate(layers) for offset in layer.places}
 
     def start(self, timesteps: Tensor, dtype: torch.dtype, device: torch.device) -> None:
         """See `Consumer`."""
         self._members = [(t, torch.nonzero(timesteps == t).squeeze(1)) for t in timesteps.unique().tolist()]
-        self._products = torch.zeros(len(timesteps), self._queries.shape[1], dtype=dtype, device=device)
+        self._products = torch.zeros(self._count, len(timesteps), self._queries.shape[1], dtype=dtype, device=device)
 
     def add(self, offset: int, gradients: Tensor) -> None:
         """See `Consumer`."""
+        products = self._products[self._layer[offset]]
         for t, members in self._members:
             other = self._queries[t, :, offset : offset + gradients.shape[1]]
-            mine = gradients if len(members) == len(gradients) else gradients[members]
-            self._products[members] += mine @ other.T
+            mine = gradients if len(members) == len(gradients) else gradients[members.to(gradients.device)]
+            products[members] += mine @ other.T
 
     def result(self) -> Tensor:
-        """[B, m] inner products."""
-        return self._products
+        """[B, m * L] inner products, the L layers of each query side by side."""
+        return self._products.permute(1, 2, 0).flatten(1)

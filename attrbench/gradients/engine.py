@@ -10,9 +10,9 @@ class Engine:
     """The choices of a gradient pass.
 
     Attributes:
-        backend: `hooks`, `vmap` or `loop` (attrbench.gradients.per_sample).
-        batch_size: pairs of item and timestep a backward pass.
+        backend: `hooks`, `vmap` or `loop` (attrbench.gradients.backends).
+        batch_size: pairs of item and timestep a backward pass; None finds it (attrbench.gradients.batching).
     """
 
     backend: str = "hooks"
-    batch_size: int = 160
+    batch_size: int | None = None

@@ -1,7 +1,7 @@
 """Per-sample parameter gradients of one layer, from its input and the gradient of its output.
 
 Each rule takes (module, input, output gradient), both with leading dimension B, and returns [B, numel] for the
-parameters by name. A new kind of layer is a new rule.
+parameters by name. A new kind of layer is a new rule. LoRA's A and B are Linear or Conv2d modules like any other.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ LayerGradients = Callable[[Any, Tensor, Tensor], dict[str, Tensor]]
 
 def _linear(module: nn.Linear, x: Tensor, g: Tensor) -> dict[str, Tensor]:
     """dW_b = sum over positions of g x^T."""
+    x = x.to(g.dtype)  # under autocast the layer saw its input in the output's precision
     if x.dim() == 2:
         weight = g.unsqueeze(2) * x.unsqueeze(1)
         return {"weight": weight.flatten(1), "bias": g.clone()}
@@ -25,23 +26,27 @@ def _linear(module: nn.Linear, x: Tensor, g: Tensor) -> dict[str, Tensor]:
     return {"weight": (g.transpose(1, 2) @ x).flatten(1), "bias": g.sum(1)}
 
 
-def _conv2d(module: nn.Conv2d, x: Tensor, g: Tensor) -> dict[str, Tensor]:
+def _convolution(module: nn.Conv1d | nn.Conv2d | nn.Conv3d, x: Tensor, g: Tensor) -> dict[str, Tensor]:
     """The batch as groups of one convolution: its weight gradient is every sample's own, in one call.
 
     Several times faster than products with unfolded inputs, whose copies cost more than the arithmetic.
     """
+    x = x.to(g.dtype)
     size, padding = len(x), module.padding
-    assert not isinstance(padding, str)
+    if module.padding_mode != "zeros" or isinstance(padding, str):
+        mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
+        x = F.pad(x, module._reversed_padding_repeated_twice, mode)
+        padding = (0,) * len(module.kernel_size)
     weight = torch.ops.aten.convolution_backward(
         g.reshape(1, -1, *g.shape[2:]),
         x.reshape(1, -1, *x.shape[2:]),
-        module.weight.new_empty(size * module.out_channels, *module.weight.shape[1:]),
+        g.new_empty(size * module.out_channels, *module.weight.shape[1:]),
         None,
         module.stride,
         padding,
         module.dilation,
         False,
-        [0, 0],
+        [0] * len(module.kernel_size),
         size * module.groups,
         [False, True, False],
     )[1]
@@ -54,30 +59,65 @@ def _group_norm(module: nn.GroupNorm, x: Tensor, g: Tensor) -> dict[str, Tensor]
 
 
 def _layer_norm(module: nn.LayerNorm, x: Tensor, g: Tensor) -> dict[str, Tensor]:
-    normalised = F.layer_norm(x, module.normalized_shape, eps=module.eps)
-    inner = len(module.normalized_shape)
-    leading = tuple(range(1, x.dim() - inner))
-    weight, bias = g * normalised, g
+    return _over_positions(g * F.layer_norm(x, module.normalized_shape, eps=module.eps), g, module.weight.dim())
+
+
+def _rms_norm(module: Any, x: Tensor, g: Tensor) -> dict[str, Tensor]:
+    """Torch's RMSNorm, whose eps may be None, and diffusers', which has a bias where it is asked for."""
+    eps = torch.finfo(x.dtype).eps if module.eps is None else module.eps
+    inner = tuple(range(-module.weight.dim(), 0))
+    normalised = x * torch.rsqrt(x.float().square().mean(inner, keepdim=True) + eps).to(x.dtype)
+    return _over_positions(g * normalised, g, module.weight.dim())
+
+
+def _over_positions(weight: Tensor, bias: Tensor, inner: int) -> dict[str, Tensor]:
+    """Sums over all dimensions between the batch and the `inner` normalised ones."""
+    leading = tuple(range(1, weight.dim() - inner))
     if leading:
         weight, bias = weight.sum(leading), bias.sum(leading)
     return {"weight": weight.flatten(1), "bias": bias.flatten(1).clone()}
 
 
+def _embedding(module: nn.Embedding, x: Tensor, g: Tensor) -> dict[str, Tensor]:
+    """Adds each position's gradient to the row that it looked up; the padding row gets none."""
+    size, rows = len(x), module.num_embeddings
+    places = (x.flatten(1) + rows * torch.arange(size, device=x.device)[:, None]).flatten()
+    g = g.reshape(len(places), -1)
+    if module.padding_idx is not None:
+        g = g * (x.flatten() != module.padding_idx)[:, None]
+    weight = g.new_zeros(size * rows, module.embedding_dim).index_add_(0, places, g)
+    return {"weight": weight.reshape(size, -1)}
+
+
 _RULES: dict[type[nn.Module], LayerGradients] = {
     nn.Linear: _linear,
-    nn.Conv2d: _conv2d,
+    nn.Conv1d: _convolution,
+    nn.Conv2d: _convolution,
+    nn.Conv3d: _convolution,
     nn.GroupNorm: _group_norm,
     nn.LayerNorm: _layer_norm,
+    nn.Embedding: _embedding,
 }
 
 
 def layer_gradients(module: nn.Module) -> LayerGradients:
     """The rule of a module that has one."""
+    if _is_rms_norm(module):
+        return _rms_norm
     return next(rule for kind, rule in _RULES.items() if isinstance(module, kind))
 
 
 def has_rule(module: nn.Module) -> bool:
-    """Whether the per-sample gradients of a module's parameters can be formed from its input and output gradient."""
-    if isinstance(module, nn.Conv2d):
-        return module.padding_mode == "zeros" and not isinstance(module.padding, str)
-    return isinstance(module, tuple(_RULES))
+    """Whether the per-sample gradients of a module's parameters can be formed from its input and output gradient.
+
+    A subclass that computes something else than the layer it derives from has none.
+    """
+    if isinstance(module, nn.Embedding) and (module.max_norm is not None or module.scale_grad_by_freq):
+        return False
+    kind = next((kind for kind in _RULES if isinstance(module, kind)), None)
+    return _is_rms_norm(module) or (kind is not None and type(module).forward is kind.forward)
+
+
+def _is_rms_norm(module: nn.Module) -> bool:
+    """By name: diffusers, transformers and torch have a class each, alike but for the bias."""
+    return type(module).__name__ == "RMSNorm" and hasattr(module, "eps") and isinstance(module.weight, Tensor)

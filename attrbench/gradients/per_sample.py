@@ -1,27 +1,27 @@
-"""Per-sample gradients of a batch of (item, timestep) pairs in one backward pass.
+"""Per-sample gradients of a batch of (item, timestep) pairs.
 
-`HookedGradients` never computes the parameters' own gradients: it freezes them, keeps each layer's input, and forms
-every sample's weight gradient when the backward pass reaches the layer, which is then handed on and dropped. The
-references `VmapGradients` and `LoopGradients` give the same numbers more slowly, for any module.
+`attrbench.gradients.hooks` does it in one backward pass. The references here, `VmapGradients` and `LoopGradients`,
+give the same numbers more slowly, for any module.
 """
 
 from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from attrbench.diffusion.denoiser import Denoiser
-from attrbench.gradients.layers import has_rule, layer_gradients
 from attrbench.gradients.outputs import ModelOutput
 
 log = logging.getLogger(__name__)
+
+Precision = Literal["fp32", "tf32", "bf16"]
 
 Sink = Callable[[int, Tensor], None]
 """Receives (offset of the parameter in the concatenated vector, its gradients [B, numel]), once a parameter."""
@@ -36,18 +36,21 @@ class Batch:
         target: [B, C, H, W] regression target.
         t: [B] timesteps.
         conditioning: tensors with leading dimension B.
+        weight: [B] factors of the model output, or None for 1.
     """
 
     noisy: Tensor
     target: Tensor
     t: Tensor
     conditioning: Mapping[str, Tensor]
+    weight: Tensor | None = None
 
     def sample(self, index: int) -> Batch:
         """One pair, as a batch of one."""
         one = slice(index, index + 1)
         conditioning = {name: value[one] for name, value in self.conditioning.items()}
-        return Batch(self.noisy[one], self.target[one], self.t[one], conditioning)
+        weight = None if self.weight is None else self.weight[one]
+        return Batch(self.noisy[one], self.target[one], self.t[one], conditioning, weight)
 
 
 class PerSampleGradients(ABC):
@@ -57,17 +60,28 @@ class PerSampleGradients(ABC):
         denoiser: the model.
         parameters: the attributed parameters in the order of the concatenated vector.
         output: the scalar that is differentiated.
+        precision: `fp32`, the reference; `tf32`, products in TensorFloat-32 on devices that have it; `bf16`, the
+            forward pass under bfloat16 autocast.
+        offsets: of the parameters in the concatenated vector, where they are only some of it.
     """
 
-    def __init__(self, denoiser: Denoiser, parameters: dict[str, nn.Parameter], output: ModelOutput) -> None:
+    def __init__(
+        self,
+        denoiser: Denoiser,
+        parameters: dict[str, nn.Parameter],
+        output: ModelOutput,
+        precision: Precision = "fp32",
+        offsets: dict[str, int] | None = None,
+    ) -> None:
         self.denoiser = denoiser
         self.parameters = parameters
         self.output = output
-        self.offsets: dict[str, int] = {}
-        self.total = 0
-        for name, parameter in parameters.items():
-            self.offsets[name] = self.total
-            self.total += parameter.numel()
+        self.precision: Precision = precision
+        self.total = sum(parameter.numel() for parameter in parameters.values())
+        if offsets is None:
+            ends = torch.tensor([0, *(p.numel() for p in parameters.values())]).cumsum(0).tolist()
+            offsets = dict(zip(parameters, ends, strict=False))
+        self.offsets = offsets
 
     @abstractmethod
     def __call__(self, batch: Batch, sink: Sink) -> None:
@@ -75,8 +89,49 @@ class PerSampleGradients(ABC):
 
     def outputs(self, batch: Batch) -> Tensor:
         """[B] model outputs."""
-        predicted = self.denoiser.predict(batch.noisy, batch.t, batch.conditioning)
-        return self.output(predicted, batch.target)
+        device = self.denoiser.device.type
+        with torch.autocast(device, torch.bfloat16) if self.precision == "bf16" else nullcontext():
+            predicted = self.denoiser.predict(batch.noisy, batch.t, batch.conditioning)
+        values = self.output(predicted.to(batch.target.dtype), batch.target)
+        return values if batch.weight is None else values * batch.weight
+
+    def bytes_per_sample(self, batch: Batch) -> int:
+        """A rough estimate of the memory that one more sample in a batch takes."""
+        width = 4
+        activations = 0
+
+        def count(module: nn.Module, inputs: object, output: object) -> None:
+            nonlocal activations
+            if isinstance(output, Tensor):
+                activations += output.numel()
+
+        leaves = [module for module in self.denoiser.module.modules() if not any(module.children())]
+        handles = [module.register_forward_hook(count) for module in leaves]
+        try:
+            with torch.no_grad():
+                self.outputs(batch.sample(0))
+        finally:
+            for handle in handles:
+                handle.remove()
+        return width * (3 * activations + self._gradient_floats())
+
+    def _gradient_floats(self) -> int:
+        """Numbers of gradients held at once for one sample."""
+        return self.total
+
+
+@contextmanager
+def tensor_float_32(allowed: bool) -> Iterator[None]:
+    """Whether CUDA may multiply float32 matrices in TensorFloat-32; restored afterwards."""
+    backends: tuple[Any, Any] = (torch.backends.cuda.matmul, torch.backends.cudnn)
+    before = [backend.allow_tf32 for backend in backends]
+    for backend in backends:
+        backend.allow_tf32 = allowed
+    try:
+        yield
+    finally:
+        for backend, value in zip(backends, before, strict=True):
+            backend.allow_tf32 = value
 
 
 class LoopGradients(PerSampleGradients):
@@ -87,12 +142,29 @@ class LoopGradients(PerSampleGradients):
         rows = []
         for b in range(len(batch.t)):
             sample = batch.sample(b)
-            gradients = torch.autograd.grad(
-                self.outputs(sample).sum(), list(self.parameters.values()), allow_unused=True, materialize_grads=True
-            )
+            with tensor_float_32(self.precision == "tf32"), torch.enable_grad(), _asking(self.parameters.values()):
+                gradients = torch.autograd.grad(
+                    self.outputs(sample).sum(),
+                    list(self.parameters.values()),
+                    allow_unused=True,
+                    materialize_grads=True,
+                )
             rows.append([gradient.flatten() for gradient in gradients])
         for index, name in enumerate(self.parameters):
             sink(self.offsets[name], torch.stack([row[index] for row in rows]))
+
+
+@contextmanager
+def _asking(parameters: Iterable[nn.Parameter]) -> Iterator[None]:
+    """These parameters ask for their gradients meanwhile."""
+    silent = [parameter for parameter in parameters if not parameter.requires_grad]
+    for parameter in silent:
+        parameter.requires_grad_(True)
+    try:
+        yield
+    finally:
+        for parameter in silent:
+            parameter.requires_grad_(False)
 
 
 class VmapGradients(PerSampleGradients):
@@ -103,17 +175,22 @@ class VmapGradients(PerSampleGradients):
         values = {name: parameter.detach() for name, parameter in self.parameters.items()}
         forward = _Forward(self)
 
-        def one(
-            parameters: dict[str, Tensor], noisy: Tensor, target: Tensor, t: Tensor, c: dict[str, Tensor]
-        ) -> Tensor:
-            sample = Batch(noisy[None], target[None], t[None], {k: v[None] for k, v in c.items()})
+        def one(parameters: dict[str, Tensor], samples: dict[str, Tensor], conditioning: dict[str, Tensor]) -> Tensor:
+            sample = Batch(
+                **{name: value[None] for name, value in samples.items()},
+                conditioning={name: value[None] for name, value in conditioning.items()},
+            )
             named = {f"module.{name}": value for name, value in parameters.items()}
             output: Tensor = torch.func.functional_call(forward, named, (sample,))
             return output[0]
 
-        gradients = torch.func.vmap(torch.func.grad(one), in_dims=(None, 0, 0, 0, 0))(
-            values, batch.noisy, batch.target, batch.t, dict(batch.conditioning)
-        )
+        samples = {"noisy": batch.noisy, "target": batch.target, "t": batch.t}
+        if batch.weight is not None:
+            samples["weight"] = batch.weight
+        with tensor_float_32(self.precision == "tf32"):
+            gradients = torch.func.vmap(torch.func.grad(one), in_dims=(None, 0, 0))(
+                values, samples, dict(batch.conditioning)
+            )
         for name, gradient in gradients.items():
             sink(self.offsets[name], gradient.flatten(1))
 
@@ -128,183 +205,3 @@ class _Forward(nn.Module):
 
     def forward(self, batch: Batch) -> Tensor:
         return self._gradients.outputs(batch)
-
-
-class HookedGradients(PerSampleGradients):
-    """Module hooks for Linear, Conv2d, GroupNorm and LayerNorm; see the module's docstring.
-
-    The first batch is examined: where a hook would not see all there is to a parameter (a weight that is used
-    without calling its module, a layer whose samples are not the leading dimension), `vmap` takes over.
-    """
-
-    def __init__(self, denoiser: Denoiser, parameters: dict[str, nn.Parameter], output: ModelOutput) -> None:
-        super().__init__(denoiser, parameters, output)
-        names = {id(parameter): name for name, parameter in parameters.items()}
-        self._layers: dict[nn.Module, dict[str, str]] = {}
-        for module in denoiser.module.modules():
-            own = {a: names[id(p)] for a, p in module.named_parameters(recurse=False) if id(p) in names}
-            if own:
-                self._layers[module] = own
-        self._examined = False
-        self._instead: PerSampleGradients | None = None
-
-    @classmethod
-    def covers(cls, denoiser: Denoiser, parameters: dict[str, nn.Parameter]) -> str | None:
-        """None where every attributed parameter lies in one layer that has a hook, else the first that does not."""
-        wanted = {id(parameter): name for name, parameter in parameters.items()}
-        seen: set[int] = set()
-        for module in denoiser.module.modules():
-            for _, parameter in module.named_parameters(recurse=False):
-                if id(parameter) not in wanted:
-                    continue
-                if not has_rule(module):
-                    return f"{wanted[id(parameter)]} of {type(module).__name__}"
-                if id(parameter) in seen:
-                    return f"{wanted[id(parameter)]}, which several modules share,"
-                seen.add(id(parameter))
-        return next((name for key, name in wanted.items() if key not in seen), None)
-
-    def __call__(self, batch: Batch, sink: Sink) -> None:
-        """See `PerSampleGradients`."""
-        if not self._examined:
-            self._examined = True
-            reason = self._examine(batch)
-            if reason is not None:
-                log.warning("gradient hooks do not fit: %s; using the slower vmap back end", reason)
-                self._instead = VmapGradients(self.denoiser, self.parameters, self.output)
-        if self._instead is not None:
-            self._instead(batch, sink)
-            return
-        collector = _Collector(len(batch.t), self._layers, self.offsets, sink)
-        with _frozen(self.denoiser.module), torch.enable_grad(), collector.attached():
-            self.outputs(batch).sum().backward()
-        collector.finish(self.parameters)
-
-    def _examine(self, batch: Batch) -> str | None:
-        """One forward pass of one sample; returns why hooks would miss something, or None."""
-        one = batch.sample(0)
-        reached: set[str] = set()
-        reasons: list[str] = []
-
-        def look(module: nn.Module, inputs: tuple[Any, ...]) -> None:
-            reached.update(self._layers[module].values())
-            if not inputs or not isinstance(inputs[0], Tensor):
-                reasons.append(f"{type(module).__name__} is called without a positional input")
-            elif len(inputs[0]) != 1:
-                reasons.append(f"{type(module).__name__} sees {len(inputs[0])} rows for one sample")
-
-        handles = [module.register_forward_pre_hook(look) for module in self._layers]
-        try:
-            with torch.no_grad():
-                self.outputs(one)
-        finally:
-            for handle in handles:
-                handle.remove()
-        silent = {name: parameter for name, parameter in self.parameters.items() if name not in reached}
-        used = _used(lambda: self.outputs(one).sum(), silent)
-        if used is not None:
-            reasons.append(f"{used} is used without calling its module")
-        return reasons[0] if reasons else None
-
-
-def _used(output: Callable[[], Tensor], parameters: dict[str, nn.Parameter]) -> str | None:
-    """The first of `parameters` that the output depends on."""
-    if not parameters:
-        return None
-    flags = {name: parameter.requires_grad for name, parameter in parameters.items()}
-    try:
-        for parameter in parameters.values():
-            parameter.requires_grad_(True)
-        with torch.enable_grad():
-            total = output()
-        if not total.requires_grad:
-            return None
-        gradients = torch.autograd.grad(total, list(parameters.values()), allow_unused=True)
-    finally:
-        for name, parameter in parameters.items():
-            parameter.requires_grad_(flags[name])
-    return next((name for name, gradient in zip(parameters, gradients, strict=True) if gradient is not None), None)
-
-
-class _Collector:
-    """Takes each layer's input on the way forward and forms its per-sample gradients on the way back.
-
-    A module that is called several times in one forward pass has its gradients added up before they are handed on.
-    """
-
-    def __init__(self, size: int, layers: dict[nn.Module, dict[str, str]], offsets: dict[str, int], sink: Sink) -> None:
-        self._size = size
-        self._layers = layers
-        self._offsets = offsets
-        self._sink = sink
-        self._pending: dict[nn.Module, int] = {}
-        self._sums: dict[str, Tensor] = {}
-        self._done: set[str] = set()
-
-    @contextmanager
-    def attached(self) -> Iterator[None]:
-        handles = [module.register_forward_hook(self._forward) for module in self._layers]
-        try:
-            yield
-        finally:
-            for handle in handles:
-                handle.remove()
-
-    def _forward(self, module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> Tensor:
-        x = inputs[0].detach()
-        if not output.requires_grad:  # nothing before this layer asks for a gradient; the chain starts here
-            output = output.detach().requires_grad_()
-        if output.is_leaf or output._is_view():  # what comes next may work in place, which neither would survive
-            output = output.clone()
-        self._pending[module] = self._pending.get(module, 0) + 1
-        output.register_hook(lambda gradient: self._backward(module, x, gradient))
-        return output
-
-    def _backward(self, module: nn.Module, x: Tensor, gradient: Tensor) -> None:
-        self._pending[module] -= 1
-        with torch.no_grad():
-            parts = layer_gradients(module)(module, x, gradient.detach())
-        for attribute, name in self._layers[module].items():
-            value = parts[attribute]
-            if name in self._sums:
-                value = value.add_(self._sums.pop(name))
-            if self._pending[module]:
-                self._sums[name] = value
-            else:
-                self._sink(self._offsets[name], value)
-                self._done.add(name)
-
-    def finish(self, parameters: dict[str, nn.Parameter]) -> None:
-        """Hands on what is left: sums of calls that the output did not depend on, and zeros for unused parameters."""
-        for name, parameter in parameters.items():
-            if name not in self._done:
-                zeros = torch.zeros(self._size, parameter.numel(), dtype=parameter.dtype, device=parameter.device)
-                self._sink(self._offsets[name], self._sums.pop(name, zeros))
-
-
-@contextmanager
-def _frozen(module: nn.Module) -> Iterator[None]:
-    """No parameter asks for its own gradient meanwhile, so that the backward pass computes activations' only."""
-    asked = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    for parameter in asked:
-        parameter.requires_grad_(False)
-    try:
-        yield
-    finally:
-        for parameter in asked:
-            parameter.requires_grad_(True)
-
-
-BACKENDS: dict[str, type[PerSampleGradients]] = {"hooks": HookedGradients, "vmap": VmapGradients, "loop": LoopGradients}
-
-
-def per_sample_gradients(
-    denoiser: Denoiser, parameters: dict[str, nn.Parameter], output: ModelOutput, backend: str = "hooks"
-) -> PerSampleGradients:
-    """The chosen back end; `hooks` gives way to `vmap`, with a log line, where a parameter has no hook."""
-    if backend == "hooks":
-        uncovered = HookedGradients.covers(denoiser, parameters)
-        if uncovered is not None:
-            log.warning("no gradient hook covers %s: using the slower vmap back end", uncovered)
-            backend = "vmap"
-    return BACKENDS[backend](denoiser, parameters, output)

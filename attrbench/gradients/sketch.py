@@ -1,19 +1,22 @@
-"""Linear sketches of gradients with no stored state but a seed.
-
-The chunked rotation sketch S_v of a vector x in R^p, for v = R * c with chunk length c:
-x is cut into chunks of c; chunk b is multiplied by a sign of its own and by one of 16 vectors of c signs, rolled by a
-shift s_b, and added to row r_b of an R x c table, read out as v numbers. All choices are uniform and come from a
-counter-based generator, so any part of the vector can be sketched on its own.
+"""Linear sketches of gradients with no stored state but a seed: the rotation sketch.
 
 It has the properties of the permute-sign-sum sketch that DMin uses (paper section 3.2; methods-spec 3.1) at none
-of its 5 to 16 bytes a parameter. Two coordinates meet in one bucket with probability at most 1/v, as under a random
-permutation: never within one run of v coordinates (which S_v maps one to one, so that v >= p loses nothing), and
-with probability 1/v across two of them. Hence E<Sx, Sy> = <x, y>, with a variance of about
-(|x|^2 |y|^2 + <x, y>^2) / v. (Chunks that share signs and shift meet as a whole, with probability 1 / (16 v); for
-vectors whose chunks are all alike, the worst case, that adds a sixteenth to the variance.)
+of its 5 to 16 bytes a parameter: two coordinates meet in one bucket with probability at most 1/v, under independent
+signs. Hence E<Sx, Sy> = <x, y>, with a variance of about (|x|^2 |y|^2 + <x, y>^2) / v. A sketch to v >= p loses
+nothing. All choices are uniform and come from a counter-based generator, so any part of a vector can be sketched on
+its own, on any device.
 
-Lengths 4096 * 2^r use c = 4096 and nest: S_v is the sum of the rows of S_2v that agree modulo R. All other lengths
-use c = v, one row.
+Chunks. To v = R * c with chunk length c, x is cut into chunks of c; chunk b is multiplied by a sign of its own and
+by one of 16 vectors of c signs, rolled by a shift s_b, and added to row r_b of an R x c table, read out as v numbers.
+Coordinates of one run of v never meet; those of different runs meet with probability 1/v. (Chunks that share signs
+and shift meet as a whole, with probability 1 / (16 v); for vectors whose chunks are all alike, the worst case, that
+adds a sixteenth to the variance.) Lengths 4096 * 2^r use c = 4096 and nest: S_v is the sum of the rows of S_2v that
+agree modulo R. All other lengths use c = v, one row.
+
+Blocks. Thousands of short chunks would cost more than reading the vector, so a vector of more than 2^22 numbers is
+first added up in blocks of V = max(2^20, v), each multiplied by one vector of V signs and a sign of its own and
+rolled by a random shift; the V sums are then sketched in chunks. The two stages are independent, which makes the
+variance 1/v + 1/V at most, of two parts of which the second vanishes where v = V.
 """
 
 from __future__ import annotations
@@ -27,6 +30,9 @@ from torch import Tensor
 
 CHUNK = 4096
 SIGN_VECTORS = 16
+BLOCK = 2**20
+DIRECT = 2**22
+"""Vectors up to this length are sketched in chunks at once, longer ones by way of blocks."""
 
 
 def chunk_length(length: int) -> int:
@@ -70,67 +76,152 @@ def _rows(seed: int, chunks: NDArray[np.uint64], rows: int) -> NDArray[np.uint64
 
 
 class Sketcher:
-    """Accumulates the sketches of a batch of vectors that arrive in pieces.
+    """Accumulates rotation sketches of a batch of vectors that arrive in pieces.
 
     Args:
         lengths: sketch lengths v; those that share a chunk length are folded from the longest.
         seed: all the state there is.
+        total: length p of the vectors.
     """
 
+    def __init__(self, lengths: Sequence[int], seed: int, total: int) -> None:
+        blocks = {length: max(BLOCK, length) for length in lengths}
+        direct = [length for length in lengths if total <= max(DIRECT, blocks[length])]
+        self._chunks: dict[int | None, _Chunks] = {None: _Chunks(direct, seed)} if direct else {}
+        self._blocks: dict[int, _Blocks] = {}
+        self._stage: dict[int, int | None] = dict.fromkeys(direct)
+        for block in {blocks[length] for length in lengths if length not in direct}:
+            mine = [length for length in lengths if length not in direct and blocks[length] == block]
+            self._blocks[block] = _Blocks(block, seed)
+            self._chunks[block] = _Chunks(mine, seed)
+            self._stage |= dict.fromkeys(mine, block)
+        self._open = False
+
+    def start(self, size: int, dtype: torch.dtype, device: torch.device) -> None:
+        """Empties the tables for `size` vectors."""
+        for chunks in self._chunks.values():
+            chunks.start(size, dtype, device)
+        for blocks in self._blocks.values():
+            blocks.start(size, dtype, device)
+        self._open = bool(self._blocks)
+
+    def add(self, offset: int, piece: Tensor) -> None:
+        """Adds coordinates offset .. offset + w of every vector; `piece` is [B, w]."""
+        if None in self._chunks:
+            self._chunks[None].add(offset, piece)
+        for blocks in self._blocks.values():
+            blocks.add(offset, piece)
+
+    def result(self, length: int) -> Tensor:
+        """[B, v] sketches of what was added since `start`; nothing can be added any more."""
+        if self._open:
+            for block, blocks in self._blocks.items():
+                self._chunks[block].add(0, blocks.table)
+            self._open = False
+        return self._chunks[self._stage[length]].result(length)
+
+
+class _Blocks:
+    """The first stage: blocks of V coordinates, signed, rolled and added up in a [B, V] table."""
+
+    def __init__(self, block: int, seed: int) -> None:
+        self.table = torch.empty(0)
+        self.block = block
+        self.seed = seed
+        self._signs = torch.from_numpy(_signs(_mix(seed, 6, np.arange(block, dtype=np.uint64))))
+
+    def start(self, size: int, dtype: torch.dtype, device: torch.device) -> None:
+        self._signs = self._signs.to(device, dtype)
+        self.table = _zeros(self.table, (size, self.block), dtype, device)
+
+    def add(self, offset: int, piece: Tensor) -> None:
+        first, last = offset // self.block, (offset + piece.shape[1] - 1) // self.block
+        numbers = np.arange(first, last + 1, dtype=np.uint64)
+        shifts = _mix(self.seed, 7, numbers) % np.uint64(self.block)
+        flips = _signs(_mix(self.seed, 8, numbers))
+        for b, shift, flip in zip(range(first, last + 1), shifts.tolist(), flips.tolist(), strict=True):
+            _add_rotated(self.table, piece, offset - b * self.block, self._signs, shift, flip)
+
+
+class _Chunks:
+    """The second stage: chunks, each signed, rolled and added to a row of a [B, R, c] table, one a base length."""
+
     def __init__(self, lengths: Sequence[int], seed: int) -> None:
-        self.lengths = tuple(sorted(set(lengths), reverse=True))
         self.seed = seed
         self._base: dict[int, int] = {}
-        for length in self.lengths:
+        for length in sorted(set(lengths), reverse=True):
             longer = [b for b in set(self._base.values()) if chunk_length(b) == chunk_length(length)]
             self._base[length] = max(longer, default=length)
         self._signs = {
             c: torch.from_numpy(_signs(_mix(seed, 1, np.arange(c * _sign_vectors(c), dtype=np.uint64)))).view(-1, c)
-            for c in {chunk_length(length) for length in self.lengths}
+            for c in {chunk_length(length) for length in lengths}
         }
         self._tables: dict[int, Tensor] = {}
+        self._folded: dict[int, Tensor] = {}
 
     def start(self, size: int, dtype: torch.dtype, device: torch.device) -> None:
-        """Empties the tables for `size` vectors."""
-        self._tables = {
-            base: torch.zeros(size, base // chunk_length(base), chunk_length(base), dtype=dtype, device=device)
-            for base in set(self._base.values())
-        }
+        self._signs = {c: signs.to(device, dtype) for c, signs in self._signs.items()}
+        for base in set(self._base.values()):
+            shape = (size, base // chunk_length(base), chunk_length(base))
+            self._tables[base] = _zeros(self._tables.get(base), shape, dtype, device)
+        self._folded = {}
 
     def add(self, offset: int, piece: Tensor) -> None:
-        """Adds coordinates offset .. offset + w of every vector; `piece` is [B, w]."""
-        for base, table in self._tables.items():
-            self._add(base, table, offset, piece)
-
-    def _add(self, base: int, table: Tensor, offset: int, piece: Tensor) -> None:
-        c = table.shape[2]
-        signs = self._signs[c].to(piece.device, piece.dtype)
-        first, last = offset // c, (offset + piece.shape[1] - 1) // c
-        numbers = np.arange(first, last + 1, dtype=np.uint64)
-        shifts = _mix(self.seed, 2, numbers) % np.uint64(c)
-        rows = _rows(self.seed, numbers, table.shape[1])
-        flips = _signs(_mix(self.seed, 4, numbers))
-        kinds = _mix(self.seed, 5, numbers) % np.uint64(len(signs))
-        for index, chunk in enumerate(range(first, last + 1)):
-            low, high = max(offset, chunk * c), min(offset + piece.shape[1], (chunk + 1) * c)
-            target, shift, flip = table[:, int(rows[index])], int(shifts[index]), float(flips[index])
-            sign = signs[int(kinds[index])]
-            # The rolled chunk is two runs: positions that stay below c, and those that wrap around.
-            wrap = min(max(chunk * c + c - shift, low), high)
-            for start, stop, to in ((low, wrap, shift), (wrap, high, shift - c)):
-                if start < stop:
-                    here = start - chunk * c
-                    width = stop - start
-                    target[:, here + to : here + to + width].addcmul_(
-                        piece[:, start - offset : stop - offset], sign[here : here + width], value=flip
-                    )
+        for table in self._tables.values():
+            c = table.shape[2]
+            signs = self._signs[c]
+            first, last = offset // c, (offset + piece.shape[1] - 1) // c
+            numbers = np.arange(first, last + 1, dtype=np.uint64)
+            shifts = (_mix(self.seed, 2, numbers) % np.uint64(c)).tolist()
+            rows = _rows(self.seed, numbers, table.shape[1]).tolist()
+            flips = _signs(_mix(self.seed, 4, numbers)).tolist()
+            kinds = (_mix(self.seed, 5, numbers) % np.uint64(len(signs))).tolist()
+            for index in range(last - first + 1):
+                start = offset - (first + index) * c
+                _add_rotated(table[:, rows[index]], piece, start, signs[kinds[index]], shifts[index], flips[index])
 
     def result(self, length: int) -> Tensor:
-        """[B, v] sketches of what was added since `start`."""
-        table = self._tables[self._base[length]]
-        c = table.shape[2]
-        rows = length // c
-        return table.reshape(len(table), -1, rows, c).sum(1).reshape(len(table), length)
+        base = self._base[length]
+        c = chunk_length(base)
+        folded = self._tables[base]
+        for shorter in self._base:  # longest first: each is folded from the one before
+            if self._base[shorter] == base and shorter >= length:
+                if shorter not in self._folded:
+                    self._folded[shorter] = folded.reshape(len(folded), -1, shorter // c, c).sum(1)
+                folded = self._folded[shorter]
+        return folded.flatten(1)
+
+
+def _zeros(old: Tensor | None, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Zeros, in the old tensor's memory where it fits: fresh pages cost more than the arithmetic."""
+    if old is not None and old.shape == shape and old.dtype == dtype and old.device == device:
+        return old.zero_()
+    return torch.zeros(shape, dtype=dtype, device=device)
+
+
+def _add_rotated(table: Tensor, piece: Tensor, start: int, signs: Tensor, shift: int, flip: float) -> None:
+    """Adds what of `piece` lies in one cell of c coordinates to `table`, signed and rolled.
+
+    All of a sketch's arithmetic happens here. It is two fused multiply-adds over contiguous runs, which the CPU does
+    at about the speed of reading; on a GPU, a Triton kernel that takes all cells of a piece at once, (shift, flip,
+    row) a cell, would go in the place of this function and the loops around it.
+
+    Args:
+        table: [B, c], added to in place.
+        piece: [B, w] coordinates of which the first lies `start` behind the cell's first (negative: before it).
+        start: see `piece`.
+        signs: [c] signs by position in the cell.
+        shift: coordinate j of the cell goes to (j + shift) mod c.
+        flip: the cell's own sign.
+    """
+    c = table.shape[1]
+    low, high = max(start, 0), min(start + piece.shape[1], c)
+    wrap = min(max(c - shift, low), high)  # the rolled cell is two runs: what stays below c, and what wraps around
+    for begin, end, to in ((low, wrap, shift), (wrap, high, shift - c)):
+        if begin < end:
+            table[:, begin + to : end + to].addcmul_(
+                piece[:, begin - start : end - start], signs[begin:end], value=flip
+            )
 
 
 def _signs(bits: NDArray[np.uint64]) -> NDArray[np.float32]:
@@ -139,7 +230,7 @@ def _signs(bits: NDArray[np.uint64]) -> NDArray[np.float32]:
 
 def sketch(vectors: Tensor, length: int, seed: int) -> Tensor:
     """S_v of each row of `vectors` ([B, p]) in one call: [B, v]."""
-    sketcher = Sketcher([length], seed)
+    sketcher = Sketcher([length], seed, vectors.shape[1])
     sketcher.start(len(vectors), vectors.dtype, vectors.device)
     sketcher.add(0, vectors)
     return sketcher.result(length)

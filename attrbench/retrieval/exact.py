@@ -23,27 +23,41 @@ class ExactSearch(ExhaustiveScorer):
         self._normalise = normalise
 
     def scores(self, query: QueryFeatures) -> NDArray[np.float32]:
-        """[m, n] inner products, block by block from the memory-mapped shards."""
+        """[m, n] inner products: one read of the memory-mapped shards for all m queries."""
         vectors = query_vectors(query, self._normalise)
         scores = np.empty((len(vectors), self._rows.count), np.float32)
         for first, block in self._rows.blocks():
-            last = first + len(block)
-            if self._normalise:
-                scores[:, first:last] = vectors @ block.reshape(len(block), -1).T
-            else:  # the norms go on the products, not on a copy of the rows
-                products = vectors.reshape(len(vectors), *block.shape[1:]).transpose(1, 0, 2) @ block.transpose(1, 2, 0)
-                scores[:, first:last] = (products * self._rows.norms[first:last].T[:, None, :]).sum(axis=0)
+            scores[:, first : first + len(block)] = self._products(vectors, block, first)
         return scores
 
+    def rescore(self, query: QueryFeatures, items: NDArray[np.int64]) -> NDArray[np.float32]:
+        """[len(items)] inner products of one query with these items only, read from the store."""
+        vectors = query_vectors(query, self._normalise)
+        block = self._rows.take(items)
+        norms = None if self._normalise else self._rows.norms[items]
+        return _products(vectors, block, norms).ravel()
+
+    def _products(self, vectors: NDArray[np.float32], block: NDArray[np.float32], first: int) -> NDArray[np.float32]:
+        return _products(vectors, block, None if self._normalise else self._rows.norms[first : first + len(block)])
+
     def size(self) -> StateSize:
-        """The rows, and the sketch's seed."""
-        return StateSize(rows=rows_bytes(self._rows, self._normalise), shared=SEED_BYTES)
+        """The rows; raw gradients also need their norms."""
+        return StateSize(rows=rows_bytes(self._rows, self._normalise))
 
 
-SEED_BYTES = 8
-"""All the shared state that a sketch has."""
+def _products(
+    vectors: NDArray[np.float32], block: NDArray[np.float32], norms: NDArray[np.float32] | None
+) -> NDArray[np.float32]:
+    """[m, items] inner products; norms ([items, T]) go on the products, not on a copy of the rows."""
+    if norms is None:
+        whole: NDArray[np.float32] = vectors @ block.reshape(len(block), -1).T
+        return whole
+    width = block.shape[2]
+    parts = (vectors[:, t * width : (t + 1) * width] @ block[:, t].T * norms[:, t] for t in range(block.shape[1]))
+    total: NDArray[np.float32] = np.add.reduce(list(parts))
+    return total
 
 
 def rows_bytes(rows: Rows, normalise: bool) -> int:
-    """Bytes of n rows of T * v float32; raw gradients also need their T norms."""
-    return 4 * rows.count * (rows.width + (0 if normalise else rows.norms.shape[1]))
+    """Bytes of n rows as they are stored; raw gradients also need their T norms."""
+    return rows.count * (rows.row_bytes + (0 if normalise else 4 * rows.norms.shape[1]))

@@ -17,7 +17,7 @@ from attrbench.errors import AttrbenchError
 from attrbench.features import Rows
 from attrbench.files import sha256_of, write_atomically
 from attrbench.method import Scorer, StateSize
-from attrbench.retrieval.exact import SEED_BYTES, ExactSearch
+from attrbench.retrieval.exact import ExactSearch
 
 log = logging.getLogger(__name__)
 
@@ -104,13 +104,13 @@ class IndexSearch(Scorer):
     _kept: KeptIndex[Any]
 
     def size(self) -> StateSize:
-        """The index file, which holds the rows or their codes, and the sketch's seed."""
-        return StateSize(shared=SEED_BYTES, index=self._kept.bytes)
+        """The index file, which holds the rows or their codes."""
+        return StateSize(index=self._kept.bytes)
 
     def build_seconds(self) -> float:
         """What building the index took, where it was loaded."""
         return self._kept.earlier_seconds
 
-    def exact(self) -> Scorer:
+    def exact(self) -> ExactSearch:
         """Exhaustive search over the same rows."""
         return ExactSearch(self._rows, self._normalise)

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
+import numpy as np
+
 from attrbench.errors import AttrbenchError
 from attrbench.features import Feature, FeaturePlan, GradientProducts, GradientRows, GradientSource
-from attrbench.gradients.collect import ENGINE_VERSION, GradientFeature
+from attrbench.gradients.collect import ENGINE_VERSION
+from attrbench.gradients.layer_blocks import LayerBlock, layer_blocks, layer_columns
+from attrbench.gradients.reference_sketches import state_bytes
+from attrbench.gradients.sheets import GradientFeature
 from attrbench.running.settings import MethodRequest, RunSettings
-from attrbench.store.fingerprint import parameters_fingerprint
-from attrbench.store.shards import FeatureStore, Unit, units
+from attrbench.store.encoding import row_bytes
+from attrbench.store.fingerprint import fingerprint, parameters_fingerprint
+from attrbench.store.shards import SHARD_ITEMS, FeatureStore, Unit, shard_items, units
 from attrbench.task import Items, OpenTask, TaskMeta
 
 QUERY_SHARD = 16
@@ -37,7 +44,7 @@ class PlannedPass:
 
     def needs(self, unit: Unit) -> bool:
         """Whether at least one store lacks the shard."""
-        return any(store.state(unit) != "done" for store in self.stores.values())
+        return any(store.state(shard) != "done" for store in self.stores.values() for shard in store.shards(unit))
 
     def missing(self) -> list[Unit]:
         """The shards that at least one store lacks."""
@@ -103,6 +110,13 @@ class Plan:
         """The items of a split, all of them."""
         return self.opened.train if split == "train" else self.opened.queries
 
+    def pass_fingerprint(self, planned: PlannedPass) -> str:
+        """Identifies a pass whatever features come out of it."""
+        opened = self.opened
+        items = self.items(planned.split).fingerprint
+        source = planned.source.model_dump(mode="json")
+        return fingerprint([self.meta.name, planned.split, items, opened.denoiser.fingerprint, source])
+
     def store(self, split: str, feature: GradientFeature) -> FeatureStore:
         """The store of a gradient feature; its fingerprint covers all that decides the numbers."""
         denoiser = self.opened.denoiser
@@ -119,7 +133,8 @@ class Plan:
         }
         if isinstance(feature, GradientProducts):
             description["queries"] = [self.items("query").fingerprint, self.query_count]
-        return FeatureStore(self.settings.cache, description)
+        most = SHARD_ITEMS if split == "train" else QUERY_SHARD
+        return FeatureStore(self.settings.cache, description, shard_items(self.item_bytes(feature), most))
 
     @cached_property
     def _parameters(self) -> dict[str, str]:
@@ -128,21 +143,68 @@ class Plan:
 
     def bytes_to_write(self) -> int:
         """Size of the rows that are still missing."""
-        total = 0
-        for planned in self.passes.values():
-            steps = planned.source.grid.steps
-            for feature, store in planned.stores.items():
-                items = sum(unit.last - unit.first for unit in planned.units if store.state(unit) != "done")
-                total += 4 * items * steps * (self.width(feature) + 1)
-        return total
+        return sum(
+            self.item_bytes(feature) * (shard.last - shard.first)
+            for planned in self.passes.values()
+            for feature, store in planned.stores.items()
+            for unit in planned.units
+            for shard in store.shards(unit)
+            if store.state(shard) != "done"
+        )
 
-    def width(self, feature: GradientFeature) -> int:
-        """Numbers kept for one item and timestep."""
+    def check_disk(self) -> None:
+        """Refuses early what the disk can't hold.
+
+        Raises:
+            AttrbenchError: where the rows that are missing need more room than there is.
+        """
+        need, folder = self.bytes_to_write(), self.settings.cache
+        free = shutil.disk_usage(folder).free
+        if need > free:
+            raise AttrbenchError(
+                f"the features need {need / 1e9:.1f} GB below {folder}, {free / 1e9:.1f} GB are free: use a shorter"
+                " sketch (v=...), dtype=int8, --limit-train, or another folder (--cache)"
+            )
+
+    def item_bytes(self, feature: GradientFeature) -> int:
+        """Bytes kept for one item, norms included."""
+        steps = feature.source.grid.steps
         if isinstance(feature, GradientProducts):
-            return self.query_count
-        if feature.sketch is not None:
+            return 4 * steps * (self.query_count * len(self.layers(feature)) + 1)
+        steps = 1 if feature.timesteps == "mean" else steps
+        return row_bytes(feature.dtype, steps, self.width(feature)) + 4 * steps
+
+    def width(self, feature: GradientRows) -> int:
+        """Numbers kept for one item and timestep."""
+        if feature.sketch is None:
+            return sum(layer.size for layer in self.layers(feature))
+        if feature.layers == "all":
             return feature.sketch.length
-        return sum(p.numel() for p in self.opened.denoiser.attributed_parameters(feature.source.parameters).values())
+        return sum(min(feature.sketch.length, layer.size) for layer in self.layers(feature))
+
+    def layers(self, feature: GradientFeature) -> list[LayerBlock]:
+        """The attributed parameters cut as the feature asks."""
+        named = self.opened.denoiser.attributed_parameters(feature.source.parameters)
+        sizes = {name: parameter.numel() for name, parameter in named.items()}
+        ends = np.cumsum([0, *sizes.values()])
+        return layer_blocks(dict(zip(named, ends.tolist(), strict=False)), sizes, feature.layers)
+
+    def columns(self, feature: GradientRows) -> dict[str, slice] | None:
+        """The columns of each layer, where layers are kept apart."""
+        if feature.layers == "all" or feature.sketch is None:
+            return None
+        return layer_columns(self.layers(feature), feature.sketch.length)
+
+    def shared_bytes(self, feature: GradientRows) -> int:
+        """What must be kept besides the rows so that a new query can be sketched."""
+        sketch = feature.sketch
+        if sketch is None:
+            return 0
+        if feature.layers == "all":
+            return state_bytes(sketch.form, sketch.length, sum(layer.size for layer in self.layers(feature)))
+        return sum(
+            state_bytes(sketch.form, min(sketch.length, layer.size), layer.size) for layer in self.layers(feature)
+        )
 
     def lines(self) -> list[str]:
         """The plan in words, one line a pass."""
@@ -165,4 +227,13 @@ def _limited(count: int, limit: int | None) -> int:
 def _name(feature: GradientFeature) -> str:
     if isinstance(feature, GradientProducts):
         return "inner products with the queries"
-    return "whole rows" if feature.sketch is None else f"sketch v={feature.sketch.length}"
+    name = "whole rows" if feature.sketch is None else f"sketch v={feature.sketch.length}"
+    if feature.sketch is not None and feature.sketch.form != "rotation":
+        name += f" ({feature.sketch.form})"
+    for value, default, text in (
+        (feature.timesteps, "stack", "mean over timesteps"),
+        (feature.layers, "all", f"{feature.layers} by {feature.layers}"),
+        (feature.dtype, "float32", feature.dtype),
+    ):
+        name += "" if value == default else f" {text}"
+    return name

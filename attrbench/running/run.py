@@ -86,6 +86,7 @@ class TaskRun:
             self.reporter.note(line)
         if self.settings.dry_run:
             return
+        plan.check_disk()
         compute_passes(plan, self.registry, self.reporter)
         with self.reporter.stage("scoring", len(todo)) as advance:
             for request in todo:
@@ -182,9 +183,10 @@ class TaskRun:
                 "storage": Storage(
                     rows=size.rows,
                     rows_on_disk=read.rows_on_disk(),
-                    shared=size.shared,
+                    shared=size.shared + read.shared_bytes(),
                     index=size.index,
                     rows_if_kept=size.rows_if_kept,
+                    row_error=read.row_error(),
                 ),
                 "latency": _latency(read, fit_seconds + scorer.build_seconds(), measured),
                 "peak_memory_bytes": peak_memory(),

@@ -11,10 +11,10 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +28,7 @@ from attrbench.store.fingerprint import fingerprint
 log = logging.getLogger(__name__)
 
 SHARD_ITEMS = 64
+SHARD_BYTES = 128 * 2**20
 SHARD_SCHEMA = 1
 
 
@@ -43,6 +44,15 @@ def units(count: int, size: int = SHARD_ITEMS) -> list[Unit]:
     return [Unit(first, min(first + size, count)) for first in range(0, count, size)]
 
 
+def shard_items(row_bytes: int, most: int = SHARD_ITEMS) -> int:
+    """Items a shard: the largest power of two, up to `most`, that keeps it within 128 MiB; at least one.
+
+    It follows from the feature alone, so that every process cuts in the same places.
+    """
+    fitting = max(1, min(most, SHARD_BYTES // max(1, row_bytes)))
+    return 1 << (fitting.bit_length() - 1)
+
+
 class Sidecar(BaseModel):
     """What is known of a shard.
 
@@ -53,6 +63,7 @@ class Sidecar(BaseModel):
         item_seconds: the same for each item.
         features_in_pass: how many features came out of that pass.
         nonfinite: (item, timestep) of NaN or infinite gradients, whose rows are zero.
+        row_error: root mean square of the rows' relative error that their storage type causes.
     """
 
     rows: int
@@ -62,6 +73,7 @@ class Sidecar(BaseModel):
     item_seconds: list[float]
     features_in_pass: int = 1
     nonfinite: list[tuple[int, int]] = []
+    row_error: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -71,6 +83,7 @@ class Timing:
     item_seconds: Sequence[float]
     features_in_pass: int
     nonfinite: Sequence[tuple[int, int]] = ()
+    row_error: float = 0.0
 
 
 class FeatureStore:
@@ -79,13 +92,24 @@ class FeatureStore:
     Args:
         root: the cache folder.
         description: everything that decides the numbers; written beside them as `feature.json`.
+        items: items a shard, a power of two (`shard_items`).
     """
 
-    def __init__(self, root: Path, description: dict[str, object]) -> None:
+    def __init__(self, root: Path, description: dict[str, object], items: int = SHARD_ITEMS) -> None:
+        self.shard_items = items
         self.description = {"schema": SHARD_SCHEMA} | description
         self.fingerprint = fingerprint(self.description)
         self.folder = root / "features" / self.fingerprint[:20]
         self._verified: dict[Unit, Sidecar] = {}
+
+    def shards(self, unit: Unit) -> list[Unit]:
+        """The shards within `unit`, which starts where a shard does."""
+        cut = units(unit.last - unit.first, self.shard_items)
+        return [Unit(unit.first + part.first, unit.first + part.last) for part in cut]
+
+    def missing(self, unit: Unit) -> list[Unit]:
+        """The shards within `unit` that must be computed; damaged ones are reported."""
+        return [shard for shard in self.shards(unit) if self.needs(shard)]
 
     def path(self, unit: Unit) -> Path:
         """The file of a shard."""
@@ -114,7 +138,7 @@ class FeatureStore:
             log.warning("shard %s is damaged (size or checksum differ): computing it again", self.path(unit))
         return state != "done"
 
-    def write(self, unit: Unit, arrays: dict[str, NDArray[np.float32]], timing: Timing) -> None:
+    def write(self, unit: Unit, arrays: Mapping[str, NDArray[Any]], timing: Timing) -> None:
         """Commits a shard. Arrays have leading dimension `unit.last - unit.first`."""
         data = save({name: np.ascontiguousarray(array) for name, array in arrays.items()})
         sidecar = Sidecar(
@@ -125,6 +149,7 @@ class FeatureStore:
             item_seconds=list(timing.item_seconds),
             features_in_pass=timing.features_in_pass,
             nonfinite=list(timing.nonfinite),
+            row_error=timing.row_error,
         )
         path = self.path(unit)
         try:
@@ -147,39 +172,23 @@ class FeatureStore:
             raise AttrbenchError(f"shard {self.path(unit)} is not there or damaged; run the same command again")
         return self._verified[unit]
 
-    def read(self, unit: Unit) -> dict[str, NDArray[np.float32]]:
+    def read(self, unit: Unit) -> dict[str, NDArray[Any]]:
         """The arrays of a shard that is done, memory-mapped and read-only."""
         self.sidecar(unit)
         return map_safetensors(self.path(unit))
 
 
-def map_safetensors(path: Path) -> dict[str, NDArray[np.float32]]:
-    """The float32 tensors of a safetensors file as read-only memory maps."""
+_DTYPES = {"F32": np.float32, "F16": np.float16, "U16": np.uint16, "I8": np.int8}
+
+
+def map_safetensors(path: Path) -> dict[str, NDArray[Any]]:
+    """The tensors of a safetensors file as read-only memory maps."""
     with path.open("rb") as file:
         size = int.from_bytes(file.read(8), "little")
         header = json.loads(file.read(size))
-    arrays: dict[str, NDArray[np.float32]] = {}
+    arrays: dict[str, NDArray[Any]] = {}
     for name, entry in header.items():
         if name != "__metadata__":
-            assert entry["dtype"] == "F32", entry["dtype"]
             offset = 8 + size + entry["data_offsets"][0]
-            arrays[name] = np.memmap(path, np.float32, "r", offset, tuple(entry["shape"]))
+            arrays[name] = np.memmap(path, _DTYPES[entry["dtype"]], "r", offset, tuple(entry["shape"]))
     return arrays
-
-
-class StoredRows:
-    """The gradient rows of `count` items across a store's shards: the view `attrbench.features.Rows`."""
-
-    def __init__(self, store: FeatureStore, count: int) -> None:
-        self._store = store
-        self._units = units(count)
-        self.count = count
-        norms = [store.read(unit)["norms"] for unit in self._units]
-        self.norms: NDArray[np.float32] = np.concatenate(norms)
-        first = store.read(self._units[0])["rows"]
-        self.width = first.shape[1] * first.shape[2]
-
-    def blocks(self) -> Iterator[tuple[int, NDArray[np.float32]]]:
-        """Yields (index of the first item, [items, T, v] rows) shard by shard, memory-mapped."""
-        for unit in self._units:
-            yield unit.first, self._store.read(unit)["rows"]

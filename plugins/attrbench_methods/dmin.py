@@ -34,6 +34,12 @@ class DMinOptions(GradientOptions):
     """faiss: the factory string, such as `IVF64,Flat`. The paper does not say which one it used."""
     nprobe: int | None = Field(None, ge=1)
     """faiss: cells that an IVF index visits."""
+    rerank: int = Field(0, ge=0)
+    """faiss: take this many times k candidates from the index and score them exactly; 0 trusts the index."""
+    sketch: Literal["rotation", "permutation", "rademacher", "gaussian"] = "rotation"
+    """Form of the sketch; `permutation` is the released code's, at 5 bytes a parameter."""
+    dtype: Literal["float32", "float16", "bfloat16", "int8"] = "float32"
+    """How the training rows are stored."""
     seed: int = Field(42, ge=0)
     """Seed of the sketch and of the graph."""
 
@@ -41,6 +47,8 @@ class DMinOptions(GradientOptions):
     def _search_needs_rows(self) -> DMinOptions:
         if self.v is None and self.search != "exact":
             raise ValueError(f"search={self.search} needs a sketch: give v, or leave search=exact")
+        if self.rerank and self.search != "faiss":
+            raise ValueError("rerank goes with search=faiss")
         return self
 
 
@@ -62,8 +70,8 @@ class DMin(Method[DMinOptions]):
         if o.v is None:
             products = GradientProducts(source=source)
             return FeaturePlan(train=products, query=products)
-        rows = GradientRows(source=source, sketch=Sketch(length=o.v, seed=o.seed))
-        return FeaturePlan(train=rows, query=rows)
+        rows = GradientRows(source=source, sketch=Sketch(length=o.v, seed=o.seed, form=o.sketch))
+        return FeaturePlan(train=rows.model_copy(update={"dtype": o.dtype}), query=rows)
 
     def check(self, train_items: int) -> None:
         """`k` must not exceed the training set; Faiss must understand its string."""
@@ -89,7 +97,9 @@ class DMin(Method[DMinOptions]):
         if o.search == "faiss":
             from attrbench.retrieval.faiss_index import FaissSearch
 
-            return FaissSearch(train.rows, o.normalise, o.index, o.nprobe, context.workspace, context.fingerprint)
+            return FaissSearch(
+                train.rows, o.normalise, o.index, o.nprobe, o.rerank, context.workspace, context.fingerprint
+            )
         from attrbench.retrieval.exact import ExactSearch
 
         return ExactSearch(train.rows, o.normalise)

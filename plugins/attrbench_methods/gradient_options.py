@@ -23,6 +23,8 @@ class GradientOptions(Options):
     """Seed of the noise."""
     image_range: Literal["model", "unit"] = "model"
     """`model`: the range the network was trained on; `unit`: the [0, 1] that DMin's released code feeds to DDPMs."""
+    precision: Literal["fp32", "tf32", "bf16"] = "fp32"
+    """`fp32`: the reference; `tf32`: TensorFloat-32 products on GPUs that have them; `bf16`: bfloat16 autocast."""
 
     def source(self) -> GradientSource:
         """The gradient of the training loss that these options describe."""
@@ -32,4 +34,5 @@ class GradientOptions(Options):
             noise=self.noise,
             noise_seed=self.noise_seed,
             image_range=self.image_range,
+            precision=self.precision,
         )

@@ -110,7 +110,8 @@ def search() -> list[Ratio]:
     """Exact scores of one query over 2,000 rows of 5 x 4,096 from memory-mapped shards."""
     from attrbench.features import QueryFeatures
     from attrbench.retrieval.exact import ExactSearch
-    from attrbench.store.shards import FeatureStore, StoredRows, Timing, units
+    from attrbench.store.rows import StoredRows
+    from attrbench.store.shards import FeatureStore, Timing, units
 
     with tempfile.TemporaryDirectory() as folder:
         store = FeatureStore(Path(folder), {"benchmark": "search"})

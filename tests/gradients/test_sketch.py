@@ -53,7 +53,7 @@ def try_seeds(named, lengths):
     stacked = torch.stack([vector for pair in named.values() for vector in pair]).float()
     products = {v: [] for v in lengths}
     for seed in range(SEEDS):
-        sketcher = Sketcher(lengths, seed)
+        sketcher = Sketcher(lengths, seed, stacked.shape[1])
         sketcher.start(len(stacked), stacked.dtype, stacked.device)
         sketcher.add(0, stacked)
         for v in lengths:
@@ -163,7 +163,7 @@ def test_sketch_does_not_depend_on_the_pieces_nor_on_their_order(v, cuts, random
     edges = sorted({0, P, *cuts})
     pieces = list(pairwise(edges))
     random.shuffle(pieces)
-    sketcher = Sketcher([v], 11)
+    sketcher = Sketcher([v], 11, P)
     sketcher.start(2, x.dtype, x.device)
     for start, stop in pieces:
         sketcher.add(start, x[:, start:stop])
@@ -180,7 +180,7 @@ def test_sketch_does_not_depend_on_the_batch(v):
 
 def test_lengths_asked_for_together_equal_lengths_asked_for_alone():
     x = vectors(3)
-    sketcher = Sketcher(LENGTHS, 9)
+    sketcher = Sketcher(LENGTHS, 9, P)
     sketcher.start(3, x.dtype, x.device)
     sketcher.add(0, x)
     for v in LENGTHS:
@@ -189,7 +189,7 @@ def test_lengths_asked_for_together_equal_lengths_asked_for_alone():
 
 def test_starting_again_forgets_what_was_added():
     x = vectors(2)
-    sketcher = Sketcher([64], 0)
+    sketcher = Sketcher([64], 0, P)
     for size in (2, 1):
         sketcher.start(size, x.dtype, x.device)
         sketcher.add(0, x[:size])

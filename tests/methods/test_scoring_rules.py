@@ -12,10 +12,11 @@ from attrbench.diffusion.ddpm import DDPMDenoiser
 from attrbench.diffusion.denoiser import Encoded
 from attrbench.errors import UsageError
 from attrbench.features import Products, QueryFeatures, TimestepGrid, TrainFeatures
+from attrbench.gradients.backends import per_sample_gradients
 from attrbench.gradients.collect import GradientPass, Split
 from attrbench.gradients.engine import Engine
 from attrbench.gradients.outputs import MODEL_OUTPUTS, loss
-from attrbench.gradients.per_sample import Batch, per_sample_gradients
+from attrbench.gradients.per_sample import Batch
 from attrbench.method import Context
 from attrbench.metric import Outcome
 from attrbench.metrics.retrieval import DetectionRate

@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from attrbench.errors import AttrbenchError
-from attrbench.store.shards import FeatureStore, StoredRows, Timing, Unit, units
+from attrbench.store.rows import StoredRows
+from attrbench.store.shards import FeatureStore, Timing, Unit, units
 
 DESCRIPTION = {"feature": "rows", "split": "train"}
 UNIT = Unit(4, 7)

@@ -1,0 +1,23 @@
+"""The back ends by name."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from attrbench.diffusion.denoiser import Denoiser
+from attrbench.gradients.hooks import HookedGradients
+from attrbench.gradients.outputs import ModelOutput
+from attrbench.gradients.per_sample import LoopGradients, PerSampleGradients, Precision, VmapGradients
+
+BACKENDS: dict[str, type[PerSampleGradients]] = {"hooks": HookedGradients, "vmap": VmapGradients, "loop": LoopGradients}
+
+
+def per_sample_gradients(
+    denoiser: Denoiser,
+    parameters: dict[str, nn.Parameter],
+    output: ModelOutput,
+    backend: str = "hooks",
+    precision: Precision = "fp32",
+) -> PerSampleGradients:
+    """The chosen back end."""
+    return BACKENDS[backend](denoiser, parameters, output, precision)

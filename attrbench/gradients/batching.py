@@ -1,0 +1,85 @@
+"""How many pairs of item and timestep go through one backward pass: found, halved when memory runs out, remembered."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import torch
+
+from attrbench.errors import AttrbenchError
+from attrbench.files import write_atomically
+
+log = logging.getLogger(__name__)
+
+LARGEST = {"cpu": 160, "cuda": 1024}
+SHARE = 0.5
+"""Of the free memory, what a batch may take by estimate."""
+
+
+class BatchSize:
+    """A batch size that only ever shrinks.
+
+    Args:
+        fixed: the size asked for, or None to find one.
+        device: where batches run.
+        memo: file in which a size that had to be halved is remembered for the next process.
+    """
+
+    def __init__(self, fixed: int | None, device: torch.device, memo: Path | None = None) -> None:
+        self._size = fixed
+        self._device = device
+        self._memo = memo
+
+    def get(self, bytes_per_sample: Callable[[], int]) -> int:
+        """The size to use now; `bytes_per_sample` is asked once, where no size was given."""
+        if self._size is None:
+            fitting = int(SHARE * free_memory(self._device)) // max(1, bytes_per_sample())
+            self._size = max(1, min(LARGEST.get(self._device.type, 160), fitting, self._remembered()))
+        return self._size
+
+    def shrink(self) -> None:
+        """Halves the size after memory ran out.
+
+        Raises:
+            AttrbenchError: where a single pair does not fit.
+        """
+        assert self._size is not None
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
+        if self._size == 1:
+            raise AttrbenchError(
+                f"the gradients of one item at one timestep do not fit into the memory of {self._device}"
+                f" ({free_memory(self._device) / 1e9:.1f} GB free): use a larger device, or gradient checkpointing"
+            )
+        self._size //= 2
+        log.warning("out of memory: going on with %d pairs of item and timestep a batch", self._size)
+        if self._memo is not None:
+            try:
+                write_atomically(self._memo, json.dumps({"batch_size": self._size}).encode())
+            except OSError:  # only a convenience for the next run
+                log.debug("can't remember the batch size in %s", self._memo)
+
+    def _remembered(self) -> int:
+        try:
+            return max(1, int(json.loads(self._memo.read_bytes())["batch_size"])) if self._memo else 2**31
+        except (OSError, ValueError, KeyError, TypeError):
+            return 2**31
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that are free on a device."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    return int(psutil.virtual_memory().available)
+
+
+def ran_out_of_memory(error: BaseException) -> bool:
+    """Whether an exception is torch's or Python's way of saying so."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    text = str(error)
+    return isinstance(error, RuntimeError) and ("can't allocate memory" in text or "not enough memory" in text)

@@ -1,0 +1,327 @@
+"""Per-sample gradients by module hooks, in one backward pass.
+
+The parameters are frozen, so that the backward pass computes gradients of activations only. Each layer's input is
+kept on the way forward; when the backward pass reaches the layer, every sample's weight gradient is formed from it,
+handed on and dropped. The peak is the activations plus the gradients of one layer, never a copy of the model.
+
+Inputs are kept as autograd keeps its own tensors, so that gradient checkpointing (non-reentrant) drops and
+recomputes them like any other.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from attrbench.diffusion.denoiser import Denoiser
+from attrbench.errors import AttrbenchError
+from attrbench.gradients.layers import has_rule, layer_gradients
+from attrbench.gradients.outputs import ModelOutput
+from attrbench.gradients.per_sample import (
+    Batch,
+    LoopGradients,
+    PerSampleGradients,
+    Precision,
+    Sink,
+    VmapGradients,
+    tensor_float_32,
+)
+
+log = logging.getLogger(__name__)
+
+CHECKED = 100_000_000
+"""Up to this many parameters, the first sample's gradients are compared with plain autograd's."""
+TOLERANCE = 1e-3
+
+
+class HookedGradients(PerSampleGradients):
+    """Hooks on every layer that has a rule (attrbench.gradients.layers); see the module's docstring.
+
+    A parameter that no hook can answer for (a layer without a rule, a weight used without calling its module, a
+    layer whose samples are not the leading dimension) falls back to `vmap`, or to one sample at a time where `vmap`
+    does not fit, with a log line; all others keep their hooks. Before the first batch, one sample's gradients are
+    compared with autograd's own, so that no unforeseen way of using a layer can give wrong numbers silently.
+    """
+
+    def __init__(
+        self,
+        denoiser: Denoiser,
+        parameters: dict[str, nn.Parameter],
+        output: ModelOutput,
+        precision: Precision = "fp32",
+        offsets: dict[str, int] | None = None,
+    ) -> None:
+        super().__init__(denoiser, parameters, output, precision, offsets)
+        names = {id(parameter): name for name, parameter in parameters.items()}
+        self._layers: dict[nn.Module, dict[str, str]] = {}
+        uncovered: dict[str, str] = {}
+        for module in denoiser.module.modules():
+            own = {a: names[id(p)] for a, p in module.named_parameters(recurse=False) if id(p) in names}
+            if own and has_rule(module):
+                self._layers[module] = own
+            else:
+                uncovered |= dict.fromkeys(own.values(), f"{type(module).__name__} has no gradient rule")
+        self._rest: PerSampleGradients | None = None
+        self._examined = False
+        self._leave_to_fallback(uncovered)
+
+    def __call__(self, batch: Batch, sink: Sink) -> None:
+        """See `PerSampleGradients`."""
+        if not self._examined:
+            self._leave_to_fallback(_examine(self, self._layers, batch))
+            if self.total <= CHECKED and self.precision == "fp32":
+                self._leave_to_fallback(self._differing(batch.sample(0)))
+            self._examined = True
+        self._by_hooks(batch, sink)
+        if self._rest is not None:
+            self._rest(batch, sink)
+
+    def _by_hooks(self, batch: Batch, sink: Sink) -> None:
+        if not self._layers:
+            return
+        collector = _Collector(len(batch.t), self._layers, self.offsets, sink)
+        with (
+            tensor_float_32(self.precision == "tf32"),
+            _frozen(self.denoiser.module),
+            torch.enable_grad(),
+            collector.attached(),
+        ):
+            outputs = self.outputs(batch).sum()
+            collector.forward_is_over()
+            if outputs.requires_grad:
+                outputs.backward()
+        collector.finish(self._covered())
+
+    def _covered(self) -> dict[str, nn.Parameter]:
+        covered = {name for own in self._layers.values() for name in own.values()}
+        return {name: parameter for name, parameter in self.parameters.items() if name in covered}
+
+    def _differing(self, one: Batch) -> dict[str, str]:
+        """The parameters whose gradient by hooks is not autograd's, which no check of the structure foresaw."""
+        covered = self._covered()
+        if not covered:
+            return {}
+        mine: dict[int, Tensor] = {}
+        true: dict[int, Tensor] = {}
+        self._by_hooks(one, lambda offset, rows: mine.__setitem__(offset, rows[0]))
+        loop = LoopGradients(self.denoiser, covered, self.output, self.precision, self.offsets)
+        loop(one, lambda offset, rows: true.__setitem__(offset, rows[0]))
+        floor = 1e-2 * TOLERANCE * max((float(gradient.norm()) for gradient in true.values()), default=0.0)
+        found = {}
+        for name in covered:
+            error = float((mine[self.offsets[name]] - true[self.offsets[name]]).norm())
+            size = float(true[self.offsets[name]].norm())
+            if error > TOLERANCE * size + floor:
+                found[name] = f"it differs from autograd's gradient by {error / max(size, floor, 1e-30):.1%}"
+        return found
+
+    def _leave_to_fallback(self, reasons: dict[str, str]) -> None:
+        """Takes parameters away from the hooks."""
+        if not reasons:
+            return
+        for name, reason in reasons.items():
+            log.warning("no gradient hook for %s: %s; this parameter takes the slower way", name, reason)
+        before = {} if self._rest is None else self._rest.parameters
+        left = {name: p for name, p in self.parameters.items() if name in reasons or name in before}
+        self._rest = _Fallback(self.denoiser, left, self.output, self.precision, self.offsets)
+        self._layers = {m: own for m, own in self._layers.items() if not set(own.values()) & set(left)}
+        known = left.keys() | self._covered().keys()
+        self._leave_to_fallback(
+            {name: "its layer has such a parameter" for name in self.parameters if name not in known}
+        )
+
+    def _gradient_floats(self) -> int:
+        largest = max((p.numel() for p in self.parameters.values()), default=0)
+        return 2 * largest + (0 if self._rest is None else self._rest.total)
+
+
+class _Fallback(PerSampleGradients):
+    """`vmap`, or one at a time from the first batch on that `vmap` can't take."""
+
+    _loop: LoopGradients | None = None
+
+    def __call__(self, batch: Batch, sink: Sink) -> None:
+        """See `PerSampleGradients`."""
+        arguments = (self.denoiser, self.parameters, self.output, self.precision, self.offsets)
+        if self._loop is None:
+            found: list[tuple[int, Tensor]] = []
+            try:
+                VmapGradients(*arguments)(batch, lambda offset, rows: found.append((offset, rows)))
+            except torch.OutOfMemoryError:
+                raise
+            except RuntimeError as error:
+                log.warning("vmap does not fit (%s): one sample at a time", str(error).strip().splitlines()[0])
+                self._loop = LoopGradients(*arguments)
+            else:
+                for offset, rows in found:
+                    sink(offset, rows)
+                return
+        self._loop(batch, sink)
+
+
+def _examine(gradients: PerSampleGradients, layers: dict[nn.Module, dict[str, str]], batch: Batch) -> dict[str, str]:
+    """One forward pass of one sample; returns the parameters of which hooks would miss something, and why."""
+    one = batch.sample(0)
+    reached: set[str] = set()
+    reasons: dict[str, str] = {}
+
+    def look(module: nn.Module, inputs: tuple[Any, ...]) -> None:
+        own = layers[module].values()
+        reached.update(own)
+        if not inputs or not isinstance(inputs[0], Tensor):
+            reasons.update(dict.fromkeys(own, f"{type(module).__name__} is called without a positional input"))
+        elif len(inputs[0]) != 1:
+            reasons.update(dict.fromkeys(own, f"{type(module).__name__} sees {len(inputs[0])} rows for one sample"))
+
+    handles = [module.register_forward_pre_hook(look) for module in layers]
+    try:
+        with torch.no_grad():
+            gradients.outputs(one)
+    finally:
+        for handle in handles:
+            handle.remove()
+    covered = {name for own in layers.values() for name in own.values()}
+    silent = {name: p for name, p in gradients.parameters.items() if name in covered and name not in reached}
+    used = _used(lambda: gradients.outputs(one).sum(), silent)
+    return reasons | dict.fromkeys(used, "it is used without calling its module")
+
+
+def _used(output: Callable[[], Tensor], parameters: dict[str, nn.Parameter]) -> list[str]:
+    """Those of `parameters` that the output depends on."""
+    if not parameters:
+        return []
+    flags = {name: parameter.requires_grad for name, parameter in parameters.items()}
+    try:
+        for parameter in parameters.values():
+            parameter.requires_grad_(True)
+        with torch.enable_grad():
+            total = output()
+        if not total.requires_grad:
+            return []
+        gradients = torch.autograd.grad(total, list(parameters.values()), allow_unused=True)
+    finally:
+        for name, parameter in parameters.items():
+            parameter.requires_grad_(flags[name])
+    return [name for name, gradient in zip(parameters, gradients, strict=True) if gradient is not None]
+
+
+class _Keep(torch.autograd.Function):
+    """A node whose only purpose is to hold a tensor the way autograd does."""
+
+    @staticmethod
+    def forward(ctx: Any, anchor: Tensor, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return anchor.new_zeros(())
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[None, None]:
+        return None, None
+
+
+_keep: Callable[[Tensor, Tensor], Tensor] = _Keep.apply
+
+
+class _Collector:
+    """Takes each layer's input on the way forward and forms its per-sample gradients on the way back.
+
+    A parameter that is used several times in one forward pass (a module called twice, a weight that two modules
+    share) has its gradients added up before they are handed on.
+    """
+
+    def __init__(self, size: int, layers: dict[nn.Module, dict[str, str]], offsets: dict[str, int], sink: Sink) -> None:
+        self._size = size
+        self._layers = layers
+        self._offsets = offsets
+        self._sink = sink
+        self._anchor = torch.zeros((), requires_grad=True)
+        self._counting = True
+        self._pending: Counter[str] = Counter()
+        self._sums: dict[str, Tensor] = {}
+        self._done: set[str] = set()
+        self._without_graph: set[str] = set()
+
+    @contextmanager
+    def attached(self) -> Iterator[None]:
+        handles = [module.register_forward_hook(self._forward) for module in self._layers]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def forward_is_over(self) -> None:
+        """From here on, calls of a layer are recomputations by gradient checkpointing."""
+        self._counting = False
+
+    def _forward(self, module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> Tensor:
+        names = self._layers[module].values()
+        if not torch.is_grad_enabled():
+            self._without_graph.update(names)
+            return output
+        x = inputs[0].detach()
+        if len(x) != self._size:
+            raise AttrbenchError(
+                f"{type(module).__name__} of {next(iter(names))} sees {len(x)} rows for a batch of {self._size}:"
+                " its samples can't be told apart; run with --backend vmap"
+            )
+        if not output.requires_grad:  # nothing before this layer asks for a gradient; the chain starts here
+            output = output.detach().requires_grad_()
+        if output.is_leaf or output._is_view():  # what comes next may work in place, which neither would survive
+            output = output.clone()
+        if self._counting:
+            self._pending.update(names)
+        kept = [_keep(self._anchor, x).grad_fn]
+        output.register_hook(lambda gradient: self._backward(module, kept, gradient))
+        return output
+
+    def _backward(self, module: nn.Module, kept: list[Any], gradient: Tensor) -> None:
+        (x,) = kept.pop().saved_tensors
+        with torch.no_grad():
+            parts = layer_gradients(module)(module, x, gradient.detach())
+        for attribute, name in self._layers[module].items():
+            value = parts[attribute]
+            self._pending[name] -= 1
+            if name in self._sums:
+                value = self._sums.pop(name).add_(value)
+            if self._pending[name] > 0:
+                self._sums[name] = value
+                continue
+            if name in self._done:
+                raise AttrbenchError(
+                    f"the gradients of {name} came in parts (reentrant gradient checkpointing?):"
+                    " use checkpointing with use_reentrant=False"
+                )
+            self._sink(self._offsets[name], value)
+            self._done.add(name)
+
+    def finish(self, parameters: dict[str, nn.Parameter]) -> None:
+        """Hands on what is left: sums of calls that the output did not depend on, and zeros for unused parameters."""
+        lost = self._without_graph - self._done
+        if lost:
+            raise AttrbenchError(
+                f"{min(lost)} is used where no gradient flows (torch.no_grad, or reentrant gradient checkpointing):"
+                " use checkpointing with use_reentrant=False, or leave the parameter out"
+            )
+        for name, parameter in parameters.items():
+            if name not in self._done:
+                zeros = torch.zeros(self._size, parameter.numel(), dtype=parameter.dtype, device=parameter.device)
+                self._sink(self._offsets[name], self._sums.pop(name, zeros))
+
+
+@contextmanager
+def _frozen(module: nn.Module) -> Iterator[None]:
+    """No parameter asks for its own gradient meanwhile, so that the backward pass computes activations' only."""
+    asked = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    for parameter in asked:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in asked:
+            parameter.requires_grad_(True)

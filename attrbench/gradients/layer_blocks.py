@@ -1,0 +1,63 @@
+"""The concatenated gradient cut into layers, for features that keep layers apart."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from attrbench.features import Layers
+
+_LORA = re.compile(r"\.lora_(?:A|B|embedding_A|embedding_B|magnitude_vector)(?:\..*)?$")
+
+
+@dataclass(frozen=True)
+class LayerBlock:
+    """A layer.
+
+    Attributes:
+        name: of the module or parameter.
+        places: for each of its parameters, offset in the concatenated gradient -> offset in the layer's own.
+        size: number of parameters.
+    """
+
+    name: str
+    places: Mapping[int, int]
+    size: int
+
+
+def layer_blocks(offsets: Mapping[str, int], sizes: Mapping[str, int], layers: Layers) -> list[LayerBlock]:
+    """The layers in the order of their first parameters.
+
+    A module's weight and bias are one layer, as are the LoRA matrices A and B of one module; `all` is a single layer.
+
+    Args:
+        offsets: of the parameters in the concatenated gradient.
+        sizes: of the parameters.
+        layers: how to cut.
+    """
+    places: dict[str, dict[int, int]] = {}
+    total: dict[str, int] = {}
+    for name, offset in offsets.items():
+        layer = _layer(name, layers)
+        places.setdefault(layer, {})[offset] = total.get(layer, 0)
+        total[layer] = total.get(layer, 0) + sizes[name]
+    return [LayerBlock(layer, places[layer], total[layer]) for layer in places]
+
+
+def _layer(parameter: str, layers: Layers) -> str:
+    if layers == "all":
+        return ""
+    if layers == "parameter":
+        return parameter
+    stripped = _LORA.sub("", parameter)
+    return parameter.rpartition(".")[0] if stripped == parameter else stripped
+
+
+def layer_columns(blocks: list[LayerBlock], length: int) -> dict[str, slice]:
+    """The columns of each layer in a row whose layers are sketched to min(length, size) numbers each."""
+    columns, start = {}, 0
+    for block in blocks:
+        columns[block.name] = slice(start, start + min(length, block.size))
+        start = columns[block.name].stop
+    return columns

@@ -1,0 +1,75 @@
+"""How rows of gradients are stored: float32, float16, bfloat16, or int8 with a scale for every 1,024 numbers.
+
+Reading gives float32 again. bfloat16 lies on disk as the upper 16 bits of float32 (numpy has no such type).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+RowType = Literal["float32", "float16", "bfloat16", "int8"]
+SCALED = 1024
+_BYTES: dict[RowType, int] = {"float32": 4, "float16": 2, "bfloat16": 2, "int8": 1}
+
+
+def row_bytes(dtype: RowType, steps: int, width: int) -> int:
+    """Bytes of [steps, width] numbers."""
+    scales = 4 * -(-width // SCALED) if dtype == "int8" else 0
+    return steps * (_BYTES[dtype] * width + scales)
+
+
+def encode_rows(rows: NDArray[np.float32], dtype: RowType) -> dict[str, NDArray[Any]]:
+    """The arrays that hold `rows` ([items, T, w])."""
+    if dtype == "float32":
+        return {"rows": rows}
+    if dtype == "float16":
+        return {"rows": rows.astype(np.float16)}
+    if dtype == "bfloat16":
+        bits = rows.view(np.uint32)
+        nearest = bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))  # ties to even
+        return {"rows": (nearest >> np.uint32(16)).astype(np.uint16)}
+    groups = _grouped(rows)
+    scales = np.abs(groups).max(axis=-1) / np.float32(127)
+    codes = np.rint(groups / np.where(scales == 0, np.float32(1), scales)[..., None]).astype(np.int8)
+    return {"rows": codes.reshape(*rows.shape[:-1], -1)[..., : rows.shape[-1]], "scales": scales}
+
+
+def decode_rows(arrays: Mapping[str, NDArray[Any]], items: Any = slice(None)) -> NDArray[np.float32]:
+    """[items, T, w] float32 rows of what `encode_rows` gave; float32 is handed on without a copy.
+
+    Args:
+        arrays: as read from a shard.
+        items: which of them, as an index into the first dimension.
+    """
+    rows: NDArray[Any] = arrays["rows"][items]
+    if rows.dtype in (np.float32, np.float16):
+        return np.asarray(rows, np.float32)
+    if rows.dtype == np.uint16:
+        widened: NDArray[np.float32] = (rows.astype(np.uint32) << np.uint32(16)).view(np.float32)
+        return widened
+    decoded: NDArray[np.float32] = rows.astype(np.float32)
+    scales = arrays["scales"][items]
+    for group in range(scales.shape[-1]):
+        decoded[..., group * SCALED : (group + 1) * SCALED] *= scales[..., group, None]
+    return decoded
+
+
+def relative_error(rows: NDArray[np.float32], arrays: Mapping[str, NDArray[Any]]) -> float:
+    """Root mean square over the non-zero rows of |decoded - row| / |row|."""
+    if arrays["rows"].dtype == np.float32:
+        return 0.0
+    norms = np.linalg.norm(rows, axis=-1)
+    errors = np.linalg.norm(decode_rows(arrays) - rows, axis=-1)
+    there = norms > 0
+    return float(np.sqrt(np.mean(np.square(errors[there] / norms[there])))) if there.any() else 0.0
+
+
+def _grouped(rows: NDArray[np.float32]) -> NDArray[np.float32]:
+    """[..., groups, 1024], padded with zeros."""
+    missing = -rows.shape[-1] % SCALED
+    padded = np.pad(rows, [(0, 0)] * (rows.ndim - 1) + [(0, missing)]) if missing else rows
+    return padded.reshape(*rows.shape[:-1], -1, SCALED)

@@ -167,6 +167,8 @@ class Record(_Part):
         status: `complete`; `limited` where the user asked for fewer items; `partial` where items are missing;
             `failed` where the method raised. Only complete runs are ranked.
         ranking: for each query the training ids at the top, strongest first.
+        peak_memory_bytes, peak_device_bytes: of the process and of torch on a CUDA device, while this run's passes
+            that serve the method were computed and while it was fitted and asked; libraries included.
         identity: hash of all that decides the result; a record with the same identity is not computed again.
     """
 
@@ -184,6 +186,7 @@ class Record(_Part):
     storage: Storage | None = None
     latency: Latency | None = None
     peak_memory_bytes: int | None = None
+    peak_device_bytes: int | None = None
     hardware: Hardware
     provenance: Provenance
     seed: int

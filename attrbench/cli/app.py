@@ -15,6 +15,7 @@ from typing import Any
 
 import typer
 
+from attrbench.cli.cache import cache_app
 from attrbench.cli.doctor import doctor
 from attrbench.cli.leaderboard import leaderboard
 from attrbench.cli.list import list_
@@ -38,6 +39,7 @@ app.command("run")(run)
 app.command("leaderboard")(leaderboard)
 app.command("train")(train)
 app.command("doctor")(doctor)
+app.add_typer(cache_app, name="cache")
 
 
 def main() -> None:

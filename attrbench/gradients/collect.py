@@ -22,11 +22,11 @@ from attrbench.gradients.layer_blocks import LayerBlock, layer_blocks
 from attrbench.gradients.outputs import MODEL_OUTPUTS, WEIGHTED
 from attrbench.gradients.per_sample import Batch, PerSampleGradients
 from attrbench.gradients.sheets import GradientFeature, Sheet
+from attrbench.gradients.version import ENGINE_VERSION
 from attrbench.store.shards import FeatureStore, Unit, units
 from attrbench.task import Items
 
-ENGINE_VERSION = 1
-"""Raised whenever the engine's numbers change by more than rounding; part of every fingerprint."""
+__all__ = ["ENGINE_VERSION", "GradientPass", "Split"]
 
 
 @dataclass(frozen=True)

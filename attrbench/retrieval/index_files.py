@@ -48,6 +48,8 @@ def kept_index(
     """
     about = _verified(path)
     if about is not None:
+        with suppress(OSError):  # when the index was last used, where that can be kept (attrbench.store.inventory)
+            os.utime(_sidecar(path))
         return KeptIndex(load(str(path)), about.bytes, about.seconds)
     started = time.perf_counter()
     index = build()

@@ -11,10 +11,10 @@ import numpy as np
 
 from attrbench.errors import AttrbenchError
 from attrbench.features import Feature, FeaturePlan, GradientProducts, GradientRows, GradientSource
-from attrbench.gradients.collect import ENGINE_VERSION
 from attrbench.gradients.layer_blocks import LayerBlock, layer_blocks, layer_columns
 from attrbench.gradients.reference_sketches import state_bytes
 from attrbench.gradients.sheets import GradientFeature
+from attrbench.gradients.version import ENGINE_VERSION
 from attrbench.running.settings import MethodRequest, RunSettings
 from attrbench.store.encoding import row_bytes
 from attrbench.store.fingerprint import fingerprint, parameters_fingerprint

@@ -18,8 +18,9 @@ from attrbench.method import Context
 from attrbench.record import Coverage, Latency, MethodInfo, Quantiles, Record, Storage, TaskInfo, write_record
 from attrbench.running.features import MethodFeatures, compute_passes
 from attrbench.running.measure import Measured, measure_metrics, measure_queries
+from attrbench.running.memory import Peaks, reset_peaks
 from attrbench.running.plan import Plan
-from attrbench.running.provenance import code_digest, hardware, peak_memory, provenance
+from attrbench.running.provenance import code_digest, hardware, provenance
 from attrbench.running.reporting import Observed, Reporter
 from attrbench.running.settings import MAX_DEPTH, MethodRequest, RunSettings, TaskRequest, check_requests
 from attrbench.store.fingerprint import fingerprint
@@ -87,10 +88,12 @@ class TaskRun:
         if self.settings.dry_run:
             return
         plan.check_disk()
+        reset_peaks(self.device)
         compute_passes(plan, self.registry, self.reporter)
+        passes = Peaks.now(self.device)
         with self.reporter.stage("scoring", len(todo)) as advance:
             for request in todo:
-                record = self._run_method(plan, request)
+                record = self._run_method(plan, request, passes)
                 path = write_record(record, self.settings.out)
                 self.reporter.tell("record_written", record=record, path=path)
                 advance()
@@ -138,18 +141,23 @@ class TaskRun:
                 return Result(record, path, reused=True)
         return None
 
-    def _run_method(self, plan: Plan, request: MethodRequest) -> Record:
+    def _run_method(self, plan: Plan, request: MethodRequest, passes: Peaks) -> Record:
         coverage = Coverage(
             train_items=plan.train_count,
             train_total=len(plan.opened.train),
             queries=plan.query_count,
             queries_total=len(plan.opened.queries),
         )
+        reset_peaks(self.device)
         try:
             features = plan.features(request)
             read = MethodFeatures(plan, features.train, features.query)
             coverage = coverage.model_copy(update={"nonfinite": read.nonfinite()})
-            return self._score(plan, request, read, coverage)
+            record = self._score(plan, request, read, coverage)
+            peaks = Peaks.now(self.device)
+            if any(request.label in planned.methods for planned in plan.passes.values()):
+                peaks = peaks.or_larger(passes)
+            return record.model_copy(update={"peak_memory_bytes": peaks.resident, "peak_device_bytes": peaks.device})
         except Exception as error:
             reason = str(error) if isinstance(error, AttrbenchError) else f"{type(error).__name__}: {error}"
             return self._record(request, plan.opened, coverage).model_copy(
@@ -189,7 +197,6 @@ class TaskRun:
                     row_error=read.row_error(),
                 ),
                 "latency": _latency(read, fit_seconds + scorer.build_seconds(), measured),
-                "peak_memory_bytes": peak_memory(),
             }
         )
 

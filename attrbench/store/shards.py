@@ -11,7 +11,9 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -101,6 +103,7 @@ class FeatureStore:
         self.fingerprint = fingerprint(self.description)
         self.folder = root / "features" / self.fingerprint[:20]
         self._verified: dict[Unit, Sidecar] = {}
+        self._touched = False
 
     def shards(self, unit: Unit) -> list[Unit]:
         """The shards within `unit`, which starts where a shard does."""
@@ -175,7 +178,18 @@ class FeatureStore:
     def read(self, unit: Unit) -> dict[str, NDArray[Any]]:
         """The arrays of a shard that is done, memory-mapped and read-only."""
         self.sidecar(unit)
+        self._touch()
         return map_safetensors(self.path(unit))
+
+    def _touch(self) -> None:
+        """Sets the time of `feature.json` at the first read: when the rows were last used (attrbench.store.inventory).
+
+        A cache that can't be written to is no worse to read from.
+        """
+        if not self._touched:
+            self._touched = True
+            with suppress(OSError):
+                os.utime(self.folder / "feature.json")
 
 
 _DTYPES = {"F32": np.float32, "F16": np.float16, "U16": np.uint16, "I8": np.int8}

@@ -1,4 +1,7 @@
-from attrbench.running.provenance import code_digest, installed_packages, peak_memory
+import torch
+
+from attrbench.running.memory import Peaks, reset_peaks
+from attrbench.running.provenance import code_digest, installed_packages
 from attrbench.store.fingerprint import folder_digest
 
 
@@ -19,6 +22,17 @@ def test_folder_digest_sees_content_and_names_but_not_byte_code(tmp_path):
     assert len({first, second, folder_digest(tmp_path)}) == 3
 
 
-def test_packages_and_memory_are_recorded():
+def test_packages_are_recorded():
     assert "torch" in installed_packages()
-    assert peak_memory() > 10_000_000
+
+
+def test_peaks_start_anew_after_a_reset():
+    device = torch.device("cpu")
+    block = torch.ones(50_000_000)
+    high = Peaks.now(device)
+    del block
+    reset_peaks(device)
+    low = Peaks.now(device)
+    assert high.device is None
+    assert 10_000_000 < low.resident < high.resident - 150_000_000
+    assert low.or_larger(high) == high

@@ -1,0 +1,48 @@
+"""Peak memory of this process and of its device, as it was since the last reset."""
+
+from __future__ import annotations
+
+import re
+import resource
+import sys
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+
+def reset_peaks(device: torch.device) -> None:
+    """Starts the high-water marks anew, where the system can: the host's on Linux, the device's on CUDA."""
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+
+
+@dataclass(frozen=True)
+class Peaks:
+    """High-water marks in bytes: host memory, and what torch held on a CUDA device (None on the CPU)."""
+
+    resident: int
+    device: int | None
+
+    @staticmethod
+    def now(device: torch.device) -> Peaks:
+        """As they stand."""
+        cuda = device.type == "cuda"
+        return Peaks(_peak_resident(), int(torch.cuda.max_memory_allocated(device)) if cuda else None)
+
+    def or_larger(self, other: Peaks) -> Peaks:
+        """The larger of each."""
+        return Peaks(max(self.resident, other.resident), max(self.device or 0, other.device or 0) or None)
+
+
+def _peak_resident() -> int:
+    """Since the last reset; since the process began where there is no Linux to reset it."""
+    with suppress(OSError):
+        found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
+        if found is not None:
+            return int(found[1]) * 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

@@ -1,0 +1,42 @@
+"""A gradient pass over 64 items of ddpm-mnist-mini; prints what it kept and its peak memory."""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+from pathlib import Path
+
+import torch
+
+from attrbench.features import GradientRows, GradientSource, Sketch
+from attrbench.gradients.collect import GradientPass, Split
+from attrbench.gradients.engine import Engine
+from attrbench.store.rows import StoredRows
+from attrbench.store.shards import FeatureStore, Unit
+from attrbench.task import Workspace
+from attrbench_tasks.ddpm_mnist import DDPMMnistMini
+from tests.benchmarks.resident import peak_resident, reset_peak
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        opened = DDPMMnistMini(DDPMMnistMini.Options()).open(Workspace(Path(folder), torch.device("cpu")))
+        feature = GradientRows(source=GradientSource(), sketch=Sketch(length=4096))
+        work = GradientPass(feature.source, opened.denoiser, Split("train", opened.train), Engine())
+        opened.denoiser.module(torch.zeros(1, 1, 28, 28), 0)
+        reset_peak()
+        before = peak_resident()
+        store = FeatureStore(Path(folder), {"benchmark": "pass"})
+        work.compute(Unit(0, 64), {feature: store})
+        figures = {
+            "before": before,
+            "peak": peak_resident(),
+            "whole": 4 * 64 * 5 * work.gradients.total,
+            "kept": StoredRows(store, 64).row_bytes,
+        }
+    sys.stdout.write(json.dumps(figures) + "\n")
+
+
+if __name__ == "__main__":
+    main()

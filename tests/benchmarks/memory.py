@@ -1,0 +1,73 @@
+"""Peak resident memory, each in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+from tests.benchmarks.timing import Figure
+
+LIMIT = 10.5e9
+
+
+def sd3_full() -> list[Figure]:
+    """SD 3 Medium's transformer, 2.03 billion parameters in fp32, 32x32 latents: one (sample, timestep)."""
+    found = _run("tests.benchmarks.sd3_full")
+    weights = found["weights_bytes"]
+    return [
+        Figure(
+            "sd3-full, peak resident",
+            found["peak_resident"],
+            "B",
+            "10.5 GB",
+            LIMIT,
+            found["peak_resident"] / LIMIT,
+            "<= 1",
+        ),
+        Figure(
+            "sd3-full, peak resident",
+            found["peak_resident"],
+            "B",
+            "the weights",
+            weights,
+            found["peak_resident"] / weights,
+        ),
+        Figure(
+            "sd3-full, one (sample, timestep)",
+            found["seconds"],
+            "s",
+            "building the model",
+            found["build_seconds"],
+            found["seconds"] / found["build_seconds"],
+        ),
+    ]
+
+
+def ddpm_pass() -> list[Figure]:
+    """A pass over 64 items of ddpm-mnist-mini at T = 5 to v = 4096, above what the libraries alone take."""
+    found = _run("tests.benchmarks.ddpm_pass")
+    return [
+        Figure(
+            "ddpm-mnist-mini pass, resident above imports",
+            found["peak"] - found["before"],
+            "B",
+            "64 x 5 whole gradients",
+            found["whole"],
+            (found["peak"] - found["before"]) / found["whole"],
+        ),
+        Figure(
+            "bytes an item, v = 4096, T = 5",
+            found["kept"],
+            "B",
+            "its whole gradients",
+            found["whole"] / 64,
+            found["kept"] / (found["whole"] / 64),
+        ),
+    ]
+
+
+def _run(module: str) -> dict[str, float]:
+    done = subprocess.run([sys.executable, "-m", module], stdout=subprocess.PIPE, text=True, check=True)
+    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return found

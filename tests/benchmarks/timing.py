@@ -1,0 +1,64 @@
+"""Measuring in pairs: the work and its reference in turn, in one process, so that a busy machine slows both."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One line of the table.
+
+    Attributes:
+        what: what was measured.
+        value: in `unit`.
+        unit: `s`, `B` or empty.
+        against: the reference.
+        reference: its value, in the same unit.
+        ratio: value / reference; the median of the ratios of the pairs, where there were several.
+        bound: what the ratio should keep to, such as `<= 3`; empty where nothing is promised.
+    """
+
+    what: str
+    value: float
+    unit: str
+    against: str
+    reference: float
+    ratio: float
+    bound: str = ""
+
+    @property
+    def kept(self) -> bool | None:
+        """Whether the ratio keeps to the bound; None where there is none."""
+        if not self.bound:
+            return None
+        sign, limit = self.bound.split()
+        return self.ratio <= float(limit) if sign == "<=" else self.ratio >= float(limit)
+
+
+def paired(
+    what: str,
+    work: Callable[[], object],
+    against: str,
+    reference: Callable[[], object],
+    bound: str = "",
+    runs: int = 7,
+) -> Figure:
+    """Runs the two in turn, after one warm-up each."""
+    work(), reference()
+    mine, theirs = [], []
+    for _ in range(runs):
+        for times, call in ((mine, work), (theirs, reference)):
+            times.append(seconds(call))
+    ratio = statistics.median(a / b for a, b in zip(mine, theirs, strict=True))
+    return Figure(what, statistics.median(mine), "s", against, statistics.median(theirs), ratio, bound)
+
+
+def seconds(call: Callable[[], object]) -> float:
+    """Seconds that one call takes."""
+    started = time.perf_counter()
+    call()
+    return time.perf_counter() - started

@@ -1,0 +1,57 @@
+"""The command line in this process, on caches whose queries are generated already."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from attrbench.record import Record, read_records
+from tests.cli.conftest import SMALL, attrbench
+
+__all__ = ["attrbench"]
+
+
+@pytest.fixture(scope="session")
+def generated(tmp_path_factory) -> Path:
+    """A cache that holds the queries of `SMALL` and nothing else."""
+    import torch
+
+    from attrbench.plugins import registry
+    from attrbench.running.settings import request_tasks
+    from attrbench.task import Workspace
+
+    folder = tmp_path_factory.mktemp("generated")
+    (request,) = request_tasks(registry(), [SMALL[1]])
+    assert len(request.task.open(Workspace(folder, torch.device("cpu"))).queries) == 10
+    return folder
+
+
+@pytest.fixture
+def with_queries(generated) -> Callable[[Path], Path]:
+    def copy(folder: Path) -> Path:
+        shutil.copytree(generated / "queries", folder / "queries")
+        return folder
+
+    return copy
+
+
+def records_of(folder: Path) -> dict[str, Record]:
+    """By label."""
+    records, problems = read_records(folder)
+    assert not problems
+    return {record.method.label: record for record in records}
+
+
+def results_of(folder: Path) -> dict[str, dict]:
+    """What the records of a folder say, apart from times."""
+    times = {"created", "latency", "peak_memory_bytes", "identity", "provenance"}
+    return {label: record.model_dump(exclude=times) for label, record in records_of(folder).items()}
+
+
+def stamps(folder: Path, *left_out: Path) -> dict[Path, int]:
+    """When each file below a folder was written, apart from the locks."""
+    files = [path for path in folder.rglob("*") if path.is_file() and path.parent.name != "claims"]
+    return {path: path.stat().st_mtime_ns for path in files if path not in left_out}

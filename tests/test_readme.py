@@ -22,7 +22,7 @@ from attrbench.record import read_records
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
 CLI = ROOT / "docs" / "cli.md"
-VERBS = ("list", "run", "leaderboard", "train", "doctor")
+VERBS = ("list", "run", "leaderboard", "train", "doctor", "cache ls", "cache verify", "cache gc")
 WRITE = os.environ.get("ATTRBENCH_WRITE_DOCS") == "1"
 
 
@@ -45,7 +45,7 @@ def help_of(*verb: str) -> str:
 
 def reference() -> str:
     sections = [f"# The command line\n\nWhat `--help` prints.\n\n```\n{help_of()}\n```\n"]
-    sections += [f"## attrbench {verb}\n\n```\n{help_of(verb)}\n```\n" for verb in VERBS]
+    sections += [f"## attrbench {verb}\n\n```\n{help_of(*verb.split())}\n```\n" for verb in VERBS]
     return "\n".join(sections)
 
 
@@ -86,7 +86,9 @@ def test_published_records_are_of_the_tasks_and_methods_that_ship():
         assert record.status == "complete"
 
 
-COMMANDS = re.findall(r"^attrbench (?:list|run|leaderboard|train|doctor)\b.*", README.read_text(), flags=re.MULTILINE)
+COMMANDS = re.findall(
+    r"^attrbench (?:list|run|leaderboard|train|doctor|cache)\b.*", README.read_text(), flags=re.MULTILINE
+)
 
 
 @pytest.mark.parametrize("line", COMMANDS)

@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 
     from attrbench.store.inventory import Fault, Inventory, Piece, StoredFeature
 
-DAY = 86400.0
+FEATURE_COLUMNS = ("task", "split", "features", "rows as", "shards", "items", "size", "last used", "folder")
+INDEX_COLUMNS = ("method", "index file", "size", "built in", "last used", "state")
+NUMBERS = ("shards", "items", "size", "built in")
 
 AsJson = Annotated[bool, typer.Option("--json", help="As JSON.")]
 
@@ -84,7 +86,7 @@ def gc(
     """
     from attrbench.gradients.version import ENGINE_VERSION
     from attrbench.store.inventory import take_inventory
-    from attrbench.store.sweep import remove, sweep
+    from attrbench.store.sweep import DAY, remove, sweep
 
     found = take_inventory(_folder(out, cache))
     swept = sweep(found, ENGINE_VERSION, None if older_than is None else older_than * DAY)
@@ -99,9 +101,10 @@ def gc(
         typer.echo(f"{verb} {_plain(removal.path)}: {_plain(removal.why)} ({_size(removal.bytes)})")
         freed, files = freed + removal.bytes, files + len(removal.files)
     verb = "would free" if dry_run else "freed"
-    typer.echo(f"{verb} {_size(freed)} in {_count(files, 'file')}" if files else "nothing was removed")
+    typer.echo(f"{verb} {_size(freed)} in {_count(files, 'file')}" if files else "nothing to remove")
     if swept.waiting:
-        typer.echo(f"{_count(len(swept.waiting), 'more stays', 'more stay')} for now: a run may be at work there")
+        number = _count(len(swept.waiting), "more stays", "more stay")
+        typer.echo(f"{number} for now: changed so lately that a run may be at work there")
     _name_unseen(found)
     if failed:
         raise typer.Exit(1)
@@ -114,13 +117,11 @@ def _folder(out: Path, cache: Path | None) -> Path:
 def _show(found: Inventory) -> None:
     terminal = console()
     if found.features:
-        columns = ("task", "split", "features", "rows as", "shards", "items", "size", "last used", "folder")
-        ordered = sorted(found.features, key=lambda feature: feature.last_used, reverse=True)
-        terminal.print(_table(columns, map(_feature_cells, ordered)))
+        features = sorted(found.features, key=lambda feature: feature.last_used, reverse=True)
+        terminal.print(_table(FEATURE_COLUMNS, map(_feature_cells, features)))
     if found.indexes:
-        columns = ("method", "index file", "size", "built in", "last used", "state")
-        ordered_indexes = sorted(found.indexes, key=lambda piece: piece.last_used, reverse=True)
-        terminal.print(_table(columns, map(_index_cells, ordered_indexes)))
+        indexes = sorted(found.indexes, key=lambda piece: piece.last_used, reverse=True)
+        terminal.print(_table(INDEX_COLUMNS, map(_index_cells, indexes)))
     if found.rest:
         typer.echo(f"everything else: {_everything_else(found)}")
     typer.echo(f"{_size(found.bytes)} in {_plain(found.root)}")
@@ -133,9 +134,7 @@ def _table(columns: Iterable[str], rows: Iterable[Iterable[str]]) -> Table:
 
     table = Table(box=box.SIMPLE_HEAD)
     for column in columns:
-        table.add_column(
-            column, overflow="fold", justify="right" if column in ("shards", "items", "size", "built in") else "left"
-        )
+        table.add_column(column, overflow="fold", justify="right" if column in NUMBERS else "left")
     for row in rows:
         table.add_row(*(Text(_plain(cell)) for cell in row))
     return table
@@ -169,12 +168,15 @@ def _index_cells(piece: Piece) -> list[str]:
 
 
 def _build_seconds(piece: Piece) -> float | None:
+    from attrbench.store.seals import IndexSeal
+
     if not piece.regular or piece.sidecar is None:
         return None
     try:
-        return piece.about().seconds
-    except (OSError, ValueError):  # ValidationError is one
+        about = piece.about()
+    except (OSError, ValueError):
         return None
+    return about.seconds if isinstance(about, IndexSeal) else None
 
 
 def _everything_else(found: Inventory) -> str:

@@ -66,7 +66,7 @@ class BatchSize:
     def _remembered(self) -> int:
         try:
             return max(1, int(json.loads(self._memo.read_bytes())["batch_size"])) if self._memo else 2**31
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, OverflowError):
             return 2**31
 
 
@@ -79,7 +79,7 @@ def free_memory(device: torch.device) -> int:
 
 def ran_out_of_memory(error: BaseException) -> bool:
     """Whether an exception is torch's or Python's way of saying so."""
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+    if isinstance(error, torch.cuda.OutOfMemoryError | MemoryError):
         return True
-    text = str(error)
-    return isinstance(error, RuntimeError) and ("can't allocate memory" in text or "not enough memory" in text)
+    signs = ("can't allocate memory", "not enough memory", "CUBLAS_STATUS_ALLOC_FAILED")
+    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in signs)

@@ -36,7 +36,12 @@ class Norms:
 
     def add(self, offset: int, gradients: Tensor) -> None:
         """See `Consumer`."""
-        self._squares += torch.linalg.vector_norm(gradients, dim=1).double().square()
+        norms = torch.linalg.vector_norm(gradients, dim=1).double()
+        if not norms.isfinite().all():  # float32 squares overflow beyond 1e19; only then is it worth a second look
+            largest = gradients.abs().amax(dim=1).double()
+            scaled = torch.linalg.vector_norm(gradients / largest.clamp_min(1)[:, None], dim=1)
+            norms = norms.where(norms.isfinite(), scaled * largest)
+        self._squares += norms.square()
 
     def result(self) -> Tensor:
         """[B] float64 norms."""
@@ -134,7 +139,7 @@ class InnerProducts:
         for t, members in self._members:
             other = self._queries[t, :, offset : offset + gradients.shape[1]]
             mine = gradients if len(members) == len(gradients) else gradients[members.to(gradients.device)]
-            products[members] += mine @ other.T
+            products[members] += mine @ other.to(mine.dtype).T
 
     def result(self) -> Tensor:
         """[B, m * L] inner products, the L layers of each query side by side."""

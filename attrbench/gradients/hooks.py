@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from attrbench.diffusion.denoiser import Denoiser
 from attrbench.errors import AttrbenchError
+from attrbench.gradients.batching import ran_out_of_memory
 from attrbench.gradients.layers import has_rule, layer_gradients
 from attrbench.gradients.outputs import ModelOutput
 from attrbench.gradients.per_sample import (
@@ -30,14 +31,16 @@ from attrbench.gradients.per_sample import (
     Precision,
     Sink,
     VmapGradients,
+    frozen,
     tensor_float_32,
 )
 
 log = logging.getLogger(__name__)
 
 CHECKED = 100_000_000
-"""Up to this many parameters, the first sample's gradients are compared with plain autograd's."""
+"""Up to this many parameters are compared with plain autograd's gradients; of more, layers evenly over the model."""
 TOLERANCE = 1e-3
+_INSTEAD = "can't be seen through by hooks: use checkpointing with use_reentrant=False"
 
 
 class HookedGradients(PerSampleGradients):
@@ -75,8 +78,7 @@ class HookedGradients(PerSampleGradients):
         """See `PerSampleGradients`."""
         if not self._examined:
             self._leave_to_fallback(_examine(self, self._layers, batch))
-            if self.total <= CHECKED and self.precision == "fp32":
-                self._leave_to_fallback(self._differing(batch.sample(0)))
+            self._leave_to_fallback(self._differing(batch.sample(0)))
             self._examined = True
         self._by_hooks(batch, sink)
         if self._rest is not None:
@@ -88,7 +90,7 @@ class HookedGradients(PerSampleGradients):
         collector = _Collector(len(batch.t), self._layers, self.offsets, sink)
         with (
             tensor_float_32(self.precision == "tf32"),
-            _frozen(self.denoiser.module),
+            frozen(self.denoiser.module),
             torch.enable_grad(),
             collector.attached(),
         ):
@@ -104,21 +106,27 @@ class HookedGradients(PerSampleGradients):
 
     def _differing(self, one: Batch) -> dict[str, str]:
         """The parameters whose gradient by hooks is not autograd's, which no check of the structure foresaw."""
-        covered = self._covered()
-        if not covered:
+        chosen = _spread(self._covered(), CHECKED)
+        if not chosen:
             return {}
+        other = type(self)(self.denoiser, chosen, self.output)  # in fp32, whatever the precision of the pass
+        other._examined = True
         mine: dict[int, Tensor] = {}
         true: dict[int, Tensor] = {}
-        self._by_hooks(one, lambda offset, rows: mine.__setitem__(offset, rows[0]))
-        loop = LoopGradients(self.denoiser, covered, self.output, self.precision, self.offsets)
-        loop(one, lambda offset, rows: true.__setitem__(offset, rows[0]))
-        floor = 1e-2 * TOLERANCE * max((float(gradient.norm()) for gradient in true.values()), default=0.0)
+        other(one, lambda offset, rows: mine.__setitem__(offset, rows[0]))
+        loop = LoopGradients(self.denoiser, chosen, self.output)
+        try:
+            loop(one, lambda offset, rows: true.__setitem__(offset, rows[0]))
+        except RuntimeError as error:
+            if "use_reentrant" not in str(error):
+                raise
+            raise AttrbenchError(f"reentrant gradient checkpointing {_INSTEAD}") from None
+        floor = 1e-2 * TOLERANCE * max(float(gradient.norm()) for gradient in true.values())
         found = {}
-        for name in covered:
-            error = float((mine[self.offsets[name]] - true[self.offsets[name]]).norm())
-            size = float(true[self.offsets[name]].norm())
-            if error > TOLERANCE * size + floor:
-                found[name] = f"it differs from autograd's gradient by {error / max(size, floor, 1e-30):.1%}"
+        for name, offset in other.offsets.items():
+            difference, size = float((mine[offset] - true[offset]).norm()), float(true[offset].norm())
+            if difference > TOLERANCE * size + floor:
+                found[name] = f"it differs from autograd's gradient by {difference / max(size, floor, 1e-30):.1%}"
         return found
 
     def _leave_to_fallback(self, reasons: dict[str, str]) -> None:
@@ -141,6 +149,18 @@ class HookedGradients(PerSampleGradients):
         return 2 * largest + (0 if self._rest is None else self._rest.total)
 
 
+def _spread(parameters: dict[str, nn.Parameter], most: int) -> dict[str, nn.Parameter]:
+    """All parameters, or where they have more than `most` numbers, every k-th until a tenth of `most` is full."""
+    total = sum(parameter.numel() for parameter in parameters.values())
+    if total <= most:
+        return parameters
+    chosen: dict[str, nn.Parameter] = {}
+    for name in list(parameters)[:: max(1, 10 * total // most)]:
+        if sum(p.numel() for p in (*chosen.values(), parameters[name])) <= most // 10:
+            chosen[name] = parameters[name]
+    return chosen
+
+
 class _Fallback(PerSampleGradients):
     """`vmap`, or one at a time from the first batch on that `vmap` can't take."""
 
@@ -153,9 +173,9 @@ class _Fallback(PerSampleGradients):
             found: list[tuple[int, Tensor]] = []
             try:
                 VmapGradients(*arguments)(batch, lambda offset, rows: found.append((offset, rows)))
-            except torch.OutOfMemoryError:
-                raise
             except RuntimeError as error:
+                if ran_out_of_memory(error):
+                    raise
                 log.warning("vmap does not fit (%s): one sample at a time", str(error).strip().splitlines()[0])
                 self._loop = LoopGradients(*arguments)
             else:
@@ -166,8 +186,8 @@ class _Fallback(PerSampleGradients):
 
 
 def _examine(gradients: PerSampleGradients, layers: dict[nn.Module, dict[str, str]], batch: Batch) -> dict[str, str]:
-    """One forward pass of one sample; returns the parameters of which hooks would miss something, and why."""
-    one = batch.sample(0)
+    """One forward pass of two samples; returns the parameters of which hooks would miss something, and why."""
+    two = batch.select(torch.tensor([0, len(batch.t) - 1]))
     reached: set[str] = set()
     reasons: dict[str, str] = {}
 
@@ -176,19 +196,20 @@ def _examine(gradients: PerSampleGradients, layers: dict[nn.Module, dict[str, st
         reached.update(own)
         if not inputs or not isinstance(inputs[0], Tensor):
             reasons.update(dict.fromkeys(own, f"{type(module).__name__} is called without a positional input"))
-        elif len(inputs[0]) != 1:
-            reasons.update(dict.fromkeys(own, f"{type(module).__name__} sees {len(inputs[0])} rows for one sample"))
+        elif inputs[0].dim() == 0 or len(inputs[0]) != 2:
+            rows = len(inputs[0]) if inputs[0].dim() else 0
+            reasons.update(dict.fromkeys(own, f"{type(module).__name__} sees {rows} rows for two samples"))
 
     handles = [module.register_forward_pre_hook(look) for module in layers]
     try:
         with torch.no_grad():
-            gradients.outputs(one)
+            gradients.outputs(two)
     finally:
         for handle in handles:
             handle.remove()
     covered = {name for own in layers.values() for name in own.values()}
     silent = {name: p for name, p in gradients.parameters.items() if name in covered and name not in reached}
-    used = _used(lambda: gradients.outputs(one).sum(), silent)
+    used = _used(lambda: gradients.outputs(two).sum(), silent)
     return reasons | dict.fromkeys(used, "it is used without calling its module")
 
 
@@ -294,8 +315,7 @@ class _Collector:
                 continue
             if name in self._done:
                 raise AttrbenchError(
-                    f"the gradients of {name} came in parts (reentrant gradient checkpointing?):"
-                    " use checkpointing with use_reentrant=False"
+                    f"the gradients of {name} came in parts: reentrant gradient checkpointing {_INSTEAD}"
                 )
             self._sink(self._offsets[name], value)
             self._done.add(name)
@@ -305,23 +325,9 @@ class _Collector:
         lost = self._without_graph - self._done
         if lost:
             raise AttrbenchError(
-                f"{min(lost)} is used where no gradient flows (torch.no_grad, or reentrant gradient checkpointing):"
-                " use checkpointing with use_reentrant=False, or leave the parameter out"
+                f"{min(lost)} is used where no gradient flows: torch.no_grad and reentrant checkpointing {_INSTEAD}"
             )
         for name, parameter in parameters.items():
             if name not in self._done:
                 zeros = torch.zeros(self._size, parameter.numel(), dtype=parameter.dtype, device=parameter.device)
                 self._sink(self._offsets[name], self._sums.pop(name, zeros))
-
-
-@contextmanager
-def _frozen(module: nn.Module) -> Iterator[None]:
-    """No parameter asks for its own gradient meanwhile, so that the backward pass computes activations' only."""
-    asked = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    for parameter in asked:
-        parameter.requires_grad_(False)
-    try:
-        yield
-    finally:
-        for parameter in asked:
-            parameter.requires_grad_(True)

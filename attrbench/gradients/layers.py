@@ -55,7 +55,8 @@ def _convolution(module: nn.Conv1d | nn.Conv2d | nn.Conv3d, x: Tensor, g: Tensor
 
 def _group_norm(module: nn.GroupNorm, x: Tensor, g: Tensor) -> dict[str, Tensor]:
     normalised = F.group_norm(x, module.num_groups, eps=module.eps)
-    return {"weight": (g * normalised).flatten(2).sum(2), "bias": g.flatten(2).sum(2)}
+    channels = g.shape[:2]
+    return {"weight": (g * normalised).reshape(*channels, -1).sum(2), "bias": g.reshape(*channels, -1).sum(2)}
 
 
 def _layer_norm(module: nn.LayerNorm, x: Tensor, g: Tensor) -> dict[str, Tensor]:
@@ -63,10 +64,11 @@ def _layer_norm(module: nn.LayerNorm, x: Tensor, g: Tensor) -> dict[str, Tensor]
 
 
 def _rms_norm(module: Any, x: Tensor, g: Tensor) -> dict[str, Tensor]:
-    """Torch's RMSNorm, whose eps may be None, and diffusers', which has a bias where it is asked for."""
+    """Torch's RMSNorm, whose eps may be None, and diffusers', which squares in float32 and may have a bias."""
+    wide = x.double() if x.dtype == torch.float64 and isinstance(module, TORCH_RMS_NORM) else x.float()
     eps = torch.finfo(x.dtype).eps if module.eps is None else module.eps
     inner = tuple(range(-module.weight.dim(), 0))
-    normalised = x * torch.rsqrt(x.float().square().mean(inner, keepdim=True) + eps).to(x.dtype)
+    normalised = x * torch.rsqrt(wide.square().mean(inner, keepdim=True) + eps).to(x.dtype)
     return _over_positions(g * normalised, g, module.weight.dim())
 
 
@@ -81,13 +83,15 @@ def _over_positions(weight: Tensor, bias: Tensor, inner: int) -> dict[str, Tenso
 def _embedding(module: nn.Embedding, x: Tensor, g: Tensor) -> dict[str, Tensor]:
     """Adds each position's gradient to the row that it looked up; the padding row gets none."""
     size, rows = len(x), module.num_embeddings
-    places = (x.flatten(1) + rows * torch.arange(size, device=x.device)[:, None]).flatten()
+    places = (x.reshape(size, -1) + rows * torch.arange(size, device=x.device)[:, None]).flatten()
     g = g.reshape(len(places), -1)
     if module.padding_idx is not None:
         g = g * (x.flatten() != module.padding_idx)[:, None]
     weight = g.new_zeros(size * rows, module.embedding_dim).index_add_(0, places, g)
     return {"weight": weight.reshape(size, -1)}
 
+
+TORCH_RMS_NORM: type[nn.Module] = getattr(nn, "RMSNorm", nn.LayerNorm)  # since torch 2.4
 
 _RULES: dict[type[nn.Module], LayerGradients] = {
     nn.Linear: _linear,
@@ -110,8 +114,11 @@ def layer_gradients(module: nn.Module) -> LayerGradients:
 def has_rule(module: nn.Module) -> bool:
     """Whether the per-sample gradients of a module's parameters can be formed from its input and output gradient.
 
-    A subclass that computes something else than the layer it derives from has none.
+    A subclass that computes something else than the layer it derives from has none, nor has a layer whose weight is
+    made of other parameters (pruned, weight-normalised).
     """
+    if not {name for name, _ in module.named_parameters(recurse=False)} <= {"weight", "bias"}:
+        return False
     if isinstance(module, nn.Embedding) and (module.max_norm is not None or module.scale_grad_by_freq):
         return False
     kind = next((kind for kind in _RULES if isinstance(module, kind)), None)

@@ -47,10 +47,14 @@ class Batch:
 
     def sample(self, index: int) -> Batch:
         """One pair, as a batch of one."""
-        one = slice(index, index + 1)
-        conditioning = {name: value[one] for name, value in self.conditioning.items()}
-        weight = None if self.weight is None else self.weight[one]
-        return Batch(self.noisy[one], self.target[one], self.t[one], conditioning, weight)
+        return self.select(torch.tensor([index]))
+
+    def select(self, index: Tensor) -> Batch:
+        """The pairs at `index` ([k] integers)."""
+        index = index.to(self.noisy.device)
+        conditioning = {name: value[index] for name, value in self.conditioning.items()}
+        weight = None if self.weight is None else self.weight[index]
+        return Batch(self.noisy[index], self.target[index], self.t[index], conditioning, weight)
 
 
 class PerSampleGradients(ABC):
@@ -149,7 +153,8 @@ class LoopGradients(PerSampleGradients):
                     allow_unused=True,
                     materialize_grads=True,
                 )
-            rows.append([gradient.flatten() for gradient in gradients])
+            dense = (gradient.to_dense() if gradient.is_sparse else gradient for gradient in gradients)
+            rows.append([gradient.flatten() for gradient in dense])
         for index, name in enumerate(self.parameters):
             sink(self.offsets[name], torch.stack([row[index] for row in rows]))
 
@@ -165,6 +170,19 @@ def _asking(parameters: Iterable[nn.Parameter]) -> Iterator[None]:
     finally:
         for parameter in silent:
             parameter.requires_grad_(False)
+
+
+@contextmanager
+def frozen(module: nn.Module) -> Iterator[None]:
+    """No parameter asks for its own gradient meanwhile, so that the backward pass computes activations' only."""
+    asked = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    for parameter in asked:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in asked:
+            parameter.requires_grad_(True)
 
 
 class VmapGradients(PerSampleGradients):
@@ -187,7 +205,7 @@ class VmapGradients(PerSampleGradients):
         samples = {"noisy": batch.noisy, "target": batch.target, "t": batch.t}
         if batch.weight is not None:
             samples["weight"] = batch.weight
-        with tensor_float_32(self.precision == "tf32"):
+        with tensor_float_32(self.precision == "tf32"), frozen(self.denoiser.module):
             gradients = torch.func.vmap(torch.func.grad(one), in_dims=(None, 0, 0))(
                 values, samples, dict(batch.conditioning)
             )

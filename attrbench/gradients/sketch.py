@@ -11,12 +11,12 @@ by one of 16 vectors of c signs, rolled by a shift s_b, and added to row r_b of 
 Coordinates of one run of v never meet; those of different runs meet with probability 1/v. (Chunks that share signs
 and shift meet as a whole, with probability 1 / (16 v); for vectors whose chunks are all alike, the worst case, that
 adds a sixteenth to the variance.) Lengths 4096 * 2^r use c = 4096 and nest: S_v is the sum of the rows of S_2v that
-agree modulo R. All other lengths use c = v, one row.
+agree modulo R (up to V, where there are blocks). All other lengths use c = v, one row.
 
 Blocks. Thousands of short chunks would cost more than reading the vector, so a vector of more than 2^22 numbers is
 first added up in blocks of V = max(2^20, v), each multiplied by one vector of V signs and a sign of its own and
-rolled by a random shift; the V sums are then sketched in chunks. The two stages are independent, which makes the
-variance 1/v + 1/V at most, of two parts of which the second vanishes where v = V.
+rolled by a random shift; the V sums are then sketched in chunks. The two stages are independent: the variance
+is that of v, and at most 1/V more, for vectors whose blocks are all alike.
 """
 
 from __future__ import annotations

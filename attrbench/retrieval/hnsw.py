@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -57,7 +58,7 @@ class HNSWSearch(IndexSearch):
         self._kept = kept_index(
             folder / f"hnsw-{name[:20]}.bin",
             build=lambda: self._build(graph),
-            save=lambda index, file: index.save_index(file),
+            save=_save,
             load=self._load,
         )
         self._index = self._kept.index
@@ -102,3 +103,11 @@ class HNSWSearch(IndexSearch):
                 break
         log.warning("the HNSW graph reaches fewer than %d items for some queries: raise M or ef_construction", k)
         return Ranking(ids, scores)
+
+
+def _save(index: hnswlib.Index, file: str) -> None:
+    """Hnswlib does not notice a disk that is full: what it wrote is measured."""
+    index.save_index(file)
+    expected, written = index.index_file_size(), Path(file).stat().st_size
+    if written != expected:
+        raise OSError(errno.ENOSPC, f"only {written} of {expected} bytes could be written")

@@ -11,13 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from pydantic import BaseModel, ValidationError
-
 from attrbench.errors import AttrbenchError
 from attrbench.features import Rows
-from attrbench.files import sha256_of, write_atomically
+from attrbench.files import sha256_of
 from attrbench.method import Scorer, StateSize
 from attrbench.retrieval.exact import ExactSearch
+from attrbench.store.seals import IndexSeal, drop, seal_path
 
 log = logging.getLogger(__name__)
 
@@ -46,11 +45,11 @@ def kept_index(
 
     The sidecar is written last, so that a file cut off by a kill is never loaded.
     """
-    about = _verified(path)
-    if about is not None:
+    seal = _sealed(path)
+    if seal is not None:
         with suppress(OSError):  # when the index was last used, where that can be kept (attrbench.store.inventory)
-            os.utime(_sidecar(path))
-        return KeptIndex(load(str(path)), about.bytes, about.seconds)
+            os.utime(seal_path(path))
+        return KeptIndex(load(str(path)), seal.bytes, seal.seconds)
     started = time.perf_counter()
     index = build()
     seconds = time.perf_counter() - started
@@ -58,44 +57,33 @@ def kept_index(
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         save(index, str(part))
-        digest, size = sha256_of(part), part.stat().st_size
-        _sidecar(path).unlink(missing_ok=True)
+        seal = IndexSeal(bytes=part.stat().st_size, sha256=sha256_of(part), seconds=seconds)
+        seal_path(path).unlink(missing_ok=True)
         part.replace(path)
-        about = About(bytes=size, sha256=digest, seconds=seconds)
-        write_atomically(_sidecar(path), about.model_dump_json().encode())
+        seal.write(path)
     except (OSError, RuntimeError) as error:
         with suppress(OSError):
             part.unlink()
+        if not seal_path(path).exists():
+            drop(path)
         raise AttrbenchError(
             f"cannot keep the index in {path.parent}: {error}; choose another folder with --cache"
         ) from None
-    return KeptIndex(index, size, 0.0)
+    return KeptIndex(index, seal.bytes, 0.0)
 
 
-class About(BaseModel):
-    """What the sidecar of an index file says: its size and checksum, and the seconds that building it took."""
-
-    bytes: int
-    sha256: str
-    seconds: float
-
-
-def _sidecar(path: Path) -> Path:
-    return path.with_suffix(".json")
-
-
-def _verified(path: Path) -> About | None:
-    """The sidecar, where it is there and the file is what it says."""
-    if not path.exists() or not _sidecar(path).exists():
+def _sealed(path: Path) -> IndexSeal | None:
+    """The seal, where it is there and the file is what it says."""
+    if not path.exists() or not seal_path(path).exists():
         return None
     try:
-        about = About.model_validate_json(_sidecar(path).read_bytes())
-    except ValidationError:
-        return None
-    if path.stat().st_size != about.bytes or sha256_of(path) != about.sha256:
-        log.warning("index %s is damaged (size or checksum differ): building it again", path)
-        return None
-    return about
+        seal = IndexSeal.read(path)
+        if seal.fits(path):
+            return seal
+    except (OSError, ValueError):
+        pass
+    log.warning("index %s is damaged (size or checksum differ): building it again", path)
+    return None
 
 
 class IndexSearch(Scorer):

@@ -37,6 +37,8 @@ def compute_passes(plan: Plan, registry: Registry, reporter: Reporter) -> None:
     """Computes every shard that is missing, queries first."""
     executor = registry.executor(plan.settings.executor)()
     for planned in sorted(plan.passes.values(), key=lambda p: p.split):  # "query" before "train"
+        for store in planned.stores.values():
+            store.touch()  # what is planned is in use, whatever `attrbench cache gc` may want to remove meanwhile
         todo = planned.missing()
         if not todo:
             continue

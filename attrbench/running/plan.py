@@ -162,7 +162,7 @@ class Plan:
         free = shutil.disk_usage(folder).free
         if need > free:
             raise AttrbenchError(
-                f"the features need {need / 1e9:.1f} GB below {folder}, {free / 1e9:.1f} GB are free: use a shorter"
+                f"the features need {need / 1e6:,.1f} MB below {folder}, {free / 1e6:,.1f} MB are free: use a shorter"
                 " sketch (v=...), dtype=int8, --limit-train, or another folder (--cache)"
             )
 

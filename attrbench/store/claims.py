@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import ModuleType
 
@@ -40,7 +40,8 @@ class Claims:
             yield ours
         finally:
             if ours and fcntl is not None and self._file is not None:
-                fcntl.lockf(self._file, fcntl.LOCK_UN, 1, piece)
+                with suppress(OSError):  # a file system without locks refuses this too
+                    fcntl.lockf(self._file, fcntl.LOCK_UN, 1, piece)
 
     def _lock(self, piece: int, wait: bool) -> bool:
         if fcntl is None:

@@ -34,7 +34,8 @@ def encode_rows(rows: NDArray[np.float32], dtype: RowType) -> dict[str, NDArray[
         return {"rows": (nearest >> np.uint32(16)).astype(np.uint16)}
     groups = _grouped(rows)
     scales = np.abs(groups).max(axis=-1) / np.float32(127)
-    codes = np.rint(groups / np.where(scales == 0, np.float32(1), scales)[..., None]).astype(np.int8)
+    codes = np.rint(groups / np.where(scales == 0, np.float32(1), scales)[..., None])
+    codes = codes.clip(-127, 127).astype(np.int8)  # a denormal scale may have been rounded down
     return {"rows": codes.reshape(*rows.shape[:-1], -1)[..., : rows.shape[-1]], "scales": scales}
 
 

@@ -11,7 +11,6 @@ import re
 import stat
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import chain
@@ -23,11 +22,12 @@ from attrbench.errors import AttrbenchError
 from attrbench.features import GradientProducts, GradientRows
 from attrbench.files import sha256_of
 from attrbench.store.fingerprint import fingerprint
+from attrbench.store.seals import IndexSeal, Seal
 from attrbench.store.shards import Sidecar, Unit
 
 _KEY = re.compile(r"[0-9a-f]{20}")
 _SHARD = re.compile(r"items-(\d{8,})-(\d{8,})")
-_INDEX = re.compile(r"[a-z]+-[0-9a-f]{20}")
+_INDEX = re.compile(r"(faiss|hnsw)-[0-9a-f]{20}")
 PART = re.compile(r"\.part-([1-9]\d{0,9})$")
 
 
@@ -63,17 +63,9 @@ class Fault:
     broken: bool = True
 
 
-class IndexSidecar(BaseModel):
-    """What the sidecar of an index file says (attrbench.retrieval.index_files)."""
-
-    bytes: int
-    sha256: str
-    seconds: float
-
-
 @dataclass(frozen=True)
 class Piece:
-    """A shard or an index file, with its sidecar; at least one of the two is there.
+    """A shard, an index file or a set of queries, with its sidecar; at least one of the two is there.
 
     Attributes:
         path: of the data.
@@ -84,7 +76,7 @@ class Piece:
     path: Path
     data: File | None
     sidecar: File | None
-    kind: type[Sidecar | IndexSidecar]
+    kind: type[Seal]
 
     @property
     def files(self) -> tuple[File, ...]:
@@ -106,14 +98,14 @@ class Piece:
         """Whether both are files of this cache, not links to elsewhere."""
         return all(file.regular for file in self.files)
 
-    def about(self) -> Sidecar | IndexSidecar:
+    def about(self) -> Seal:
         """The sidecar's content.
 
         Raises:
             OSError: where it can't be read.
-            ValidationError: where it is not what it should be.
+            ValueError: where it is not what it should be.
         """
-        return self.kind.model_validate_json(self.path.with_suffix(".json").read_bytes())
+        return self.kind.read(self.path)
 
     def fault(self, whole: bool = False) -> Fault | None:
         """What is wrong with it, by its size; with `whole` also by its checksum, which reads all of it."""
@@ -131,7 +123,7 @@ class Piece:
                 )
             if whole and sha256_of(self.path) != about.sha256:
                 return Fault(self.path, "checksum differs")
-        except ValidationError:
+        except ValueError:
             return Fault(self.sidecar.path, "sidecar is damaged: it does not give size and checksum")
         except OSError as error:
             return Fault(Path(error.filename or self.path), f"cannot be read: {error.strerror}", broken=False)
@@ -220,22 +212,17 @@ class StoredFeature:
         """What the feature is, such as `sketch v=4096, T=5, noise=per-item`."""
         kind, feature = self.description.get("kind"), self._feature
         if feature is None:
-            return "unknown: no feature.json that can be read" if kind is None else f"{kind} of another version"
+            return f"{kind}, which this version does not know" if self.description else "no feature.json that tells"
         if isinstance(feature, GradientProducts):
-            name = "inner products with the queries"
+            parts = ["inner products with the queries"]
+        elif feature.sketch is None:
+            parts = ["whole rows"]
         else:
-            name = "whole rows" if feature.sketch is None else f"sketch v={feature.sketch.length}"
-        sketch = getattr(feature, "sketch", None)
+            parts = [f"sketch v={feature.sketch.length}", *_unusual(feature.sketch, {"length"})]
         grid = feature.source.grid
-        steps = f"T={grid.steps}" + ("" if grid.kind == "cubic" else f" {grid.kind}")
+        parts.append(f"T={grid.steps}" + ("" if grid.kind == "cubic" else f" {grid.kind}"))
         return ", ".join(
-            [
-                name,
-                steps,
-                *_unusual(sketch, {"length"}),
-                *_unusual(feature, {"source", "sketch", "dtype"}),
-                *_unusual(feature.source, {"grid"}),
-            ]
+            [*parts, *_unusual(feature, {"source", "sketch", "dtype"}), *_unusual(feature.source, {"grid"})]
         )
 
     @property
@@ -245,12 +232,10 @@ class StoredFeature:
 
     @cached_property
     def _feature(self) -> GradientRows | GradientProducts | None:
-        kinds: dict[object, type[GradientRows | GradientProducts]] = {
-            kind.__name__: kind for kind in (GradientRows, GradientProducts)
-        }
-        kind = kinds.get(str(self.description.get("kind")))
+        kinds: tuple[type[GradientRows | GradientProducts], ...] = (GradientRows, GradientProducts)
+        named = [kind for kind in kinds if kind.__name__ == self.description.get("kind")]
         try:
-            return None if kind is None else kind.model_validate(self.description.get("feature"))
+            return named[0].model_validate(self.description.get("feature")) if named else None
         except ValidationError:
             return None
 
@@ -262,6 +247,7 @@ class Inventory:
     Attributes:
         root: the folder.
         features, indexes: feature stores and index files.
+        queries: sets of generated queries; their files are among `other` too.
         parts: what processes were writing, some of them long gone.
         claims: lock files.
         other: all other regular files: generated queries, batch sizes, what methods and tasks keep.
@@ -272,6 +258,7 @@ class Inventory:
     root: Path
     features: list[StoredFeature] = field(default_factory=list)
     indexes: list[Piece] = field(default_factory=list)
+    queries: list[Piece] = field(default_factory=list)
     parts: list[File] = field(default_factory=list)
     claims: list[File] = field(default_factory=list)
     other: list[File] = field(default_factory=list)
@@ -280,9 +267,9 @@ class Inventory:
 
     @property
     def pieces(self) -> list[Piece]:
-        """All shards and index files of this cache; links are not among them."""
+        """All shards, index files and queries of this cache; links are not among them."""
         shards = chain.from_iterable(feature.pieces for feature in self.features)
-        return [piece for piece in chain(shards, self.indexes) if piece.regular]
+        return [piece for piece in chain(shards, self.indexes, self.queries) if piece.regular]
 
     @property
     def rest(self) -> list[File]:
@@ -328,6 +315,7 @@ def take_inventory(root: Path) -> Inventory:
         _add_feature(found, folder, files)
     for folder, files in methods.items():
         _add_indexes(found, folder, files)
+    _add_queries(found)
     return found
 
 
@@ -345,8 +333,13 @@ def _files(folder: Path, unreadable: list[Fault]) -> Iterator[File]:
         if entry.is_dir(follow_symlinks=False):
             yield from _files(Path(entry.path), unreadable)
             continue
-        with suppress(FileNotFoundError):
+        try:
             yield look_at(Path(entry.path))
+        except FileNotFoundError:
+            continue
+        except OSError as error:  # still a name: what belongs to it must not pass for half
+            unreadable.append(Fault(Path(entry.path), f"cannot be read: {error.strerror}", broken=False))
+            yield File(Path(entry.path), 0, 0.0, regular=False)
 
 
 def look_at(path: Path) -> File:
@@ -374,15 +367,23 @@ def _add_feature(found: Inventory, folder: Path, files: Sequence[File]) -> None:
 
 
 def _add_indexes(found: Inventory, folder: Path, files: Sequence[File]) -> None:
-    """A method keeps what it likes in its folder: only what bears an index's name, or a sidecar, is one."""
+    """A method keeps what it likes in its folder: an index is what bears the name of one of ours, or has a sidecar."""
     named = {file.path.name: file for file in files}
     for stem in sorted({Path(name).stem for name in named if Path(name).suffix in (".bin", ".json")}):
         data, sidecar = named.get(f"{stem}.bin"), named.get(f"{stem}.json")
-        piece = Piece(folder / f"{stem}.bin", data, sidecar, IndexSidecar)
+        piece = Piece(folder / f"{stem}.bin", data, sidecar, IndexSeal)
         if piece.files and (_INDEX.fullmatch(stem) or _has_sidecar(piece)):
             found.indexes.append(piece)
             named = {name: file for name, file in named.items() if file not in piece.files}
     found.other.extend(named.values())
+
+
+def _add_queries(found: Inventory) -> None:
+    named = {file.path.name: file for file in found.other if file.path.parent == found.root / "queries"}
+    for stem in sorted({Path(name).stem for name in named}):
+        data, sidecar = named.get(f"{stem}.safetensors"), named.get(f"{stem}.json")
+        if data is not None or sidecar is not None:
+            found.queries.append(Piece(found.root / "queries" / f"{stem}.safetensors", data, sidecar, Seal))
 
 
 def _has_sidecar(piece: Piece) -> bool:
@@ -390,7 +391,7 @@ def _has_sidecar(piece: Piece) -> bool:
         return False
     try:
         piece.about()
-    except (OSError, ValidationError):
+    except (OSError, ValueError):
         return False
     return True
 
@@ -400,9 +401,7 @@ def _unit(piece: Piece) -> Unit:
     return Unit(int(first), int(last))
 
 
-def _unusual(model: BaseModel | None, without: set[str]) -> list[str]:
+def _unusual(model: BaseModel, without: set[str]) -> list[str]:
     """`name=value` of every field that is not at its default."""
-    if model is None:
-        return []
     fields = {name: known.default for name, known in type(model).model_fields.items() if name not in without}
     return [f"{name}={getattr(model, name)}" for name, default in fields.items() if getattr(model, name) != default]

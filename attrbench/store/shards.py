@@ -20,18 +20,18 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ValidationError
 from safetensors.numpy import save
 
 from attrbench.errors import AttrbenchError
-from attrbench.files import sha256_of, write_atomically
+from attrbench.files import write_atomically
 from attrbench.store.fingerprint import fingerprint
+from attrbench.store.seals import Seal, drop, seal_path
 
 log = logging.getLogger(__name__)
 
 SHARD_ITEMS = 64
 SHARD_BYTES = 128 * 2**20
-SHARD_SCHEMA = 1
+SHARD_SCHEMA = 2
 
 
 class Unit(NamedTuple):
@@ -55,12 +55,11 @@ def shard_items(row_bytes: int, most: int = SHARD_ITEMS) -> int:
     return 1 << (fitting.bit_length() - 1)
 
 
-class Sidecar(BaseModel):
-    """What is known of a shard.
+class Sidecar(Seal):
+    """The seal of a shard, with what is known of it.
 
     Attributes:
         rows: number of items.
-        bytes, sha256: of the shard's file.
         seconds: time of the pass that made it, shared by all features made in that pass.
         item_seconds: the same for each item.
         features_in_pass: how many features came out of that pass.
@@ -69,13 +68,11 @@ class Sidecar(BaseModel):
     """
 
     rows: int
-    bytes: int
-    sha256: str
     seconds: float
     item_seconds: list[float]
-    features_in_pass: int = 1
-    nonfinite: list[tuple[int, int]] = []
-    row_error: float = 0.0
+    features_in_pass: int
+    nonfinite: list[tuple[int, int]]
+    row_error: float
 
 
 @dataclass(frozen=True)
@@ -122,14 +119,14 @@ class FeatureStore:
         """Whether a shard can be read; verifies its checksum once a process."""
         if unit in self._verified:
             return "done"
-        path, sidecar_path = self.path(unit), self.path(unit).with_suffix(".json")
-        if not path.exists() or not sidecar_path.exists():
+        path = self.path(unit)
+        if not path.exists() or not seal_path(path).exists():
             return "missing"
         try:
-            sidecar = Sidecar.model_validate_json(sidecar_path.read_bytes())
-            if path.stat().st_size != sidecar.bytes or sha256_of(path) != sidecar.sha256:
+            sidecar = Sidecar.read(path)
+            if not sidecar.fits(path):
                 return "damaged"
-        except (ValidationError, OSError):
+        except (ValueError, OSError):
             return "damaged"
         self._verified[unit] = sidecar
         return "done"
@@ -159,10 +156,11 @@ class FeatureStore:
             about = self.folder / "feature.json"
             if not about.exists():
                 write_atomically(about, json.dumps(self.description, indent=1, sort_keys=True).encode())
-            path.with_suffix(".json").unlink(missing_ok=True)
+            seal_path(path).unlink(missing_ok=True)
             write_atomically(path, data)
-            write_atomically(path.with_suffix(".json"), sidecar.model_dump_json().encode())
+            sidecar.write(path)
         except OSError as error:
+            drop(path)
             raise AttrbenchError(
                 f"cannot write to the cache {self.folder}: {error.strerror}; free room there or choose another folder"
                 " with --cache (finished shards are kept)"
@@ -178,11 +176,11 @@ class FeatureStore:
     def read(self, unit: Unit) -> dict[str, NDArray[Any]]:
         """The arrays of a shard that is done, memory-mapped and read-only."""
         self.sidecar(unit)
-        self._touch()
+        self.touch()
         return map_safetensors(self.path(unit))
 
-    def _touch(self) -> None:
-        """Sets the time of `feature.json` at the first read: when the rows were last used (attrbench.store.inventory).
+    def touch(self) -> None:
+        """Sets the time of `feature.json`, once: when the rows were last used (attrbench.store.inventory).
 
         A cache that can't be written to is no worse to read from.
         """

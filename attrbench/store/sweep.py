@@ -86,8 +86,8 @@ def sweep(found: Inventory, engine: int, older_than: float | None = None) -> Swe
     """
     if (found.other or found.parts) and not any(_is_own_folder(found.root / name) for name in LAYOUT):
         raise AttrbenchError(
-            f"{found.root} is no cache of attrbench, it has none of the folders {', '.join(LAYOUT)}: nothing was removed"
-            " (name the cache with --cache)"
+            f"{found.root} is no cache of attrbench, it has none of the folders {', '.join(LAYOUT)}: nothing was"
+            " removed (name the cache with --cache)"
         )
     now = time.time()
     candidates = [
@@ -109,7 +109,7 @@ def _is_own_folder(path: Path) -> bool:
 
 
 def _part(part: File) -> Removal:
-    match = _PART.search(part.path.name)
+    match = PART.search(part.path.name)
     assert match is not None
     pid = int(match[1])
     if pid < 2**31 and psutil.pid_exists(pid):

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from attrbench.errors import AttrbenchError
-from attrbench.files import write_atomically
 from attrbench.store.fingerprint import fingerprint
+from attrbench.store.seals import is_whole, write_sealed
 
 if TYPE_CHECKING:
     import numpy as np
@@ -57,12 +57,14 @@ def labelled_generations(
         }
     )
     path = cache / "queries" / f"{key[:20]}.safetensors"
-    if path.exists():
+    if is_whole(path):
         kept = load_file(path)
     else:
+        if path.exists():
+            log.warning("queries %s are damaged (size or checksum differ): generating them again", path)
         kept = _generate(denoiser, weights, per_group, FIRST_SEED[query_set])
         try:
-            write_atomically(path, save(kept))
+            write_sealed(path, save(kept))
         except OSError as error:
             raise AttrbenchError(
                 f"cannot write to the cache {path.parent}: {error.strerror}; choose another folder with --cache"

@@ -32,7 +32,7 @@ def generated(tmp_path_factory) -> Path:
 @pytest.fixture
 def with_queries(generated) -> Callable[[Path], Path]:
     def copy(folder: Path) -> Path:
-        shutil.copytree(generated / "queries", folder / "queries")
+        shutil.copytree(generated / "queries", folder / "queries", dirs_exist_ok=True)
         return folder
 
     return copy
@@ -46,12 +46,12 @@ def records_of(folder: Path) -> dict[str, Record]:
 
 
 def results_of(folder: Path) -> dict[str, dict]:
-    """What the records of a folder say, apart from times."""
-    times = {"created", "latency", "peak_memory_bytes", "identity", "provenance"}
-    return {label: record.model_dump(exclude=times) for label, record in records_of(folder).items()}
+    """What the records of a folder say, apart from times and memory."""
+    kept = ("status", "error", "coverage", "metrics", "query_groups", "ranking", "storage", "task", "method")
+    return {label: {name: getattr(record, name) for name in kept} for label, record in records_of(folder).items()}
 
 
 def stamps(folder: Path, *left_out: Path) -> dict[Path, int]:
-    """When each file below a folder was written, apart from the locks."""
-    files = [path for path in folder.rglob("*") if path.is_file() and path.parent.name != "claims"]
+    """When each shard, its sidecar, each index and the queries below a cache were written."""
+    files = [path for pattern in ("items-*", "*.bin", "queries/*") for path in folder.rglob(pattern)]
     return {path: path.stat().st_mtime_ns for path in files if path not in left_out}

@@ -209,6 +209,28 @@ def test_nan_gradient_is_listed_and_leaves_a_zero_row_and_the_others_as_they_are
             np.testing.assert_array_equal(array[others], sound[0][feature][name][others])
 
 
+def test_whole_gradient_that_is_not_finite_is_nan_throughout(broken, tiny_denoiser, tiny_items):
+    found, sound = (
+        GradientPass(SOURCE, denoiser, Split("train", tiny_items), ENGINE).whole(Unit(4, 9))
+        for denoiser in (broken, tiny_denoiser)
+    )
+    assert found[:, 3].isnan().all()
+    others = [0, 1, 2, 4]
+    assert torch.equal(found[:, others], sound[:, others])
+
+
+def test_query_whose_gradient_is_nan_has_a_nan_norm_and_harms_no_other_query(compute, queries):
+    harmed = queries.clone()
+    harmed[1, 2] = torch.nan
+    found, sound = (compute([PRODUCTS], queries=asked)[0][PRODUCTS] for asked in (harmed, queries))
+    assert np.argwhere(np.isnan(found["query_norms"])).tolist() == [[2, 1]]
+    assert not found["products"][:, 1, 2].any()
+    there = np.ones((3, 4), bool)
+    there[1, 2] = False
+    np.testing.assert_allclose(found["products"][:, there], sound["products"][:, there], rtol=1e-6)
+    np.testing.assert_array_equal(found["norms"], sound["norms"])
+
+
 class Amplifier(DDPMDenoiser):
     """One layer without bias, no noise: the gradient of squared-norm is zero for an all-zero image."""
 

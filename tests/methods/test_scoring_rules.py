@@ -166,10 +166,19 @@ def test_k_larger_than_the_training_set_is_refused():
         dmin(search="hnsw", k=13).check(COUNT)
 
 
-@pytest.mark.parametrize("options", [{"search": "hnsw", "ef": 12}, {"search": "faiss"}])
+@pytest.mark.parametrize(
+    "options",
+    [{"search": "hnsw", "ef": 12}, {"search": "faiss"}, {"search": "faiss", "index": "SQ8", "rerank": 2}],
+)
 def test_search_that_looks_at_every_item_equals_exact(options, tmp_path):
     values = np.random.default_rng(0).normal(size=(COUNT, 2, 5)).astype("f4")
-    rows = SimpleNamespace(count=COUNT, width=10, norms=np.ones((COUNT, 2), "f4"), blocks=lambda: iter([(0, values)]))
+    rows = SimpleNamespace(
+        count=COUNT,
+        width=10,
+        norms=np.ones((COUNT, 2), "f4"),
+        take=lambda items: values[items],
+        blocks=lambda: iter([(0, values)]),
+    )
     query = QueryFeatures(np.arange(4), rows=values[:4], norms=rows.norms[:4])
     scorer = dmin(**options).fit(TrainFeatures(COUNT, rows=rows), context(tmp_path))
     np.testing.assert_array_equal(scorer.top(query, 6).ids, scorer.exact().top(query, 6).ids)

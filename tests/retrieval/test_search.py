@@ -8,9 +8,13 @@ from hypothesis.extra.numpy import arrays
 
 from attrbench.errors import AttrbenchError, UsageError
 from attrbench.features import QueryFeatures
+from attrbench.method import StateSize
 from attrbench.retrieval.exact import ExactSearch
 from attrbench.retrieval.faiss_index import FaissSearch
 from attrbench.retrieval.hnsw import HNSWGraph, HNSWSearch
+from attrbench.store.encoding import decode_rows, encode_rows, row_bytes
+from attrbench.store.rows import StoredRows
+from attrbench.store.shards import FeatureStore, Timing, units
 from attrbench.topk import top_k
 
 N, T, V, M = 300, 2, 8, 6
@@ -18,7 +22,7 @@ N, T, V, M = 300, 2, 8, 6
 
 @dataclass
 class FakeRows:
-    """Rows in memory, handed out in blocks of 128; counts how often they are read."""
+    """Rows in memory, handed out in blocks of 128 or as asked; counts how often they are read."""
 
     values: np.ndarray
     norms: np.ndarray
@@ -31,6 +35,14 @@ class FakeRows:
     @property
     def width(self):
         return self.values.shape[1] * self.values.shape[2]
+
+    @property
+    def row_bytes(self):
+        return self.values[0].nbytes
+
+    def take(self, items):
+        self.reads += 1
+        return self.values[items]
 
     def blocks(self):
         self.reads += 1
@@ -108,7 +120,7 @@ def test_scores_of_a_query_do_not_depend_on_the_other_queries(rows, query):
 
 @pytest.mark.parametrize("normalise", [True, False])
 def test_faiss_flat_is_exact(rows, query, normalise, tmp_path):
-    search = FaissSearch(rows, normalise, "Flat", None, tmp_path, "key")
+    search = FaissSearch(rows, normalise, "Flat", None, 0, tmp_path, "key")
     ids, scores = search.top(query, 20)
     exact = search.exact().top(query, 20)
     np.testing.assert_array_equal(ids, exact.ids)
@@ -138,7 +150,7 @@ def hnsw(rows, folder, key="key", normalise=True, seed=42):
 
 
 def faiss(rows, folder, key="key", normalise=True, seed="Flat"):
-    return FaissSearch(rows, normalise, str(seed), None, folder, key)
+    return FaissSearch(rows, normalise, str(seed), None, 0, folder, key)
 
 
 @pytest.mark.parametrize("build", [hnsw, faiss])
@@ -208,16 +220,16 @@ def test_search_returns_no_more_than_there_is(rows, query, tmp_path):
 
 
 def test_ivf_that_visits_one_cell_finds_fewer_and_says_so_by_minus_one(rows, query, tmp_path):
-    one = FaissSearch(rows, True, "IVF16,Flat", 1, tmp_path, "key").top(query, 100)
+    one = FaissSearch(rows, True, "IVF16,Flat", 1, 0, tmp_path, "key").top(query, 100)
     assert (one.ids == -1).any()
-    every = FaissSearch(rows, True, "IVF16,Flat", 16, tmp_path, "key").top(query, 100)
+    every = FaissSearch(rows, True, "IVF16,Flat", 16, 0, tmp_path, "key").top(query, 100)
     np.testing.assert_array_equal(every.ids, ExactSearch(rows, True).top(query, 100).ids)
 
 
 @pytest.mark.parametrize("string", ["nonsense", "Flatt", "IVF16", "IVF99999,Flat", "PQ7"])
 def test_wrong_faiss_string_is_a_usage_error_of_one_line(rows, tmp_path, string):
     with pytest.raises(UsageError) as caught:
-        FaissSearch(rows, True, string, None, tmp_path, "key")
+        FaissSearch(rows, True, string, None, 0, tmp_path, "key")
     assert string in str(caught.value)
     assert "\n" not in str(caught.value)
     assert list(tmp_path.iterdir()) == []
@@ -225,10 +237,55 @@ def test_wrong_faiss_string_is_a_usage_error_of_one_line(rows, tmp_path, string)
 
 def test_nprobe_of_an_index_without_cells_is_a_usage_error(rows, tmp_path):
     with pytest.raises(UsageError, match="nprobe"):
-        FaissSearch(rows, True, "Flat", 4, tmp_path, "key")
+        FaissSearch(rows, True, "Flat", 4, 0, tmp_path, "key")
 
 
-def test_sizes_count_rows_norms_and_seed(rows):
-    assert ExactSearch(rows, True).size().rows == 4 * N * T * V
-    assert ExactSearch(rows, False).size().rows == 4 * N * (T * V + T)
-    assert ExactSearch(rows, True).size().shared == 8
+def test_sizes_count_rows_norms_and_index_files_and_nothing_shared(rows, tmp_path):
+    assert ExactSearch(rows, True).size() == StateSize(rows=4 * N * T * V)
+    assert ExactSearch(rows, False).size() == StateSize(rows=4 * N * (T * V + T))
+    for build in (hnsw, faiss):
+        size = build(rows, tmp_path / build.__name__).size()
+        (path,) = (tmp_path / build.__name__).glob("*.bin")
+        assert size == StateSize(index=path.stat().st_size)
+
+
+@pytest.mark.parametrize("normalise", [True, False])
+def test_some_items_score_as_they_do_among_all(rows, query, normalise):
+    search = ExactSearch(rows, normalise)
+    items = np.array([7, 299, 0, 7, 130])
+    for q in range(M):
+        expected = numpy_scores(rows, query, normalise)[q, items]
+        np.testing.assert_allclose(search.rescore(query.query(q), items), expected, atol=1e-5)
+
+
+@given(
+    count=st.integers(1, 20),
+    steps=st.integers(1, 3),
+    width=st.sampled_from([1, 8, 1024, 1100]),
+    items=st.sampled_from([1, 4, 64]),
+    normalise=st.booleans(),
+    dtype=st.sampled_from(["int8", "int8", "float16", "bfloat16", "float32"]),
+    seed=st.integers(0, 1000),
+)
+@settings(max_examples=40, deadline=None)
+def test_exact_search_over_stored_rows_is_numpy_on_the_decoded_ones(
+    tmp_path_factory, count, steps, width, items, normalise, dtype, seed
+):
+    rng = np.random.default_rng(seed)
+    values, norms = rng.normal(size=(count, steps, width)).astype("f4"), rng.uniform(0, 3, (count, steps)).astype("f4")
+    values /= np.linalg.norm(values, axis=2, keepdims=True)
+    values[rng.random((count, steps)) < 0.1] = 0
+    store = FeatureStore(tmp_path_factory.mktemp("stored"), {"rows": dtype}, items)
+    for unit in units(count, items):
+        part = slice(unit.first, unit.last)
+        timing = Timing([0.0] * (unit.last - unit.first), 1)
+        store.write(unit, encode_rows(values[part], dtype) | {"norms": norms[part]}, timing)
+    decoded = FakeRows(decode_rows(encode_rows(values, dtype)), norms)
+    query = QueryFeatures(np.arange(3), rng.normal(size=(3, steps, width)).astype("f4"), np.ones((3, steps), "f4") * 2)
+    search = ExactSearch(StoredRows(store, count), normalise)
+    expected = numpy_scores(decoded, query, normalise)
+    np.testing.assert_allclose(search.scores(query), expected, rtol=1e-4, atol=1e-3)
+    chosen = rng.integers(0, count, 7)
+    np.testing.assert_allclose(search.rescore(query.query(1), chosen), expected[1, chosen], rtol=1e-4, atol=1e-3)
+    stored = row_bytes(dtype, steps, width) + (0 if normalise else 4 * steps)
+    assert search.size().rows == count * stored

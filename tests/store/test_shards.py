@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -7,11 +8,11 @@ from hypothesis import strategies as st
 
 from attrbench.errors import AttrbenchError
 from attrbench.store.rows import StoredRows
-from attrbench.store.shards import FeatureStore, Timing, Unit, units
+from attrbench.store.shards import SHARD_BYTES, SHARD_ITEMS, FeatureStore, Timing, Unit, shard_items, units
 
 DESCRIPTION = {"feature": "rows", "split": "train"}
 UNIT = Unit(4, 7)
-TIMING = Timing([0.25, 0.5, 0.25], 2, [(5, 999)])
+TIMING = Timing([0.25, 0.5, 0.25], 2, [(5, 999)], 0.125)
 
 
 def arrays(items=3, seed=0):
@@ -52,7 +53,7 @@ def test_what_is_read_is_what_was_written(store):
         np.testing.assert_array_equal(read[name], written)
     sidecar = fresh(store).sidecar(UNIT)
     assert (sidecar.rows, sidecar.seconds, sidecar.item_seconds) == (3, 1.0, [0.25, 0.5, 0.25])
-    assert (sidecar.features_in_pass, sidecar.nonfinite) == (2, [(5, 999)])
+    assert (sidecar.features_in_pass, sidecar.nonfinite, sidecar.row_error) == (2, [(5, 999)], 0.125)
     assert sidecar.bytes == store.path(UNIT).stat().st_size
 
 
@@ -178,6 +179,32 @@ def test_units_cover_every_item_once(count, size):
     cut = units(count, size)
     assert [item for unit in cut for item in range(unit.first, unit.last)] == list(range(count))
     assert all(0 < unit.last - unit.first <= size for unit in cut)
+
+
+@given(st.integers(0, 2**40), st.sampled_from([1, 2, 16, SHARD_ITEMS]))
+@settings(max_examples=100, deadline=None)
+def test_shards_are_the_largest_power_of_two_that_fits(row_bytes, most):
+    items = shard_items(row_bytes, most)
+    assert 1 <= items <= most and items & (items - 1) == 0
+    assert items == 1 or items * row_bytes <= SHARD_BYTES
+    assert items == most or 2 * items * row_bytes > SHARD_BYTES
+
+
+@given(st.integers(0, 5), st.integers(1, 64), st.sampled_from([1, 2, 4, 16, 64]))
+@settings(max_examples=50, deadline=None)
+def test_smaller_shards_divide_a_unit_and_never_cross_its_ends(number, count, size):
+    unit = Unit(64 * number, 64 * number + count)
+    shards = FeatureStore(Path("nowhere"), DESCRIPTION, size).shards(unit)
+    assert [item for shard in shards for item in range(*shard)] == list(range(*unit))
+    assert all(shard.first % size == 0 and shard.last - shard.first <= size for shard in shards)
+
+
+def test_missing_shards_are_those_not_written_or_damaged(tmp_path):
+    store = FeatureStore(tmp_path, DESCRIPTION, 2)
+    for first in (64, 66, 70):
+        store.write(Unit(first, first + 2), arrays(2), Timing([0.0, 0.0], 1))
+    store.path(Unit(66, 68)).write_bytes(b"x")
+    assert FeatureStore(tmp_path, DESCRIPTION, 2).missing(Unit(64, 73)) == [Unit(66, 68), Unit(68, 70), Unit(72, 73)]
 
 
 def test_stored_rows_come_back_in_item_order_across_shards(tmp_path):

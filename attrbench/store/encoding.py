@@ -54,6 +54,10 @@ def decode_rows(arrays: Mapping[str, NDArray[Any]], items: Any = slice(None)) ->
         return widened
     decoded: NDArray[np.float32] = rows.astype(np.float32)
     scales = arrays["scales"][items]
+    if decoded.shape[-1] % SCALED == 0:
+        grouped = decoded.reshape(*scales.shape, SCALED)  # a view
+        grouped *= scales[..., None]
+        return decoded
     for group in range(scales.shape[-1]):
         decoded[..., group * SCALED : (group + 1) * SCALED] *= scales[..., group, None]
     return decoded

@@ -28,6 +28,7 @@ def test_packages_are_recorded():
 
 def test_peaks_start_anew_after_a_reset():
     device = torch.device("cpu")
+    reset_peaks(device)
     block = torch.ones(50_000_000)
     high = Peaks.now(device)
     del block

@@ -102,9 +102,9 @@ def test_sidecar_without_data_leaves_the_shard_missing(store):
 @pytest.mark.parametrize("left", [0, 1, 2])
 def test_kill_while_a_shard_is_written_again_never_leaves_a_wrong_one_done(store, left, monkeypatch):
     """Dies after `left` of the renames of a second write with other numbers."""
-    import attrbench.store.shards as module
+    from attrbench.store import seals, shards
 
-    real = module.write_atomically
+    real = shards.write_atomically
     done = []
 
     def dying(path, data):
@@ -113,7 +113,8 @@ def test_kill_while_a_shard_is_written_again_never_leaves_a_wrong_one_done(store
         done.append(path)
         real(path, data)
 
-    monkeypatch.setattr(module, "write_atomically", dying)
+    for module in (shards, seals):
+        monkeypatch.setattr(module, "write_atomically", dying)
     second = fresh(store)
     if left < 2:
         with pytest.raises(KeyboardInterrupt):

@@ -4,7 +4,8 @@ TORCH ?= torch==2.13.0
 VENV := .venv
 BIN := $(VENV)/bin
 DEMO_METHODS := -m random -m pixel -m ssim -m grad-dot -m 'dmin:v=4096|8192' -m dmin:search=hnsw \
-	-m dmin:normalise=false -m dmin:v=none
+	-m dmin:normalise=false -m dmin:v=none -m dmin:dtype=int8 \
+	-m dmin:search=faiss,index=RaBitQ,rerank=5
 
 .PHONY: demo test lint bench clean
 

@@ -11,6 +11,7 @@ recomputes them like any other.
 from __future__ import annotations
 
 import logging
+import random
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,16 +20,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from attrbench.diffusion.denoiser import Denoiser
 from attrbench.errors import AttrbenchError
 from attrbench.gradients.batching import ran_out_of_memory
 from attrbench.gradients.layers import has_rule, layer_gradients
-from attrbench.gradients.outputs import ModelOutput
 from attrbench.gradients.per_sample import (
     Batch,
     LoopGradients,
     PerSampleGradients,
-    Precision,
     Sink,
     VmapGradients,
     frozen,
@@ -38,7 +36,7 @@ from attrbench.gradients.per_sample import (
 log = logging.getLogger(__name__)
 
 CHECKED = 100_000_000
-"""Up to this many parameters are compared with plain autograd's gradients; of more, layers evenly over the model."""
+"""Up to this many parameters are compared with plain autograd's gradients; of larger models a tenth as many."""
 TOLERANCE = 1e-3
 _INSTEAD = "can't be seen through by hooks: use checkpointing with use_reentrant=False"
 
@@ -52,19 +50,12 @@ class HookedGradients(PerSampleGradients):
     compared with autograd's own, so that no unforeseen way of using a layer can give wrong numbers silently.
     """
 
-    def __init__(
-        self,
-        denoiser: Denoiser,
-        parameters: dict[str, nn.Parameter],
-        output: ModelOutput,
-        precision: Precision = "fp32",
-        offsets: dict[str, int] | None = None,
-    ) -> None:
-        super().__init__(denoiser, parameters, output, precision, offsets)
-        names = {id(parameter): name for name, parameter in parameters.items()}
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        names = {id(parameter): name for name, parameter in self.parameters.items()}
         self._layers: dict[nn.Module, dict[str, str]] = {}
         uncovered: dict[str, str] = {}
-        for module in denoiser.module.modules():
+        for module in self.denoiser.module.modules():
             own = {a: names[id(p)] for a, p in module.named_parameters(recurse=False) if id(p) in names}
             if own and has_rule(module):
                 self._layers[module] = own
@@ -150,14 +141,17 @@ class HookedGradients(PerSampleGradients):
 
 
 def _spread(parameters: dict[str, nn.Parameter], most: int) -> dict[str, nn.Parameter]:
-    """All parameters, or where they have more than `most` numbers, every k-th until a tenth of `most` is full."""
-    total = sum(parameter.numel() for parameter in parameters.values())
-    if total <= most:
+    """All parameters, or where they have more than `most` numbers, a seeded choice that fills a tenth of it."""
+    if sum(parameter.numel() for parameter in parameters.values()) <= most:
         return parameters
+    names = sorted(parameters)
+    random.Random(0).shuffle(names)  # noqa: S311
     chosen: dict[str, nn.Parameter] = {}
-    for name in list(parameters)[:: max(1, 10 * total // most)]:
-        if sum(p.numel() for p in (*chosen.values(), parameters[name])) <= most // 10:
+    room = most // 10
+    for name in names:
+        if parameters[name].numel() <= room:
             chosen[name] = parameters[name]
+            room -= parameters[name].numel()
     return chosen
 
 

@@ -10,7 +10,8 @@ import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Any, Literal
 
 import torch
@@ -57,35 +58,31 @@ class Batch:
         return Batch(self.noisy[index], self.target[index], self.t[index], conditioning, weight)
 
 
+@dataclass(eq=False)
 class PerSampleGradients(ABC):
     """Computes, for each sample b of a batch, the gradient of output(b) to the attributed parameters.
 
-    Args:
+    Attributes:
         denoiser: the model.
         parameters: the attributed parameters in the order of the concatenated vector.
         output: the scalar that is differentiated.
         precision: `fp32`, the reference; `tf32`, products in TensorFloat-32 on devices that have it; `bf16`, the
             forward pass under bfloat16 autocast.
-        offsets: of the parameters in the concatenated vector, where they are only some of it.
+        offsets: of the parameters in the concatenated vector; to be given where they are only some of it.
+        total: number of attributed parameters, p.
     """
 
-    def __init__(
-        self,
-        denoiser: Denoiser,
-        parameters: dict[str, nn.Parameter],
-        output: ModelOutput,
-        precision: Precision = "fp32",
-        offsets: dict[str, int] | None = None,
-    ) -> None:
-        self.denoiser = denoiser
-        self.parameters = parameters
-        self.output = output
-        self.precision: Precision = precision
-        self.total = sum(parameter.numel() for parameter in parameters.values())
-        if offsets is None:
-            ends = torch.tensor([0, *(p.numel() for p in parameters.values())]).cumsum(0).tolist()
-            offsets = dict(zip(parameters, ends, strict=False))
-        self.offsets = offsets
+    denoiser: Denoiser
+    parameters: dict[str, nn.Parameter]
+    output: ModelOutput
+    precision: Precision = "fp32"
+    offsets: dict[str, int] = field(default_factory=dict)
+    total: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        ends = list(accumulate((parameter.numel() for parameter in self.parameters.values()), initial=0))
+        self.total = ends[-1]
+        self.offsets = self.offsets or dict(zip(self.parameters, ends, strict=False))
 
     @abstractmethod
     def __call__(self, batch: Batch, sink: Sink) -> None:

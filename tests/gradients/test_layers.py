@@ -10,6 +10,7 @@ from torch.nn.utils import parametrizations, prune
 from torch.utils.checkpoint import checkpoint
 
 from attrbench.errors import AttrbenchError
+from attrbench.gradients import hooks
 from attrbench.gradients.backends import per_sample_gradients
 from attrbench.gradients.layers import has_rule
 from attrbench.gradients.outputs import MODEL_OUTPUTS
@@ -681,3 +682,12 @@ def test_hooks_on_cuda_give_autograds_gradients_there_and_on_the_cpu(name, caplo
     for expected in (rows_of(denoiser, batch, "loop"), on_cpu):  # a norm may work in single precision inside
         assert ((hooks - expected).norm(dim=1) / expected.norm(dim=1)).max() < 1e-6
     assert not lines(caplog)
+
+
+def test_comparison_with_autograd_takes_all_parameters_of_a_small_model_and_some_of_a_large_one():
+    parameters = {str(i): nn.Parameter(torch.zeros(10 * (i + 1))) for i in range(50)}
+    total = sum(p.numel() for p in parameters.values())
+    assert hooks._spread(parameters, total) == parameters
+    some = hooks._spread(parameters, total - 1)
+    assert 0.9 * total / 10 < sum(p.numel() for p in some.values()) <= total / 10
+    assert some == hooks._spread(parameters, total - 1)

@@ -79,9 +79,12 @@ def caption(table: Table) -> list[str]:
 
 
 def storage_text(storage: Storage) -> str:
-    """What a method keeps; for one that keeps no rows, what they would take."""
+    """What a method keeps; of an index beside the rows, how much that is; without rows, what they would take."""
     kept = storage.rows_if_kept
-    return human_bytes(storage.total) if kept is None else f"none ({human_bytes(kept)} if kept)"
+    if kept is not None:
+        return f"none ({human_bytes(kept)} if kept)"
+    index = f" (index {human_bytes(storage.index)})" if storage.rows and storage.index else ""
+    return human_bytes(storage.total) + index
 
 
 def human_bytes(count: float) -> str:

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from attrbench.leaderboard.cells import human_bytes, human_seconds
+from attrbench.leaderboard.cells import human_bytes, human_seconds, storage_text
 from attrbench.leaderboard.ranking import build_tables
 from attrbench.leaderboard.render import to_csv, to_json, to_markdown, to_rich
 from attrbench.metrics.intervals import mean_interval
@@ -176,3 +176,11 @@ def test_unreadable_and_foreign_files_are_named_and_left_out(tmp_path):
 def test_units_are_readable():
     assert [human_bytes(x) for x in (12, 12_345, 327_680_000, 3.4e10)] == ["12 B", "12.3 kB", "328 MB", "34 GB"]
     assert [human_seconds(x) for x in (1e-5, 0.0312, 44.3, 7200)] == ["10 µs", "31.2 ms", "44.3 s", "2 h"]
+
+
+def test_storage_says_what_of_it_is_an_index_beside_the_rows():
+    sizes = {"rows_on_disk": 0, "shared": 8}
+    assert storage_text(Storage(rows=2_000_000, index=50_000, **sizes)) == "2.05 MB (index 50 kB)"
+    assert storage_text(Storage(rows=0, index=50_000, **sizes)) == "50 kB"
+    assert storage_text(Storage(rows=2_000_000, index=0, **sizes)) == "2 MB"
+    assert storage_text(Storage(rows=0, index=0, rows_if_kept=7000, **sizes)) == "none (7 kB if kept)"

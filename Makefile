@@ -28,8 +28,8 @@ lint: $(VENV)/.installed
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: $(VENV)/.installed  ## ratios against references measured in the same run
-	$(BIN)/python -m tests.benchmarks
+bench: $(VENV)/.installed  ## ratios against references measured in the same run; BENCH=name JSON=file
+	$(BIN)/python -m tests.benchmarks $(if $(JSON),--json $(JSON))
 
 clean:
 	rm -rf $(VENV) attrbench-results

@@ -116,23 +116,23 @@ class Sketcher:
         """[B, v] sketches of what was added since `start`; nothing can be added any more."""
         if self._open:
             for block, blocks in self._blocks.items():
-                self._chunks[block].add(0, blocks.table)
+                self._chunks[block].add(0, blocks.result())
             self._open = False
         return self._chunks[self._stage[length]].result(length)
 
 
 class _Blocks:
-    """The first stage: blocks of V coordinates, signed, rolled and added up in a [B, V] table."""
+    """The first stage: blocks of V coordinates, signed, rolled and added up in a [B, 2 V] table."""
 
     def __init__(self, block: int, seed: int) -> None:
-        self.table = torch.empty(0)
+        self._table = torch.empty(0)
         self.block = block
         self.seed = seed
         self._signs = torch.from_numpy(_signs(_mix(seed, 6, np.arange(block, dtype=np.uint64))))
 
     def start(self, size: int, dtype: torch.dtype, device: torch.device) -> None:
         self._signs = self._signs.to(device, dtype)
-        self.table = _zeros(self.table, (size, self.block), dtype, device)
+        self._table = _zeros(self._table, (size, 2 * self.block), dtype, device)
 
     def add(self, offset: int, piece: Tensor) -> None:
         first, last = offset // self.block, (offset + piece.shape[1] - 1) // self.block
@@ -140,11 +140,14 @@ class _Blocks:
         shifts = _mix(self.seed, 7, numbers) % np.uint64(self.block)
         flips = _signs(_mix(self.seed, 8, numbers))
         for b, shift, flip in zip(range(first, last + 1), shifts.tolist(), flips.tolist(), strict=True):
-            _add_rotated(self.table, piece, offset - b * self.block, self._signs, shift, flip)
+            _add_rotated(self._table, piece, offset - b * self.block, self._signs, shift, flip)
+
+    def result(self) -> Tensor:
+        return self._table[:, : self.block].add_(self._table[:, self.block :])  # in place: nothing is added any more
 
 
 class _Chunks:
-    """The second stage: chunks, each signed, rolled and added to a row of a [B, R, c] table, one a base length."""
+    """The second stage: chunks, each signed, rolled and added to a row of a [B, R, 2 c] table, one a base length."""
 
     def __init__(self, lengths: Sequence[int], seed: int) -> None:
         self.seed = seed
@@ -162,14 +165,15 @@ class _Chunks:
     def start(self, size: int, dtype: torch.dtype, device: torch.device) -> None:
         self._signs = {c: signs.to(device, dtype) for c, signs in self._signs.items()}
         for base in set(self._base.values()):
-            shape = (size, base // chunk_length(base), chunk_length(base))
+            shape = (size, base // chunk_length(base), 2 * chunk_length(base))
             self._tables[base] = _zeros(self._tables.get(base), shape, dtype, device)
         self._folded = {}
 
     def add(self, offset: int, piece: Tensor) -> None:
-        for table in self._tables.values():
-            c = table.shape[2]
-            signs = self._signs[c]
+        for base, table in self._tables.items():
+            c = chunk_length(base)
+            signs = self._signs[c].unbind()
+            targets = table.unbind(1)
             first, last = offset // c, (offset + piece.shape[1] - 1) // c
             numbers = np.arange(first, last + 1, dtype=np.uint64)
             shifts = (_mix(self.seed, 2, numbers) % np.uint64(c)).tolist()
@@ -178,14 +182,16 @@ class _Chunks:
             kinds = (_mix(self.seed, 5, numbers) % np.uint64(len(signs))).tolist()
             for index in range(last - first + 1):
                 start = offset - (first + index) * c
-                _add_rotated(table[:, rows[index]], piece, start, signs[kinds[index]], shifts[index], flips[index])
+                _add_rotated(targets[rows[index]], piece, start, signs[kinds[index]], shifts[index], flips[index])
 
     def result(self, length: int) -> Tensor:
         base = self._base[length]
         c = chunk_length(base)
-        folded = self._tables[base]
+        if base not in self._folded:
+            self._folded[base] = _wrapped(self._tables[base])
+        folded = self._folded[base]
         for shorter in self._base:  # longest first: each is folded from the one before
-            if self._base[shorter] == base and shorter >= length:
+            if self._base[shorter] == base and base > shorter >= length:
                 if shorter not in self._folded:
                     self._folded[shorter] = folded.reshape(len(folded), -1, shorter // c, c).sum(1)
                 folded = self._folded[shorter]
@@ -202,26 +208,30 @@ def _zeros(old: Tensor | None, shape: tuple[int, ...], dtype: torch.dtype, devic
 def _add_rotated(table: Tensor, piece: Tensor, start: int, signs: Tensor, shift: int, flip: float) -> None:
     """Adds what of `piece` lies in one cell of c coordinates to `table`, signed and rolled.
 
-    All of a sketch's arithmetic happens here. It is two fused multiply-adds over contiguous runs, which the CPU does
-    at about the speed of reading; on a GPU, a Triton kernel that takes all cells of a piece at once, (shift, flip,
-    row) a cell, would go in the place of this function and the loops around it.
+    All of a sketch's arithmetic happens here. It is a fused multiply-add over a contiguous run, which the CPU does at
+    about the speed of reading; on a GPU, a Triton kernel that takes all cells of a piece at once, (shift, flip, row)
+    a cell, would go in the place of this function and the loops around it.
 
     Args:
-        table: [B, c], added to in place.
+        table: [B, 2 c], added to in place; what is rolled beyond c stays there until `_wrapped`.
         piece: [B, w] coordinates of which the first lies `start` behind the cell's first (negative: before it).
         start: see `piece`.
         signs: [c] signs by position in the cell.
-        shift: coordinate j of the cell goes to (j + shift) mod c.
+        shift: coordinate j of the cell goes to j + shift.
         flip: the cell's own sign.
     """
-    c = table.shape[1]
-    low, high = max(start, 0), min(start + piece.shape[1], c)
-    wrap = min(max(c - shift, low), high)  # the rolled cell is two runs: what stays below c, and what wraps around
-    for begin, end, to in ((low, wrap, shift), (wrap, high, shift - c)):
-        if begin < end:
-            table[:, begin + to : end + to].addcmul_(
-                piece[:, begin - start : end - start], signs[begin:end], value=flip
-            )
+    low = max(start, 0)
+    width = min(start + piece.shape[1], len(signs)) - low
+    here = piece.narrow(1, low - start, width)  # narrow: slices take twice as long, and there may be many cells
+    if width < len(signs):
+        signs = signs.narrow(0, low, width)
+    table.narrow(1, low + shift, width).addcmul_(here, signs, value=flip)
+
+
+def _wrapped(table: Tensor) -> Tensor:
+    """[..., c]: what was rolled beyond the end of a [..., 2 c] table goes to its beginning."""
+    c = table.shape[-1] // 2
+    return table[..., :c] + table[..., c:]
 
 
 def _signs(bits: NDArray[np.uint64]) -> NDArray[np.float32]:

@@ -51,10 +51,10 @@ def cross_gram_blocks(
 
 
 def _products(left: NDArray[np.float32], right: NDArray[np.float32]) -> NDArray[np.float64]:
-    """[a, b] inner products of [a, T, w] and [b, T, w]; float32 products, timesteps added in float64."""
+    """[a, b] inner products of [a, T, w] and [b, T, w] in float64, which inverting them needs."""
     total = np.zeros((len(left), len(right)))
     for t in range(left.shape[1]):
-        total += left[:, t] @ right[:, t].T
+        total += left[:, t].astype(np.float64) @ right[:, t].astype(np.float64).T
     return total
 
 

@@ -26,10 +26,10 @@ class GradientOptions(Options):
     precision: Literal["fp32", "tf32", "bf16"] = "fp32"
     """`fp32`: the reference; `tf32`: TensorFloat-32 products on GPUs that have them; `bf16`: bfloat16 autocast."""
 
-    def source(self) -> GradientSource:
-        """The gradient of the training loss that these options describe."""
+    def source(self, output: Literal["loss", "squared-norm"] = "loss") -> GradientSource:
+        """The gradient that these options describe, by default that of the training loss."""
         return GradientSource(
-            output="loss",
+            output=output,
             grid=TimestepGrid(kind=self.grid, steps=self.timesteps),
             noise=self.noise,
             noise_seed=self.noise_seed,

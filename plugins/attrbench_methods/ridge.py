@@ -1,0 +1,124 @@
+"""The ridge kernel over gradient features that TRAK, D-TRAK and their normalised relatives share (methods-spec M7).
+
+phi_x is the sketched mean of the raw gradients over the timesteps, Phi [n, k] the training set's. Everything is
+computed in the dual, phi_q (Phi^T Phi + lam I)^-1 Phi_i^T = (phi_q Phi^T) (Phi Phi^T + lam I)^-1, in float64.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import Field
+
+from attrbench.features import FeaturePlan, GradientRows, QueryFeatures, Rows, Sketch, TrainFeatures
+from attrbench.method import ExhaustiveScorer, StateSize
+from attrbench_methods.gradient_options import GradientOptions
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+
+class RidgeOptions(GradientOptions):
+    """Options of the ridge kernel methods; grid and noise are D-TRAK's by default."""
+
+    grid: Literal["cubic", "uniform"] = "uniform"
+    """`uniform`: evenly spaced from 0, as D-TRAK; `cubic`: the released DMin code's, dense at the noisiest end."""
+    timesteps: int = Field(10, ge=1, le=1000)
+    """Number of timesteps, K, over which gradients are averaged."""
+    noise: Literal["shared", "per-timestep", "per-item"] = "per-item"
+    """`per-item`: a noise for each item and timestep, as D-TRAK; or one a timestep, or one for everything."""
+    v: int | None = Field(4096, ge=1)
+    """Length of the sketch of the mean gradient (TRAK's k); `none` keeps whole gradients: the exact kernel."""
+    sketch: Literal["rotation", "permutation", "rademacher", "gaussian"] = "rotation"
+    """Form of the sketch; all are unbiased, so that damping means the same for each."""
+    damping: float = Field(0.1, gt=0)
+    """lam of the kernel, in the unit that `damping_mode` says."""
+    damping_mode: Literal["relative", "absolute"] = "relative"
+    """`relative`: times the mean eigenvalue of the Gram matrix, trace/n; `absolute`: as it is."""
+    seed: int = Field(42, ge=0)
+    """Seed of the sketch."""
+
+    def plan(self, output: Literal["loss", "squared-norm"]) -> FeaturePlan:
+        """Means over timesteps of sketched raw gradients, for training items and queries alike."""
+        sketch = None if self.v is None else Sketch(length=self.v, seed=self.seed, form=self.sketch)
+        rows = GradientRows(source=self.source(output), sketch=sketch, timesteps="mean")
+        return FeaturePlan(train=rows, query=rows)
+
+
+class RidgeKernel:
+    """(Phi Phi^T + lam I)^-1 by one eigendecomposition.
+
+    Args:
+        gram: [n, n] Phi Phi^T in float64.
+        damping: see `RidgeOptions`.
+        relative: whether damping is in units of trace/n.
+    """
+
+    def __init__(self, gram: NDArray[np.float64], damping: float, relative: bool) -> None:
+        import numpy as np
+
+        values, self._vectors = np.linalg.eigh(gram)
+        self._values = values.clip(0)
+        unit = float(np.trace(gram)) / len(gram) if relative else 1.0
+        self.damping = damping * unit if unit > 0 else damping
+
+    @cached_property
+    def inverse(self) -> NDArray[np.float64]:
+        """[n, n]."""
+        inverse: NDArray[np.float64] = (self._vectors / (self._values + self.damping)) @ self._vectors.T
+        return inverse
+
+    def influence_norms(self) -> NDArray[np.float64]:
+        """[n] |Phi_i (Phi^T Phi + lam I)^-1|, what Relative-IF divides by."""
+        import numpy as np
+
+        weights = self._values / (self._values + self.damping) ** 2
+        norms: NDArray[np.float64] = np.sqrt(np.square(self._vectors) @ weights)
+        return norms
+
+
+class RidgeScorer(ExhaustiveScorer):
+    """tau = (phi_q Phi^T) (Phi Phi^T + lam I)^-1, each training item divided by a norm of its own.
+
+    Args:
+        rows: the training features.
+        inverse: [n, n].
+        norms: [n] what each item's scores are divided by; an item with 0 scores 0.
+    """
+
+    def __init__(self, rows: Rows, inverse: NDArray[np.float64], norms: NDArray[np.float64] | None = None) -> None:
+        self._rows = rows
+        self._inverse = inverse
+        self._norms = norms
+
+    def scores(self, query: QueryFeatures) -> NDArray[np.float32]:
+        """[m, n] scores."""
+        import numpy as np
+
+        from attrbench.retrieval.gram import cross_gram_blocks
+
+        assert query.rows is not None and query.norms is not None
+        cross = cross_gram_blocks(query.rows * query.norms[:, :, None], self._rows, raw=True)[""]
+        scores = cross @ self._inverse
+        scores[:, self._rows.norms[:, 0] == 0] = 0  # rounding in the inverse would leave noise, which norms blow up
+        if self._norms is not None:
+            scores = np.divide(scores, self._norms, out=np.zeros_like(scores), where=self._norms > 0)
+        return scores.astype(np.float32)
+
+    def size(self) -> StateSize:
+        """The features with their norms, and the inverse."""
+        from attrbench.retrieval.exact import rows_bytes
+
+        norms = 0 if self._norms is None else self._norms.nbytes
+        return StateSize(rows=rows_bytes(self._rows, normalise=False), shared=self._inverse.nbytes + norms)
+
+
+def fit_kernel(train: TrainFeatures, options: RidgeOptions) -> tuple[Rows, NDArray[np.float64], RidgeKernel]:
+    """The training features, their Gram matrix ([n, n]) and its kernel."""
+    from attrbench.retrieval.gram import gram_blocks
+
+    assert train.rows is not None
+    gram = gram_blocks(train.rows, raw=True)[""]
+    return train.rows, gram, RidgeKernel(gram, options.damping, options.damping_mode == "relative")

@@ -1,0 +1,161 @@
+"""The ridge kernel methods (methods-spec 7.6, 8.6, T6, T13, T14 and worked example I.4)."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from attrbench.features import QueryFeatures, TrainFeatures
+from attrbench.method import Context
+from attrbench.plugins import registry
+from attrbench_methods.ridge import RidgeKernel, RidgeOptions
+from attrbench_methods.trak import DTRAK, TRAK, NormalisedOptions, RelativeIF, RenormIF
+
+N, M, K = 30, 7, 12
+CONTEXT = Context(0, N, Path(), "key", lambda: pytest.fail("no denoiser is needed"))
+METHODS = [TRAK, RelativeIF, RenormIF]
+
+
+class InMemory:
+    """Mean rows (T = 1) of unit norm beside their norms, in blocks of 8."""
+
+    def __init__(self, phi):
+        self.norms = np.linalg.norm(phi, axis=1, keepdims=True).astype("f4")
+        self._rows = (phi / np.maximum(self.norms, 1e-12)).astype("f4")[:, None]
+        self.count, self.width, self.row_bytes = len(phi), phi.shape[1], 4 * phi.shape[1]
+
+    def blocks(self):
+        for first in range(0, self.count, 8):
+            yield first, self._rows[first : first + 8]
+
+    def query(self):
+        return QueryFeatures(np.arange(self.count), rows=self._rows, norms=self.norms)
+
+
+def phi(count, seed, width=K):
+    return np.random.default_rng(seed).normal(size=(count, width)) * np.linspace(0.2, 3, width)
+
+
+def scores(method, train, asked, **options):
+    kind = NormalisedOptions if issubclass(method, RelativeIF) else RidgeOptions
+    scorer = method(kind(**options)).fit(TrainFeatures(len(train), rows=InMemory(train)), CONTEXT)
+    return scorer.scores(InMemory(asked).query()).astype("f8")
+
+
+def primal(train, asked, lam):
+    return asked @ np.linalg.inv(train.T @ train + lam * np.eye(train.shape[1])) @ train.T
+
+
+@pytest.mark.parametrize("lam", [1e-2, 1.0, 100.0])
+@pytest.mark.parametrize("width", [12, 50])
+def test_dual_equals_primal(lam, width):
+    train, asked = phi(N, 0, width), phi(M, 1, width)
+    found = scores(TRAK, train, asked, damping=lam, damping_mode="absolute")
+    np.testing.assert_allclose(found, primal(train, asked, lam), rtol=1e-4, atol=1e-4)
+
+
+def test_worked_example():
+    found = scores(TRAK, np.eye(2), np.array([[2.0, 1.0]]), damping=1, damping_mode="absolute")
+    np.testing.assert_allclose(found, [[1, 0.5]], rtol=1e-6)
+
+
+def test_large_damping_leaves_the_inner_product():
+    train, asked = phi(N, 0), phi(M, 1)
+    found = scores(TRAK, train, asked, damping=1e9, damping_mode="absolute") * 1e9
+    np.testing.assert_allclose(found, asked @ train.T, rtol=1e-4, atol=1e-4)
+
+
+def test_no_damping_and_full_rank_leave_only_the_item_itself():
+    train = phi(N, 0, 100)
+    found = scores(TRAK, train, train, damping=1e-8)
+    np.testing.assert_allclose(found, np.eye(N), atol=1e-3)
+
+
+def test_absolute_damping_scales_with_the_square_of_the_features():
+    train, asked = phi(N, 0), phi(M, 1)
+    one = scores(TRAK, train, asked, damping=0.7, damping_mode="absolute")
+    ten = scores(TRAK, 10 * train, 10 * asked, damping=70, damping_mode="absolute")
+    np.testing.assert_allclose(one, ten, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("method", [TRAK, RelativeIF])
+def test_relative_damping_does_not_see_the_scale_of_the_features(method):
+    train, asked = phi(N, 0), phi(M, 1)
+    one, ten = scores(method, train, asked), scores(method, 10 * train, 10 * asked)
+    np.testing.assert_allclose(ten, one * (10 if method is RelativeIF else 1), rtol=1e-4, atol=1e-4)
+
+
+def test_rotating_the_features_changes_nothing():
+    train, asked = phi(N, 0), phi(M, 1)
+    rotation = np.linalg.qr(np.random.default_rng(2).normal(size=(K, K)))[0]
+    np.testing.assert_allclose(scores(TRAK, train @ rotation, asked @ rotation), scores(TRAK, train, asked), atol=1e-4)
+
+
+def test_mean_diagonal_of_the_primal_inverse_keeps_to_its_bound():
+    """(1 - n/k) / lam <= mean diag (Phi^T Phi + lam I)^-1 <= 1 / lam, from the kernel's own eigenvalues."""
+    train, lam, k = phi(N, 0, 100), 0.3, 100
+    kernel = RidgeKernel(train @ train.T, lam, relative=False)
+    mean = ((1 / (kernel._values + lam)).sum() + (k - N) / lam) / k
+    assert (1 - N / k) / lam <= mean <= 1 / lam
+    direct = np.linalg.inv(train.T @ train + lam * np.eye(k))
+    assert mean == pytest.approx(np.trace(direct) / k, rel=1e-6)
+
+
+def test_normalised_relatives_divide_by_their_norms():
+    train, asked, lam = phi(N, 0), phi(M, 1), 0.5
+    options = {"damping": lam, "damping_mode": "absolute"}
+    tau = primal(train, asked, lam)
+    inverse = np.linalg.inv(train.T @ train + lam * np.eye(K))
+    relative = tau / np.linalg.norm(train @ inverse, axis=1)
+    np.testing.assert_allclose(scores(RelativeIF, train, asked, **options), relative, rtol=1e-3, atol=1e-4)
+    renorm = tau / np.linalg.norm(train, axis=1)
+    np.testing.assert_allclose(scores(RenormIF, train, asked, **options), renorm, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_permuting_the_training_set_permutes_the_scores(method):
+    train, asked = phi(N, 0), phi(M, 1)
+    order = np.random.default_rng(3).permutation(N)
+    np.testing.assert_allclose(scores(method, train[order], asked), scores(method, train, asked)[:, order], atol=1e-4)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_duplicates_score_equally(method):
+    train = phi(N, 0)
+    train[5] = train[17]
+    found = scores(method, train, phi(M, 1))
+    np.testing.assert_allclose(found[:, 5], found[:, 17], rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_items_and_sets_of_zero_gradients_stay_finite(method):
+    train, asked = phi(N, 0), phi(M, 1)
+    train[4] = 0
+    found = scores(method, train, asked)
+    assert np.isfinite(found).all()
+    np.testing.assert_array_equal(found[:, 4], 0)
+    assert np.isfinite(scores(method, np.zeros((N, K)), asked)).all()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_one_training_item_is_enough(method):
+    assert np.isfinite(scores(method, phi(1, 0), phi(M, 1))).all()
+
+
+def test_storage_counts_rows_norms_and_the_inverse():
+    scorer = TRAK(RidgeOptions()).fit(TrainFeatures(N, rows=InMemory(phi(N, 0))), CONTEXT)
+    size = scorer.size()
+    assert (size.rows, size.shared, size.index) == (N * (4 * K + 4), 8 * N * N, 0)
+
+
+def test_trak_differentiates_the_loss_and_d_trak_the_squared_norm_of_the_same_passes():
+    loss, squared = (kind(RidgeOptions()).features() for kind in (TRAK, DTRAK))
+    assert (loss.train.source.output, squared.train.source.output) == ("loss", "squared-norm")
+    assert loss.train == loss.query and squared.train == squared.query
+    assert loss.train.timesteps == "mean" and loss.train.source.grid.kind == "uniform"
+    both = RelativeIF(NormalisedOptions()).features(), RenormIF(NormalisedOptions()).features()
+    assert both == (loss, loss)  # one pass serves the three
+
+
+def test_all_four_are_registered():
+    assert {"trak", "d-trak", "relative-if", "renorm-if"} <= set(registry().names("method"))

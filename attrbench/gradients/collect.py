@@ -157,7 +157,7 @@ class GradientPass:
         seconds = self._sweep(group, consumers.all, keep)
         for sheet in sheets.values():
             for item, spent in enumerate(seconds, group.first):
-                sheet.time([item], spent)
+                sheet.time(item, spent)
 
     def _sweep(self, unit: Unit, consumers: Sequence[Consumer], keep: Callable[[Tensor, Tensor], None]) -> list[float]:
         """Runs all pairs of `unit` through the backward pass; returns seconds an item."""

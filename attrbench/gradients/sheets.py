@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -74,10 +72,9 @@ class Sheet:
         """Names a gradient that was not finite; a mean that it belongs to is lost with it."""
         self._nonfinite.append((item, timestep))
 
-    def time(self, items: Iterable[int], seconds: float) -> None:
-        """Adds to the time that these items took, each."""
-        for item in items:
-            self._seconds[item - self.shard.first] += seconds
+    def time(self, item: int, seconds: float) -> None:
+        """Adds to the time that an item took."""
+        self._seconds[item - self.shard.first] += seconds
 
     def commit(self, features_in_pass: int) -> None:
         """Writes the shard."""

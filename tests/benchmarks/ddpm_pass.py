@@ -12,11 +12,11 @@ import torch
 from attrbench.features import GradientRows, GradientSource, Sketch
 from attrbench.gradients.collect import GradientPass, Split
 from attrbench.gradients.engine import Engine
+from attrbench.running.memory import Peaks, reset_peaks
 from attrbench.store.rows import StoredRows
 from attrbench.store.shards import FeatureStore, Unit
 from attrbench.task import Workspace
 from attrbench_tasks.ddpm_mnist import DDPMMnistMini
-from tests.benchmarks.resident import peak_resident, reset_peak
 
 
 def main() -> None:
@@ -25,13 +25,13 @@ def main() -> None:
         feature = GradientRows(source=GradientSource(), sketch=Sketch(length=4096))
         work = GradientPass(feature.source, opened.denoiser, Split("train", opened.train), Engine())
         opened.denoiser.module(torch.zeros(1, 1, 28, 28), 0)
-        reset_peak()
-        before = peak_resident()
+        reset_peaks(opened.denoiser.device)
+        before = Peaks.now(opened.denoiser.device).resident
         store = FeatureStore(Path(folder), {"benchmark": "pass"})
         work.compute(Unit(0, 64), {feature: store})
         figures = {
             "before": before,
-            "peak": peak_resident(),
+            "peak": Peaks.now(opened.denoiser.device).resident,
             "whole": 4 * 64 * 5 * work.gradients.total,
             "kept": StoredRows(store, 64).row_bytes,
         }

@@ -19,9 +19,9 @@ from attrbench.diffusion.noise import gaussian
 from attrbench.features import GradientRows, GradientSource, Sketch, TimestepGrid
 from attrbench.gradients.collect import GradientPass, Split
 from attrbench.gradients.engine import Engine
+from attrbench.running.memory import Peaks
 from attrbench.store.shards import FeatureStore, Unit
 from attrbench.task import Items
-from tests.benchmarks.resident import peak_resident
 
 LATENT = 32
 LENGTHS = (2**20, 2**16, 2**12)
@@ -88,7 +88,7 @@ def main() -> None:
     started = time.perf_counter()
     denoiser = SD3AtTrueSize()
     built = time.perf_counter() - started
-    before = peak_resident()
+    before = Peaks.now(denoiser.device).resident
     items = Items(np.zeros((1, 8, 8, 3), np.uint8), [""], [""], "one")
     source = GradientSource(grid=TimestepGrid(steps=1))
     features = [GradientRows(source=source, sketch=Sketch(length=length)) for length in LENGTHS]
@@ -106,7 +106,7 @@ def main() -> None:
         "build_seconds": built,
         "seconds": seconds,
         "resident_before": before,
-        "peak_resident": peak_resident(),
+        "peak_resident": Peaks.now(denoiser.device).resident,
         "gradient_norms": norms,
         "row_norms": rows,
     }

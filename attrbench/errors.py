@@ -18,6 +18,13 @@ class UsageError(AttrbenchError):
     exit_code = 2
 
 
+class Unavailable(AttrbenchError):
+    """A method cannot work here: weights are missing, or the task's model has not what it needs.
+
+    `-m all` passes over such a method with a line that says so; asked for by name it is an error.
+    """
+
+
 class Interrupted(BaseException):
     """The run was stopped by a signal; what is finished is kept. Exit code 75 (EX_TEMPFAIL: try again).
 

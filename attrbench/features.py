@@ -7,7 +7,7 @@ declarations with an equal `GradientSource` come out of one backward pass.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -27,13 +27,19 @@ class TimestepGrid(_Declaration):
     """The timesteps at which an item is differentiated.
 
     Attributes:
-        kind: `cubic`, the released DMin code's grid, dense at the noisiest end (methods-spec 6.3), or
-            `uniform`, the grid of D-TRAK: 0, s, 2s, ... with s = 1000 // steps.
+        kind: `cubic`, the released DMin code's grid, dense at the noisiest end (methods-spec 6.3);
+            `uniform`, the grid of D-TRAK: 0, s, 2s, ... with s = 1000 // steps; `random`, drawn from all timesteps
+            with replacement; `sampler`, those that the sampler visits in `steps` steps, in its order; `single`,
+            timestep `at`, `steps` times.
         steps: the number of timesteps, T.
+        at: the timestep of `single`.
+        seed: of `random`.
     """
 
-    kind: Literal["cubic", "uniform"] = "cubic"
+    kind: Literal["cubic", "uniform", "random", "sampler", "single"] = "cubic"
     steps: int = Field(5, ge=1, le=1000)
+    at: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0)
 
 
 class GradientSource(_Declaration):
@@ -50,6 +56,10 @@ class GradientSource(_Declaration):
         image_range: `model`, the range the network was trained on, or `unit`, the [0, 1] that DMin's released
             code feeds to networks trained on [-1, 1].
         parameters: which parameters are differentiated; `all` for DDPMs.
+        checkpoint: the weights: `final`; `untrained`, drawn anew; or one of those that the model lists
+            (`Denoiser.checkpoints`).
+        latents: what is noised: `clean`, the item itself; or `trajectory`, the estimate of it that the sampler had at
+            each of its steps (Journey-TRAK), for generated items and the grids `sampler` and `single`.
         precision: `fp32`, the reference; `tf32`, products in TensorFloat-32 on GPUs; `bf16`, bfloat16 autocast.
     """
 
@@ -59,6 +69,8 @@ class GradientSource(_Declaration):
     noise_seed: int = 0
     image_range: Literal["model", "unit"] = "model"
     parameters: Literal["all"] = "all"
+    checkpoint: str = "final"
+    latents: Literal["clean", "trajectory"] = "clean"
     precision: Literal["fp32", "tf32", "bf16"] = "fp32"
 
 
@@ -90,7 +102,8 @@ class GradientRows(_Declaration):
         source: what decides the gradients.
         sketch: how they are compressed.
         timesteps: `stack` keeps each timestep's gradient; `mean` keeps the mean of the raw gradients as a single one
-            (T = 1 in all shapes), whose norm is that of the row as sketched.
+            (T = 1 in all shapes), whose norm is that of the row as sketched; `mean-normalised` likewise, of gradients
+            that are scaled to unit norm first.
         layers: `all` sketches the gradient as one vector; `module` and `parameter` sketch that of each layer on its
             own, to min(v, p_layer) numbers, side by side in one row (methods with a block for each layer).
         dtype: how rows are stored; reading gives float32 whatever it is (attrbench.store.encoding).
@@ -98,7 +111,7 @@ class GradientRows(_Declaration):
 
     source: GradientSource
     sketch: Sketch | None
-    timesteps: Literal["stack", "mean"] = "stack"
+    timesteps: Literal["stack", "mean", "mean-normalised"] = "stack"
     layers: Layers = "all"
     dtype: Literal["float32", "float16", "bfloat16", "int8"] = "float32"
 
@@ -118,25 +131,48 @@ class GradientProducts(_Declaration):
     Attributes:
         source: what decides the gradients.
         layers: as in `GradientRows`; where not `all`, the products of each layer are kept apart.
+        timesteps: `stack` gives the products of each timestep; `mean` the products of the mean gradients over the
+            timesteps, on both sides (T = 1 in the products).
+        transform: names what the method does to the queries' gradients before the products are taken
+            (`Method.transform`); empty for nothing. Whatever decides that must be in the name.
     """
 
     source: GradientSource
     layers: Layers = "all"
+    timesteps: Literal["stack", "mean"] = "stack"
+    transform: str = ""
+
+
+class Outputs(_Declaration):
+    """The scalars themselves that the source differentiates, such as the loss; no backward pass is needed for them.
+
+    Attributes:
+        source: what decides them.
+    """
+
+    source: GradientSource
 
 
 class Images(_Declaration):
     """The images themselves."""
 
 
-Feature = GradientRows | GradientProducts | Images
+Feature = GradientRows | GradientProducts | Outputs | Images
 
 
 @dataclass(frozen=True)
 class FeaturePlan:
-    """What a method keeps of a training item and of a query; None where it needs nothing."""
+    """What a method keeps of a training item and of a query; None where it needs nothing.
+
+    Attributes:
+        train, query: the features.
+        parts: further features, for methods that need several of a kind: `TrainFeatures.parts` and
+            `QueryFeatures.parts` have them in the same order.
+    """
 
     train: Feature | None
     query: Feature | None
+    parts: tuple[FeaturePlan, ...] = ()
 
 
 class Rows(Protocol):
@@ -178,6 +214,7 @@ class Products:
         train_norms: [n, T].
         bytes_if_kept: what the whole gradients of the training set would take on disk.
         pass_seconds: what the pass over the training set took, which a new query would cost again.
+        facts: what the method's transform said of itself.
     """
 
     values: FloatArray
@@ -185,13 +222,12 @@ class Products:
     train_norms: FloatArray
     bytes_if_kept: int
     pass_seconds: float
+    facts: Mapping[str, float] = field(default_factory=dict)
 
     def query(self, index: int) -> Products:
         """The products of one query, as a set of one."""
         chosen = slice(index, index + 1)
-        return Products(
-            self.values[chosen], self.query_norms[chosen], self.train_norms, self.bytes_if_kept, self.pass_seconds
-        )
+        return replace(self, values=self.values[chosen], query_norms=self.query_norms[chosen])
 
 
 @dataclass(frozen=True)
@@ -202,13 +238,22 @@ class TrainFeatures:
         count: number of training items, n.
         rows: for `GradientRows`.
         layers: name and columns of each layer in a row, where a `GradientRows` keeps them apart.
+        sizes: number of parameters of each layer, p_l, under the names of `layers`; of the whole gradient under the
+            empty name, where layers are not kept apart.
+        outputs: [n, T], for `Outputs`; 0 where one is not finite.
         images: [n, H, W, C] uint8, for `Images`.
+        facts: for `GradientProducts`: what the method's transform said of itself.
+        parts: of the features that `FeaturePlan.parts` declares.
     """
 
     count: int
     rows: Rows | None = None
     layers: Mapping[str, slice] | None = None
+    sizes: Mapping[str, int] | None = None
+    outputs: FloatArray | None = None
     images: NDArray[np.uint8] | None = None
+    facts: Mapping[str, float] = field(default_factory=dict)
+    parts: tuple[TrainFeatures, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -219,15 +264,19 @@ class QueryFeatures:
         ids: [m] ids of the queries, for methods whose randomness depends on the query.
         rows: [m, T, v] unit-norm rows, for `GradientRows`.
         norms: [m, T], beside the rows.
+        outputs: [m, T], for `Outputs`.
         images: [m, H, W, C] uint8, for `Images`.
         products: for `GradientProducts`.
+        parts: of the features that `FeaturePlan.parts` declares.
     """
 
     ids: NDArray[np.int64]
     rows: FloatArray | None = None
     norms: FloatArray | None = None
+    outputs: FloatArray | None = None
     images: NDArray[np.uint8] | None = None
     products: Products | None = None
+    parts: tuple[QueryFeatures, ...] = ()
 
     def query(self, index: int) -> QueryFeatures:
         """The features of one query, as a set of one."""
@@ -236,6 +285,8 @@ class QueryFeatures:
             ids=self.ids[one],
             rows=None if self.rows is None else self.rows[one],
             norms=None if self.norms is None else self.norms[one],
+            outputs=None if self.outputs is None else self.outputs[one],
             images=None if self.images is None else self.images[one],
             products=None if self.products is None else self.products.query(index),
+            parts=tuple(part.query(index) for part in self.parts),
         )

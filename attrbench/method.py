@@ -8,19 +8,21 @@ timing, metrics, records) is the framework's.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Generic, NamedTuple, TypeVar, final
 
-from attrbench.features import FeaturePlan, QueryFeatures, TrainFeatures
+from attrbench.features import FeaturePlan, GradientSource, QueryFeatures, TrainFeatures
 from attrbench.options import Options
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+    from torch import Tensor
 
     from attrbench.diffusion.denoiser import Denoiser
+    from attrbench.gradients.pairs import Pairs
 
 OptionsT = TypeVar("OptionsT", bound=Options)
 
@@ -56,8 +58,25 @@ class StateSize:
 
 
 @dataclass(frozen=True)
+class Transformed:
+    """What `Method.transform` returns.
+
+    Attributes:
+        gradients: [T, m, p] what takes the place of the queries' gradients.
+        facts: numbers that the record reports, such as a damping or a residual.
+        state_bytes: what was built from the training set for it, and is needed for every new query.
+        state_seconds: what building that took; the rest of the time is the queries'.
+    """
+
+    gradients: Tensor
+    facts: Mapping[str, float] = field(default_factory=dict)
+    state_bytes: int = 0
+    state_seconds: float = 0.0
+
+
+@dataclass(frozen=True)
 class Context:
-    """What `fit` may use besides the features.
+    """What `fit` and `transform` may use besides the features.
 
     Attributes:
         seed: the run's seed.
@@ -65,6 +84,8 @@ class Context:
         workspace: a folder of this method's own, kept between runs; for index files.
         fingerprint: identifies the training features; an index file is valid for one fingerprint only.
         denoiser: gives the network, for methods that need more than gradients.
+        training: gives the training set as pairs of an item and a timestep under a source, ready for the network, for
+            methods that need more of it than the features (curvature).
     """
 
     seed: int
@@ -72,6 +93,7 @@ class Context:
     workspace: Path
     fingerprint: str
     denoiser: Callable[[], Denoiser]
+    training: Callable[[GradientSource], Pairs]
 
 
 class Scorer(ABC):
@@ -88,6 +110,10 @@ class Scorer(ABC):
     def build_seconds(self) -> float:
         """For state that was loaded from an earlier run: what building it took then, so that no cost is hidden."""
         return 0.0
+
+    def facts(self) -> Mapping[str, float]:
+        """Numbers that the record reports beside the metrics: a damping, a step size, a residual."""
+        return {}
 
     def exact(self) -> Scorer | None:
         """For an approximate search: the exhaustive scorer over the same rows, against which recall is measured."""
@@ -134,7 +160,23 @@ class Method(ABC, Generic[OptionsT]):
         """What is kept of a training item and of a query."""
 
     def check(self, train_items: int) -> None:
-        """Called before anything is computed; raises UsageError for options that this training set cannot meet."""
+        """Called before anything is computed.
+
+        Raises:
+            UsageError: for options that a training set of this size cannot meet.
+            Unavailable: where something is missing without which the method cannot work.
+        """
+
+    def transform(self, gradients: Tensor, context: Context) -> Transformed:
+        """Turns the queries' gradients into what the training gradients are multiplied with: H^-1 g, say.
+
+        Called for a `GradientProducts` whose `transform` is set, before its pass over the training set.
+
+        Args:
+            gradients: [T, m, p] whole gradients of the queries (T = 1 for means), zeros where one was not finite.
+            context: as for `fit`; its fingerprint is that of the products.
+        """
+        raise NotImplementedError(f"{type(self).__name__} declares a transform and does not implement it")
 
     def depth(self, wanted: int) -> int:
         """How many items to ask the scorer for, where the metrics want `wanted`."""

@@ -167,6 +167,7 @@ class Record(_Part):
         status: `complete`; `limited` where the user asked for fewer items; `partial` where items are missing;
             `failed` where the method raised. Only complete runs are ranked.
         ranking: for each query the training ids at the top, strongest first.
+        facts: what the method says of itself: the damping it used, a residual, a number of steps.
         peak_memory_bytes, peak_device_bytes: of the process and of torch on a CUDA device, while this run's passes
             that serve the method were computed and while it was fitted and asked; libraries included.
         identity: hash of all that decides the result; a record with the same identity is not computed again.
@@ -183,6 +184,7 @@ class Record(_Part):
     metrics: list[MetricResult] = []
     query_groups: list[str] = []
     ranking: list[list[int]] = []
+    facts: dict[str, float] = {}
     storage: Storage | None = None
     latency: Latency | None = None
     peak_memory_bytes: int | None = None

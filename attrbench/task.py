@@ -62,12 +62,15 @@ class Items:
         groups: the group of each item, what the detection rate compares.
         prompts: the prompt of each item, empty for unconditional models.
         fingerprint: hash of the contents.
+        seeds: for pictures that `Denoiser.generate` made: the seed of each, from which its sampling trajectory can be
+            run again; None for pictures from elsewhere.
     """
 
     images: NDArray[np.uint8]
     groups: Sequence[str]
     prompts: Sequence[str]
     fingerprint: str
+    seeds: Sequence[int] | None = None
 
     def __len__(self) -> int:
         return len(self.images)

@@ -42,8 +42,7 @@ def run(
     from attrbench.running.settings import RunSettings, request_methods, request_tasks
 
     found = registry()
-    names = [text for given in method for text in (found.names("method") if given == "all" else [given])]
-    methods, tasks = request_methods(found, names), request_tasks(found, task)
+    methods, tasks = request_methods(found, method), request_tasks(found, task)
     found.executor(executor)
     quiet_libraries()
     from attrbench.running.run import TaskRun  # torch comes with it, so wrong names are refused before

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -44,6 +46,7 @@ class DDPMDenoiser(Denoiser):
         self.training_steps = int(self.scheduler.config["num_train_timesteps"])
         size = int(unet.config["sample_size"])
         self.latent_shape = (int(unet.config["in_channels"]), size, size)
+        self._checkpoints = {file.stem: file for file in (folder / "checkpoints").glob("*.safetensors")}
         files = (weights, folder / "unet" / "config.json", folder / "scheduler" / "scheduler_config.json")
         self.fingerprint = hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
 
@@ -58,9 +61,42 @@ class DDPMDenoiser(Denoiser):
         """Every parameter, in the module's order."""
         return dict(self.module.named_parameters())
 
+    def checkpoints(self) -> tuple[str, ...]:
+        """Files `checkpoints/NAME-STEP.safetensors` in the folder, by step."""
+        return tuple(sorted(self._checkpoints, key=lambda name: int(name.rpartition("-")[2])))
+
+    def learning_rate(self, checkpoint: str) -> float:
+        """As the checkpoint's own metadata says."""
+        from safetensors import safe_open
+
+        if checkpoint in self._checkpoints:
+            with safe_open(self._checkpoints[checkpoint], framework="pt") as file:
+                metadata = file.metadata() or {}
+            if "learning_rate" in metadata:
+                return float(metadata["learning_rate"])
+        return super().learning_rate(checkpoint)
+
+    def _load(self, checkpoint: str) -> torch.nn.Module:
+        from safetensors.torch import load_file
+
+        module = copy.deepcopy(self.module)
+        module.load_state_dict(load_file(self._checkpoints[checkpoint]))
+        return module
+
+    def _with(self, module: torch.nn.Module, name: str) -> Denoiser:
+        other = super()._with(module, name)
+        if name in self._checkpoints:
+            other.fingerprint += "/" + hashlib.sha256(self._checkpoints[name].read_bytes()).hexdigest()
+        return other
+
     def timesteps(self, grid: TimestepGrid) -> tuple[int, ...]:
         """See `attrbench.diffusion.timesteps`."""
-        return grid_timesteps(grid, self.training_steps)
+        return grid_timesteps(grid, self.training_steps, self.sampler_timesteps)
+
+    def sampler_timesteps(self) -> tuple[int, ...]:
+        """DDIM's, noisiest first."""
+        self.sampler.set_timesteps(self.sampling_steps)
+        return tuple(self.sampler.timesteps.tolist())
 
     def noisy(self, latents: torch.Tensor, noise: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
         """x_t = sqrt(abar_t) x_0 + sqrt(1 - abar_t) eps."""
@@ -86,13 +122,22 @@ class DDPMDenoiser(Denoiser):
         weights: torch.Tensor = beta / (2 * alpha * (1 - self.scheduler.alphas_cumprod[t]))
         return weights
 
-    @torch.no_grad()
     def generate(self, prompts: Sequence[str], seeds: Sequence[int]) -> NDArray[np.uint8]:
         """DDIM from the noise of each seed; prompts are not used."""
+        x, _ = deque(self._sample(seeds), maxlen=1).pop()
+        pixels = ((x.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+        return np.ascontiguousarray(pixels.permute(0, 2, 3, 1).cpu().numpy())
+
+    def trajectory(self, prompts: Sequence[str], seeds: Sequence[int]) -> torch.Tensor:
+        """DDIM's predictions of the clean image, clamped to [-1, 1] where the scheduler clips (D-TRAK's Journey)."""
+        return torch.stack([clean for _, clean in self._sample(seeds)], dim=1)
+
+    @torch.no_grad()
+    def _sample(self, seeds: Sequence[int]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Yields, after each step of DDIM, the sample and the clean image that the step took it to lead to."""
         x = torch.stack([gaussian(self.latent_shape, "generate", seed) for seed in seeds]).to(self.device)
         self.sampler.set_timesteps(self.sampling_steps)
         for t in self.sampler.timesteps:
             step = self.sampler.step(self.predict(x, t.to(self.device), {}), t, x, eta=0.0)
             x = step.prev_sample
-        pixels = ((x.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
-        return np.ascontiguousarray(pixels.permute(0, 2, 3, 1).cpu().numpy())
+            yield x, step.pred_original_sample

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from attrbench.errors import UsageError
+from attrbench.errors import Unavailable, UsageError, unknown_name
 from attrbench.features import TimestepGrid
 
 
@@ -44,6 +45,7 @@ class Denoiser(ABC):
         latent_shape: (C, H, W) of one encoded item.
         training_steps: number of training timesteps.
         fingerprint: hash of the weights.
+        has_latents: whether items pass through an autoencoder on their way to the network.
     """
 
     module: torch.nn.Module
@@ -51,6 +53,7 @@ class Denoiser(ABC):
     latent_shape: tuple[int, int, int]
     training_steps: int
     fingerprint: str
+    has_latents: bool = False
 
     @abstractmethod
     def encode(
@@ -86,6 +89,79 @@ class Denoiser(ABC):
         """
         raise UsageError(f"{type(self).__name__} has no weights for the model output weighted-loss; use loss")
 
+    def checkpoints(self) -> tuple[str, ...]:
+        """Names of weights from earlier in training, earliest first; `final` is not among them."""
+        return ()
+
+    def learning_rate(self, checkpoint: str) -> float:
+        """The learning rate at a checkpoint.
+
+        Raises:
+            UsageError: where it is not known.
+        """
+        raise UsageError(f"the learning rate at checkpoint {checkpoint} is not known")
+
+    def at(self, checkpoint: str) -> Denoiser:
+        """The model with other weights: `final`, its own; `untrained`, drawn anew; or one of `checkpoints()`.
+
+        Raises:
+            UsageError: where there is no such checkpoint.
+        """
+        if checkpoint == "final":
+            return self
+        if checkpoint == "untrained":
+            return self._with(untrained(self.module), "untrained")
+        if checkpoint not in self.checkpoints():
+            raise unknown_name("checkpoint", checkpoint, ("final", "untrained", *self.checkpoints()))
+        return self._with(self._load(checkpoint), checkpoint)
+
+    def _load(self, checkpoint: str) -> torch.nn.Module:
+        """A copy of the module with the weights of one of `checkpoints()`."""
+        raise NotImplementedError
+
+    def _with(self, module: torch.nn.Module, name: str) -> Denoiser:
+        other = copy.copy(self)
+        other.module = module.to(self.device).eval()
+        other.fingerprint = f"{self.fingerprint}/{name}"
+        return other
+
+    def sampler_timesteps(self) -> tuple[int, ...]:
+        """The timesteps that `generate` visits, in its order.
+
+        Raises:
+            Unavailable: where the model cannot say.
+        """
+        raise Unavailable(f"{type(self).__name__} has no sampling trajectories")
+
+    def trajectory(self, prompts: Sequence[str], seeds: Sequence[int]) -> torch.Tensor:
+        """What `generate` took for the clean latents at each of its steps: [B, steps, C, H, W], first step first.
+
+        Args:
+            prompts: of the pictures.
+            seeds: of the pictures.
+
+        Raises:
+            Unavailable: where the model cannot run its sampler again.
+        """
+        raise Unavailable(f"{type(self).__name__} has no sampling trajectories")
+
     @abstractmethod
     def generate(self, prompts: Sequence[str], seeds: Sequence[int]) -> NDArray[np.uint8]:
         """One image a seed, [B, H, W, C] uint8; an image depends on its own prompt and seed alone."""
+
+
+def untrained(module: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
+    """A copy of the module whose weights are drawn anew, each layer as it initialises itself."""
+    fresh = copy.deepcopy(module).cpu()
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(seed)
+        for layer in fresh.modules():
+            if callable(reset := getattr(layer, "reset_parameters", None)):
+                reset()
+                continue
+            for name, parameter in layer.named_parameters(recurse=False):  # norms' scales, tables of positions
+                if parameter.dim() == 1:
+                    parameter.fill_(1.0 if name == "weight" else 0.0)
+                else:
+                    parameter.normal_(std=0.02)
+    return fresh

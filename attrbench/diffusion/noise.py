@@ -21,14 +21,19 @@ def gaussian(shape: Sequence[int], *parts: object) -> torch.Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed_of(*parts)))
 
 
-def feature_noise(source: GradientSource, split: str, item: int, timestep: int, shape: Sequence[int]) -> torch.Tensor:
+def feature_noise(
+    source: GradientSource, split: str, item: int, timestep: int, shape: Sequence[int], draw: int = 0
+) -> torch.Tensor:
     """The noise with which `item` of `split` is differentiated at `timestep`, by the source's policy (methods-spec 2).
+
+    `draw` tells apart the occurrences of one timestep in grids of random draws.
 
     Returns:
         A tensor of `shape` (one item, without batch dimension), on the CPU.
     """
     if source.noise == "shared":
         return gaussian(shape, "noise", source.noise_seed)
+    again = (f"draw {draw}",) if draw else ()
     if source.noise == "per-timestep":
-        return gaussian(shape, "noise", source.noise_seed, timestep)
-    return gaussian(shape, "noise", source.noise_seed, timestep, split, item)
+        return gaussian(shape, "noise", source.noise_seed, timestep, *again)
+    return gaussian(shape, "noise", source.noise_seed, timestep, split, item, *again)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -12,36 +11,19 @@ import torch
 from torch import Tensor
 
 from attrbench.diffusion.denoiser import Denoiser, Encoded
-from attrbench.diffusion.noise import feature_noise
-from attrbench.features import GradientProducts, GradientSource, Layers
-from attrbench.gradients.backends import per_sample_gradients
+from attrbench.features import GradientProducts, GradientRows, GradientSource, Layers, Outputs
 from attrbench.gradients.batching import BatchSize, ran_out_of_memory
 from attrbench.gradients.consumers import Consumer, InnerProducts, Norms, Sketches, Whole
 from attrbench.gradients.engine import Engine
 from attrbench.gradients.layer_blocks import LayerBlock, layer_blocks
-from attrbench.gradients.outputs import MODEL_OUTPUTS, WEIGHTED
-from attrbench.gradients.per_sample import Batch, PerSampleGradients
+from attrbench.gradients.pairs import Pairs, Split
+from attrbench.gradients.per_sample import Batch
 from attrbench.gradients.sheets import GradientFeature, Sheet
 from attrbench.gradients.version import ENGINE_VERSION
+from attrbench.method import Transformed
 from attrbench.store.shards import FeatureStore, Unit, units
-from attrbench.task import Items
 
 __all__ = ["ENGINE_VERSION", "GradientPass", "Split"]
-
-
-@dataclass(frozen=True)
-class Split:
-    """The items of a pass.
-
-    Attributes:
-        name: `train` or `query`; part of the seed of per-item noise.
-        items: the items.
-        one_by_one: process each item on its own, as a query arrives, so that its time can be told.
-    """
-
-    name: str
-    items: Items
-    one_by_one: bool = False
 
 
 class GradientPass:
@@ -52,8 +34,8 @@ class GradientPass:
         denoiser: the model.
         split: the items.
         engine: how to compute.
-        queries: [T, m, p] whole gradients of the queries (NaN throughout where one is not finite), where
-            `GradientProducts` are among the features.
+        queries: for each `GradientProducts` among the features, what to multiply with: [T, m, p], or [1, m, p] for
+            means; NaN throughout where a query's gradient is not finite. With what is to be known of it.
         memo: file that remembers a batch size which had to be halved.
     """
 
@@ -63,22 +45,19 @@ class GradientPass:
         denoiser: Denoiser,
         split: Split,
         engine: Engine,
-        queries: Tensor | None = None,
+        queries: Mapping[GradientProducts, Transformed] | None = None,
         memo: Path | None = None,
     ) -> None:
         self.source = source
-        self.denoiser = denoiser
+        self.pairs = Pairs(source, denoiser, split)
+        self.denoiser = self.pairs.denoiser
         self.split = split
-        self.query_norms = None if queries is None else torch.linalg.vector_norm(queries, dim=2).T.cpu().numpy()
-        self.queries = None if queries is None else queries.nan_to_num(0.0)
-        self.timesteps = denoiser.timesteps(source.grid)
-        self.gradients: PerSampleGradients = per_sample_gradients(
-            denoiser,
-            denoiser.attributed_parameters(source.parameters),
-            MODEL_OUTPUTS[source.output],
-            engine.backend,
-            source.precision,
-        )
+        self._factors = queries or {}
+        rows = {feature: factor.gradients for feature, factor in self._factors.items()}
+        self.query_norms = {f: torch.linalg.vector_norm(r, dim=2).T.cpu().numpy() for f, r in rows.items()}
+        self.queries = {feature: r.nan_to_num(0.0) for feature, r in rows.items()}
+        self.timesteps = self.pairs.timesteps
+        self.gradients = self.pairs.gradients(backend=engine.backend)
         self._batch_size = BatchSize(engine.batch_size, denoiser.device, memo)
         self._consumers: dict[frozenset[GradientFeature], _Consumers] = {}
 
@@ -108,29 +87,39 @@ class GradientPass:
             for feature in [feature for feature in sheets if sheets[feature].shard.last == group.last]:
                 sheets.pop(feature).commit(len(wanted))
 
-    def whole(self, unit: Unit) -> Tensor:
-        """[T, items, p] float32 whole gradients on the pass's device; for the queries of `GradientProducts`.
+    def whole(self, unit: Unit, mean: bool = False) -> Tensor:
+        """[T, items, p] float32 whole gradients on the pass's device, or their means [1, items, p] over timesteps.
 
-        A NaN or infinite gradient is NaN throughout, so that it can't be taken for a finite one.
+        For the queries of `GradientProducts`. A NaN or infinite gradient is NaN throughout, so that it can't be taken
+        for a finite one.
         """
         consumer = Whole(self.gradients.total)
-        shape = (len(self.timesteps), unit.last - unit.first, self.gradients.total)
+        count = len(self.timesteps)
+        shape = (1 if mean else count, unit.last - unit.first, self.gradients.total)
         rows = torch.zeros(shape, device=self.denoiser.device)
 
-        def keep(items: Tensor, steps: Tensor) -> None:
+        def keep(items: Tensor, steps: Tensor, outputs: Tensor) -> None:
             values = consumer.result().float()
-            rows[steps, items] = values.where(values.isfinite().all(dim=1, keepdim=True), torch.nan)
+            values = values.where(values.isfinite().all(dim=1, keepdim=True), torch.nan)
+            if mean:
+                rows[0].index_add_(0, items.to(rows.device), values, alpha=1 / count)
+            else:
+                rows[steps, items] = values
 
         self._sweep(unit, [consumer], keep)
         return rows
 
     def _sheet(self, feature: GradientFeature, store: FeatureStore, shard: Unit) -> Sheet:
-        return Sheet(feature, store, shard, len(self.timesteps), self._width(feature), self.query_norms)
+        norms, facts = None, None
+        if isinstance(feature, GradientProducts):
+            norms, facts = self.query_norms[feature], self._factors[feature].facts
+        return Sheet(feature, store, shard, len(self.timesteps), self._width(feature), norms, facts)
 
     def _width(self, feature: GradientFeature) -> int:
+        if isinstance(feature, Outputs):
+            return 1
         if isinstance(feature, GradientProducts):
-            assert self.queries is not None
-            return self.queries.shape[1] * len(self.layers(feature.layers))
+            return self.queries[feature].shape[1] * len(self.layers(feature.layers))
         if feature.sketch is None:
             return self.gradients.total
         if feature.layers == "all":
@@ -144,14 +133,14 @@ class GradientPass:
             self._consumers[chosen] = _Consumers(list(sheets), self)
         consumers = self._consumers[chosen]
 
-        def keep(items: Tensor, steps: Tensor) -> None:
-            norms = consumers.norms.result()
-            finite = norms.isfinite()
-            norms = norms.where(finite, 0.0)
-            lost = torch.nonzero(~finite.cpu()).flatten().tolist()
+        def keep(items: Tensor, steps: Tensor, outputs: Tensor) -> None:
+            norms = consumers.norms.result() if consumers.all else outputs
             for feature, sheet in sheets.items():
-                sheet.file(items + group.first, steps, consumers.result(feature), norms, finite)
-                for b in lost:
+                ours = outputs if isinstance(feature, Outputs) else norms
+                finite = ours.isfinite()
+                values = outputs[:, None] if isinstance(feature, Outputs) else consumers.result(feature)
+                sheet.file(items + group.first, steps, values, ours.where(finite, 0.0), finite)
+                for b in torch.nonzero(~finite.cpu()).flatten().tolist():
                     sheet.lose(group.first + int(items[b]), self.timesteps[int(steps[b])])
 
         seconds = self._sweep(group, consumers.all, keep)
@@ -159,12 +148,15 @@ class GradientPass:
             for item, spent in enumerate(seconds, group.first):
                 sheet.time(item, spent)
 
-    def _sweep(self, unit: Unit, consumers: Sequence[Consumer], keep: Callable[[Tensor, Tensor], None]) -> list[float]:
-        """Runs all pairs of `unit` through the backward pass; returns seconds an item."""
-        images = self.split.items.images[unit.first : unit.last]
-        prompts = self.split.items.prompts[unit.first : unit.last]
+    def _sweep(
+        self, unit: Unit, consumers: Sequence[Consumer], keep: Callable[[Tensor, Tensor, Tensor], None]
+    ) -> list[float]:
+        """Runs all pairs of `unit` through the network, and back where there are consumers; returns seconds an item.
+
+        `keep` gets (items, steps, outputs) of each batch.
+        """
         started = time.perf_counter()
-        encoded = self.denoiser.encode(images, prompts, self.source.image_range)
+        encoded = self.pairs.encode(unit.first, unit.last)
         encoding = (time.perf_counter() - started) / len(encoded)
         groups = [[i] for i in range(len(encoded))] if self.split.one_by_one else [list(range(len(encoded)))]
         seconds: list[float] = []
@@ -177,17 +169,19 @@ class GradientPass:
             while done < len(items):
                 size = self._batch_size.get(one_pair)
                 chosen = slice(done, done + size)
-                if self._fits(self._batch(unit, encoded, items[chosen], steps[chosen]), steps[chosen], consumers):
-                    keep(items[chosen], steps[chosen])
-                    done += size
-                else:
+                batch = self.pairs.batch(unit.first, encoded, items[chosen], steps[chosen])
+                outputs = self._outputs(batch, steps[chosen], consumers)
+                if outputs is None:
                     self._batch_size.shrink()
+                else:
+                    keep(items[chosen], steps[chosen], outputs)
+                    done += size
             _synchronise(self.denoiser.device)
             seconds += [encoding + (time.perf_counter() - started) / len(group)] * len(group)
         return seconds
 
-    def _fits(self, batch: Batch, steps: Tensor, consumers: Sequence[Consumer]) -> bool:
-        """Runs one batch; False where memory ran out. Consumers start anew, so a batch cut short leaves nothing."""
+    def _outputs(self, batch: Batch, steps: Tensor, consumers: Sequence[Consumer]) -> Tensor | None:
+        """Runs one batch; None where memory ran out. Consumers start anew, so a batch cut short leaves nothing."""
         dtype = torch.float64 if batch.noisy.dtype == torch.float64 else torch.float32
         for consumer in consumers:
             consumer.start(steps, dtype, self.denoiser.device)
@@ -198,31 +192,17 @@ class GradientPass:
                 consumer.add(offset, gradients)
 
         try:
-            self.gradients(batch, sink)
+            if consumers:
+                return self.gradients(batch, sink)
+            with torch.no_grad():
+                return self.gradients.outputs(batch)
         except (RuntimeError, MemoryError) as error:
             if not ran_out_of_memory(error):
                 raise
-            return False
-        return True
+            return None
 
     def _bytes_per_sample(self, unit: Unit, encoded: Encoded, items: Tensor, steps: Tensor) -> int:
-        return self.gradients.bytes_per_sample(self._batch(unit, encoded, items, steps))
-
-    def _batch(self, unit: Unit, encoded: Encoded, items: Tensor, steps: Tensor) -> Batch:
-        device = self.denoiser.device
-        chosen = encoded.select(items.to(device))
-        t = torch.tensor([self.timesteps[step] for step in steps.tolist()])
-        noise = torch.stack(
-            [
-                feature_noise(self.source, self.split.name, unit.first + item, step, self.denoiser.latent_shape)
-                for item, step in zip(items.tolist(), t.tolist(), strict=True)
-            ]
-        ).to(device, chosen.latents.dtype)
-        t = t.to(device)
-        noisy = self.denoiser.noisy(chosen.latents, noise, t)
-        target = self.denoiser.target(chosen.latents, noise, t)
-        weight = self.denoiser.loss_weights(t).to(device) if self.source.output in WEIGHTED else None
-        return Batch(noisy, target, t, chosen.conditioning, weight)
+        return self.gradients.bytes_per_sample(self.pairs.batch(unit.first, encoded, items, steps))
 
 
 class _Consumers:
@@ -232,8 +212,9 @@ class _Consumers:
         self.norms = Norms()
         self._of: dict[GradientFeature, Consumer] = {}
         lengths: dict[tuple[object, ...], set[int]] = {}
+        features = [feature for feature in features if not isinstance(feature, Outputs)]
         for feature in features:
-            if not isinstance(feature, GradientProducts) and feature.sketch is not None:
+            if isinstance(feature, GradientRows) and feature.sketch is not None:
                 lengths.setdefault(_key(feature), set()).add(feature.sketch.length)
         shared: dict[tuple[object, ...], Consumer] = {}
         for feature in features:
@@ -241,30 +222,31 @@ class _Consumers:
             if key not in shared:
                 shared[key] = _consumer(feature, lengths.get(key, set()), work)
             self._of[feature] = shared[key]
-        self.all: list[Consumer] = [self.norms, *shared.values()]
+        self.all: list[Consumer] = [self.norms, *shared.values()] if shared else []
 
     def result(self, feature: GradientFeature) -> Tensor:
         """[B, width] of one feature, rows not yet normalised."""
         consumer = self._of[feature]
         if isinstance(consumer, Sketches):
-            assert not isinstance(feature, GradientProducts) and feature.sketch is not None
+            assert isinstance(feature, GradientRows) and feature.sketch is not None
             return consumer.result(feature.sketch.length)
         assert isinstance(consumer, Whole | InnerProducts)
         return consumer.result()
 
 
 def _key(feature: GradientFeature) -> tuple[object, ...]:
+    assert not isinstance(feature, Outputs)
     if isinstance(feature, GradientProducts):
-        return ("products", feature.layers)
+        return ("products", feature)
     if feature.sketch is None:
         return ("whole",)
     return ("sketch", feature.sketch.form, feature.sketch.seed, feature.layers)
 
 
 def _consumer(feature: GradientFeature, lengths: set[int], work: GradientPass) -> Consumer:
+    assert not isinstance(feature, Outputs)
     if isinstance(feature, GradientProducts):
-        assert work.queries is not None
-        return InnerProducts(work.queries, work.layers(feature.layers))
+        return InnerProducts(work.queries[feature], work.layers(feature.layers))
     if feature.sketch is None:
         return Whole(work.gradients.total)
     layers = work.layers(feature.layers)

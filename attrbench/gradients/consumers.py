@@ -119,7 +119,7 @@ class InnerProducts:
     """Inner products with the queries' gradients at the same timestep.
 
     Args:
-        queries: [T, m, p] whole gradients of the queries.
+        queries: [T, m, p] whole gradients of the queries, or [1, m, p], the same for all timesteps.
         layers: the layers whose products are kept apart; a single one for the whole gradient.
     """
 
@@ -130,6 +130,8 @@ class InnerProducts:
 
     def start(self, timesteps: Tensor, dtype: torch.dtype, device: torch.device) -> None:
         """See `Consumer`."""
+        if len(self._queries) == 1:
+            timesteps = torch.zeros_like(timesteps)
         self._members = [(t, torch.nonzero(timesteps == t).squeeze(1)) for t in timesteps.unique().tolist()]
         self._products = torch.zeros(self._count, len(timesteps), self._queries.shape[1], dtype=dtype, device=device)
 

@@ -65,19 +65,19 @@ class HookedGradients(PerSampleGradients):
         self._examined = False
         self._leave_to_fallback(uncovered)
 
-    def __call__(self, batch: Batch, sink: Sink) -> None:
+    def __call__(self, batch: Batch, sink: Sink) -> Tensor:
         """See `PerSampleGradients`."""
         if not self._examined:
             self._leave_to_fallback(_examine(self, self._layers, batch))
             self._leave_to_fallback(self._differing(batch.sample(0)))
             self._examined = True
-        self._by_hooks(batch, sink)
-        if self._rest is not None:
-            self._rest(batch, sink)
+        outputs = self._by_hooks(batch, sink) if self._layers else None
+        rest = self._rest(batch, sink) if self._rest is not None else None
+        if outputs is None:
+            outputs = rest if rest is not None else self.outputs(batch).detach()
+        return outputs
 
-    def _by_hooks(self, batch: Batch, sink: Sink) -> None:
-        if not self._layers:
-            return
+    def _by_hooks(self, batch: Batch, sink: Sink) -> Tensor:
         collector = _Collector(len(batch.t), self._layers, self.offsets, sink)
         with (
             tensor_float_32(self.precision == "tf32"),
@@ -85,11 +85,12 @@ class HookedGradients(PerSampleGradients):
             torch.enable_grad(),
             collector.attached(),
         ):
-            outputs = self.outputs(batch).sum()
+            outputs = self.outputs(batch)
             collector.forward_is_over()
             if outputs.requires_grad:
-                outputs.backward()
+                outputs.sum().backward()
         collector.finish(self._covered())
+        return outputs.detach()
 
     def _covered(self) -> dict[str, nn.Parameter]:
         covered = {name for own in self._layers.values() for name in own.values()}
@@ -160,13 +161,13 @@ class _Fallback(PerSampleGradients):
 
     _loop: LoopGradients | None = None
 
-    def __call__(self, batch: Batch, sink: Sink) -> None:
+    def __call__(self, batch: Batch, sink: Sink) -> Tensor:
         """See `PerSampleGradients`."""
         arguments = (self.denoiser, self.parameters, self.output, self.precision, self.offsets)
         if self._loop is None:
             found: list[tuple[int, Tensor]] = []
             try:
-                VmapGradients(*arguments)(batch, lambda offset, rows: found.append((offset, rows)))
+                outputs = VmapGradients(*arguments)(batch, lambda offset, rows: found.append((offset, rows)))
             except RuntimeError as error:
                 if ran_out_of_memory(error):
                     raise
@@ -175,8 +176,8 @@ class _Fallback(PerSampleGradients):
             else:
                 for offset, rows in found:
                     sink(offset, rows)
-                return
-        self._loop(batch, sink)
+                return outputs
+        return self._loop(batch, sink)
 
 
 def _examine(gradients: PerSampleGradients, layers: dict[nn.Module, dict[str, str]], batch: Batch) -> dict[str, str]:

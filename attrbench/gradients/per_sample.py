@@ -85,8 +85,8 @@ class PerSampleGradients(ABC):
         self.offsets = self.offsets or dict(zip(self.parameters, ends, strict=False))
 
     @abstractmethod
-    def __call__(self, batch: Batch, sink: Sink) -> None:
-        """Runs one forward and backward pass, handing every parameter's gradients to `sink`."""
+    def __call__(self, batch: Batch, sink: Sink) -> Tensor:
+        """Runs one forward and backward pass, handing every parameter's gradients to `sink`; returns [B] outputs."""
 
     def outputs(self, batch: Batch) -> Tensor:
         """[B] model outputs."""
@@ -138,22 +138,25 @@ def tensor_float_32(allowed: bool) -> Iterator[None]:
 class LoopGradients(PerSampleGradients):
     """One sample at a time, by plain autograd: the reference for everything else."""
 
-    def __call__(self, batch: Batch, sink: Sink) -> None:
+    def __call__(self, batch: Batch, sink: Sink) -> Tensor:
         """See `PerSampleGradients`."""
-        rows = []
+        rows, values = [], []
         for b in range(len(batch.t)):
             sample = batch.sample(b)
             with tensor_float_32(self.precision == "tf32"), torch.enable_grad(), _asking(self.parameters.values()):
+                value = self.outputs(sample)
                 gradients = torch.autograd.grad(
-                    self.outputs(sample).sum(),
+                    value.sum(),
                     list(self.parameters.values()),
                     allow_unused=True,
                     materialize_grads=True,
                 )
+            values.append(value.detach())
             dense = (gradient.to_dense() if gradient.is_sparse else gradient for gradient in gradients)
             rows.append([gradient.flatten() for gradient in dense])
         for index, name in enumerate(self.parameters):
             sink(self.offsets[name], torch.stack([row[index] for row in rows]))
+        return torch.cat(values)
 
 
 @contextmanager
@@ -185,7 +188,7 @@ def frozen(module: nn.Module) -> Iterator[None]:
 class VmapGradients(PerSampleGradients):
     """`torch.func.vmap(grad)`: any module without batch-coupled layers; holds B whole gradients at once."""
 
-    def __call__(self, batch: Batch, sink: Sink) -> None:
+    def __call__(self, batch: Batch, sink: Sink) -> Tensor:
         """See `PerSampleGradients`."""
         values = {name: parameter.detach() for name, parameter in self.parameters.items()}
         forward = _Forward(self)
@@ -203,11 +206,13 @@ class VmapGradients(PerSampleGradients):
         if batch.weight is not None:
             samples["weight"] = batch.weight
         with tensor_float_32(self.precision == "tf32"), frozen(self.denoiser.module):
-            gradients = torch.func.vmap(torch.func.grad(one), in_dims=(None, 0, 0))(
+            gradients, outputs = torch.func.vmap(torch.func.grad_and_value(one), in_dims=(None, 0, 0))(
                 values, samples, dict(batch.conditioning)
             )
         for name, gradient in gradients.items():
             sink(self.offsets[name], gradient.flatten(1))
+        found: Tensor = outputs.detach()
+        return found
 
 
 class _Forward(nn.Module):

@@ -6,11 +6,12 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from attrbench.errors import AttrbenchError
-from attrbench.features import Feature, FeaturePlan, GradientProducts, GradientRows, GradientSource
+from attrbench.features import Feature, FeaturePlan, GradientProducts, GradientRows, GradientSource, Outputs
 from attrbench.gradients.layer_blocks import LayerBlock, layer_blocks, layer_columns
 from attrbench.gradients.reference_sketches import state_bytes
 from attrbench.gradients.sheets import GradientFeature
@@ -20,6 +21,9 @@ from attrbench.store.encoding import row_bytes
 from attrbench.store.fingerprint import fingerprint, parameters_fingerprint
 from attrbench.store.shards import SHARD_ITEMS, FeatureStore, Unit, shard_items, units
 from attrbench.task import Items, OpenTask, TaskMeta
+
+if TYPE_CHECKING:
+    from attrbench.diffusion.denoiser import Denoiser
 
 QUERY_SHARD = 16
 
@@ -33,14 +37,26 @@ class PlannedPass:
         split: `train` or `query`.
         units: the shards.
         stores: a store a feature.
-        methods: labels of the methods that it serves.
+        serves: labels of the methods that want each feature.
     """
 
     source: GradientSource
     split: str
     units: list[Unit]
     stores: dict[GradientFeature, FeatureStore] = field(default_factory=dict)
-    methods: list[str] = field(default_factory=list)
+    serves: dict[GradientFeature, list[str]] = field(default_factory=dict)
+
+    @property
+    def methods(self) -> list[str]:
+        """Labels of the methods that it serves."""
+        return list(dict.fromkeys(label for labels in self.serves.values() for label in labels))
+
+    def drop(self, label: str) -> None:
+        """Takes away what only this method wanted."""
+        for feature, labels in list(self.serves.items()):
+            self.serves[feature] = [other for other in labels if other != label]
+            if not self.serves[feature]:
+                del self.serves[feature], self.stores[feature]
 
     def needs(self, unit: Unit) -> bool:
         """Whether at least one store lacks the shard."""
@@ -75,15 +91,18 @@ class Plan:
             )
         self.passes: dict[tuple[str, GradientSource], PlannedPass] = {}
         self._features: dict[str, FeaturePlan | Exception] = {}
+        self._transforms: dict[GradientProducts, MethodRequest] = {}
+        self._denoisers: dict[str, Denoiser] = {}
         for request in methods:
             try:
                 features = request.method.features()
             except Exception as error:  # the method's own fault: kept for its record, the others go on
                 self._features[request.label] = error
                 continue
-            self._features[request.label] = features
-            self._add("train", features.train, request.label)
-            self._add("query", features.query, request.label)
+            try:
+                self._add_all(features, request)
+            except AttrbenchError as error:  # what it asks of this model there is not
+                self.give_up(request.label, error)
 
     def features(self, request: MethodRequest) -> FeaturePlan:
         """What the method declared; raises what it raised when it was asked."""
@@ -92,19 +111,45 @@ class Plan:
             raise features
         return features
 
-    def _add(self, split: str, feature: Feature | None, label: str) -> None:
+    def give_up(self, label: str, error: Exception) -> None:
+        """A method that can't go on: what only it needed is not computed, and asking for its features raises."""
+        self._features[label] = error
+        for planned in self.passes.values():
+            planned.drop(label)
+        self.passes = {key: planned for key, planned in self.passes.items() if planned.stores}
+
+    def denoiser(self, source: GradientSource) -> Denoiser:
+        """The model with the weights that the source names."""
+        if source.checkpoint not in self._denoisers:
+            self._denoisers[source.checkpoint] = self.opened.denoiser.at(source.checkpoint)
+        return self._denoisers[source.checkpoint]
+
+    def transformer(self, feature: GradientProducts) -> MethodRequest | None:
+        """The method whose transform the queries' gradients go through."""
+        return self._transforms.get(feature)
+
+    def _add_all(self, features: FeaturePlan, request: MethodRequest) -> None:
+        self._features[request.label] = features
+        self._add("train", features.train, request)
+        self._add("query", features.query, request)
+        for part in features.parts:
+            self._add_all(part, request)
+        self._features[request.label] = features
+
+    def _add(self, split: str, feature: Feature | None, request: MethodRequest) -> None:
         if isinstance(feature, GradientProducts) and split == "query":
             return  # the products lie with the training set's pass, which takes the queries' gradients in memory
-        if not isinstance(feature, GradientRows | GradientProducts):
+        if not isinstance(feature, GradientRows | GradientProducts | Outputs):
             return
+        if isinstance(feature, GradientProducts) and feature.transform:
+            self._transforms[feature] = request
         key = (split, feature.source)
         if key not in self.passes:
             cut = units(self.train_count) if split == "train" else units(self.query_count, QUERY_SHARD)
             self.passes[key] = PlannedPass(feature.source, split, cut)
         planned = self.passes[key]
         planned.stores.setdefault(feature, self.store(split, feature))
-        if label not in planned.methods:
-            planned.methods.append(label)
+        planned.serves.setdefault(feature, []).append(request.label)
 
     def items(self, split: str) -> Items:
         """The items of a split, all of them."""
@@ -112,14 +157,13 @@ class Plan:
 
     def pass_fingerprint(self, planned: PlannedPass) -> str:
         """Identifies a pass whatever features come out of it."""
-        opened = self.opened
         items = self.items(planned.split).fingerprint
         source = planned.source.model_dump(mode="json")
-        return fingerprint([self.meta.name, planned.split, items, opened.denoiser.fingerprint, source])
+        return fingerprint([self.meta.name, planned.split, items, self.denoiser(planned.source).fingerprint, source])
 
     def store(self, split: str, feature: GradientFeature) -> FeatureStore:
         """The store of a gradient feature; its fingerprint covers all that decides the numbers."""
-        denoiser = self.opened.denoiser
+        denoiser = self.denoiser(feature.source)
         description: dict[str, object] = {
             "engine": ENGINE_VERSION,
             "task": f"{self.meta.name} v{self.meta.version}",
@@ -169,9 +213,12 @@ class Plan:
     def item_bytes(self, feature: GradientFeature) -> int:
         """Bytes kept for one item, norms included."""
         steps = feature.source.grid.steps
+        if isinstance(feature, Outputs):
+            return 4 * steps
+        kept = 1 if feature.timesteps != "stack" else steps
         if isinstance(feature, GradientProducts):
-            return 4 * steps * (self.query_count * len(self.layers(feature)) + 1)
-        steps = 1 if feature.timesteps == "mean" else steps
+            return 4 * (kept * self.query_count * len(self.layers(feature)) + steps)
+        steps = kept
         return row_bytes(feature.dtype, steps, self.width(feature)) + 4 * steps
 
     def width(self, feature: GradientRows) -> int:
@@ -182,12 +229,16 @@ class Plan:
             return feature.sketch.length
         return sum(min(feature.sketch.length, layer.size) for layer in self.layers(feature))
 
-    def layers(self, feature: GradientFeature) -> list[LayerBlock]:
+    def layers(self, feature: GradientRows | GradientProducts) -> list[LayerBlock]:
         """The attributed parameters cut as the feature asks."""
         named = self.opened.denoiser.attributed_parameters(feature.source.parameters)
         sizes = {name: parameter.numel() for name, parameter in named.items()}
         ends = np.cumsum([0, *sizes.values()])
         return layer_blocks(dict(zip(named, ends.tolist(), strict=False)), sizes, feature.layers)
+
+    def sizes(self, feature: GradientRows | GradientProducts) -> dict[str, int]:
+        """Number of parameters of each layer."""
+        return {layer.name: layer.size for layer in self.layers(feature)}
 
     def columns(self, feature: GradientRows) -> dict[str, slice] | None:
         """The columns of each layer, where layers are kept apart."""
@@ -213,8 +264,14 @@ class Plan:
             missing, widths = len(planned.missing()), ", ".join(_name(feature) for feature in planned.stores)
             grid = planned.source.grid
             out.append(
-                f"gradients of {planned.split} items at T={grid.steps} ({grid.kind}): {missing} of {len(planned.units)}"
-                f" shards to compute; {widths}; serves {', '.join(planned.methods)}"
+                f"{_what(planned)} of {planned.split} items at T={grid.steps} ({grid.kind}): {missing} of"
+                f" {len(planned.units)} shards to compute; {widths}; serves {', '.join(planned.methods)}"
+            )
+        over_train = [planned for planned in self.passes.values() if planned.split == "train"]
+        served = list(dict.fromkeys(label for planned in over_train for label in planned.methods))
+        if served:
+            out.append(
+                f"{_count(len(over_train), 'pass')} over the training set: {_count(len(served), 'method')} served"
             )
         out.append(f"{self.bytes_to_write() / 1e6:,.0f} MB to write below {self.settings.cache}")
         return out
@@ -224,14 +281,29 @@ def _limited(count: int, limit: int | None) -> int:
     return count if limit is None else min(count, limit)
 
 
+def _count(number: int, thing: str) -> str:
+    return f"{number} {thing}" if number == 1 else f"{number} {thing}{'es' if thing.endswith('s') else 's'}"
+
+
+def _what(planned: PlannedPass) -> str:
+    """What is differentiated, and where that is not the plain thing, of which weights and latents."""
+    source = planned.source
+    name = "outputs" if all(isinstance(feature, Outputs) for feature in planned.stores) else "gradients"
+    name += f" of the {source.output}"
+    name += "" if source.checkpoint == "final" else f" at {source.checkpoint} weights"
+    return name + ("" if source.latents == "clean" else " along the sampling trajectory")
+
+
 def _name(feature: GradientFeature) -> str:
+    if isinstance(feature, Outputs):
+        return "outputs"
     if isinstance(feature, GradientProducts):
-        return "inner products with the queries"
+        return "inner products with the queries" + (f" after {feature.transform.split()[0]}" * bool(feature.transform))
     name = "whole rows" if feature.sketch is None else f"sketch v={feature.sketch.length}"
     if feature.sketch is not None and feature.sketch.form != "rotation":
         name += f" ({feature.sketch.form})"
     for value, default, text in (
-        (feature.timesteps, "stack", "mean over timesteps"),
+        (feature.timesteps, "stack", f"{feature.timesteps} over timesteps"),
         (feature.layers, "all", f"{feature.layers} by {feature.layers}"),
         (feature.dtype, "float32", feature.dtype),
     ):

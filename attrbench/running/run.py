@@ -13,16 +13,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from attrbench.errors import AttrbenchError
-from attrbench.method import Context
+from attrbench.errors import AttrbenchError, Unavailable
 from attrbench.record import Coverage, Latency, MethodInfo, Quantiles, Record, Storage, TaskInfo, write_record
-from attrbench.running.features import MethodFeatures, compute_passes
+from attrbench.running.features import MethodFeatures, compute_passes, method_context
 from attrbench.running.measure import Measured, measure_metrics, measure_queries
 from attrbench.running.memory import Peaks, reset_peaks
 from attrbench.running.plan import Plan
 from attrbench.running.provenance import code_digest, hardware, provenance
 from attrbench.running.reporting import Observed, Reporter
-from attrbench.running.settings import MAX_DEPTH, MethodRequest, RunSettings, TaskRequest, check_requests
+from attrbench.running.settings import MethodRequest, RunSettings, TaskRequest, check_requests
 from attrbench.store.fingerprint import fingerprint
 from attrbench.task import OpenTask, Workspace
 
@@ -58,12 +57,11 @@ class TaskRun:
         settings: RunSettings,
         reporter: Reporter,
     ) -> None:
-        check_requests(task, methods, settings)
         self.registry = registry
         self.task = task
-        self.methods = methods
         self.settings = settings
         self.reporter = Observed(reporter, registry)
+        self.methods = check_requests(task, methods, settings, self.reporter.note)
         self.device = torch_device(settings.device)
         self.hardware = hardware(self.device)
 
@@ -94,6 +92,9 @@ class TaskRun:
         with self.reporter.stage("scoring", len(todo)) as advance:
             for request in todo:
                 record = self._run_method(plan, request, passes)
+                if record is None:
+                    advance()
+                    continue
                 path = write_record(record, self.settings.out)
                 self.reporter.tell("record_written", record=record, path=path)
                 advance()
@@ -141,7 +142,8 @@ class TaskRun:
                 return Result(record, path, reused=True)
         return None
 
-    def _run_method(self, plan: Plan, request: MethodRequest, passes: Peaks) -> Record:
+    def _run_method(self, plan: Plan, request: MethodRequest, passes: Peaks) -> Record | None:
+        """The record of one method; None where it is passed over."""
         coverage = Coverage(
             train_items=plan.train_count,
             train_total=len(plan.opened.train),
@@ -151,7 +153,7 @@ class TaskRun:
         reset_peaks(self.device)
         try:
             features = plan.features(request)
-            read = MethodFeatures(plan, features.train, features.query)
+            read = MethodFeatures(plan, features)
             coverage = coverage.model_copy(update={"nonfinite": read.nonfinite()})
             record = self._score(plan, request, read, coverage)
             peaks = Peaks.now(self.device)
@@ -159,25 +161,21 @@ class TaskRun:
                 peaks = peaks.or_larger(passes)
             return record.model_copy(update={"peak_memory_bytes": peaks.resident, "peak_device_bytes": peaks.device})
         except Exception as error:
+            if isinstance(error, Unavailable) and request.optional:
+                self.reporter.note(f"passed over {request.label}: {error}")
+                return None
             reason = str(error) if isinstance(error, AttrbenchError) else f"{type(error).__name__}: {error}"
             return self._record(request, plan.opened, coverage).model_copy(
                 update={"status": "failed", "error": " ".join(reason.split())}
             )
 
     def _score(self, plan: Plan, request: MethodRequest, read: MethodFeatures, coverage: Coverage) -> Record:
-        depth = request.method.depth(min(MAX_DEPTH, plan.train_count))
-        context = Context(
-            seed=self.settings.seed,
-            depth=depth,
-            workspace=self.settings.cache / "methods" / request.spec.name,
-            fingerprint=read.fingerprint,
-            denoiser=lambda: plan.opened.denoiser,
-        )
+        context = method_context(plan, request, read.fingerprint)
         train, query = read.train(), read.query()
         started = time.perf_counter()
         scorer = request.method.fit(train, context)
         fit_seconds = time.perf_counter() - started
-        measured = measure_queries(scorer, query, depth)
+        measured = measure_queries(scorer, query, context.depth)
         metrics = measure_metrics(self.registry, plan, measured, self.settings.seed, self.reporter.note)
         size = scorer.size()
         lost = coverage.nonfinite or (measured.ranked < 0).any()
@@ -188,6 +186,7 @@ class TaskRun:
                 "metrics": metrics,
                 "query_groups": list(plan.opened.queries.groups[: plan.query_count]),
                 "ranking": measured.ranked.tolist(),
+                "facts": {**read.facts(), **scorer.facts()},
                 "storage": Storage(
                     rows=size.rows,
                     rows_on_disk=read.rows_on_disk(),

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from attrbench.errors import AttrbenchError, UsageError
+from attrbench.errors import AttrbenchError, Unavailable, UsageError
 from attrbench.gradients.engine import Engine
 from attrbench.options import Spec, build_options, parse_spec
 
@@ -64,10 +64,15 @@ class RunSettings:
 
 @dataclass(frozen=True)
 class MethodRequest:
-    """A method with validated options."""
+    """A method with validated options.
+
+    Attributes:
+        optional: asked for by `all`: where it is unavailable it is passed over.
+    """
 
     spec: Spec
     method: Method[Any]
+    optional: bool = False
 
     @property
     def label(self) -> str:
@@ -89,17 +94,20 @@ class TaskRequest:
 
 
 def request_methods(registry: Registry, texts: Sequence[str]) -> list[MethodRequest]:
-    """Reads `-m` strings, sweeps expanded, doubles dropped.
+    """Reads `-m` strings, sweeps and `all` expanded, doubles dropped.
 
     Raises:
         UsageError: for an unknown name or a wrong option.
     """
     requests: dict[tuple[str, str], MethodRequest] = {}
-    for text in texts:
+    named = [(text, False) for text in texts if text != "all"]
+    every = [(name, True) for name in registry.names("method")] if "all" in texts else []
+    for text, optional in named + every:
         for spec in parse_spec(text):
             kind = registry.method(spec.name)
             method = kind(build_options("method", spec, kind.Options))
-            requests.setdefault((spec.name, method.options.model_dump_json()), MethodRequest(spec, method))
+            key = (spec.name, method.options.model_dump_json())
+            requests.setdefault(key, MethodRequest(spec, method, optional))
     return list(requests.values())
 
 
@@ -113,8 +121,10 @@ def request_tasks(registry: Registry, texts: Sequence[str]) -> list[TaskRequest]
     return requests
 
 
-def check_requests(task: TaskRequest, methods: Sequence[MethodRequest], settings: RunSettings) -> None:
-    """Refuses what can't work before anything is computed.
+def check_requests(
+    task: TaskRequest, methods: Sequence[MethodRequest], settings: RunSettings, note: Callable[[str], None]
+) -> list[MethodRequest]:
+    """Refuses what can't work before anything is computed; returns the methods that can.
 
     Raises:
         UsageError: for limits below 1 or options that the training set cannot meet.
@@ -124,10 +134,15 @@ def check_requests(task: TaskRequest, methods: Sequence[MethodRequest], settings
             raise UsageError(f"{name} must be at least 1, not {limit}")
     total = task.task.meta.train_items
     count = total if settings.limit_train is None else min(total, settings.limit_train)
+    able = []
     for request in methods:
         try:
             request.method.check(count)
-        except AttrbenchError:
-            raise
+            able.append(request)
+        except AttrbenchError as error:
+            if not (isinstance(error, Unavailable) and request.optional):
+                raise
+            note(f"passed over {request.label}: {error}")
         except Exception as error:
             raise AttrbenchError(f"method {request.label}: its check raised {type(error).__name__}: {error}") from error
+    return able

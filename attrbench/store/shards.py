@@ -14,12 +14,13 @@ import logging
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 from safetensors.numpy import save
 
 from attrbench.errors import AttrbenchError
@@ -31,7 +32,7 @@ log = logging.getLogger(__name__)
 
 SHARD_ITEMS = 64
 SHARD_BYTES = 128 * 2**20
-SHARD_SCHEMA = 2
+SHARD_SCHEMA = 3
 
 
 class Unit(NamedTuple):
@@ -65,6 +66,7 @@ class Sidecar(Seal):
         features_in_pass: how many features came out of that pass.
         nonfinite: (item, timestep) of NaN or infinite gradients, whose rows are zero.
         row_error: root mean square of the rows' relative error that their storage type causes.
+        facts: what the method's transform of the queries said of itself, for products behind one.
     """
 
     rows: int
@@ -73,6 +75,7 @@ class Sidecar(Seal):
     features_in_pass: int
     nonfinite: list[tuple[int, int]]
     row_error: float
+    facts: dict[str, float] = Field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -83,6 +86,7 @@ class Timing:
     features_in_pass: int
     nonfinite: Sequence[tuple[int, int]] = ()
     row_error: float = 0.0
+    facts: Mapping[str, float] = field(default_factory=dict)
 
 
 class FeatureStore:
@@ -150,6 +154,7 @@ class FeatureStore:
             features_in_pass=timing.features_in_pass,
             nonfinite=list(timing.nonfinite),
             row_error=timing.row_error,
+            facts=dict(timing.facts),
         )
         path = self.path(unit)
         try:

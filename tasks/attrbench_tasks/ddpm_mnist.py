@@ -73,5 +73,6 @@ class DDPMMnistMini(MiniDDPMTask):
             steps=3_000,
             batch_size=64,
             learning_rate=2e-3,
+            checkpoints=(750, 1_500, 2_250),
         )
         return ddpm, ClassifierRecipe(size=28, epochs=30, shift=2)

@@ -36,6 +36,7 @@ class DDPMRecipe(BaseModel):
         warmup: steps of linear warm-up.
         weight_decay: AdamW's decoupled weight decay.
         ema_decay: decay of the exponential moving average that is shipped.
+        checkpoints: steps after which the average is kept beside the final weights, for methods that follow training.
         seed: decides initial weights, batch order, timesteps and noise.
     """
 
@@ -49,6 +50,7 @@ class DDPMRecipe(BaseModel):
     warmup: int = 200
     weight_decay: float = 1e-4
     ema_decay: float = 0.999
+    checkpoints: tuple[int, ...] = ()
     seed: int = 0
 
     def learning_rate_at(self, step: int) -> float:
@@ -104,6 +106,8 @@ def train_ddpm(
         step += 1
         _update_ema(recipe, ema, unet, step)
         losses.append(loss.detach())
+        if step in recipe.checkpoints:
+            _keep(ema, out / "checkpoints" / f"step-{step}.safetensors", step, recipe.learning_rate_at(step - 1))
         if step % checkpoint_every == 0 or step == recipe.steps:
             report(step, float(torch.stack(losses).mean()))
             losses.clear()
@@ -147,6 +151,15 @@ def _update_ema(recipe: DDPMRecipe, ema: dict[str, torch.Tensor], unet: UNet2DMo
     decay = min(recipe.ema_decay, (1 + step) / (10 + step))
     for name, value in unet.state_dict().items():
         ema[name].lerp_(value.detach(), 1 - decay)
+
+
+def _keep(ema: dict[str, torch.Tensor], path: Path, step: int, learning_rate: float) -> None:
+    """Keeps the averaged weights as they are now, in half precision."""
+    from safetensors.torch import save
+
+    path.parent.mkdir(exist_ok=True)
+    halves = {name: value.half().cpu().contiguous() for name, value in ema.items()}
+    write_atomically(path, save(halves, {"step": str(step), "learning_rate": repr(learning_rate)}))
 
 
 def _pipeline(recipe: DDPMRecipe, ema: dict[str, torch.Tensor]) -> DDPMPipeline:

@@ -65,5 +65,6 @@ class DigitsMini(MiniDDPMTask):
             steps=4_000,
             batch_size=64,
             learning_rate=2e-3,
+            checkpoints=(1_000, 2_000, 3_000),
         )
         return ddpm, ClassifierRecipe(size=8, epochs=60, shift=1)

@@ -32,8 +32,8 @@ FIRST_SEED = {"reported": 0, "tuning": 1_000_000}
 
 def labelled_generations(
     denoiser: DDPMDenoiser, weights: Path, *, per_group: int, query_set: Literal["reported", "tuning"], cache: Path
-) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """Generated images [m, H, W, C] and their labels [m], in the order of their seeds; read from `cache` if there.
+) -> tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.int64]]:
+    """Generated images [m, H, W, C], their labels [m] and seeds [m], by seed; read from `cache` if they are there.
 
     Args:
         denoiser: the model.
@@ -69,7 +69,7 @@ def labelled_generations(
             raise AttrbenchError(
                 f"cannot write to the cache {path.parent}: {error.strerror}; choose another folder with --cache"
             ) from None
-    return kept["images"], kept["labels"]
+    return kept["images"], kept["labels"], kept["seeds"]
 
 
 def _generate(denoiser: DDPMDenoiser, weights: Path, per_group: int, first_seed: int) -> dict[str, NDArray[np.generic]]:

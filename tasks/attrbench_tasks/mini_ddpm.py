@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from abc import abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
@@ -123,14 +123,14 @@ class OpenMiniDDPM(OpenTask):
         """Generated images, labelled by the classifier, the ambiguous ones left out; see `generated`."""
         from attrbench_tasks.generated import labelled_generations
 
-        images, labels = labelled_generations(
+        images, labels, seeds = labelled_generations(
             self.denoiser,
             self._task.weights,
             per_group=self._task.options.queries_per_group,
             query_set=self._task.options.query_set,
             cache=self._workspace.cache,
         )
-        return _items(images, labels)
+        return replace(_items(images, labels), seeds=seeds.tolist())
 
     @cached_property
     def denoiser(self) -> DDPMDenoiser:

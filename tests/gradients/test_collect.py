@@ -12,6 +12,7 @@ from attrbench.diffusion.noise import feature_noise
 from attrbench.features import GradientProducts, GradientRows, GradientSource, Sketch, TimestepGrid
 from attrbench.gradients.collect import GradientPass, Split
 from attrbench.gradients.engine import Engine
+from attrbench.method import Transformed
 from attrbench.store.shards import FeatureStore, Unit, units
 
 SOURCE = GradientSource(grid=TimestepGrid(steps=3), noise="per-item")
@@ -31,7 +32,9 @@ def compute(tmp_path, tiny_denoiser, tiny_items):
         root = tmp_path / str(next(runs))
         stores = {f: FeatureStore(root, {"feature": repr(f)}) for f in features}
         split = Split("train", items, one_by_one)
-        gradient_pass = GradientPass(features[0].source, denoiser, split, engine, queries)
+        gradient_pass = GradientPass(
+            features[0].source, denoiser, split, engine, None if queries is None else {PRODUCTS: Transformed(queries)}
+        )
         cut = units(COUNT, size)
         for unit in cut:
             gradient_pass.compute(unit, stores)

@@ -15,6 +15,7 @@ from attrbench.gradients.collect import GradientPass, Split
 from attrbench.gradients.engine import Engine
 from attrbench.gradients.layer_blocks import layer_blocks, layer_columns
 from attrbench.gradients.reference_sketches import sketch_accumulator
+from attrbench.method import Transformed
 from attrbench.store.encoding import decode_rows, encode_rows
 from attrbench.store.rows import StoredRows
 from attrbench.store.shards import FeatureStore, Unit
@@ -34,6 +35,11 @@ def rows_feature(length=64, form="rotation", seed=42, **changes):
 
 def products_feature(**changes):
     return GradientProducts(source=SOURCE, **changes)
+
+
+def factors(queries):
+    """What a pass multiplies with, for products of every cut."""
+    return {products_feature(layers=layers): Transformed(queries) for layers in ("all", "module", "parameter")}
 
 
 def stores_of(root, features, items=64):
@@ -67,7 +73,7 @@ class Pass:
 
     def work(self, denoiser=None, engine=None):
         split = Split("train", self.items)
-        return GradientPass(SOURCE, denoiser or self.denoiser, split, engine or Engine(), self.queries)
+        return GradientPass(SOURCE, denoiser or self.denoiser, split, engine or Engine(), factors(self.queries))
 
     def rows(self, feature, **options):
         """[n, T, w] float32 rows and norms of one feature."""
@@ -338,7 +344,7 @@ SIZED = {
 def finished(tmp_path_factory, tiny_denoiser, tiny_items, queries):
     """A cache in which all of SIZED is done."""
     root = tmp_path_factory.mktemp("finished")
-    work = GradientPass(SOURCE, tiny_denoiser, Split("train", tiny_items), Engine(), queries)
+    work = GradientPass(SOURCE, tiny_denoiser, Split("train", tiny_items), Engine(), factors(queries))
     work.compute(ALL, stores_of(root, list(SIZED), SIZED))
     return root
 

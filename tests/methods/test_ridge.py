@@ -12,7 +12,7 @@ from attrbench_methods.ridge import RidgeKernel, RidgeOptions
 from attrbench_methods.trak import DTRAK, TRAK, NormalisedOptions, RelativeIF, RenormIF
 
 N, M, K = 30, 7, 12
-CONTEXT = Context(0, N, Path(), "key", lambda: pytest.fail("no denoiser is needed"))
+CONTEXT = Context(0, N, Path(), "key", *[lambda *_: pytest.fail("no model is needed")] * 2)
 METHODS = [TRAK, RelativeIF, RenormIF]
 
 

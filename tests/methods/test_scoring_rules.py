@@ -17,7 +17,7 @@ from attrbench.gradients.collect import GradientPass, Split
 from attrbench.gradients.engine import Engine
 from attrbench.gradients.outputs import MODEL_OUTPUTS, loss
 from attrbench.gradients.per_sample import Batch
-from attrbench.method import Context
+from attrbench.method import Context, Transformed
 from attrbench.metric import Outcome
 from attrbench.metrics.retrieval import DetectionRate
 from attrbench.retrieval.exact import ExactSearch
@@ -34,7 +34,7 @@ COUNT, STEPS = 12, 3
 
 
 def context(workspace=Path(), seed=0):
-    return Context(seed, COUNT, workspace, "key", lambda: pytest.fail("no method here needs the denoiser"))
+    return Context(seed, COUNT, workspace, "key", *[lambda *_: pytest.fail("no method here needs the model")] * 2)
 
 
 def of_images(images):
@@ -85,12 +85,12 @@ def dmin_scores(tmp_path, tiny_denoiser, tiny_items):
     def scores(method):
         split, unit = Split("train", tiny_items), Unit(0, COUNT)
         feature = method.features().train
-        whole = GradientPass(feature.source, tiny_denoiser, split, Engine()).whole(unit)
+        whole = Transformed(GradientPass(feature.source, tiny_denoiser, split, Engine()).whole(unit))
         store = FeatureStore(tmp_path, {"feature": repr(feature)})
         store.folder.mkdir(parents=True, exist_ok=True)
         store.path(unit).unlink(missing_ok=True)
         store._verified.clear()
-        GradientPass(feature.source, tiny_denoiser, split, Engine(), whole).compute(unit, {feature: store})
+        GradientPass(feature.source, tiny_denoiser, split, Engine(), {feature: whole}).compute(unit, {feature: store})
         data = store.read(unit)
         if "products" in data:
             values = data["products"].transpose(2, 0, 1)

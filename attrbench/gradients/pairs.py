@@ -1,0 +1,121 @@
+"""Pairs of an item and a timestep under a source, ready for the network."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from attrbench.diffusion.denoiser import Denoiser, Encoded
+from attrbench.diffusion.noise import feature_noise
+from attrbench.diffusion.timesteps import grid_draws, sampler_steps
+from attrbench.errors import Unavailable
+from attrbench.features import GradientSource
+from attrbench.gradients.backends import per_sample_gradients
+from attrbench.gradients.outputs import MODEL_OUTPUTS, WEIGHTED, ModelOutput
+from attrbench.gradients.per_sample import Batch, PerSampleGradients
+from attrbench.task import Items
+
+
+@dataclass(frozen=True)
+class Split:
+    """The items of a pass.
+
+    Attributes:
+        name: `train` or `query`; part of the seed of per-item noise.
+        items: the items.
+        one_by_one: process each item on its own, as a query arrives, so that its time can be told.
+    """
+
+    name: str
+    items: Items
+    one_by_one: bool = False
+
+
+class Pairs:
+    """All pairs of one split under one source. What a pair looks like depends on nothing but the two.
+
+    Args:
+        source: what decides the gradients.
+        denoiser: the model, with its final weights.
+        split: the items.
+        count: only the first so many items; all by default.
+
+    Attributes:
+        denoiser: the model with the weights that the source names.
+        timesteps: T of them.
+        parameters: the attributed ones, by name.
+        count: number of items.
+    """
+
+    def __init__(self, source: GradientSource, denoiser: Denoiser, split: Split, count: int | None = None) -> None:
+        self.source = source
+        self.denoiser = denoiser.at(source.checkpoint)
+        self.split = split
+        self.count = len(split.items) if count is None else count
+        self.timesteps = self.denoiser.timesteps(source.grid)
+        self._draws = grid_draws(source.grid, self.timesteps)
+        self.parameters: dict[str, nn.Parameter] = self.denoiser.attributed_parameters(source.parameters)
+
+    def gradients(self, output: ModelOutput | None = None, backend: str = "hooks") -> PerSampleGradients:
+        """Per-sample gradients of the source's output, or of another one."""
+        chosen = MODEL_OUTPUTS[self.source.output] if output is None else output
+        return per_sample_gradients(self.denoiser, self.parameters, chosen, backend, self.source.precision)
+
+    def encode(self, first: int, last: int) -> Encoded:
+        """Items first .. last - 1; latents are [B, C, H, W], or [B, T, C, H, W] where they follow the trajectory."""
+        items = self.split.items
+        prompts = items.prompts[first:last]
+        encoded = self.denoiser.encode(items.images[first:last], prompts, self.source.image_range)
+        if self.source.latents == "clean":
+            return encoded
+        if items.seeds is None:
+            raise Unavailable(f"the {self.split.name} items have no sampling trajectory: their seeds are not known")
+        trajectory = self.denoiser.trajectory(prompts, items.seeds[first:last])
+        return Encoded(trajectory[:, self._sampler_steps()], encoded.conditioning)
+
+    def _sampler_steps(self) -> list[int]:
+        """The sampler's step that belongs to each timestep of the grid."""
+        visited = self.denoiser.sampler_timesteps()
+        if self.source.grid.kind == "sampler":
+            return list(sampler_steps(len(self.timesteps), len(visited)))
+        return [min(range(len(visited)), key=lambda step: abs(visited[step] - t)) for t in self.timesteps]
+
+    def batch(self, first: int, encoded: Encoded, items: Tensor, steps: Tensor) -> Batch:
+        """The pairs of items ([B], counted from `first`, which `encoded` begins with) and places in the grid ([B])."""
+        device = self.denoiser.device
+        chosen = encoded.select(items.to(device))
+        latents = chosen.latents
+        if self.source.latents == "trajectory":
+            latents = latents[torch.arange(len(items)), steps.to(device)]
+        t = torch.tensor([self.timesteps[step] for step in steps.tolist()])
+        noise = self._noise([first + item for item in items.tolist()], steps.tolist()).to(device, latents.dtype)
+        t = t.to(device)
+        noisy = self.denoiser.noisy(latents, noise, t)
+        target = self.denoiser.target(latents, noise, t)
+        weight = self.denoiser.loss_weights(t).to(device) if self.source.output in WEIGHTED else None
+        return Batch(noisy, target, t, chosen.conditioning, weight)
+
+    def _noise(self, items: Sequence[int], steps: Sequence[int]) -> Tensor:
+        shape = self.denoiser.latent_shape
+        name, times, draws = self.split.name, self.timesteps, self._draws
+        return torch.stack(
+            [
+                feature_noise(self.source, name, item, times[step], shape, draws[step])
+                for item, step in zip(items, steps, strict=True)
+            ]
+        )
+
+    def batches(self, size: int, block: int = 64) -> Iterator[tuple[Tensor, Tensor, Batch]]:
+        """Yields (items, places in the grid, batch) until every pair was there; at most `size` pairs a batch."""
+        for first in range(0, self.count, block):
+            last = min(first + block, self.count)
+            encoded = self.encode(first, last)
+            items = torch.arange(last - first).repeat(len(self.timesteps))
+            steps = torch.arange(len(self.timesteps)).repeat_interleave(last - first)
+            for at in range(0, len(items), size):
+                chosen = slice(at, at + size)
+                batch = self.batch(first, encoded, items[chosen], steps[chosen])
+                yield items[chosen] + first, steps[chosen], batch

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal, Protocol
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field
 
 if TYPE_CHECKING:
     import numpy as np
@@ -56,8 +56,8 @@ class GradientSource(_Declaration):
         image_range: `model`, the range the network was trained on, or `unit`, the [0, 1] that DMin's released
             code feeds to networks trained on [-1, 1].
         parameters: which parameters are differentiated; `all` for DDPMs.
-        checkpoint: the weights: `final`; `untrained`, drawn anew; or one of those that the model lists
-            (`Denoiser.checkpoints`).
+        checkpoint: the weights (`Denoiser.at`): `final`; `untrained`, drawn anew; `k/n` of the way through training;
+            or one of those that the model lists.
         latents: what is noised: `clean`, the item itself; or `trajectory`, the estimate of it that the sampler had at
             each of its steps (Journey-TRAK), for generated items and the grids `sampler` and `single`.
         precision: `fp32`, the reference; `tf32`, products in TensorFloat-32 on GPUs; `bf16`, bfloat16 autocast.
@@ -105,7 +105,8 @@ class GradientRows(_Declaration):
             (T = 1 in all shapes), whose norm is that of the row as sketched; `mean-normalised` likewise, of gradients
             that are scaled to unit norm first.
         layers: `all` sketches the gradient as one vector; `module` and `parameter` sketch that of each layer on its
-            own, to min(v, p_layer) numbers, side by side in one row (methods with a block for each layer).
+            own, to min(v, p_layer) numbers, side by side in one row (methods with a block for each layer). Without a
+            sketch the layers lie whole in the row.
         dtype: how rows are stored; reading gives float32 whatever it is (attrbench.store.encoding).
     """
 
@@ -114,12 +115,6 @@ class GradientRows(_Declaration):
     timesteps: Literal["stack", "mean", "mean-normalised"] = "stack"
     layers: Layers = "all"
     dtype: Literal["float32", "float16", "bfloat16", "int8"] = "float32"
-
-    @model_validator(mode="after")
-    def _layers_are_sketched(self) -> GradientRows:
-        if self.layers != "all" and self.sketch is None:
-            raise ValueError("layers are sketched one by one: give a sketch (one longer than a layer loses nothing)")
-        return self
 
 
 class GradientProducts(_Declaration):

@@ -155,6 +155,11 @@ class Method(ABC, Generic[OptionsT]):
     def __init__(self, options: OptionsT) -> None:
         self.options = options
 
+    @property
+    def key(self) -> str:
+        """Name, version and options in one line; for `GradientProducts.transform`, which must name all of them."""
+        return f"{self.name} v{self.version} {self.options.model_dump_json()}"
+
     @abstractmethod
     def features(self) -> FeaturePlan:
         """What is kept of a training item and of a query."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import json
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -13,7 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from attrbench.diffusion.denoiser import Denoiser, Encoded
+from attrbench.diffusion.denoiser import CHECKPOINTS, LEARNING_RATES, Denoiser, Encoded
 from attrbench.diffusion.noise import gaussian
 from attrbench.diffusion.timesteps import grid_timesteps
 from attrbench.errors import AttrbenchError
@@ -46,7 +47,8 @@ class DDPMDenoiser(Denoiser):
         self.training_steps = int(self.scheduler.config["num_train_timesteps"])
         size = int(unet.config["sample_size"])
         self.latent_shape = (int(unet.config["in_channels"]), size, size)
-        self._checkpoints = {file.stem: file for file in (folder / "checkpoints").glob("*.safetensors")}
+        self._folder = folder
+        self._checkpoints = {file.stem: file for file in (folder / CHECKPOINTS).glob("*-*.safetensors")}
         files = (weights, folder / "unet" / "config.json", folder / "scheduler" / "scheduler_config.json")
         self.fingerprint = hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
 
@@ -66,15 +68,10 @@ class DDPMDenoiser(Denoiser):
         return tuple(sorted(self._checkpoints, key=lambda name: int(name.rpartition("-")[2])))
 
     def learning_rate(self, checkpoint: str) -> float:
-        """As the checkpoint's own metadata says."""
-        from safetensors import safe_open
-
-        if checkpoint in self._checkpoints:
-            with safe_open(self._checkpoints[checkpoint], framework="pt") as file:
-                metadata = file.metadata() or {}
-            if "learning_rate" in metadata:
-                return float(metadata["learning_rate"])
-        return super().learning_rate(checkpoint)
+        """As `checkpoints/learning-rates.json` says."""
+        file = self._folder / CHECKPOINTS / LEARNING_RATES
+        rates = json.loads(file.read_bytes()) if file.is_file() else {}
+        return float(rates[checkpoint]) if checkpoint in rates else super().learning_rate(checkpoint)
 
     def _load(self, checkpoint: str) -> torch.nn.Module:
         from safetensors.torch import load_file

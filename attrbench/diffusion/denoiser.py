@@ -15,6 +15,11 @@ from numpy.typing import NDArray
 from attrbench.errors import Unavailable, UsageError, unknown_name
 from attrbench.features import TimestepGrid
 
+CHECKPOINTS = "checkpoints"
+"""Folder beside the weights that holds those from earlier in training, as NAME-STEP.safetensors."""
+LEARNING_RATES = "learning-rates.json"
+"""File in it: checkpoint -> learning rate, `final` among them."""
+
 
 @dataclass(frozen=True)
 class Encoded:
@@ -102,11 +107,17 @@ class Denoiser(ABC):
         raise UsageError(f"the learning rate at checkpoint {checkpoint} is not known")
 
     def at(self, checkpoint: str) -> Denoiser:
-        """The model with other weights: `final`, its own; `untrained`, drawn anew; or one of `checkpoints()`.
+        """The model with other weights.
+
+        Args:
+            checkpoint: `final`, its own; `untrained`, drawn anew; one of `checkpoints()`; or `k/n` for the one that
+                stands k n-ths on the way from the first of them to the final weights.
 
         Raises:
             UsageError: where there is no such checkpoint.
+            Unavailable: where `k/n` is asked of a model that has none.
         """
+        checkpoint = self.resolve(checkpoint)
         if checkpoint == "final":
             return self
         if checkpoint == "untrained":
@@ -114,6 +125,19 @@ class Denoiser(ABC):
         if checkpoint not in self.checkpoints():
             raise unknown_name("checkpoint", checkpoint, ("final", "untrained", *self.checkpoints()))
         return self._with(self._load(checkpoint), checkpoint)
+
+    def resolve(self, checkpoint: str) -> str:
+        """The name behind `k/n`: of C checkpoints in all, the final one among them, the ceil(C k / n)-th."""
+        share, slash, parts = checkpoint.partition("/")
+        if not slash:
+            return checkpoint
+        every = (*self.checkpoints(), "final")
+        if len(every) < int(parts):
+            raise Unavailable(
+                f"{parts} checkpoints are asked for, and of this model's training there are {len(every)}, the final"
+                " weights included"
+            )
+        return every[-(-len(every) * int(share) // int(parts)) - 1]
 
     def _load(self, checkpoint: str) -> torch.nn.Module:
         """A copy of the module with the weights of one of `checkpoints()`."""

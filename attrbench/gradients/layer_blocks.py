@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from attrbench.errors import AttrbenchError
 from attrbench.features import Layers
 
 _LORA = re.compile(r"\.lora_(?:A|B|embedding_A|embedding_B|magnitude_vector)(?:\..*)?$")
@@ -54,10 +55,16 @@ def _layer(parameter: str, layers: Layers) -> str:
     return parameter.rpartition(".")[0] if stripped == parameter else stripped
 
 
-def layer_columns(blocks: list[LayerBlock], length: int) -> dict[str, slice]:
-    """The columns of each layer in a row whose layers are sketched to min(length, size) numbers each."""
+def layer_columns(blocks: list[LayerBlock], length: int | None) -> dict[str, slice]:
+    """The columns of each layer in a row whose layers are sketched to min(length, size) numbers each.
+
+    Without a length rows are whole gradients, in which a layer's parameters stand side by side.
+    """
     columns, start = {}, 0
     for block in blocks:
-        columns[block.name] = slice(start, start + min(length, block.size))
-        start = columns[block.name].stop
+        width = block.size if length is None else min(length, block.size)
+        if length is None and any(offset - start != own for offset, own in block.places.items()):
+            raise AttrbenchError(f"the parameters of layer {block.name} do not stand side by side: give a sketch")
+        columns[block.name] = slice(start, start + width)
+        start += width
     return columns

@@ -66,14 +66,17 @@ class Pairs:
 
     def encode(self, first: int, last: int) -> Encoded:
         """Items first .. last - 1; latents are [B, C, H, W], or [B, T, C, H, W] where they follow the trajectory."""
+        return self._encode(range(first, last))
+
+    def _encode(self, chosen: Sequence[int]) -> Encoded:
         items = self.split.items
-        prompts = items.prompts[first:last]
-        encoded = self.denoiser.encode(items.images[first:last], prompts, self.source.image_range)
+        prompts = [items.prompts[i] for i in chosen]
+        encoded = self.denoiser.encode(items.images[list(chosen)], prompts, self.source.image_range)
         if self.source.latents == "clean":
             return encoded
         if items.seeds is None:
             raise Unavailable(f"the {self.split.name} items have no sampling trajectory: their seeds are not known")
-        trajectory = self.denoiser.trajectory(prompts, items.seeds[first:last])
+        trajectory = self.denoiser.trajectory(prompts, [items.seeds[i] for i in chosen])
         return Encoded(trajectory[:, self._sampler_steps()], encoded.conditioning)
 
     def _sampler_steps(self) -> list[int]:
@@ -85,13 +88,22 @@ class Pairs:
 
     def batch(self, first: int, encoded: Encoded, items: Tensor, steps: Tensor) -> Batch:
         """The pairs of items ([B], counted from `first`, which `encoded` begins with) and places in the grid ([B])."""
-        device = self.denoiser.device
-        chosen = encoded.select(items.to(device))
-        latents = chosen.latents
+        chosen = encoded.select(items.to(self.denoiser.device))
+        return self._noised(chosen, [first + item for item in items.tolist()], steps)
+
+    def drawn(self, size: int, draws: torch.Generator) -> Batch:
+        """Pairs drawn with replacement from all there are."""
+        items = torch.randint(self.count, (size,), generator=draws)
+        steps = torch.randint(len(self.timesteps), (size,), generator=draws)
+        return self._noised(self._encode(items.tolist()), items.tolist(), steps)
+
+    def _noised(self, chosen: Encoded, items: Sequence[int], steps: Tensor) -> Batch:
+        """The batch of pairs whose items are encoded already, in the order of the pairs."""
+        device, latents = self.denoiser.device, chosen.latents
         if self.source.latents == "trajectory":
-            latents = latents[torch.arange(len(items)), steps.to(device)]
+            latents = latents[torch.arange(len(steps)), steps.to(device)]
         t = torch.tensor([self.timesteps[step] for step in steps.tolist()])
-        noise = self._noise([first + item for item in items.tolist()], steps.tolist()).to(device, latents.dtype)
+        noise = self._noise(items, steps.tolist()).to(device, latents.dtype)
         t = t.to(device)
         noisy = self.denoiser.noisy(latents, noise, t)
         target = self.denoiser.target(latents, noise, t)

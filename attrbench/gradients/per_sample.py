@@ -143,7 +143,7 @@ class LoopGradients(PerSampleGradients):
         rows, values = [], []
         for b in range(len(batch.t)):
             sample = batch.sample(b)
-            with tensor_float_32(self.precision == "tf32"), torch.enable_grad(), _asking(self.parameters.values()):
+            with tensor_float_32(self.precision == "tf32"), torch.enable_grad(), asking(self.parameters.values()):
                 value = self.outputs(sample)
                 gradients = torch.autograd.grad(
                     value.sum(),
@@ -160,7 +160,7 @@ class LoopGradients(PerSampleGradients):
 
 
 @contextmanager
-def _asking(parameters: Iterable[nn.Parameter]) -> Iterator[None]:
+def asking(parameters: Iterable[nn.Parameter]) -> Iterator[None]:
     """These parameters ask for their gradients meanwhile."""
     silent = [parameter for parameter in parameters if not parameter.requires_grad]
     for parameter in silent:

@@ -242,9 +242,9 @@ class Plan:
 
     def columns(self, feature: GradientRows) -> dict[str, slice] | None:
         """The columns of each layer, where layers are kept apart."""
-        if feature.layers == "all" or feature.sketch is None:
+        if feature.layers == "all":
             return None
-        return layer_columns(self.layers(feature), feature.sketch.length)
+        return layer_columns(self.layers(feature), None if feature.sketch is None else feature.sketch.length)
 
     def shared_bytes(self, feature: GradientRows) -> int:
         """What must be kept besides the rows so that a new query can be sketched."""
@@ -298,7 +298,8 @@ def _name(feature: GradientFeature) -> str:
     if isinstance(feature, Outputs):
         return "outputs"
     if isinstance(feature, GradientProducts):
-        return "inner products with the queries" + (f" after {feature.transform.split()[0]}" * bool(feature.transform))
+        through = f" through {feature.transform.split()[0]}" if feature.transform else ""
+        return f"inner products with the queries{through}"
     name = "whole rows" if feature.sketch is None else f"sketch v={feature.sketch.length}"
     if feature.sketch is not None and feature.sketch.form != "rotation":
         name += f" ({feature.sketch.form})"

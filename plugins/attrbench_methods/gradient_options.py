@@ -1,4 +1,4 @@
-"""The options that all gradient methods share: what is differentiated, and where."""
+"""The options that gradient methods share: what is differentiated, where, and how it is kept."""
 
 from __future__ import annotations
 
@@ -6,15 +6,16 @@ from typing import Literal
 
 from pydantic import Field
 
-from attrbench.features import GradientSource, TimestepGrid
+from attrbench.features import FeaturePlan, GradientRows, GradientSource, Sketch, TimestepGrid
 from attrbench.options import Options
 
 
 class GradientOptions(Options):
     """What decides a gradient (see `attrbench.features.GradientSource`)."""
 
-    grid: Literal["cubic", "uniform"] = "cubic"
-    """`cubic`: the released DMin code's timesteps, dense at the noisiest end; `uniform`: evenly spaced from 0."""
+    grid: Literal["cubic", "uniform", "random"] = "cubic"
+    """`cubic`: the released DMin code's timesteps, dense at the noisiest end; `uniform`: evenly spaced from 0;
+    `random`: drawn with replacement."""
     timesteps: int = Field(5, ge=1, le=1000)
     """Number of timesteps, T."""
     noise: Literal["shared", "per-timestep", "per-item"] = "shared"
@@ -26,13 +27,54 @@ class GradientOptions(Options):
     precision: Literal["fp32", "tf32", "bf16"] = "fp32"
     """`fp32`: the reference; `tf32`: TensorFloat-32 products on GPUs that have them; `bf16`: bfloat16 autocast."""
 
-    def source(self, output: Literal["loss", "squared-norm"] = "loss") -> GradientSource:
-        """The gradient that these options describe, by default that of the training loss."""
+    def source(
+        self, output: Literal["loss", "squared-norm", "mean"] = "loss", checkpoint: str = "final"
+    ) -> GradientSource:
+        """The gradient that these options describe, by default that of the training loss at the final weights."""
         return GradientSource(
             output=output,
             grid=TimestepGrid(kind=self.grid, steps=self.timesteps),
             noise=self.noise,
             noise_seed=self.noise_seed,
             image_range=self.image_range,
+            checkpoint=checkpoint,
             precision=self.precision,
         )
+
+
+class MeanGradientOptions(GradientOptions):
+    """For methods over one gradient an item, the mean over timesteps; grid and noise are D-TRAK's by default."""
+
+    grid: Literal["cubic", "uniform", "random"] = "uniform"
+    """`uniform`: evenly spaced from 0, as D-TRAK; `cubic`: the released DMin code's, dense at the noisiest end;
+    `random`: drawn with replacement."""
+    timesteps: int = Field(10, ge=1, le=1000)
+    """Number of timesteps, K, over which gradients are averaged."""
+    noise: Literal["shared", "per-timestep", "per-item"] = "per-item"
+    """`per-item`: a noise for each item and timestep, as D-TRAK; or one a timestep, or one for everything."""
+    v: int | None = Field(4096, ge=1)
+    """Length of the sketch of the mean gradient; `none` keeps whole gradients."""
+    sketch: Literal["rotation", "permutation", "rademacher", "gaussian"] = "rotation"
+    """Form of the sketch; all are unbiased."""
+    seed: int = Field(42, ge=0)
+    """Seed of the sketch."""
+
+    def rows(
+        self,
+        output: Literal["loss", "squared-norm", "mean"] = "loss",
+        timesteps: Literal["mean", "mean-normalised"] = "mean",
+        checkpoint: str = "final",
+    ) -> GradientRows:
+        """Means over the timesteps of sketched gradients, raw or scaled to unit norm first."""
+        sketch = None if self.v is None else Sketch(length=self.v, seed=self.seed, form=self.sketch)
+        return GradientRows(source=self.source(output, checkpoint), sketch=sketch, timesteps=timesteps)
+
+    def plan(
+        self,
+        output: Literal["loss", "squared-norm", "mean"] = "loss",
+        timesteps: Literal["mean", "mean-normalised"] = "mean",
+        checkpoint: str = "final",
+    ) -> FeaturePlan:
+        """The same rows for training items and queries."""
+        rows = self.rows(output, timesteps, checkpoint)
+        return FeaturePlan(train=rows, query=rows)

@@ -11,40 +11,26 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from attrbench.features import FeaturePlan, GradientRows, QueryFeatures, Rows, Sketch, TrainFeatures
+from attrbench.features import QueryFeatures, Rows, TrainFeatures
 from attrbench.method import ExhaustiveScorer, StateSize
-from attrbench_methods.gradient_options import GradientOptions
+from attrbench_methods.gradient_options import MeanGradientOptions
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
 
-class RidgeOptions(GradientOptions):
-    """Options of the ridge kernel methods; grid and noise are D-TRAK's by default."""
+class RidgeOptions(MeanGradientOptions):
+    """Options of the ridge kernel methods."""
 
-    grid: Literal["cubic", "uniform"] = "uniform"
-    """`uniform`: evenly spaced from 0, as D-TRAK; `cubic`: the released DMin code's, dense at the noisiest end."""
-    timesteps: int = Field(10, ge=1, le=1000)
-    """Number of timesteps, K, over which gradients are averaged."""
-    noise: Literal["shared", "per-timestep", "per-item"] = "per-item"
-    """`per-item`: a noise for each item and timestep, as D-TRAK; or one a timestep, or one for everything."""
     v: int | None = Field(4096, ge=1)
     """Length of the sketch of the mean gradient (TRAK's k); `none` keeps whole gradients: the exact kernel."""
     sketch: Literal["rotation", "permutation", "rademacher", "gaussian"] = "rotation"
     """Form of the sketch; all are unbiased, so that damping means the same for each."""
-    damping: float = Field(0.1, gt=0)
+    damping: float = Field(0.1, gt=0, allow_inf_nan=False)
     """lam of the kernel, in the unit that `damping_mode` says."""
     damping_mode: Literal["relative", "absolute"] = "relative"
     """`relative`: times the mean eigenvalue of the Gram matrix, trace/n; `absolute`: as it is."""
-    seed: int = Field(42, ge=0)
-    """Seed of the sketch."""
-
-    def plan(self, output: Literal["loss", "squared-norm"]) -> FeaturePlan:
-        """Means over timesteps of sketched raw gradients, for training items and queries alike."""
-        sketch = None if self.v is None else Sketch(length=self.v, seed=self.seed, form=self.sketch)
-        rows = GradientRows(source=self.source(output), sketch=sketch, timesteps="mean")
-        return FeaturePlan(train=rows, query=rows)
 
 
 class RidgeKernel:
@@ -70,6 +56,13 @@ class RidgeKernel:
         inverse: NDArray[np.float64] = (self._vectors / (self._values + self.damping)) @ self._vectors.T
         return inverse
 
+    def leverages(self) -> NDArray[np.float64]:
+        """[n] h_i = Phi_i (Phi^T Phi + lam I)^-1 Phi_i^T, in [0, 1): how much of item i's own fit is its own doing."""
+        import numpy as np
+
+        leverages: NDArray[np.float64] = np.square(self._vectors) @ (self._values / (self._values + self.damping))
+        return leverages
+
     def influence_norms(self) -> NDArray[np.float64]:
         """[n] |Phi_i (Phi^T Phi + lam I)^-1|, what Relative-IF divides by."""
         import numpy as np
@@ -84,13 +77,14 @@ class RidgeScorer(ExhaustiveScorer):
 
     Args:
         rows: the training features.
-        inverse: [n, n].
+        kernel: over them.
         norms: [n] what each item's scores are divided by; an item with 0 scores 0.
     """
 
-    def __init__(self, rows: Rows, inverse: NDArray[np.float64], norms: NDArray[np.float64] | None = None) -> None:
+    def __init__(self, rows: Rows, kernel: RidgeKernel, norms: NDArray[np.float64] | None = None) -> None:
         self._rows = rows
-        self._inverse = inverse
+        self._inverse = kernel.inverse
+        self._damping = kernel.damping
         self._norms = norms
 
     def scores(self, query: QueryFeatures) -> NDArray[np.float32]:
@@ -106,6 +100,10 @@ class RidgeScorer(ExhaustiveScorer):
         if self._norms is not None:
             scores = np.divide(scores, self._norms, out=np.zeros_like(scores), where=self._norms > 0)
         return scores.astype(np.float32)
+
+    def facts(self) -> dict[str, float]:
+        """The absolute damping."""
+        return {"damping": self._damping}
 
     def size(self) -> StateSize:
         """The features with their norms, and the inverse."""

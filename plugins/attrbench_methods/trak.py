@@ -24,7 +24,7 @@ class TRAK(Method[RidgeOptions]):
     def fit(self, train: TrainFeatures, context: Context) -> Scorer:
         """Inverts the kernel."""
         rows, _, kernel = fit_kernel(train, self.options)
-        return RidgeScorer(rows, kernel.inverse)
+        return RidgeScorer(rows, kernel)
 
 
 class DTRAK(TRAK):
@@ -61,7 +61,7 @@ class RelativeIF(Method[NormalisedOptions]):
     def fit(self, train: TrainFeatures, context: Context) -> Scorer:
         """Inverts the kernel."""
         rows, _, kernel = fit_kernel(train, self.options)
-        return RidgeScorer(rows, kernel.inverse, kernel.influence_norms())
+        return RidgeScorer(rows, kernel, kernel.influence_norms())
 
 
 class RenormIF(RelativeIF):
@@ -76,4 +76,4 @@ class RenormIF(RelativeIF):
         import numpy as np
 
         rows, gram, kernel = fit_kernel(train, self.options)
-        return RidgeScorer(rows, kernel.inverse, np.sqrt(np.diag(gram)))
+        return RidgeScorer(rows, kernel, np.sqrt(np.diag(gram)))

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict
 
+from attrbench.diffusion.denoiser import CHECKPOINTS, LEARNING_RATES
 from attrbench.files import write_atomically
 
 if TYPE_CHECKING:
@@ -107,7 +108,7 @@ def train_ddpm(
         _update_ema(recipe, ema, unet, step)
         losses.append(loss.detach())
         if step in recipe.checkpoints:
-            _keep(ema, out / "checkpoints" / f"step-{step}.safetensors", step, recipe.learning_rate_at(step - 1))
+            _keep(ema, out / CHECKPOINTS / f"step-{step}.safetensors")
         if step % checkpoint_every == 0 or step == recipe.steps:
             report(step, float(torch.stack(losses).mean()))
             losses.clear()
@@ -115,6 +116,10 @@ def train_ddpm(
     pipeline = _pipeline(recipe, ema)
     pipeline.save_pretrained(str(out), safe_serialization=True)
     write_atomically(out / RECIPE_FILE, recipe.model_dump_json(indent=1).encode() + b"\n")
+    if recipe.checkpoints:
+        rates = {f"step-{step}": recipe.learning_rate_at(step - 1) for step in recipe.checkpoints}
+        rates["final"] = recipe.learning_rate_at(recipe.steps - 1)
+        write_atomically(out / CHECKPOINTS / LEARNING_RATES, json.dumps(rates, indent=1).encode() + b"\n")
     state_file.unlink()
     return out
 
@@ -153,13 +158,11 @@ def _update_ema(recipe: DDPMRecipe, ema: dict[str, torch.Tensor], unet: UNet2DMo
         ema[name].lerp_(value.detach(), 1 - decay)
 
 
-def _keep(ema: dict[str, torch.Tensor], path: Path, step: int, learning_rate: float) -> None:
+def _keep(ema: dict[str, torch.Tensor], path: Path) -> None:
     """Keeps the averaged weights as they are now, in half precision."""
     from safetensors.torch import save
 
-    path.parent.mkdir(exist_ok=True)
-    halves = {name: value.half().cpu().contiguous() for name, value in ema.items()}
-    write_atomically(path, save(halves, {"step": str(step), "learning_rate": repr(learning_rate)}))
+    write_atomically(path, save({name: value.half().cpu().contiguous() for name, value in ema.items()}))
 
 
 def _pipeline(recipe: DDPMRecipe, ema: dict[str, torch.Tensor]) -> DDPMPipeline:

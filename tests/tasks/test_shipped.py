@@ -44,7 +44,7 @@ def test_the_classifier_is_as_good_as_its_report_says(kind):
 def test_the_recipe_beside_the_weights_is_the_one_that_train_repeats(kind):
     task = kind(kind.Options())
     recipe, classifier = kind.recipes()
-    assert json.loads((task.weights / RECIPE_FILE).read_text()) == recipe.model_dump()
+    assert json.loads((task.weights / RECIPE_FILE).read_text()) == recipe.model_dump(mode="json")
     assert json.loads((task.weights / REPORT).read_text())["recipe"] == classifier.model_dump()
 
 

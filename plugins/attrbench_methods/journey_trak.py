@@ -1,0 +1,44 @@
+"""Journey-TRAK: TRAK whose queries are sampling trajectories (methods-spec M9)."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from attrbench.features import FeaturePlan, TimestepGrid, TrainFeatures
+from attrbench.method import Context, Method, Scorer
+from attrbench_methods.ridge import RidgeOptions, RidgeScorer, fit_kernel
+
+
+class JourneyOptions(RidgeOptions):
+    """Options of `journey-trak`."""
+
+    sampling_steps: int = Field(50, ge=1, le=1000)
+    """How many of the sampler's steps a query's gradient is averaged over."""
+    at: int | None = Field(None, ge=0, le=999)
+    """A single timestep: the score of the sampling step nearest to it (Georgiev et al.); `none` takes all steps."""
+    draws: int = Field(20, ge=1, le=1000)
+    """With `at`: noises that the estimate at that step is noised with again."""
+
+
+class JourneyTRAK(Method[JourneyOptions]):
+    """TRAK's kernel; phi_q is the mean loss gradient of the sampler's estimates of x_0, each at its own timestep."""
+
+    name = "journey-trak"
+    summary = "ridge kernel over loss gradients, queries followed along their sampling trajectory"
+    citation = "Georgiev et al. 2023 (arXiv 2312.06205), as adapted by Zheng et al. 2024 (arXiv 2311.00500)"
+    Options = JourneyOptions
+
+    def features(self) -> FeaturePlan:
+        """`trak`'s rows for the training set; the queries' along their trajectories."""
+        o = self.options
+        rows = o.rows()
+        grid = TimestepGrid(kind="sampler", steps=o.sampling_steps)
+        if o.at is not None:
+            grid = TimestepGrid(kind="single", steps=o.draws, at=o.at)
+        source = rows.source.model_copy(update={"grid": grid, "latents": "trajectory"})
+        return FeaturePlan(train=rows, query=rows.model_copy(update={"source": source}))
+
+    def fit(self, train: TrainFeatures, context: Context) -> Scorer:
+        """Inverts the kernel."""
+        rows, _, kernel = fit_kernel(train, self.options)
+        return RidgeScorer(rows, kernel)

@@ -1,0 +1,105 @@
+"""LiSSA with products of the network's own curvature (methods-spec 11.4)."""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import TYPE_CHECKING
+
+import torch
+
+from attrbench.diffusion.noise import seed_of
+from attrbench.errors import AttrbenchError
+from attrbench.gradients.curvature import Curvature
+from attrbench.method import Context, Transformed
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torch import Tensor
+
+    from attrbench_methods.lissa import LiSSAOptions
+
+POWER_STEPS = 20
+PROBES = 8
+PAIRS = 64
+"""Pairs of item and timestep a step, unless options say otherwise."""
+SAMPLE = 256
+"""Pairs on which eigenvalue, trace and residual are estimated."""
+LOOK = 10
+"""Steps between looks at the residual."""
+
+
+def solve(gradients: Tensor, options: LiSSAOptions, context: Context) -> Transformed:
+    """U = (H + lam I)^-1 g for each query, [1, m, p]; batches are drawn from the training pairs, the same for all.
+
+    Step and damping follow from H's largest eigenvalue and mean diagonal on a sample of pairs, the first by power
+    iteration, the second by Hutchinson's estimate; the residual is measured on that sample too.
+
+    Raises:
+        AttrbenchError: where the iteration diverges.
+    """
+    started = time.perf_counter()
+    pairs = context.training(options.source())
+    draws = torch.Generator().manual_seed(seed_of("lissa", context.seed))
+    assert options.hessian != "fisher"
+    curvature = Curvature(pairs, options.hessian)
+    sample = pairs.drawn(SAMPLE, draws)
+
+    def apply(vectors: Tensor) -> Tensor:
+        return curvature(vectors, sample)
+
+    asked = gradients[0]
+    top = top_eigenvalue(apply, asked.shape[1], asked, draws)
+    damping = options.damping
+    if options.damping_mode == "relative":
+        damping *= mean_diagonal(apply, asked.shape[1], asked, draws)
+    step = options.step or 1 / (top + damping)
+    prepared = time.perf_counter() - started
+    norms = asked.norm(dim=1).clamp_min(1e-30)
+    u = step * asked
+    residual, taken = math.inf, 1
+    for taken in range(2, options.iterations + 1):
+        batch = pairs.drawn(options.batch or PAIRS, draws)
+        u = u + step * (asked - curvature(u, batch) - damping * u)
+        if taken % LOOK == 0 or taken == options.iterations:
+            residual = float(((asked - apply(u) - damping * u).norm(dim=1) / norms).max())
+            if not residual < 1e3:
+                raise AttrbenchError(
+                    f"LiSSA diverges: residual {residual:.0e} after {taken} steps of {step:.1e}; give a smaller step"
+                    " (step=...), more damping, or hessian=ggn, which has no negative eigenvalues"
+                )
+            if residual <= options.tolerance:
+                break
+    products = (u * apply(u)).sum(dim=1)
+    facts = {
+        "top_eigenvalue": top,
+        "damping": damping,
+        "step": step,
+        "iterations": float(taken),
+        "residual": residual,
+        "queries_with_negative_curvature": float((products < 0).sum()),
+    }
+    return Transformed(u[None], facts, state_seconds=prepared)
+
+
+def top_eigenvalue(
+    apply: Callable[[Tensor], Tensor], size: int, like: Tensor, draws: torch.Generator, steps: int = POWER_STEPS
+) -> float:
+    """The largest eigenvalue by modulus, by power iteration from a seeded vector."""
+    vector = torch.randn(1, size, generator=draws).to(like)
+    value = 0.0
+    for _ in range(steps):
+        vector = vector / vector.norm().clamp_min(1e-30)
+        product = apply(vector)
+        value = float(product.norm())
+        vector = product
+    return value
+
+
+def mean_diagonal(
+    apply: Callable[[Tensor], Tensor], size: int, like: Tensor, draws: torch.Generator, probes: int = PROBES
+) -> float:
+    """trace(H) / p, by products with seeded sign vectors (Hutchinson 1990); never below zero."""
+    signs = (torch.randint(0, 2, (probes, size), generator=draws) * 2 - 1).to(like)
+    return max(float((signs * apply(signs)).sum(dim=1).mean()) / size, 0.0)

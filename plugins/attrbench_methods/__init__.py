@@ -9,6 +9,7 @@ from attrbench_methods.das import DAS
 from attrbench_methods.datainf import DataInf
 from attrbench_methods.diffusion_retrac import DiffusionReTrac
 from attrbench_methods.dmin import DMin
+from attrbench_methods.ekfac import EKFAC, KFAC
 from attrbench_methods.grad_cos import GradCos
 from attrbench_methods.grad_dot import GradDot
 from attrbench_methods.journey_trak import JourneyTRAK
@@ -40,6 +41,8 @@ METHODS: tuple[type[Method[Any]], ...] = (
     DataInf,
     LiSSA,
     ReleasedLiSSA,
+    EKFAC,
+    KFAC,
 )
 
 

@@ -90,9 +90,11 @@ def block_gradients(rows: Rows, columns: slice) -> Matrix:
 
 
 def _raw(rows: Rows, columns: slice) -> Iterator[Matrix]:
+    import numpy as np
+
     for first, block in rows.blocks():
-        norms = rows.norms[first : first + len(block), :, None]
-        yield (block[:, :, columns].astype("f8") * norms).reshape(len(block), -1)
+        norms = rows.norms[first : first + len(block), :, None].astype(np.float64)
+        yield (block[:, :, columns] * norms).reshape(len(block), -1)
 
 
 class PreconditionedScorer(ExhaustiveScorer):
@@ -109,9 +111,11 @@ class PreconditionedScorer(ExhaustiveScorer):
 
     def scores(self, query: QueryFeatures) -> NDArray[np.float32]:
         """[m, n] scores."""
+        import numpy as np
+
         assert query.rows is not None and query.norms is not None
         raw = (query.rows * query.norms[:, :, None]).reshape(len(query.rows), -1)
-        scores: NDArray[np.float32] = raw @ self._rows.T
+        scores: NDArray[np.float32] = np.matmul(raw, self._rows.T)
         return scores
 
     def facts(self) -> dict[str, float]:

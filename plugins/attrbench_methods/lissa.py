@@ -24,13 +24,9 @@ if TYPE_CHECKING:
 class LiSSAOptions(BlockOptions):
     """Options of `lissa`."""
 
-    v: int | None = Field(4096, ge=1)
-    """fisher: length of the sketch of each block's gradient, where the block is larger; `none`: whole gradients."""
-    blocks: Literal["parameter", "module", "single"] = "single"
-    """fisher: what has a Hessian of its own: each parameter, each module, or everything together."""
     hessian: Literal["fisher", "ggn", "hessian"] = "fisher"
     """`fisher`: the empirical Fisher matrix of the stored gradients; `ggn`: Gauss-Newton products, `hessian`: exact
-    Hessian products, both of the network itself over the training set, for every query anew."""
+    Hessian products, both of the whole network over the training set, for every query anew."""
     iterations: int = Field(500, ge=1)
     """Most steps of the iteration, J."""
     tolerance: float = Field(0.01, gt=0, lt=1)
@@ -43,9 +39,9 @@ class LiSSAOptions(BlockOptions):
 
     @model_validator(mode="after")
     def _one_block_where_the_network_is_asked(self) -> LiSSAOptions:
-        if self.hessian != "fisher" and (self.blocks != "single" or self.concatenate):
-            raise ValueError(f"hessian={self.hessian} has one block and means over timesteps")
-        if self.batch is not None and self.blocks != "single":
+        if self.hessian != "fisher" and self.concatenate:
+            raise ValueError(f"hessian={self.hessian} goes with means over timesteps: leave concatenate=false")
+        if self.hessian == "fisher" and self.batch is not None and self.blocks != "single":
             raise ValueError("batch goes with blocks=single")
         return self
 
@@ -196,9 +192,7 @@ class SampledScorer(ExhaustiveScorer):
         damping = options.block_damping(self._gradients, parameters * rows.norms.shape[1])
         assert options.batch is not None
         self._batch = min(options.batch, len(self._gradients))
-        largest = float(
-            (self._gradients**2).sum(axis=1).max()
-        )  # no batch has a larger eigenvalue than its largest item
+        largest = float((self._gradients**2).sum(axis=1).max())  # no batch has a larger eigenvalue
         top = float(spectrum.max()) if self._batch == len(self._gradients) else largest
         self.iteration = Richardson.plan(top, damping, options.step, options.iterations)
         self._seed = seed

@@ -1,8 +1,9 @@
 """Kronecker-factored curvature: K-FAC and its eigenvalue-corrected form EK-FAC (methods-spec M12).
 
 A layer's weight W [o, i] (a bias is one more input, which is always 1) has the gradient sum_r s_r a_r^T over its
-positions, a the inputs and s the gradients of the outputs. K-FAC takes E[vec(g) vec(g)^T] for the Kronecker product of A and S,
-the second moments of a and s; EK-FAC keeps their eigenvectors and measures the second moment along each pair anew.
+positions, a the inputs and s the gradients of the outputs. K-FAC takes E[vec(g) vec(g)^T] for the Kronecker product of
+A and S, the second moments of a and s; EK-FAC keeps their eigenvectors and measures the second moment along each pair
+of them anew.
 """
 
 from __future__ import annotations

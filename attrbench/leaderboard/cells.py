@@ -82,7 +82,7 @@ def storage_text(storage: Storage) -> str:
     """What a method keeps; of an index beside the rows, how much that is; without rows, what they would take."""
     kept = storage.rows_if_kept
     if kept is not None:
-        return f"none ({human_bytes(kept)} if kept)"
+        return f"{human_bytes(storage.total) if storage.total else 'none'} ({human_bytes(kept)} if kept)"
     index = f" (index {human_bytes(storage.index)})" if storage.rows and storage.index else ""
     return human_bytes(storage.total) + index
 

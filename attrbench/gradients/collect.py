@@ -13,7 +13,7 @@ from torch import Tensor
 from attrbench.diffusion.denoiser import Denoiser, Encoded
 from attrbench.features import GradientProducts, GradientRows, GradientSource, Layers, Outputs
 from attrbench.gradients.batching import BatchSize, ran_out_of_memory
-from attrbench.gradients.consumers import Consumer, InnerProducts, Norms, Sketches, Whole
+from attrbench.gradients.consumers import Consumer, InnerProducts, Norms, Sketches, Summed, Whole
 from attrbench.gradients.engine import Engine
 from attrbench.gradients.layer_blocks import LayerBlock, layer_blocks
 from attrbench.gradients.pairs import Pairs, Split
@@ -162,15 +162,15 @@ class GradientPass:
         seconds: list[float] = []
         for group in groups:
             started = time.perf_counter()
-            items = torch.tensor(group).repeat(len(self.timesteps))  # timestep by timestep
-            steps = torch.arange(len(self.timesteps)).repeat_interleave(len(group))
+            items = torch.tensor(group).repeat_interleave(len(self.timesteps))  # item by item, for `Summed`
+            steps = torch.arange(len(self.timesteps)).repeat(len(group))
             one_pair = partial(self._bytes_per_sample, unit, encoded, items[:1], steps[:1])
             done = 0
             while done < len(items):
                 size = self._batch_size.get(one_pair)
                 chosen = slice(done, done + size)
                 batch = self.pairs.batch(unit.first, encoded, items[chosen], steps[chosen])
-                outputs = self._outputs(batch, steps[chosen], consumers)
+                outputs = self._outputs(batch, items[chosen], steps[chosen], consumers)
                 if outputs is None:
                     self._batch_size.shrink()
                 else:
@@ -180,11 +180,11 @@ class GradientPass:
             seconds += [encoding + (time.perf_counter() - started) / len(group)] * len(group)
         return seconds
 
-    def _outputs(self, batch: Batch, steps: Tensor, consumers: Sequence[Consumer]) -> Tensor | None:
+    def _outputs(self, batch: Batch, items: Tensor, steps: Tensor, consumers: Sequence[Consumer]) -> Tensor | None:
         """Runs one batch; None where memory ran out. Consumers start anew, so a batch cut short leaves nothing."""
         dtype = torch.float64 if batch.noisy.dtype == torch.float64 else torch.float32
         for consumer in consumers:
-            consumer.start(steps, dtype, self.denoiser.device)
+            consumer.start(items, steps, dtype, self.denoiser.device)
 
         def sink(offset: int, gradients: Tensor) -> None:
             gradients = gradients.to(dtype)
@@ -212,26 +212,33 @@ class _Consumers:
         self.norms = Norms()
         self._of: dict[GradientFeature, Consumer] = {}
         lengths: dict[tuple[object, ...], set[int]] = {}
-        features = [feature for feature in features if not isinstance(feature, Outputs)]
-        for feature in features:
+        wanted = [feature for feature in features if not isinstance(feature, Outputs)]
+        for feature in wanted:
             if isinstance(feature, GradientRows) and feature.sketch is not None:
                 lengths.setdefault(_key(feature), set()).add(feature.sketch.length)
         shared: dict[tuple[object, ...], Consumer] = {}
-        for feature in features:
+        for feature in wanted:
             key = _key(feature)
             if key not in shared:
-                shared[key] = _consumer(feature, lengths.get(key, set()), work)
+                made = _consumer(feature, lengths.get(key, set()), work)
+                shared[key] = Summed(made) if feature.timesteps == "mean" else made
             self._of[feature] = shared[key]
         self.all: list[Consumer] = [self.norms, *shared.values()] if shared else []
 
     def result(self, feature: GradientFeature) -> Tensor:
         """[B, width] of one feature, rows not yet normalised."""
         consumer = self._of[feature]
-        if isinstance(consumer, Sketches):
-            assert isinstance(feature, GradientRows) and feature.sketch is not None
-            return consumer.result(feature.sketch.length)
-        assert isinstance(consumer, Whole | InnerProducts)
-        return consumer.result()
+        if isinstance(consumer, Summed):
+            return consumer.spread(_result(consumer.inner, feature))
+        return _result(consumer, feature)
+
+
+def _result(consumer: Consumer, feature: GradientFeature) -> Tensor:
+    if isinstance(consumer, Sketches):
+        assert isinstance(feature, GradientRows) and feature.sketch is not None
+        return consumer.result(feature.sketch.length)
+    assert isinstance(consumer, Whole | InnerProducts)
+    return consumer.result()
 
 
 def _key(feature: GradientFeature) -> tuple[object, ...]:
@@ -239,8 +246,8 @@ def _key(feature: GradientFeature) -> tuple[object, ...]:
     if isinstance(feature, GradientProducts):
         return ("products", feature)
     if feature.sketch is None:
-        return ("whole",)
-    return ("sketch", feature.sketch.form, feature.sketch.seed, feature.layers)
+        return ("whole", feature.timesteps == "mean")
+    return ("sketch", feature.sketch.form, feature.sketch.seed, feature.layers, feature.timesteps == "mean")
 
 
 def _consumer(feature: GradientFeature, lengths: set[int], work: GradientPass) -> Consumer:

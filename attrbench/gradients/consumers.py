@@ -20,8 +20,8 @@ from attrbench.gradients.reference_sketches import SketchForm, sketch_accumulato
 class Consumer(Protocol):
     """Takes the gradients of a batch of B pairs, parameter by parameter."""
 
-    def start(self, timesteps: Tensor, dtype: torch.dtype, device: torch.device) -> None:
-        """A batch begins; `timesteps` is [B] indices into the grid."""
+    def start(self, items: Tensor, timesteps: Tensor, dtype: torch.dtype, device: torch.device) -> None:
+        """A batch begins; `items` is [B] items, `timesteps` [B] indices into the grid."""
 
     def add(self, offset: int, gradients: Tensor) -> None:
         """Coordinates offset .. offset + w of the batch's gradients, [B, w], in `dtype`."""
@@ -30,7 +30,7 @@ class Consumer(Protocol):
 class Norms:
     """L2 norms of whole gradients, accumulated in float64."""
 
-    def start(self, timesteps: Tensor, dtype: torch.dtype, device: torch.device) -> None:
+    def start(self, items: Tensor, timesteps: Tensor, dtype: torch.dtype, device: torch.device) -> None:
         """See `Consumer`."""
         self._squares = torch.zeros(len(timesteps), dtype=torch.float64, device=device)
 
@@ -76,7 +76,7 @@ class Sketches:
             for index, layer in enumerate(layers)
         ]
 
-    def start(self, timesteps: Tensor, dtype: torch.dtype, device: torch.device) -> None:
+    def start(self, items: Tensor, timesteps: Tensor, dtype: torch.dtype, device: torch.device) -> None:
         """See `Consumer`."""
         for accumulator in self._accumulators:
             accumulator.start(len(timesteps), dtype, device)
@@ -102,7 +102,7 @@ class Whole:
     def __init__(self, total: int) -> None:
         self._total = total
 
-    def start(self, timesteps: Tensor, dtype: torch.dtype, device: torch.device) -> None:
+    def start(self, items: Tensor, timesteps: Tensor, dtype: torch.dtype, device: torch.device) -> None:
         """See `Consumer`."""
         self._rows = torch.zeros(len(timesteps), self._total, dtype=dtype, device=device)
 
@@ -128,7 +128,7 @@ class InnerProducts:
         self._count = len(layers)
         self._layer = {offset: index for index, layer in enumerate(layers) for offset in layer.places}
 
-    def start(self, timesteps: Tensor, dtype: torch.dtype, device: torch.device) -> None:
+    def start(self, items: Tensor, timesteps: Tensor, dtype: torch.dtype, device: torch.device) -> None:
         """See `Consumer`."""
         if len(self._queries) == 1:
             timesteps = torch.zeros_like(timesteps)
@@ -146,3 +146,35 @@ class InnerProducts:
     def result(self) -> Tensor:
         """[B, m * L] inner products, the L layers of each query side by side."""
         return self._products.permute(1, 2, 0).flatten(1)
+
+
+class Summed:
+    """Adds up the gradients of each item before another consumer sees them, for means over timesteps.
+
+    All the rest of the work then takes a T-th. The sum stands in the place of the item's first pair, the others have
+    zeros.
+
+    Args:
+        inner: a linear consumer that treats all timesteps alike.
+    """
+
+    def __init__(self, inner: Consumer) -> None:
+        self.inner = inner
+
+    def start(self, items: Tensor, timesteps: Tensor, dtype: torch.dtype, device: torch.device) -> None:
+        """See `Consumer`."""
+        distinct, self._group = torch.unique(items, return_inverse=True)
+        self._first = torch.stack([(self._group == group).nonzero()[0, 0] for group in range(len(distinct))])
+        self._group = self._group.to(device)
+        self.inner.start(distinct, torch.zeros_like(distinct), dtype, device)
+
+    def add(self, offset: int, gradients: Tensor) -> None:
+        """See `Consumer`."""
+        sums = gradients.new_zeros(len(self._first), gradients.shape[1])
+        self.inner.add(offset, sums.index_add_(0, self._group, gradients))
+
+    def spread(self, sums: Tensor) -> Tensor:
+        """[B, width] from the inner consumer's result."""
+        rows = sums.new_zeros(len(self._group), sums.shape[1])
+        rows[self._first.to(sums.device)] = sums
+        return rows

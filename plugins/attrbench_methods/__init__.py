@@ -5,14 +5,17 @@ from typing import Any
 
 from attrbench import hookimpl
 from attrbench.method import Method
+from attrbench_methods.clip import CLIP
 from attrbench_methods.das import DAS
 from attrbench_methods.datainf import DataInf
 from attrbench_methods.diffusion_retrac import DiffusionReTrac
 from attrbench_methods.dmin import DMin
 from attrbench_methods.ekfac import EKFAC, KFAC
+from attrbench_methods.embedding import Embedding
 from attrbench_methods.grad_cos import GradCos
 from attrbench_methods.grad_dot import GradDot
 from attrbench_methods.journey_trak import JourneyTRAK
+from attrbench_methods.latent import Latent
 from attrbench_methods.lissa import LiSSA, ReleasedLiSSA
 from attrbench_methods.pixel import Pixel
 from attrbench_methods.random import Random
@@ -27,6 +30,9 @@ METHODS: tuple[type[Method[Any]], ...] = (
     Untrained,
     Pixel,
     SSIM,
+    Latent,
+    Embedding,
+    CLIP,
     GradDot,
     GradCos,
     TracIn,

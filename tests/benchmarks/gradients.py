@@ -66,7 +66,7 @@ def speed() -> list[Figure]:
 
     def with_sketches() -> None:
         for consumer in consumers:
-            consumer.start(torch.zeros(SIZE), torch.float32, denoiser.device)
+            consumer.start(torch.arange(SIZE), torch.zeros(SIZE), torch.float32, denoiser.device)
         hooks(batch, lambda offset, rows: [consumer.add(offset, rows) for consumer in consumers])
         consumers[1].result(4096)
 

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
-from tests.benchmarks import gradients, memory, search, sketches, startup
+from tests.benchmarks import gradients, matrix, memory, search, sketches, startup
 from tests.benchmarks.timing import Figure
 
 BENCHMARKS: dict[str, Callable[[], list[Figure]]] = {
@@ -25,6 +25,7 @@ BENCHMARKS: dict[str, Callable[[], list[Figure]]] = {
     "startup": startup.speed,
 }
 LONG: dict[str, Callable[[], list[Figure]]] = {
+    "matrix": matrix.together,
     "sd3-full": memory.sd3_full,
     "sketch-statistics": sketches.statistics,
 }

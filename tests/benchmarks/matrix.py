@@ -1,0 +1,75 @@
+"""Every method on digits-mini in one run, against its distinct passes with nothing kept of them, plus the scoring."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+from attrbench.gradients.collect import GradientPass
+from attrbench.gradients.consumers import Norms
+from attrbench.gradients.pairs import Split
+from attrbench.plugins import registry
+from attrbench.running.plan import Plan
+from attrbench.running.reporting import Advance
+from attrbench.running.run import TaskRun
+from attrbench.running.settings import MethodRequest, RunSettings, request_methods, request_tasks
+from attrbench.task import Workspace
+from tests.benchmarks.timing import Figure
+
+TASK = "digits-mini"
+
+
+class _Stages:
+    """A reporter that keeps the seconds of each stage."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = defaultdict(float)
+
+    @contextmanager
+    def stage(self, name: str, total: int) -> Iterator[Advance]:
+        started = time.perf_counter()
+        yield lambda: None
+        self.seconds[name] += time.perf_counter() - started
+
+    def note(self, line: str) -> None:
+        pass
+
+
+def together() -> list[Figure]:
+    """The whole matrix, model and queries not counted on either side."""
+    found = registry()
+    (task,), methods = request_tasks(found, [TASK]), request_methods(found, ["all"])
+    with tempfile.TemporaryDirectory() as folder:
+        settings = RunSettings(out=Path(folder), cache=Path(folder) / "cache")
+        stages = _Stages()
+        records = [result.record for result in TaskRun(found, task, methods, settings, stages).results()]
+        done = [record for record in records if record.status == "complete"]
+        factors = max((r.latency.cache for r in done if r.latency and "modules" in r.facts), default=0.0)
+        passes = _passes_alone(settings, methods)
+        spent = sum(stages.seconds.values()) - stages.seconds["model and queries"]
+        least = passes + factors + stages.seconds["scoring"]
+    against = "passes with norms only, factors, scoring"
+    return [Figure(f"{len(done)} methods on {TASK}", spent, "s", against, least, spent / least, "<= 1.3")]
+
+
+def _passes_alone(settings: RunSettings, methods: list[MethodRequest]) -> float:
+    """Seconds of every distinct backward pass that the methods need, if nothing but norms is taken of it."""
+    (task,) = request_tasks(registry(), [TASK])
+    opened = task.task.open(Workspace(settings.cache, torch.device("cpu")))
+    total = 0.0
+    for planned in Plan(task.task.meta, opened, methods, settings).passes.values():
+        split = Split(planned.split, opened.train if planned.split == "train" else opened.queries)
+        if planned.split == "query":
+            split = Split("query", opened.queries, one_by_one=True)
+        work = GradientPass(planned.source, opened.denoiser, split, settings.engine)
+        for unit in planned.units:
+            started = time.perf_counter()
+            work._sweep(unit, [Norms()], lambda items, steps, outputs: None)
+            total += time.perf_counter() - started
+    return total

@@ -3,11 +3,12 @@ PYTHON ?= python3.11
 TORCH ?= torch==2.13.0
 VENV := .venv
 BIN := $(VENV)/bin
+CROSS := .venv-cross
 DEMO_METHODS := -m random -m pixel -m ssim -m grad-dot -m 'dmin:v=4096|8192' -m dmin:search=hnsw \
 	-m dmin:normalise=false -m dmin:v=none -m dmin:dtype=int8 \
 	-m dmin:search=faiss,index=RaBitQ,rerank=5
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint bench cross-check clean
 
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -31,5 +32,16 @@ lint: $(VENV)/.installed
 bench: $(VENV)/.installed  ## ratios against references measured in the same run; BENCH=name JSON=file
 	$(BIN)/python -m tests.benchmarks $(if $(JSON),--json $(JSON))
 
+$(CROSS)/.installed: pyproject.toml tests/cross_check/requirements.txt
+	$(PYTHON) -m venv $(CROSS)
+	$(CROSS)/bin/python -m pip install --quiet --disable-pip-version-check '$(TORCH)'
+	$(CROSS)/bin/python -m pip install --quiet --disable-pip-version-check -e .
+	$(CROSS)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps \
+		-r tests/cross_check/requirements.txt
+	touch $@
+
+cross-check: $(CROSS)/.installed  ## our scores beside those of dattri, traker and kronfluence; JSON=file
+	OMP_NUM_THREADS=1 $(CROSS)/bin/python -m tests.cross_check $(if $(JSON),--json $(JSON))
+
 clean:
-	rm -rf $(VENV) attrbench-results
+	rm -rf $(VENV) $(CROSS) attrbench-results

@@ -179,7 +179,7 @@ def _fits(module: nn.Module) -> bool:
 
 
 def kronecker_factors(pairs: Pairs, options: FactorOptions) -> KroneckerFactors:
-    """Estimates the factors over pairs drawn from all there are, with replacement.
+    """Estimates the factors over pairs drawn from all there are, batch by batch.
 
     Second moments are sums over items of what one pair contributes, the loss being a mean over the d outputs.
     """

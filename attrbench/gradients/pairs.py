@@ -92,9 +92,10 @@ class Pairs:
         return self._noised(chosen, [first + item for item in items.tolist()], steps)
 
     def drawn(self, size: int, draws: torch.Generator) -> Batch:
-        """Pairs drawn with replacement from all there are."""
-        items = torch.randint(self.count, (size,), generator=draws)
-        steps = torch.randint(len(self.timesteps), (size,), generator=draws)
+        """Different pairs drawn from all there are; all of them where `size` is no less."""
+        total = self.count * len(self.timesteps)
+        chosen = torch.arange(total) if size >= total else torch.randperm(total, generator=draws)[:size]
+        items, steps = chosen // len(self.timesteps), chosen % len(self.timesteps)
         return self._noised(self._encode(items.tolist()), items.tolist(), steps)
 
     def _noised(self, chosen: Encoded, items: Sequence[int], steps: Tensor) -> Batch:

@@ -220,17 +220,18 @@ class _Consumers:
         for feature in wanted:
             key = _key(feature)
             if key not in shared:
-                made = _consumer(feature, lengths.get(key, set()), work)
-                shared[key] = Summed(made) if feature.timesteps == "mean" else made
+                shared[key] = _consumer(feature, lengths.get(key, set()), work)
             self._of[feature] = shared[key]
-        self.all: list[Consumer] = [self.norms, *shared.values()] if shared else []
+        means = [consumer for key, consumer in shared.items() if _is_mean(key)]
+        self._sums = Summed(means)
+        self.all: list[Consumer] = [self.norms] if shared else []
+        self.all += [consumer for key, consumer in shared.items() if not _is_mean(key)]
+        self.all += [self._sums] if means else []
 
     def result(self, feature: GradientFeature) -> Tensor:
         """[B, width] of one feature, rows not yet normalised."""
-        consumer = self._of[feature]
-        if isinstance(consumer, Summed):
-            return consumer.spread(_result(consumer.inner, feature))
-        return _result(consumer, feature)
+        values = _result(self._of[feature], feature)
+        return self._sums.spread(values) if _is_mean(_key(feature)) else values
 
 
 def _result(consumer: Consumer, feature: GradientFeature) -> Tensor:
@@ -242,12 +243,18 @@ def _result(consumer: Consumer, feature: GradientFeature) -> Tensor:
 
 
 def _key(feature: GradientFeature) -> tuple[object, ...]:
+    """Features of one key share a consumer; the last entry says whether sums over timesteps will do."""
     assert not isinstance(feature, Outputs)
+    mean = feature.timesteps == "mean"
     if isinstance(feature, GradientProducts):
-        return ("products", feature)
+        return ("products", feature, mean)
     if feature.sketch is None:
-        return ("whole", feature.timesteps == "mean")
-    return ("sketch", feature.sketch.form, feature.sketch.seed, feature.layers, feature.timesteps == "mean")
+        return ("whole", mean)
+    return ("sketch", feature.sketch.form, feature.sketch.seed, feature.layers, mean)
+
+
+def _is_mean(key: tuple[object, ...]) -> bool:
+    return key[-1] is True
 
 
 def _consumer(feature: GradientFeature, lengths: set[int], work: GradientPass) -> Consumer:

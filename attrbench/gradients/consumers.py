@@ -149,32 +149,35 @@ class InnerProducts:
 
 
 class Summed:
-    """Adds up the gradients of each item before another consumer sees them, for means over timesteps.
+    """Adds up the gradients of each item before other consumers see them, for means over timesteps.
 
     All the rest of the work then takes a T-th. The sum stands in the place of the item's first pair, the others have
     zeros.
 
     Args:
-        inner: a linear consumer that treats all timesteps alike.
+        inner: linear consumers that treat all timesteps alike.
     """
 
-    def __init__(self, inner: Consumer) -> None:
-        self.inner = inner
+    def __init__(self, inner: Sequence[Consumer]) -> None:
+        self._inner = inner
 
     def start(self, items: Tensor, timesteps: Tensor, dtype: torch.dtype, device: torch.device) -> None:
         """See `Consumer`."""
         distinct, self._group = torch.unique(items, return_inverse=True)
         self._first = torch.stack([(self._group == group).nonzero()[0, 0] for group in range(len(distinct))])
         self._group = self._group.to(device)
-        self.inner.start(distinct, torch.zeros_like(distinct), dtype, device)
+        for consumer in self._inner:
+            consumer.start(distinct, torch.zeros_like(distinct), dtype, device)
 
     def add(self, offset: int, gradients: Tensor) -> None:
         """See `Consumer`."""
         sums = gradients.new_zeros(len(self._first), gradients.shape[1])
-        self.inner.add(offset, sums.index_add_(0, self._group, gradients))
+        sums.index_add_(0, self._group, gradients)
+        for consumer in self._inner:
+            consumer.add(offset, sums)
 
     def spread(self, sums: Tensor) -> Tensor:
-        """[B, width] from the inner consumer's result."""
+        """[B, width] from an inner consumer's result."""
         rows = sums.new_zeros(len(self._group), sums.shape[1])
         rows[self._first.to(sums.device)] = sums
         return rows

@@ -160,6 +160,7 @@ class _Chunks:
             for c in {chunk_length(length) for length in lengths}
         }
         self._tables: dict[int, Tensor] = {}
+        self._places: dict[tuple[int, int, int], list[tuple[int, int, int, int, float]]] = {}
         self._folded: dict[int, Tensor] = {}
 
     def start(self, size: int, dtype: torch.dtype, device: torch.device) -> None:
@@ -172,17 +173,25 @@ class _Chunks:
     def add(self, offset: int, piece: Tensor) -> None:
         for base, table in self._tables.items():
             c = chunk_length(base)
-            signs = self._signs[c].unbind()
-            targets = table.unbind(1)
-            first, last = offset // c, (offset + piece.shape[1] - 1) // c
+            signs, targets = self._signs[c].unbind(), table.unbind(1)
+            for start, row, kind, shift, flip in self._cells(base, offset, piece.shape[1]):
+                _add_rotated(targets[row], piece, start, signs[kind], shift, flip)
+
+    def _cells(self, base: int, offset: int, width: int) -> list[tuple[int, int, int, int, float]]:
+        """(start, row, sign vector, shift, sign) of each chunk that a piece touches; pieces come again and again."""
+        key = (base, offset, width)
+        if key not in self._places:
+            c = chunk_length(base)
+            first, last = offset // c, (offset + width - 1) // c
             numbers = np.arange(first, last + 1, dtype=np.uint64)
-            shifts = (_mix(self.seed, 2, numbers) % np.uint64(c)).tolist()
-            rows = _rows(self.seed, numbers, table.shape[1]).tolist()
-            flips = _signs(_mix(self.seed, 4, numbers)).tolist()
-            kinds = (_mix(self.seed, 5, numbers) % np.uint64(len(signs))).tolist()
-            for index in range(last - first + 1):
-                start = offset - (first + index) * c
-                _add_rotated(targets[rows[index]], piece, start, signs[kinds[index]], shifts[index], flips[index])
+            rows = _rows(self.seed, numbers, base // c)
+            kinds = _mix(self.seed, 5, numbers) % np.uint64(len(self._signs[c]))
+            shifts = _mix(self.seed, 2, numbers) % np.uint64(c)
+            flips = _signs(_mix(self.seed, 4, numbers))
+            starts = range(offset - first * c, offset - last * c - 1, -c)
+            parts = (rows.tolist(), kinds.tolist(), shifts.tolist(), flips.tolist())
+            self._places[key] = list(zip(starts, *parts, strict=True))
+        return self._places[key]
 
     def result(self, length: int) -> Tensor:
         base = self._base[length]

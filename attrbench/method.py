@@ -144,6 +144,7 @@ class Method(ABC, Generic[OptionsT]):
         citation: paper or code that the method follows.
         version: raised whenever the same options give other scores than before.
         Options: the options, a nested pydantic model.
+        quick: option strings for runs whose numbers mean nothing (`attrbench check`): fewer draws, fewer steps.
     """
 
     name: ClassVar[str]
@@ -151,6 +152,7 @@ class Method(ABC, Generic[OptionsT]):
     citation: ClassVar[str] = ""
     version: ClassVar[int] = 1
     Options: type[OptionsT]
+    quick: ClassVar[Mapping[str, str]] = {}
 
     def __init__(self, options: OptionsT) -> None:
         self.options = options

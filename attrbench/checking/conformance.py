@@ -76,7 +76,7 @@ def check_method(
 
 def _quick(request: MethodRequest) -> MethodRequest:
     """With the options that the method has for runs in which numbers mean nothing; what the user gave comes first."""
-    given = {**getattr(type(request.method), "quick", {}), **request.spec.given}
+    given = {**request.method.quick, **request.spec.given}
     kind, spec = type(request.method), Spec(request.spec.name, given)
     return replace(request, spec=spec, method=kind(build_options("method", spec, kind.Options)))
 

@@ -57,11 +57,10 @@ def options(subject: Subject) -> Finding:
             f"options not validated: {'; '.join(tried.problems[:4])}{more}",
             "bound each option (Field(ge=..., allow_inf_nan=False)), or raise UsageError in check()",
         )
-    count = len(model.model_fields)
-    return passed(
-        check,
-        f"{count} documented; of {tried.refused + tried.worked} values {tried.refused} are refused, the rest work",
-    )
+    found = f"{len(model.model_fields)} documented; {tried.refused} other values are refused, {tried.worked} work"
+    if tried.left:
+        found += f", {tried.left} were not tried: a run takes {subject.seconds:.1f} s (Method.quick)"
+    return passed(check, found)
 
 
 def _undocumented(model: type[Options]) -> set[str]:
@@ -92,7 +91,7 @@ def _tried(subject: Subject) -> _Tried:
     usual, _ = _without_scores(base)
     for (probe, _), features in zip(affordable, found, strict=True):
         bad, problem = _without_scores(features)
-        if bad is not None and usual is not None and (bad & ~usual).any():
+        if bad is not None and (bad if usual is None else bad & ~usual).any():
             tried.problems.append(f"{probe}: {bad.sum()} of {bad.size} scores are NaN or infinite")
         elif isinstance(problem, AttrbenchError):
             tried.refused += 1

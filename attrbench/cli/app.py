@@ -16,6 +16,7 @@ from typing import Any
 import typer
 
 from attrbench.cli.cache import cache_app
+from attrbench.cli.check import check
 from attrbench.cli.doctor import doctor
 from attrbench.cli.leaderboard import leaderboard
 from attrbench.cli.list import list_
@@ -37,6 +38,7 @@ app = typer.Typer(
 app.command("list")(list_)
 app.command("run")(run)
 app.command("leaderboard")(leaderboard)
+app.command("check")(check)
 app.command("train")(train)
 app.command("doctor")(doctor)
 app.add_typer(cache_app, name="cache")

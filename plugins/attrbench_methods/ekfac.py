@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
@@ -52,6 +53,7 @@ class EKFAC(Method[KroneckerOptions]):
     summary = "influence function with eigenvalue-corrected Kronecker-factored curvature"
     citation = "George et al. 2018 (arXiv 1806.03884); Grosse et al. 2023 (arXiv 2308.03296); Mlodozeniec et al. 2025"
     Options = KroneckerOptions
+    quick: ClassVar[Mapping[str, str]] = {"draws": "64"}
     corrected = True
 
     def features(self) -> FeaturePlan:

@@ -144,6 +144,8 @@ class Method(ABC, Generic[OptionsT]):
         citation: paper or code that the method follows.
         version: raised whenever the same options give other scores than before.
         Options: the options, a nested pydantic model.
+        self_first: True where an item must rank first for itself; False where its own score need not be high.
+        control: whether the scores mean nothing by design.
         quick: option strings for runs whose numbers mean nothing (`attrbench check`): fewer draws, fewer steps.
     """
 
@@ -152,6 +154,8 @@ class Method(ABC, Generic[OptionsT]):
     citation: ClassVar[str] = ""
     version: ClassVar[int] = 1
     Options: type[OptionsT]
+    self_first: ClassVar[bool | None] = None
+    control: ClassVar[bool] = False
     quick: ClassVar[Mapping[str, str]] = {}
 
     def __init__(self, options: OptionsT) -> None:

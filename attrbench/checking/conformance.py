@@ -62,7 +62,7 @@ def check_method(
     torch_device(device)
     request = _quick(request)
     started = time.perf_counter()
-    with TemporaryDirectory(prefix="attrbench-check-") as folder, warnings.catch_warnings():
+    with TemporaryDirectory(prefix="attrbench-check-", ignore_cleanup_errors=True) as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
             findings = []

@@ -66,7 +66,7 @@ def duplicates(subject: Subject) -> Finding:
 def sign(subject: Subject) -> Finding:
     """An item scores higher for itself than items do on average; first of all where the method says so."""
     check = "sign"
-    self_first = getattr(type(subject.method), "self_first", None)
+    self_first = subject.method.self_first
     if self_first is False:
         return skipped(check, "the method says that an item need not score high for itself (self_first)")
     if reason := subject.not_told_apart:

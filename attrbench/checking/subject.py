@@ -61,7 +61,7 @@ class Subject:
     @property
     def not_told_apart(self) -> str:
         """Why nothing can be asked of the order of its scores; empty where it can."""
-        if getattr(type(self.method), "control", False):
+        if self.method.control:
             return "a control: its scores mean nothing by design"
         if is_empty(self.features.train) and not has_products(self.features.query):
             return "the method asks for no feature of a training item"

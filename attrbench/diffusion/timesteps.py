@@ -34,7 +34,7 @@ def grid_timesteps(
     if grid.kind == "sampler":
         visited = sampler()
         if steps > len(visited):
-            raise UsageError(f"timesteps={steps}: the sampler takes {len(visited)} steps only")
+            raise UsageError(f"{steps} of the sampler's steps are asked for, it takes {len(visited)}")
         return tuple(visited[step] for step in sampler_steps(steps, len(visited)))
     if grid.kind == "single":
         if grid.at >= training_steps:

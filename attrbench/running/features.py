@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import closing
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -51,16 +52,16 @@ def compute_passes(plan: Plan, registry: Registry, reporter: Reporter) -> None:
         if not todo:
             continue
         with reporter.stage(f"{planned.split} gradients", len(todo)) as advance:
-            claims = Claims(plan.settings.cache / "claims" / plan.pass_fingerprint(planned)[:20])
             queries = _Queries(plan, planned).all() if planned.split == "train" else {}
             if not planned.stores:
                 continue  # the methods that wanted them gave up
-            work = _SharedWork(planned, _gradient_pass(plan, planned, queries), claims)
-            for unit in executor.run(todo, work.try_one):
-                if unit not in work.left:
+            with closing(Claims(plan.settings.cache / "claims" / plan.pass_fingerprint(planned)[:20])) as claims:
+                work = _SharedWork(planned, _gradient_pass(plan, planned, queries), claims)
+                for unit in executor.run(todo, work.try_one):
+                    if unit not in work.left:
+                        advance()
+                for _ in executor.run(work.left, work.wait_for):
                     advance()
-            for _ in executor.run(work.left, work.wait_for):
-                advance()
 
 
 class _SharedWork:
@@ -106,6 +107,8 @@ class _Queries:
         found: dict[GradientProducts, Transformed] = {}
         gradients: dict[str, Tensor] = {}
         for feature in [feature for feature in planned.stores if isinstance(feature, GradientProducts)]:
+            if feature not in planned.stores:
+                continue  # its method gave up over another feature
             if not any(planned.stores[feature].missing(unit) for unit in planned.units):
                 continue
             try:

@@ -177,6 +177,8 @@ class Plan:
         }
         if isinstance(feature, GradientProducts):
             description["queries"] = [self.items("query").fingerprint, self.query_count]
+            if feature.transform:  # which may look at all of the training set, and draw
+                description["transform"] = [self.train_count, self.settings.seed]
         most = SHARD_ITEMS if split == "train" else QUERY_SHARD
         return FeatureStore(self.settings.cache, description, shard_items(self.item_bytes(feature), most))
 

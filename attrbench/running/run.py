@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -186,7 +187,7 @@ class TaskRun:
                 "metrics": metrics,
                 "query_groups": list(plan.opened.queries.groups[: plan.query_count]),
                 "ranking": measured.ranked.tolist(),
-                "facts": {**read.facts(), **scorer.facts()},
+                "facts": _finite({**read.facts(), **scorer.facts()}),
                 "storage": Storage(
                     rows=size.rows,
                     rows_on_disk=read.rows_on_disk(),
@@ -234,6 +235,11 @@ class TaskRun:
             seed=self.settings.seed,
             command=self.settings.command(request.label, task.label),
         )
+
+
+def _finite(facts: Mapping[str, float]) -> dict[str, float]:
+    """What JSON can hold."""
+    return {name: value for name, value in facts.items() if math.isfinite(value)}
 
 
 def torch_device(name: str) -> torch.device:

@@ -40,7 +40,7 @@ class DAS(Method[DASOptions]):
         """Rows of the output's mean; the losses come out of the passes of `trak`, or of forward passes alone."""
         losses = FeaturePlan(train=Outputs(source=self.options.source("loss")), query=None)
         plan = self.options.plan("mean", "mean-normalised")
-        return FeaturePlan(plan.train, plan.query, (losses,))
+        return FeaturePlan(plan.train, plan.query, (losses,) if self.options.residual else ())
 
     def fit(self, train: TrainFeatures, context: Context) -> DASScorer:
         """Inverts the kernel; leverages and residuals become one factor an item."""

@@ -14,6 +14,7 @@ class GradCos(Method[MeanGradientOptions]):
     summary = "cosine of mean loss gradients"
     citation = 'Zheng et al. 2024, D-TRAK (arXiv 2311.00500), baseline "GradCos"'
     Options = MeanGradientOptions
+    self_first = True
 
     def features(self) -> FeaturePlan:
         """The rows of `trak`."""

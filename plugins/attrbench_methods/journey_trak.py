@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from attrbench.features import FeaturePlan, TimestepGrid, TrainFeatures
 from attrbench.method import Context, Method, Scorer
@@ -18,6 +18,12 @@ class JourneyOptions(RidgeOptions):
     """A single timestep: the score of the sampling step nearest to it (Georgiev et al.); `none` takes all steps."""
     draws: int = Field(20, ge=1, le=1000)
     """With `at`: noises that the estimate at that step is noised with again."""
+
+    @model_validator(mode="after")
+    def _trajectories_keep_their_range(self) -> JourneyOptions:
+        if self.image_range != "model":
+            raise ValueError("image_range=unit: trajectories are in the range of the model")
+        return self
 
 
 class JourneyTRAK(Method[JourneyOptions]):

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
+from attrbench.errors import AttrbenchError
 from attrbench.features import FeaturePlan, GradientProducts, QueryFeatures, Rows, TrainFeatures
 from attrbench.method import Context, ExhaustiveScorer, Method, Scorer, StateSize, Transformed
 from attrbench_methods.blocks import BlockOptions, PreconditionedScorer, block_gradients, preconditioned
@@ -19,6 +21,19 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from attrbench_methods.blocks import Matrix
+
+
+FLOAT32_MAX = 3e38
+DIVERGED = 1e3
+"""A relative residual beyond which the iteration leads nowhere."""
+
+
+def diverged(step: float, residual: float, iterations: int) -> AttrbenchError:
+    """What to do about it."""
+    return AttrbenchError(
+        f"LiSSA diverges: residual {residual:.0e} after {iterations} steps of {step:.1e}; give a smaller step"
+        " (step=...), more damping, or, with hessian=hessian, hessian=ggn, which has no negative eigenvalues"
+    )
 
 
 class LiSSAOptions(BlockOptions):
@@ -53,13 +68,20 @@ class LiSSA(Method[LiSSAOptions]):
     summary = "influence function with the inverse Hessian by iteration"
     citation = "Agarwal et al. 2017 (arXiv 1602.03943); Koh and Liang 2017 (arXiv 1703.04730)"
     Options = LiSSAOptions
+    quick: ClassVar[Mapping[str, str]] = {"iterations": "20"}
 
     def features(self) -> FeaturePlan:
         """Sketched gradients; where the network is asked, products of whole gradients with u."""
         if self.options.hessian == "fisher":
             return self.options.block_plan()
-        products = GradientProducts(source=self.options.source(), timesteps="mean", transform=self.key)
+        products = GradientProducts(source=self.options.source(), timesteps="mean", transform=self._network_key)
         return FeaturePlan(train=products, query=products)
+
+    @property
+    def _network_key(self) -> str:
+        """The options that count where the network is asked: nothing of sketches and blocks."""
+        used = {"hessian", "damping", "damping_mode", "iterations", "tolerance", "step", "batch"}
+        return f"{self.name} v{self.version} {self.options.model_dump_json(include=used)}"
 
     def fit(self, train: TrainFeatures, context: Context) -> Scorer:
         """Runs the iteration on the training gradients, or prepares to run it on each query's."""
@@ -74,14 +96,16 @@ class LiSSA(Method[LiSSAOptions]):
         def inverse(gradients: Matrix, parameters: int) -> Matrix:
             values, vectors, spectrum = _eigen(gradients)
             damping = o.block_damping(gradients, parameters)
+            weights = (values**2).sum(axis=0)
             iteration = Richardson.plan(float(spectrum.max()), damping, o.step, o.iterations)
-            iteration = iteration.until(spectrum, (values**2).sum(axis=0), o.tolerance)
-            facts.append(iteration.facts(spectrum, (values**2).sum(axis=0)))
+            iteration = iteration.until(spectrum, weights, o.tolerance)
+            facts.append(iteration.facts(spectrum, weights))
+            if not facts[-1]["residual"] < DIVERGED:
+                raise diverged(iteration.step, facts[-1]["residual"], iteration.iterations)
             return (values * iteration.filter(spectrum)) @ vectors.T
 
         rows = preconditioned(train, inverse)
-        worst = {name: max(fact[name] for fact in facts) for name in facts[0]} if facts else {}
-        return PreconditionedScorer(rows, worst)
+        return PreconditionedScorer(rows, max(facts, key=lambda fact: fact["residual"], default={}))
 
     def transform(self, gradients: Tensor, context: Context) -> Transformed:
         """Runs the iteration on the queries' gradients with products of the network's own curvature."""
@@ -244,8 +268,8 @@ class ReleasedLiSSAOptions(BlockOptions):
 class ReleasedLiSSA(Method[ReleasedLiSSAOptions]):
     """The "LiSSA" of DataInf's released code, whose damping has the wrong sign: u <- g + u - eta (F u - lam u).
 
-    Its fixed point is (F - lam I)^-1 g, and at step 1 it diverges where an eigenvalue of F exceeds 2 + lam. It is here
-    because published rows may rest on it (methods-spec 11.2 c); `lissa` is the method.
+    Its fixed point is (F - lam I)^-1 g; it diverges where an eigenvalue of F is below lam, and at step 1 where one
+    exceeds 2 + lam. It is here because published rows may rest on it (methods-spec 11.2 c); `lissa` is the method.
     """
 
     name = "lissa-released"
@@ -268,6 +292,11 @@ class ReleasedLiSSA(Method[ReleasedLiSSAOptions]):
             rate = 1 - o.step * (spectrum - o.block_damping(gradients, parameters))
             with np.errstate(over="ignore"):
                 powers = sum((rate**k for k in range(o.iterations + 1)), start=np.zeros_like(rate))
+            if not np.abs(powers).max() < FLOAT32_MAX / max(np.abs(values).max(), 1e-30):
+                raise AttrbenchError(
+                    f"the released LiSSA diverges: largest eigenvalue {spectrum.max():.1e}, step {o.step:.1e},"
+                    f" {o.iterations} iterations; that is what its formula does. Use lissa"
+                )
             return (values * powers) @ vectors.T
 
         return PreconditionedScorer(preconditioned(train, inverse))

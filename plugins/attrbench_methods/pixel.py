@@ -43,7 +43,6 @@ class PixelScorer(ExhaustiveScorer):
 
     def __init__(self, images: NDArray[np.uint8], similarity: str) -> None:
         self._similarity = similarity
-        self._bytes = images.nbytes
         self._train = self._vectors(images)
 
     def _vectors(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -64,5 +63,5 @@ class PixelScorer(ExhaustiveScorer):
         return dots
 
     def size(self) -> StateSize:
-        """The images as they are kept, 8 bits a value."""
-        return StateSize(rows=self._bytes)
+        """The images as they are compared, four bytes a value."""
+        return StateSize(rows=self._train.nbytes)

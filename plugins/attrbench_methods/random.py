@@ -28,6 +28,7 @@ class Random(Method[RandomOptions]):
     name = "random"
     summary = "uniform random scores: the floor"
     Options = RandomOptions
+    control = True
 
     def features(self) -> FeaturePlan:
         """Nothing is kept."""

@@ -47,6 +47,7 @@ class Shuffled(Method[ShuffledOptions]):
     summary = "sanity: DMin with the training gradients shuffled among the items"
     citation = "after Adebayo et al. 2018 (arXiv 1810.03292)"
     Options = ShuffledOptions
+    control = True
 
     def features(self) -> FeaturePlan:
         """`dmin`'s rows."""

@@ -36,6 +36,7 @@ class SSIM(Method[SSIMOptions]):
     summary = "structural similarity of the images"
     citation = "Wang et al. 2004, IEEE TIP 13(4)"
     Options = SSIMOptions
+    self_first = True
 
     def features(self) -> FeaturePlan:
         """The images."""

@@ -254,7 +254,7 @@ def random_images(count, side=8, channels=1, seed=0):
 def image_scores(kind, options, train, queries):
     method = kind(options)
     scorer = method.fit(TrainFeatures(len(train), images=train), context())
-    assert scorer.size().rows == train.nbytes
+    assert scorer.size().rows == train.nbytes * (4 if kind is Pixel else 1)
     return scorer.scores(of_images(queries))
 
 

@@ -147,6 +147,7 @@ class KroneckerFactors:
     def of(layers: list[TrackedLayer], tensors: Mapping[str, Tensor]) -> KroneckerFactors:
         """The inverse of `tensors`."""
         keys = ("inputs", "outputs", "kfac", "ekfac")
+        layers = [layer for layer in layers if f"{layer.name}/inputs" in tensors]
         found = {layer.name: {key: tensors[f"{layer.name}/{key}"] for key in keys} for layer in layers}
         return KroneckerFactors(layers, {name: LayerFactors(**each) for name, each in found.items()})
 
@@ -185,18 +186,23 @@ def kronecker_factors(pairs: Pairs, options: FactorOptions) -> KroneckerFactors:
     """
     layers = tracked_layers(pairs)
     moments = {layer.name: _Moments(layer, options.sharing) for layer in layers}
+    drawn = 0
     with _listening(layers, lambda layer, x, g: moments[layer.name].add(x, g)):
         for batch in _draws(pairs, options, "vectors"):
             _backward(pairs, batch, _output(options.fisher))
-    eigen = {layer.name: moments[layer.name].eigen() for layer in layers}
+            drawn += len(batch.t)
+    layers = [layer for layer in layers if moments[layer.name].seen]
+    eigen = {layer.name: moments[layer.name].eigen(drawn) for layer in layers}
     corrected = {layer.name: torch.zeros_like(eigen[layer.name][2]) for layer in layers}
     gradients = pairs.gradients(_output(options.fisher))
+    drawn = 0
     for batch in _draws(pairs, options, "values"):
         _add_squares(layers, eigen, corrected, gradients, batch)
+        drawn += len(batch.t)
     return KroneckerFactors(
         layers,
         {
-            name: LayerFactors(inputs.float(), outputs.float(), kfac, corrected[name] / options.draws)
+            name: LayerFactors(inputs.float(), outputs.float(), kfac, corrected[name] / drawn)
             for name, (inputs, outputs, kfac) in eigen.items()
         },
     )
@@ -242,11 +248,9 @@ class _Moments:
         self._a: Tensor | float = 0.0
         self._s: Tensor | float = 0.0
         self._inputs = 0
-        self._pairs = 0
 
     def add(self, x: Tensor, g: Tensor) -> None:
         a, s = self._layer.patches(x.to(g.dtype)), self._layer.positions(g)
-        self._pairs += len(a)
         if self._reduce:
             a, s = a.mean(1, keepdim=True), s.sum(1, keepdim=True)
         self._inputs += a.shape[0] * a.shape[1]
@@ -254,11 +258,16 @@ class _Moments:
         self._a = self._a + (a.T @ a).double()
         self._s = self._s + (s.T @ s).double()
 
-    def eigen(self) -> Eigen:
+    @property
+    def seen(self) -> bool:
+        """Whether the output depended on the layer at all."""
+        return self._inputs > 0
+
+    def eigen(self, pairs: int) -> Eigen:
         """Eigenvectors of A (a mean over positions) and of S (a sum over them), products of the eigenvalues [o, i]."""
         assert isinstance(self._a, Tensor) and isinstance(self._s, Tensor)
         a, inputs = torch.linalg.eigh(self._a / self._inputs)
-        s, outputs = torch.linalg.eigh(self._s / self._pairs)
+        s, outputs = torch.linalg.eigh(self._s / pairs)
         return inputs, outputs, torch.outer(s.clamp_min(0), a.clamp_min(0)).float()
 
 

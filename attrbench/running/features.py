@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import closing
@@ -14,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from attrbench.errors import AttrbenchError
+from attrbench.errors import AttrbenchError, Unavailable, UsageError
 from attrbench.features import (
     Feature,
     FeaturePlan,
@@ -44,24 +45,32 @@ if TYPE_CHECKING:
 
 def compute_passes(plan: Plan, registry: Registry, reporter: Reporter) -> None:
     """Computes every shard that is missing, queries first."""
-    executor = registry.executor(plan.settings.executor)()
     for planned in sorted(plan.passes.values(), key=lambda p: p.split):  # "query" before "train"
-        for store in planned.stores.values():
-            store.touch()  # what is planned is in use, whatever `attrbench cache gc` may want to remove meanwhile
-        todo = planned.missing()
-        if not todo:
-            continue
-        with reporter.stage(f"{planned.split} gradients", len(todo)) as advance:
-            queries = _Queries(plan, planned).all() if planned.split == "train" else {}
-            if not planned.stores:
-                continue  # the methods that wanted them gave up
-            with closing(Claims(plan.settings.cache / "claims" / plan.pass_fingerprint(planned)[:20])) as claims:
-                work = _SharedWork(planned, _gradient_pass(plan, planned, queries), claims)
-                for unit in executor.run(todo, work.try_one):
-                    if unit not in work.left:
-                        advance()
-                for _ in executor.run(work.left, work.wait_for):
+        try:
+            _compute(plan, planned, registry, reporter)
+        except (Unavailable, UsageError) as error:  # the model has not what they ask of it: the others go on
+            for label in planned.methods:
+                plan.give_up(label, error)
+
+
+def _compute(plan: Plan, planned: PlannedPass, registry: Registry, reporter: Reporter) -> None:
+    executor = registry.executor(plan.settings.executor)()
+    for store in planned.stores.values():
+        store.touch()  # what is planned is in use, whatever `attrbench cache gc` may want to remove meanwhile
+    todo = planned.missing()
+    if not todo:
+        return
+    with reporter.stage(f"{planned.split} gradients", len(todo)) as advance:
+        queries = _Queries(plan, planned).all() if planned.split == "train" else {}
+        if not planned.stores:
+            return  # the methods that wanted them gave up
+        with closing(Claims(plan.settings.cache / "claims" / plan.pass_fingerprint(planned)[:20])) as claims:
+            work = _SharedWork(planned, _gradient_pass(plan, planned, queries), claims)
+            for unit in executor.run(todo, work.try_one):
+                if unit not in work.left:
                     advance()
+            for _ in executor.run(work.left, work.wait_for):
+                advance()
 
 
 class _SharedWork:
@@ -152,8 +161,10 @@ class _Queries:
         if bad.any():
             raise AttrbenchError(f"its transform of query {int(bad.nonzero()[0, 1])} is not finite")
         seconds = time.perf_counter() - started - made.state_seconds
+        rows = made.gradients.to(gradients.dtype)
+        facts = {name: value for name, value in made.facts.items() if math.isfinite(value)}
         costs = {"state_bytes": made.state_bytes, "state_seconds": made.state_seconds, "query_seconds": seconds}
-        return replace(made, gradients=made.gradients.masked_fill(lost, torch.nan), facts={**made.facts, **costs})
+        return replace(made, gradients=rows.masked_fill(lost, torch.nan), facts={**facts, **costs})
 
 
 COSTS = ("state_bytes", "state_seconds", "query_seconds")

@@ -126,7 +126,7 @@ def _eigen(gradients: Matrix) -> tuple[Matrix, Matrix, NDArray[np.float64]]:
         spectrum, vectors = np.linalg.eigh(gradients.T @ gradients / count)
         return gradients @ vectors, vectors, spectrum.clip(0)
     spectrum, left = np.linalg.eigh(gradients @ gradients.T / count)
-    kept = spectrum > spectrum.max() * 1e-14
+    kept = spectrum > max(spectrum.max(), 0) * 1e-14
     spectrum, left = spectrum[kept], left[:, kept]
     scale = np.sqrt(spectrum * count)
     return left * scale, gradients.T @ (left / scale), spectrum
@@ -148,7 +148,8 @@ class Richardson:
     @staticmethod
     def plan(top: float, damping: float, step: float | None, iterations: int) -> Richardson:
         """With the step 1 / (top + lam) unless one is given; `top` is H's largest eigenvalue."""
-        return Richardson(step or 1 / (top + damping), damping, iterations, top)
+        bound = top + damping
+        return Richardson(step or (1 / bound if bound > 0 else 1.0), damping, iterations, top)
 
     def rate(self, spectrum: NDArray[np.float64]) -> NDArray[np.float64]:
         """1 - eta (mu + lam), what is left of the residual after a step."""
@@ -217,7 +218,7 @@ class SampledScorer(ExhaustiveScorer):
         assert options.batch is not None
         self._batch = min(options.batch, len(self._gradients))
         largest = float((self._gradients**2).sum(axis=1).max())  # no batch has a larger eigenvalue
-        top = float(spectrum.max()) if self._batch == len(self._gradients) else largest
+        top = float(spectrum.max(initial=0)) if self._batch == len(self._gradients) else largest
         self.iteration = Richardson.plan(top, damping, options.step, options.iterations)
         self._seed = seed
         self._residual = 0.0
@@ -237,6 +238,8 @@ class SampledScorer(ExhaustiveScorer):
         left = asked - (u @ self._gradients.T) @ self._gradients / len(self._gradients) - damping * u
         norms = np.linalg.norm(asked, axis=1)
         self._residual = float(np.max(np.linalg.norm(left, axis=1) / np.where(norms > 0, norms, 1)))
+        if not self._residual < DIVERGED:
+            raise diverged(step, self._residual, self.iteration.iterations)
         scores: NDArray[np.float32] = (u @ self._gradients.T).astype(np.float32)
         return scores
 

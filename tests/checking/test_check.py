@@ -25,6 +25,7 @@ QUICK = {"timesteps": "2", "v": "64", "iterations": "8", "sampling_steps": "4", 
 OTHERWISE = ("dmin:search=hnsw", "dmin:search=faiss", "dmin:v=none,normalise=false,noise=per-item", "trak:v=none")
 """Searches, whole gradients, and products whose noise belongs to the item."""
 
+
 def shipped() -> list[str]:
     found = registry()
     return [name for name in found.names("method") if found.provider("method", name).distribution == "attrbench"]

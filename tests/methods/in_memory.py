@@ -1,0 +1,203 @@
+"""What methods are given, without a store or a trained model: rows, products, and a small network in float64."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from attrbench.diffusion.denoiser import Denoiser, Encoded
+from attrbench.diffusion.timesteps import grid_timesteps
+from attrbench.features import GradientSource, Products, QueryFeatures, TimestepGrid, TrainFeatures
+from attrbench.gradients.pairs import Pairs, Split
+from attrbench.method import Context
+from attrbench.plugins import registry
+from attrbench.running.features import MethodFeatures, compute_passes, method_context
+from attrbench.running.plan import Plan
+from attrbench.running.reporting import Silent
+from attrbench.running.settings import RunSettings, request_methods
+from attrbench.store.fingerprint import fingerprint
+from attrbench.task import Items, OpenTask, TaskMeta
+
+
+class InMemory:
+    """Raw gradients ([n, w], or [n, T, w]) as rows of unit norm beside their norms, in blocks of 8."""
+
+    def __init__(self, raw):
+        raw = np.asarray(raw, "f8")
+        raw = raw[:, None] if raw.ndim == 2 else raw
+        norms = np.linalg.norm(raw, axis=2)
+        self.norms = norms.astype("f4")
+        self._rows = (raw / np.maximum(norms, 1e-30)[:, :, None]).astype("f4")
+        self.count, self.width = len(raw), raw.shape[1] * raw.shape[2]
+        self.row_bytes = 4 * self.width
+
+    def take(self, items):
+        return self._rows[items]
+
+    def blocks(self):
+        for first in range(0, self.count, 8):
+            yield first, self._rows[first : first + 8]
+
+    def query(self):
+        return QueryFeatures(np.arange(self.count), rows=self._rows, norms=self.norms)
+
+    def train(self, layers=None, sizes=None, parts=()):
+        """With as many parameters as there are columns, unless other numbers are given."""
+        columns = layers or {"": slice(0, self._rows.shape[2])}
+        sizes = sizes or {name: part.stop - part.start for name, part in columns.items()}
+        return TrainFeatures(self.count, rows=self, layers=layers, sizes=sizes, parts=parts)
+
+
+def raw_rows(count, seed, width=12):
+    """Random gradients whose coordinates are of very different size."""
+    return np.random.default_rng(seed).normal(size=(count, width)) * np.linspace(0.2, 3, width)
+
+
+def products(asked, train):
+    """What the framework gives of raw gradients [m, T, p] and [n, T, p]."""
+    values = np.einsum("mtp,ntp->mnt", asked, train)
+    norms = (np.linalg.norm(raw, axis=2) for raw in (asked, train))
+    return QueryFeatures(np.arange(len(asked)), products=Products(values, *norms, bytes_if_kept=0, pass_seconds=0.0))
+
+
+def no_model(*_):
+    pytest.fail("no model is needed")
+
+
+def context(seed=0, workspace=Path(), denoiser=no_model, training=no_model):
+    return Context(seed, 10, workspace, "key", denoiser, training)
+
+
+def seeded(make, seed=0):
+    """A module in float64 whose random weights are the same every time."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return make().double()
+
+
+class Small(Denoiser):
+    """A network in float64 that sees (1 - a) x + a noise, a = t / 1000, and is to tell the noise."""
+
+    dtype = torch.float64
+
+    def __init__(self, module, shape, sampler=()):
+        self.module = module.to(self.dtype).eval()
+        self.device = torch.device("cpu")
+        self.latent_shape = shape
+        self.training_steps = 1000
+        self.sampler = sampler
+        self.fingerprint = fingerprint([repr(module), *(value.tolist() for value in module.state_dict().values())])
+
+    def encode(self, images, prompts, image_range):
+        return Encoded(torch.from_numpy(images).permute(0, 3, 1, 2).to(self.dtype) / 127.5 - 1)
+
+    def attributed_parameters(self, which):
+        return dict(self.module.named_parameters())
+
+    def timesteps(self, grid):
+        return grid_timesteps(grid, self.training_steps, self.sampler_timesteps)
+
+    def sampler_timesteps(self):
+        return tuple(self.sampler)
+
+    def noisy(self, latents, noise, t):
+        a = t.to(latents.dtype)[:, None, None, None] / 1000
+        return (1 - a) * latents + a * noise
+
+    def predict(self, noisy, t, conditioning):
+        return self.module(noisy)
+
+    def target(self, latents, noise, t):
+        return noise
+
+    def generate(self, prompts, seeds):
+        raise NotImplementedError
+
+
+def small_items(count, shape, seed=0, seeds=None):
+    """Random pictures of three groups."""
+    channels, height, width = shape
+    images = np.random.default_rng(seed).integers(0, 256, (count, height, width, channels), dtype=np.uint8)
+    groups = [str(i % 3) for i in range(count)]
+    return Items(images, groups, [""] * count, fingerprint([seed, images.tolist()]), seeds)
+
+
+LOSS = GradientSource(grid=TimestepGrid(kind="uniform", steps=3), noise="per-item")
+
+
+def small_pairs(denoiser, count=6, source=LOSS, kind=Pairs):
+    return kind(source, denoiser, Split("train", small_items(count, denoiser.latent_shape)))
+
+
+def everything(pairs):
+    """All pairs in one batch, timestep by timestep."""
+    ((_, _, batch),) = pairs.batches(10**6, pairs.count)
+    return batch
+
+
+class InTurn(Pairs):
+    """The pairs in turn: as many draws as there are pairs make each of them once, more make them all again."""
+
+    def drawn(self, size, draws):
+        every = everything(self)
+        return every.select(torch.arange(size) % len(every.t))
+
+
+def batch_gradients(denoiser, batch):
+    """[B, p] float64 gradients of the loss, by plain autograd pair by pair."""
+    parameters = list(denoiser.attributed_parameters("all").values())
+    rows = []
+    for noisy, target in zip(batch.noisy, batch.target, strict=True):
+        loss = (denoiser.module(noisy[None])[0] - target).square().mean()
+        parts = torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
+        rows.append(torch.cat([part.flatten() for part in parts]))
+    return torch.stack(rows)
+
+
+def dense_curvature(denoiser, batch, kind):
+    """[p, p] mean over the batch of the loss's Hessian, or of J^T (2/d) J, by `torch.autograd.functional`."""
+    named = denoiser.attributed_parameters("all")
+    sizes = [parameter.numel() for parameter in named.values()]
+
+    def predicted(flat):
+        parts = zip(named.items(), flat.split(sizes), strict=True)
+        values = {name: part.view_as(parameter) for (name, parameter), part in parts}
+        return torch.func.functional_call(denoiser.module, values, (batch.noisy,))
+
+    flat = torch.cat([parameter.detach().flatten() for parameter in named.values()])
+    if kind == "hessian":
+        return torch.autograd.functional.hessian(lambda at: (predicted(at) - batch.target).square().mean(), flat)
+    jacobian = torch.autograd.functional.jacobian(lambda at: predicted(at).flatten(), flat)
+    return jacobian.T @ jacobian * 2 / len(jacobian)
+
+
+class SmallTask(OpenTask):
+    """An open task of what it is given."""
+
+    train, queries, denoiser = None, None, None
+
+    def __init__(self, denoiser, train, queries):
+        self.denoiser, self.train, self.queries = denoiser, train, queries
+
+
+def meta_of(opened):
+    words = dict.fromkeys(("summary", "model", "dataset", "licence", "memory"), "none")
+    return TaskMeta(name="small", version=1, train_items=len(opened.train), **words)
+
+
+def plan_of(opened, folder, *specs):
+    requests = request_methods(registry(), specs)
+    return Plan(meta_of(opened), opened, requests, RunSettings(folder / "out", folder / "cache")), requests
+
+
+def scores_by_run(opened, folder, *specs):
+    """[m, n] scores of each method, by the way that a run takes: plan, passes, shards, fit, score."""
+    plan, requests = plan_of(opened, folder, *specs)
+    compute_passes(plan, registry(), Silent())
+    found = []
+    for request in requests:
+        read = MethodFeatures(plan, plan.features(request))
+        scorer = request.method.fit(read.train(), method_context(plan, request, read.fingerprint))
+        found.append(np.asarray(scorer.scores(read.query()), "f8"))
+    return found

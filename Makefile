@@ -21,7 +21,7 @@ demo: $(VENV)/.installed  ## every method of the demo on ddpm-mnist-mini, then t
 	$(BIN)/attrbench leaderboard -t ddpm-mnist-mini
 
 test: $(VENV)/.installed
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff format --check .

@@ -157,11 +157,11 @@ class _Queries:
         made = request.method.transform(gradients.nan_to_num(0.0), context)
         if made.gradients.shape != gradients.shape:
             raise AttrbenchError(f"its transform turned {tuple(gradients.shape)} into {tuple(made.gradients.shape)}")
-        bad = ~made.gradients.isfinite().all(dim=2)
+        rows = made.gradients.to(gradients.dtype)
+        bad = ~rows.isfinite().all(dim=2)
         if bad.any():
             raise AttrbenchError(f"its transform of query {int(bad.nonzero()[0, 1])} is not finite")
         seconds = time.perf_counter() - started - made.state_seconds
-        rows = made.gradients.to(gradients.dtype)
         facts = {name: value for name, value in made.facts.items() if math.isfinite(value)}
         costs = {"state_bytes": made.state_bytes, "state_seconds": made.state_seconds, "query_seconds": seconds}
         return replace(made, gradients=rows.masked_fill(lost, torch.nan), facts={**facts, **costs})

@@ -179,15 +179,15 @@ def test_damaged_queries_are_named_and_generated_again(cache, damage):
 def test_a_garbage_batch_size_memo_is_ignored(cache, monkeypatch):
     from attrbench.gradients.collect import GradientPass
 
-    fits, calls = GradientPass._fits, []
+    outputs, calls = GradientPass._outputs, []
 
     def one_failure(self, *arguments):
         calls.append(1)
-        return len(calls) != 1 and fits(self, *arguments)
+        return outputs(self, *arguments) if len(calls) != 1 else None
 
     cache.forget()
     with monkeypatch.context() as patch:
-        patch.setattr(GradientPass, "_fits", one_failure)
+        patch.setattr(GradientPass, "_outputs", one_failure)
         assert cache.run("halved").code == 0
     (memo,) = (cache.folder / "batch-sizes").iterdir()
     assert json.loads(memo.read_bytes())["batch_size"] < LARGEST["cpu"]

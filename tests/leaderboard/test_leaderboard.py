@@ -183,4 +183,6 @@ def test_storage_says_what_of_it_is_an_index_beside_the_rows():
     assert storage_text(Storage(rows=2_000_000, index=50_000, **sizes)) == "2.05 MB (index 50 kB)"
     assert storage_text(Storage(rows=0, index=50_000, **sizes)) == "50 kB"
     assert storage_text(Storage(rows=2_000_000, index=0, **sizes)) == "2 MB"
-    assert storage_text(Storage(rows=0, index=0, rows_if_kept=7000, **sizes)) == "none (7 kB if kept)"
+    assert storage_text(Storage(rows=0, index=0, rows_if_kept=7000, **sizes)) == "8 B (7 kB if kept)"
+    nothing = Storage(rows=0, index=0, rows_if_kept=7000, rows_on_disk=0, shared=0)
+    assert storage_text(nothing) == "none (7 kB if kept)"

@@ -243,6 +243,15 @@ class _Keep(torch.autograd.Function):
 _keep: Callable[[Tensor, Tensor], Tensor] = _Keep.apply
 
 
+def tapped(output: Tensor) -> Tensor:
+    """A layer's output on which a hook can wait for its gradient, with the parameters frozen."""
+    if not output.requires_grad:  # nothing before this layer asks for a gradient; the chain starts here
+        output = output.detach().requires_grad_()
+    if output.is_leaf or output._is_view():  # what comes next may work in place, which neither would survive
+        output = output.clone()
+    return output
+
+
 class _Collector:
     """Takes each layer's input on the way forward and forms its per-sample gradients on the way back.
 
@@ -286,10 +295,7 @@ class _Collector:
                 f"{type(module).__name__} of {next(iter(names))} sees {len(x)} rows for a batch of {self._size}:"
                 " its samples can't be told apart; run with --backend vmap"
             )
-        if not output.requires_grad:  # nothing before this layer asks for a gradient; the chain starts here
-            output = output.detach().requires_grad_()
-        if output.is_leaf or output._is_view():  # what comes next may work in place, which neither would survive
-            output = output.clone()
+        output = tapped(output)
         if self._counting:
             self._pending.update(names)
         kept = [_keep(self._anchor, x).grad_fn]

@@ -21,6 +21,8 @@ from torch import Tensor, nn
 
 from attrbench.diffusion.noise import seed_of
 from attrbench.errors import Unavailable
+from attrbench.gradients.hooks import tapped
+from attrbench.gradients.layers import has_rule
 from attrbench.gradients.outputs import ModelOutput, loss
 from attrbench.gradients.pairs import Pairs
 from attrbench.gradients.per_sample import Batch, PerSampleGradients, frozen
@@ -173,10 +175,11 @@ def tracked_layers(pairs: Pairs) -> list[TrackedLayer]:
 
 
 def _fits(module: nn.Module) -> bool:
-    if isinstance(module, nn.Conv2d):
-        plain = module.padding_mode == "zeros" and not isinstance(module.padding, str)
-        return plain and module.groups == 1 and type(module).forward is nn.Conv2d.forward
-    return isinstance(module, nn.Linear) and type(module).forward is nn.Linear.forward
+    if isinstance(module, nn.Conv2d) and (module.padding_mode != "zeros" or isinstance(module.padding, str)):
+        return False
+    if isinstance(module, nn.Conv2d) and module.groups > 1:
+        return False
+    return isinstance(module, nn.Linear | nn.Conv2d) and has_rule(module)
 
 
 def kronecker_factors(pairs: Pairs, options: FactorOptions) -> KroneckerFactors:
@@ -306,10 +309,7 @@ def _listening(layers: list[TrackedLayer], receive: Callable[[TrackedLayer, Tens
     def listen(layer: TrackedLayer) -> Callable[[nn.Module, tuple[Any, ...], Tensor], Tensor]:
         def forward(module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> Tensor:
             x = inputs[0].detach()
-            if not output.requires_grad:
-                output = output.detach().requires_grad_()
-            if output.is_leaf or output._is_view():
-                output = output.clone()
+            output = tapped(output)
             output.register_hook(lambda gradient: receive(layer, x, gradient.detach()))
             return output
 

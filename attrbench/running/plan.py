@@ -99,6 +99,7 @@ class Plan:
             except Exception as error:  # the method's own fault: kept for its record, the others go on
                 self._features[request.label] = error
                 continue
+            self._features[request.label] = features
             try:
                 self._add_all(features, request)
             except AttrbenchError as error:  # what it asks of this model there is not
@@ -129,12 +130,10 @@ class Plan:
         return self._transforms.get(feature)
 
     def _add_all(self, features: FeaturePlan, request: MethodRequest) -> None:
-        self._features[request.label] = features
         self._add("train", features.train, request)
         self._add("query", features.query, request)
         for part in features.parts:
             self._add_all(part, request)
-        self._features[request.label] = features
 
     def _add(self, split: str, feature: Feature | None, request: MethodRequest) -> None:
         if isinstance(feature, GradientProducts) and split == "query":

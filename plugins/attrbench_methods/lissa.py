@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field, model_validator
@@ -99,7 +99,7 @@ class LiSSA(Method[LiSSAOptions]):
             weights = (values**2).sum(axis=0)
             iteration = Richardson.plan(float(spectrum.max()), damping, o.step, o.iterations)
             iteration = iteration.until(spectrum, weights, o.tolerance)
-            facts.append(iteration.facts(spectrum, weights))
+            facts.append(iteration.facts(iteration.residual(spectrum, weights)))
             if not facts[-1]["residual"] < DIVERGED:
                 raise diverged(iteration.step, facts[-1]["residual"], iteration.iterations)
             return (values * iteration.filter(spectrum)) @ vectors.T
@@ -179,21 +179,18 @@ class Richardson:
             return self  # it diverges: no number of steps is better than another
         while low < high:
             middle = (low + high) // 2
-            enough = self._with(middle).residual(spectrum, weights) <= tolerance
+            enough = replace(self, iterations=middle).residual(spectrum, weights) <= tolerance
             low, high = (low, middle) if enough else (middle + 1, high)
-        return self._with(low)
+        return replace(self, iterations=low)
 
-    def _with(self, iterations: int) -> Richardson:
-        return Richardson(self.step, self.damping, iterations, self.top)
-
-    def facts(self, spectrum: NDArray[np.float64], weights: NDArray[np.float64]) -> dict[str, float]:
-        """What the record reports."""
+    def facts(self, residual: float) -> dict[str, float]:
+        """What the record reports, with the residual that was reached."""
         return {
             "top_eigenvalue": self.top,
             "damping": self.damping,
             "step": self.step,
             "iterations": float(self.iterations),
-            "residual": self.residual(spectrum, weights),
+            "residual": residual,
         }
 
 
@@ -210,15 +207,14 @@ class SampledScorer(ExhaustiveScorer):
     """
 
     def __init__(self, rows: Rows, options: LiSSAOptions, parameters: int, seed: int) -> None:
-
         self._gradients = block_gradients(rows, slice(None))
-        self._options = options
-        spectrum = _eigen(self._gradients)[2]
         damping = options.block_damping(self._gradients, parameters * rows.norms.shape[1])
         assert options.batch is not None
         self._batch = min(options.batch, len(self._gradients))
-        largest = float((self._gradients**2).sum(axis=1).max())  # no batch has a larger eigenvalue
-        top = float(spectrum.max(initial=0)) if self._batch == len(self._gradients) else largest
+        if self._batch == len(self._gradients):
+            top = float(_eigen(self._gradients)[2].max(initial=0))
+        else:
+            top = float((self._gradients**2).sum(axis=1).max())  # no batch has a larger eigenvalue
         self.iteration = Richardson.plan(top, damping, options.step, options.iterations)
         self._seed = seed
         self._residual = 0.0
@@ -245,14 +241,7 @@ class SampledScorer(ExhaustiveScorer):
 
     def facts(self) -> dict[str, float]:
         """The iteration, and the residual of the latest query under the whole training set."""
-        iteration = self.iteration
-        return {
-            "top_eigenvalue": iteration.top,
-            "damping": iteration.damping,
-            "step": iteration.step,
-            "iterations": float(iteration.iterations),
-            "residual": self._residual,
-        }
+        return self.iteration.facts(self._residual)
 
     def size(self) -> StateSize:
         """The gradients, in double precision."""

@@ -63,7 +63,7 @@ def pipeline_parts(family: Family, shared: Path, own: Path | None) -> dict[str, 
     if "tokenizer_2" in found:
         found["tokenizer_2"] = shared / "tokenizer"  # both CLIPs read the same tokens
     if own is not None:
-        found[f"{network}/{CHECKPOINTS}"] = own / CHECKPOINTS
+        found[CHECKPOINTS] = own / CHECKPOINTS
     return found
 
 

@@ -50,8 +50,9 @@ def train_autoencoder(
         posterior = vae.encode(batch).latent_dist
         drawn = torch.randn(posterior.mean.shape, generator=rng).to(device)
         pixels = vae.decode(posterior.mean + posterior.std * drawn).sample
-        error: torch.Tensor = F.mse_loss(pixels.float(), batch)
-        return error + recipe.kl_weight * posterior.kl().mean() / posterior.mean[0].numel()
+        error = F.mse_loss(pixels.float(), batch)
+        total: torch.Tensor = error + recipe.kl_weight * posterior.kl().mean() / posterior.mean[0].numel()
+        return total
 
     vae.load_state_dict(fit(recipe, vae, len(images), loss, progress))
     standardise(vae.eval(), images)

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from attrbench.diffusion.ddpm import DDPMDenoiser
     from attrbench.diffusion.denoiser import Denoiser
 
     Arrays = dict[str, NDArray[Any]]
@@ -73,7 +74,7 @@ def prompted_generations(
 
 
 def labelled_generations(
-    denoiser: Denoiser, weights: Path, wanted: Wanted
+    denoiser: DDPMDenoiser, weights: Path, wanted: Wanted
 ) -> tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.int64]]:
     """Generated images [m, H, W, C], their labels [m] and seeds [m], by seed; read from the cache if they are there.
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from pydantic import Field
 
 from attrbench.errors import AttrbenchError
+from attrbench.files import write_atomically
 from attrbench.options import Options
 from attrbench.task import Items, OpenTask, Task, TaskMeta, Workspace
 
@@ -31,7 +32,9 @@ if TYPE_CHECKING:
 WEIGHTS = Path(__file__).parent / "weights"
 SHARED = "text-to-image-mini"
 """Folder of the parts that the minis share, beside those of the minis."""
-LORA_FILE = "pytorch_lora_weights.safetensors"
+JUDGED = "generations.json"
+"""File beside the weights: how many pictures the classifier took for the family asked for."""
+JUDGED_SEED = 2_000_000
 LICENCE = "images: MIT, Apache-2.0 and CC0 (docs/tasks.md); weights: Apache-2.0"
 DATASET = "registry_mix32, the tuning part: emoji in two styles, flags, cards, game art, glyphs"
 
@@ -84,10 +87,56 @@ class MiniTextToImageTask(Task[MiniTextToImageOptions]):
         from attrbench_tasks.mini_recipes import encoded, prepare, progress
         from attrbench_tasks.text_to_image_training import fine_tune
 
-        shared = out.absolute().parent / SHARED
+        out = out.absolute()
+        shared = out.parent / SHARED
         prepare(self.family, shared, device, report)
         data = encoded(self.family, shared, "tuning", device)
         fine_tune(self.recipe(), shared / self.family, data, progress(self.meta.name, self.recipe(), out, report))
+        report(f"{self.meta.name}: {self.judge(out, device)}")
+
+    def pipeline(self, weights: Path, workspace: Workspace) -> Denoiser:
+        """The fine-tuned model.
+
+        Args:
+            weights: folder of the fine-tuning; the shared parts lie beside it.
+            workspace: device, and the cache in which the pipeline is put together.
+        """
+        from attrbench.diffusion.loading import load_denoiser
+        from attrbench.diffusion.source import ModelSource
+        from attrbench_tasks.assembled import INDEX, assembled, pipeline_parts
+
+        parts = pipeline_parts(self.family, weights.parent / SHARED, None if self.lora else weights)
+        source = ModelSource(
+            model=str(assembled(INDEX[self.family], parts, workspace.cache)),
+            lora=str(weights) if self.lora else None,
+            sampling_steps=self.steps,
+            guidance_scale=self.guidance,
+        )
+        return load_denoiser(source, workspace.device)
+
+    def judge(self, weights: Path, device: torch.device) -> str:
+        """How many pictures for the held-out prompts the classifier takes for the family asked for.
+
+        Each prompt is drawn once, with seeds that no query has. The counts are written beside the weights.
+        """
+        import tempfile
+
+        from attrbench_tasks.classifier import load_classifier, probabilities
+        from attrbench_tasks.registry_mix import FAMILIES, part
+
+        asked = part("held_out")
+        with tempfile.TemporaryDirectory() as cache:
+            denoiser = self.pipeline(weights, Workspace(Path(cache), device))
+            pictures = denoiser.generate(asked.captions, range(JUDGED_SEED, JUDGED_SEED + len(asked)))
+        found = probabilities(load_classifier(weights.parent / SHARED), pictures).argmax(1)
+        counts = {
+            name: {"right": int((found == i)[asked.families == i].sum()), "of": int((asked.families == i).sum())}
+            for i, name in enumerate(FAMILIES)
+        }
+        right = int((found == asked.families).sum())
+        report = {"right": right, "of": len(asked), "share": round(right / len(asked), 4), "families": counts}
+        write_atomically(weights / JUDGED, (json.dumps(report, indent=1) + "\n").encode())
+        return f"{right} of {len(asked)} pictures for held-out prompts show the family asked for, by the classifier"
 
 
 class SD14LoRAMini(MiniTextToImageTask):
@@ -179,20 +228,7 @@ class OpenMiniTextToImage(OpenTask):
     @cached_property
     def denoiser(self) -> Denoiser:
         """The shipped pipeline, put together from its parts, and the LoRA."""
-        from attrbench.diffusion.loading import load_denoiser
-        from attrbench.diffusion.source import ModelSource
-
-        from attrbench_tasks.assembled import INDEX, assembled, pipeline_parts
-
-        task = self._task
-        parts = pipeline_parts(task.family, WEIGHTS / SHARED, None if task.lora else task.weights)
-        source = ModelSource(
-            model=str(assembled(INDEX[task.family], parts, self._workspace.cache)),
-            lora=str(task.weights) if task.lora else None,
-            sampling_steps=task.steps,
-            guidance_scale=task.guidance,
-        )
-        return load_denoiser(source, self._workspace.device)
+        return self._task.pipeline(self._task.weights, self._workspace)
 
 
 def by_family(items: Captioned) -> dict[str, list[str]]:

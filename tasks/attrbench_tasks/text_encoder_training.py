@@ -53,7 +53,7 @@ def clip_tokenizer(captions: Sequence[str], recipe: TextEncoderRecipe) -> CLIPTo
     room = recipe.vocabulary - 2 - 2 * len(alphabet)
     trainer = trainers.BpeTrainer(vocab_size=room, end_of_word_suffix=WORD_END, show_progress=False)
     learnt.train_from_iterator(captions, trainer)
-    merges = [tuple(pair) for pair in _merges(learnt)]
+    merges: Any = [tuple(pair) for pair in _merges(learnt)]
     pieces = [*alphabet, *(byte + WORD_END for byte in alphabet), *("".join(pair) for pair in merges)]
     vocabulary = {piece: i for i, piece in enumerate(dict.fromkeys([*pieces, START, END]))}
     return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=recipe.length)
@@ -142,7 +142,7 @@ def _texts(model: Any, ids: torch.Tensor, ids_t5: torch.Tensor) -> list[torch.Te
     return [*embeddings, model.pool((hidden * words).sum(1) / words.sum(1))]
 
 
-def _build(recipe: TextEncoderRecipe, clip_tokens: CLIPTokenizer, t5_tokens: T5Tokenizer) -> torch.nn.Module:
+def _build(recipe: TextEncoderRecipe, clip_tokens: CLIPTokenizer, t5_tokens: T5Tokenizer) -> Any:
     import torch
     from torch import nn
     from transformers import CLIPTextConfig, CLIPTextModelWithProjection, T5Config, T5EncoderModel
@@ -160,8 +160,8 @@ def _build(recipe: TextEncoderRecipe, clip_tokens: CLIPTokenizer, t5_tokens: T5T
     for name in CLIPS:
         model.add_module(name, CLIPTextModelWithProjection(clip))
     model.add_module(T5, T5EncoderModel(t5))
-    width = clip.projection_dim
-    model.add_module("pool", nn.Linear(t5.d_model, width))
+    width = int(recipe.clip["projection_dim"])
+    model.add_module("pool", nn.Linear(recipe.t5["d_model"], width))
     layers: list[nn.Module] = []
     before = 3
     for channels in recipe.image_channels:

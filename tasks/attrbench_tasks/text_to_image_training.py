@@ -127,7 +127,7 @@ def train_base(recipe: TextToImageRecipe, data: EncodedImages, progress: Progres
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
-        network = _kind(recipe.family)(**recipe.network).to(data.latents.device)
+        network = _kind(recipe.family)(**(recipe.network or {})).to(data.latents.device)
     ema = _fit(recipe, network.train(), data, progress)
     _save(recipe, network, ema, progress.folder)
 

@@ -40,7 +40,7 @@ class DDPMIconsMini(MiniDDPMTask):
 
     @staticmethod
     def recipes() -> tuple[DDPMRecipe, ClassifierRecipe]:
-        """About 116 epochs for the diffusion model, 40 for the classifier."""
+        """About 39 epochs for the diffusion model, 40 for the classifier."""
         from attrbench_tasks.classifier import ClassifierRecipe
         from attrbench_tasks.ddpm_training import DDPMRecipe
 
@@ -56,10 +56,10 @@ class DDPMIconsMini(MiniDDPMTask):
                 "down_block_types": ["DownBlock2D", "DownBlock2D", "AttnDownBlock2D"],
                 "up_block_types": ["AttnUpBlock2D", "UpBlock2D", "UpBlock2D"],
             },
-            steps=6_000,
-            batch_size=32,
+            steps=4_000,
+            batch_size=16,
             learning_rate=1e-3,
-            checkpoints=(2_000, 4_000),
+            checkpoints=(2_000,),
             dtype="float16",
         )
         return ddpm, ClassifierRecipe(size=32, epochs=40, shift=3, channels=3, classes=6, widths=(24, 48), edge="copy")

@@ -134,7 +134,7 @@ def fit(
         with torch.autocast(device, torch.bfloat16, enabled=recipe.autocast):
             value = loss(*recipe.batch(items, step))
         optimizer.zero_grad(set_to_none=True)
-        value.backward()  # type: ignore[no-untyped-call]
+        value.backward()
         torch.nn.utils.clip_grad_norm_(parameters.values(), 1.0)
         optimizer.step()
         step += 1

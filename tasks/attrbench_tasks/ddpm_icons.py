@@ -40,9 +40,9 @@ class DDPMIconsMini(MiniDDPMTask):
 
     @staticmethod
     def recipes() -> tuple[DDPMRecipe, ClassifierRecipe]:
-        """About 39 epochs for the diffusion model, 40 for the classifier."""
-        from attrbench_tasks.classifier import ClassifierRecipe
+        """About 39 epochs for the diffusion model, 80 for the classifier."""
         from attrbench_tasks.ddpm_training import DDPMRecipe
+        from attrbench_tasks.mini_recipes import CLASSIFIER
 
         ddpm = DDPMRecipe(
             unet={
@@ -62,4 +62,4 @@ class DDPMIconsMini(MiniDDPMTask):
             checkpoints=(2_000,),
             dtype="float16",
         )
-        return ddpm, ClassifierRecipe(size=32, epochs=40, shift=3, channels=3, classes=6, widths=(24, 48), edge="copy")
+        return ddpm, CLASSIFIER

@@ -134,7 +134,17 @@ BASES: dict[Family, TextToImageRecipe] = {
         dtype="float16",
     ),
 }
-CLASSIFIER = ClassifierRecipe(size=32, epochs=40, shift=3, channels=3, classes=6, widths=(24, 48), edge="copy")
+CLASSIFIER = ClassifierRecipe(
+    size=32,
+    epochs=80,
+    shift=3,
+    channels=3,
+    classes=6,
+    widths=(32, 32),
+    edge="copy",
+    batch_size=32,
+    learning_rate=1e-3,
+)
 
 
 def fine_tuning(base: Family, *, lora: bool) -> TextToImageRecipe:

@@ -15,7 +15,7 @@ from attrbench.files import write_atomically
 
 log = logging.getLogger(__name__)
 
-LARGEST = {"cpu": 160, "cuda": 1024}
+LARGEST = {"cpu": 640, "cuda": 1024}
 SHARE = 0.5
 """Of the free memory, what a batch may take by estimate."""
 
@@ -38,7 +38,7 @@ class BatchSize:
         """The size to use now; `bytes_per_sample` is asked once, where no size was given."""
         if self._size is None:
             fitting = int(SHARE * free_memory(self._device)) // max(1, bytes_per_sample())
-            self._size = max(1, min(LARGEST.get(self._device.type, 160), fitting, self._remembered()))
+            self._size = max(1, min(LARGEST.get(self._device.type, LARGEST["cpu"]), fitting, self._remembered()))
         return self._size
 
     def shrink(self) -> None:

@@ -18,7 +18,7 @@ from attrbench.errors import AttrbenchError, Unavailable
 from attrbench.record import Coverage, Latency, MethodInfo, Quantiles, Record, Storage, TaskInfo, write_record
 from attrbench.running.features import MethodFeatures, compute_passes, method_context
 from attrbench.running.measure import Measured, measure_metrics, measure_queries
-from attrbench.running.memory import Peaks, reset_peaks
+from attrbench.running.memory import Peaks, keep_freed_memory, reset_peaks
 from attrbench.running.plan import Plan
 from attrbench.running.provenance import code_digest, hardware, provenance
 from attrbench.running.reporting import Observed, Reporter
@@ -87,6 +87,7 @@ class TaskRun:
         if self.settings.dry_run:
             return
         plan.check_disk()
+        keep_freed_memory()
         reset_peaks(self.device)
         compute_passes(plan, self.registry, self.reporter)
         passes = Peaks.now(self.device)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
-import json
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -14,18 +12,18 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from attrbench.diffusion.denoiser import CHECKPOINTS, LEARNING_RATES, Denoiser, Encoded
+from attrbench.diffusion.checkpoints import Checkpointed
+from attrbench.diffusion.denoiser import CHECKPOINTS, Encoded
+from attrbench.diffusion.discrete import DiscreteTime
 from attrbench.diffusion.noise import gaussian
-from attrbench.diffusion.timesteps import grid_timesteps
-from attrbench.errors import AttrbenchError
-from attrbench.features import TimestepGrid
+from attrbench.errors import AttrbenchError, UsageError
 
 
-class DDPMDenoiser(Denoiser):
+class DDPMDenoiser(DiscreteTime, Checkpointed):
     """A pipeline folder as `DDPMPipeline.save_pretrained` writes it, sampled by deterministic DDIM (eta 0).
 
     Args:
-        folder: holds `unet/` and `scheduler/`.
+        folder: holds `unet/` and `scheduler/`, or their files themselves, as older models on the hub do.
         device: where the network runs.
         sampling_steps: DDIM steps of `generate`.
     """
@@ -33,23 +31,24 @@ class DDPMDenoiser(Denoiser):
     def __init__(self, folder: Path, device: torch.device, sampling_steps: int = 50) -> None:
         from diffusers import DDIMScheduler, DDPMScheduler, UNet2DModel
 
-        weights = folder / "unet" / "diffusion_pytorch_model.safetensors"
+        network, schedule = (folder / part if (folder / part).is_dir() else folder for part in ("unet", "scheduler"))
+        weights = network / "diffusion_pytorch_model.safetensors"
         if not weights.is_file():
             raise AttrbenchError(f"no DDPM weights at {weights}: give a folder written by DDPMPipeline.save_pretrained")
         unet = UNet2DModel.from_pretrained(
-            str(folder / "unet"), local_files_only=True, use_safetensors=True, low_cpu_mem_usage=False
+            str(network), local_files_only=True, use_safetensors=True, low_cpu_mem_usage=False
         )
         self.module = unet.to(device).eval()
         self.device = device
-        self.scheduler = DDPMScheduler.from_pretrained(str(folder / "scheduler"), local_files_only=True)
+        self.scheduler = DDPMScheduler.from_pretrained(str(schedule), local_files_only=True)
         self.sampler = DDIMScheduler.from_config(self.scheduler.config)
         self.sampling_steps = sampling_steps
+        self.sampling = {"sampler": "ddim", "steps": sampling_steps}
         self.training_steps = int(self.scheduler.config["num_train_timesteps"])
         size = int(unet.config["sample_size"])
         self.latent_shape = (int(unet.config["in_channels"]), size, size)
-        self._folder = folder
-        self._checkpoints = {file.stem: file for file in (folder / CHECKPOINTS).glob("*-*.safetensors")}
-        files = (weights, folder / "unet" / "config.json", folder / "scheduler" / "scheduler_config.json")
+        self.checkpoint_folder = folder / CHECKPOINTS
+        files = (weights, network / "config.json", schedule / "scheduler_config.json")
         self.fingerprint = hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
 
     def encode(
@@ -60,64 +59,15 @@ class DDPMDenoiser(Denoiser):
         return Encoded(x if image_range == "unit" else x * 2 - 1)
 
     def attributed_parameters(self, which: str) -> dict[str, torch.nn.Parameter]:
-        """Every parameter, in the module's order."""
+        """Every parameter, in the module's order; `all` is the only choice."""
+        if which not in ("attributed", "auto", "all"):
+            raise UsageError(f"attributed={which}: a DDPM has neither, use all")
         return dict(self.module.named_parameters())
-
-    def checkpoints(self) -> tuple[str, ...]:
-        """Files `checkpoints/NAME-STEP.safetensors` in the folder, by step."""
-        return tuple(sorted(self._checkpoints, key=lambda name: int(name.rpartition("-")[2])))
-
-    def learning_rate(self, checkpoint: str) -> float:
-        """As `checkpoints/learning-rates.json` says."""
-        file = self._folder / CHECKPOINTS / LEARNING_RATES
-        rates = json.loads(file.read_bytes()) if file.is_file() else {}
-        return float(rates[checkpoint]) if checkpoint in rates else super().learning_rate(checkpoint)
-
-    def _load(self, checkpoint: str) -> torch.nn.Module:
-        from safetensors.torch import load_file
-
-        module = copy.deepcopy(self.module)
-        module.load_state_dict(load_file(self._checkpoints[checkpoint]))
-        return module
-
-    def _with(self, module: torch.nn.Module, name: str) -> Denoiser:
-        other = super()._with(module, name)
-        if name in self._checkpoints:
-            other.fingerprint += "/" + hashlib.sha256(self._checkpoints[name].read_bytes()).hexdigest()
-        return other
-
-    def timesteps(self, grid: TimestepGrid) -> tuple[int, ...]:
-        """See `attrbench.diffusion.timesteps`."""
-        return grid_timesteps(grid, self.training_steps, self.sampler_timesteps)
-
-    def sampler_timesteps(self) -> tuple[int, ...]:
-        """DDIM's, noisiest first."""
-        self.sampler.set_timesteps(self.sampling_steps)
-        return tuple(self.sampler.timesteps.tolist())
-
-    def noisy(self, latents: torch.Tensor, noise: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-        """x_t = sqrt(abar_t) x_0 + sqrt(1 - abar_t) eps."""
-        noised: torch.Tensor = self.scheduler.add_noise(latents, noise, t)
-        return noised
 
     def predict(self, noisy: torch.Tensor, t: torch.Tensor, conditioning: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """The predicted noise."""
         output: torch.Tensor = self.module(noisy, t, return_dict=False)[0]
         return output
-
-    def target(self, latents: torch.Tensor, noise: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-        """The noise, or the velocity for models trained with `v_prediction`."""
-        if self.scheduler.config["prediction_type"] == "v_prediction":
-            velocity: torch.Tensor = self.scheduler.get_velocity(latents, noise, t)
-            return velocity
-        return noise
-
-    def loss_weights(self, t: torch.Tensor) -> torch.Tensor:
-        """beta_t / (2 alpha_t (1 - abar_t)) (methods-spec 1)."""
-        t = t.cpu()
-        beta, alpha = self.scheduler.betas[t], self.scheduler.alphas[t]
-        weights: torch.Tensor = beta / (2 * alpha * (1 - self.scheduler.alphas_cumprod[t]))
-        return weights
 
     def generate(self, prompts: Sequence[str], seeds: Sequence[int]) -> NDArray[np.uint8]:
         """DDIM from the noise of each seed; prompts are not used."""

@@ -1,4 +1,4 @@
-"""The contract that hides the model families (DDPM; later SD 1.x and SD 3) from everything else."""
+"""The contract that hides the model families (DDPM, SD 1.x, SD 3) from everything else."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import copy
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Literal
 
 import numpy as np
@@ -49,7 +50,8 @@ class Denoiser(ABC):
         device: where it lies.
         latent_shape: (C, H, W) of one encoded item.
         training_steps: number of training timesteps.
-        fingerprint: hash of the weights.
+        fingerprint: hash of all that decides an item's gradient: weights, and how they are used.
+        sampling: what besides the weights decides `generate` and `trajectory`.
         has_latents: whether items pass through an autoencoder on their way to the network.
     """
 
@@ -58,6 +60,7 @@ class Denoiser(ABC):
     latent_shape: tuple[int, int, int]
     training_steps: int
     fingerprint: str
+    sampling: Mapping[str, object] = MappingProxyType({})
     has_latents: bool = False
 
     @abstractmethod
@@ -68,15 +71,15 @@ class Denoiser(ABC):
 
     @abstractmethod
     def attributed_parameters(self, which: str) -> dict[str, torch.nn.Parameter]:
-        """The differentiated parameters by name, in a fixed order."""
+        """The differentiated parameters by name, in a fixed order; `which` as in `GradientSource.parameters`."""
 
     @abstractmethod
-    def timesteps(self, grid: TimestepGrid) -> tuple[int, ...]:
-        """The timesteps of a grid."""
+    def timesteps(self, grid: TimestepGrid) -> tuple[float, ...]:
+        """The timesteps of a grid, in the network's units: integers, or real numbers for flow-matching models."""
 
     @abstractmethod
     def noisy(self, latents: torch.Tensor, noise: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-        """The forward process q(x_t | x_0): [B, C, H, W] at timesteps t ([B] integers)."""
+        """The forward process q(x_t | x_0): [B, C, H, W] at timesteps t ([B])."""
 
     @abstractmethod
     def predict(self, noisy: torch.Tensor, t: torch.Tensor, conditioning: Mapping[str, torch.Tensor]) -> torch.Tensor:
@@ -149,7 +152,7 @@ class Denoiser(ABC):
         other.fingerprint = f"{self.fingerprint}/{name}"
         return other
 
-    def sampler_timesteps(self) -> tuple[int, ...]:
+    def sampler_timesteps(self) -> tuple[float, ...]:
         """The timesteps that `generate` visits, in its order.
 
         Raises:
@@ -168,6 +171,10 @@ class Denoiser(ABC):
             Unavailable: where the model cannot run its sampler again.
         """
         raise Unavailable(f"{type(self).__name__} has no sampling trajectories")
+
+    def truncated(self, prompts: Sequence[str]) -> list[int]:
+        """Places of the prompts that are longer than the text encoders take, and are cut."""
+        return []
 
     @abstractmethod
     def generate(self, prompts: Sequence[str], seeds: Sequence[int]) -> NDArray[np.uint8]:

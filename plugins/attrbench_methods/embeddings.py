@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -21,8 +20,6 @@ if TYPE_CHECKING:
 
 CODE_VERSION = 1
 """Raised whenever the same encoder gives other embeddings than before."""
-HUB_SECONDS = 5.0
-"""How long the hub may take to answer."""
 DISTANCE_NUMBERS = 1 << 22
 """Numbers in one block of differences: 16 MB."""
 
@@ -255,7 +252,7 @@ def check_file(method: str, path: str) -> Path:
     return Path(path)
 
 
-# --- libraries and hubs that may be missing
+# --- libraries that may be missing
 
 
 def optional_library(method: str, name: str, extra: str) -> Any:
@@ -278,27 +275,6 @@ def optional_library(method: str, name: str, extra: str) -> Any:
         raise Unavailable(
             f"method {method}: {name} is installed, but does not import: {type(error).__name__}: {first_line(error)}"
         ) from None
-
-
-@contextmanager
-def hub_or_cache() -> Iterator[bool]:
-    """Keeps huggingface_hub to its cache where the hub does not answer: its client would ask six times, for a minute.
-
-    Yields:
-        Whether the hub answers.
-    """
-    from huggingface_hub import constants, get_session
-
-    before = constants.HF_HUB_OFFLINE
-    try:
-        if not before:
-            try:
-                get_session().head(constants.ENDPOINT, timeout=HUB_SECONDS)
-            except Exception:  # which one depends on the HTTP library; all mean the same
-                constants.HF_HUB_OFFLINE = True
-        yield not constants.HF_HUB_OFFLINE
-    finally:
-        constants.HF_HUB_OFFLINE = before
 
 
 def first_line(error: Exception) -> str:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from attrbench_tasks.ddpm_training import DDPMRecipe
 
 WEIGHTS = Path(__file__).parent / "weights"
+MNIST_ITEMS = 60_000
 
 
 class MnistRemovalMini(RemovalTask):
@@ -115,7 +116,7 @@ class MnistRemoval(RemovalTask):
         model="diffusers UNet2DModel (64, 128, 128), trained by `attrbench train mnist-removal`",
         dataset="ylecun/mnist, the 60,000 training images",
         licence="images: MNIST (LeCun, Cortes, Burges; CC BY-SA 3.0)",
-        train_items=60_000,
+        train_items=MNIST_ITEMS,
         memory="16 GB",
         main_metric=METRIC,
         notes="Model, recipe and stroke metric of the paper are unpublished; these are ours.",
@@ -127,7 +128,7 @@ class MnistRemoval(RemovalTask):
         from attrbench_tasks.mnist_source import load_mnist
 
         assert isinstance(self.options, PaperRemovalOptions)
-        return load_mnist(self.options.dataset, self.meta.train_items)
+        return load_mnist(self.options.dataset, MNIST_ITEMS)
 
     @staticmethod
     def recipe() -> DDPMRecipe:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -53,16 +54,17 @@ def _from_file(path: Path) -> Labelled:
 def _from_hub(name: str) -> Labelled:
     import numpy as np
 
-    local = "or give a file: dataset=FILE.npz with x_train [60000, 28, 28] uint8 and y_train"
+    local = "give a file instead: dataset=FILE.npz with x_train [60000, 28, 28] uint8 and y_train"
     try:
         from datasets import load_dataset
     except ImportError:
         raise AttrbenchError(
-            f"loading {name} from the hub needs the package datasets: pip install datasets, {local}"
+            f"loading {name} from the hub needs the package datasets: pip install datasets; or {local}"
         ) from None
+    logging.getLogger("huggingface_hub").setLevel(logging.CRITICAL)  # its retries; what matters comes as an error
     try:
         split = load_dataset(name, split="train")
         return np.stack([np.asarray(image) for image in split["image"]]), np.array(split["label"])
     except Exception as error:  # the library raises errors of many kinds
         reason = " ".join(str(error).split())[:200]
-        raise AttrbenchError(f"cannot load {name} from the hub ({type(error).__name__}: {reason}): {local}") from None
+        raise AttrbenchError(f"cannot load {name} from the hub ({type(error).__name__}: {reason}); {local}") from None

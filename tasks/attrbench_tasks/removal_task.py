@@ -92,12 +92,13 @@ class RemovalTask(Task[RemovalOptions]):
 
     def open(self, workspace: Workspace) -> OpenRemoval:
         """Checks that model and images are there."""
-        if self.options.removed >= self.meta.train_items:
+        folder, data = self.model(), self.data()
+        if self.options.removed >= len(data[0]):
             raise UsageError(
-                f"task {self.meta.name}: removed={self.options.removed} would leave nothing of the"
-                f" {self.meta.train_items} training items"
+                f"task {self.meta.name}: removed={self.options.removed} would leave nothing of the {len(data[0])}"
+                " training items"
             )
-        return OpenRemoval(self, self.model(), self.data(), workspace)
+        return OpenRemoval(self, folder, data, workspace)
 
     def train(self, out: Path, device: torch.device, report: Callable[[str], None]) -> None:
         """Trains the model that all items are seen by."""

@@ -32,7 +32,7 @@ from attrbench.gradients.pairs import Pairs, Split
 from attrbench.method import Context, Transformed
 from attrbench.running.plan import Plan, PlannedPass
 from attrbench.running.reporting import Reporter
-from attrbench.running.settings import MAX_DEPTH, MethodRequest
+from attrbench.running.settings import MethodRequest
 from attrbench.store.claims import Claims
 from attrbench.store.encoding import decode_rows
 from attrbench.store.fingerprint import fingerprint
@@ -175,7 +175,7 @@ def method_context(plan: Plan, request: MethodRequest, fingerprint: str) -> Cont
     """What a method may use besides the features with this fingerprint."""
     return Context(
         seed=plan.settings.seed,
-        depth=request.method.depth(min(MAX_DEPTH, plan.train_count)),
+        depth=request.method.depth(plan.depth),
         workspace=plan.settings.cache / "methods" / request.spec.name,
         fingerprint=fingerprint,
         denoiser=lambda: plan.opened.denoiser,

@@ -65,7 +65,9 @@ class Fault:
 
 @dataclass(frozen=True)
 class Piece:
-    """A shard, an index file or a set of queries, with its sidecar; at least one of the two is there.
+    """A shard, an index file, a set of queries or pictures of a retrained model, with its sidecar.
+
+    At least one of the two is there.
 
     Attributes:
         path: of the data.
@@ -247,7 +249,7 @@ class Inventory:
     Attributes:
         root: the folder.
         features, indexes: feature stores and index files.
-        queries: sets of generated queries; their files are among `other` too.
+        queries: sets of generated queries and pictures of retrained models; their files are among `other` too.
         parts: what processes were writing, some of them long gone.
         claims: lock files.
         other: all other regular files: generated queries, batch sizes, what methods and tasks keep.
@@ -315,7 +317,8 @@ def take_inventory(root: Path) -> Inventory:
         _add_feature(found, folder, files)
     for folder, files in methods.items():
         _add_indexes(found, folder, files)
-    _add_queries(found)
+    for kind in ("queries", "retrained"):
+        _add_pictures(found, found.root / kind)
     return found
 
 
@@ -378,12 +381,12 @@ def _add_indexes(found: Inventory, folder: Path, files: Sequence[File]) -> None:
     found.other.extend(named.values())
 
 
-def _add_queries(found: Inventory) -> None:
-    named = {file.path.name: file for file in found.other if file.path.parent == found.root / "queries"}
+def _add_pictures(found: Inventory, folder: Path) -> None:
+    named = {file.path.name: file for file in found.other if file.path.parent == folder}
     for stem in sorted({Path(name).stem for name in named}):
         data, sidecar = named.get(f"{stem}.safetensors"), named.get(f"{stem}.json")
         if data is not None or sidecar is not None:
-            found.queries.append(Piece(found.root / "queries" / f"{stem}.safetensors", data, sidecar, Seal))
+            found.queries.append(Piece(folder / f"{stem}.safetensors", data, sidecar, Seal))
 
 
 def _has_sidecar(piece: Piece) -> bool:

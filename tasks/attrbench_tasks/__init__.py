@@ -7,10 +7,11 @@ from attrbench import hookimpl
 from attrbench.task import Task
 from attrbench_tasks.ddpm_mnist import DDPMMnistMini
 from attrbench_tasks.digits import DigitsMini
+from attrbench_tasks.mnist_removal import MnistRemoval, MnistRemovalMini
 
 
 @hookimpl
 def register_tasks(register: Callable[[type[Task[Any]]], None]) -> None:
     """Registers every task of this package."""
-    for task in (DDPMMnistMini, DigitsMini):
+    for task in (DDPMMnistMini, DigitsMini, MnistRemoval, MnistRemovalMini):
         register(task)

@@ -18,8 +18,10 @@ from attrbench.diffusion.denoiser import CHECKPOINTS, LEARNING_RATES
 from attrbench.files import write_atomically
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
     from diffusers import DDPMPipeline, UNet2DModel
+    from numpy.typing import NDArray
 
 STATE_FILE = "training-state.safetensors"
 RECIPE_FILE = "recipe.json"
@@ -122,6 +124,31 @@ def train_ddpm(
         write_atomically(out / CHECKPOINTS / LEARNING_RATES, json.dumps(rates, indent=1).encode() + b"\n")
     state_file.unlink()
     return out
+
+
+def is_trained(folder: Path, recipe: DDPMRecipe) -> bool:
+    """Whether `train_ddpm` has finished this recipe in `folder`."""
+    try:
+        kept = json.loads((folder / RECIPE_FILE).read_bytes())
+    except (OSError, ValueError):
+        return False
+    return bool(kept == recipe.model_dump(mode="json"))
+
+
+def scaled(images: NDArray[np.uint8]) -> torch.Tensor:
+    """[n, C, H, W] in [-1, 1], as `train_ddpm` wants them, of [n, H, W, C] images."""
+    import torch
+
+    return torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+def halve_weights(folder: Path) -> None:
+    """Keeps the weights of a trained model in half precision; they are read as float32 all the same."""
+    from safetensors.torch import load_file, save
+
+    path = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    halves = {name: value.half() for name, value in load_file(path).items()}
+    write_atomically(path, save(halves, {"format": "pt"}))
 
 
 def _fresh(recipe: DDPMRecipe, device: torch.device) -> tuple[UNet2DModel, dict[str, torch.Tensor], torch.optim.AdamW]:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import logging
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from attrbench.errors import AttrbenchError
 from attrbench.store.fingerprint import fingerprint
@@ -42,8 +43,6 @@ def labelled_generations(
         query_set: which seeds.
         cache: folder to keep them in.
     """
-    from safetensors.numpy import load_file, save
-
     from attrbench_tasks.classifier import FILE
 
     key = fingerprint(
@@ -57,19 +56,30 @@ def labelled_generations(
         }
     )
     path = cache / "queries" / f"{key[:20]}.safetensors"
-    if is_whole(path):
-        kept = load_file(path)
-    else:
+    kept = kept_or_made(path, lambda: _generate(denoiser, weights, per_group, FIRST_SEED[query_set]))
+    return kept["images"], kept["labels"], kept["seeds"]
+
+
+def kept_or_made(path: Path, make: Callable[[], Mapping[str, NDArray[Any]]]) -> dict[str, NDArray[Any]]:
+    """The arrays kept at `path`; made, and kept there, where they are missing or damaged.
+
+    Raises:
+        AttrbenchError: where they can't be kept.
+    """
+    from safetensors.numpy import load_file, save
+
+    if not is_whole(path):
         if path.exists():
-            log.warning("queries %s are damaged (size or checksum differ): generating them again", path)
-        kept = _generate(denoiser, weights, per_group, FIRST_SEED[query_set])
+            log.warning("%s is damaged (size or checksum differ): it is made again", path)
+        made = dict(make())
         try:
-            write_sealed(path, save(kept))
+            write_sealed(path, save(made))
         except OSError as error:
             raise AttrbenchError(
                 f"cannot write to the cache {path.parent}: {error.strerror}; choose another folder with --cache"
             ) from None
-    return kept["images"], kept["labels"], kept["seeds"]
+        return made
+    return load_file(path)
 
 
 def _generate(denoiser: DDPMDenoiser, weights: Path, per_group: int, first_seed: int) -> dict[str, NDArray[np.generic]]:

@@ -12,6 +12,7 @@ from pydantic import Field
 
 from attrbench.errors import Unavailable, UsageError, unknown_name
 from attrbench.features import FeaturePlan, Images, TrainFeatures
+from attrbench.hub import hub_or_cache
 from attrbench.method import Context, Method
 from attrbench.options import Options
 from attrbench_methods.embeddings import (
@@ -22,7 +23,6 @@ from attrbench_methods.embeddings import (
     first_line,
     first_sentence,
     fit_embeddings,
-    hub_or_cache,
     optional_library,
     weights_digest,
 )

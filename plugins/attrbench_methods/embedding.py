@@ -9,6 +9,7 @@ from pydantic import Field
 
 from attrbench.errors import Unavailable, UsageError, unknown_name
 from attrbench.features import FeaturePlan, Images, TrainFeatures
+from attrbench.hub import hub_or_cache
 from attrbench.method import Context, Method
 from attrbench.options import Options
 from attrbench_methods.embeddings import (
@@ -19,7 +20,6 @@ from attrbench_methods.embeddings import (
     check_file,
     first_line,
     fit_embeddings,
-    hub_or_cache,
     optional_library,
     read_weights,
     weights_digest,

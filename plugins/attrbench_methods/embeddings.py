@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -21,8 +20,6 @@ if TYPE_CHECKING:
 
 CODE_VERSION = 1
 """Raised whenever the same encoder gives other embeddings than before."""
-HUB_SECONDS = 5.0
-"""How long the hub may take to answer."""
 DISTANCE_NUMBERS = 1 << 22
 """Numbers in one block of differences: 16 MB."""
 
@@ -195,7 +192,7 @@ class Preparation:
         import torch
         from torch.nn.functional import interpolate
 
-        x = torch.from_numpy(np.ascontiguousarray(images)).to(device, torch.float32).permute(0, 3, 1, 2)
+        x = torch.from_numpy(np.array(images)).to(device, torch.float32).permute(0, 3, 1, 2)
         x = x.expand(-1, 3, -1, -1)  # grey becomes RGB; three channels stay
         between = self._between(x.shape[2], x.shape[3])
         for sides in ((x.shape[2], between[1]), between):  # rows, then columns, with 8 bits in between, as Pillow
@@ -278,27 +275,6 @@ def optional_library(method: str, name: str, extra: str) -> Any:
         raise Unavailable(
             f"method {method}: {name} is installed, but does not import: {type(error).__name__}: {first_line(error)}"
         ) from None
-
-
-@contextmanager
-def hub_or_cache() -> Iterator[bool]:
-    """Keeps huggingface_hub to its cache where the hub does not answer: its client would ask six times, for a minute.
-
-    Yields:
-        Whether the hub answers.
-    """
-    from huggingface_hub import constants, get_session
-
-    before = constants.HF_HUB_OFFLINE
-    try:
-        if not before:
-            try:
-                get_session().head(constants.ENDPOINT, timeout=HUB_SECONDS)
-            except Exception:  # which one depends on the HTTP library; all mean the same
-                constants.HF_HUB_OFFLINE = True
-        yield not constants.HF_HUB_OFFLINE
-    finally:
-        constants.HF_HUB_OFFLINE = before
 
 
 def first_line(error: Exception) -> str:

@@ -6,6 +6,7 @@ import copy
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Literal
 
 import numpy as np
@@ -48,16 +49,22 @@ class Denoiser(ABC):
         module: the network whose parameters are differentiated, in eval mode.
         device: where it lies.
         latent_shape: (C, H, W) of one encoded item.
+        image_shape: (H, W, C) of one picture.
+        takes_prompts: whether it draws from prompts.
         training_steps: number of training timesteps.
         fingerprint: hash of the weights.
+        sampling: what besides the weights decides `generate` and `trajectory`.
         has_latents: whether items pass through an autoencoder on their way to the network.
     """
 
     module: torch.nn.Module
     device: torch.device
     latent_shape: tuple[int, int, int]
+    image_shape: tuple[int, int, int]
+    takes_prompts: bool = False
     training_steps: int
     fingerprint: str
+    sampling: Mapping[str, object] = MappingProxyType({})
     has_latents: bool = False
 
     @abstractmethod
@@ -168,6 +175,10 @@ class Denoiser(ABC):
             Unavailable: where the model cannot run its sampler again.
         """
         raise Unavailable(f"{type(self).__name__} has no sampling trajectories")
+
+    def truncated(self, prompts: Sequence[str]) -> list[int]:
+        """Places of the prompts that are longer than the text encoders take, and are cut."""
+        return []
 
     @abstractmethod
     def generate(self, prompts: Sequence[str], seeds: Sequence[int]) -> NDArray[np.uint8]:

@@ -30,7 +30,8 @@ class TimestepGrid(_Declaration):
         kind: `cubic`, the released DMin code's grid, dense at the noisiest end (methods-spec 6.3);
             `uniform`, the grid of D-TRAK: 0, s, 2s, ... with s = 1000 // steps; `random`, drawn from all timesteps
             with replacement; `sampler`, those that the sampler visits in `steps` steps, in its order; `single`,
-            timestep `at`, `steps` times.
+            timestep `at`, `steps` times. Flow-matching models, whose timesteps are real numbers, count their training
+            timesteps 0, 1, ... from the cleanest.
         steps: the number of timesteps, T.
         at: the timestep of `single`.
         seed: of `random`.
@@ -55,7 +56,11 @@ class GradientSource(_Declaration):
         noise_seed: seed of that noise.
         image_range: `model`, the range the network was trained on, or `unit`, the [0, 1] that DMin's released
             code feeds to networks trained on [-1, 1].
-        parameters: which parameters are differentiated; `all` for DDPMs.
+        target: what the network's output is compared with: `trained`, what it learnt to predict (noise, v or velocity);
+            or `noise`, DMin's choice whatever the network predicts, which differs for flow-matching models and for
+            v-prediction (methods-spec 6.7.1).
+        parameters: which parameters are differentiated: `attributed`, those that the model's own source names
+            (attrbench.diffusion.source); or one of the names that it chooses from.
         checkpoint: the weights (`Denoiser.at`): `final`; `untrained`, drawn anew; `k/n` of the way through training;
             or one of those that the model lists.
         latents: what is noised: `clean`, the item itself; or `trajectory`, the estimate of it that the sampler had at
@@ -68,7 +73,8 @@ class GradientSource(_Declaration):
     noise: Literal["shared", "per-timestep", "per-item"] = "shared"
     noise_seed: int = 0
     image_range: Literal["model", "unit"] = "model"
-    parameters: Literal["all"] = "all"
+    target: Literal["trained", "noise"] = "trained"
+    parameters: Literal["attributed", "all", "lora", "transformer-blocks"] = "attributed"
     checkpoint: str = "final"
     latents: Literal["clean", "trajectory"] = "clean"
     precision: Literal["fp32", "tf32", "bf16"] = "fp32"

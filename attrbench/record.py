@@ -55,7 +55,7 @@ class Coverage(_Part):
     train_total: int
     queries: int
     queries_total: int
-    nonfinite: list[tuple[str, int, int]] = []
+    nonfinite: list[tuple[str, int, int | float]] = []
 
 
 class MetricResult(_Part):

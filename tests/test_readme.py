@@ -23,7 +23,18 @@ from attrbench.taskfile.reading import is_file
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
 CLI = ROOT / "docs" / "cli.md"
-VERBS = ("list", "run", "attribute", "leaderboard", "new task", "train", "doctor", "cache ls", "cache verify", "cache gc")
+VERBS = (
+    "list",
+    "run",
+    "attribute",
+    "leaderboard",
+    "new task",
+    "train",
+    "doctor",
+    "cache ls",
+    "cache verify",
+    "cache gc",
+)
 WRITE = os.environ.get("ATTRBENCH_WRITE_DOCS") == "1"
 
 

@@ -92,11 +92,11 @@ def _show(result: Result) -> None:
     typer.echo(f"{line} -> {_relative(path)}{' (already there)' if result.reused else ''}")
 
 
-def _lost(gradients: list[tuple[str, int, int]]) -> str:
+def _lost(gradients: list[tuple[str, int, int | float]]) -> str:
     """Names the first gradients that were NaN or infinite."""
     if not gradients:
         return ""
-    named = ", ".join(f"{split} item {item} at timestep {t}" for split, item, t in gradients[:3])
+    named = ", ".join(f"{split} item {item} at timestep {t:g}" for split, item, t in gradients[:3])
     more = f" and {len(gradients) - 3} more" if len(gradients) > 3 else ""
     return f"; NaN or infinite gradient of {named}{more}: counted as zero"
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
-import json
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -14,14 +12,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from attrbench.diffusion.denoiser import CHECKPOINTS, LEARNING_RATES, Denoiser, Encoded
+from attrbench.diffusion.checkpoints import Checkpointed
+from attrbench.diffusion.denoiser import CHECKPOINTS, Encoded
+from attrbench.diffusion.discrete import DiscreteTime
 from attrbench.diffusion.noise import gaussian
-from attrbench.diffusion.timesteps import grid_timesteps
-from attrbench.errors import AttrbenchError
-from attrbench.features import TimestepGrid
+from attrbench.errors import AttrbenchError, UsageError
 
 
-class DDPMDenoiser(Denoiser):
+class DDPMDenoiser(DiscreteTime, Checkpointed):
     """A pipeline folder as `DDPMPipeline.save_pretrained` writes it, sampled by deterministic DDIM (eta 0).
 
     Args:
@@ -49,8 +47,7 @@ class DDPMDenoiser(Denoiser):
         size = int(unet.config["sample_size"])
         self.latent_shape = (int(unet.config["in_channels"]), size, size)
         self.image_shape = (size, size, int(unet.config["in_channels"]))
-        self._folder = folder
-        self._checkpoints = {file.stem: file for file in (folder / CHECKPOINTS).glob("*-*.safetensors")}
+        self.checkpoint_folder = folder / CHECKPOINTS
         files = (weights, folder / "unet" / "config.json", folder / "scheduler" / "scheduler_config.json")
         self.fingerprint = hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
 
@@ -62,64 +59,15 @@ class DDPMDenoiser(Denoiser):
         return Encoded(x if image_range == "unit" else x * 2 - 1)
 
     def attributed_parameters(self, which: str) -> dict[str, torch.nn.Parameter]:
-        """Every parameter, in the module's order."""
+        """Every parameter, in the module's order; `all` is the only choice."""
+        if which not in ("attributed", "auto", "all"):
+            raise UsageError(f"attributed={which}: a DDPM has neither, use all")
         return dict(self.module.named_parameters())
-
-    def checkpoints(self) -> tuple[str, ...]:
-        """Files `checkpoints/NAME-STEP.safetensors` in the folder, by step."""
-        return tuple(sorted(self._checkpoints, key=lambda name: int(name.rpartition("-")[2])))
-
-    def learning_rate(self, checkpoint: str) -> float:
-        """As `checkpoints/learning-rates.json` says."""
-        file = self._folder / CHECKPOINTS / LEARNING_RATES
-        rates = json.loads(file.read_bytes()) if file.is_file() else {}
-        return float(rates[checkpoint]) if checkpoint in rates else super().learning_rate(checkpoint)
-
-    def _load(self, checkpoint: str) -> torch.nn.Module:
-        from safetensors.torch import load_file
-
-        module = copy.deepcopy(self.module)
-        module.load_state_dict(load_file(self._checkpoints[checkpoint]))
-        return module
-
-    def _with(self, module: torch.nn.Module, name: str) -> Denoiser:
-        other = super()._with(module, name)
-        if name in self._checkpoints:
-            other.fingerprint += "/" + hashlib.sha256(self._checkpoints[name].read_bytes()).hexdigest()
-        return other
-
-    def timesteps(self, grid: TimestepGrid) -> tuple[int, ...]:
-        """See `attrbench.diffusion.timesteps`."""
-        return grid_timesteps(grid, self.training_steps, self.sampler_timesteps)
-
-    def sampler_timesteps(self) -> tuple[int, ...]:
-        """DDIM's, noisiest first."""
-        self.sampler.set_timesteps(self.sampling_steps)
-        return tuple(self.sampler.timesteps.tolist())
-
-    def noisy(self, latents: torch.Tensor, noise: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-        """x_t = sqrt(abar_t) x_0 + sqrt(1 - abar_t) eps."""
-        noised: torch.Tensor = self.scheduler.add_noise(latents, noise, t)
-        return noised
 
     def predict(self, noisy: torch.Tensor, t: torch.Tensor, conditioning: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """The predicted noise."""
         output: torch.Tensor = self.module(noisy, t, return_dict=False)[0]
         return output
-
-    def target(self, latents: torch.Tensor, noise: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-        """The noise, or the velocity for models trained with `v_prediction`."""
-        if self.scheduler.config["prediction_type"] == "v_prediction":
-            velocity: torch.Tensor = self.scheduler.get_velocity(latents, noise, t)
-            return velocity
-        return noise
-
-    def loss_weights(self, t: torch.Tensor) -> torch.Tensor:
-        """beta_t / (2 alpha_t (1 - abar_t)) (methods-spec 1)."""
-        t = t.cpu()
-        beta, alpha = self.scheduler.betas[t], self.scheduler.alphas[t]
-        weights: torch.Tensor = beta / (2 * alpha * (1 - self.scheduler.alphas_cumprod[t]))
-        return weights
 
     def generate(self, prompts: Sequence[str], seeds: Sequence[int]) -> NDArray[np.uint8]:
         """DDIM from the noise of each seed; prompts are not used."""

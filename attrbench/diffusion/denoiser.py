@@ -1,4 +1,4 @@
-"""The contract that hides the model families (DDPM; later SD 1.x and SD 3) from everything else."""
+"""The contract that hides the model families (DDPM, SD 1.x, SD 3) from everything else."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Denoiser(ABC):
         image_shape: (H, W, C) of one picture.
         takes_prompts: whether it draws from prompts.
         training_steps: number of training timesteps.
-        fingerprint: hash of the weights.
+        fingerprint: hash of all that decides an item's gradient: weights, and how they are used.
         sampling: what besides the weights decides `generate` and `trajectory`.
         has_latents: whether items pass through an autoencoder on their way to the network.
     """
@@ -75,15 +75,15 @@ class Denoiser(ABC):
 
     @abstractmethod
     def attributed_parameters(self, which: str) -> dict[str, torch.nn.Parameter]:
-        """The differentiated parameters by name, in a fixed order."""
+        """The differentiated parameters by name, in a fixed order; `which` as in `GradientSource.parameters`."""
 
     @abstractmethod
-    def timesteps(self, grid: TimestepGrid) -> tuple[int, ...]:
-        """The timesteps of a grid."""
+    def timesteps(self, grid: TimestepGrid) -> tuple[float, ...]:
+        """The timesteps of a grid, in the network's units: integers, or real numbers for flow-matching models."""
 
     @abstractmethod
     def noisy(self, latents: torch.Tensor, noise: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-        """The forward process q(x_t | x_0): [B, C, H, W] at timesteps t ([B] integers)."""
+        """The forward process q(x_t | x_0): [B, C, H, W] at timesteps t ([B])."""
 
     @abstractmethod
     def predict(self, noisy: torch.Tensor, t: torch.Tensor, conditioning: Mapping[str, torch.Tensor]) -> torch.Tensor:
@@ -156,7 +156,7 @@ class Denoiser(ABC):
         other.fingerprint = f"{self.fingerprint}/{name}"
         return other
 
-    def sampler_timesteps(self) -> tuple[int, ...]:
+    def sampler_timesteps(self) -> tuple[float, ...]:
         """The timesteps that `generate` visits, in its order.
 
         Raises:

@@ -22,7 +22,7 @@ def gaussian(shape: Sequence[int], *parts: object) -> torch.Tensor:
 
 
 def feature_noise(
-    source: GradientSource, split: str, item: int, timestep: int, shape: Sequence[int], draw: int = 0
+    source: GradientSource, split: str, item: int, timestep: float, shape: Sequence[int], draw: int = 0
 ) -> torch.Tensor:
     """The noise with which `item` of `split` is differentiated at `timestep`, by the source's policy (methods-spec 2).
 

@@ -107,7 +107,7 @@ class Pairs:
         noise = self._noise(items, steps.tolist()).to(device, latents.dtype)
         t = t.to(device)
         noisy = self.denoiser.noisy(latents, noise, t)
-        target = self.denoiser.target(latents, noise, t)
+        target = noise if self.source.target == "noise" else self.denoiser.target(latents, noise, t)
         weight = self.denoiser.loss_weights(t).to(device) if self.source.output in WEIGHTED else None
         return Batch(noisy, target, t, chosen.conditioning, weight)
 

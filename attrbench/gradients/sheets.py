@@ -51,7 +51,7 @@ class Sheet:
         self._values = torch.zeros(count, 1 if self._mean else steps, width)
         self._norms = torch.zeros(count, steps)
         self._seconds = [0.0] * count
-        self._nonfinite: list[tuple[int, int]] = []
+        self._nonfinite: list[tuple[int, float]] = []
 
     def file(self, items: Tensor, steps: Tensor, values: Tensor, norms: Tensor, finite: Tensor) -> None:
         """Files the results of a batch; a NaN or infinite gradient leaves zeros.
@@ -73,7 +73,7 @@ class Sheet:
             self._values[rows, steps] = values
         self._norms[rows, steps] = norms.float().cpu()
 
-    def lose(self, item: int, timestep: int) -> None:
+    def lose(self, item: int, timestep: float) -> None:
         """Names a gradient that was not finite; a mean that it belongs to is lost with it."""
         self._nonfinite.append((item, timestep))
 

@@ -55,7 +55,7 @@ class Attribution:
     queries: Items
     train: Items
     ranking: Ranking
-    nonfinite: Sequence[tuple[str, int, int]]
+    nonfinite: Sequence[tuple[str, int, float]]
 
 
 class _Asked(OpenTask):

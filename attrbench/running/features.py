@@ -344,12 +344,12 @@ class MethodFeatures:
         squares = [sidecar.rows * sidecar.row_error**2 for sidecar in self._sidecars(self._train_store, "train")]
         return float(np.sqrt(sum(squares) / self._plan.train_count))
 
-    def nonfinite(self) -> list[tuple[str, int, int]]:
+    def nonfinite(self) -> list[tuple[str, int, float]]:
         """(split, item, timestep) of every NaN or infinite gradient among the features."""
         found = self._own_nonfinite() + [lost for part in self._parts for lost in part.nonfinite()]
         return list(dict.fromkeys(found))
 
-    def _own_nonfinite(self) -> list[tuple[str, int, int]]:
+    def _own_nonfinite(self) -> list[tuple[str, int, float]]:
         return self._lost_queries() + [
             (split, item, timestep)
             for split, store in (("train", self._train_store), ("query", self._query_store))
@@ -358,7 +358,7 @@ class MethodFeatures:
             for item, timestep in sidecar.nonfinite
         ]
 
-    def _lost_queries(self) -> list[tuple[str, int, int]]:
+    def _lost_queries(self) -> list[tuple[str, int, float]]:
         """The queries whose whole gradients were not finite: their norms are NaN beside the products."""
         if not isinstance(self._train, GradientProducts) or self._train_store is None:
             return []

@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -169,11 +168,13 @@ class Plan:
             "split": split,
             "items": self.items(split).fingerprint,
             "model": denoiser.fingerprint,
-            "parameters": self._parameters[feature.source.parameters],
+            "parameters": self._parameters_fingerprint(feature.source.parameters),
             "timesteps": list(denoiser.timesteps(feature.source.grid)),
             "kind": type(feature).__name__,
             "feature": feature.model_dump(mode="json"),
         }
+        if feature.source.latents == "trajectory":
+            description["sampling"] = dict(denoiser.sampling)
         if isinstance(feature, GradientProducts):
             description["queries"] = [self.items("query").fingerprint, self.query_count]
             if feature.transform:  # which may look at all of the training set, and draw
@@ -181,10 +182,9 @@ class Plan:
         most = SHARD_ITEMS if split == "train" else QUERY_SHARD
         return FeatureStore(self.settings.cache, description, shard_items(self.item_bytes(feature), most))
 
-    @cached_property
-    def _parameters(self) -> dict[str, str]:
-        named = self.opened.denoiser.attributed_parameters("all")
-        return {"all": parameters_fingerprint({name: tuple(p.shape) for name, p in named.items()})}
+    def _parameters_fingerprint(self, which: str) -> str:
+        named = self.opened.denoiser.attributed_parameters(which)
+        return parameters_fingerprint({name: tuple(p.shape) for name, p in named.items()})
 
     def bytes_to_write(self) -> int:
         """Size of the rows that are still missing."""

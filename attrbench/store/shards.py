@@ -73,7 +73,7 @@ class Sidecar(Seal):
     seconds: float
     item_seconds: list[float]
     features_in_pass: int
-    nonfinite: list[tuple[int, int]]
+    nonfinite: list[tuple[int, int | float]]
     row_error: float
     facts: dict[str, float] = Field(default_factory=dict)
 
@@ -84,7 +84,7 @@ class Timing:
 
     item_seconds: Sequence[float]
     features_in_pass: int
-    nonfinite: Sequence[tuple[int, int]] = ()
+    nonfinite: Sequence[tuple[int, int | float]] = ()
     row_error: float = 0.0
     facts: Mapping[str, float] = field(default_factory=dict)
 

@@ -252,7 +252,7 @@ def check_file(method: str, path: str) -> Path:
     return Path(path)
 
 
-# --- libraries and hubs that may be missing
+# --- libraries that may be missing
 
 
 def optional_library(method: str, name: str, extra: str) -> Any:

@@ -22,6 +22,9 @@ class GradientOptions(Options):
     """`shared`: one noise for all items and timesteps, as DMin; else one a timestep, or one an item and timestep."""
     noise_seed: int = Field(0, ge=0)
     """Seed of the noise."""
+    target: Literal["trained", "noise"] = "trained"
+    """What the network's output is compared with. `trained`: what it learnt to predict; `noise`: the noise, as DMin's
+    released code, which is another thing for SD 3 (a velocity) and for v-prediction."""
     image_range: Literal["model", "unit"] = "model"
     """`model`: the range the network was trained on; `unit`: the [0, 1] that DMin's released code feeds to DDPMs."""
     precision: Literal["fp32", "tf32", "bf16"] = "fp32"
@@ -36,6 +39,7 @@ class GradientOptions(Options):
             grid=TimestepGrid(kind=self.grid, steps=self.timesteps),
             noise=self.noise,
             noise_seed=self.noise_seed,
+            target=self.target,
             image_range=self.image_range,
             checkpoint=checkpoint,
             precision=self.precision,

@@ -1,0 +1,53 @@
+"""Noise processes in discrete time (Ho et al. 2020), as diffusers' DDPMScheduler describes them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from attrbench.diffusion.denoiser import Denoiser
+from attrbench.diffusion.timesteps import grid_timesteps
+from attrbench.features import TimestepGrid
+
+
+class DiscreteTime(Denoiser):
+    """A denoiser of x_t = sqrt(abar_t) x_0 + sqrt(1 - abar_t) eps, sampled by deterministic DDIM (eta 0).
+
+    Attributes:
+        scheduler: the noise process, diffusers' DDPMScheduler.
+        sampler: DDIM over the same process.
+        sampling_steps: DDIM steps of `generate`.
+    """
+
+    scheduler: Any
+    sampler: Any
+    sampling_steps: int
+
+    def timesteps(self, grid: TimestepGrid) -> tuple[int, ...]:
+        """See `attrbench.diffusion.timesteps`."""
+        return grid_timesteps(grid, self.training_steps, self.sampler_timesteps)
+
+    def sampler_timesteps(self) -> tuple[int, ...]:
+        """DDIM's, noisiest first."""
+        self.sampler.set_timesteps(self.sampling_steps)
+        return tuple(self.sampler.timesteps.tolist())
+
+    def noisy(self, latents: torch.Tensor, noise: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        """x_t = sqrt(abar_t) x_0 + sqrt(1 - abar_t) eps."""
+        noised: torch.Tensor = self.scheduler.add_noise(latents, noise, t)
+        return noised
+
+    def target(self, latents: torch.Tensor, noise: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        """The noise, or the velocity for models trained with `v_prediction`."""
+        if self.scheduler.config["prediction_type"] == "v_prediction":
+            velocity: torch.Tensor = self.scheduler.get_velocity(latents, noise, t)
+            return velocity
+        return noise
+
+    def loss_weights(self, t: torch.Tensor) -> torch.Tensor:
+        """beta_t / (2 alpha_t (1 - abar_t)) (methods-spec 1)."""
+        t = t.cpu()
+        beta, alpha = self.scheduler.betas[t], self.scheduler.alphas[t]
+        weights: torch.Tensor = beta / (2 * alpha * (1 - self.scheduler.alphas_cumprod[t]))
+        return weights

@@ -211,10 +211,11 @@ def _by(shape: Sequence[int]) -> str:
 def quiet() -> Iterator[None]:
     """Diffusers and transformers report nothing but errors meanwhile, and draw no progress bars."""
     from diffusers.utils import logging as diffusers_logging
+    from huggingface_hub.utils.tqdm import are_progress_bars_disabled
     from transformers.utils import logging as transformers_logging
 
     libraries: tuple[Any, ...] = (diffusers_logging, transformers_logging)
-    before = [library.get_verbosity() for library in libraries]
+    before, bars = [library.get_verbosity() for library in libraries], not are_progress_bars_disabled()
     for library in libraries:
         library.set_verbosity_error()
         library.disable_progress_bar()
@@ -225,4 +226,5 @@ def quiet() -> Iterator[None]:
     finally:
         for library, verbosity in zip(libraries, before, strict=True):
             library.set_verbosity(verbosity)
-            library.enable_progress_bar()
+            if bars:
+                library.enable_progress_bar()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import textwrap
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -59,16 +60,14 @@ def _block(attribution: Attribution, query: int) -> Image.Image:
     step = TILE + GAP, TILE + LINES * LINE + 2 * GAP
     block = Image.new("RGB", (columns * step[0] + GAP, rows * step[1] + GAP), "white")
     draw = ImageDraw.Draw(block)
-    prompt = attribution.queries.prompts[query]
-    _tile(block, (GAP, GAP), attribution.queries.images[query], ["query", *_wrapped(prompt or "")])
+    about = attribution.queries.prompts[query] or attribution.queries.names[query]
+    _tile(block, (GAP, GAP), attribution.queries.images[query], ["query", *_wrapped(about)])
     draw.rectangle((GAP - 4, GAP - 4, GAP + TILE + 3, GAP + TILE + 3), outline=QUERY_COLOUR, width=3)
     for rank, item in found:
         at = GAP + rank % columns * step[0], GAP + rank // columns * step[1]
-        score = f"{rank}.  {ranking.scores[query, rank - 1]:.4g}"
-        group = train.groups[item]
-        _tile(
-            block, at, train.images[item], [score, *([plain(group)] if group else []), *_wrapped(train.prompts[item])]
-        )
+        score = f"{rank}.  {ranking.scores[query, rank - 1]:.4g}  {plain(train.groups[item])}"
+        about = train.prompts[item] or (train.names[item] if train.names else "")
+        _tile(block, at, train.images[item], [score, *_wrapped(about)])
     return block
 
 
@@ -80,7 +79,7 @@ def _tile(block: Image.Image, at: tuple[int, int], pixels: NDArray[np.uint8], li
     left, top = at
     block.paste(picture, (left + (TILE - picture.width) // 2, top + (TILE - picture.height) // 2))
     draw = ImageDraw.Draw(block)
-    for number, line in enumerate(lines[:LINES]):
+    for number, line in enumerate(lines):
         draw.text((left, top + TILE + 5 + number * LINE), _cut(draw, line), fill="black", font=_font())
 
 
@@ -96,7 +95,7 @@ def picture_of(pixels: NDArray[np.uint8]) -> Image.Image:
 
 
 def _wrapped(text: str) -> list[str]:
-    return textwrap.wrap(plain(text), width=24)
+    return textwrap.wrap(plain(text), width=27, max_lines=LINES - 1, placeholder=" …")
 
 
 def _cut(draw: Any, line: str) -> str:
@@ -108,6 +107,7 @@ def _cut(draw: Any, line: str) -> str:
     return f"{line}…"
 
 
+@cache
 def _font() -> Any:
     from PIL import ImageFont
 

@@ -14,7 +14,7 @@ _HEAD = """\
 #   attrbench run -m dmin -m pixel -t {name}.toml
 
 [task]
-name = "{name}"                     # the folder of its records
+name = {quoted:<30} # the folder of its records
 summary = "{summary}"
 version = 1                           # raise it when model, data or queries become others
 
@@ -92,6 +92,8 @@ _SUMMARIES = {
 def template(name: str, family: Family) -> str:
     """A task file that is valid once its paths are filled in."""
     prompted = family != "ddpm"
-    head = _HEAD.format(name=name, summary=_SUMMARIES[family], prompt=' --prompt "..."' if prompted else "")
+    head = _HEAD.format(
+        name=name, quoted=f'"{name}"', summary=_SUMMARIES[family], prompt=' --prompt "..."' if prompted else ""
+    )
     train = _TRAIN.format(caption=_CAPTION if prompted else "")
     return head + _MODEL[family] + train + (_PROMPTED if prompted else _UNPROMPTED)

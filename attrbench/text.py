@@ -4,5 +4,10 @@ from __future__ import annotations
 
 
 def plain(text: object) -> str:
-    """On one line and without what a terminal would obey: what is not printable becomes '?', line breaks spaces."""
-    return "".join(c if c.isprintable() else " " if c.isspace() else "?" for c in str(text))
+    """On one line and without what a terminal would obey: what is not printable becomes '?'."""
+    return "".join(character if character.isprintable() else "?" for character in str(text))
+
+
+def one_line(text: object) -> str:
+    """As `plain`, with single spaces for line breaks and whatever else is blank."""
+    return plain(" ".join(str(text).split()))

@@ -72,8 +72,8 @@ def attribute(
         limit_train=limit_train,
         engine=Engine(backend, batch_size),
     )
-    question = Question(image or (), prompt or (), seed)
-    answer = attribute(found, tasks[0], requests[0], question, k, settings, TerminalReporter())
+    question = Question(image or (), prompt or (), seed, k)
+    answer = attribute(found, tasks[0], requests[0], question, settings, TerminalReporter())
     if sheet is None:
         name = "".join(c if c.isalnum() or c in "-_.=" else "-" for c in requests[0].label)[:80]
         sheet = out / tasks[0].task.meta.name / f"attributed-{name}-{answer.queries.fingerprint[:8]}.png"
@@ -129,7 +129,7 @@ def _show(answer: Attribution) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from attrbench.text import plain
+    from attrbench.text import one_line
 
     terminal = console()
     for query in range(len(answer.queries)):
@@ -141,12 +141,12 @@ def _show(answer: Attribution) -> None:
         title = answer.queries.names[query] + (
             f": {prompt}" if prompt and prompt not in answer.queries.names[query] else ""
         )
-        table = Table(title=Text(plain(title)), box=box.SIMPLE_HEAD, title_justify="left")
+        table = Table(title=Text(one_line(title)), box=box.SIMPLE_HEAD, title_justify="left")
         for column in columns:
             table.add_column(
                 column, justify="right" if column in ("rank", "score", "item") else "left", overflow="fold"
             )
         for row in rows:
             cells = {**row, "score": f"{row['score']:.6g}"}
-            table.add_row(*(Text(plain(cells[column])) for column in columns))
+            table.add_row(*(Text(one_line(cells[column])) for column in columns))
         terminal.print(table)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from attrbench.errors import AttrbenchError
+from attrbench.store.claims import Claims
 from attrbench.store.fingerprint import fingerprint
 from attrbench.store.seals import is_whole, write_sealed
 
@@ -50,15 +52,23 @@ def kept_generations(
 
 
 def _kept_batch(denoiser: Denoiser, pairs: Sequence[tuple[str, int]], cache: Path) -> NDArray[np.uint8]:
-    from safetensors.numpy import load_file, save
+    from safetensors.numpy import load_file
 
     key = fingerprint(
         {"model": denoiser.fingerprint, "sampling": dict(denoiser.sampling), "pairs": [list(pair) for pair in pairs]}
     )
     path = cache / "queries" / f"{key[:20]}.safetensors"
-    if is_whole(path):
-        kept: NDArray[np.uint8] = load_file(path)["images"]
-        return kept
+    if not is_whole(path):
+        with closing(Claims(cache / "claims" / path.stem)) as claims, claims.claim(0, wait=True):
+            if not is_whole(path):  # another process may just have drawn them
+                return _draw(denoiser, pairs, path)
+    kept: NDArray[np.uint8] = load_file(path)["images"]
+    return kept
+
+
+def _draw(denoiser: Denoiser, pairs: Sequence[tuple[str, int]], path: Path) -> NDArray[np.uint8]:
+    from safetensors.numpy import save
+
     if path.exists():
         log.warning("pictures %s are damaged (size or checksum differ): drawing them again", path)
     images = denoiser.generate([prompt for prompt, _ in pairs], [seed for _, seed in pairs])

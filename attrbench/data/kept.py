@@ -8,7 +8,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from attrbench.data.listing import Listing
 from attrbench.data.pixels import POLICY, refusing_bombs, to_pixels, what_is_wrong
 from attrbench.errors import AttrbenchError
+from attrbench.store.claims import Claims
 from attrbench.store.fingerprint import fingerprint
 from attrbench.store.seals import ImageSeal, drop, is_whole, seal_path
 
@@ -55,16 +56,10 @@ def kept_images(listing: Listing, shape: tuple[int, int, int], cache: Path) -> K
 
     key = fingerprint({"policy": POLICY, "shape": shape, "items": listing.stamp, "names": list(listing.names)})
     path = cache / "images" / f"{key[:20]}.bin"
-    if not is_whole(path, ImageSeal):
-        if path.exists():
-            log.warning("decoded images %s are damaged (size or checksum differ): decoding them again", path)
-        try:
-            _write(path, listing, shape)
-        except OSError as error:
-            raise AttrbenchError(
-                f"cannot write to the cache {path.parent}: {error.strerror}; free room there or choose another folder"
-                " with --cache"
-            ) from None
+    if not _is_there(path, listing, shape):
+        with closing(Claims(cache / "claims" / path.stem)) as claims, claims.claim(0, wait=True):
+            if not _is_there(path, listing, shape):  # another process may just have written it
+                _write(path, listing, shape)
     seal = ImageSeal.read(path)
     with suppress(OSError):
         os.utime(seal_path(path))  # when it was last used (attrbench.store.inventory)
@@ -74,10 +69,30 @@ def kept_images(listing: Listing, shape: tuple[int, int, int], cache: Path) -> K
     return KeptImages(np.memmap(path, np.uint8, "r", shape=seal.shape), dict(seal.bad), seal.sha256)
 
 
+def _is_there(path: Path, listing: Listing, shape: tuple[int, int, int]) -> bool:
+    """Whether the file is whole, and no image that could not be read can be read by now (a disk that was away)."""
+    if not is_whole(path, ImageSeal):
+        return False
+    with refusing_bombs():
+        return all(isinstance(_decode(listing, shape, index), str) for index, _ in ImageSeal.read(path).bad)
+
+
 def _write(path: Path, listing: Listing, shape: tuple[int, int, int]) -> None:
-    """Decodes in threads, writes in order, and seals what came out."""
+    if path.exists() and not is_whole(path, ImageSeal):
+        log.warning("decoded images %s are damaged (size or checksum differ): decoding them again", path)
     drop(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _check_room(path, listing, shape)
+        _decode_all(path, listing, shape)
+    except OSError as error:
+        raise AttrbenchError(
+            f"cannot write to the cache {path.parent}: {error.strerror}; free room there or choose another folder with"
+            " --cache"
+        ) from None
+
+
+def _check_room(path: Path, listing: Listing, shape: tuple[int, int, int]) -> None:
     height, width, channels = shape
     need, free = len(listing) * height * width * channels, shutil.disk_usage(path.parent).free
     if need > free:
@@ -85,6 +100,10 @@ def _write(path: Path, listing: Listing, shape: tuple[int, int, int]) -> None:
             f"the decoded images need {need / 1e6:,.0f} MB below {path.parent}, {free / 1e6:,.0f} MB are free: choose"
             " another folder with --cache, or fewer images (limit)"
         )
+
+
+def _decode_all(path: Path, listing: Listing, shape: tuple[int, int, int]) -> None:
+    """Decodes in threads, writes in order, and seals what came out."""
     part = path.with_name(f"{path.name}.part-{os.getpid()}")
     digest, bad, size = hashlib.sha256(), [], 0
     try:

@@ -16,6 +16,8 @@ class DatasetSource(BaseModel):
     """A folder of images (with or without metadata.csv), a folder written by `datasets`, or a hub id."""
     revision: str | None = None
     """Of a hub id: branch, tag or commit. A commit is the only one that stays what it is."""
+    subset: str | None = None
+    """Of a hub id with several configurations: which one."""
     split: str | None = None
     """Of a data set: which split (its own only one, else `train`). Of a folder: the subfolder of that name."""
     image_column: str | None = None

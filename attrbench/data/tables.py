@@ -91,7 +91,7 @@ def _load(source: DatasetSource, folder: Path | None, cache: Path) -> Any:
         try:
             if folder is None:
                 with hub_or_cache():
-                    return datasets.load_dataset(source.path, revision=source.revision)
+                    return datasets.load_dataset(source.path, source.subset, revision=source.revision)
             if _is_saved(folder):
                 return datasets.load_from_disk(str(folder))
             return datasets.load_dataset(str(folder), cache_dir=str(cache / "datasets"))

@@ -34,11 +34,13 @@ class Question:
         images: their files; where there are none, the model draws one picture for each prompt.
         prompts: one for each image, or one for all of them.
         seed: of drawn pictures; None for images, or for 0.
+        k: how many training items are wanted.
     """
 
     images: Sequence[Path] = ()
     prompts: Sequence[str] = ()
     seed: int | None = None
+    k: int = 20
 
 
 @dataclass(frozen=True)
@@ -86,7 +88,6 @@ def attribute(
     task: TaskRequest,
     request: MethodRequest,
     question: Question,
-    k: int,
     settings: RunSettings,
     reporter: Reporter,
 ) -> Attribution:
@@ -112,8 +113,8 @@ def attribute(
     compute_passes(plan, registry, reporter)
     with reporter.stage("scoring", 1) as advance:
         read = MethodFeatures(plan, plan.features(request))
-        scorer = request.method.fit(read.train(), method_context(plan, request, read.fingerprint, k))
-        ranking = scorer.top(read.query(), min(k, plan.train_count))
+        scorer = request.method.fit(read.train(), method_context(plan, request, read.fingerprint, question.k))
+        ranking = scorer.top(read.query(), min(question.k, plan.train_count))
         advance()
     if np.isnan(ranking.scores[ranking.ids >= 0]).any():
         raise AttrbenchError(f"{request.label} gave a score that is NaN")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from attrbench.errors import AttrbenchError
 from attrbench.files import write_atomically
-from attrbench.text import plain
+from attrbench.text import one_line
 
 if TYPE_CHECKING:
     import numpy as np
@@ -65,7 +65,7 @@ def _block(attribution: Attribution, query: int) -> Image.Image:
     draw.rectangle((GAP - 4, GAP - 4, GAP + TILE + 3, GAP + TILE + 3), outline=QUERY_COLOUR, width=3)
     for rank, item in found:
         at = GAP + rank % columns * step[0], GAP + rank // columns * step[1]
-        score = f"{rank}.  {ranking.scores[query, rank - 1]:.4g}  {plain(train.groups[item])}"
+        score = f"{rank}.  {ranking.scores[query, rank - 1]:.4g}  {one_line(train.groups[item])}"
         about = train.prompts[item] or (train.names[item] if train.names else "")
         _tile(block, at, train.images[item], [score, *_wrapped(about)])
     return block
@@ -95,7 +95,7 @@ def picture_of(pixels: NDArray[np.uint8]) -> Image.Image:
 
 
 def _wrapped(text: str) -> list[str]:
-    return textwrap.wrap(plain(text), width=27, max_lines=LINES - 1, placeholder=" …")
+    return textwrap.wrap(one_line(text), width=27, max_lines=LINES - 1, placeholder=" …")
 
 
 def _cut(draw: Any, line: str) -> str:

@@ -23,7 +23,7 @@ class DDPMDenoiser(DiscreteTime, Checkpointed):
     """A pipeline folder as `DDPMPipeline.save_pretrained` writes it, sampled by deterministic DDIM (eta 0).
 
     Args:
-        folder: holds `unet/` and `scheduler/`.
+        folder: holds `unet/` and `scheduler/`, or their files themselves, as older models on the hub do.
         device: where the network runs.
         sampling_steps: DDIM steps of `generate`.
     """
@@ -31,15 +31,16 @@ class DDPMDenoiser(DiscreteTime, Checkpointed):
     def __init__(self, folder: Path, device: torch.device, sampling_steps: int = 50) -> None:
         from diffusers import DDIMScheduler, DDPMScheduler, UNet2DModel
 
-        weights = folder / "unet" / "diffusion_pytorch_model.safetensors"
+        network, schedule = (folder / part if (folder / part).is_dir() else folder for part in ("unet", "scheduler"))
+        weights = network / "diffusion_pytorch_model.safetensors"
         if not weights.is_file():
             raise AttrbenchError(f"no DDPM weights at {weights}: give a folder written by DDPMPipeline.save_pretrained")
         unet = UNet2DModel.from_pretrained(
-            str(folder / "unet"), local_files_only=True, use_safetensors=True, low_cpu_mem_usage=False
+            str(network), local_files_only=True, use_safetensors=True, low_cpu_mem_usage=False
         )
         self.module = unet.to(device).eval()
         self.device = device
-        self.scheduler = DDPMScheduler.from_pretrained(str(folder / "scheduler"), local_files_only=True)
+        self.scheduler = DDPMScheduler.from_pretrained(str(schedule), local_files_only=True)
         self.sampler = DDIMScheduler.from_config(self.scheduler.config)
         self.sampling_steps = sampling_steps
         self.sampling = {"sampler": "ddim", "steps": sampling_steps}
@@ -48,7 +49,7 @@ class DDPMDenoiser(DiscreteTime, Checkpointed):
         self.latent_shape = (int(unet.config["in_channels"]), size, size)
         self.image_shape = (size, size, int(unet.config["in_channels"]))
         self.checkpoint_folder = folder / CHECKPOINTS
-        files = (weights, folder / "unet" / "config.json", folder / "scheduler" / "scheduler_config.json")
+        files = (weights, network / "config.json", schedule / "scheduler_config.json")
         self.fingerprint = hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
 
     def encode(

@@ -78,8 +78,8 @@ def test_wrong_options_are_named(tmp_path, given, words):
     [
         ({"train": {"path": "x", "captoin": "text"}}, ["line 9", "[train]", "did you mean caption_column?"]),
         ({"trian": {"path": "x"}}, ["line 10", "unknown table 'trian'", "did you mean train?"]),
-        ({"train": None}, ["lacks the table [train]"]),
-        ({"model": {"lora": "x"}}, ["[model] lacks 'model'"]),
+        ({"train": None}, ["the table [train] is missing"]),
+        ({"model": {"lora": "x"}}, ["[model]: the key 'model' is missing"]),
         ({"model": {"model": "x", "dtype": "int4"}}, ["line 6", "dtype", "'float32', 'bfloat16' or 'float16'"]),
         ({"task": {"name": "no/name"}}, ["line 2", "name"]),
         ({"queries": {"prompts": []}}, ["prompts: the list is empty"]),
@@ -107,7 +107,7 @@ def test_what_is_wrong_in_a_file_is_named_with_its_place(tmp_path, tables, words
     [
         (b"[task\nname = 1", "not valid TOML.*line 1"),
         (b"\xff\xfe", "not UTF-8"),
-        (b"", "lacks the table .task."),
+        (b"", "the table .task. is missing"),
         (b"task = 3", "task"),
     ],
 )

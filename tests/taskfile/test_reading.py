@@ -1,9 +1,12 @@
 """Reading a task file: what it may say, and one line for everything that is wrong with it."""
 
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from attrbench.data.loading import list_items
 from attrbench.errors import AttrbenchError, UsageError
 from attrbench.options import parse_spec
 from attrbench.taskfile.contents import QueryTable, seeds_of
@@ -40,6 +43,16 @@ def test_paths_are_relative_to_the_file(tmp_path, monkeypatch):
     assert task.model.lora == str(tmp_path / "lora")
     assert task.train_source.path == str(tmp_path / "images")
     assert task.query_source.path == str(tmp_path / "no/where/pictures")
+
+
+def test_a_path_stays_one_where_the_file_is_in_the_working_directory(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_task(tmp_path / "t.toml", train={"path": "./imags"})
+    (tmp_path / "images").mkdir()
+    task = read_task(Path("t.toml"), {})
+    assert task.train_source.path == str(tmp_path / "imags")
+    with pytest.raises(AttrbenchError, match=r"there is no folder .*imags: did you mean .*images"):
+        list_items(task.train_source, tmp_path)
 
 
 def test_an_id_of_the_hub_stays_one(tmp_path):

@@ -184,6 +184,7 @@ class Record(_Part):
         status: `complete`; `limited` where the user asked for fewer items; `partial` where items are missing;
             `failed` where the method raised. Only complete runs are ranked.
         ranking: for each query the training ids at the top, strongest first.
+        notes: what a reader must know: images that were left out, metrics that do not apply and why.
         facts: what the method says of itself: the damping it used, a residual, a number of steps; and what a
             counterfactual says of the items that it removed.
         controls: of a counterfactual: the main metric where something else chose what to remove.
@@ -204,6 +205,7 @@ class Record(_Part):
     controls: list[Control] = []
     query_groups: list[str] = []
     ranking: list[list[int]] = []
+    notes: list[str] = []
     facts: dict[str, float] = {}
     storage: Storage | None = None
     latency: Latency | None = None

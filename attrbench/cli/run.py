@@ -10,6 +10,7 @@ import typer
 from attrbench.cli.common import RESULTS, Cache, Debug, Device, Out, TerminalReporter, default_device, quiet_libraries
 
 if TYPE_CHECKING:
+    from attrbench.record import MetricResult, Record
     from attrbench.running.run import Result
 
 
@@ -18,7 +19,7 @@ def run(
         list[str],
         typer.Option("--method", "-m", help="NAME or NAME:KEY=VALUE,...; a|b sweeps; 'all' for every method."),
     ],
-    task: Annotated[list[str], typer.Option("--task", "-t", help="NAME or NAME:KEY=VALUE,...")],
+    task: Annotated[list[str], typer.Option("--task", "-t", help="NAME or FILE.toml, with :KEY=VALUE,... or without.")],
     limit_train: Annotated[int | None, typer.Option(help="Use only the first N training items.")] = None,
     limit_queries: Annotated[int | None, typer.Option(help="Use only the first N queries.")] = None,
     device: Device = None,
@@ -70,7 +71,7 @@ def run(
 
 def _show(result: Result) -> None:
     """One line a run, on standard output."""
-    from attrbench.leaderboard.cells import human_seconds, storage_text
+    from attrbench.leaderboard.cells import human_seconds, interval_text, storage_text
 
     record, path = result.record, result.path
     line = f"{record.method.label} on {record.task.label}: "
@@ -78,18 +79,25 @@ def _show(result: Result) -> None:
     if record.status == "failed":
         line += f"failed: {record.error}"
     elif main is None or record.storage is None or record.latency is None:
-        line += f"{record.status}; {record.task.main_metric} does not apply"
+        line += "; ".join([record.status, f"{record.task.main_metric} does not apply", *record.notes])
     else:
-        interval = "" if main.low is None or main.high is None else f" [{main.low:.3f}, {main.high:.3f}]"
-        chance = "" if main.random is None else f" (random {main.random:.3f})"
+        interval = f" {text}" if (text := interval_text(main)) else ""
         line += (
-            f"{main.name} {main.value:.3f}{interval}{chance}, storage {storage_text(record.storage)},"
-            f" query p50 {human_seconds(record.latency.query.p50)}"
+            f"{main.name} {main.value:.3f}{interval}{_reference(record, main)}, storage"
+            f" {storage_text(record.storage)}, query p50 {human_seconds(record.latency.query.p50)}"
         )
         if record.status != "complete":
             line += f", {record.status}"
         line += _lost(record.coverage.nonfinite)
     typer.echo(f"{line} -> {_relative(path)}{' (already there)' if result.reused else ''}")
+
+
+def _reference(record: Record, main: MetricResult) -> str:
+    """What to compare the number with: the controls of a counterfactual, or chance."""
+    if record.controls:
+        controls = (f"{control.name} {control.result.value:.3f}" for control in record.controls)
+        return f" (controls: {', '.join(controls)})"
+    return "" if main.random is None else f" (random {main.random:.3f})"
 
 
 def _lost(gradients: list[tuple[str, int, int | float]]) -> str:

@@ -44,6 +44,6 @@ class Checkpointed(Denoiser):
 
     def _with(self, module: torch.nn.Module, name: str) -> Denoiser:
         other = super()._with(module, name)
-        if name in self.checkpoints():
-            other.fingerprint += "/" + sha256_of(self._files()[name])
+        if (file := self._files().get(name)) is not None:
+            other.fingerprint += "/" + sha256_of(file)
         return other

@@ -23,7 +23,7 @@ class DDPMDenoiser(DiscreteTime, Checkpointed):
     """A pipeline folder as `DDPMPipeline.save_pretrained` writes it, sampled by deterministic DDIM (eta 0).
 
     Args:
-        folder: holds `unet/` and `scheduler/`.
+        folder: holds `unet/` and `scheduler/`, or their files themselves, as older models on the hub do.
         device: where the network runs.
         sampling_steps: DDIM steps of `generate`.
     """
@@ -31,30 +31,32 @@ class DDPMDenoiser(DiscreteTime, Checkpointed):
     def __init__(self, folder: Path, device: torch.device, sampling_steps: int = 50) -> None:
         from diffusers import DDIMScheduler, DDPMScheduler, UNet2DModel
 
-        weights = folder / "unet" / "diffusion_pytorch_model.safetensors"
+        network, schedule = (folder / part if (folder / part).is_dir() else folder for part in ("unet", "scheduler"))
+        weights = network / "diffusion_pytorch_model.safetensors"
         if not weights.is_file():
             raise AttrbenchError(f"no DDPM weights at {weights}: give a folder written by DDPMPipeline.save_pretrained")
         unet = UNet2DModel.from_pretrained(
-            str(folder / "unet"), local_files_only=True, use_safetensors=True, low_cpu_mem_usage=False
+            str(network), local_files_only=True, use_safetensors=True, low_cpu_mem_usage=False
         )
         self.module = unet.to(device).eval()
         self.device = device
-        self.scheduler = DDPMScheduler.from_pretrained(str(folder / "scheduler"), local_files_only=True)
+        self.scheduler = DDPMScheduler.from_pretrained(str(schedule), local_files_only=True)
         self.sampler = DDIMScheduler.from_config(self.scheduler.config)
         self.sampling_steps = sampling_steps
         self.sampling = {"sampler": "ddim", "steps": sampling_steps}
         self.training_steps = int(self.scheduler.config["num_train_timesteps"])
         size = int(unet.config["sample_size"])
         self.latent_shape = (int(unet.config["in_channels"]), size, size)
+        self.image_shape = (size, size, int(unet.config["in_channels"]))
         self.checkpoint_folder = folder / CHECKPOINTS
-        files = (weights, folder / "unet" / "config.json", folder / "scheduler" / "scheduler_config.json")
+        files = (weights, network / "config.json", schedule / "scheduler_config.json")
         self.fingerprint = hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
 
     def encode(
         self, images: NDArray[np.uint8], prompts: Sequence[str], image_range: Literal["model", "unit"]
     ) -> Encoded:
         """Images to [-1, 1], or to [0, 1] as DMin's released code does (methods-spec 6.7.2). Prompts are not used."""
-        x = torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).to(self.device, torch.float32) / 255
+        x = torch.from_numpy(np.array(images)).permute(0, 3, 1, 2).to(self.device, torch.float32) / 255
         return Encoded(x if image_range == "unit" else x * 2 - 1)
 
     def attributed_parameters(self, which: str) -> dict[str, torch.nn.Parameter]:

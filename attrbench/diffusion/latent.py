@@ -59,6 +59,7 @@ class LatentDenoiser(Checkpointed):
     """
 
     has_latents = True
+    takes_prompts = True
     sampler: Any
     sampling_steps: int
 
@@ -69,6 +70,7 @@ class LatentDenoiser(Checkpointed):
         self.device = device
         self.source = source
         self.encoders = parts.encoders
+        self.image_shape = parts.encoders.image_shape
         self.fingerprint = parts.fingerprint
         self.checkpoint_folder = parts.checkpoint_folder
         self.sampling_steps = source.sampling_steps
@@ -123,12 +125,20 @@ class LatentDenoiser(Checkpointed):
         return module
 
     def generate(self, prompts: Sequence[str], seeds: Sequence[int]) -> NDArray[np.uint8]:
-        """Samples with guidance from the noise of each seed, a few pictures at once."""
+        """Samples with guidance from the noise of each seed, a few pictures at once.
+
+        With random weights the network is not asked: its pictures would mean no more than the noise itself.
+        """
         found = []
         for few in _few(prompts, seeds):
-            x, _ = deque(self._sample(*few), maxlen=1).pop()
+            x = self._noise(few[1])
+            if self.source.weights == "trained":
+                x, _ = deque(self._sample(*few), maxlen=1).pop()
             found.append(self.encoders.pictures(x))
         return np.concatenate(found)
+
+    def _noise(self, seeds: Sequence[int]) -> torch.Tensor:
+        return torch.stack([gaussian(self.latent_shape, "generate", seed) for seed in seeds]).to(self.device)
 
     def trajectory(self, prompts: Sequence[str], seeds: Sequence[int]) -> torch.Tensor:
         """The sampler's predictions of the clean latents, guidance included."""
@@ -143,7 +153,7 @@ class LatentDenoiser(Checkpointed):
         if guided := scale > 1:
             blank = self._conditioning([""] * len(prompts))
             text = {name: torch.cat([blank[name], value]) for name, value in text.items()}
-        x = torch.stack([gaussian(self.latent_shape, "generate", seed) for seed in seeds]).to(self.device)
+        x = self._noise(seeds)
         self.sampler.set_timesteps(self.sampling_steps)
         for t in self.sampler.timesteps:
             times = t.to(self.device).expand(len(x) * (2 if guided else 1))

@@ -105,6 +105,9 @@ def _load_ddpm(source: ModelSource, folder: Path, device: torch.device) -> DDPMD
 
 def _load_latent(source: ModelSource, folder: Path, index: dict[str, Any], device: torch.device) -> LatentDenoiser:
     denoiser, encoders, network_name = LATENT[index["_class_name"]]
+    for name in components(index):  # transformers makes up a tokenizer where there is none
+        if not (folder / name).is_dir():
+            raise AttrbenchError(f"model={source.model}: {folder} has no folder {name}, which its {INDEX} names")
     lora = None if source.lora is None else find_lora(source)
     pipeline = _pipeline(source, folder, index)
     network = getattr(pipeline, network_name)

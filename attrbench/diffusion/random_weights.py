@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from attrbench.diffusion.denoiser import CHECKPOINTS
 from attrbench.diffusion.digests import model_digest
-from attrbench.diffusion.encoders import Encoders, Range
+from attrbench.diffusion.encoders import Encoders, Range, quiet
 from attrbench.diffusion.latent import LatentDenoiser, Parts, resolution_of
 from attrbench.diffusion.lora import add_random_lora
 from attrbench.diffusion.noise import gaussian, seed_of
@@ -108,9 +108,10 @@ def random_denoiser(source: ModelSource, device: torch.device) -> LatentDenoiser
     scheduler = diffusers.FlowMatchEulerDiscreteScheduler if architecture.is_sd3 else diffusers.DDIMScheduler
     with torch.device("meta"):
         network = kind.from_config(dict(architecture.network))
-    network = network.to(getattr(torch, source.dtype)).to_empty(device=device)
-    if source.lora is not None:
-        add_random_lora(network)
+    with quiet():
+        network = network.to(getattr(torch, source.dtype)).to_empty(device=device)
+        if source.lora is not None:
+            add_random_lora(network)
     _draw(network)
     parts = Parts(
         network=network,

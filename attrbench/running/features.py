@@ -32,7 +32,7 @@ from attrbench.gradients.pairs import Pairs, Split
 from attrbench.method import Context, Transformed
 from attrbench.running.plan import Plan, PlannedPass
 from attrbench.running.reporting import Reporter
-from attrbench.running.settings import MAX_DEPTH, MethodRequest
+from attrbench.running.settings import MethodRequest
 from attrbench.store.claims import Claims
 from attrbench.store.encoding import decode_rows
 from attrbench.store.fingerprint import fingerprint
@@ -171,11 +171,11 @@ COSTS = ("state_bytes", "state_seconds", "query_seconds")
 """Facts of a transform that go to the record's storage and latency."""
 
 
-def method_context(plan: Plan, request: MethodRequest, fingerprint: str) -> Context:
-    """What a method may use besides the features with this fingerprint."""
+def method_context(plan: Plan, request: MethodRequest, fingerprint: str, wanted: int | None = None) -> Context:
+    """What a method may use besides the features with this fingerprint, of which it may rank `wanted` items a query."""
     return Context(
         seed=plan.settings.seed,
-        depth=request.method.depth(min(MAX_DEPTH, plan.train_count)),
+        depth=request.method.depth(plan.depth if wanted is None else min(wanted, plan.train_count)),
         workspace=plan.settings.cache / "methods" / request.spec.name,
         fingerprint=fingerprint,
         denoiser=lambda: plan.opened.denoiser,

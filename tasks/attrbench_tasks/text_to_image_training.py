@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from attrbench_tasks.fitting import Progress, Recipe, finish, fit
+from attrbench_tasks.fitting import LatentRecipe, Progress, finish, fit
 
 if TYPE_CHECKING:
     import torch
@@ -41,7 +41,7 @@ class LoRARecipe(BaseModel):
     target_modules: tuple[str, ...] = ("to_k", "to_q", "to_v", "to_out.0")
 
 
-class TextToImageRecipe(Recipe):
+class TextToImageRecipe(LatentRecipe):
     """Everything that decides the weights, besides the encoded images and the base.
 
     Attributes:

@@ -203,7 +203,7 @@ class SD3FullMini(MiniTextToImageTask):
         licence=LICENCE,
         train_items=825,
         memory="3 GB",
-        notes="Queries are Euler samples (28 steps, guidance 3) of fixed seeds for held-out prompts, none left out. FULL"
+        notes="Queries are Euler samples (28 steps, guidance 3) of fixed seeds for held-out prompts, none left out. 95%"
         + NOTES,
     )
 

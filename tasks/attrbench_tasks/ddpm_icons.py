@@ -24,7 +24,7 @@ class DDPMIconsMini(MiniDDPMTask):
         name="ddpm-icons-mini",
         version=1,
         summary="DDPM (0.95M parameters) on 1,650 RGB icons of six families, 32x32, 60 generated queries",
-        model="diffusers UNet2DModel (32, 48, 64), trained by `attrbench train ddpm-icons-mini`",
+        model="diffusers UNet2DModel (16, 48, 64), trained by `attrbench train ddpm-icons-mini`",
         dataset="registry_mix32 without its held-out tenth: emoji in two styles, flags, cards, game art, glyphs",
         licence="images: MIT, Apache-2.0 and CC0 (docs/tasks.md); weights: Apache-2.0",
         train_items=1650,
@@ -44,7 +44,7 @@ class DDPMIconsMini(MiniDDPMTask):
 
     @staticmethod
     def recipes() -> tuple[DDPMRecipe, ClassifierRecipe]:
-        """About 29 epochs for the diffusion model, 80 for the classifier."""
+        """About 34 epochs for the diffusion model, 80 for the classifier."""
         from attrbench_tasks.ddpm_training import DDPMRecipe
         from attrbench_tasks.mini_recipes import CLASSIFIER
 
@@ -54,16 +54,17 @@ class DDPMIconsMini(MiniDDPMTask):
                 "in_channels": 3,
                 "out_channels": 3,
                 "layers_per_block": 1,
-                "block_out_channels": [32, 48, 64],
+                "block_out_channels": [16, 48, 64],
                 "norm_num_groups": 8,
                 "attention_head_dim": 8,
                 "down_block_types": ["DownBlock2D", "DownBlock2D", "AttnDownBlock2D"],
                 "up_block_types": ["AttnUpBlock2D", "UpBlock2D", "UpBlock2D"],
             },
-            steps=3_000,
+            scheduler={"beta_schedule": "squaredcos_cap_v2", "prediction_type": "v_prediction"},
+            steps=3_500,
             batch_size=16,
-            learning_rate=1e-3,
-            checkpoints=(1_500,),
+            learning_rate=1.5e-3,
+            checkpoints=(1_750,),
         )
         return ddpm, CLASSIFIER
 

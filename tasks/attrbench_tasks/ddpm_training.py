@@ -1,7 +1,8 @@
 """Training of small unconditional DDPMs.
 
 The recipe is data (`DDPMRecipe`), is written beside the weights it made, and is what
-`attrbench train TASK` repeats. Objective and schedule: Ho et al. 2020 (arXiv 2006.11239), "simple" loss.
+`attrbench train TASK` repeats. Objective and schedule: Ho et al. 2020 (arXiv 2006.11239), "simple" loss, or
+the velocity in place of the noise (Salimans and Ho 2022) where the scheduler says `v_prediction`.
 """
 
 from __future__ import annotations
@@ -65,13 +66,15 @@ def train_ddpm(
         unet = UNet2DModel(**recipe.unet).to(device).train()
     scheduler = DDPMScheduler(**recipe.scheduler)
     timesteps = int(scheduler.config["num_train_timesteps"])
+    velocity = scheduler.config["prediction_type"] == "v_prediction"
     images = images.to(device)
 
     def loss(chosen: torch.Tensor, rng: torch.Generator) -> torch.Tensor:
         batch = images[chosen.to(device)]
         t = torch.randint(0, timesteps, (len(batch),), generator=rng).to(device)
         noise = torch.randn(batch.shape, generator=rng).to(device)
-        return F.mse_loss(unet(scheduler.add_noise(batch, noise, t), t).sample, noise)
+        target = scheduler.get_velocity(batch, noise, t) if velocity else noise
+        return F.mse_loss(unet(scheduler.add_noise(batch, noise, t), t).sample, target)
 
     ema = fit(recipe, unet, len(images), loss, Progress(out, report, checkpoint_every))
     shipped = UNet2DModel(**recipe.unet)

@@ -5,13 +5,24 @@ from typing import Any
 
 from attrbench import hookimpl
 from attrbench.task import Task
+from attrbench_tasks.ddpm_icons import DDPMIconsMini
 from attrbench_tasks.ddpm_mnist import DDPMMnistMini
 from attrbench_tasks.digits import DigitsMini
+from attrbench_tasks.mini_text_to_image import SD3FullMini, SD3LoRAMini, SD14LoRAMini
 from attrbench_tasks.mnist_removal import MnistRemoval, MnistRemovalMini
 
 
 @hookimpl
 def register_tasks(register: Callable[[type[Task[Any]]], None]) -> None:
     """Registers every task of this package."""
-    for task in (DDPMMnistMini, DigitsMini, MnistRemoval, MnistRemovalMini):
+    for task in (
+        DDPMMnistMini,
+        DDPMIconsMini,
+        DigitsMini,
+        MnistRemoval,
+        MnistRemovalMini,
+        SD14LoRAMini,
+        SD3FullMini,
+        SD3LoRAMini,
+    ):
         register(task)

@@ -118,15 +118,11 @@ class OpenMiniDDPM(OpenTask):
     @cached_property
     def queries(self) -> Items:
         """Generated images, labelled by the classifier, the ambiguous ones left out; see `generated`."""
-        from attrbench_tasks.generated import labelled_generations
+        from attrbench_tasks.generated import Wanted, labelled_generations
 
-        images, labels, seeds = labelled_generations(
-            self.denoiser,
-            self._task.weights,
-            per_group=self._task.options.queries_per_group,
-            query_set=self._task.options.query_set,
-            cache=self._workspace.cache,
-        )
+        options = self._task.options
+        wanted = Wanted(options.queries_per_group, options.query_set, self._workspace.cache)
+        images, labels, seeds = labelled_generations(self.denoiser, self._task.weights, wanted)
         return replace(_items(images, labels), seeds=seeds.tolist())
 
     @cached_property

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from attrbench.errors import AttrbenchError
-from attrbench_tasks import ddpm_training
-from attrbench_tasks.ddpm_training import STATE_FILE
+from attrbench_tasks import ddpm_training, fitting
+from attrbench_tasks.fitting import STATE_FILE
 from attrbench_tasks.retraining import FOLDER, Job
 from tests.tasks.tiny_removal import ITEMS, RECIPE, Notes, no_stage, retraining
 
@@ -70,13 +70,13 @@ def test_an_interrupted_training_goes_on_to_the_same_pictures(tmp_path, monkeypa
         if moment == "drawing":
             patch.setattr(type(cut), "draw", lambda self, denoiser: (_ for _ in ()).throw(KeyboardInterrupt))
         else:
-            patch.setattr(ddpm_training, "_update_ema", _stop_at(5, ddpm_training._update_ema))
+            patch.setattr(fitting, "_average", _stop_at(5, fitting._average))
         with pytest.raises(KeyboardInterrupt):
             cut.complete([A], no_stage)
     folder = cut.path(A).with_suffix("")
     assert (folder / STATE_FILE).exists() == (moment == "training")
     steps = []
-    monkeypatch.setattr(ddpm_training, "_update_ema", _count(steps, ddpm_training._update_ema))
+    monkeypatch.setattr(fitting, "_average", _count(steps, fitting._average))
     reporter = Notes()
     cut.complete([A], reporter.stage)
     assert steps == ([5, 6] if moment == "training" else [])

@@ -2,7 +2,8 @@ import pytest
 import torch
 
 from attrbench.errors import AttrbenchError
-from attrbench_tasks.ddpm_training import STATE_FILE, DDPMRecipe, train_ddpm
+from attrbench_tasks.ddpm_training import DDPMRecipe, train_ddpm
+from attrbench_tasks.fitting import STATE_FILE
 
 RECIPE = DDPMRecipe(
     unet={

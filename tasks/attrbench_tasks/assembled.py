@@ -62,7 +62,7 @@ def pipeline_parts(family: Family, shared: Path, own: Path | None) -> dict[str, 
     found |= {name: home / name for name in (network, "scheduler")}
     if "tokenizer_2" in found:
         found["tokenizer_2"] = shared / "tokenizer"  # both CLIPs read the same tokens
-    if own is not None:
+    if own is not None and (own / CHECKPOINTS).is_dir():
         found[CHECKPOINTS] = own / CHECKPOINTS
     return found
 

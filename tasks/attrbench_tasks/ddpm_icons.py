@@ -44,7 +44,7 @@ class DDPMIconsMini(MiniDDPMTask):
 
     @staticmethod
     def recipes() -> tuple[DDPMRecipe, ClassifierRecipe]:
-        """About 39 epochs for the diffusion model, 80 for the classifier."""
+        """About 29 epochs for the diffusion model, 80 for the classifier."""
         from attrbench_tasks.ddpm_training import DDPMRecipe
         from attrbench_tasks.mini_recipes import CLASSIFIER
 
@@ -60,10 +60,10 @@ class DDPMIconsMini(MiniDDPMTask):
                 "down_block_types": ["DownBlock2D", "DownBlock2D", "AttnDownBlock2D"],
                 "up_block_types": ["AttnUpBlock2D", "UpBlock2D", "UpBlock2D"],
             },
-            steps=4_000,
+            steps=3_000,
             batch_size=16,
             learning_rate=1e-3,
-            checkpoints=(2_000,),
+            checkpoints=(1_500,),
         )
         return ddpm, CLASSIFIER
 

@@ -18,13 +18,13 @@ class Outcome:
 
     Attributes:
         ranked: [m, depth] training ids, strongest first, -1 where a search found fewer.
-        relevant: [m, n] bool, whether a training item shares the query's group.
+        relevant: [m, n] bool, whether a training item shares the query's group; None for tasks without groups.
         scores: [m, n] scores of all items, or None for methods that give only the top.
         exact_ranked: [m, depth] the exhaustive ranking over the same rows, for approximate searches; else None.
     """
 
     ranked: NDArray[np.int64]
-    relevant: NDArray[np.bool_]
+    relevant: NDArray[np.bool_] | None
     scores: NDArray[np.float32] | None = None
     exact_ranked: NDArray[np.int64] | None = None
 

@@ -79,11 +79,12 @@ def parse_spec(text: str) -> list[Spec]:
     Raises:
         UsageError: where the text does not have this form.
     """
-    name, colon, tail = text.partition(":")
+    file = re.match(r"(.*?\.toml)(?=:|$)", text)  # a path may hold colons
+    name, colon, tail = (file[1], *text[file.end() :].partition(":")[1:]) if file else text.partition(":")
     if not name or (colon and not tail):
         raise UsageError(f"cannot read '{text}': expected NAME or NAME:KEY=VALUE,KEY=VALUE")
     alternatives: dict[str, list[str]] = {}
-    for piece in re.split(r",(?=[A-Za-z_][A-Za-z0-9_]*=)", tail) if tail else []:
+    for piece in re.split(r",(?=[A-Za-z_][A-Za-z0-9_.]*=)", tail) if tail else []:
         key, equals, value = piece.partition("=")
         if not equals or not key or not value:
             raise UsageError(f"cannot read '{piece}' in '{text}': expected KEY=VALUE")

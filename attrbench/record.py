@@ -167,6 +167,7 @@ class Record(_Part):
         status: `complete`; `limited` where the user asked for fewer items; `partial` where items are missing;
             `failed` where the method raised. Only complete runs are ranked.
         ranking: for each query the training ids at the top, strongest first.
+        notes: what a reader must know: images that were left out, metrics that do not apply and why.
         facts: what the method says of itself: the damping it used, a residual, a number of steps.
         peak_memory_bytes, peak_device_bytes: of the process and of torch on a CUDA device, while this run's passes
             that serve the method were computed and while it was fitted and asked; libraries included.
@@ -184,6 +185,7 @@ class Record(_Part):
     metrics: list[MetricResult] = []
     query_groups: list[str] = []
     ranking: list[list[int]] = []
+    notes: list[str] = []
     facts: dict[str, float] = {}
     storage: Storage | None = None
     latency: Latency | None = None

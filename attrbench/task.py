@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
@@ -33,7 +33,7 @@ class TaskMeta(BaseModel):
         model: the model, with id and revision where it has one.
         dataset: the training set, likewise.
         licence: of data and weights.
-        train_items: size of the training set.
+        train_items: size of the training set; None where only opening the task can tell.
         memory: what a run needs at its peak, in words.
         main_metric: the metric that ranks the leaderboard, such as `detection-rate@10`.
         notes: what a reader of the numbers must know, such as how queries were labelled.
@@ -47,7 +47,7 @@ class TaskMeta(BaseModel):
     model: str
     dataset: str
     licence: str
-    train_items: int
+    train_items: int | None
     memory: str
     main_metric: str = "detection-rate@10"
     notes: str = ""
@@ -58,12 +58,14 @@ class Items:
     """Images with what belongs to them, in a fixed order; an item's id is its index.
 
     Attributes:
-        images: [n, H, W, C] uint8.
-        groups: the group of each item, what the detection rate compares.
+        images: [n, H, W, C] uint8; may be memory-mapped and read-only, and larger than the memory.
+        groups: the group of each item, what the detection rate compares; empty for an item that has none.
         prompts: the prompt of each item, empty for unconditional models.
         fingerprint: hash of the contents.
         seeds: for pictures that `Denoiser.generate` made: the seed of each, from which its sampling trajectory can be
             run again; None for pictures from elsewhere.
+        names: what people call each item, such as its file's name; empty where they have no names.
+        grouping: hash of the groups, where `fingerprint` leaves them out, so that features outlive other groups.
     """
 
     images: NDArray[np.uint8]
@@ -71,6 +73,8 @@ class Items:
     prompts: Sequence[str]
     fingerprint: str
     seeds: Sequence[int] | None = None
+    names: Sequence[str] = ()
+    grouping: str = ""
 
     def __len__(self) -> int:
         return len(self.images)
@@ -107,11 +111,16 @@ class OpenTask(ABC):
     def denoiser(self) -> Denoiser:
         """The trained model."""
 
+    @property
+    def notes(self) -> Sequence[str]:
+        """What a reader of the record must know of this opening of the task, such as images left out."""
+        return ()
+
 
 class Task(ABC, Generic[OptionsT]):
-    """A task as it is registered: light until `open` is called."""
+    """A task as it is registered: light until `open` is called. `meta` stands on the class of a registered task."""
 
-    meta: ClassVar[TaskMeta]
+    meta: TaskMeta
     Options: type[OptionsT]
 
     def __init__(self, options: OptionsT) -> None:
@@ -120,6 +129,14 @@ class Task(ABC, Generic[OptionsT]):
     @abstractmethod
     def open(self, workspace: Workspace) -> OpenTask:
         """Checks that everything is there and returns the open task."""
+
+    def state(self) -> object:
+        """What decides the task and is in neither its version nor its options: files of the user's own, say.
+
+        Returns:
+            Anything that JSON can hold; a record of another state is not taken for an answer.
+        """
+        return None
 
     def train(self, out: Path, device: torch.device, report: Callable[[str], None]) -> None:
         """Repeats the training of the task's weights into `out`; resumes where an earlier call was cut off.

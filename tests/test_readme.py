@@ -18,11 +18,23 @@ from attrbench.leaderboard.render import to_markdown
 from attrbench.options import build_options, parse_spec
 from attrbench.plugins import Plugin, Registry, registry
 from attrbench.record import read_records
+from attrbench.taskfile.reading import is_file
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
 CLI = ROOT / "docs" / "cli.md"
-VERBS = ("list", "run", "leaderboard", "train", "doctor", "cache ls", "cache verify", "cache gc")
+VERBS = (
+    "list",
+    "run",
+    "attribute",
+    "leaderboard",
+    "new task",
+    "train",
+    "doctor",
+    "cache ls",
+    "cache verify",
+    "cache gc",
+)
 WRITE = os.environ.get("ATTRBENCH_WRITE_DOCS") == "1"
 
 
@@ -87,7 +99,7 @@ def test_published_records_are_of_the_tasks_and_methods_that_ship():
 
 
 COMMANDS = re.findall(
-    r"^attrbench (?:list|run|leaderboard|train|doctor|cache)\b.*", README.read_text(), flags=re.MULTILINE
+    r"^attrbench (?:list|run|attribute|leaderboard|train|doctor|cache)\b.*", README.read_text(), flags=re.MULTILINE
 )
 
 
@@ -97,6 +109,8 @@ def test_commands_of_the_readme_are_valid(line):
     for flag, kind in (("-m", "method"), ("-t", "task")):
         for text in (value for name, value in itertools.pairwise(words) if name == flag and value != "all"):
             for spec in parse_spec(text):
+                if is_file(spec.name):
+                    continue
                 owner = registry().method(spec.name) if kind == "method" else registry().task(spec.name)
                 build_options(kind, spec, owner.Options)
 

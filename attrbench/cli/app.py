@@ -15,11 +15,13 @@ from typing import Any
 
 import typer
 
+from attrbench.cli.attribute import attribute
 from attrbench.cli.cache import cache_app
 from attrbench.cli.check import check
 from attrbench.cli.doctor import doctor
 from attrbench.cli.leaderboard import leaderboard
 from attrbench.cli.list import list_
+from attrbench.cli.new import new_app
 from attrbench.cli.run import run
 from attrbench.cli.train import train
 from attrbench.errors import AttrbenchError, Interrupted
@@ -37,10 +39,12 @@ app = typer.Typer(
 )
 app.command("list")(list_)
 app.command("run")(run)
+app.command("attribute")(attribute)
 app.command("leaderboard")(leaderboard)
 app.command("check")(check)
 app.command("train")(train)
 app.command("doctor")(doctor)
+app.add_typer(new_app, name="new")
 app.add_typer(cache_app, name="cache")
 
 

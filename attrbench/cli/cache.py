@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from attrbench.cli.common import RESULTS, Cache, Debug, Out, TerminalReporter, console
+from attrbench.text import plain
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -95,10 +96,10 @@ def gc(
         fault = None if dry_run else remove(found.root, removal)
         if fault is not None:
             failed = True
-            typer.echo(f"attrbench: {_plain(fault.path)}: {_plain(fault.what)}", err=True)
+            typer.echo(f"attrbench: {plain(fault.path)}: {plain(fault.what)}", err=True)
             continue
         verb = "would remove" if dry_run else "removed"
-        typer.echo(f"{verb} {_plain(removal.path)}: {_plain(removal.why)} ({_size(removal.bytes)})")
+        typer.echo(f"{verb} {plain(removal.path)}: {plain(removal.why)} ({_size(removal.bytes)})")
         freed, files = freed + removal.bytes, files + len(removal.files)
     verb = "would free" if dry_run else "freed"
     typer.echo(f"{verb} {_size(freed)} in {_count(files, 'file')}" if files else "nothing to remove")
@@ -124,7 +125,7 @@ def _show(found: Inventory) -> None:
         terminal.print(_table(INDEX_COLUMNS, map(_index_cells, indexes)))
     if found.rest:
         typer.echo(f"everything else: {_everything_else(found)}")
-    typer.echo(f"{_size(found.bytes)} in {_plain(found.root)}")
+    typer.echo(f"{_size(found.bytes)} in {plain(found.root)}")
 
 
 def _table(columns: Iterable[str], rows: Iterable[Iterable[str]]) -> Table:
@@ -136,7 +137,7 @@ def _table(columns: Iterable[str], rows: Iterable[Iterable[str]]) -> Table:
     for column in columns:
         table.add_column(column, overflow="fold", justify="right" if column in NUMBERS else "left")
     for row in rows:
-        table.add_row(*(Text(_plain(cell)) for cell in row))
+        table.add_row(*(Text(plain(cell)) for cell in row))
     return table
 
 
@@ -184,7 +185,7 @@ def _everything_else(found: Inventory) -> str:
     groups: dict[str, list[int]] = {}
     for file in found.rest:
         groups.setdefault(file.path.relative_to(found.root).parts[0], []).append(file.bytes)
-    return ", ".join(f"{_plain(name)} {_count(len(b), 'file')} {_size(sum(b))}" for name, b in sorted(groups.items()))
+    return ", ".join(f"{plain(name)} {_count(len(b), 'file')} {_size(sum(b))}" for name, b in sorted(groups.items()))
 
 
 def _listing(found: Inventory) -> dict[str, object]:
@@ -226,7 +227,7 @@ def _fault(fault: Fault) -> dict[str, str]:
 
 def _say_faults(faults: list[Fault], read: str) -> None:
     for fault in faults:
-        typer.echo(f"{_plain(fault.path)}: {_plain(fault.what)}")
+        typer.echo(f"{plain(fault.path)}: {plain(fault.what)}")
     if not faults:
         typer.echo(f"everything is whole: {read}")
         return
@@ -237,18 +238,13 @@ def _say_faults(faults: list[Fault], read: str) -> None:
 def _name_unseen(found: Inventory) -> None:
     """Says on standard error what could not be looked at."""
     for fault in found.unreadable:
-        typer.echo(f"attrbench: left out {_plain(fault.path)}: {_plain(fault.what)}", err=True)
+        typer.echo(f"attrbench: left out {plain(fault.path)}: {plain(fault.what)}", err=True)
     _name_links(found)
 
 
 def _name_links(found: Inventory) -> None:
     for path in found.links:
-        typer.echo(f"attrbench: left out {_plain(path)}: no regular file, and links are not followed", err=True)
-
-
-def _plain(text: object) -> str:
-    """What names and files say, on one line and without what a terminal would obey."""
-    return "".join(character if character.isprintable() else "?" for character in str(text))
+        typer.echo(f"attrbench: left out {plain(path)}: no regular file, and links are not followed", err=True)
 
 
 def _count(number: int, one: str, many: str | None = None) -> str:

@@ -31,6 +31,8 @@ def _libraries() -> list[str]:
     for name, module in (
         ("torch", "torch"),
         ("diffusers", "diffusers"),
+        ("datasets", "datasets"),
+        ("pillow", "PIL"),
         ("safetensors", "safetensors"),
         ("scipy", "scipy"),
         ("scikit-image", "skimage"),

@@ -18,7 +18,7 @@ def run(
         list[str],
         typer.Option("--method", "-m", help="NAME or NAME:KEY=VALUE,...; a|b sweeps; 'all' for every method."),
     ],
-    task: Annotated[list[str], typer.Option("--task", "-t", help="NAME or NAME:KEY=VALUE,...")],
+    task: Annotated[list[str], typer.Option("--task", "-t", help="NAME or FILE.toml, with :KEY=VALUE,... or without.")],
     limit_train: Annotated[int | None, typer.Option(help="Use only the first N training items.")] = None,
     limit_queries: Annotated[int | None, typer.Option(help="Use only the first N queries.")] = None,
     device: Device = None,
@@ -78,7 +78,7 @@ def _show(result: Result) -> None:
     if record.status == "failed":
         line += f"failed: {record.error}"
     elif main is None or record.storage is None or record.latency is None:
-        line += f"{record.status}; {record.task.main_metric} does not apply"
+        line += "; ".join([record.status, f"{record.task.main_metric} does not apply", *record.notes])
     else:
         interval = "" if main.low is None or main.high is None else f" [{main.low:.3f}, {main.high:.3f}]"
         chance = "" if main.random is None else f" (random {main.random:.3f})"

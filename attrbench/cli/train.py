@@ -19,15 +19,13 @@ def train(
     debug: Debug = False,
 ) -> None:
     """Repeat the training of a task's weights. The same command resumes after an interruption."""
-    from attrbench.options import build_options, parse_spec
     from attrbench.plugins import registry
+    from attrbench.running.settings import request_tasks
 
-    spec = parse_spec(task)[0]
-    kind = registry().task(spec.name)
-    chosen = kind(build_options("task", spec, kind.Options))
+    chosen = request_tasks(registry(), [task])[0].task
     quiet_libraries()
     from attrbench.running.run import torch_device
 
-    folder = RESULTS / "trained" / spec.name if out is None else out
+    folder = RESULTS / "trained" / chosen.meta.name if out is None else out
     chosen.train(folder, torch_device(default_device(device)), typer.echo)
     typer.echo(f"weights are in {folder}")

@@ -47,6 +47,7 @@ class DDPMDenoiser(DiscreteTime, Checkpointed):
         self.training_steps = int(self.scheduler.config["num_train_timesteps"])
         size = int(unet.config["sample_size"])
         self.latent_shape = (int(unet.config["in_channels"]), size, size)
+        self.image_shape = (size, size, int(unet.config["in_channels"]))
         self.checkpoint_folder = folder / CHECKPOINTS
         files = (weights, network / "config.json", schedule / "scheduler_config.json")
         self.fingerprint = hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
@@ -55,7 +56,7 @@ class DDPMDenoiser(DiscreteTime, Checkpointed):
         self, images: NDArray[np.uint8], prompts: Sequence[str], image_range: Literal["model", "unit"]
     ) -> Encoded:
         """Images to [-1, 1], or to [0, 1] as DMin's released code does (methods-spec 6.7.2). Prompts are not used."""
-        x = torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).to(self.device, torch.float32) / 255
+        x = torch.from_numpy(np.array(images)).permute(0, 3, 1, 2).to(self.device, torch.float32) / 255
         return Encoded(x if image_range == "unit" else x * 2 - 1)
 
     def attributed_parameters(self, which: str) -> dict[str, torch.nn.Parameter]:

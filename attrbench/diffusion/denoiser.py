@@ -49,6 +49,8 @@ class Denoiser(ABC):
         module: the network whose parameters are differentiated, in eval mode.
         device: where it lies.
         latent_shape: (C, H, W) of one encoded item.
+        image_shape: (H, W, C) of one picture.
+        takes_prompts: whether it draws from prompts.
         training_steps: number of training timesteps.
         fingerprint: hash of all that decides an item's gradient: weights, and how they are used.
         sampling: what besides the weights decides `generate` and `trajectory`.
@@ -58,6 +60,8 @@ class Denoiser(ABC):
     module: torch.nn.Module
     device: torch.device
     latent_shape: tuple[int, int, int]
+    image_shape: tuple[int, int, int]
+    takes_prompts: bool = False
     training_steps: int
     fingerprint: str
     sampling: Mapping[str, object] = MappingProxyType({})

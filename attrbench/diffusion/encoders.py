@@ -40,13 +40,14 @@ class Encoders(ABC):
     Attributes:
         names: of the tensors of the conditioning.
         latent_size: latents on a side.
+        image_shape: (H, W, C) of the pictures.
     """
 
     names: tuple[str, ...]
 
     def __init__(self, resolution: int, factor: int, channels: int = 3) -> None:
         self.latent_size = resolution // factor
-        self._picture = (resolution, resolution, channels)
+        self.image_shape = (resolution, resolution, channels)
         self._latents, self._texts = Memo(MEMO_BYTES), Memo(MEMO_BYTES)
 
     def latents(self, images: NDArray[np.uint8], image_range: Range) -> torch.Tensor:
@@ -55,10 +56,10 @@ class Encoders(ABC):
         Raises:
             AttrbenchError: where the images are not as large as the model takes them.
         """
-        if images.shape[1:] != self._picture:
+        if images.shape[1:] != self.image_shape:
             raise AttrbenchError(
-                f"the model takes pictures of {_by(self._picture)}, these are {_by(images.shape[1:])}: resize them, or"
-                " set resolution=PIXELS"
+                f"the model takes pictures of {_by(self.image_shape)}, these are {_by(images.shape[1:])}: resize them,"
+                " or set resolution=PIXELS"
             )
         keys = [f"{image_range}/{hashlib.sha256(image.tobytes()).hexdigest()}" for image in images]
 
@@ -210,10 +211,11 @@ def _by(shape: Sequence[int]) -> str:
 def quiet() -> Iterator[None]:
     """Diffusers and transformers report nothing but errors meanwhile, and draw no progress bars."""
     from diffusers.utils import logging as diffusers_logging
+    from huggingface_hub.utils.tqdm import are_progress_bars_disabled
     from transformers.utils import logging as transformers_logging
 
     libraries: tuple[Any, ...] = (diffusers_logging, transformers_logging)
-    before = [library.get_verbosity() for library in libraries]
+    before, bars = [library.get_verbosity() for library in libraries], not are_progress_bars_disabled()
     for library in libraries:
         library.set_verbosity_error()
         library.disable_progress_bar()
@@ -224,4 +226,5 @@ def quiet() -> Iterator[None]:
     finally:
         for library, verbosity in zip(libraries, before, strict=True):
             library.set_verbosity(verbosity)
-            library.enable_progress_bar()
+            if bars:
+                library.enable_progress_bar()

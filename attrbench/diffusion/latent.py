@@ -59,6 +59,7 @@ class LatentDenoiser(Checkpointed):
     """
 
     has_latents = True
+    takes_prompts = True
     sampler: Any
     sampling_steps: int
 
@@ -69,6 +70,7 @@ class LatentDenoiser(Checkpointed):
         self.device = device
         self.source = source
         self.encoders = parts.encoders
+        self.image_shape = parts.encoders.image_shape
         self.fingerprint = parts.fingerprint
         self.checkpoint_folder = parts.checkpoint_folder
         self.sampling_steps = source.sampling_steps

@@ -44,25 +44,31 @@ def random_cells(table: Table) -> list[str]:
 def below_cells(table: Table, row: Row) -> list[str]:
     """The cells of a run below the line: what it has, and why it stands there."""
     label = f"{row.record.method.label} ({row.reason})"
-    if row.record.metric(table.metric) is None:
+    if row.record.storage is None or row.record.latency is None:
         return ["–", label, *[""] * (len(COLUMNS) - 2)]
     return ["–", label, *_results(table, row.record), ""]
 
 
 def _results(table: Table, record: Record) -> list[str]:
-    result = record.metric(table.metric)
-    assert result is not None and record.storage is not None and record.latency is not None
-    interval = "" if result.low is None or result.high is None else f"[{result.low:.3f}, {result.high:.3f}]"
+    assert record.storage is not None and record.latency is not None
     recall = record.metric("ann-recall@10")
     return [
-        f"{result.value:.3f}",
-        interval,
+        *_value(record, table.metric),
         storage_text(record.storage),
         human_seconds(record.latency.query.p50),
         human_seconds(record.latency.query.p95),
         human_seconds(record.latency.cache + record.latency.fit),
         "" if recall is None else f"{recall.value:.3f}",
     ]
+
+
+def _value(record: Record, metric: str) -> tuple[str, str]:
+    """The metric and its interval; blank for a task whose items have no groups."""
+    result = record.metric(metric)
+    if result is None:
+        return "", ""
+    interval = "" if result.low is None or result.high is None else f"[{result.low:.3f}, {result.high:.3f}]"
+    return f"{result.value:.3f}", interval
 
 
 def caption(table: Table) -> list[str]:

@@ -168,4 +168,4 @@ def _reason(record: Record, metric: str) -> str:
             f"limited: {coverage.train_items} of {coverage.train_total} items,"
             f" {coverage.queries} of {coverage.queries_total} queries"
         )
-    return f"no {metric}"
+    return f"no {metric}" + "".join(f"; {note}" for note in record.notes)

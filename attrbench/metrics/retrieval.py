@@ -19,13 +19,15 @@ class DetectionRate(Metric):
     summary = "share of the top k that is of the query's group; at most group size / k"
 
     def compute(self, outcome: Outcome, cutoffs: Sequence[int]) -> list[PerQuery]:
-        """One entry for each cut-off up to the depth of the ranking."""
+        """One entry for each cut-off up to the depth of the ranking; none without groups."""
         import numpy as np
 
+        if outcome.relevant is None:
+            return []
         group_size = outcome.relevant.sum(axis=1)
         return [
             PerQuery(
-                values=_hits(outcome, k).sum(axis=1) / k,
+                values=_hits(outcome.ranked[:, :k], outcome.relevant).sum(axis=1) / k,
                 ceiling=np.minimum(group_size, k) / k,
                 expected=group_size / outcome.relevant.shape[1],
                 k=k,
@@ -42,15 +44,17 @@ class Recall(Metric):
     summary = "share of the query's group that is in the top k"
 
     def compute(self, outcome: Outcome, cutoffs: Sequence[int]) -> list[PerQuery]:
-        """One entry for each cut-off up to the depth of the ranking."""
+        """One entry for each cut-off up to the depth of the ranking; none without groups."""
         import numpy as np
 
+        if outcome.relevant is None:
+            return []
         n = outcome.relevant.shape[1]
         group_size = outcome.relevant.sum(axis=1)
         divisor = np.maximum(group_size, 1)
         return [
             PerQuery(
-                values=_hits(outcome, k).sum(axis=1) / divisor,
+                values=_hits(outcome.ranked[:, :k], outcome.relevant).sum(axis=1) / divisor,
                 ceiling=np.minimum(group_size, k) / divisor,
                 expected=np.where(group_size > 0, k / n, 0.0),
                 k=k,
@@ -67,10 +71,10 @@ class AveragePrecision(Metric):
     summary = "mean precision at the ranks of the query's group, over the whole ranking"
 
     def compute(self, outcome: Outcome, cutoffs: Sequence[int]) -> list[PerQuery]:
-        """One entry, or none for searches that give only the top."""
+        """One entry, or none for searches that give only the top, or without groups."""
         import numpy as np
 
-        if outcome.scores is None:
+        if outcome.scores is None or outcome.relevant is None:
             return []
         order = np.argsort(-outcome.scores, axis=1, kind="stable")
         hits = np.take_along_axis(outcome.relevant, order, axis=1)
@@ -106,10 +110,9 @@ class AnnRecall(Metric):
         ]
 
 
-def _hits(outcome: Outcome, k: int) -> NDArray[np.bool_]:
+def _hits(ids: NDArray[np.int64], relevant: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """[m, k] bool: whether the item at each rank is relevant; a missing item (-1) is not."""
     import numpy as np
 
-    ids = outcome.ranked[:, :k]
-    hits: NDArray[np.bool_] = np.take_along_axis(outcome.relevant, np.maximum(ids, 0), axis=1) & (ids >= 0)
+    hits: NDArray[np.bool_] = np.take_along_axis(relevant, np.maximum(ids, 0), axis=1) & (ids >= 0)
     return hits

@@ -171,11 +171,11 @@ COSTS = ("state_bytes", "state_seconds", "query_seconds")
 """Facts of a transform that go to the record's storage and latency."""
 
 
-def method_context(plan: Plan, request: MethodRequest, fingerprint: str) -> Context:
-    """What a method may use besides the features with this fingerprint."""
+def method_context(plan: Plan, request: MethodRequest, fingerprint: str, wanted: int = MAX_DEPTH) -> Context:
+    """What a method may use besides the features with this fingerprint, where `wanted` items a query are looked at."""
     return Context(
         seed=plan.settings.seed,
-        depth=request.method.depth(min(MAX_DEPTH, plan.train_count)),
+        depth=request.method.depth(min(wanted, plan.train_count)),
         workspace=plan.settings.cache / "methods" / request.spec.name,
         fingerprint=fingerprint,
         denoiser=lambda: plan.opened.denoiser,

@@ -81,11 +81,9 @@ def measure_metrics(
     registry: Registry, plan: Plan, measured: Measured, seed: int, note: Callable[[str], None]
 ) -> list[MetricResult]:
     """Every metric that applies, with its interval over the queries; one that fails is noted and left out."""
-    train_groups = np.array(plan.opened.train.groups[: plan.train_count])
-    query_groups = np.array(plan.opened.queries.groups[: plan.query_count])
     outcome = Outcome(
         ranked=measured.ranked,
-        relevant=query_groups[:, None] == train_groups[None, :],
+        relevant=relevance(plan),
         scores=measured.scores,
         exact_ranked=measured.exact_ranked,
     )
@@ -100,6 +98,26 @@ def measure_metrics(
         except Exception as error:
             note(f"metric {kind.name} is left out: {type(error).__name__}: {error}")
     return results
+
+
+def without_groups(plan: Plan) -> str | None:
+    """Why groups can't be compared, for the record; None where they can."""
+    lacking = sum(not group for group in plan.opened.queries.groups[: plan.query_count])
+    if not any(plan.opened.train.groups[: plan.train_count]):
+        return "the training items have no groups: rankings only"
+    if lacking:
+        return f"{lacking} of {plan.query_count} queries have no group: rankings only"
+    return None
+
+
+def relevance(plan: Plan) -> NDArray[np.bool_] | None:
+    """[m, n] bool, whether an item shares the query's group; None where groups can't be compared."""
+    if without_groups(plan) is not None:
+        return None
+    train_groups = np.array(plan.opened.train.groups[: plan.train_count])
+    query_groups = np.array(plan.opened.queries.groups[: plan.query_count])
+    shared: NDArray[np.bool_] = query_groups[:, None] == train_groups[None, :]
+    return shared
 
 
 def _result(name: str, higher_is_better: bool, entry: PerQuery, seed: int) -> MetricResult:

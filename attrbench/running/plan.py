@@ -84,7 +84,7 @@ class Plan:
         self.settings = settings
         self.train_count = _limited(len(opened.train), settings.limit_train)
         self.query_count = _limited(len(opened.queries), settings.limit_queries)
-        if len(opened.train) != meta.train_items:
+        if meta.train_items not in (None, len(opened.train)):
             raise AttrbenchError(
                 f"task {meta.name}: its meta promises {meta.train_items} training items, it has {len(opened.train)}"
             )

@@ -26,6 +26,7 @@ PACKAGES = (
     "scikit-image",
     "hnswlib",
     "faiss-cpu",
+    "pillow",
     "safetensors",
     "pydantic",
     "pluggy",

@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 from attrbench.errors import AttrbenchError, Unavailable
 from attrbench.record import Coverage, Latency, MethodInfo, Quantiles, Record, Storage, TaskInfo, write_record
 from attrbench.running.features import MethodFeatures, compute_passes, method_context
-from attrbench.running.measure import Measured, measure_metrics, measure_queries
+from attrbench.running.measure import Measured, measure_metrics, measure_queries, without_groups
 from attrbench.running.memory import Peaks, reset_peaks
 from attrbench.running.plan import Plan
 from attrbench.running.provenance import code_digest, hardware, provenance
 from attrbench.running.reporting import Observed, Reporter
-from attrbench.running.settings import MethodRequest, RunSettings, TaskRequest, check_requests
+from attrbench.running.settings import MethodRequest, RunSettings, TaskRequest, check_methods, check_requests
 from attrbench.store.fingerprint import fingerprint
 from attrbench.task import OpenTask, Workspace
 
@@ -80,6 +80,8 @@ class TaskRun:
         self._check_out()
         opened = self.task.task.open(Workspace(self.settings.cache, self.device))
         with self.reporter.stage("model and queries", 1) as advance:
+            if self.task.task.meta.train_items is None:
+                todo = check_methods(todo, len(opened.train), self.settings, self.reporter.note)
             plan = Plan(self.task.task.meta, opened, todo, self.settings)
             advance()
         for line in plan.lines():
@@ -121,8 +123,10 @@ class TaskRun:
     def identity(self, request: MethodRequest) -> str:
         """Hash of all that decides the result of one method."""
         meta, settings = self.task.task.meta, self.settings
+        state = self.task.task.state()
         return fingerprint(
             {
+                **({} if state is None else {"state": state}),
                 "task": [meta.name, meta.version, self.task.task.options.model_dump(mode="json")],
                 "method": [request.spec.name, request.method.version, request.method.options.model_dump(mode="json")],
                 "limits": [settings.limit_train, settings.limit_queries],
@@ -186,6 +190,7 @@ class TaskRun:
                 "status": "partial" if lost else "limited" if limited else "complete",
                 "metrics": metrics,
                 "query_groups": list(plan.opened.queries.groups[: plan.query_count]),
+                "notes": [*plan.opened.notes, *([] if (reason := without_groups(plan)) is None else [reason])],
                 "ranking": measured.ranked.tolist(),
                 "facts": _finite({**read.facts(), **scorer.facts()}),
                 "storage": Storage(
@@ -217,6 +222,7 @@ class TaskRun:
                 options=options,
                 fingerprint=fingerprint(
                     [meta.name, meta.version, options, opened.train.fingerprint, opened.queries.fingerprint]
+                    + [items.grouping for items in (opened.train, opened.queries) if items.grouping]
                 ),
                 main_metric=meta.main_metric,
             ),

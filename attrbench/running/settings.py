@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from attrbench.errors import AttrbenchError, Unavailable, UsageError
 from attrbench.gradients.engine import Engine
 from attrbench.options import Spec, build_options, parse_spec
+from attrbench.taskfile.reading import is_file, read_task
 
 if TYPE_CHECKING:
     from attrbench.method import Method
@@ -112,19 +113,33 @@ def request_methods(registry: Registry, texts: Sequence[str]) -> list[MethodRequ
 
 
 def request_tasks(registry: Registry, texts: Sequence[str]) -> list[TaskRequest]:
-    """Reads `-t` strings likewise."""
-    requests = []
-    for text in texts:
-        for spec in parse_spec(text):
-            kind = registry.task(spec.name)
-            requests.append(TaskRequest(spec, kind(build_options("task", spec, kind.Options))))
-    return requests
+    """Reads `-t` strings likewise: names of tasks, or paths of task files.
+
+    Raises:
+        UsageError: likewise.
+        AttrbenchError: for a task file that is missing or wrong.
+    """
+    return [TaskRequest(spec, _task(registry, spec)) for text in texts for spec in parse_spec(text)]
+
+
+def _task(registry: Registry, spec: Spec) -> Task[Any]:
+    if not is_file(spec.name):
+        kind = registry.task(spec.name)
+        return kind(build_options("task", spec, kind.Options))
+    task = read_task(Path(spec.name), spec.given)
+    if task.meta.name in registry.names("task"):
+        raise UsageError(
+            f"{spec.name}: '{task.meta.name}' is a task of attrbench's own or of a plugin: choose another name"
+        )
+    return task
 
 
 def check_requests(
     task: TaskRequest, methods: Sequence[MethodRequest], settings: RunSettings, note: Callable[[str], None]
 ) -> list[MethodRequest]:
-    """Refuses what can't work before anything is computed; returns the methods that can.
+    """Refuses what can't work before anything is opened; returns the methods that can.
+
+    Methods are checked later, where only the open task knows the size of its training set.
 
     Raises:
         UsageError: for limits below 1 or options that the training set cannot meet.
@@ -133,7 +148,18 @@ def check_requests(
         if limit is not None and limit < 1:
             raise UsageError(f"{name} must be at least 1, not {limit}")
     total = task.task.meta.train_items
-    count = total if settings.limit_train is None else min(total, settings.limit_train)
+    return list(methods) if total is None else check_methods(methods, total, settings, note)
+
+
+def check_methods(
+    methods: Sequence[MethodRequest], train_items: int, settings: RunSettings, note: Callable[[str], None]
+) -> list[MethodRequest]:
+    """The methods that can work with a training set of this size; those of `all` that can't are passed over.
+
+    Raises:
+        UsageError: for options that the training set cannot meet.
+    """
+    count = train_items if settings.limit_train is None else min(train_items, settings.limit_train)
     able = []
     for request in methods:
         try:

@@ -22,7 +22,7 @@ from attrbench.errors import AttrbenchError
 from attrbench.features import GradientProducts, GradientRows
 from attrbench.files import sha256_of
 from attrbench.store.fingerprint import fingerprint
-from attrbench.store.seals import IndexSeal, Seal
+from attrbench.store.seals import ImageSeal, IndexSeal, Seal
 from attrbench.store.shards import Sidecar, Unit
 
 _KEY = re.compile(r"[0-9a-f]{20}")
@@ -248,6 +248,7 @@ class Inventory:
         root: the folder.
         features, indexes: feature stores and index files.
         queries: sets of generated queries; their files are among `other` too.
+        images: files of decoded images; likewise.
         parts: what processes were writing, some of them long gone.
         claims: lock files.
         other: all other regular files: generated queries, batch sizes, what methods and tasks keep.
@@ -259,6 +260,7 @@ class Inventory:
     features: list[StoredFeature] = field(default_factory=list)
     indexes: list[Piece] = field(default_factory=list)
     queries: list[Piece] = field(default_factory=list)
+    images: list[Piece] = field(default_factory=list)
     parts: list[File] = field(default_factory=list)
     claims: list[File] = field(default_factory=list)
     other: list[File] = field(default_factory=list)
@@ -267,9 +269,9 @@ class Inventory:
 
     @property
     def pieces(self) -> list[Piece]:
-        """All shards, index files and queries of this cache; links are not among them."""
+        """All shards, index files, queries and decoded images of this cache; links are not among them."""
         shards = chain.from_iterable(feature.pieces for feature in self.features)
-        return [piece for piece in chain(shards, self.indexes, self.queries) if piece.regular]
+        return [piece for piece in chain(shards, self.indexes, self.queries, self.images) if piece.regular]
 
     @property
     def rest(self) -> list[File]:
@@ -315,7 +317,8 @@ def take_inventory(root: Path) -> Inventory:
         _add_feature(found, folder, files)
     for folder, files in methods.items():
         _add_indexes(found, folder, files)
-    _add_queries(found)
+    found.queries = _pieces(found, "queries", ".safetensors", Seal)
+    found.images = _pieces(found, "images", ".bin", ImageSeal)
     return found
 
 
@@ -378,12 +381,15 @@ def _add_indexes(found: Inventory, folder: Path, files: Sequence[File]) -> None:
     found.other.extend(named.values())
 
 
-def _add_queries(found: Inventory) -> None:
-    named = {file.path.name: file for file in found.other if file.path.parent == found.root / "queries"}
+def _pieces(found: Inventory, folder: str, suffix: str, kind: type[Seal]) -> list[Piece]:
+    """The sealed files in a folder at the top of the cache."""
+    named = {file.path.name: file for file in found.other if file.path.parent == found.root / folder}
+    pieces = []
     for stem in sorted({Path(name).stem for name in named}):
-        data, sidecar = named.get(f"{stem}.safetensors"), named.get(f"{stem}.json")
+        data, sidecar = named.get(f"{stem}{suffix}"), named.get(f"{stem}.json")
         if data is not None or sidecar is not None:
-            found.queries.append(Piece(found.root / "queries" / f"{stem}.safetensors", data, sidecar, Seal))
+            pieces.append(Piece(found.root / folder / f"{stem}{suffix}", data, sidecar, kind))
+    return pieces
 
 
 def _has_sidecar(piece: Piece) -> bool:

@@ -56,6 +56,18 @@ class IndexSeal(Seal):
     seconds: float
 
 
+class ImageSeal(Seal):
+    """The seal of a file of decoded images.
+
+    Attributes:
+        shape: [n, H, W, C] of the bytes.
+        bad: item and reason of every image that could not be read; they are not among the n.
+    """
+
+    shape: tuple[int, int, int, int]
+    bad: list[tuple[int, str]] = []
+
+
 def seal_path(data: Path) -> Path:
     """Where the seal of a data file lies."""
     return data.with_suffix(".json")
@@ -81,9 +93,9 @@ def drop(path: Path) -> None:
             continue
 
 
-def is_whole(path: Path) -> bool:
-    """Whether a data file is there with a seal that fits."""
+def is_whole(path: Path, kind: type[Seal] = Seal) -> bool:
+    """Whether a data file is there with a seal of this kind that fits; reads all of it."""
     try:
-        return Seal.read(path).fits(path)
+        return kind.read(path).fits(path)
     except (OSError, ValueError):
         return False

@@ -192,7 +192,7 @@ class Preparation:
         import torch
         from torch.nn.functional import interpolate
 
-        x = torch.from_numpy(np.ascontiguousarray(images)).to(device, torch.float32).permute(0, 3, 1, 2)
+        x = torch.from_numpy(np.array(images)).to(device, torch.float32).permute(0, 3, 1, 2)
         x = x.expand(-1, 3, -1, -1)  # grey becomes RGB; three channels stay
         between = self._between(x.shape[2], x.shape[3])
         for sides in ((x.shape[2], between[1]), between):  # rows, then columns, with 8 bits in between, as Pillow

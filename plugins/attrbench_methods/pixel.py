@@ -13,6 +13,11 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
+BLOCK_NUMBERS = 1 << 24
+"""Numbers that are compared at once: 64 MB."""
+KEPT_BYTES = 1 << 31
+
+
 class PixelOptions(Options):
     """Options of `pixel`."""
 
@@ -39,11 +44,17 @@ class Pixel(Method[PixelOptions]):
 
 
 class PixelScorer(ExhaustiveScorer):
-    """Scores by one matrix product."""
+    """Scores by matrix products, a block of training images at a time.
+
+    The images' vectors are kept where they fit into KEPT_BYTES, and made anew for each query where they don't.
+    """
 
     def __init__(self, images: NDArray[np.uint8], similarity: str) -> None:
         self._similarity = similarity
-        self._train = self._vectors(images)
+        self._images = images
+        size = max(1, BLOCK_NUMBERS // images[0].size)
+        self._cuts = [slice(first, first + size) for first in range(0, len(images), size)]
+        self._kept = [self._vectors(images[cut]) for cut in self._cuts] if 4 * images.size <= KEPT_BYTES else None
 
     def _vectors(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         import numpy as np
@@ -55,13 +66,19 @@ class PixelScorer(ExhaustiveScorer):
 
     def scores(self, query: QueryFeatures) -> NDArray[np.float32]:
         """[m, n] similarities."""
+        import numpy as np
+
         assert query.images is not None
         vectors = self._vectors(query.images)
-        dots: NDArray[np.float32] = vectors @ self._train.T
+        blocks = self._kept or (self._vectors(self._images[cut]) for cut in self._cuts)
+        return np.concatenate([self._similarities(vectors, block) for block in blocks], axis=1)
+
+    def _similarities(self, vectors: NDArray[np.float32], train: NDArray[np.float32]) -> NDArray[np.float32]:
+        dots: NDArray[np.float32] = vectors @ train.T
         if self._similarity == "l2":
-            dots = 2 * dots - (vectors**2).sum(1)[:, None] - (self._train**2).sum(1)[None, :]
+            dots = 2 * dots - (vectors**2).sum(1)[:, None] - (train**2).sum(1)[None, :]
         return dots
 
     def size(self) -> StateSize:
-        """The images as they are compared, four bytes a value."""
-        return StateSize(rows=self._train.nbytes)
+        """The images as they are kept: four bytes a value, or one where they are too many."""
+        return StateSize(rows=self._images.nbytes if self._kept is None else 4 * self._images.size)

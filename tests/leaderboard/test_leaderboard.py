@@ -99,6 +99,14 @@ def test_incomplete_runs_stand_below_the_line(status):
     assert table.below[0].rank is None
 
 
+def test_a_run_without_groups_shows_its_costs_and_says_why_it_has_no_rank():
+    ungrouped = record("a", [0.5, 0.5]).model_copy(update={"metrics": [], "notes": ["no groups: rankings only"]})
+    (table,) = build_tables([ungrouped])
+    assert not table.ranked
+    (line,) = [line for line in to_markdown([table]).splitlines() if line.startswith("| –")]
+    assert line.startswith("| – | a (no d@1; no groups: rankings only) |  |  | 1 kB | 1 s |")
+
+
 def test_versions_tasks_and_hardware_are_never_mixed():
     records = [
         record("a", noisy(0.5)),

@@ -283,6 +283,23 @@ def test_an_image_is_nearest_to_itself(similarity, own):
     assert (scores <= own + 1e-4).all()
 
 
+@pytest.mark.parametrize("similarity", ["cosine", "l2", "dot"])
+def test_blocks_and_what_is_kept_are_no_part_of_the_result(similarity, monkeypatch, tmp_path):
+    """A training set that is larger than the memory is read block by block from its memory map."""
+    from attrbench_methods import pixel
+
+    train, queries = random_images(20, channels=3), random_images(4, channels=3, seed=1)
+    whole = pixel_scores(similarity, train, queries)
+    train.tofile(tmp_path / "images.bin")
+    mapped = np.memmap(tmp_path / "images.bin", np.uint8, "r", shape=train.shape)
+    monkeypatch.setattr(pixel, "BLOCK_NUMBERS", 7 * train[0].size + 1)
+    np.testing.assert_allclose(pixel_scores(similarity, mapped, queries), whole, rtol=1e-5, atol=1e-3)
+    monkeypatch.setattr(pixel, "KEPT_BYTES", 4 * train.size - 1)
+    scorer = Pixel(PixelOptions(similarity=similarity)).fit(TrainFeatures(len(mapped), images=mapped), context())
+    assert scorer.size().rows == train.nbytes
+    np.testing.assert_allclose(scorer.scores(of_images(queries)), whole, rtol=1e-5, atol=1e-3)
+
+
 def test_cosine_does_not_see_contrast_and_the_dot_product_does():
     query = np.full((1, 8, 8, 1), 255, np.uint8)
     train = np.stack([np.full((8, 8, 1), value, np.uint8) for value in (255, 200, 0)])

@@ -32,6 +32,12 @@ def test_perfect_ranking_reaches_the_ceiling_of_group_size_over_k(group_size, k)
     assert entry.values[0] == entry.ceiling[0] == min(group_size, k) / k
 
 
+@pytest.mark.parametrize("metric", [DetectionRate, Recall, AveragePrecision])
+def test_without_groups_nothing_is_compared(metric):
+    ranked = np.arange(20)[None]
+    assert metric().compute(Outcome(ranked, None, np.zeros((1, 20), np.float32)), [5]) == []
+
+
 def test_detection_at_5_of_a_class_of_three_is_three_fifths():
     assert one(DetectionRate(), perfect(3, 50), 5).values.tolist() == [0.6]
 

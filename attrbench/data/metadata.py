@@ -1,0 +1,104 @@
+"""`metadata.csv` and `metadata.jsonl` of image folders, as `datasets` defines them for `imagefolder`."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from attrbench.data.listing import need_column
+from attrbench.errors import AttrbenchError
+
+FILES = ("metadata.csv", "metadata.jsonl")
+FILE_COLUMN = "file_name"
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of metadata.
+
+    Attributes:
+        where: file and line, for messages.
+        values: column -> value.
+    """
+
+    where: str
+    values: Mapping[str, object]
+
+    def text(self, column: str) -> str:
+        """The value as text; empty where there is none.
+
+        Raises:
+            AttrbenchError: where it is a list or a table.
+        """
+        value = self.values.get(column)
+        if isinstance(value, list | dict):
+            kind = "list" if isinstance(value, list) else "table"
+            raise AttrbenchError(f"{self.where}: column '{column}' holds a {kind}, one text is needed")
+        return "" if value is None else str(value)
+
+
+def metadata_files(folder: Path) -> list[Path]:
+    """The metadata files in `folder`, at most one.
+
+    Raises:
+        AttrbenchError: where there are both kinds.
+    """
+    found = [folder / name for name in FILES if (folder / name).is_file()]
+    if len(found) > 1:
+        raise AttrbenchError(f"{folder} has both {' and '.join(FILES)}: remove one of them")
+    return found
+
+
+def read_metadata(path: Path) -> tuple[list[str], list[Row]]:
+    """Columns and rows of a metadata file.
+
+    Raises:
+        AttrbenchError: one line that names the file, and the line in it where there is one.
+    """
+    try:
+        if path.suffix == ".csv":
+            columns, rows = _read_csv(path)
+        else:
+            rows = list(_json_rows(path))
+            columns = list(dict.fromkeys(column for row in rows for column in row.values))
+    except UnicodeDecodeError as error:
+        raise AttrbenchError(f"{path} is not UTF-8 text (byte {error.start}): save it as UTF-8") from None
+    except OSError as error:
+        raise AttrbenchError(f"cannot read {path}: {error.strerror}") from None
+    if not rows:
+        raise AttrbenchError(f"{path} has no rows")
+    need_column(columns, FILE_COLUMN, "the images' names", str(path))
+    return columns, rows
+
+
+def _read_csv(path: Path) -> tuple[list[str], list[Row]]:
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        reader = csv.DictReader(file, strict=True)
+        rows = []
+        try:
+            for values in reader:
+                where = f"{path}, line {reader.line_num}"
+                if None in values:
+                    raise AttrbenchError(f"{where}: more values than columns; put quotes around values with commas")
+                rows.append(Row(where, values))
+        except csv.Error as error:
+            raise AttrbenchError(f"{path}, after line {reader.line_num}: {error}") from None
+        return list(reader.fieldnames or ()), rows
+
+
+def _json_rows(path: Path) -> Iterator[Row]:
+    with path.open(encoding="utf-8-sig") as file:
+        for number, line in enumerate(file, start=1):
+            if not line.strip():
+                continue
+            where = f"{path}, line {number}"
+            try:
+                values = json.loads(line)
+            except ValueError as error:
+                raise AttrbenchError(f"{where}: not JSON ({error})") from None
+            if not isinstance(values, dict):
+                raise AttrbenchError(f"{where}: not a JSON object, such as {{'{FILE_COLUMN}': 'a.png'}}")
+            yield Row(where, values)

@@ -1,0 +1,32 @@
+"""Where images come from: a declaration that can be read without opening anything."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class DatasetSource(BaseModel):
+    """A folder of images, or a data set that the library `datasets` knows."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    path: str = Field(min_length=1)
+    """A folder of images (with or without metadata.csv), a folder written by `datasets`, or a hub id."""
+    revision: str | None = None
+    """Of a hub id: branch, tag or commit. A commit is the only one that stays what it is."""
+    subset: str | None = None
+    """Of a hub id with several configurations: which one."""
+    split: str | None = None
+    """Of a data set: which split (its own only one, else `train`). Of a folder: the subfolder of that name."""
+    image_column: str | None = None
+    """Of a data set: the column of images; by default the only one there is."""
+    caption_column: str | None = None
+    """The column of captions; by default `text` or `caption`, where there is one."""
+    group_column: str | None = None
+    """The column of groups. A folder without metadata takes the names of its subfolders."""
+    limit: int | None = Field(None, ge=1)
+    """Only the first so many."""
+    on_bad_image: Literal["refuse", "skip"] = "refuse"
+    """What becomes of images that can't be read: `refuse` names them and stops, `skip` goes on without them."""

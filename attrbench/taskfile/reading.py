@@ -1,0 +1,142 @@
+"""Reading a task file, and saying in one line what is wrong with it."""
+
+from __future__ import annotations
+
+import os
+import re
+import tomllib
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, get_args
+
+from pydantic import BaseModel, ValidationError
+
+from attrbench.errors import UsageError
+from attrbench.taskfile.contents import TaskFile
+from attrbench.taskfile.task import FileTask
+
+
+def is_file(name: str) -> bool:
+    """Whether a `-t` string names a task file: a path, or something that ends in .toml."""
+    return name.endswith(".toml") or "/" in name or os.sep in name
+
+
+def read_task(path: Path, given: Mapping[str, str]) -> FileTask:
+    """The task that a file describes.
+
+    Args:
+        path: of the file.
+        given: options that stand above what the file says: `TABLE.KEY` -> value.
+
+    Raises:
+        UsageError: one line that names the file, and the line or table in it.
+    """
+    text = _text(path)
+    try:
+        document = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise UsageError(f"{path} is not valid TOML: {str(error)[:1].lower()}{str(error)[1:]}") from None
+    for key, value in given.items():
+        _set(document, path, key, value)
+    try:
+        contents = TaskFile.model_validate(document)
+    except ValidationError as error:
+        raise UsageError(_complaint(path, text, error, given)) from None
+    return FileTask(contents, path)
+
+
+def _text(path: Path) -> str:
+    if not path.name.endswith(".toml"):
+        raise UsageError(f"{path} is no task file: its name must end in .toml (make one with 'attrbench new task')")
+    try:
+        return path.read_bytes().decode("utf-8-sig")
+    except FileNotFoundError:
+        names = [entry.name for entry in path.parent.glob("*.toml")]
+        near = get_close_matches(path.name, names, n=1, cutoff=0.6)
+        hint = f"did you mean {path.parent / near[0]}?" if near else "make one with 'attrbench new task'"
+        raise UsageError(f"there is no task file {path}: {hint}") from None
+    except OSError as error:
+        raise UsageError(f"cannot read the task file {path}: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path} is not UTF-8 text (byte {error.start}): save it as UTF-8") from None
+
+
+def _set(document: dict[str, Any], path: Path, key: str, value: str) -> None:
+    """Sets `TABLE.KEY` in the document."""
+    *tables, last = key.split(".")
+    if not tables:
+        raise UsageError(f"{path}: '{key}={value}': options of a task file are TABLE.KEY=VALUE (model.resolution=256)")
+    for table in tables:
+        document = document.setdefault(table, {})
+        if not isinstance(document, dict):
+            raise UsageError(f"{path}: '{key}={value}': {table} is no table in the file")
+    document[last] = None if value == "none" else value
+
+
+def _complaint(path: Path, text: str, error: ValidationError, given: Mapping[str, str]) -> str:
+    """File, place, and what is wrong there."""
+    first = error.errors()[0]
+    steps = _steps(first["loc"])
+    tables, key = [str(step) for step in steps[:-1]], str(steps[-1]) if steps else ""
+    reason = first["msg"].removeprefix("Value error, ")
+    reason = f"{reason[:1].lower()}{reason[1:]}"
+    name = f"[{'.'.join(tables)}]" if tables else "the file"
+    if first["type"] == "extra_forbidden":
+        what = f"{'unknown key' if tables else 'unknown table'} '{key}'{_nearest(tables, key)}"
+    elif first["type"] == "missing":
+        return f"{path}: {name} lacks " + (f"'{key}'" if tables else f"the table [{key}]")
+    else:
+        what = f"{key}: {reason}" if key else reason
+    option = ".".join([*tables, key])
+    if option in given:
+        return f"{path}: option {option}={given[option]}: {reason if 'unknown' not in what else what}"
+    line = _line_of(text, tables, key)
+    at = f", line {line}" if line else ""
+    return f"{path}{at}: {name + ': ' if tables else ''}{what}"
+
+
+def _steps(location: Sequence[int | str]) -> list[int | str]:
+    """The location without what pydantic adds: members of unions, and places in lists."""
+    steps: list[int | str] = []
+    model: type[BaseModel] | None = TaskFile
+    for step in location:
+        if model is None:
+            break
+        steps.append(step)
+        model = _inner(model, str(step))
+    return steps
+
+
+def _inner(model: type[BaseModel], key: str) -> type[BaseModel] | None:
+    """The model of a field that is a table."""
+    if key not in model.model_fields:
+        return None
+    kind = model.model_fields[key].annotation
+    for choice in (kind, *get_args(kind)):
+        if isinstance(choice, type) and issubclass(choice, BaseModel):
+            return choice
+    return None
+
+
+def _nearest(tables: Sequence[str], key: str) -> str:
+    model: type[BaseModel] | None = TaskFile
+    for table in tables:
+        model = None if model is None else _inner(model, table)
+    known = list(model.model_fields) if model is not None else []
+    near = get_close_matches(key, known, n=1, cutoff=0.5)
+    return f": did you mean {near[0]}?" if near else f": known are {', '.join(known)}"
+
+
+def _line_of(text: str, tables: Sequence[str], key: str) -> int | None:
+    """The line on which a key of a table, or a table, stands; None where it is written in another way."""
+    here: list[str] = []
+    for number, line in enumerate(text.splitlines(), start=1):
+        header = re.match(r"\s*\[\s*([^\[\]]+?)\s*\]\s*(?:#.*)?$", line)
+        if header:
+            here = [part.strip().strip("\"'") for part in header[1].split(".")]
+            if here == [*tables, key]:
+                return number
+        elif here == list(tables) and re.match(rf"\s*[\"']?{re.escape(key)}[\"']?\s*[=.]", line):
+            return number
+    return None

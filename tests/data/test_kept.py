@@ -1,0 +1,213 @@
+"""Decoded images lie in the cache, memory-mapped, sealed, and are decoded once."""
+
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from attrbench.data import kept
+from attrbench.data.loading import load_items
+from attrbench.data.pixels import to_pixels
+from attrbench.data.source import DatasetSource
+from attrbench.errors import AttrbenchError
+from attrbench.store.inventory import take_inventory
+from tests.data.making import captioned, metadata_csv, picture
+from tests.data.test_pixels import bomb
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return captioned(tmp_path / "images", 5)
+
+
+@pytest.fixture
+def cache(tmp_path):
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def decoded(monkeypatch):
+    """Names of the images that were decoded."""
+    seen = []
+
+    def noting(image, shape):
+        seen.append(Path(image.filename).name)
+        return to_pixels(image, shape)
+
+    monkeypatch.setattr(kept, "to_pixels", noting)
+    return seen
+
+
+def load(folder, cache, resolution=8, channels=3, **options):
+    return load_items(DatasetSource(path=str(folder), **options), resolution, cache, channels=channels)
+
+
+def test_images_are_memory_mapped_and_what_pillow_gives(folder, cache):
+    items = load(folder, cache)
+    assert isinstance(items.images, np.memmap)
+    assert items.images.shape == (5, 8, 8, 3)
+    for index in range(5):
+        assert np.array_equal(items.images[index], to_pixels(Image.open(folder / f"{index:02d}.png"), (8, 8, 3)))
+    assert list(items.names) == [f"{index:02d}.png" for index in range(5)]
+    with pytest.raises(ValueError, match="read-only"):
+        items.images[0, 0, 0, 0] = 1
+
+
+def test_they_are_decoded_once(folder, cache, decoded):
+    first = load(folder, cache)
+    second = load(folder, cache)
+    assert len(decoded) == 5
+    assert first.fingerprint == second.fingerprint
+    assert np.array_equal(first.images, second.images)
+
+
+def test_another_size_or_number_of_channels_is_another_file(folder, cache, decoded):
+    prints = {load(folder, cache, *shape).fingerprint for shape in ((8, 3), (16, 3), (8, 1))}
+    assert len(prints) == 3
+    assert len(decoded) == 15
+
+
+def test_a_changed_file_is_decoded_again_and_changes_the_fingerprint(folder, cache):
+    before = load(folder, cache).fingerprint
+    picture(folder / "03.png", seed=99)
+    assert load(folder, cache).fingerprint != before
+
+
+def test_the_fingerprint_is_of_the_contents_not_of_times_or_places(folder, cache, tmp_path):
+    before = load(folder, cache)
+    os.utime(folder / "03.png", (1, 1))
+    shutil.copytree(folder, tmp_path / "copy")
+    assert (
+        load(folder, cache).fingerprint == before.fingerprint == load(tmp_path / "copy", tmp_path / "new").fingerprint
+    )
+
+
+def test_other_groups_leave_the_fingerprint_alone_and_other_captions_do_not(folder, cache):
+    plain, grouped = load(folder, cache), load(folder, cache, group_column="family")
+    assert plain.fingerprint == grouped.fingerprint
+    assert plain.grouping != grouped.grouping
+    assert load(folder, cache, caption_column="family").fingerprint != plain.fingerprint
+
+
+@pytest.mark.parametrize("harm", ["truncate", "flip", "unseal"])
+def test_a_damaged_file_is_decoded_again(folder, cache, decoded, harm):
+    before = np.array(load(folder, cache).images)
+    (path,) = (cache / "images").glob("*.bin")
+    data = bytearray(path.read_bytes())
+    if harm == "unseal":
+        path.with_suffix(".json").unlink()
+    else:
+        data[7] ^= 1
+        path.write_bytes(data if harm == "flip" else data[:-1])
+    assert np.array_equal(load(folder, cache).images, before)
+    assert len(decoded) == 10
+
+
+def test_an_interruption_leaves_nothing_half_behind(folder, cache, monkeypatch):
+    def stop(image, shape):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(kept, "to_pixels", stop)
+    with pytest.raises(KeyboardInterrupt):
+        load(folder, cache)
+    assert not list((cache / "images").iterdir())
+
+
+def test_more_images_than_a_chunk_keep_their_order(tmp_path, cache, monkeypatch):
+    monkeypatch.setattr(kept, "CHUNK", 3)
+    for value in range(10):
+        path = tmp_path / "many" / f"{value}.png"
+        path.parent.mkdir(exist_ok=True)
+        Image.new("L", (4, 4), value).save(path)
+    assert load(tmp_path / "many", cache, 4, 1).images[:, 0, 0, 0].tolist() == list(range(10))
+
+
+def spoil(folder):
+    (folder / "01.png").write_bytes((folder / "01.png").read_bytes()[:80])
+    (folder / "02.png").write_text("no image at all")
+    (folder / "03.png").write_bytes(bomb())
+    (folder / "04.png").write_bytes(b"")
+
+
+def test_images_that_cannot_be_read_are_refused_by_name(folder, cache):
+    spoil(folder)
+    with pytest.raises(AttrbenchError) as caught:
+        load(folder, cache)
+    line = str(caught.value)
+    assert "\n" not in line
+    assert line.startswith(f"4 of 5 images in {folder} cannot be read (01.png: ")
+    for word in ("02.png: not an image", "03.png: more than 89 million pixels", "and 1 more", 'on_bad_image = "skip"'):
+        assert word in line
+
+
+def test_or_skipped_with_their_captions_and_nothing_is_decoded_again(folder, cache, decoded, caplog):
+    spoil(folder)
+    with pytest.raises(AttrbenchError):
+        load(folder, cache)
+    assert decoded.count("00.png") == 1
+    items = load(folder, cache, on_bad_image="skip")
+    assert decoded.count("00.png") == 1
+    assert list(items.names) == ["00.png"]
+    assert list(items.prompts) == ["caption 0"]
+    assert np.array_equal(items.images[0], to_pixels(Image.open(folder / "00.png"), (8, 8, 3)))
+    assert "4 of 5 images" in caplog.text and "left out" in caplog.text
+
+
+def test_an_image_that_can_be_read_by_now_comes_back_though_its_file_is_the_same(folder, cache, monkeypatch):
+    with monkeypatch.context() as away:
+        away.setattr(kept, "to_pixels", lambda image, shape: (_ for _ in ()).throw(OSError(5, "Input/output error")))
+        with pytest.raises(AttrbenchError, match="input/output error"):
+            load(folder, cache)
+    assert len(load(folder, cache)) == 5
+
+
+def test_a_folder_with_nothing_but_bad_images_is_an_error_in_any_case(tmp_path, cache):
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "bad" / "a.png").write_text("x")
+    with pytest.raises(AttrbenchError, match=r"no image in .*bad can be read; a\.png: not an image"):
+        load(tmp_path / "bad", cache, on_bad_image="skip")
+
+
+def test_a_full_disk_is_told_before_anything_is_decoded(folder, cache, decoded, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(100, 90, 10))
+    with pytest.raises(AttrbenchError, match=r"need 0 MB below .* --cache"):
+        load(folder, cache)
+    assert not decoded
+
+
+def test_a_cache_that_cannot_be_written_to_is_one_line(folder, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(AttrbenchError, match=r"cannot write to the cache .* --cache"):
+        load(folder, tmp_path / "file")
+
+
+def test_the_inventory_knows_them(folder, cache):
+    load(folder, cache)
+    (piece,) = take_inventory(cache).images
+    assert piece.fault(whole=True) is None
+    piece.path.write_bytes(b"\0" * piece.path.stat().st_size)
+    assert piece.fault() is None
+    assert piece.fault(whole=True).what == "checksum differs"
+
+
+def test_16_bit_grey_palette_and_rgba_files_lie_beside_each_other(tmp_path, cache):
+    folder = tmp_path / "mixed"
+    folder.mkdir()
+    Image.fromarray(np.full((9, 7), 65535, np.uint16)).save(folder / "a.png")
+    Image.new("RGBA", (20, 4), (0, 0, 0, 0)).save(folder / "b.png")
+    Image.new("P", (5, 5), 0).save(folder / "c.gif")
+    Image.new("L", (3, 30), 255).save(folder / "d.jpg")
+    images = load(folder, cache).images
+    assert images.shape == (4, 8, 8, 3)
+    assert images[[0, 1, 3]].min() == 255
+
+
+def test_names_are_escaped_nowhere_in_the_data(tmp_path, cache):
+    """What a data set says is kept as it is; it is made safe where it is shown."""
+    odd = "[red]x[/red]\x1b[31m"
+    picture(tmp_path / "odd" / "a.png")
+    metadata_csv(tmp_path / "odd", {"file_name": "a.png", "text": odd})
+    assert load(tmp_path / "odd", cache).prompts[0] == odd

@@ -5,12 +5,14 @@ from typing import Any
 
 from attrbench import hookimpl
 from attrbench.task import Task
+from attrbench_tasks.ddpm_icons import DDPMIconsMini
 from attrbench_tasks.ddpm_mnist import DDPMMnistMini
 from attrbench_tasks.digits import DigitsMini
+from attrbench_tasks.mini_text_to_image import SD3FullMini, SD3LoRAMini, SD14LoRAMini
 
 
 @hookimpl
 def register_tasks(register: Callable[[type[Task[Any]]], None]) -> None:
     """Registers every task of this package."""
-    for task in (DDPMMnistMini, DigitsMini):
+    for task in (DDPMMnistMini, DDPMIconsMini, DigitsMini, SD14LoRAMini, SD3FullMini, SD3LoRAMini):
         register(task)

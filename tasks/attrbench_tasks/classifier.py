@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import BaseModel, ConfigDict
 
@@ -28,6 +28,10 @@ class ClassifierRecipe(BaseModel):
         size: side of the images in pixels, divisible by 4.
         epochs: passes over the training images.
         shift: training images are moved by up to so many pixels each way.
+        channels: of the images.
+        classes: number of them.
+        widths: channels of the two convolutions.
+        edge: what moves in behind a moved image: black, or a copy of its edge.
         learning_rate: peak of a one-cycle schedule for Adam.
         seed: of the initial weights, the order and the shifts.
     """
@@ -37,26 +41,31 @@ class ClassifierRecipe(BaseModel):
     size: int
     epochs: int
     shift: int
+    channels: int = 1
+    classes: int = 10
+    widths: tuple[int, int] = (16, 32)
+    edge: Literal["black", "copy"] = "black"
     batch_size: int = 64
     learning_rate: float = 2e-3
     seed: int = 0
 
 
-def build(size: int) -> torch.nn.Sequential:
-    """Two convolutions and two linear layers: [B, 1, size, size] in [0, 1] to [B, 10] logits."""
+def build(recipe: ClassifierRecipe) -> torch.nn.Sequential:
+    """Two convolutions and two linear layers: [B, channels, size, size] in [0, 1] to [B, classes] logits."""
     from torch import nn
 
+    first, second = recipe.widths
     return nn.Sequential(
-        nn.Conv2d(1, 16, 3, padding=1),
+        nn.Conv2d(recipe.channels, first, 3, padding=1),
         nn.ReLU(),
         nn.MaxPool2d(2),
-        nn.Conv2d(16, 32, 3, padding=1),
+        nn.Conv2d(first, second, 3, padding=1),
         nn.ReLU(),
         nn.MaxPool2d(2),
         nn.Flatten(),
-        nn.Linear(32 * (size // 4) ** 2, 64),
+        nn.Linear(second * (recipe.size // 4) ** 2, 64),
         nn.ReLU(),
-        nn.Linear(64, 10),
+        nn.Linear(64, recipe.classes),
     )
 
 
@@ -70,7 +79,7 @@ def train_classifier(
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
-        model = build(recipe.size).to(device)
+        model = build(recipe).to(device)
     rng = torch.Generator().manual_seed(recipe.seed)
     images, labels = _tensor(train[0]).to(device), torch.from_numpy(train[1]).to(device)
     steps = len(images) // recipe.batch_size * recipe.epochs
@@ -81,7 +90,7 @@ def train_classifier(
         for batch in order.split(recipe.batch_size):
             if len(batch) < recipe.batch_size:
                 continue
-            x = _shifted(images[batch.to(device)], recipe.shift, rng)
+            x = _shifted(images[batch.to(device)], recipe, rng)
             loss = F.cross_entropy(model(x), labels[batch.to(device)])
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
@@ -97,18 +106,22 @@ def train_classifier(
     return float(right)
 
 
+def recipe_of(folder: Path) -> ClassifierRecipe:
+    """The recipe of the classifier that `train_classifier` saved in `folder`."""
+    return ClassifierRecipe.model_validate(json.loads((folder / REPORT).read_text())["recipe"])
+
+
 def load_classifier(folder: Path) -> torch.nn.Sequential:
     """The classifier that `train_classifier` saved in `folder`."""
     from safetensors.torch import load_file
 
-    recipe = ClassifierRecipe.model_validate(json.loads((folder / REPORT).read_text())["recipe"])
-    model = build(recipe.size)
+    model = build(recipe_of(folder))
     model.load_state_dict(load_file(folder / FILE))
     return model.eval()
 
 
 def probabilities(model: torch.nn.Sequential, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """[B, 10] class probabilities of [B, H, W, 1] uint8 images."""
+    """[B, classes] probabilities of [B, H, W, channels] uint8 images."""
     import torch
 
     with torch.no_grad():
@@ -122,12 +135,12 @@ def _tensor(images: NDArray[np.uint8]) -> torch.Tensor:
     return torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
 
 
-def _shifted(images: torch.Tensor, shift: int, rng: torch.Generator) -> torch.Tensor:
-    """The batch moved by one random offset, with black moving in."""
+def _shifted(images: torch.Tensor, recipe: ClassifierRecipe, rng: torch.Generator) -> torch.Tensor:
+    """The batch moved by one random offset."""
     import torch
     import torch.nn.functional as F
 
+    shift, size = recipe.shift, images.shape[-1]
     dy, dx = (torch.randint(-shift, shift + 1, (2,), generator=rng)).tolist()
-    padded = F.pad(images, (shift, shift, shift, shift))
-    size = images.shape[-1]
+    padded = F.pad(images, (shift, shift, shift, shift), mode={"black": "constant", "copy": "replicate"}[recipe.edge])
     return padded[..., shift + dy : shift + dy + size, shift + dx : shift + dx + size]

@@ -1,15 +1,21 @@
-"""Queries: pictures that a model generated with fixed seeds, labelled by a classifier, kept on disk.
+"""Queries: pictures that a model generated with fixed seeds, kept on disk.
 
-The rule: seeds are tried in order, 0, 1, 2, ... (from 1,000,000 for the tuning set). A picture whose most probable
-class has a probability under 0.9 is ambiguous and left out. Of each class the first `per_group` others are taken.
+Unconditional models: seeds are tried in order, 0, 1, 2, ... (from 1,000,000 for the tuning set). A picture whose most
+probable class, by a classifier, has a probability under 0.9 is ambiguous and left out. Of each class the first
+`per_group` others are taken.
+
+Text-to-image models: of each group, the prompts in order, again from the first when they are used up, each with a seed
+of its own; the label is the prompt's group, and no picture is left out.
 """
 
 from __future__ import annotations
 
 import hashlib
 import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from attrbench.errors import AttrbenchError
 from attrbench.store.fingerprint import fingerprint
@@ -20,66 +26,105 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from attrbench.diffusion.ddpm import DDPMDenoiser
+    from attrbench.diffusion.denoiser import Denoiser
+
+    Arrays = dict[str, NDArray[Any]]
 
 log = logging.getLogger("attrbench.queries")
 
+QuerySet = Literal["reported", "tuning"]
 CONFIDENCE = 0.9
-CLASSES = 10
 BATCH = 50
 MAX_BATCHES_PER_GROUP_MEMBER = 4  # give up on a class that needs more than 200 pictures for each one wanted
 FIRST_SEED = {"reported": 0, "tuning": 1_000_000}
 
 
+@dataclass(frozen=True)
+class Wanted:
+    """Which queries.
+
+    Attributes:
+        per_group: pictures of each group.
+        query_set: which seeds.
+        cache: folder to keep them in.
+    """
+
+    per_group: int
+    query_set: QuerySet
+    cache: Path
+
+
+def prompted_generations(
+    denoiser: Denoiser, prompts: Mapping[str, Sequence[str]], wanted: Wanted
+) -> tuple[NDArray[np.uint8], list[str], list[str], list[int]]:
+    """Generated images [m, H, W, C], their groups, prompts and seeds; the images are read from the cache if there.
+
+    Args:
+        denoiser: the model.
+        prompts: of each group.
+        wanted: which.
+    """
+    groups = [group for group in prompts for _ in range(wanted.per_group)]
+    used = [of_group[i % len(of_group)] for of_group in prompts.values() for i in range(wanted.per_group)]
+    first = FIRST_SEED[wanted.query_set]
+    seeds = list(range(first, first + len(used)))
+    facts = {"model": denoiser.fingerprint, "sampling": denoiser.sampling, "prompts": used, "seeds": seeds}
+    kept = _kept(wanted.cache, facts, lambda: {"images": denoiser.generate(used, seeds)})
+    return kept["images"], groups, used, seeds
+
+
 def labelled_generations(
-    denoiser: DDPMDenoiser, weights: Path, *, per_group: int, query_set: Literal["reported", "tuning"], cache: Path
+    denoiser: DDPMDenoiser, weights: Path, wanted: Wanted
 ) -> tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.int64]]:
-    """Generated images [m, H, W, C], their labels [m] and seeds [m], by seed; read from `cache` if they are there.
+    """Generated images [m, H, W, C], their labels [m] and seeds [m], by seed; read from the cache if they are there.
 
     Args:
         denoiser: the model.
         weights: folder of the classifier.
-        per_group: images of each class.
-        query_set: which seeds.
-        cache: folder to keep them in.
+        wanted: which.
     """
-    from safetensors.numpy import load_file, save
-
     from attrbench_tasks.classifier import FILE
 
-    key = fingerprint(
-        {
-            "model": denoiser.fingerprint,
-            "sampling_steps": denoiser.sampling_steps,
-            "classifier": hashlib.sha256((weights / FILE).read_bytes()).hexdigest(),
-            "confidence": CONFIDENCE,
-            "per_group": per_group,
-            "query_set": query_set,
-        }
-    )
-    path = cache / "queries" / f"{key[:20]}.safetensors"
-    if is_whole(path):
-        kept = load_file(path)
-    else:
-        if path.exists():
-            log.warning("queries %s are damaged (size or checksum differ): generating them again", path)
-        kept = _generate(denoiser, weights, per_group, FIRST_SEED[query_set])
-        try:
-            write_sealed(path, save(kept))
-        except OSError as error:
-            raise AttrbenchError(
-                f"cannot write to the cache {path.parent}: {error.strerror}; choose another folder with --cache"
-            ) from None
+    facts = {
+        "model": denoiser.fingerprint,
+        "sampling_steps": denoiser.sampling_steps,
+        "classifier": hashlib.sha256((weights / FILE).read_bytes()).hexdigest(),
+        "confidence": CONFIDENCE,
+        "per_group": wanted.per_group,
+        "query_set": wanted.query_set,
+    }
+    first = FIRST_SEED[wanted.query_set]
+    kept = _kept(wanted.cache, facts, lambda: _unambiguous(denoiser, weights, wanted.per_group, first))
     return kept["images"], kept["labels"], kept["seeds"]
 
 
-def _generate(denoiser: DDPMDenoiser, weights: Path, per_group: int, first_seed: int) -> dict[str, NDArray[np.generic]]:
+def _kept(cache: Path, facts: dict[str, Any], make: Callable[[], Arrays]) -> Arrays:
+    """The arrays that `facts` decide: from the cache, or made and written there, sealed."""
+    from safetensors.numpy import load_file, save
+
+    path = cache / "queries" / f"{fingerprint(facts)[:20]}.safetensors"
+    if is_whole(path):
+        return load_file(path)
+    if path.exists():
+        log.warning("queries %s are damaged (size or checksum differ): generating them again", path)
+    made = make()
+    try:
+        write_sealed(path, save(made))
+    except OSError as error:
+        raise AttrbenchError(
+            f"cannot write to the cache {path.parent}: {error.strerror}; choose another folder with --cache"
+        ) from None
+    return made
+
+
+def _unambiguous(denoiser: Denoiser, weights: Path, per_group: int, first_seed: int) -> Arrays:
     import numpy as np
 
-    from attrbench_tasks.classifier import load_classifier, probabilities
+    from attrbench_tasks.classifier import load_classifier, probabilities, recipe_of
 
     classifier = load_classifier(weights)
     images, labels, seeds = [], [], []
-    counts = np.zeros(CLASSES, np.int64)
+    counts = np.zeros(recipe_of(weights).classes, np.int64)
     tried = ambiguous = 0
     while counts.min() < per_group and tried < BATCH * MAX_BATCHES_PER_GROUP_MEMBER * per_group:
         batch = list(range(first_seed + tried, first_seed + tried + BATCH))

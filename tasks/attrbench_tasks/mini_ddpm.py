@@ -91,19 +91,15 @@ class MiniDDPMTask(Task[MiniDDPMOptions]):
 
         from attrbench_tasks.classifier import train_classifier
         from attrbench_tasks.ddpm_training import train_ddpm
+        from attrbench_tasks.fitting import Progress
 
         recipe, classifier_recipe = self.recipes()
         data = self.data()
         accuracy = train_classifier(classifier_recipe, data.classifier, data.held_out, out, device)
         report(f"classifier: {accuracy:.2%} of {len(data.held_out[1])} held-out images right")
         images = torch.from_numpy(data.train[0]).permute(0, 3, 1, 2).float() / 127.5 - 1
-        train_ddpm(
-            recipe,
-            images,
-            out,
-            device=device,
-            report=lambda step, loss: report(f"step {step} of {recipe.steps}: loss {loss:.4f}"),
-        )
+        progress = Progress(out, lambda step, loss: report(f"step {step} of {recipe.steps}: loss {loss:.4f}"))
+        train_ddpm(recipe, images, device, progress)
 
 
 class OpenMiniDDPM(OpenTask):
@@ -121,15 +117,11 @@ class OpenMiniDDPM(OpenTask):
     @cached_property
     def queries(self) -> Items:
         """Generated images, labelled by the classifier, the ambiguous ones left out; see `generated`."""
-        from attrbench_tasks.generated import labelled_generations
+        from attrbench_tasks.generated import Wanted, labelled_generations
 
-        images, labels, seeds = labelled_generations(
-            self.denoiser,
-            self._task.weights,
-            per_group=self._task.options.queries_per_group,
-            query_set=self._task.options.query_set,
-            cache=self._workspace.cache,
-        )
+        options = self._task.options
+        wanted = Wanted(options.queries_per_group, options.query_set, self._workspace.cache)
+        images, labels, seeds = labelled_generations(self.denoiser, self._task.weights, wanted)
         return replace(_items(images, labels), seeds=seeds.tolist())
 
     @cached_property

@@ -9,8 +9,8 @@ import torch
 from attrbench.task import Workspace
 from attrbench_tasks.classifier import REPORT, load_classifier, probabilities
 from attrbench_tasks.ddpm_mnist import DDPMMnistMini
-from attrbench_tasks.ddpm_training import RECIPE_FILE
 from attrbench_tasks.digits import DigitsMini
+from attrbench_tasks.fitting import RECIPE_FILE
 from attrbench_tasks.generated import CONFIDENCE
 
 TASKS = [DigitsMini, DDPMMnistMini]
@@ -44,8 +44,9 @@ def test_the_classifier_is_as_good_as_its_report_says(kind):
 def test_the_recipe_beside_the_weights_is_the_one_that_train_repeats(kind):
     task = kind(kind.Options())
     recipe, classifier = kind.recipes()
-    assert json.loads((task.weights / RECIPE_FILE).read_text()) == recipe.model_dump(mode="json")
-    assert json.loads((task.weights / REPORT).read_text())["recipe"] == classifier.model_dump()
+    assert type(recipe).model_validate_json((task.weights / RECIPE_FILE).read_bytes()) == recipe
+    report = json.loads((task.weights / REPORT).read_text())
+    assert type(classifier).model_validate(report["recipe"]) == classifier
 
 
 @pytest.mark.parametrize("query_set", ["reported", "tuning"])

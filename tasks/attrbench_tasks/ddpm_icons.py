@@ -1,0 +1,65 @@
+"""DDPM on the captioned icons, RGB and unconditional: the mini twin of DDPM on CIFAR-10."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import TYPE_CHECKING
+
+from attrbench.task import TaskMeta
+from attrbench_tasks.mini_ddpm import LabelledImages, MiniDDPMTask
+
+if TYPE_CHECKING:
+    from attrbench_tasks.classifier import ClassifierRecipe
+    from attrbench_tasks.ddpm_training import DDPMRecipe
+
+
+class DDPMIconsMini(MiniDDPMTask):
+    """All images of the mixture but the held-out tenth, which tests the classifier of the six families."""
+
+    meta = TaskMeta(
+        name="ddpm-icons-mini",
+        version=1,
+        summary="DDPM (0.95M parameters) on 1,650 RGB icons of six families, 32x32, 60 generated queries",
+        model="diffusers UNet2DModel (32, 48, 64), trained by `attrbench train ddpm-icons-mini`",
+        dataset="registry_mix32 without its held-out tenth: emoji in two styles, flags, cards, game art, glyphs",
+        licence="images: MIT, Apache-2.0 and CC0 (docs/tasks.md); weights: Apache-2.0",
+        train_items=1650,
+        memory="3 GB",
+        notes="",
+    )
+
+    @staticmethod
+    @cache
+    def data() -> LabelledImages:
+        """Both training parts for the diffusion model and the classifier; the held-out part tests the classifier."""
+        from attrbench_tasks.registry_mix import part
+
+        train, held_out = part("base", "tuning"), part("held_out")
+        seen = (train.images, train.families)
+        return LabelledImages(train=seen, classifier=seen, held_out=(held_out.images, held_out.families))
+
+    @staticmethod
+    def recipes() -> tuple[DDPMRecipe, ClassifierRecipe]:
+        """About 39 epochs for the diffusion model, 40 for the classifier."""
+        from attrbench_tasks.classifier import ClassifierRecipe
+        from attrbench_tasks.ddpm_training import DDPMRecipe
+
+        ddpm = DDPMRecipe(
+            unet={
+                "sample_size": 32,
+                "in_channels": 3,
+                "out_channels": 3,
+                "layers_per_block": 1,
+                "block_out_channels": [32, 48, 64],
+                "norm_num_groups": 8,
+                "attention_head_dim": 8,
+                "down_block_types": ["DownBlock2D", "DownBlock2D", "AttnDownBlock2D"],
+                "up_block_types": ["AttnUpBlock2D", "UpBlock2D", "UpBlock2D"],
+            },
+            steps=4_000,
+            batch_size=16,
+            learning_rate=1e-3,
+            checkpoints=(2_000,),
+            dtype="float16",
+        )
+        return ddpm, ClassifierRecipe(size=32, epochs=40, shift=3, channels=3, classes=6, widths=(24, 48), edge="copy")

@@ -9,10 +9,21 @@ from attrbench_tasks.ddpm_icons import DDPMIconsMini
 from attrbench_tasks.ddpm_mnist import DDPMMnistMini
 from attrbench_tasks.digits import DigitsMini
 from attrbench_tasks.mini_text_to_image import SD3FullMini, SD3LoRAMini, SD14LoRAMini
+from attrbench_tasks.paper_text_to_image import SD3Full, SD3LoRA, SD14LoRA
 
 
 @hookimpl
 def register_tasks(register: Callable[[type[Task[Any]]], None]) -> None:
     """Registers every task of this package."""
-    for task in (DDPMMnistMini, DDPMIconsMini, DigitsMini, SD14LoRAMini, SD3FullMini, SD3LoRAMini):
+    for task in (
+        DDPMMnistMini,
+        DDPMIconsMini,
+        DigitsMini,
+        SD14LoRAMini,
+        SD3FullMini,
+        SD3LoRAMini,
+        SD14LoRA,
+        SD3LoRA,
+        SD3Full,
+    ):
         register(task)

@@ -18,6 +18,8 @@ log = logging.getLogger(__name__)
 LARGEST = {"cpu": 160, "cuda": 1024}
 SHARE = 0.5
 """Of the free memory, what a batch may take by estimate."""
+BUSY = {"cpu": 10**9}
+"""Bytes, by estimate, from which on one pair keeps the device busy: more at once would take memory and save no time."""
 
 
 class BatchSize:
@@ -37,8 +39,10 @@ class BatchSize:
     def get(self, bytes_per_sample: Callable[[], int]) -> int:
         """The size to use now; `bytes_per_sample` is asked once, where no size was given."""
         if self._size is None:
-            fitting = int(SHARE * free_memory(self._device)) // max(1, bytes_per_sample())
-            self._size = max(1, min(LARGEST.get(self._device.type, 160), fitting, self._remembered()))
+            kind, each = self._device.type, max(1, bytes_per_sample())
+            fitting = int(SHARE * free_memory(self._device)) // each
+            largest = LARGEST.get(kind, 160) if each < BUSY.get(kind, each + 1) else 1
+            self._size = max(1, min(largest, fitting, self._remembered()))
         return self._size
 
     def shrink(self) -> None:

@@ -9,6 +9,7 @@ from attrbench_tasks.ddpm_icons import DDPMIconsMini
 from attrbench_tasks.ddpm_mnist import DDPMMnistMini
 from attrbench_tasks.digits import DigitsMini
 from attrbench_tasks.mini_text_to_image import SD3FullMini, SD3LoRAMini, SD14LoRAMini
+from attrbench_tasks.paper_ddpm import DDPMCifar10, DDPMMnist
 from attrbench_tasks.paper_text_to_image import SD3Full, SD3LoRA, SD14LoRA
 
 
@@ -25,5 +26,7 @@ def register_tasks(register: Callable[[type[Task[Any]]], None]) -> None:
         SD14LoRA,
         SD3LoRA,
         SD3Full,
+        DDPMMnist,
+        DDPMCifar10,
     ):
         register(task)

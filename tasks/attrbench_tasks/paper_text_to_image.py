@@ -144,7 +144,7 @@ class PaperTask(Task[PaperOptions]):
         if given is not None:
             return
         raise AttrbenchError(
-            f"task {name}: the paper's {'LoRA' if self.has_lora else 'fine-tuned weights'} are not published:"
+            f"task {name}: the paper's {'LoRA is' if self.has_lora else 'fine-tuned weights are'} not published:"
             f" {f'{ACCESS}, ' if self.base == paper.SD3 else ''}run `attrbench train {name} --out FOLDER` and then"
             f" `-t {name}:{option}=FOLDER`; any other {'LoRA' if self.has_lora else 'pipeline'} can be named likewise,"
             f" and `-t {name}:weights=random` measures time and memory without weights"

@@ -27,19 +27,23 @@ log = logging.getLogger("attrbench.taskfile")
 
 
 class Described(Protocol):
-    """A task of one model, one training set and pictures to attribute.
+    """A task of one model, one training set and pictures to attribute."""
 
-    Attributes:
-        path: what messages call it.
-        model: the model.
-        train_source: the training images.
-        query_source: pictures that are queries, if any.
-    """
+    @property
+    def path(self) -> Path:
+        """What messages call it."""
 
-    path: Path
-    model: ModelSource
-    train_source: DatasetSource
-    query_source: DatasetSource | None
+    @property
+    def model(self) -> ModelSource:
+        """The model."""
+
+    @property
+    def train_source(self) -> DatasetSource:
+        """The training images."""
+
+    @property
+    def query_source(self) -> DatasetSource | None:
+        """Pictures that are queries, if any."""
 
 
 class FileTask(Task[TaskFile]):

@@ -24,7 +24,7 @@ from attrbench_tasks import paper
 
 if TYPE_CHECKING:
     from attrbench.data.listing import Listing
-    from attrbench.diffusion.denoiser import Denoiser
+    from attrbench.diffusion.ddpm import DDPMDenoiser
     from attrbench_tasks.classifier import ClassifierRecipe, Labelled
 
 log = logging.getLogger("attrbench.queries")
@@ -76,9 +76,7 @@ class PaperDDPMTask(Task[PaperDDPMOptions]):
         options = self.options
         if options.dataset is None:
             return self.images.model_copy(update={"revision": options.dataset_revision})
-        return DatasetSource(
-            path=options.dataset, revision=options.dataset_revision, group_column=options.group_column
-        )
+        return DatasetSource(path=options.dataset, revision=options.dataset_revision, group_column=options.group_column)
 
     @property
     def model(self) -> ModelSource:
@@ -146,11 +144,15 @@ class OpenPaperDDPM(OpenTask):
         return self._notes
 
     @cached_property
-    def denoiser(self) -> Denoiser:
+    def denoiser(self) -> DDPMDenoiser:
         """The model."""
+        from attrbench.diffusion.ddpm import DDPMDenoiser
         from attrbench.diffusion.loading import load_denoiser
 
-        return load_denoiser(self._task.model, self._workspace.device)
+        loaded = load_denoiser(self._task.model, self._workspace.device)
+        if not isinstance(loaded, DDPMDenoiser):
+            raise AttrbenchError(f"task {self._task.meta.name}: model {self._task.model.model} is no DDPM")
+        return loaded
 
     @cached_property
     def train(self) -> Items:

@@ -63,7 +63,7 @@ class PaperOptions(Options):
     """Images a forward pass; their gradients are added up to those of a batch."""
     train_learning_rate: float | None = Field(None, gt=0)
     """Constant; 0.001 with LoRA and 0.0001 without by default."""
-    train_precision: Literal["no", "bf16", "fp16"] = "no"
+    train_precision: Literal["no", "bf16"] = "no"
     """accelerate's mixed precision; `no` is float32."""
     train_save_every: int = Field(100, ge=1)
     """Optimiser steps between two savings of the state."""

@@ -116,17 +116,13 @@ class PaperTask(Task[PaperOptions]):
     def open(self, workspace: Workspace) -> OpenFileTask:
         """Looks for the model and the data set before anything is loaded."""
         from attrbench.data.loading import list_items
-        from attrbench.diffusion.loading import find_pipeline
         from attrbench_tasks.paper_open import OpenPaperTask, OpenScaleTask, scale_draws, scale_listing
 
         if self.scale:
             train, draws = scale_listing(self.options.scale_items), scale_draws()
             return OpenScaleTask(self, workspace, train=train, pictures=None, draws=draws)
         self._check_released()
-        try:
-            find_pipeline(self.model)
-        except AttrbenchError as error:
-            raise AttrbenchError(f"task {self.meta.name}: {error}{self._gate(str(error))}") from None
+        self.find_model()
         train = list_items(self.train_source, workspace.cache)
         draws, note = self._draws(train, workspace.cache)
         opened = OpenPaperTask(self, workspace, train=train, pictures=None, draws=draws)
@@ -150,10 +146,20 @@ class PaperTask(Task[PaperOptions]):
             f" and `-t {name}:weights=random` measures time and memory without weights"
         )
 
-    def _gate(self, error: str) -> str:
-        """How to get at a gated model, where an error does not say it already."""
-        gated = self.options.model in (None, paper.SD3) and self.base == paper.SD3
-        return f"; or, where the hub is in reach: {ACCESS}" if gated and "licence" not in error else ""
+    def find_model(self) -> None:
+        """Looks for the pipeline.
+
+        Raises:
+            AttrbenchError: where it is missing, with the steps that lead to it.
+        """
+        from attrbench.diffusion.loading import find_pipeline
+
+        try:
+            find_pipeline(self.model)
+        except AttrbenchError as error:
+            gated = self.options.model in (None, paper.SD3) and self.base == paper.SD3
+            steps = f"; or, where the hub is in reach: {ACCESS}" if gated and "licence" not in str(error) else ""
+            raise AttrbenchError(f"task {self.meta.name}: {error}{steps}") from None
 
     def _draws(self, train: Listing, cache: Path) -> tuple[list[Draw], str | None]:
         """What the model shall draw, and a note where the prompts are not held out."""
@@ -165,15 +171,15 @@ class PaperTask(Task[PaperOptions]):
         if options.prompts is not None:
             pairs = [(d.prompt, d.group) for d in draws_of(QueryTable(prompts=options.prompts), Path())]
         else:
-            listing = self._held_out(cache)
-            if listing is None:
+            need_captions(train)
+            seen = set(train.captions or ())
+            pairs = [pair for pair in _pairs(self._held_out(cache)) if pair[0] not in seen]
+            if not pairs:
                 note = (
-                    f"{train.where} has no split '{HELD_OUT}': queries are drawn for captions of the training set, not"
-                    " for held-out prompts; name a CSV of those with prompts=FILE"
+                    f"{train.where} has no split '{HELD_OUT}' with captions of its own: queries are drawn for captions"
+                    " of the training set, not for held-out prompts; name a CSV of those with prompts=FILE"
                 )
-            need_captions(chosen := train if listing is None else listing)
-            assert chosen.captions is not None
-            pairs = list(zip(chosen.captions, chosen.groups or [""] * len(chosen), strict=True))
+                pairs = _pairs(train)
         per_group = options.queries_per_group or (None if note is None else STAND_INS)
         return choose_draws(pairs, per_group, FIRST_SEED[options.query_set]), note
 
@@ -195,6 +201,13 @@ class PaperTask(Task[PaperOptions]):
         from attrbench_tasks.paper_training import train_paper_task
 
         train_paper_task(self, out, device, report)
+
+
+def _pairs(listing: Listing | None) -> list[tuple[str, str]]:
+    """Caption and group of each item."""
+    if listing is None or listing.captions is None:
+        return []
+    return list(zip(listing.captions, listing.groups or [""] * len(listing), strict=True))
 
 
 def choose_draws(pairs: Sequence[tuple[str, str]], per_group: int | None, first_seed: int) -> list[Draw]:

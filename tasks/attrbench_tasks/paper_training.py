@@ -94,6 +94,12 @@ def train_paper_task(task: PaperTask, out: Path, device: torch.device, report: C
     if _is_done(recipe, out):
         report(f"{task.meta.name}: {out} holds the weights of this recipe already")
         return
+    parts = -(-min(recipe.batch_size, len(opened.train)) // recipe.micro_batch)
+    if parts % accelerator.num_processes:
+        raise UsageError(
+            f"{accelerator.num_processes} processes cannot share {parts} micro-batches evenly: choose"
+            " train_micro_batch so that a batch has a multiple of as many"
+        )
     report(f"{task.meta.name}: {len(opened.train)} images, {recipe.steps} steps of {recipe.batch_size}")
     denoiser: Any = opened.denoiser
     progress = Progress(

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from attrbench.errors import Interrupted
 from attrbench_tasks import mixture_writing, paper
 from attrbench_tasks.mixture import Mixture, MixtureOptions, plan
 from tests.tasks.captioned import write_images
@@ -92,7 +93,7 @@ def test_what_was_cut_off_goes_on_and_ends_the_same(attrbench, sources, tmp_path
     def dies(*arguments):
         calls.append(arguments)
         if len(calls) > 20:
-            raise KeyboardInterrupt
+            raise Interrupted
         return write(*arguments)
 
     monkeypatch.setattr(mixture_writing, "_write_image", dies)
@@ -138,7 +139,9 @@ def test_a_source_without_captions_or_within_no_reach_is_one_line(attrbench, sou
     assert "source flowers" in done.complaint[0]
     assert "caption_column" in done.complaint[0]
     named = f"flowers={tmp_path / 'from' / 'flowers'}:caption_column=words"
-    assert attrbench("prepare", "mixture:resolution=8", "--out", tmp_path / "mix", *sources, "--source", named).code == 0
+    assert (
+        attrbench("prepare", "mixture:resolution=8", "--out", tmp_path / "mix", *sources, "--source", named).code == 0
+    )
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     (line,) = attrbench("prepare", "mixture", "--out", tmp_path / "other").complaint
     assert "magic-cards" in line

@@ -12,13 +12,25 @@ from attrbench.task import Workspace
 from attrbench_tasks import fitting, paper
 from attrbench_tasks.fitting import STATE_FILE
 from attrbench_tasks.paper_text_to_image import SD3Full, SD3LoRA, SD14LoRA
-from attrbench_tasks.paper_training import PartsOfLoss, PaperRecipe, recipe_of
+from attrbench_tasks.paper_training import PaperRecipe, PartsOfLoss, recipe_of
 from tests.diffusion import pipelines
 from tests.tasks.captioned import write_images
 
 CPU = torch.device("cpu")
 KINDS = {SD14LoRA: "sd1", SD3LoRA: "sd3", SD3Full: "sd3"}
 LORA = "pytorch_lora_weights.safetensors"
+
+
+@pytest.fixture(autouse=True)
+def _fresh_accelerate():
+    """accelerate has one state a process, which a test must not find as another left it."""
+    reset_accelerate()
+
+
+def reset_accelerate():
+    from accelerate.state import AcceleratorState
+
+    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +122,7 @@ def test_the_parts_of_a_loss_are_the_loss_of_the_network(root, tmp_path):
     recipe = recipe_of(task, task.model.model_copy(update={"lora": None}), items)
     chosen, rng = recipe.batch(len(items), 0)
     state = rng.get_state()
-    total = sum(float(part) for part in PartsOfLoss(recipe, denoiser, items)(chosen, rng))
+    total = sum(float(part.detach()) for part in PartsOfLoss(recipe, denoiser, items)(chosen, rng))
     rng.set_state(state)
     noise = torch.randn((len(chosen), *denoiser.latent_shape), generator=rng)
     t = torch.randint(0, 1000, (len(chosen),), generator=rng)
@@ -178,6 +190,7 @@ def test_training_on_cuda_begins_as_on_the_cpu(root, tmp_path):
     losses = []
     for name in ("cpu", "cuda"):
         lines = []
+        reset_accelerate()
         task = task_of(SD3LoRA, root, train_epochs=0.5, train_save_every=1)
         task.train(tmp_path / name, torch.device(name), lines.append)
         losses.append(float(lines[1].rpartition(" ")[2]))

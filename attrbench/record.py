@@ -71,10 +71,12 @@ class MetricResult(_Part):
         metric: name of the metric; `k` its cut-off.
         value: mean over the queries.
         low, high: 95% percentile-bootstrap interval over the queries; None for a single query.
-        ceiling: mean of the best reachable values.
-        random: expectation under a uniformly random ranking.
-        per_query: the value of each query, in query order.
+        ceiling: mean of the best reachable values; of a counterfactual, what its ceiling control reached.
+        random: expectation under a uniformly random ranking; of a counterfactual, what random removal did.
+        per_query: the value of each query, in query order; for a metric of retrained models, that of each picture.
         higher_is_better: the metric's direction.
+        clusters: `per_query` is so many equal runs of values, one after the other, that belong together: one for each
+            training seed. Intervals draw clusters first, then values within them.
     """
 
     metric: str
@@ -86,11 +88,26 @@ class MetricResult(_Part):
     random: float | None
     per_query: list[float]
     higher_is_better: bool
+    clusters: int = 1
 
     @property
     def name(self) -> str:
         """The metric's name with its cut-off, such as `detection-rate@10`."""
         return self.metric if self.k is None else f"{self.metric}@{self.k}"
+
+
+class Control(_Part):
+    """The main metric of a counterfactual where something else than the method chose the items to remove.
+
+    Attributes:
+        name: what chose them, in words.
+        result: the metric; its `per_query` may be left empty.
+        shared: whether it is the same for every method; False where it was made to match the method's choice.
+    """
+
+    name: str
+    result: MetricResult
+    shared: bool = True
 
 
 class Storage(_Part):
@@ -174,7 +191,9 @@ class Record(_Part):
             `failed` where the method raised. Only complete runs are ranked, and no scale runs (`TaskInfo.scale`).
         ranking: for each query the training ids at the top, strongest first.
         notes: what a reader must know: images that were left out, metrics that do not apply and why.
-        facts: what the method says of itself: the damping it used, a residual, a number of steps.
+        facts: what the method says of itself: the damping it used, a residual, a number of steps; and what a
+            counterfactual says of the items that it removed.
+        controls: of a counterfactual: the main metric where something else chose what to remove.
         peak_memory_bytes, peak_device_bytes: of the process and of torch on a CUDA device, while this run's passes
             that serve the method were computed and while it was fitted and asked; libraries included.
         identity: hash of all that decides the result; a record with the same identity is not computed again.
@@ -189,6 +208,7 @@ class Record(_Part):
     method: MethodInfo
     coverage: Coverage
     metrics: list[MetricResult] = []
+    controls: list[Control] = []
     query_groups: list[str] = []
     ranking: list[list[int]] = []
     notes: list[str] = []

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
+    from attrbench.counterfactual import Counterfactual
     from attrbench.diffusion.denoiser import Denoiser
 
 OptionsT = TypeVar("OptionsT", bound=Options)
@@ -35,7 +36,8 @@ class TaskMeta(BaseModel):
         licence: of data and weights.
         train_items: size of the training set; None where only opening the task can tell.
         memory: what a run needs at its peak, in words.
-        main_metric: the metric that ranks the leaderboard, such as `detection-rate@10`.
+        main_metric: the metric that ranks the leaderboard, such as `detection-rate@10`; no cut-off where it is that of
+            a counterfactual.
         notes: what a reader of the numbers must know, such as how queries were labelled.
     """
 
@@ -110,6 +112,11 @@ class OpenTask(ABC):
     @abstractmethod
     def denoiser(self) -> Denoiser:
         """The trained model."""
+
+    @property
+    def counterfactual(self) -> Counterfactual | None:
+        """How rankings are measured by training again; None for tasks that do not."""
+        return None
 
     @property
     def notes(self) -> Sequence[str]:

@@ -10,7 +10,7 @@ import typer
 from attrbench.cli.common import RESULTS, Cache, Debug, Device, Out, TerminalReporter, default_device, quiet_libraries
 
 if TYPE_CHECKING:
-    from attrbench.record import Record
+    from attrbench.record import MetricResult, Record
     from attrbench.running.run import Result
 
 
@@ -71,7 +71,7 @@ def run(
 
 def _show(result: Result) -> None:
     """One line a run, on standard output."""
-    from attrbench.leaderboard.cells import human_seconds, storage_text
+    from attrbench.leaderboard.cells import human_seconds, interval_text, storage_text
 
     record, path = result.record, result.path
     line = f"{record.method.label} on {record.task.label}: "
@@ -83,11 +83,10 @@ def _show(result: Result) -> None:
     elif main is None or record.storage is None or record.latency is None:
         line += "; ".join([record.status, f"{record.task.main_metric} does not apply", *record.notes])
     else:
-        interval = "" if main.low is None or main.high is None else f" [{main.low:.3f}, {main.high:.3f}]"
-        chance = "" if main.random is None else f" (random {main.random:.3f})"
+        interval = f" {text}" if (text := interval_text(main)) else ""
         line += (
-            f"{main.name} {main.value:.3f}{interval}{chance}, storage {storage_text(record.storage)},"
-            f" query p50 {human_seconds(record.latency.query.p50)}"
+            f"{main.name} {main.value:.3f}{interval}{_reference(record, main)}, storage"
+            f" {storage_text(record.storage)}, query p50 {human_seconds(record.latency.query.p50)}"
         )
         if record.status != "complete":
             line += f", {record.status}"
@@ -107,6 +106,14 @@ def _costs(record: Record) -> str:
         f" training items {human_seconds(latency.cache / items)} each, query p50 {human_seconds(latency.query.p50)}"
         + "".join(f", peak {name} {human_bytes(peak)}" for name, peak in peaks if peak)
     )
+
+
+def _reference(record: Record, main: MetricResult) -> str:
+    """What to compare the number with: the controls of a counterfactual, or chance."""
+    if record.controls:
+        controls = (f"{control.name} {control.result.value:.3f}" for control in record.controls)
+        return f" (controls: {', '.join(controls)})"
+    return "" if main.random is None else f" (random {main.random:.3f})"
 
 
 def _lost(gradients: list[tuple[str, int, int | float]]) -> str:

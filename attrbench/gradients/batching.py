@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,11 +16,11 @@ from attrbench.files import write_atomically
 
 log = logging.getLogger(__name__)
 
-LARGEST = {"cpu": 160, "cuda": 1024}
+LARGEST = {"cpu": 640, "cuda": 1024}
 SHARE = 0.5
 """Of the free memory, what a batch may take by estimate."""
-BUSY = {"cpu": 10**9}
-"""Bytes, by estimate, from which on one pair keeps the device busy: more at once would take memory and save no time."""
+ENOUGH = {"cpu": 1.5e9}
+"""Bytes by estimate beyond which a larger batch gains nothing: the arithmetic is busy, and caches are left behind."""
 
 
 class BatchSize:
@@ -39,10 +40,9 @@ class BatchSize:
     def get(self, bytes_per_sample: Callable[[], int]) -> int:
         """The size to use now; `bytes_per_sample` is asked once, where no size was given."""
         if self._size is None:
-            kind, each = self._device.type, max(1, bytes_per_sample())
-            fitting = int(SHARE * free_memory(self._device)) // each
-            largest = LARGEST.get(kind, 160) if each < BUSY.get(kind, each + 1) else 1
-            self._size = max(1, min(largest, fitting, self._remembered()))
+            most = min(SHARE * free_memory(self._device), ENOUGH.get(self._device.type, math.inf))
+            fitting = int(most) // max(1, bytes_per_sample())
+            self._size = max(1, min(LARGEST.get(self._device.type, LARGEST["cpu"]), fitting, self._remembered()))
         return self._size
 
     def shrink(self) -> None:

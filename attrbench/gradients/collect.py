@@ -13,7 +13,7 @@ from torch import Tensor
 from attrbench.diffusion.denoiser import Denoiser, Encoded
 from attrbench.features import GradientProducts, GradientRows, GradientSource, Layers, Outputs
 from attrbench.gradients.batching import BatchSize, ran_out_of_memory
-from attrbench.gradients.consumers import Consumer, InnerProducts, Norms, Sketches, Summed, Whole
+from attrbench.gradients.consumers import Consumer, Gathered, InnerProducts, Norms, Sketches, Summed, Whole
 from attrbench.gradients.engine import Engine
 from attrbench.gradients.layer_blocks import LayerBlock, layer_blocks
 from attrbench.gradients.pairs import Pairs, Split
@@ -113,9 +113,10 @@ class GradientPass:
         norms, facts = None, None
         if isinstance(feature, GradientProducts):
             norms, facts = self.query_norms[feature], self._factors[feature].facts
-        return Sheet(feature, store, shard, len(self.timesteps), self._width(feature), norms, facts)
+        return Sheet(feature, store, shard, len(self.timesteps), self.width(feature), norms, facts)
 
-    def _width(self, feature: GradientFeature) -> int:
+    def width(self, feature: GradientFeature) -> int:
+        """Numbers a row."""
         if isinstance(feature, Outputs):
             return 1
         if isinstance(feature, GradientProducts):
@@ -183,17 +184,23 @@ class GradientPass:
     def _outputs(self, batch: Batch, items: Tensor, steps: Tensor, consumers: Sequence[Consumer]) -> Tensor | None:
         """Runs one batch; None where memory ran out. Consumers start anew, so a batch cut short leaves nothing."""
         dtype = torch.float64 if batch.noisy.dtype == torch.float64 else torch.float32
-        for consumer in consumers:
-            consumer.start(items, steps, dtype, self.denoiser.device)
+        gathered = Gathered(self.gradients.total, consumers, list(self.gradients.offsets.values()))
+        small = len(items) * self.gradients.total <= gathered.LARGEST
+        receivers: Sequence[Consumer] = [gathered] if small else consumers
+        for receiver in receivers:
+            receiver.start(items, steps, dtype, self.denoiser.device)
 
         def sink(offset: int, gradients: Tensor) -> None:
             gradients = gradients.to(dtype)
-            for consumer in consumers:
-                consumer.add(offset, gradients)
+            for receiver in receivers:
+                receiver.add(offset, gradients)
 
         try:
             if consumers:
-                return self.gradients(batch, sink)
+                outputs = self.gradients(batch, sink)
+                if small:
+                    gathered.hand_on()
+                return outputs
             with torch.no_grad():
                 return self.gradients.outputs(batch)
         except (RuntimeError, MemoryError) as error:
@@ -206,22 +213,23 @@ class GradientPass:
 
 
 class _Consumers:
-    """The consumers that a set of features needs; sketches under one form, seed and cut share one."""
+    """The consumers that a set of features needs; features that can be had together share one."""
 
     def __init__(self, features: Sequence[GradientFeature], work: GradientPass) -> None:
         self.norms = Norms()
-        self._of: dict[GradientFeature, Consumer] = {}
-        lengths: dict[tuple[object, ...], set[int]] = {}
-        wanted = [feature for feature in features if not isinstance(feature, Outputs)]
-        for feature in wanted:
-            if isinstance(feature, GradientRows) and feature.sketch is not None:
-                lengths.setdefault(_key(feature), set()).add(feature.sketch.length)
-        shared: dict[tuple[object, ...], Consumer] = {}
-        for feature in wanted:
-            key = _key(feature)
-            if key not in shared:
-                shared[key] = _consumer(feature, lengths.get(key, set()), work)
-            self._of[feature] = shared[key]
+        together: dict[tuple[object, ...], list[GradientFeature]] = {}
+        for feature in features:
+            if not isinstance(feature, Outputs):
+                together.setdefault(_key(feature), []).append(feature)
+        shared = {key: _consumer(members, work) for key, members in together.items()}
+        self._of = {feature: shared[key] for key, members in together.items() for feature in members}
+        self._columns = {}  # of each feature in what a consumer of products gives
+        for members in together.values():
+            start = 0
+            for feature in members:
+                width = work.width(feature)
+                self._columns[feature] = slice(start, start + width)
+                start += width
         means = [consumer for key, consumer in shared.items() if _is_mean(key)]
         self._sums = Summed(means)
         self.all: list[Consumer] = [self.norms] if shared else []
@@ -230,16 +238,18 @@ class _Consumers:
 
     def result(self, feature: GradientFeature) -> Tensor:
         """[B, width] of one feature, rows not yet normalised."""
-        values = _result(self._of[feature], feature)
+        values = self._result(feature)
         return self._sums.spread(values) if _is_mean(_key(feature)) else values
 
-
-def _result(consumer: Consumer, feature: GradientFeature) -> Tensor:
-    if isinstance(consumer, Sketches):
-        assert isinstance(feature, GradientRows) and feature.sketch is not None
-        return consumer.result(feature.sketch.length)
-    assert isinstance(consumer, Whole | InnerProducts)
-    return consumer.result()
+    def _result(self, feature: GradientFeature) -> Tensor:
+        consumer = self._of[feature]
+        if isinstance(consumer, Sketches):
+            assert isinstance(feature, GradientRows) and feature.sketch is not None
+            return consumer.result(feature.sketch.length)
+        assert isinstance(consumer, Whole | InnerProducts)
+        return (
+            consumer.result()[:, self._columns[feature]] if isinstance(consumer, InnerProducts) else consumer.result()
+        )
 
 
 def _key(feature: GradientFeature) -> tuple[object, ...]:
@@ -247,7 +257,7 @@ def _key(feature: GradientFeature) -> tuple[object, ...]:
     assert not isinstance(feature, Outputs)
     mean = feature.timesteps == "mean"
     if isinstance(feature, GradientProducts):
-        return ("products", feature, mean)
+        return ("products", feature.layers, mean)
     if feature.sketch is None:
         return ("whole", mean)
     return ("sketch", feature.sketch.form, feature.sketch.seed, feature.layers, mean)
@@ -257,13 +267,17 @@ def _is_mean(key: tuple[object, ...]) -> bool:
     return key[-1] is True
 
 
-def _consumer(feature: GradientFeature, lengths: set[int], work: GradientPass) -> Consumer:
+def _consumer(features: Sequence[GradientFeature], work: GradientPass) -> Consumer:
+    """One consumer for features of one key: sketches of several lengths, products with several sets of queries."""
+    feature = features[0]
     assert not isinstance(feature, Outputs)
+    layers = work.layers(feature.layers)
     if isinstance(feature, GradientProducts):
-        return InnerProducts(work.queries[feature], work.layers(feature.layers))
+        queries = [work.queries[other] for other in features if isinstance(other, GradientProducts)]
+        return InnerProducts(queries[0] if len(queries) == 1 else torch.cat(queries, dim=1), layers)
     if feature.sketch is None:
         return Whole(work.gradients.total)
-    layers = work.layers(feature.layers)
+    lengths = {other.sketch.length for other in features if isinstance(other, GradientRows) and other.sketch}
     return Sketches(layers, feature.layers != "all", feature.sketch.form, sorted(lengths), feature.sketch.seed)
 
 

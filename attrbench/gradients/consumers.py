@@ -7,6 +7,7 @@ is through. No consumer keeps a gradient unless keeping it is its purpose.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Protocol
 
 import torch
@@ -18,7 +19,13 @@ from attrbench.gradients.reference_sketches import SketchForm, sketch_accumulato
 
 
 class Consumer(Protocol):
-    """Takes the gradients of a batch of B pairs, parameter by parameter."""
+    """Takes the gradients of a batch of B pairs, parameter by parameter.
+
+    Attributes:
+        by_parameter: whether it must get each parameter on its own; else it takes any stretch of the whole gradient.
+    """
+
+    by_parameter: bool
 
     def start(self, items: Tensor, timesteps: Tensor, dtype: torch.dtype, device: torch.device) -> None:
         """A batch begins; `items` is [B] items, `timesteps` [B] indices into the grid."""
@@ -29,6 +36,8 @@ class Consumer(Protocol):
 
 class Norms:
     """L2 norms of whole gradients, accumulated in float64."""
+
+    by_parameter = False
 
     def start(self, items: Tensor, timesteps: Tensor, dtype: torch.dtype, device: torch.device) -> None:
         """See `Consumer`."""
@@ -64,7 +73,7 @@ class Sketches:
         self, layers: Sequence[LayerBlock], apart: bool, form: SketchForm, lengths: Sequence[int], seed: int
     ) -> None:
         self._layers = layers
-        self._apart = apart
+        self._apart = self.by_parameter = apart
         self._places = {offset: (i, start) for i, layer in enumerate(layers) for offset, start in layer.places.items()}
         self._accumulators = [
             sketch_accumulator(
@@ -99,6 +108,8 @@ class Sketches:
 class Whole:
     """The gradients themselves, [B, p]."""
 
+    by_parameter = False
+
     def __init__(self, total: int) -> None:
         self._total = total
 
@@ -125,27 +136,35 @@ class InnerProducts:
 
     def __init__(self, queries: Tensor, layers: Sequence[LayerBlock]) -> None:
         self._queries = queries
-        self._count = len(layers)
+        self._layers = len(layers)
+        self.by_parameter = len(layers) > 1
         self._layer = {offset: index for index, layer in enumerate(layers) for offset in layer.places}
 
     def start(self, items: Tensor, timesteps: Tensor, dtype: torch.dtype, device: torch.device) -> None:
         """See `Consumer`."""
         if len(self._queries) == 1:
             timesteps = torch.zeros_like(timesteps)
-        self._members = [(t, torch.nonzero(timesteps == t).squeeze(1)) for t in timesteps.unique().tolist()]
-        self._products = torch.zeros(self._count, len(timesteps), self._queries.shape[1], dtype=dtype, device=device)
+        self._members = [(t, _places(timesteps, t)) for t in timesteps.unique().tolist()]
+        self._size = len(timesteps)
+        count = self._queries.shape[1]
+        self._sums = [
+            [torch.zeros(count, len(timesteps[members]), dtype=dtype, device=device) for _, members in self._members]
+            for _ in range(self._layers)
+        ]
 
     def add(self, offset: int, gradients: Tensor) -> None:
         """See `Consumer`."""
-        products = self._products[self._layer[offset]]
-        for t, members in self._members:
-            other = self._queries[t, :, offset : offset + gradients.shape[1]]
-            mine = gradients if len(members) == len(gradients) else gradients[members.to(gradients.device)]
-            products[members] += mine @ other.to(mine.dtype).T
+        for (t, members), sums in zip(self._members, self._sums[self._layer[offset]], strict=True):
+            queries = self._queries[t, :, offset : offset + gradients.shape[1]]
+            sums.addmm_(queries.to(gradients.dtype), gradients[members].T)
 
     def result(self) -> Tensor:
         """[B, m * L] inner products, the L layers of each query side by side."""
-        return self._products.permute(1, 2, 0).flatten(1)
+        products = self._sums[0][0].new_empty(self._size, self._queries.shape[1], self._layers)
+        for layer, sums in enumerate(self._sums):
+            for (_, members), own in zip(self._members, sums, strict=True):
+                products[members, :, layer] = own.T
+        return products.flatten(1)
 
 
 class Summed:
@@ -160,19 +179,24 @@ class Summed:
 
     def __init__(self, inner: Sequence[Consumer]) -> None:
         self._inner = inner
+        self.by_parameter = any(consumer.by_parameter for consumer in inner)
 
     def start(self, items: Tensor, timesteps: Tensor, dtype: torch.dtype, device: torch.device) -> None:
         """See `Consumer`."""
         distinct, self._group = torch.unique(items, return_inverse=True)
         self._first = torch.stack([(self._group == group).nonzero()[0, 0] for group in range(len(distinct))])
+        self._runs = len(distinct) if torch.equal(items, distinct.repeat_interleave(len(items) // len(distinct))) else 0
         self._group = self._group.to(device)
         for consumer in self._inner:
             consumer.start(distinct, torch.zeros_like(distinct), dtype, device)
 
     def add(self, offset: int, gradients: Tensor) -> None:
         """See `Consumer`."""
-        sums = gradients.new_zeros(len(self._first), gradients.shape[1])
-        sums.index_add_(0, self._group, gradients)
+        if self._runs:  # item by item, equally many pairs each: several times faster than adding by index
+            sums = gradients.unflatten(0, (self._runs, -1)).sum(1)
+        else:
+            sums = gradients.new_zeros(len(self._first), gradients.shape[1])
+            sums.index_add_(0, self._group, gradients)
         for consumer in self._inner:
             consumer.add(offset, sums)
 
@@ -181,3 +205,49 @@ class Summed:
         rows = sums.new_zeros(len(self._group), sums.shape[1])
         rows[self._first.to(sums.device)] = sums
         return rows
+
+
+class Gathered:
+    """Gathers the gradients of a small batch and hands them on in one piece.
+
+    A query on its own is a handful of pairs, in which most of the time would go into calls parameter by parameter.
+
+    Args:
+        total: number of parameters, p.
+        inner: who gets them.
+        offsets: of the parameters in the concatenated gradient, in its order.
+    """
+
+    LARGEST = 2**23
+    """Numbers, B * p, beyond which copying costs more than it saves."""
+    by_parameter = True
+
+    def __init__(self, total: int, inner: Sequence[Consumer], offsets: Sequence[int]) -> None:
+        self._total = total
+        self._inner = inner
+        self._ends = list(pairwise([*offsets, total]))
+
+    def start(self, items: Tensor, timesteps: Tensor, dtype: torch.dtype, device: torch.device) -> None:
+        """See `Consumer`."""
+        self._rows = torch.zeros(len(timesteps), self._total, dtype=dtype, device=device)
+        for consumer in self._inner:
+            consumer.start(items, timesteps, dtype, device)
+
+    def add(self, offset: int, gradients: Tensor) -> None:
+        """See `Consumer`."""
+        self._rows[:, offset : offset + gradients.shape[1]] = gradients
+
+    def hand_on(self) -> None:
+        """Gives all of it to the others."""
+        for consumer in self._inner:
+            for first, last in self._ends if consumer.by_parameter else [(0, self._total)]:
+                consumer.add(first, self._rows[:, first:last])
+
+
+def _places(timesteps: Tensor, t: int) -> slice | Tensor:
+    """Where `t` stands in the batch: as a slice where it comes at even distances, so that nothing is copied."""
+    found = (timesteps == t).nonzero().squeeze(1)
+    gaps = found.diff()
+    step = int(gaps[0]) if len(gaps) else 1
+    even = bool((gaps == step).all())
+    return slice(int(found[0]), int(found[-1]) + 1, step) if even else found.to(timesteps.device)

@@ -205,7 +205,7 @@ def kronecker_factors(pairs: Pairs, options: FactorOptions) -> KroneckerFactors:
     return KroneckerFactors(
         layers,
         {
-            name: LayerFactors(inputs.float(), outputs.float(), kfac, corrected[name] / drawn)
+            name: LayerFactors(inputs.float().contiguous(), outputs.float().contiguous(), kfac, corrected[name] / drawn)
             for name, (inputs, outputs, kfac) in eigen.items()
         },
     )

@@ -160,6 +160,7 @@ class _Chunks:
             for c in {chunk_length(length) for length in lengths}
         }
         self._tables: dict[int, Tensor] = {}
+        self._views: dict[int, tuple[tuple[Tensor, ...], tuple[Tensor, ...]]] = {}
         self._places: dict[tuple[int, int, int], list[tuple[int, int, int, int, float]]] = {}
         self._folded: dict[int, Tensor] = {}
 
@@ -168,12 +169,13 @@ class _Chunks:
         for base in set(self._base.values()):
             shape = (size, base // chunk_length(base), 2 * chunk_length(base))
             self._tables[base] = _zeros(self._tables.get(base), shape, dtype, device)
+        self._views = {
+            base: (self._signs[chunk_length(base)].unbind(), t.unbind(1)) for base, t in self._tables.items()
+        }
         self._folded = {}
 
     def add(self, offset: int, piece: Tensor) -> None:
-        for base, table in self._tables.items():
-            c = chunk_length(base)
-            signs, targets = self._signs[c].unbind(), table.unbind(1)
+        for base, (signs, targets) in self._views.items():
             for start, row, kind, shift, flip in self._cells(base, offset, piece.shape[1]):
                 _add_rotated(targets[row], piece, start, signs[kind], shift, flip)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from attrbench.leaderboard.ranking import Row, Table
-from attrbench.record import Record, Storage
+from attrbench.record import MetricResult, Record, Storage
 
 COLUMNS = (
     "#",
@@ -35,10 +35,16 @@ def ranked_cells(table: Table, row: Row) -> list[str]:
     ]
 
 
-def random_cells(table: Table) -> list[str]:
-    """The analytic expectation of a random ranking."""
+def reference_cells(table: Table) -> list[list[str]]:
+    """What to compare with: the analytic expectation of a random ranking; the controls of a counterfactual."""
+    rest = [""] * (len(COLUMNS) - 4)
+    if table.controls:
+        return [
+            ["", f"control: {control.name}", f"{control.result.value:.3f}", interval_text(control.result), *rest]
+            for control in table.controls
+        ]
     value = "" if table.random is None else f"{table.random:.3f}"
-    return ["", "random ranking (analytic)", value, *[""] * (len(COLUMNS) - 3)]
+    return [["", "random ranking (analytic)", value, "", *rest]]
 
 
 def below_cells(table: Table, row: Row) -> list[str]:
@@ -62,22 +68,29 @@ def _results(table: Table, record: Record) -> list[str]:
     ]
 
 
+def interval_text(result: MetricResult) -> str:
+    """The interval in brackets; empty where there is none."""
+    return "" if result.low is None or result.high is None else f"[{result.low:.3f}, {result.high:.3f}]"
+
+
 def _value(record: Record, metric: str) -> tuple[str, str]:
     """The metric and its interval; blank for a task whose items have no groups."""
     result = record.metric(metric)
-    if result is None:
-        return "", ""
-    interval = "" if result.low is None or result.high is None else f"[{result.low:.3f}, {result.high:.3f}]"
-    return f"{result.value:.3f}", interval
+    return ("", "") if result is None else (f"{result.value:.3f}", interval_text(result))
 
 
 def caption(table: Table) -> list[str]:
     """What a reader must know to read the table."""
     ceiling = "" if table.ceiling is None else f", ceiling {table.ceiling:.3f}"
+    retrained = [
+        f"{table.metric} is no measure of retrieval and has no cut-off: models were trained again without the items at"
+        " the top. Its intervals cover training seeds and pictures.",
+    ]
     return [
         f"{table.train_items} training items, {table.queries} queries, {table.hardware}{ceiling}.",
-        "Equal ranks (=): the paired bootstrap over queries does not separate them. Pareto ✓: no other is at least as"
-        " good, small and fast.",
+        *(retrained if table.controls else []),
+        f"Equal ranks (=): the paired bootstrap over {'seeds and pictures' if table.controls else 'queries'} does not"
+        " separate them. Pareto ✓: no other is at least as good, small and fast.",
         "Query time: features and search of one query. Amortised: training features and index, once a training set; a"
         " pass that served several methods counts in full for each.",
         "Storage 'none': no gradient is kept, so every new query costs a pass over the training set.",

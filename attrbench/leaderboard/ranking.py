@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from attrbench.metrics.intervals import paired_difference
-from attrbench.record import Record
+from attrbench.record import Control, Record
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,7 @@ class Table:
         below: limited, partial and failed runs, and scale runs: never ranked.
         random: expectation of `metric` under a uniformly random ranking.
         ceiling: the best value any ranking could reach.
+        controls: where the metric is that of a counterfactual: what other choices of items do, the newest of each.
     """
 
     task: str
@@ -50,6 +51,7 @@ class Table:
     ceiling: float | None
     train_items: int
     queries: int
+    controls: list[Control]
 
 
 def build_tables(records: Sequence[Record], metric: str | None = None) -> list[Table]:
@@ -118,7 +120,19 @@ def _table(records: Sequence[Record], metric: str) -> Table:
         ceiling=None if first is None else first.ceiling,
         train_items=example.coverage.train_total,
         queries=example.coverage.queries_total,
+        controls=_controls(complete, metric),
     )
+
+
+def _controls(records: Sequence[Record], metric: str) -> list[Control]:
+    """The controls of the records by name, best first; those that match one method's choice bear its name."""
+    newest: dict[str, Control] = {}
+    for record in sorted(records, key=lambda record: record.created):
+        for control in record.controls:
+            if control.result.name == metric:
+                name = control.name if control.shared else f"{control.name}, as {record.method.label}"
+                newest[name] = control.model_copy(update={"name": name})
+    return sorted(newest.values(), key=lambda control: control.result.value, reverse=True)
 
 
 def _quality(record: Record, metric: str) -> float:
@@ -129,11 +143,17 @@ def _quality(record: Record, metric: str) -> float:
 
 
 def _beats(a: Record, b: Record, metric: str) -> bool:
-    """Whether a is better than b on the same queries, by a 95% paired bootstrap interval that excludes 0."""
+    """Whether a is better than b on the same queries, by a 95% paired bootstrap interval that excludes 0.
+
+    Results of other numbers of values (a counterfactual with other seeds or pictures) are never told apart.
+    """
     mine, theirs = a.metric(metric), b.metric(metric)
     assert mine is not None and theirs is not None
+    if (len(mine.per_query), mine.clusters) != (len(theirs.per_query), theirs.clusters):
+        return False
     sign = 1 if mine.higher_is_better else -1
-    interval = paired_difference([sign * x for x in mine.per_query], [sign * x for x in theirs.per_query])
+    pairs = [sign * x for x in mine.per_query], [sign * x for x in theirs.per_query]
+    interval = paired_difference(*pairs, clusters=mine.clusters)
     return interval is not None and interval[0] > 0
 
 

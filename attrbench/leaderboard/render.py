@@ -8,7 +8,7 @@ import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from attrbench.leaderboard.cells import below_cells, caption, header, random_cells, ranked_cells
+from attrbench.leaderboard.cells import below_cells, caption, header, ranked_cells, reference_cells
 from attrbench.leaderboard.ranking import Row, Table
 
 if TYPE_CHECKING:
@@ -28,7 +28,9 @@ def to_rich(table: Table) -> RenderableType:
         grid.add_column(escape(column), justify="left" if column == "method" else "right", overflow="fold")
     for row in table.ranked:
         grid.add_row(*map(escape, ranked_cells(table, row)), style="bold" if row.rank == 1 else "")
-    grid.add_row(*map(escape, random_cells(table)), style="dim", end_section=True)
+    references = reference_cells(table)
+    for place, cells in enumerate(references, start=1):
+        grid.add_row(*map(escape, cells), style="dim", end_section=place == len(references))
     for row in table.below:
         grid.add_row(*map(escape, below_cells(table, row)), style="dim")
     return Group(grid, *(Text(line, style="dim") for line in caption(table)))
@@ -41,7 +43,7 @@ def to_markdown(tables: Sequence[Table]) -> str:
         lines = [f"## {_md(table.task)} v{table.version}", "", _md_line(header(table))]
         lines.append("|" + "|".join("---" if column == "method" else "--:" for column in header(table)) + "|")
         lines += [_md_line(ranked_cells(table, row)) for row in table.ranked]
-        lines.append(_md_line(random_cells(table)))
+        lines += [_md_line(cells) for cells in reference_cells(table)]
         lines += [_md_line(below_cells(table, row)) for row in table.below]
         parts.append("\n".join([*lines, "", *caption(table), ""]))
     return "\n".join(parts)
@@ -76,6 +78,10 @@ def to_json(tables: Sequence[Table]) -> str:
             "random": table.random,
             "ceiling": table.ceiling,
             "hardware": table.hardware,
+            "controls": [
+                {"name": control.name, **control.result.model_dump(include={"value", "low", "high"})}
+                for control in table.controls
+            ],
             "rows": [_flat(table, row) for row in [*table.ranked, *table.below]],
         }
         for table in tables

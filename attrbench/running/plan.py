@@ -15,13 +15,14 @@ from attrbench.gradients.layer_blocks import LayerBlock, layer_blocks, layer_col
 from attrbench.gradients.reference_sketches import state_bytes
 from attrbench.gradients.sheets import GradientFeature
 from attrbench.gradients.version import ENGINE_VERSION
-from attrbench.running.settings import MethodRequest, RunSettings
+from attrbench.running.settings import MAX_DEPTH, MethodRequest, RunSettings
 from attrbench.store.encoding import row_bytes
 from attrbench.store.fingerprint import fingerprint, parameters_fingerprint
 from attrbench.store.shards import SHARD_ITEMS, FeatureStore, Unit, shard_items, units
 from attrbench.task import Items, OpenTask, TaskMeta
 
 if TYPE_CHECKING:
+    from attrbench.counterfactual import Counterfactual
     from attrbench.diffusion.denoiser import Denoiser
 
 QUERY_SHARD = 16
@@ -103,6 +104,23 @@ class Plan:
                 self._add_all(features, request)
             except AttrbenchError as error:  # what it asks of this model there is not
                 self.give_up(request.label, error)
+
+    @property
+    def is_limited(self) -> bool:
+        """Whether the user asked for fewer items than the task has."""
+        return self.train_count < len(self.opened.train) or self.query_count < len(self.opened.queries)
+
+    @property
+    def counterfactual(self) -> Counterfactual | None:
+        """How the rankings are measured by training again; None where the task does not, or the run is limited."""
+        return None if self.is_limited else self.opened.counterfactual
+
+    @property
+    def depth(self) -> int:
+        """How deep the rankings are: as deep as the metrics look, or the task's counterfactual."""
+        counterfactual = self.counterfactual
+        deepest = MAX_DEPTH if counterfactual is None else max(MAX_DEPTH, counterfactual.depth)
+        return min(deepest, self.train_count)
 
     def features(self, request: MethodRequest) -> FeaturePlan:
         """What the method declared; raises what it raised when it was asked."""
@@ -275,6 +293,9 @@ class Plan:
                 f"{_count(len(over_train), 'pass')} over the training set: {_count(len(served), 'method')} served"
             )
         out.append(f"{self.bytes_to_write() / 1e6:,.0f} MB to write below {self.settings.cache}")
+        if self.opened.counterfactual is not None:
+            left_out = "left out, as the run is limited" if self.is_limited else self.opened.counterfactual.summary
+            out.append(f"retraining: {left_out}")
         return out
 
 

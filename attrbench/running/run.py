@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,12 +15,14 @@ from numpy.typing import NDArray
 
 from attrbench.errors import AttrbenchError, Unavailable
 from attrbench.record import Coverage, Latency, MethodInfo, Quantiles, Record, Storage, TaskInfo, write_record
-from attrbench.running.features import MethodFeatures, compute_passes, method_context
+from attrbench.running.features import MethodFeatures
 from attrbench.running.measure import Measured, measure_metrics, measure_queries, without_groups
-from attrbench.running.memory import Peaks, reset_peaks
+from attrbench.running.memory import Peaks, keep_freed_memory, reset_peaks
+from attrbench.running.passes import compute_passes, method_context
 from attrbench.running.plan import Plan
 from attrbench.running.provenance import code_digest, hardware, provenance
 from attrbench.running.reporting import Observed, Reporter
+from attrbench.running.retraining import failed, finite, retrained
 from attrbench.running.settings import MethodRequest, RunSettings, TaskRequest, check_methods, check_requests
 from attrbench.store.fingerprint import fingerprint
 from attrbench.task import OpenTask, Workspace
@@ -89,19 +90,30 @@ class TaskRun:
         if self.settings.dry_run:
             return
         plan.check_disk()
+        keep_freed_memory()
         reset_peaks(self.device)
         compute_passes(plan, self.registry, self.reporter)
-        passes = Peaks.now(self.device)
-        with self.reporter.stage("scoring", len(todo)) as advance:
-            for request in todo:
-                record = self._run_method(plan, request, passes)
-                if record is None:
+        for record in self._records(plan, todo, Peaks.now(self.device)):
+            path = write_record(record, self.settings.out)
+            self.reporter.tell("record_written", record=record, path=path)
+            yield Result(record, path, reused=False)
+
+    def _records(self, plan: Plan, todo: Sequence[MethodRequest], passes: Peaks) -> Iterator[Record]:
+        """The record of each method; with a counterfactual each is trained for before the next is scored."""
+        if plan.counterfactual is None:
+            with self.reporter.stage("scoring", len(todo)) as advance:
+                for request in todo:
+                    record = self._run_method(plan, request, passes)
                     advance()
-                    continue
-                path = write_record(record, self.settings.out)
-                self.reporter.tell("record_written", record=record, path=path)
+                    if record is not None:
+                        yield record
+            return
+        for request in todo:
+            with self.reporter.stage(f"scoring {request.label}", 1) as advance:
+                record = self._run_method(plan, request, passes)
                 advance()
-                yield Result(record, path, reused=False)
+            if record is not None:
+                yield record if record.status == "failed" else retrained(record, plan, self.reporter)
 
     def _check_out(self) -> None:
         """Refuses a folder that can't be written to before hours are spent."""
@@ -169,10 +181,7 @@ class TaskRun:
             if isinstance(error, Unavailable) and request.optional:
                 self.reporter.note(f"passed over {request.label}: {error}")
                 return None
-            reason = str(error) if isinstance(error, AttrbenchError) else f"{type(error).__name__}: {error}"
-            return self._record(request, plan.opened, coverage).model_copy(
-                update={"status": "failed", "error": " ".join(reason.split())}
-            )
+            return failed(self._record(request, plan.opened, coverage), error)
 
     def _score(self, plan: Plan, request: MethodRequest, read: MethodFeatures, coverage: Coverage) -> Record:
         context = method_context(plan, request, read.fingerprint)
@@ -184,15 +193,14 @@ class TaskRun:
         metrics = measure_metrics(self.registry, plan, measured, self.settings.seed, self.reporter.note)
         size = scorer.size()
         lost = coverage.nonfinite or (measured.ranked < 0).any()
-        limited = coverage.train_items < coverage.train_total or coverage.queries < coverage.queries_total
         return self._record(request, plan.opened, coverage).model_copy(
             update={
-                "status": "partial" if lost else "limited" if limited else "complete",
+                "status": "partial" if lost else "limited" if plan.is_limited else "complete",
                 "metrics": metrics,
                 "query_groups": list(plan.opened.queries.groups[: plan.query_count]),
                 "notes": [*plan.opened.notes, *([] if (reason := without_groups(plan)) is None else [reason])],
                 "ranking": measured.ranked.tolist(),
-                "facts": _finite({**read.facts(), **scorer.facts()}),
+                "facts": finite({**read.facts(), **scorer.facts()}),
                 "storage": Storage(
                     rows=size.rows,
                     rows_on_disk=read.rows_on_disk(),
@@ -242,11 +250,6 @@ class TaskRun:
             seed=self.settings.seed,
             command=self.settings.command(request.label, task.label),
         )
-
-
-def _finite(facts: Mapping[str, float]) -> dict[str, float]:
-    """What JSON can hold."""
-    return {name: value for name, value in facts.items() if math.isfinite(value)}
 
 
 def torch_device(name: str) -> torch.device:

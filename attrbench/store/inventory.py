@@ -65,7 +65,9 @@ class Fault:
 
 @dataclass(frozen=True)
 class Piece:
-    """A shard, an index file or a set of queries, with its sidecar; at least one of the two is there.
+    """A shard, an index file, a set of queries or pictures of a retrained model, with its sidecar.
+
+    At least one of the two is there.
 
     Attributes:
         path: of the data.
@@ -247,7 +249,7 @@ class Inventory:
     Attributes:
         root: the folder.
         features, indexes: feature stores and index files.
-        queries: sets of generated queries; their files are among `other` too.
+        queries: sets of generated queries and pictures of retrained models; their files are among `other` too.
         images: files of decoded images; likewise.
         parts: what processes were writing, some of them long gone.
         claims: lock files.
@@ -317,7 +319,7 @@ def take_inventory(root: Path) -> Inventory:
         _add_feature(found, folder, files)
     for folder, files in methods.items():
         _add_indexes(found, folder, files)
-    found.queries = _pieces(found, "queries", ".safetensors", Seal)
+    found.queries = [piece for kind in ("queries", "retrained") for piece in _pieces(found, kind, ".safetensors", Seal)]
     found.images = _pieces(found, "images", ".bin", ImageSeal)
     return found
 

@@ -29,7 +29,7 @@ PART_SECONDS = 60.0
 """The same for the part file of a process that is gone here: on another machine, or in a container, it may live."""
 PART_AT_MOST_SECONDS = DAY
 """No file takes longer to write: the process that bears its number by then is another one."""
-LAYOUT = ("features", "methods", "claims", "batch-sizes", "queries", "images")
+LAYOUT = ("features", "methods", "claims", "batch-sizes", "queries", "retrained", "images")
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from attrbench.diffusion.source import ModelSource
 def beside(folder: Path, text: str) -> str:
     """The path that `text` means in a file of `folder`, or `text` itself where that can only be a hub id."""
     path = Path(text).expanduser()
-    there = folder / path
+    there = (folder / path).absolute()  # so that nothing takes it for a hub id again
     if path.is_absolute() or there.exists() or text.startswith(".") or text.count("/") > 1:
         return str(there)
     if path.parent != Path() and there.parent.is_dir():

@@ -75,25 +75,24 @@ def _set(document: dict[str, Any], path: Path, key: str, value: str) -> None:
 
 
 def _complaint(path: Path, text: str, error: ValidationError, given: Mapping[str, str]) -> str:
-    """File, place, and what is wrong there."""
+    """File, place, and what is wrong there, of the first error."""
     first = error.errors()[0]
-    steps = _steps(first["loc"])
-    tables, key = [str(step) for step in steps[:-1]], str(steps[-1]) if steps else ""
-    reason = first["msg"].removeprefix("Value error, ")
-    reason = f"{reason[:1].lower()}{reason[1:]}"
-    name = f"[{'.'.join(tables)}]" if tables else "the file"
-    if first["type"] == "extra_forbidden":
-        what = f"{'unknown key' if tables else 'unknown table'} '{key}'{_nearest(tables, key)}"
-    elif first["type"] == "missing":
-        return f"{path}: {name} lacks " + (f"'{key}'" if tables else f"the table [{key}]")
-    else:
-        what = f"{key}: {reason}" if key else reason
+    *tables, key = [str(step) for step in _steps(first["loc"])] or [""]
+    reason = _reason(first["type"], first["msg"].removeprefix("Value error, "), tables, key)
     option = ".".join([*tables, key])
     if option in given:
-        return f"{path}: option {option}={given[option]}: {reason if 'unknown' not in what else what}"
+        return f"{path}: option {option}={given[option]}: {reason}"
     line = _line_of(text, tables, key)
-    at = f", line {line}" if line else ""
-    return f"{path}{at}: {name + ': ' if tables else ''}{what}"
+    table = f"[{'.'.join(tables)}]: " if tables else ""
+    return f"{path}{f', line {line}' if line else ''}: {table}{reason}"
+
+
+def _reason(kind: str, message: str, tables: Sequence[str], key: str) -> str:
+    if kind == "extra_forbidden":
+        return f"unknown {'key' if tables else 'table'} '{key}'{_nearest(tables, key)}"
+    if kind == "missing":
+        return f"the key '{key}' is missing" if tables else f"the table [{key}] is missing"
+    return f"{key}: {message[:1].lower()}{message[1:]}"
 
 
 def _steps(location: Sequence[int | str]) -> list[int | str]:

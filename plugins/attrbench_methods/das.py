@@ -46,7 +46,7 @@ class DAS(Method[DASOptions]):
         """Inverts the kernel; leverages and residuals become one factor an item."""
         import numpy as np
 
-        rows, _, kernel = fit_kernel(train, self.options)
+        rows, _, kernel = fit_kernel(train, self.options, context)
         factors = np.ones(train.count)
         if self.options.residual:
             losses = train.parts[0].outputs

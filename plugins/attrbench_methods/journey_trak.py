@@ -46,5 +46,5 @@ class JourneyTRAK(Method[JourneyOptions]):
 
     def fit(self, train: TrainFeatures, context: Context) -> Scorer:
         """Inverts the kernel."""
-        rows, _, kernel = fit_kernel(train, self.options)
+        rows, _, kernel = fit_kernel(train, self.options, context)
         return RidgeScorer(rows, kernel)

@@ -7,17 +7,20 @@ computed in the dual, phi_q (Phi^T Phi + lam I)^-1 Phi_i^T = (phi_q Phi^T) (Phi 
 from __future__ import annotations
 
 from functools import cached_property
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from pydantic import Field
 
 from attrbench.features import QueryFeatures, Rows, TrainFeatures
-from attrbench.method import ExhaustiveScorer, StateSize
+from attrbench.method import Context, ExhaustiveScorer, StateSize
 from attrbench_methods.gradient_options import MeanGradientOptions
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+
+KEPT = 512
+"""Training items from which on a decomposition takes longer than reading it."""
 
 
 class RidgeOptions(MeanGradientOptions):
@@ -33,22 +36,36 @@ class RidgeOptions(MeanGradientOptions):
     """`relative`: times the mean eigenvalue of the Gram matrix, trace/n; `absolute`: as it is."""
 
 
-class RidgeKernel:
-    """(Phi Phi^T + lam I)^-1 by one eigendecomposition.
+class Spectrum(NamedTuple):
+    """Eigenvalues ([n], none negative) and eigenvectors ([n, n]) of a Gram matrix."""
 
-    Args:
-        gram: [n, n] Phi Phi^T in float64.
-        damping: see `RidgeOptions`.
-        relative: whether damping is in units of trace/n.
-    """
+    values: NDArray[np.float64]
+    vectors: NDArray[np.float64]
 
-    def __init__(self, gram: NDArray[np.float64], damping: float, relative: bool) -> None:
+    @staticmethod
+    def of(gram: NDArray[np.float64]) -> Spectrum:
+        """Decomposes."""
         import numpy as np
 
-        values, self._vectors = np.linalg.eigh(gram)
-        self._values = values.clip(0)
-        unit = float(np.trace(gram)) / len(gram) if relative else 1.0
+        values, vectors = np.linalg.eigh(gram)
+        return Spectrum(values.clip(0), np.ascontiguousarray(vectors))
+
+
+class RidgeKernel:
+    """(Phi Phi^T + lam I)^-1 by one eigendecomposition, which serves every damping.
+
+    Args:
+        spectrum: of Phi Phi^T in float64.
+        damping: see `RidgeOptions`.
+        relative: whether damping is in units of trace/n.
+        earlier_seconds: what the decomposition took, where an earlier fit made it.
+    """
+
+    def __init__(self, spectrum: Spectrum, damping: float, relative: bool, earlier_seconds: float = 0.0) -> None:
+        self._values, self._vectors = spectrum
+        unit = float(self._values.mean()) if relative else 1.0
         self.damping = damping * unit if unit > 0 else damping
+        self.earlier_seconds = earlier_seconds
 
     @cached_property
     def inverse(self) -> NDArray[np.float64]:
@@ -83,8 +100,8 @@ class RidgeScorer(ExhaustiveScorer):
 
     def __init__(self, rows: Rows, kernel: RidgeKernel, norms: NDArray[np.float64] | None = None) -> None:
         self._rows = rows
+        self._kernel = kernel
         self._inverse = kernel.inverse
-        self._damping = kernel.damping
         self._norms = norms
 
     def scores(self, query: QueryFeatures) -> NDArray[np.float32]:
@@ -103,7 +120,11 @@ class RidgeScorer(ExhaustiveScorer):
 
     def facts(self) -> dict[str, float]:
         """The absolute damping."""
-        return {"damping": self._damping}
+        return {"damping": self._kernel.damping}
+
+    def build_seconds(self) -> float:
+        """What the decomposition took, where it was loaded."""
+        return self._kernel.earlier_seconds
 
     def size(self) -> StateSize:
         """The features with their norms, and the inverse."""
@@ -113,10 +134,33 @@ class RidgeScorer(ExhaustiveScorer):
         return StateSize(rows=rows_bytes(self._rows, normalise=False), shared=self._inverse.nbytes + norms)
 
 
-def fit_kernel(train: TrainFeatures, options: RidgeOptions) -> tuple[Rows, NDArray[np.float64], RidgeKernel]:
+def fit_kernel(
+    train: TrainFeatures, options: RidgeOptions, context: Context
+) -> tuple[Rows, NDArray[np.float64], RidgeKernel]:
     """The training features, their Gram matrix ([n, n]) and its kernel."""
     from attrbench.retrieval.gram import gram_blocks
 
     assert train.rows is not None
     gram = gram_blocks(train.rows, raw=True)[""]
-    return train.rows, gram, RidgeKernel(gram, options.damping, options.damping_mode == "relative")
+    spectrum, earlier = _spectrum(gram, context)
+    return train.rows, gram, RidgeKernel(spectrum, options.damping, options.damping_mode == "relative", earlier)
+
+
+def _spectrum(gram: NDArray[np.float64], context: Context) -> tuple[Spectrum, float]:
+    """The spectrum, and the seconds it took in an earlier fit: a larger one is kept, for all methods and dampings."""
+    import hashlib
+
+    from safetensors.numpy import load_file, save_file
+
+    from attrbench.retrieval.index_files import kept_index
+
+    if len(gram) < KEPT:
+        return Spectrum.of(gram), 0.0
+    key = hashlib.sha256(gram.data).hexdigest()
+    kept = kept_index(
+        context.workspace.with_name("ridge") / f"spectrum-{key[:20]}.bin",
+        build=lambda: Spectrum.of(gram),
+        save=lambda spectrum, path: save_file(spectrum._asdict(), path),
+        load=lambda path: Spectrum(**load_file(path)),
+    )
+    return kept.index, kept.earlier_seconds

@@ -23,7 +23,7 @@ class TRAK(Method[RidgeOptions]):
 
     def fit(self, train: TrainFeatures, context: Context) -> Scorer:
         """Inverts the kernel."""
-        rows, _, kernel = fit_kernel(train, self.options)
+        rows, _, kernel = fit_kernel(train, self.options, context)
         return RidgeScorer(rows, kernel)
 
 
@@ -60,7 +60,7 @@ class RelativeIF(Method[NormalisedOptions]):
 
     def fit(self, train: TrainFeatures, context: Context) -> Scorer:
         """Inverts the kernel."""
-        rows, _, kernel = fit_kernel(train, self.options)
+        rows, _, kernel = fit_kernel(train, self.options, context)
         return RidgeScorer(rows, kernel, kernel.influence_norms())
 
 
@@ -75,5 +75,5 @@ class RenormIF(RelativeIF):
         """Inverts the kernel."""
         import numpy as np
 
-        rows, gram, kernel = fit_kernel(train, self.options)
+        rows, gram, kernel = fit_kernel(train, self.options, context)
         return RidgeScorer(rows, kernel, np.sqrt(np.diag(gram)))

@@ -13,6 +13,7 @@ from attrbench_tasks.mini_text_to_image import SD3FullMini, SD3LoRAMini, SD14LoR
 from attrbench_tasks.mixture import Mixture
 from attrbench_tasks.paper_ddpm import DDPMCifar10, DDPMMnist
 from attrbench_tasks.paper_text_to_image import SD3Full, SD3LoRA, SD14LoRA
+from attrbench_tasks.mnist_removal import MnistRemoval, MnistRemovalMini
 
 
 @hookimpl
@@ -22,6 +23,8 @@ def register_tasks(register: Callable[[type[Task[Any]]], None]) -> None:
         DDPMMnistMini,
         DDPMIconsMini,
         DigitsMini,
+        MnistRemoval,
+        MnistRemovalMini,
         SD14LoRAMini,
         SD3FullMini,
         SD3LoRAMini,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from attrbench_tasks.fitting import Progress, Recipe, finish, fit
+from attrbench_tasks.fitting import LatentRecipe, Progress, finish, fit
 
 if TYPE_CHECKING:
     import torch
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 BATCH = 64
 
 
-class AutoencoderRecipe(Recipe):
+class AutoencoderRecipe(LatentRecipe):
     """Everything that decides the weights, besides the images themselves.
 
     Attributes:

@@ -35,16 +35,12 @@ class Recipe(BaseModel):
     Attributes:
         steps: optimiser steps.
         batch_size: items a step, drawn epoch by epoch without replacement.
-        learning_rate: peak of the schedule.
+        learning_rate: peak of a cosine schedule that ends at zero.
         warmup: steps of linear warm-up.
-        cooldown: share of the steps, at their end, in which the learning rate falls to zero by a cosine.
-        stop: where training ends, if before `steps`.
         weight_decay: AdamW's decoupled weight decay.
         ema_decay: decay of the exponential moving average that is shipped; None: the last weights are.
         checkpoints: steps after which the average is kept beside the final weights, for methods that follow training.
         seed: decides initial weights, batch order, timesteps and noise.
-        dtype: of the shipped weights.
-        autocast: whether the forward pass of training runs in bfloat16 where PyTorch holds that safe.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -53,27 +49,31 @@ class Recipe(BaseModel):
     batch_size: int
     learning_rate: float
     warmup: int = 200
-    cooldown: float = 1.0
-    stop: int | None = None
     weight_decay: float = 1e-4
     ema_decay: float | None = 0.999
     checkpoints: tuple[int, ...] = ()
     seed: int = 0
-    dtype: Literal["float32", "float16"] = "float32"
-    autocast: bool = False
 
     def learning_rate_at(self, step: int) -> float:
-        """Linear warm-up, a plateau, and a cosine to zero; `step` counts from 0."""
+        """Linear warm-up, then a cosine to zero; `step` counts from 0."""
+        return self._rate(step, cooldown=1.0)
+
+    def _rate(self, step: int, cooldown: float) -> float:
         warm = min(1.0, (step + 1) / max(1, self.warmup))
-        if self.cooldown == 0:
+        if cooldown == 0:
             return self.learning_rate * warm
-        fallen = max(0.0, step - (1 - self.cooldown) * self.steps) / (self.cooldown * self.steps)
+        fallen = max(0.0, step - (1 - cooldown) * self.steps) / (cooldown * self.steps)
         return self.learning_rate * warm * 0.5 * (1 + math.cos(math.pi * fallen))
 
     @property
     def end(self) -> int:
         """The number of steps that are taken."""
-        return self.steps if self.stop is None else self.stop
+        return self.steps
+
+    @property
+    def in_bfloat16(self) -> bool:
+        """Whether the forward pass of training runs in bfloat16 where PyTorch holds that safe."""
+        return False
 
     def batch(self, items: int, step: int) -> tuple[torch.Tensor, torch.Generator]:
         """The items of a step ([batch_size] indices) and the generator of its other draws, both on the CPU."""
@@ -84,6 +84,36 @@ class Recipe(BaseModel):
         order = torch.randperm(items, generator=torch.Generator().manual_seed(self.seed * 1_000_003 + epoch))
         rng = torch.Generator().manual_seed(self.seed * 1_000_003 + 500_000_000 + step)
         return order[within * self.batch_size : (within + 1) * self.batch_size], rng
+
+
+class LatentRecipe(Recipe):
+    """A recipe of the parts of text-to-image models, which can do more.
+
+    Attributes:
+        cooldown: share of the steps, at their end, in which the learning rate falls to zero by a cosine; 0: it does not fall.
+        stop: where training ends, if before `steps`.
+        dtype: of the shipped weights.
+        autocast: whether the forward pass of training runs in bfloat16 where PyTorch holds that safe.
+    """
+
+    cooldown: float = 1.0
+    stop: int | None = None
+    dtype: Literal["float32", "float16"] = "float32"
+    autocast: bool = False
+
+    def learning_rate_at(self, step: int) -> float:
+        """Linear warm-up, a plateau, and a cosine to zero; `step` counts from 0."""
+        return self._rate(step, self.cooldown)
+
+    @property
+    def end(self) -> int:
+        """The number of steps that are taken."""
+        return self.steps if self.stop is None else self.stop
+
+    @property
+    def in_bfloat16(self) -> bool:
+        """As `autocast` says."""
+        return self.autocast
 
 
 @dataclass(frozen=True)
@@ -168,7 +198,7 @@ class _Plain:
     def autocast(self) -> Any:
         import torch
 
-        return torch.autocast(self.device, torch.bfloat16, enabled=self.recipe.autocast)
+        return torch.autocast(self.device, torch.bfloat16, enabled=self.recipe.in_bfloat16)
 
     def backward(self, value: torch.Tensor) -> None:
         value.backward()

@@ -69,7 +69,7 @@ def prompted_generations(
     first = FIRST_SEED[wanted.query_set]
     seeds = list(range(first, first + len(used)))
     facts = {"model": denoiser.fingerprint, "sampling": denoiser.sampling, "prompts": used, "seeds": seeds}
-    kept = _kept(wanted.cache, facts, lambda: {"images": denoiser.generate(used, seeds)})
+    kept = kept_or_made(_path(wanted.cache, facts), lambda: {"images": denoiser.generate(used, seeds)})
     return kept["images"], groups, used, seeds
 
 
@@ -94,27 +94,36 @@ def labelled_generations(
         "query_set": wanted.query_set,
     }
     first = FIRST_SEED[wanted.query_set]
-    kept = _kept(wanted.cache, facts, lambda: _unambiguous(denoiser, weights, wanted.per_group, first))
+    path = _path(wanted.cache, facts)
+    kept = kept_or_made(path, lambda: _unambiguous(denoiser, weights, wanted.per_group, first))
     return kept["images"], kept["labels"], kept["seeds"]
 
 
-def _kept(cache: Path, facts: dict[str, Any], make: Callable[[], Arrays]) -> Arrays:
-    """The arrays that `facts` decide: from the cache, or made and written there, sealed."""
+def _path(cache: Path, facts: dict[str, Any]) -> Path:
+    """Where the pictures are kept that `facts` decide."""
+    return cache / "queries" / f"{fingerprint(facts)[:20]}.safetensors"
+
+
+def kept_or_made(path: Path, make: Callable[[], Mapping[str, NDArray[Any]]]) -> dict[str, NDArray[Any]]:
+    """The arrays kept at `path`; made, and kept there, where they are missing or damaged.
+
+    Raises:
+        AttrbenchError: where they can't be kept.
+    """
     from safetensors.numpy import load_file, save
 
-    path = cache / "queries" / f"{fingerprint(facts)[:20]}.safetensors"
-    if is_whole(path):
-        return load_file(path)
-    if path.exists():
-        log.warning("queries %s are damaged (size or checksum differ): generating them again", path)
-    made = make()
-    try:
-        write_sealed(path, save(made))
-    except OSError as error:
-        raise AttrbenchError(
-            f"cannot write to the cache {path.parent}: {error.strerror}; choose another folder with --cache"
-        ) from None
-    return made
+    if not is_whole(path):
+        if path.exists():
+            log.warning("%s is damaged (size or checksum differ): it is made again", path)
+        made = dict(make())
+        try:
+            write_sealed(path, save(made))
+        except OSError as error:
+            raise AttrbenchError(
+                f"cannot write to the cache {path.parent}: {error.strerror}; choose another folder with --cache"
+            ) from None
+        return made
+    return load_file(path)
 
 
 def _unambiguous(denoiser: Denoiser, weights: Path, per_group: int, first_seed: int) -> Arrays:

@@ -87,19 +87,20 @@ class MiniDDPMTask(Task[MiniDDPMOptions]):
 
     def train(self, out: Path, device: torch.device, report: Callable[[str], None]) -> None:
         """Trains the classifier, then the diffusion model."""
-        import torch
-
         from attrbench_tasks.classifier import train_classifier
-        from attrbench_tasks.ddpm_training import train_ddpm
-        from attrbench_tasks.fitting import Progress
+        from attrbench_tasks.ddpm_training import scaled, train_ddpm
 
         recipe, classifier_recipe = self.recipes()
         data = self.data()
         accuracy = train_classifier(classifier_recipe, data.classifier, data.held_out, out, device)
         report(f"classifier: {accuracy:.2%} of {len(data.held_out[1])} held-out images right")
-        images = torch.from_numpy(data.train[0]).permute(0, 3, 1, 2).float() / 127.5 - 1
-        progress = Progress(out, lambda step, loss: report(f"step {step} of {recipe.steps}: loss {loss:.4f}"))
-        train_ddpm(recipe, images, device, progress)
+        train_ddpm(
+            recipe,
+            scaled(data.train[0]),
+            out,
+            device=device,
+            report=lambda step, loss: report(f"step {step} of {recipe.steps}: loss {loss:.4f}"),
+        )
 
 
 class OpenMiniDDPM(OpenTask):

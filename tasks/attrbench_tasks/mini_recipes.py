@@ -105,7 +105,7 @@ BASES: dict[Family, TextToImageRecipe] = {
             "steps_offset": 1,
             "set_alpha_to_one": False,
         },
-        steps=6_000,
+        steps=8_000,
         batch_size=16,
         cooldown=0.25,
         learning_rate=1e-3,
@@ -127,14 +127,24 @@ BASES: dict[Family, TextToImageRecipe] = {
             "pos_embed_max_size": 16,
         },
         scheduler={"shift": 1.0},
-        steps=6_000,
+        steps=8_000,
         batch_size=16,
         cooldown=0.25,
         learning_rate=1e-3,
         dtype="float16",
     ),
 }
-CLASSIFIER = ClassifierRecipe(size=32, epochs=40, shift=3, channels=3, classes=6, widths=(24, 48), edge="copy")
+CLASSIFIER = ClassifierRecipe(
+    size=32,
+    epochs=80,
+    shift=3,
+    channels=3,
+    classes=6,
+    widths=(32, 32),
+    edge="copy",
+    batch_size=32,
+    learning_rate=1e-3,
+)
 
 
 def fine_tuning(base: Family, *, lora: bool) -> TextToImageRecipe:

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from attrbench_tasks.fitting import Progress, Recipe, finish, fit
+from attrbench_tasks.fitting import LatentRecipe, Progress, finish, fit
 
 if TYPE_CHECKING:
     import torch
@@ -23,7 +23,7 @@ T5 = "text_encoder_3"
 WORD_END = "</w>"
 
 
-class TextEncoderRecipe(Recipe):
+class TextEncoderRecipe(LatentRecipe):
     """Everything that decides the encoders, besides the captioned images.
 
     Attributes:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from attrbench_tasks.fitting import Progress, Recipe, finish, fit
+from attrbench_tasks.fitting import LatentRecipe, Progress, finish, fit
 
 if TYPE_CHECKING:
     import torch
@@ -41,7 +41,7 @@ class LoRARecipe(BaseModel):
     target_modules: tuple[str, ...] = ("to_k", "to_q", "to_v", "to_out.0")
 
 
-class TextToImageRecipe(Recipe):
+class TextToImageRecipe(LatentRecipe):
     """Everything that decides the weights, besides the encoded images and the base.
 
     Attributes:
@@ -153,7 +153,7 @@ def fine_tune(recipe: TextToImageRecipe, base: Path, data: EncodedImages, progre
     save_lora(recipe, network, ema, progress.folder)
 
 
-def add_adapter(recipe: Recipe, lora: LoRARecipe, network: Any) -> None:
+def add_adapter(recipe: TextToImageRecipe, lora: LoRARecipe, network: Any) -> None:
     """Freezes the network and puts a LoRA of the recipe's seed into it."""
     import torch
     from peft import LoraConfig

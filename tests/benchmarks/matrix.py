@@ -19,6 +19,7 @@ from attrbench.running.plan import Plan
 from attrbench.running.reporting import Advance
 from attrbench.running.run import TaskRun
 from attrbench.running.settings import MethodRequest, RunSettings, request_methods, request_tasks
+from attrbench.store.shards import Unit
 from attrbench.task import Workspace
 from tests.benchmarks.timing import Figure
 
@@ -59,16 +60,19 @@ def together() -> list[Figure]:
 
 
 def _passes_alone(settings: RunSettings, methods: list[MethodRequest]) -> float:
-    """Seconds of every distinct backward pass that the methods need, if nothing but norms is taken of it."""
+    """Seconds of every distinct gradient pass that the methods need, if nothing but norms is taken of it."""
     (task,) = request_tasks(registry(), [TASK])
     opened = task.task.open(Workspace(settings.cache, torch.device("cpu")))
     total = 0.0
-    for planned in Plan(task.task.meta, opened, methods, settings).passes.values():
-        split = Split(planned.split, opened.train if planned.split == "train" else opened.queries)
-        if planned.split == "query":
-            split = Split("query", opened.queries, one_by_one=True)
-        work = GradientPass(planned.source, opened.denoiser, split, settings.engine)
-        for unit in planned.units:
+    plan = Plan(task.task.meta, opened, methods, settings)
+    train, queries = Split("train", opened.train), Split("query", opened.queries, one_by_one=True)
+    passes = [(p.source, train if p.split == "train" else queries, p.units) for p in plan.passes.values()]
+    for split, source in plan.passes:  # queries that the training set is multiplied with as it passes by
+        if split == "train" and ("query", source) not in plan.passes:
+            passes.append((source, Split("query", opened.queries), [Unit(0, plan.query_count)]))
+    for source, split, pieces in passes:
+        work = GradientPass(source, opened.denoiser, split, settings.engine)
+        for unit in pieces:
             started = time.perf_counter()
             work._sweep(unit, [Norms()], lambda items, steps, outputs: None)
             total += time.perf_counter() - started

@@ -114,6 +114,16 @@ def test_the_sheet_shows_the_query_and_then_the_images_by_rank(ask, tmp_path):
         assert np.array_equal(tile(image, row["rank"]), np.asarray(picture_of(train[row["item"]])))
 
 
+def test_a_seed_alone_asks_about_the_picture_that_the_model_draws_from_it(ask, tmp_path, tiny_folder):
+    import torch
+
+    from attrbench.diffusion.ddpm import DDPMDenoiser
+
+    ask("--seed", 4, "--sheet", tmp_path / "sheet.png")
+    drawn = DDPMDenoiser(tiny_folder, torch.device("cpu"), sampling_steps=2).generate([""], [4])[0]
+    assert np.array_equal(tile(Image.open(tmp_path / "sheet.png"), 0), np.asarray(picture_of(drawn)))
+
+
 def test_the_default_sheet_is_one_a_picture_and_method(ask, tmp_path):
     for name in ("03.png", "04.png", "03.png"):
         ask("--image", tmp_path / "images" / name)

@@ -24,15 +24,15 @@ def complaint(folder, **options):
 
 def test_without_metadata_files_come_by_name_and_groups_are_their_folders(tmp_path):
     for number, name in enumerate(
-        ["b/2.png", "b/1.jpg", "a/deep/3.PNG", "0.webp", ".hidden.png", ".x/4.png", "b/notes.txt"]
+        ["b/2.png", "b/1.jpg", "a/deep/3.PNG", "0.webp", "z.png", ".hidden.png", ".x/4.png", "b/notes.txt"]
     ):
         if name.endswith("txt"):
             (tmp_path / name).write_text("no image")
         else:
             picture(tmp_path / name, number)
     found = listed(tmp_path)
-    assert list(found.names) == ["0.webp", "a/deep/3.PNG", "b/1.jpg", "b/2.png"]
-    assert list(found.groups) == ["", "deep", "b", "b"]
+    assert list(found.names) == ["0.webp", "a/deep/3.PNG", "b/1.jpg", "b/2.png", "z.png"]
+    assert list(found.groups) == ["", "deep", "b", "b", ""]
     assert found.captions is None
 
 

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,9 @@ from attrbench.data.loading import load_items
 from attrbench.data.pixels import to_pixels
 from attrbench.data.source import DatasetSource
 from attrbench.errors import AttrbenchError
+from attrbench.store.claims import Claims
 from attrbench.store.inventory import take_inventory
+from attrbench.store.sweep import DAY, sweep
 from tests.data.making import captioned, metadata_csv, picture
 from tests.data.test_pixels import bomb
 
@@ -191,6 +194,33 @@ def test_the_inventory_knows_them(folder, cache):
     piece.path.write_bytes(b"\0" * piece.path.stat().st_size)
     assert piece.fault() is None
     assert piece.fault(whole=True).what == "checksum differs"
+
+
+def test_what_another_process_decodes_meanwhile_is_taken(folder, cache, decoded, monkeypatch):
+    class Waiting(Claims):
+        @contextmanager
+        def claim(self, piece, wait):
+            monkeypatch.setattr(kept, "Claims", Claims)
+            load(folder, cache)  # by the process that was first
+            yield True
+
+    monkeypatch.setattr(kept, "Claims", Waiting)
+    load(folder, cache)
+    assert len(decoded) == 5
+
+
+def test_unused_ones_may_go_and_used_ones_stay(folder, cache):
+    load(folder, cache)
+    (path,) = (cache / "images").glob("*.bin")
+
+    def going():
+        for file in (path, path.with_suffix(".json")):
+            os.utime(file, (1, 1))
+        return [removal.path for removal in sweep(take_inventory(cache), 0, older_than=10 * DAY).ready]
+
+    assert path in going()
+    load(folder, cache)
+    assert path not in [removal.path for removal in sweep(take_inventory(cache), 0, older_than=10 * DAY).ready]
 
 
 def test_16_bit_grey_palette_and_rgba_files_lie_beside_each_other(tmp_path, cache):

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from attrbench.features import GradientRows, Outputs, TrainFeatures
 from attrbench_methods.das import DAS, DASOptions
-from attrbench_methods.ridge import RidgeKernel
+from attrbench_methods.ridge import RidgeKernel, Spectrum
 from attrbench_methods.trak import TRAK, RidgeOptions
 from tests.methods.in_memory import InMemory, context, raw_rows
 
@@ -78,7 +78,7 @@ def test_squares_are_never_negative_and_forget_the_sign():
 @settings(max_examples=50, deadline=None)
 def test_leverages_lie_between_0_and_1_and_add_up_to_the_effective_dimension(n, k, seed, lam):
     train = np.random.default_rng(seed).normal(size=(n, k))
-    found = RidgeKernel(train @ train.T, lam, relative=False).leverages()
+    found = RidgeKernel(Spectrum.of(train @ train.T), lam, relative=False).leverages()
     np.testing.assert_allclose(found, leverages(train, lam), atol=1e-9)
     assert found.min() >= 0
     assert found.max() < 1
@@ -92,7 +92,7 @@ def test_residual_over_one_less_leverage_is_the_residual_without_the_item(n, k, 
     """Ridge regression's leave-one-out formula, on which the score rests."""
     rng = np.random.default_rng(seed)
     train, targets = rng.normal(size=(n, k)), rng.normal(size=n)
-    h = RidgeKernel(train @ train.T, lam, relative=False).leverages()
+    h = RidgeKernel(Spectrum.of(train @ train.T), lam, relative=False).leverages()
     residual = targets - train @ kernel(train, lam) @ train.T @ targets
     for i in range(n):
         others = np.delete(np.arange(n), i)

@@ -1,5 +1,6 @@
 """The ridge kernel methods (methods-spec 7.6, 8.6, T6, T13, T14 and worked example I.4)."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,8 @@ import pytest
 from attrbench.features import QueryFeatures, TrainFeatures
 from attrbench.method import Context
 from attrbench.plugins import registry
-from attrbench_methods.ridge import RidgeKernel, RidgeOptions
+from attrbench_methods import ridge
+from attrbench_methods.ridge import RidgeKernel, RidgeOptions, Spectrum
 from attrbench_methods.trak import DTRAK, TRAK, NormalisedOptions, RelativeIF, RenormIF
 
 N, M, K = 30, 7, 12
@@ -36,9 +38,9 @@ def phi(count, seed, width=K):
     return np.random.default_rng(seed).normal(size=(count, width)) * np.linspace(0.2, 3, width)
 
 
-def scores(method, train, asked, **options):
+def scores(method, train, asked, context=CONTEXT, **options):
     kind = NormalisedOptions if issubclass(method, RelativeIF) else RidgeOptions
-    scorer = method(kind(**options)).fit(TrainFeatures(len(train), rows=InMemory(train)), CONTEXT)
+    scorer = method(kind(**options)).fit(TrainFeatures(len(train), rows=InMemory(train)), context)
     return scorer.scores(InMemory(asked).query()).astype("f8")
 
 
@@ -94,7 +96,7 @@ def test_rotating_the_features_changes_nothing():
 def test_mean_diagonal_of_the_primal_inverse_keeps_to_its_bound():
     """(1 - n/k) / lam <= mean diag (Phi^T Phi + lam I)^-1 <= 1 / lam, from the kernel's own eigenvalues."""
     train, lam, k = phi(N, 0, 100), 0.3, 100
-    kernel = RidgeKernel(train @ train.T, lam, relative=False)
+    kernel = RidgeKernel(Spectrum.of(train @ train.T), lam, relative=False)
     mean = ((1 / (kernel._values + lam)).sum() + (k - N) / lam) / k
     assert (1 - N / k) / lam <= mean <= 1 / lam
     direct = np.linalg.inv(train.T @ train + lam * np.eye(k))
@@ -159,3 +161,19 @@ def test_trak_differentiates_the_loss_and_d_trak_the_squared_norm_of_the_same_pa
 
 def test_all_four_are_registered():
     assert {"trak", "d-trak", "relative-if", "renorm-if"} <= set(registry().names("method"))
+
+
+def test_all_dampings_and_relatives_come_from_one_decomposition(tmp_path, monkeypatch):
+    train, asked = phi(N, 0), phi(M, 1)
+    alone = {method: scores(method, train, asked, damping=0.3) for method in (TRAK, RelativeIF)}
+    decompositions = []
+    monkeypatch.setattr(ridge, "KEPT", 1)
+    monkeypatch.setattr(np.linalg, "eigh", lambda gram, eigh=np.linalg.eigh: decompositions.append(1) or eigh(gram))
+    context = replace(CONTEXT, workspace=tmp_path / "trak")
+    for damping in (0.01, 0.3):
+        scores(TRAK, train, asked, context=context, damping=damping)
+    for method, expected in alone.items():
+        np.testing.assert_array_equal(scores(method, train, asked, context=context, damping=0.3), expected)
+    assert len(decompositions) == 1
+    scores(TRAK, 2 * train, asked, context=context)
+    assert len(decompositions) == 2

@@ -1,9 +1,12 @@
 """Reading a task file: what it may say, and one line for everything that is wrong with it."""
 
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from attrbench.data.loading import list_items
 from attrbench.errors import AttrbenchError, UsageError
 from attrbench.options import parse_spec
 from attrbench.taskfile.contents import QueryTable, seeds_of
@@ -42,6 +45,16 @@ def test_paths_are_relative_to_the_file(tmp_path, monkeypatch):
     assert task.query_source.path == str(tmp_path / "no/where/pictures")
 
 
+def test_a_path_stays_one_where_the_file_is_in_the_working_directory(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_task(tmp_path / "t.toml", train={"path": "./imags"})
+    (tmp_path / "images").mkdir()
+    task = read_task(Path("t.toml"), {})
+    assert task.train_source.path == str(tmp_path / "imags")
+    with pytest.raises(AttrbenchError, match=r"there is no folder .*imags: did you mean .*images"):
+        list_items(task.train_source, tmp_path)
+
+
 def test_an_id_of_the_hub_stays_one(tmp_path):
     task = read_task(write_task(tmp_path / "t.toml", model={"model": "owner/name"}, train={"path": "cifar10"}), {})
     assert (task.model.model, task.train_source.path) == ("owner/name", "cifar10")
@@ -78,8 +91,8 @@ def test_wrong_options_are_named(tmp_path, given, words):
     [
         ({"train": {"path": "x", "captoin": "text"}}, ["line 9", "[train]", "did you mean caption_column?"]),
         ({"trian": {"path": "x"}}, ["line 10", "unknown table 'trian'", "did you mean train?"]),
-        ({"train": None}, ["lacks the table [train]"]),
-        ({"model": {"lora": "x"}}, ["[model] lacks 'model'"]),
+        ({"train": None}, ["the table [train] is missing"]),
+        ({"model": {"lora": "x"}}, ["[model]: the key 'model' is missing"]),
         ({"model": {"model": "x", "dtype": "int4"}}, ["line 6", "dtype", "'float32', 'bfloat16' or 'float16'"]),
         ({"task": {"name": "no/name"}}, ["line 2", "name"]),
         ({"queries": {"prompts": []}}, ["prompts: the list is empty"]),
@@ -107,7 +120,7 @@ def test_what_is_wrong_in_a_file_is_named_with_its_place(tmp_path, tables, words
     [
         (b"[task\nname = 1", "not valid TOML.*line 1"),
         (b"\xff\xfe", "not UTF-8"),
-        (b"", "lacks the table .task."),
+        (b"", "the table .task. is missing"),
         (b"task = 3", "task"),
     ],
 )

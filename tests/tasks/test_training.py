@@ -3,7 +3,7 @@ import torch
 
 from attrbench.errors import AttrbenchError
 from attrbench_tasks.ddpm_training import DDPMRecipe, train_ddpm
-from attrbench_tasks.fitting import STATE_FILE, Progress
+from attrbench_tasks.fitting import STATE_FILE
 
 RECIPE = DDPMRecipe(
     unet={
@@ -35,17 +35,19 @@ def weights(folder):
 
 
 def test_training_is_seeded_and_resumes_to_the_same_weights(tmp_path):
-    train_ddpm(RECIPE, images(), CPU, Progress(tmp_path / "whole", lambda step, loss: None))
+    train_ddpm(RECIPE, images(), tmp_path / "whole", device=CPU, report=lambda step, loss: None)
 
     def stop(step, loss):
         if step == 4:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        train_ddpm(RECIPE, images(), CPU, Progress(tmp_path / "cut", stop, 2))
+        train_ddpm(RECIPE, images(), tmp_path / "cut", device=CPU, report=stop, checkpoint_every=2)
     assert (tmp_path / "cut" / STATE_FILE).exists()
     steps = []
-    train_ddpm(RECIPE, images(), CPU, Progress(tmp_path / "cut", lambda step, loss: steps.append(step), 2))
+    train_ddpm(
+        RECIPE, images(), tmp_path / "cut", device=CPU, report=lambda step, loss: steps.append(step), checkpoint_every=2
+    )
     assert steps[0] == 4  # resumed from the checkpoint at 2
     assert not (tmp_path / "cut" / STATE_FILE).exists()
     whole, cut = weights(tmp_path / "whole"), weights(tmp_path / "cut")
@@ -58,7 +60,7 @@ def test_a_state_of_another_recipe_is_refused(tmp_path):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        train_ddpm(RECIPE, images(), CPU, Progress(tmp_path, stop, 2))
+        train_ddpm(RECIPE, images(), tmp_path, device=CPU, report=stop, checkpoint_every=2)
     other = RECIPE.model_copy(update={"seed": 1})
     with pytest.raises(AttrbenchError, match="another recipe"):
-        train_ddpm(other, images(), CPU, Progress(tmp_path, lambda step, loss: None))
+        train_ddpm(other, images(), tmp_path, device=CPU, report=lambda step, loss: None)

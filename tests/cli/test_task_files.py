@@ -10,7 +10,6 @@ from attrbench.errors import AttrbenchError
 from attrbench.record import read_records
 from attrbench.task import Workspace
 from attrbench.taskfile.reading import read_task
-from tests.cli.conftest import attrbench  # noqa: F401
 from tests.data.making import captioned, metadata_csv, picture
 from tests.taskfile.making import write_task
 
@@ -57,13 +56,13 @@ def test_drawn_queries_come_before_pictures_of_a_folder(own, tmp_path):
     assert np.array_equal(task.queries.images[0], task.denoiser.generate([""], [3])[0])
 
 
-def test_a_run_with_groups_has_a_detection_rate(own, tmp_path, attrbench):  # noqa: F811
+def test_a_run_with_groups_has_a_detection_rate(own, tmp_path, attrbench):
     done = attrbench("run", "-m", "pixel", "-t", own(), "--out", tmp_path / "out")
     assert done.code == 0
     assert "detection-rate@5" in str([result.name for result in record_of(tmp_path / "out").metrics])
 
 
-def test_a_run_without_groups_ranks_and_says_why_nothing_else(own, tmp_path, attrbench):  # noqa: F811
+def test_a_run_without_groups_ranks_and_says_why_nothing_else(own, tmp_path, attrbench):
     path = own(train={"path": "images"}, queries={"seeds": "0-1"})
     done = attrbench("run", "-m", "pixel", "-m", "dmin:v=64,search=hnsw", "-t", path, "--out", tmp_path / "out")
     assert done.code == 0
@@ -80,7 +79,7 @@ def test_a_run_without_groups_ranks_and_says_why_nothing_else(own, tmp_path, att
     assert all("no detection-rate@10; the training items have no groups" in row and "B |" in row for row in rows)
 
 
-def test_a_query_without_a_group_takes_nothing_for_its_like(own, tmp_path, attrbench):  # noqa: F811
+def test_a_query_without_a_group_takes_nothing_for_its_like(own, tmp_path, attrbench):
     """An empty group is no group: it must not match the items that have none."""
     path = own(queries={"seeds": "0-1", "groups": ["a", ""]})
     attrbench("run", "-m", "pixel", "-t", path, "--out", tmp_path / "out")
@@ -89,7 +88,7 @@ def test_a_query_without_a_group_takes_nothing_for_its_like(own, tmp_path, attrb
     assert record.notes == ["1 of 2 queries have no group: rankings only"]
 
 
-def test_a_record_answers_until_a_file_changes(own, tmp_path, attrbench):  # noqa: F811
+def test_a_record_answers_until_a_file_changes(own, tmp_path, attrbench):
     arguments = ("run", "-m", "pixel", "-t", own(), "--out", tmp_path / "out")
     assert "already there" not in attrbench(*arguments).out
     assert "already there" in attrbench(*arguments).out
@@ -97,7 +96,7 @@ def test_a_record_answers_until_a_file_changes(own, tmp_path, attrbench):  # noq
     assert "already there" not in attrbench(*arguments).out
 
 
-def test_other_groups_are_another_table_and_no_new_features(own, tmp_path, attrbench):  # noqa: F811
+def test_other_groups_are_another_table_and_no_new_features(own, tmp_path, attrbench):
     arguments = ("run", "-m", "dmin:v=64,timesteps=1", "-t", own(), "--out", tmp_path / "out")
     assert "train gradients" in attrbench(*arguments).err
     rows = [{"file_name": f"{i:02d}.png", "text": f"caption {i}", "family": "ab"[i // 4]} for i in range(8)]
@@ -108,7 +107,7 @@ def test_other_groups_are_another_table_and_no_new_features(own, tmp_path, attrb
     assert len(prints) == 2
 
 
-def test_images_left_out_are_on_record(own, tmp_path, attrbench):  # noqa: F811
+def test_images_left_out_are_on_record(own, tmp_path, attrbench):
     (tmp_path / "images" / "02.png").write_text("no image")
     done = attrbench("run", "-m", "pixel", "-t", own(), "--out", tmp_path / "out")
     assert done.code == 1
@@ -121,13 +120,13 @@ def test_images_left_out_are_on_record(own, tmp_path, attrbench):  # noqa: F811
     assert "1 of 8 images" in record.notes[0] and "02.png" in record.notes[0]
 
 
-def test_options_that_the_training_set_cannot_meet_are_refused_once_its_size_is_known(own, tmp_path, attrbench):  # noqa: F811
+def test_options_that_the_training_set_cannot_meet_are_refused_once_its_size_is_known(own, tmp_path, attrbench):
     done = attrbench("run", "-m", "dmin:k=9", "-t", own(), "--out", tmp_path / "out")
     assert done.code == 2
     assert "k=9 is larger than the training set (8 items)" in done.complaint[0]
 
 
-def test_faults_of_the_data_are_told_before_the_model_is_loaded(own, tmp_path, attrbench, monkeypatch):  # noqa: F811
+def test_faults_of_the_data_are_told_before_the_model_is_loaded(own, tmp_path, attrbench, monkeypatch):
     monkeypatch.setattr("attrbench.diffusion.loading.load_denoiser", lambda *_: pytest.fail("it was loaded"))
     for tables, words in (
         ({"train": {"path": "imags"}}, "imags"),
@@ -153,14 +152,14 @@ def test_faults_of_the_data_are_told_before_the_model_is_loaded(own, tmp_path, a
         ({"model": {"model": "./nothing"}}, "nothing"),
     ],
 )
-def test_what_does_not_go_together_is_one_line(own, tmp_path, attrbench, tables, words):  # noqa: F811
+def test_what_does_not_go_together_is_one_line(own, tmp_path, attrbench, tables, words):
     done = attrbench("run", "-m", "pixel", "-t", own(**tables), "--out", tmp_path / "out")
     assert done.code in (1, 2)
     assert len(done.complaint) == 1
     assert words in done.complaint[0]
 
 
-def test_there_is_no_recipe_to_train_it(own, attrbench):  # noqa: F811
+def test_there_is_no_recipe_to_train_it(own, attrbench):
     done = attrbench("train", own())
     assert done.code == 2
     assert "has no training recipe" in done.complaint[0]

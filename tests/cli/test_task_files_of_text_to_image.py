@@ -3,9 +3,9 @@
 import json
 
 import pytest
+import torch
 
 from attrbench.record import read_records
-from tests.cli.conftest import attrbench  # noqa: F401
 from tests.data.making import captioned, metadata_csv, picture
 from tests.diffusion.pipelines import write
 from tests.taskfile.making import write_task
@@ -36,14 +36,14 @@ def own(tmp_path, pipeline, monkeypatch):
 
 
 @pytest.fixture
-def ask(attrbench, tmp_path, own):  # noqa: F811
+def ask(attrbench, tmp_path, own):
     def run(*arguments):
         return attrbench("attribute", "-m", DMIN, "-t", own(), "--out", tmp_path / "out", "--json", *arguments)
 
     return run
 
 
-def test_a_run_draws_every_prompt_with_every_seed(own, tmp_path, attrbench):  # noqa: F811
+def test_a_run_draws_every_prompt_with_every_seed(own, tmp_path, attrbench):
     done = attrbench("run", "-m", DMIN, "-m", "pixel", "-t", own(), "--out", tmp_path / "out")
     assert done.code == 0, done.err
     for record in read_records(tmp_path / "out")[0]:
@@ -81,7 +81,7 @@ def test_an_image_without_a_prompt_is_asked_back(ask, tmp_path):
     assert "the model takes prompts: give the picture's --prompt" in done.complaint[0]
 
 
-def test_images_without_captions_are_refused_before_anything_is_computed(own, tmp_path, attrbench):  # noqa: F811
+def test_images_without_captions_are_refused_before_anything_is_computed(own, tmp_path, attrbench):
     metadata_csv(tmp_path / "images", {"file_name": "00.png", "family": "a"}, {"file_name": "01.png", "family": "b"})
     done = attrbench("run", "-m", DMIN, "-t", own(), "--out", tmp_path / "out")
     assert done.code == 1
@@ -90,14 +90,14 @@ def test_images_without_captions_are_refused_before_anything_is_computed(own, tm
     assert "has no captions, and the model takes prompts" in done.complaint[0]
 
 
-def test_query_pictures_need_captions_too(own, tmp_path, attrbench):  # noqa: F811
+def test_query_pictures_need_captions_too(own, tmp_path, attrbench):
     picture(tmp_path / "asked" / "a.png")
     done = attrbench("run", "-m", DMIN, "-t", own(queries={"images": "asked"}), "--out", tmp_path / "out")
     assert done.code == 1
     assert f"{tmp_path / 'asked'} has no captions" in done.complaint[0]
 
 
-def test_captions_that_are_too_long_are_cut_and_counted(own, tmp_path, attrbench):  # noqa: F811
+def test_captions_that_are_too_long_are_cut_and_counted(own, tmp_path, attrbench):
     rows = [
         {
             "file_name": f"{i:02d}.png",
@@ -115,7 +115,19 @@ def test_captions_that_are_too_long_are_cut_and_counted(own, tmp_path, attrbench
     assert "02.png" in note or "00.png" in note
 
 
-def test_seeds_without_prompts_are_not_enough(own, tmp_path, attrbench):  # noqa: F811
+def test_seeds_without_prompts_are_not_enough(own, tmp_path, attrbench):
     done = attrbench("run", "-m", DMIN, "-t", own(queries={"seeds": "0-1"}), "--out", tmp_path / "out")
     assert done.code == 1
     assert "[queries] lacks prompts" in done.complaint[0]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_run_on_cuda_ranks_as_on_the_cpu(own, tmp_path, attrbench):
+    rankings = {}
+    for device in ("cpu", "cuda"):
+        out = tmp_path / device
+        done = attrbench("run", "-m", DMIN, "-m", "d-trak", "-t", own(), "--out", out, "--device", device)
+        assert done.code == 0, done.err
+        rankings[device] = {record.method.name: record.ranking for record in read_records(out)[0]}
+    assert rankings["cuda"] == rankings["cpu"]

@@ -1,0 +1,110 @@
+"""What consumers make of a batch's gradients does not depend on how the batch is cut, ordered or handed on."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from attrbench.gradients.consumers import Gathered, InnerProducts, Norms, Sketches, Summed, Whole
+from attrbench.gradients.layer_blocks import layer_blocks
+
+SIZES = {"a.weight": 300, "a.bias": 5, "b.weight": 700, "b.bias": 3}
+OFFSETS = dict(zip(SIZES, (0, 300, 305, 1005), strict=True))
+TOTAL = 1008
+CPU = torch.device("cpu")
+
+
+def fed(consumer, items, timesteps, gradients, through=None):
+    """The consumer after a batch, parameter by parameter in the order of a backward pass."""
+    target = consumer if through is None else through
+    target.start(items, timesteps, gradients.dtype, CPU)
+    for name in reversed(SIZES):
+        target.add(OFFSETS[name], gradients[:, OFFSETS[name] : OFFSETS[name] + SIZES[name]])
+    if through is not None:
+        through.hand_on()
+    return consumer
+
+
+def random(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def direct(queries, timesteps, gradients):
+    """[B, m] inner products, one by one."""
+    at = timesteps if len(queries) > 1 else torch.zeros_like(timesteps)
+    return torch.stack([queries[t] @ g for t, g in zip(at.tolist(), gradients, strict=True)])
+
+
+@given(
+    timesteps=st.lists(st.integers(0, 2), min_size=1, max_size=9),
+    steps=st.sampled_from([1, 3]),
+    cut=st.sampled_from(["all", "module", "parameter"]),
+)
+def test_products_are_those_of_matching_timesteps_in_any_order(timesteps, steps, cut):
+    timesteps = torch.tensor(timesteps)
+    queries, gradients = random(steps, 4, TOTAL), random(len(timesteps), TOTAL, seed=1)
+    layers = layer_blocks(OFFSETS, SIZES, cut)
+    found = fed(InnerProducts(queries, layers), torch.arange(len(timesteps)), timesteps, gradients).result()
+    assert torch.allclose(found.view(len(timesteps), 4, -1).sum(2), direct(queries, timesteps, gradients))
+    for index, layer in enumerate(layers):
+        inside = torch.zeros(TOTAL, dtype=torch.float64)
+        for offset in layer.places:
+            inside[offset : offset + SIZES[next(n for n in OFFSETS if OFFSETS[n] == offset)]] = 1
+        expected = direct(queries, timesteps, gradients * inside)
+        assert torch.allclose(found.view(len(timesteps), 4, -1)[:, :, index], expected)
+
+
+def test_a_whole_grid_item_by_item_gives_the_products_of_any_other_order():
+    timesteps = torch.arange(3).repeat(5)
+    queries, gradients = random(3, 4, TOTAL), random(15, TOTAL, seed=1)
+    layers = layer_blocks(OFFSETS, SIZES, "all")
+    shuffled = torch.randperm(15, generator=torch.Generator().manual_seed(0))
+    even = fed(InnerProducts(queries, layers), torch.arange(15), timesteps, gradients).result()
+    uneven = fed(InnerProducts(queries, layers), torch.arange(15), timesteps[shuffled], gradients[shuffled]).result()
+    assert torch.allclose(even[shuffled], uneven)
+
+
+@given(runs=st.lists(st.integers(1, 4), min_size=1, max_size=4))
+def test_sums_over_timesteps_are_the_same_however_many_pairs_an_item_has_in_the_batch(runs):
+    items = torch.arange(len(runs)).repeat_interleave(torch.tensor(runs)) + 7
+    gradients = random(len(items), TOTAL)
+    whole = Whole(TOTAL)
+    sums = fed(Summed([whole]), items, torch.zeros_like(items), gradients)
+    rows = sums.spread(whole.result())
+    for item in items.unique():
+        mine = items == item
+        assert torch.allclose(rows[mine].sum(0), gradients[mine].sum(0))
+    assert (rows.abs().sum(1) > 0).sum() == len(runs)  # one row an item, zeros beside it
+
+
+def test_a_gradient_that_is_not_finite_stays_with_its_item():
+    items = torch.tensor([0, 0, 1, 1])
+    gradients = random(4, TOTAL)
+    gradients[1, 17] = torch.nan
+    whole = Whole(TOTAL)
+    fed(Summed([whole]), items, torch.tensor([0, 1, 0, 1]), gradients)
+    assert whole.result()[0].isnan().any()
+    assert whole.result()[1].isfinite().all()
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        Norms,
+        lambda: Whole(TOTAL),
+        lambda: InnerProducts(random(2, 3, TOTAL, seed=2), layer_blocks(OFFSETS, SIZES, "all")),
+        lambda: InnerProducts(random(2, 3, TOTAL, seed=2), layer_blocks(OFFSETS, SIZES, "module")),
+        lambda: Sketches(layer_blocks(OFFSETS, SIZES, "all"), False, "rotation", [64], 1),
+        lambda: Sketches(layer_blocks(OFFSETS, SIZES, "parameter"), True, "rotation", [64], 1),
+    ],
+    ids=["norms", "whole", "products", "products by module", "sketch", "sketch by parameter"],
+)
+def test_handed_on_in_one_piece_or_parameter_by_parameter_is_the_same(make):
+    items, timesteps, gradients = torch.arange(4), torch.tensor([0, 1, 0, 1]), random(4, TOTAL)
+
+    def result(consumer):
+        return consumer.result(64) if isinstance(consumer, Sketches) else consumer.result()
+
+    gathered = make()
+    fed(gathered, items, timesteps, gradients, through=Gathered(TOTAL, [gathered], list(OFFSETS.values())))
+    assert torch.allclose(result(gathered), result(fed(make(), items, timesteps, gradients)))

@@ -1,0 +1,348 @@
+"""Removal and retraining as a task that any method can run on."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from attrbench.checking.toy import ToyTask
+from attrbench.errors import AttrbenchError, UsageError
+from attrbench.features import FeaturePlan
+from attrbench.leaderboard.ranking import build_tables
+from attrbench.leaderboard.render import to_csv, to_json, to_markdown, to_rich
+from attrbench.method import Method, Ranking, Scorer, StateSize
+from attrbench.options import Options
+from attrbench.plugins import Plugin, Registry, load_registry
+from attrbench.record import Record
+from attrbench.task import Workspace
+from attrbench_tasks import ddpm_training
+from attrbench_tasks.ddpm_training import scaled, train_ddpm
+from attrbench_tasks.mnist_removal import MnistRemoval, MnistRemovalMini, PaperRemovalOptions
+from attrbench_tasks.mnist_source import load_mnist
+from attrbench_tasks.removal import CONTROLS, MATCHED, PIXEL, RANDOM, THICKEST, RemovalRule
+from attrbench_tasks.removal_task import RemovalOptions
+from attrbench_tasks.retraining import Job
+from attrbench_tasks.thinning import METRIC, thinning
+from tests.tasks.tiny_removal import ITEMS, RECIPE, SMALL, Notes, bars, no_stage, run, tiny_task
+
+CPU = torch.device("cpu")
+
+
+class Tens(Method[Options]):
+    """A toy that ranks the items from the first to the last, whatever the query; a search that has no scores."""
+
+    name = "tens"
+    summary = "the first first"
+    Options = Options
+    found = ITEMS
+
+    def features(self):
+        return FeaturePlan(train=None, query=None)
+
+    def fit(self, train, context):
+        return TensScorer(min(context.depth, self.found))
+
+
+class Likewise(Tens):
+    name = "likewise"
+
+
+class Shallow(Tens):
+    name = "shallow"
+    found = 6
+
+
+class TensScorer(Scorer):
+    def __init__(self, depth):
+        self.depth = depth
+
+    def top(self, query, k):
+        ids = np.tile(np.arange(self.depth), (len(query.ids), 1))
+        return Ranking(ids, -ids.astype(np.float32))
+
+    def size(self):
+        return StateSize(shared=1)
+
+
+@pytest.fixture(scope="session")
+def registry() -> Registry:
+    found = load_registry()
+    toys = SimpleNamespace(register_methods=lambda register: [register(toy) for toy in (Tens, Likewise, Shallow)])
+    plugin = Plugin("toys", "tests", "0")
+    found.load(plugin, lambda: toys)
+    assert plugin.error is None
+    return found
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory):
+    """A model that was trained by the recipe, on everything."""
+    out = tmp_path_factory.mktemp("tiny-removal")
+    return train_ddpm(RECIPE, scaled(bars()[0]), out, device=CPU, report=lambda step, loss: None)
+
+
+@pytest.fixture(scope="session")
+def out(tmp_path_factory):
+    return tmp_path_factory.mktemp("results")
+
+
+@pytest.fixture(scope="session")
+def records(registry, folder, out) -> dict[str, Record]:
+    methods = ["random", "pixel", "tens", "dmin:v=16,timesteps=2"]
+    return {record.method.name: record for record in run(registry, tiny_task(folder), methods, out)}
+
+
+def test_any_method_runs_and_its_record_is_complete(records):
+    assert len(records) == 4
+    for record in records.values():
+        assert (record.status, record.error) == ("complete", None)
+        main = record.metric(METRIC)
+        assert main is record.metrics[0] and main.k is None and main.higher_is_better
+        assert len(main.per_query) == SMALL["seeds"] * SMALL["pictures"] and main.clusters == SMALL["seeds"]
+        assert main.value == pytest.approx(np.mean(main.per_query), abs=1e-4)
+        assert main.low <= main.value <= main.high
+        assert [control.name for control in record.controls] == list(CONTROLS)
+        named = {control.name: control.result.value for control in record.controls}
+        assert (main.random, main.ceiling) == (named[RANDOM], named[THICKEST])
+        assert record.metric("detection-rate@10") is not None
+        assert Record.model_validate_json(record.model_dump_json()) == record
+
+
+def test_the_record_says_what_was_removed_and_how_hubby_the_ranking_is(records):
+    facts = records["tens"].facts
+    assert facts["removed"] == SMALL["removed"]
+    assert facts["training_seeds"] == 2 and facts["pictures"] == 8
+    assert facts["mean_in_degree"] == pytest.approx(4 * 4 / 10)  # four of the ten removed, by all four queries
+    assert facts["never_retrieved"] == pytest.approx(36 / 40)
+    assert 0 <= facts["ks"] <= 1 and facts["thickness_before"] > 0
+    assert facts["thickness_before"] - facts["thickness_after"] == pytest.approx(records["tens"].metrics[0].value)
+
+
+def test_the_pixel_control_is_the_set_of_the_method_pixel(records):
+    record = records["pixel"]
+    assert record.facts["among_pixel_cosine"] == 1
+    assert {c.name: c.result.value for c in record.controls}[PIXEL] == record.metric(METRIC).value
+
+
+def test_what_is_shared_is_the_same_for_every_method(records):
+    first, *others = ({c.name: c.result for c in record.controls if c.shared} for record in records.values())
+    assert set(first) == {RANDOM, THICKEST, PIXEL}
+    assert all(other == first for other in others)
+
+
+def test_equal_removed_sets_share_their_models(registry, folder, out, records, monkeypatch):
+    trained = []
+    monkeypatch.setattr(ddpm_training, "train_ddpm", lambda *a, **b: trained.append(a))
+    (record,) = run(registry, tiny_task(folder), ["likewise"], out)
+    assert record.status == "complete" and not trained
+    assert record.metrics == records["tens"].metrics and record.controls == records["tens"].controls
+
+
+def test_a_killed_run_resumes_with_the_same_command(registry, folder, tmp_path, records, monkeypatch):
+    trained, train = [], train_ddpm
+
+    def stop_at_the_fourth(*arguments, **rest):
+        trained.append(arguments)
+        if len(trained) == 4:
+            raise KeyboardInterrupt
+        return train(*arguments, **rest)
+
+    monkeypatch.setattr(ddpm_training, "train_ddpm", stop_at_the_fourth)
+    with pytest.raises(KeyboardInterrupt):
+        run(registry, tiny_task(folder), ["tens"], tmp_path)
+    assert not list(tmp_path.glob("tiny-removal/*.json"))
+    (record,) = run(registry, tiny_task(folder), ["tens"], tmp_path)
+    models = 2 * (1 + len(CONTROLS)) + 1  # the model of the first seed on everything is the task's own
+    assert len(trained) == models + 1
+    assert record.metrics == records["tens"].metrics and record.controls == records["tens"].controls
+
+
+def test_the_leaderboard_shows_the_controls_and_says_that_this_is_no_retrieval(records):
+    (table,) = build_tables(list(records.values()))
+    assert table.metric == METRIC and len(table.ranked) == 4
+    text = to_markdown([table])
+    for name in (RANDOM, THICKEST, PIXEL, f"{MATCHED}, as tens"):
+        assert f"control: {name} |" in text
+    assert "no cut-off" in text and "random ranking (analytic)" not in text and f"{METRIC} ↑" in text
+    assert to_rich(table) is not None and METRIC in to_csv([table]) and '"control' in to_json([table])
+    assert "random ranking (analytic)" in to_markdown(build_tables(list(records.values()), "detection-rate@10"))
+
+
+def test_the_line_of_a_run_names_the_controls(records, capsys, tmp_path):
+    from attrbench.cli.run import _show
+    from attrbench.running.run import Result
+
+    _show(Result(records["tens"], tmp_path / "x.json", reused=False))
+    line = capsys.readouterr().out
+    assert line.startswith("tens on tiny-removal: thinning ")
+    assert f"(controls: {RANDOM} " in line and f", {THICKEST} " in line and "@" not in line
+
+
+def test_a_limited_run_trains_nothing_and_is_told_so(registry, folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(ddpm_training, "train_ddpm", None)
+    notes = Notes()
+    (record,) = run(registry, tiny_task(folder), ["tens"], tmp_path, notes, limit_queries=2)
+    assert record.status == "limited" and record.metric(METRIC) is None and not record.controls
+    assert "retraining: left out, as the run is limited" in notes.lines
+
+
+def test_a_ranking_that_is_too_shallow_fails_with_what_to_do(registry, folder, out, records):
+    (record,) = run(registry, tiny_task(folder), ["shallow"], out)
+    assert record.status == "failed"
+    assert "the rankings, 6 deep, name only 6" in record.error
+    assert record.metric("detection-rate@5") is not None  # what was computed stays
+
+
+def test_the_rankings_are_as_deep_as_the_task_asks_and_the_record_keeps_their_top(registry, folder, out, records):
+    opened = tiny_task(folder).open(Workspace(out / "cache", None))
+    assert opened.counterfactual.depth == SMALL["removed"]
+    assert ToyTask(ToyTask.Options()).open(Workspace(out / "toy", None)).counterfactual is None
+    assert RemovalRule("union", 7, 99).depth == 7
+    assert RemovalRule("most-retrieved", 7, 99).depth == 99
+    assert {len(ids) for ids in records["tens"].ranking} == {ITEMS}  # fewer items than records keep
+
+
+@pytest.fixture(scope="session")
+def experiment(folder, out):
+    return tiny_task(folder).open(Workspace(out / "cache", CPU)).counterfactual
+
+
+@pytest.mark.parametrize("name", CONTROLS)
+@pytest.mark.parametrize("removed", [np.arange(10), np.arange(3, 40, 4)])
+def test_controls_remove_as_many_as_the_method(experiment, name, removed):
+    for seed in (0, 1):
+        assert len(np.unique(experiment._choice(name, removed, seed))) == len(removed)
+
+
+def test_the_class_matched_control_has_the_classes_of_the_removed(experiment):
+    removed, classes = np.arange(0, 20, 2), bars()[1]
+    for seed in (0, 1):
+        chosen = experiment._choice(MATCHED, removed, seed)
+        assert np.bincount(classes[chosen]).tolist() == np.bincount(classes[removed]).tolist()
+
+
+def test_random_controls_are_drawn_for_each_seed_and_others_are_not(experiment):
+    jobs = {name: experiment._jobs(name, np.arange(10)) for name in CONTROLS}
+    assert {name: len({job.removed for job in group}) for name, group in jobs.items()} == {
+        RANDOM: 2,
+        MATCHED: 2,
+        THICKEST: 1,
+        PIXEL: 1,
+    }
+
+
+def test_the_ceiling_removes_the_thickest(experiment):
+    widest = np.flatnonzero(np.arange(ITEMS) % 4 == 3)
+    assert experiment._choice(THICKEST, np.arange(10), 0).tolist() == widest.tolist()
+
+
+def test_removing_everything_is_refused_before_anything_is_trained(folder, out):
+    task = tiny_task(folder, removal="union", top_k=ITEMS)
+    ranked = np.tile(np.arange(ITEMS), (4, 1))
+    with pytest.raises(AttrbenchError, match="40 of 40 items would be removed"):
+        task.open(Workspace(out / "cache", CPU)).counterfactual.measure(ranked, 0, no_stage)
+
+
+def test_equal_pictures_have_no_thinning():
+    strokes = np.random.default_rng(0).uniform(1, 3, (2, 30))
+    assert (thinning(strokes, strokes) == 0).all()
+
+
+def test_thinner_strokes_count_as_positive_and_empty_pictures_do_not_count():
+    before = np.array([[2.0, 3.0, np.nan, 2.5], [2.0, 2.0, 2.0, 2.0]])
+    after = np.array([[1.0, 2.5, 1.0, np.nan], [2.0, 2.0, 2.0, 1.0]])
+    difference = thinning(before, after)
+    assert difference.tolist() == [[1.0, 0.5, 0.75, 0.75], [0.0, 0.0, 0.0, 1.0]]
+    assert difference.mean(axis=1).tolist() == [0.75, 0.25]
+    with pytest.raises(AttrbenchError, match="empty pictures only"):
+        thinning(before, np.full((2, 4), np.nan))
+
+
+def test_queries_are_the_thickest_generations_and_come_back_the_same(folder, tmp_path):
+    from attrbench_tasks.retraining import draw
+    from attrbench_tasks.thickness import thicknesses
+
+    opened = tiny_task(folder).open(Workspace(tmp_path, CPU))
+    queries, drawn = opened.queries, draw(opened.denoiser, range(12))
+    strokes = np.nan_to_num(thicknesses(drawn))
+    assert queries.seeds == np.argsort(-strokes, kind="stable")[:4].tolist()
+    assert np.array_equal(queries.images, drawn[queries.seeds])
+    again = tiny_task(folder).open(Workspace(tmp_path, CPU)).queries
+    assert again.fingerprint == queries.fingerprint and np.array_equal(again.images, queries.images)
+
+
+def test_groups_are_the_quarter_with_the_thickest_strokes(folder, tmp_path):
+    opened = tiny_task(folder).open(Workspace(tmp_path, None))
+    assert [group == "thick" for group in opened.train.groups] == [item % 4 == 3 for item in range(ITEMS)]
+
+
+def test_a_model_of_another_recipe_is_not_taken_for_the_first_seed(folder, out, monkeypatch):
+    from tests.tasks.tiny_removal import TinyRemoval
+
+    def models():
+        return tiny_task(folder).open(Workspace(out / "cache", CPU)).counterfactual._retraining
+
+    own = models()
+    assert own.model is not None and own._model_of(Job((), 0)) is own.model
+    assert own._model_of(Job((), 1)) is None and own._model_of(Job((1,), 0)) is None
+    monkeypatch.setattr(TinyRemoval, "recipe", staticmethod(lambda: RECIPE.model_copy(update={"steps": 7})))
+    assert models().model is None
+
+
+def test_the_shipped_mini_is_what_its_recipe_made():
+    task = MnistRemovalMini(RemovalOptions())
+    assert ddpm_training.is_trained(task.model(), task.recipe())
+    images, digits = task.data()
+    assert images.shape == (5000, 14, 14, 1) and np.bincount(digits).tolist() == [500] * 10
+    opened = task.open(Workspace(task.model(), CPU))
+    parameters = dict(opened.denoiser.module.named_parameters())
+    assert {parameter.dtype for parameter in parameters.values()} == {torch.float32}
+    assert sum(path.stat().st_size for path in task.model().rglob("*") if path.is_file()) < 500_000
+
+
+def test_the_papers_numbers_are_the_defaults_of_the_full_task():
+    options = PaperRemovalOptions()
+    assert (options.generations, options.queries, options.top_k, options.removal) == (5000, 500, 1000, "union")
+    assert (options.removed, options.seeds, MnistRemoval.meta.train_items) == (14_562, 3, 60_000)
+
+
+def test_wrong_options_are_refused(tmp_path, folder):
+    with pytest.raises(ValueError, match="more than the 10 generations"):
+        RemovalOptions(generations=10, queries=11)
+    with pytest.raises(UsageError, match="would leave nothing"):
+        tiny_task(folder, removed=ITEMS).open(Workspace(tmp_path, None))
+
+
+def test_without_a_model_the_full_task_says_how_to_train_one(tmp_path):
+    for options in ({}, {"model": str(tmp_path)}):
+        with pytest.raises(AttrbenchError, match="attrbench train mnist-removal --out"):
+            MnistRemoval(PaperRemovalOptions(**options)).open(Workspace(tmp_path, None))
+
+
+@pytest.mark.parametrize("names", [("x_train", "y_train"), ("x", "y")])
+def test_mnist_comes_from_a_file(tmp_path, names):
+    images, digits = np.arange(3 * 784).reshape(3, 28, 28).astype(np.uint8), np.array([5, 0, 4], np.uint8)
+    np.savez(tmp_path / "m.npz", **dict(zip(names, (images, digits), strict=True)))
+    loaded, labels = load_mnist(str(tmp_path / "m.npz"), 3)
+    assert np.array_equal(loaded[..., 0], images) and labels.tolist() == [5, 0, 4] and labels.dtype == np.int64
+    with pytest.raises(AttrbenchError, match=r"is uint8 \(4, 28, 28\)"):
+        load_mnist(str(tmp_path / "m.npz"), 4)
+
+
+def test_files_that_are_not_mnist_are_named_in_one_line(tmp_path):
+    with pytest.raises(AttrbenchError, match="there is no such file"):
+        load_mnist(str(tmp_path / "none.npz"), 3)
+    (tmp_path / "bad.npz").write_bytes(b"not a zip")
+    with pytest.raises(AttrbenchError, match="no readable"):
+        load_mnist(str(tmp_path / "bad.npz"), 3)
+    np.savez(tmp_path / "other.npz", a=np.zeros(1))
+    with pytest.raises(AttrbenchError, match="holds a, not x_train"):
+        load_mnist(str(tmp_path / "other.npz"), 3)
+
+
+def test_a_hub_that_cannot_be_reached_is_one_line(monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(AttrbenchError, match="dataset=FILE") as caught:
+        load_mnist("nobody/no-such-data", 3)
+    assert "\n" not in str(caught.value)

@@ -1,0 +1,134 @@
+"""A removal task whose models take a second: bars of known width, 8x8 pixels, six steps of training."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from attrbench.options import Spec
+from attrbench.plugins import Registry
+from attrbench.record import Record
+from attrbench.running.reporting import Reporter, Silent
+from attrbench.running.run import TaskRun
+from attrbench.running.settings import RunSettings, TaskRequest, request_methods
+from attrbench.task import Items, TaskMeta
+from attrbench_tasks.ddpm_training import DDPMRecipe
+from attrbench_tasks.removal_task import RemovalOptions, RemovalTask
+from attrbench_tasks.retraining import Retraining
+from attrbench_tasks.thinning import METRIC
+
+ITEMS, SIDE = 40, 8
+RECIPE = DDPMRecipe(
+    unet={
+        "sample_size": SIDE,
+        "in_channels": 1,
+        "out_channels": 1,
+        "layers_per_block": 1,
+        "block_out_channels": [8, 8],
+        "norm_num_groups": 4,
+        "attention_head_dim": 4,
+        "down_block_types": ["DownBlock2D"] * 2,
+        "up_block_types": ["UpBlock2D"] * 2,
+    },
+    steps=6,
+    batch_size=8,
+    learning_rate=1e-3,
+)
+SMALL = {"generations": 12, "queries": 4, "top_k": 4, "removed": 10, "seeds": 2, "pictures": 8}
+
+
+def bars() -> tuple[np.ndarray, np.ndarray]:
+    """Bars of 1 to 4 pixels at ten places, some of the pixels grey; the class is the place's parity."""
+    rng = np.random.default_rng(0)
+    images = np.zeros((ITEMS, SIDE, SIDE, 1), np.uint8)
+    for item in range(ITEMS):
+        left = item // 4 % 4
+        images[item, 1:7, left : left + 1 + item % 4, 0] = rng.integers(180, 256)
+    return images, np.arange(ITEMS) // 4 % 3
+
+
+class TinyRemoval(RemovalTask):
+    """`folder` is that of a trained model, set by `tiny_task`."""
+
+    meta = TaskMeta(
+        name="tiny-removal",
+        version=1,
+        summary="bars",
+        model="tiny",
+        dataset="drawn with numpy",
+        licence="Apache-2.0",
+        train_items=ITEMS,
+        memory="1 GB",
+        main_metric=METRIC,
+    )
+    folder: Path
+
+    def data(self) -> Any:
+        return bars()
+
+    @staticmethod
+    def recipe() -> DDPMRecipe:
+        return RECIPE
+
+    def model(self) -> Path:
+        return self.folder
+
+
+def tiny_task(folder: Path, **options: Any) -> TinyRemoval:
+    task = TinyRemoval(RemovalOptions(**{**SMALL, **options}))
+    task.folder = folder
+    return task
+
+
+def retraining(cache: Path, **changes: Any) -> Retraining:
+    images, classes = bars()
+    items = Items(images, [str(c) for c in classes], [""] * ITEMS, "bars")
+    return replace(Retraining(items, RECIPE, 4, 1_000_000, cache, torch.device("cpu"), every=2), **changes)
+
+
+@contextlib.contextmanager
+def no_stage(name: str, total: int) -> Iterator[Any]:
+    yield lambda: None
+
+
+class Notes(Silent):
+    """Keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+        self.steps: dict[str, tuple[int, int]] = {}
+
+    @contextlib.contextmanager
+    def stage(self, name: str, total: int) -> Iterator[Any]:
+        done = 0
+
+        def advance() -> None:
+            nonlocal done
+            done += 1
+            self.steps[name] = (done, total)
+
+        yield advance
+
+    def note(self, line: str) -> None:
+        self.lines.append(line)
+
+
+def run(
+    registry: Registry,
+    task: RemovalTask,
+    methods: list[str],
+    out: Path,
+    reporter: Reporter | None = None,
+    **limits: int,
+) -> list[Record]:
+    """The records of methods on a task."""
+    settings = RunSettings(out=out, cache=out / "cache", **limits)
+    request = TaskRequest(Spec(task.meta.name, {}), task)
+    methods = request_methods(registry, methods)
+    return [result.record for result in TaskRun(registry, request, methods, settings, reporter or Silent()).results()]

@@ -11,9 +11,9 @@ from attrbench_tasks.ddpm_mnist import DDPMMnistMini
 from attrbench_tasks.digits import DigitsMini
 from attrbench_tasks.mini_text_to_image import SD3FullMini, SD3LoRAMini, SD14LoRAMini
 from attrbench_tasks.mixture import Mixture
+from attrbench_tasks.mnist_removal import MnistRemoval, MnistRemovalMini
 from attrbench_tasks.paper_ddpm import DDPMCifar10, DDPMMnist
 from attrbench_tasks.paper_text_to_image import SD3Full, SD3LoRA, SD14LoRA
-from attrbench_tasks.mnist_removal import MnistRemoval, MnistRemovalMini
 
 
 @hookimpl

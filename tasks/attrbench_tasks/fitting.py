@@ -90,7 +90,8 @@ class LatentRecipe(Recipe):
     """A recipe of the parts of text-to-image models, which can do more.
 
     Attributes:
-        cooldown: share of the steps, at their end, in which the learning rate falls to zero by a cosine; 0: it does not fall.
+        cooldown: share of the steps, at their end, in which the learning rate falls to zero by a cosine; at 0 it
+            stays.
         stop: where training ends, if before `steps`.
         dtype: of the shipped weights.
         autocast: whether the forward pass of training runs in bfloat16 where PyTorch holds that safe.

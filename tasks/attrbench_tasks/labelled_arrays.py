@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from attrbench.data.listing import Listing
 from attrbench.errors import AttrbenchError
@@ -17,24 +17,37 @@ if TYPE_CHECKING:
 KEYS = (("x_train", "y_train"), ("x", "y"))
 
 
+def read_arrays(path: Path) -> tuple[NDArray[Any], NDArray[Any]]:
+    """The arrays `x_train` and `y_train` of a file, or `x` and `y`, whatever they are.
+
+    Raises:
+        AttrbenchError: one line, where the file is missing or has neither.
+    """
+    import numpy as np
+
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            for images, labels in KEYS:
+                if images in file and labels in file:
+                    return file[images], file[labels]
+            names = ", ".join(file) or "nothing"
+    except (OSError, ValueError) as error:
+        reason = "there is no such file" if isinstance(error, FileNotFoundError) else "it is no readable .npz file"
+        raise AttrbenchError(
+            f"cannot load images from {path}: {reason}; give one with x_train, uint8, and y_train (dataset=FILE.npz)"
+        ) from None
+    raise AttrbenchError(f"{path} holds {names}, not x_train and y_train (or x and y)")
+
+
 def list_arrays(path: Path) -> Listing:
-    """The images of a file with arrays `x_train` ([n, H, W] or [n, H, W, 3], uint8) and `y_train` ([n]), or `x`, `y`.
+    """The images of such a file: [n, H, W] or [n, H, W, 3], uint8, and [n] labels, which are their groups.
 
     Raises:
         AttrbenchError: one line, where the file is missing or holds something else.
     """
     import numpy as np
 
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            pair = next((pair for pair in KEYS if pair[0] in file and pair[1] in file), None)
-            if pair is None:
-                names = ", ".join(file) or "nothing"
-                raise AttrbenchError(f"{path} holds {names}, not the arrays x_train and y_train (or x and y)")
-            images, labels = file[pair[0]], file[pair[1]]
-    except (OSError, ValueError) as error:
-        reason = "there is no such file" if isinstance(error, FileNotFoundError) else "it is no readable .npz file"
-        raise AttrbenchError(f"cannot load images from {path}: {reason}") from None
+    images, labels = read_arrays(path)
     if images.ndim == 4 and images.shape[-1] == 1:
         images = images[..., 0]
     if images.dtype != np.uint8 or images.shape[3:] not in ((), (3,)) or images.ndim < 3 or not len(images):

@@ -79,7 +79,7 @@ def test_a_folder_without_classes_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("arrays", "words"),
     [
-        ({"a": np.zeros(3)}, "holds a, not the arrays"),
+        ({"a": np.zeros(3)}, "holds a, not x_train"),
         ({"x": np.zeros((3, 4, 4)), "y": np.zeros(3)}, "float64"),
         ({"x": np.zeros((3, 4, 4), np.uint8), "y": np.zeros(2)}, "3 images and labels of shape"),
         ({"x": np.zeros((0, 4, 4), np.uint8), "y": np.zeros(0)}, "not uint8"),

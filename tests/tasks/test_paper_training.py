@@ -136,6 +136,27 @@ def test_the_parts_of_a_loss_are_the_loss_of_the_network(root, tmp_path):
     assert total == pytest.approx(float((predicted - noise).square().mean()), rel=1e-5)
 
 
+@pytest.mark.parametrize("kind", [SD3LoRA, SD3Full])
+def test_the_loss_of_sd3_is_that_of_flow_matching_at_logit_normal_timesteps(kind, root, tmp_path):
+    task = task_of(kind, root, train_micro_batch=3)
+    denoiser, items = _base(task, tmp_path), _items(task, tmp_path)
+    recipe = recipe_of(task, task.model, items)
+    chosen, rng = recipe.batch(len(items), 0)
+    state = rng.get_state()
+    total = sum(float(part.detach()) for part in PartsOfLoss(recipe, denoiser, items)(chosen, rng))
+    rng.set_state(state)
+    noise = torch.randn((len(chosen), *denoiser.latent_shape), generator=rng)
+    share = ((torch.randn(len(chosen), generator=rng).sigmoid() * 1000).long() + 1) / 1000
+    sigma = (3 * share / (1 + 2 * share))[:, None, None, None]  # the schedule's shift of 3
+    rows = chosen.tolist()
+    encoded = denoiser.encode(items.images[rows], [items.prompts[row] for row in rows], "model")
+    text = {"encoder_hidden_states": encoded.conditioning["text"], "pooled_projections": encoded.conditioning["pooled"]}
+    noisy = (1 - sigma) * encoded.latents + sigma * noise
+    with torch.no_grad():
+        velocity = denoiser.module(noisy, timestep=1000 * sigma.flatten(), **text).sample
+    assert total == pytest.approx(float((velocity - (noise - encoded.latents)).square().mean()), rel=1e-4)
+
+
 def _base(task, cache):
     from attrbench.diffusion.loading import load_denoiser
 

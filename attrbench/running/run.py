@@ -233,6 +233,7 @@ class TaskRun:
                     + [items.grouping for items in (opened.train, opened.queries) if items.grouping]
                 ),
                 main_metric=meta.main_metric,
+                scale=task.task.scale,
             ),
             method=MethodInfo(
                 name=request.spec.name,

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
     from attrbench.method import Method
     from attrbench.metric import Metric
+    from attrbench.preparation import Preparation
     from attrbench.record import Record
     from attrbench.running.executors import Executor
     from attrbench.task import Task
@@ -38,6 +39,11 @@ def register_metrics(register: Callable[[type[Metric]], None]) -> None:
 @hookspec
 def register_executors(register: Callable[[type[Executor]], None]) -> None:
     """Call `register(ExecutorClass)` for each way to carry out the shards of a pass."""
+
+
+@hookspec
+def register_preparations(register: Callable[[type[Preparation[Any]]], None]) -> None:
+    """Call `register(PreparationClass)` for each data set that can be put together."""
 
 
 @hookspec

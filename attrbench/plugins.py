@@ -23,11 +23,12 @@ from attrbench.errors import AttrbenchError, unknown_name
 if TYPE_CHECKING:
     from attrbench.method import Method
     from attrbench.metric import Metric
+    from attrbench.preparation import Preparation
     from attrbench.running.executors import Executor
     from attrbench.task import Task
 
 GROUP = "attrbench"
-KINDS = ("method", "task", "metric", "executor")
+KINDS = ("method", "task", "metric", "executor", "preparation")
 
 
 @dataclass
@@ -49,7 +50,7 @@ class Plugin:
 
 
 class Registry:
-    """All methods, tasks, metrics and executors by name, and the plugins they came from."""
+    """All methods, tasks, metrics, executors and preparations by name, and the plugins they came from."""
 
     def __init__(self) -> None:
         self.manager = pluggy.PluginManager("attrbench")
@@ -109,6 +110,10 @@ class Registry:
         """The executor called `name`."""
         return self._get("executor", name)  # type: ignore[no-any-return]
 
+    def preparation(self, name: str) -> type[Preparation[Any]]:
+        """The preparation of a data set called `name`."""
+        return self._get("preparation", name)  # type: ignore[no-any-return]
+
     def metrics(self) -> list[type[Metric]]:
         """All metrics, sorted by name."""
         return [self._get("metric", name) for name in self.names("metric")]
@@ -125,7 +130,8 @@ class Registry:
 
 def _checked_name(kind: str, entry: Any) -> str:
     """The name of what is registered, after making sure that it has what listing and running it need."""
-    needed = {"method": ("name", "summary", "Options"), "task": ("meta", "Options")}.get(kind, ("name", "summary"))
+    own = {"task": ("meta", "Options"), "executor": ("name", "summary"), "metric": ("name", "summary")}
+    needed = own.get(kind, ("name", "summary", "Options"))
     missing = [attribute for attribute in needed if not hasattr(entry, attribute)]
     if missing:
         raise AttrbenchError(f"{kind} {entry!r} lacks {', '.join(missing)}")

@@ -19,7 +19,12 @@ class _Part(BaseModel):
 
 
 class TaskInfo(_Part):
-    """The task that ran. `fingerprint` covers version, options, training set and queries, and so the weights."""
+    """The task that ran.
+
+    Attributes:
+        fingerprint: covers version, options, training set and queries, and so the weights.
+        scale: whether only time, memory and storage mean anything, as with random weights.
+    """
 
     name: str
     version: int
@@ -28,6 +33,7 @@ class TaskInfo(_Part):
     options: dict[str, object]
     fingerprint: str
     main_metric: str
+    scale: bool = False
 
 
 class MethodInfo(_Part):
@@ -182,7 +188,7 @@ class Record(_Part):
 
     Attributes:
         status: `complete`; `limited` where the user asked for fewer items; `partial` where items are missing;
-            `failed` where the method raised. Only complete runs are ranked.
+            `failed` where the method raised. Only complete runs are ranked, and no scale runs (`TaskInfo.scale`).
         ranking: for each query the training ids at the top, strongest first.
         notes: what a reader must know: images that were left out, metrics that do not apply and why.
         facts: what the method says of itself: the damping it used, a residual, a number of steps; and what a

@@ -145,6 +145,11 @@ class Task(ABC, Generic[OptionsT]):
         """
         return None
 
+    @property
+    def scale(self) -> bool:
+        """Whether only time, memory and storage mean anything here: random weights, say. Such runs are never ranked."""
+        return False
+
     def train(self, out: Path, device: torch.device, report: Callable[[str], None]) -> None:
         """Repeats the training of the task's weights into `out`; resumes where an earlier call was cut off.
 

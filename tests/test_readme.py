@@ -30,6 +30,7 @@ VERBS = (
     "leaderboard",
     "new task",
     "train",
+    "prepare",
     "doctor",
     "cache ls",
     "cache verify",
@@ -95,7 +96,7 @@ def test_published_records_are_of_the_tasks_and_methods_that_ship():
         assert record.task.version == registry().task(record.task.name).meta.version
         assert record.method.version == registry().method(record.method.name).version
         assert record.provenance.git_dirty is False
-        assert record.status == "complete"
+        assert record.status == "complete" or record.task.scale
 
 
 COMMANDS = re.findall(

@@ -12,7 +12,8 @@ from attrbench.checking.views import Index, gathered_products, gathered_train
 from attrbench.features import QueryFeatures, TrainFeatures
 from attrbench.method import Context, Method, Scorer
 from attrbench.options import Spec
-from attrbench.running.features import MethodFeatures, compute_passes, method_context
+from attrbench.running.features import MethodFeatures
+from attrbench.running.passes import compute_passes, method_context
 from attrbench.running.plan import Plan
 from attrbench.running.reporting import Silent
 from attrbench.running.run import torch_device

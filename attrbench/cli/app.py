@@ -22,6 +22,7 @@ from attrbench.cli.doctor import doctor
 from attrbench.cli.leaderboard import leaderboard
 from attrbench.cli.list import list_
 from attrbench.cli.new import new_app
+from attrbench.cli.prepare import prepare
 from attrbench.cli.run import run
 from attrbench.cli.train import train
 from attrbench.errors import AttrbenchError, Interrupted
@@ -43,6 +44,7 @@ app.command("attribute")(attribute)
 app.command("leaderboard")(leaderboard)
 app.command("check")(check)
 app.command("train")(train)
+app.command("prepare")(prepare)
 app.command("doctor")(doctor)
 app.add_typer(new_app, name="new")
 app.add_typer(cache_app, name="cache")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 import typer
 
@@ -12,7 +12,7 @@ from attrbench.cli.common import Debug
 if TYPE_CHECKING:
     from attrbench.plugins import Registry
 
-What = Literal["methods", "tasks", "metrics", "executors", "plugins"]
+What = Literal["methods", "tasks", "metrics", "executors", "preparations", "plugins"]
 
 
 def list_(
@@ -21,11 +21,11 @@ def list_(
     as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
     debug: Debug = False,
 ) -> None:
-    """List methods, tasks, metrics, executors and plugins."""
+    """List methods, tasks, metrics, executors, preparations of data sets and plugins."""
     from attrbench.plugins import registry
 
     found = registry()
-    wanted: tuple[What, ...] = ("methods", "tasks", "metrics", "executors", "plugins") if what is None else (what,)
+    wanted: tuple[What, ...] = get_args(What) if what is None else (what,)
     details = options or as_json
     listing = {kind: _plugins(found) if kind == "plugins" else _entries(found, kind[:-1], details) for kind in wanted}
     if as_json:
@@ -51,6 +51,10 @@ def _entries(registry: Registry, kind: str, details: bool) -> list[dict[str, Any
                 entry["options"] = _options(task) if details else []
             case "metric":
                 entry["summary"] = next(metric.summary for metric in registry.metrics() if metric.name == name)
+            case "preparation":
+                preparation = registry.preparation(name)
+                entry["summary"] = preparation.summary
+                entry["options"] = _options(preparation) if details else []
             case _:
                 entry["summary"] = registry.executor(name).summary
         entries.append(entry)

@@ -78,6 +78,8 @@ def _show(result: Result) -> None:
     main = record.metric(record.task.main_metric)
     if record.status == "failed":
         line += f"failed: {record.error}"
+    elif record.task.scale:
+        line += _costs(record)
     elif main is None or record.storage is None or record.latency is None:
         line += "; ".join([record.status, f"{record.task.main_metric} does not apply", *record.notes])
     else:
@@ -90,6 +92,20 @@ def _show(result: Result) -> None:
             line += f", {record.status}"
         line += _lost(record.coverage.nonfinite)
     typer.echo(f"{line} -> {_relative(path)}{' (already there)' if result.reused else ''}")
+
+
+def _costs(record: Record) -> str:
+    """What a scale run is for."""
+    from attrbench.leaderboard.cells import human_bytes, human_seconds, storage_text
+
+    storage, latency, items = record.storage, record.latency, record.coverage.train_items
+    assert storage is not None and latency is not None
+    peaks = [("memory", record.peak_memory_bytes), ("device memory", record.peak_device_bytes)]
+    return (
+        f"scale run, storage {storage_text(storage)} ({human_bytes(storage.rows / items)} an item),"
+        f" training items {human_seconds(latency.cache / items)} each, query p50 {human_seconds(latency.query.p50)}"
+        + "".join(f", peak {name} {human_bytes(peak)}" for name, peak in peaks if peak)
+    )
 
 
 def _reference(record: Record, main: MetricResult) -> str:

@@ -15,7 +15,7 @@ from difflib import get_close_matches
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
-from attrbench.data.listing import Listing, choose_caption_column, need_column
+from attrbench.data.listing import Listing, choose_caption_column, choose_group_column
 from attrbench.data.metadata import FILE_COLUMN, Row, metadata_files, read_metadata
 from attrbench.data.pixels import SUFFIXES
 from attrbench.data.source import DatasetSource
@@ -139,20 +139,18 @@ def _refuse_columns(folder: Path, source: DatasetSource) -> None:
 def _from_metadata(folder: Path, metadata: Sequence[Path], source: DatasetSource) -> tuple[list[_File], bool, bool]:
     """The files that the metadata names, whether they have captions, and whether they have groups."""
     found: dict[str, tuple[_File, str]] = {}
-    captioned = True
+    captioned = grouped = True
     for path in metadata:
         columns, rows = read_metadata(path)
         caption = choose_caption_column(columns, source.caption_column, str(path))
-        group = source.group_column
-        if group is not None:
-            need_column(columns, group, "group_column", str(path))
-        captioned = captioned and caption is not None
+        group = choose_group_column(columns, source.group_column, str(path))
+        captioned, grouped = captioned and caption is not None, grouped and group is not None
         for row in rows:
             file = _file(folder, path.parent, row, caption, group)
             if file.name in found:
                 raise AttrbenchError(f"{row.where}: {file.name} was named before ({found[file.name][1]})")
             found[file.name] = file, row.where
-    return [file for file, _ in found.values()], captioned, source.group_column is not None
+    return [file for file, _ in found.values()], captioned, grouped
 
 
 def _file(folder: Path, beside: Path, row: Row, caption: str | None, group: str | None) -> _File:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 CAPTION_COLUMNS = ("text", "caption")
 """Taken where no column is named: what `datasets` and most training scripts call it, and the plain word."""
+GROUP_COLUMN = "group"
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,13 @@ def choose_caption_column(columns: Sequence[str], wanted: str | None, where: str
     if wanted is not None:
         return need_column(columns, wanted, "caption_column", where)
     return next((column for column in CAPTION_COLUMNS if column in columns), None)
+
+
+def choose_group_column(columns: Sequence[str], wanted: str | None, where: str) -> str | None:
+    """The column of groups; `group`, where none is named and there is one."""
+    if wanted is not None:
+        return need_column(columns, wanted, "group_column", where)
+    return GROUP_COLUMN if GROUP_COLUMN in columns else None
 
 
 def need_column(columns: Iterable[str], wanted: str, option: str, where: str) -> str:

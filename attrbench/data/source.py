@@ -25,7 +25,7 @@ class DatasetSource(BaseModel):
     caption_column: str | None = None
     """The column of captions; by default `text` or `caption`, where there is one."""
     group_column: str | None = None
-    """The column of groups. A folder without metadata takes the names of its subfolders."""
+    """The column of groups; by default `group`, where there is one. Folders without metadata: names of subfolders."""
     limit: int | None = Field(None, ge=1)
     """Only the first so many."""
     on_bad_image: Literal["refuse", "skip"] = "refuse"

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from attrbench.data.listing import Listing, choose_caption_column, need_column
+from attrbench.data.listing import Listing, choose_caption_column, choose_group_column, need_column
 from attrbench.data.source import DatasetSource
 from attrbench.errors import AttrbenchError
 from attrbench.hub import hub_or_cache
@@ -46,9 +46,7 @@ def list_table(source: DatasetSource, folder: Path | None, cache: Path) -> Listi
     where = f"data set {source.path}"
     image = _image_column(table, source.image_column, where)
     caption = choose_caption_column(table.column_names, source.caption_column, where)
-    group = source.group_column
-    if group is not None:
-        need_column(table.column_names, group, "group_column", where)
+    group = choose_group_column(table.column_names, source.group_column, where)
     count = len(table) if source.limit is None else min(source.limit, len(table))
     if count == 0:
         raise AttrbenchError(f"{where} has no rows")

@@ -43,7 +43,7 @@ def load_denoiser(source: ModelSource, device: torch.device) -> Denoiser:
     """
     if source.weights == "random":
         return random_denoiser(source, device)
-    folder, index = _find(source)
+    folder, index = find_pipeline(source)
     family = str(index.get("_class_name"))
     if family not in FAMILIES:
         raise AttrbenchError(f"model {source.model} is a {family}; attrbench knows {', '.join(FAMILIES)}")
@@ -52,8 +52,12 @@ def load_denoiser(source: ModelSource, device: torch.device) -> Denoiser:
     return _load_latent(source, folder, index, device)
 
 
-def _find(source: ModelSource) -> tuple[Path, dict[str, Any]]:
-    """The folder with all files that are needed, and its index."""
+def find_pipeline(source: ModelSource) -> tuple[Path, dict[str, Any]]:
+    """The folder with all files that are needed, and its index.
+
+    Raises:
+        AttrbenchError: one line, where they are neither here nor within reach.
+    """
     folder, local = Path(source.model).expanduser(), True
     if not folder.exists():
         if is_local(source.model):
@@ -72,6 +76,25 @@ def _find(source: ModelSource) -> tuple[Path, dict[str, Any]]:
         inner = [f"{name}/*" for name in components(index)]
         folder = _snapshot(source, (INDEX, "*.json", "diffusion_pytorch_model.safetensors", *inner))
     return folder, index
+
+
+def own_resolution(folder: Path, index: dict[str, Any]) -> int:
+    """Pixels on a side that a latent pipeline draws by itself, from its configurations alone.
+
+    Raises:
+        AttrbenchError: where they are missing, or the pipeline has no latents.
+    """
+    try:
+        network = json.loads((folder / LATENT[index["_class_name"]][2] / "config.json").read_bytes())
+        vae = json.loads((folder / "vae" / "config.json").read_bytes())
+    except KeyError:
+        raise AttrbenchError(
+            f"model {folder} is a {index.get('_class_name')}; one of {', '.join(LATENT)} is needed"
+        ) from None
+    except (OSError, ValueError):
+        raise AttrbenchError(f"model {folder} lacks a readable config.json of its network or of its vae") from None
+    size = network["sample_size"]
+    return int(size if isinstance(size, int) else size[0]) * vae_factor(vae)
 
 
 def _snapshot(source: ModelSource, allow: tuple[str, ...]) -> Path:

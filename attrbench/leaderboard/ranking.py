@@ -35,7 +35,7 @@ class Table:
     Attributes:
         metric: what ranks.
         ranked: complete runs, best first.
-        below: limited, partial and failed runs, never ranked.
+        below: limited, partial and failed runs, and scale runs: never ranked.
         random: expectation of `metric` under a uniformly random ranking.
         ceiling: the best value any ranking could reach.
         controls: where the metric is that of a counterfactual: what other choices of items do, the newest of each.
@@ -87,7 +87,11 @@ def _newest(records: Sequence[Record]) -> list[Record]:
 
 
 def _table(records: Sequence[Record], metric: str) -> Table:
-    complete = [record for record in records if record.status == "complete" and record.metric(metric) is not None]
+    complete = [
+        record
+        for record in records
+        if record.status == "complete" and not record.task.scale and record.metric(metric) is not None
+    ]
     complete.sort(key=lambda record: _quality(record, metric), reverse=True)
     below = [
         Row(record, None, reason=_reason(record, metric))
@@ -177,6 +181,8 @@ def _reason(record: Record, metric: str) -> str:
     coverage = record.coverage
     if record.status == "failed":
         return f"failed: {record.error}"
+    if record.task.scale:
+        return f"scale run: {coverage.train_items} items, {coverage.queries} queries; no result, only costs"
     if record.status == "partial":
         return (
             f"partial: {len(coverage.nonfinite)} non-finite gradients"

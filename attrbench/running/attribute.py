@@ -13,7 +13,8 @@ from attrbench.data.generations import kept_generations
 from attrbench.data.loading import make_items
 from attrbench.data.pixels import refusing_bombs, to_pixels, what_is_wrong
 from attrbench.errors import AttrbenchError, UsageError
-from attrbench.running.features import MethodFeatures, compute_passes, method_context
+from attrbench.running.features import MethodFeatures
+from attrbench.running.passes import compute_passes, method_context
 from attrbench.running.plan import Plan
 from attrbench.running.reporting import Reporter
 from attrbench.running.run import torch_device

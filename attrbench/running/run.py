@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 
 from attrbench.errors import AttrbenchError, Unavailable
 from attrbench.record import Coverage, Latency, MethodInfo, Quantiles, Record, Storage, TaskInfo, write_record
-from attrbench.running.features import MethodFeatures, compute_passes, method_context
+from attrbench.running.features import MethodFeatures
 from attrbench.running.measure import Measured, measure_metrics, measure_queries, without_groups
 from attrbench.running.memory import Peaks, keep_freed_memory, reset_peaks
+from attrbench.running.passes import compute_passes, method_context
 from attrbench.running.plan import Plan
 from attrbench.running.provenance import code_digest, hardware, provenance
 from attrbench.running.reporting import Observed, Reporter
@@ -232,6 +233,7 @@ class TaskRun:
                     + [items.grouping for items in (opened.train, opened.queries) if items.grouping]
                 ),
                 main_metric=meta.main_metric,
+                scale=task.task.scale,
             ),
             method=MethodInfo(
                 name=request.spec.name,

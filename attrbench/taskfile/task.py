@@ -6,12 +6,13 @@ import logging
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from attrbench.data.generations import kept_generations
 from attrbench.data.listing import Listing
 from attrbench.data.loading import items_of, list_items, make_items, need_captions
 from attrbench.data.source import DatasetSource
+from attrbench.diffusion.source import ModelSource
 from attrbench.errors import AttrbenchError
 from attrbench.store.fingerprint import files_state
 from attrbench.task import Items, OpenTask, Task, TaskMeta, Workspace
@@ -23,6 +24,26 @@ if TYPE_CHECKING:
     from attrbench.diffusion.denoiser import Denoiser
 
 log = logging.getLogger("attrbench.taskfile")
+
+
+class Described(Protocol):
+    """A task of one model, one training set and pictures to attribute."""
+
+    @property
+    def path(self) -> Path:
+        """What messages call it."""
+
+    @property
+    def model(self) -> ModelSource:
+        """The model."""
+
+    @property
+    def train_source(self) -> DatasetSource:
+        """The training images."""
+
+    @property
+    def query_source(self) -> DatasetSource | None:
+        """Pictures that are queries, if any."""
 
 
 class FileTask(Task[TaskFile]):
@@ -79,7 +100,7 @@ class OpenFileTask(OpenTask):
     """The open task; each part is loaded on first use."""
 
     def __init__(
-        self, task: FileTask, workspace: Workspace, *, train: Listing, pictures: Listing | None, draws: Sequence[Draw]
+        self, task: Described, workspace: Workspace, *, train: Listing, pictures: Listing | None, draws: Sequence[Draw]
     ) -> None:
         self._task = task
         self._workspace = workspace

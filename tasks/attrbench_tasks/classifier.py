@@ -111,6 +111,12 @@ def recipe_of(folder: Path) -> ClassifierRecipe:
     return ClassifierRecipe.model_validate(json.loads((folder / REPORT).read_text())["recipe"])
 
 
+def accuracy_of(folder: Path) -> tuple[float, int]:
+    """The accuracy that `train_classifier` measured, and on how many images."""
+    report = json.loads((folder / REPORT).read_text())
+    return float(report["accuracy"]), int(report["test_images"])
+
+
 def load_classifier(folder: Path) -> torch.nn.Sequential:
     """The classifier that `train_classifier` saved in `folder`."""
     from safetensors.torch import load_file

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
@@ -19,9 +20,10 @@ from attrbench.files import write_atomically
 
 if TYPE_CHECKING:
     import torch
+    from accelerate import Accelerator
 
     Weights = dict[str, torch.Tensor]
-    Loss = Callable[[torch.Tensor, torch.Generator], torch.Tensor]
+    Loss = Callable[[torch.Tensor, torch.Generator], torch.Tensor | Iterator[torch.Tensor]]
 
 STATE_FILE = "training-state.safetensors"
 RECIPE_FILE = "recipe.json"
@@ -36,7 +38,7 @@ class Recipe(BaseModel):
         learning_rate: peak of a cosine schedule that ends at zero.
         warmup: steps of linear warm-up.
         weight_decay: AdamW's decoupled weight decay.
-        ema_decay: decay of the exponential moving average that is shipped.
+        ema_decay: decay of the exponential moving average that is shipped; None: the last weights are.
         checkpoints: steps after which the average is kept beside the final weights, for methods that follow training.
         seed: decides initial weights, batch order, timesteps and noise.
     """
@@ -48,7 +50,7 @@ class Recipe(BaseModel):
     learning_rate: float
     warmup: int = 200
     weight_decay: float = 1e-4
-    ema_decay: float = 0.999
+    ema_decay: float | None = 0.999
     checkpoints: tuple[int, ...] = ()
     seed: int = 0
 
@@ -58,6 +60,8 @@ class Recipe(BaseModel):
 
     def _rate(self, step: int, cooldown: float) -> float:
         warm = min(1.0, (step + 1) / max(1, self.warmup))
+        if cooldown == 0:
+            return self.learning_rate * warm
         fallen = max(0.0, step - (1 - cooldown) * self.steps) / (cooldown * self.steps)
         return self.learning_rate * warm * 0.5 * (1 + math.cos(math.pi * fallen))
 
@@ -86,7 +90,8 @@ class LatentRecipe(Recipe):
     """A recipe of the parts of text-to-image models, which can do more.
 
     Attributes:
-        cooldown: share of the steps, at their end, in which the learning rate falls to zero by a cosine.
+        cooldown: share of the steps, at their end, in which the learning rate falls to zero by a cosine; at 0 it
+            stays.
         stop: where training ends, if before `steps`.
         dtype: of the shipped weights.
         autocast: whether the forward pass of training runs in bfloat16 where PyTorch holds that safe.
@@ -134,6 +139,7 @@ def fit(
     loss: Loss,
     progress: Progress,
     kept: Callable[[Weights], Weights] = dict,
+    accelerator: Accelerator | None = None,
 ) -> Weights:
     """Trains the parameters of `module` that require a gradient; a second call resumes where the first was cut off.
 
@@ -141,35 +147,39 @@ def fit(
         recipe: what to do.
         module: as it was initialised; in train mode or not, as it shall be trained.
         items: number of items to draw batches from.
-        loss: of a batch, given as indices ([B]) and the generator of the step's other draws.
+        loss: of a batch, given as indices ([B]) and the generator of the step's other draws; or its parts one by one,
+            whose gradients add up, where a batch does not fit into memory.
         progress: folder and report.
         kept: from the averaged weights to those that a checkpoint keeps.
+        accelerator: that `module` was prepared with, if any; it brings its own precision and processes.
 
     Returns:
-        The averaged weights by name. `module` holds the last ones.
+        The averaged weights by name, or the last ones where none are averaged. `module` holds the last ones.
     """
     import torch
 
     parameters = {name: p for name, p in module.named_parameters() if p.requires_grad}
-    ema = {name: p.detach().clone() for name, p in parameters.items()}
+    averaged = recipe.ema_decay is not None
+    ema = {name: p.detach().clone() if averaged else p.detach() for name, p in parameters.items()}
     optimizer = torch.optim.AdamW(parameters.values(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
     state = _State(recipe, progress.folder / STATE_FILE, parameters, ema, optimizer)
-    device = next(iter(parameters.values())).device.type
+    compute = _Plain(recipe, next(iter(parameters.values())).device.type) if accelerator is None else accelerator
+    main = accelerator is None or accelerator.is_main_process
     progress.folder.mkdir(parents=True, exist_ok=True)
     step = state.restore()
     losses: list[torch.Tensor] = []
     while step < recipe.end:
         for group in optimizer.param_groups:
             group["lr"] = recipe.learning_rate_at(step)
-        with torch.autocast(device, torch.bfloat16, enabled=recipe.in_bfloat16):
-            value = loss(*recipe.batch(items, step))
         optimizer.zero_grad(set_to_none=True)
-        value.backward()
-        torch.nn.utils.clip_grad_norm_(parameters.values(), 1.0)
+        value = _backward(partial(loss, *recipe.batch(items, step)), compute)
+        compute.clip_grad_norm_(parameters.values(), 1.0)
         optimizer.step()
         step += 1
         _average(recipe, ema, parameters, step)
-        losses.append(value.detach())
+        losses.append(value)
+        if not main:
+            continue
         if step in recipe.checkpoints:
             _keep(kept(ema), progress.folder / CHECKPOINTS / f"step-{step}.safetensors")
         if step % progress.every == 0 or step == recipe.end:
@@ -177,6 +187,44 @@ def fit(
             losses.clear()
             state.save(step)
     return ema
+
+
+@dataclass(frozen=True)
+class _Plain:
+    """What of accelerate's `Accelerator` is needed, without it."""
+
+    recipe: Recipe
+    device: str
+
+    def autocast(self) -> Any:
+        import torch
+
+        return torch.autocast(self.device, torch.bfloat16, enabled=self.recipe.in_bfloat16)
+
+    def backward(self, value: torch.Tensor) -> None:
+        value.backward()
+
+    def clip_grad_norm_(self, parameters: Iterable[torch.Tensor], most: float) -> None:
+        import torch
+
+        torch.nn.utils.clip_grad_norm_(parameters, most)
+
+
+def _backward(loss: Callable[[], torch.Tensor | Iterator[torch.Tensor]], compute: Any) -> torch.Tensor:
+    """Leaves the gradients of a loss, or of the sum of its parts, on the parameters, and returns its value."""
+    import torch
+
+    values: list[torch.Tensor] = []
+    with compute.autocast():
+        found = loss()
+    parts = iter([found]) if isinstance(found, torch.Tensor) else found
+    while True:
+        with compute.autocast():
+            part = next(parts, None)
+        if part is None:
+            return torch.stack(values).sum()
+        compute.backward(part)
+        values.append(part.detach())
 
 
 def finish(recipe: Recipe, folder: Path) -> None:
@@ -190,6 +238,8 @@ def finish(recipe: Recipe, folder: Path) -> None:
 
 
 def _average(recipe: Recipe, ema: Weights, parameters: dict[str, torch.nn.Parameter], step: int) -> None:
+    if recipe.ema_decay is None:
+        return
     decay = min(recipe.ema_decay, (1 + step) / (10 + step))
     for name, value in parameters.items():
         ema[name].lerp_(value.detach(), 1 - decay)
@@ -215,7 +265,8 @@ class _State:
     def save(self, step: int) -> None:
         from safetensors.torch import save
 
-        tensors = {f"ema.{name}": value for name, value in self.ema.items()}
+        averaged = self.recipe.ema_decay is not None
+        tensors = {f"ema.{name}": value for name, value in self.ema.items() if averaged}
         for name, parameter in self.parameters.items():
             moments = self.optimizer.state[parameter]
             tensors[f"model.{name}"] = parameter
@@ -245,7 +296,8 @@ class _State:
             step = int(metadata["step"])
             for name, parameter in self.parameters.items():
                 parameter.copy_(file.get_tensor(f"model.{name}"))
-                self.ema[name].copy_(file.get_tensor(f"ema.{name}"))
+                if self.recipe.ema_decay is not None:
+                    self.ema[name].copy_(file.get_tensor(f"ema.{name}"))
                 self.optimizer.state[parameter] = {
                     "step": torch.tensor(float(step)),
                     "exp_avg": file.get_tensor(f"m1.{name}").to(parameter.device),

@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from attrbench.errors import AttrbenchError
+from attrbench_tasks.labelled_arrays import read_arrays
 
 if TYPE_CHECKING:
     from attrbench_tasks.classifier import Labelled
-
-KEYS = (("x_train", "y_train"), ("x", "y"))
 
 
 def load_mnist(dataset: str, count: int) -> Labelled:
@@ -24,31 +23,13 @@ def load_mnist(dataset: str, count: int) -> Labelled:
     Raises:
         AttrbenchError: where there is no such data set, or it is another one.
     """
-    images, digits = _from_file(Path(dataset)) if dataset.endswith(".npz") else _from_hub(dataset)
+    images, digits = read_arrays(Path(dataset)) if dataset.endswith(".npz") else _from_hub(dataset)
     if images.shape != (count, 28, 28) or digits.shape != (count,) or images.dtype != "uint8":
         raise AttrbenchError(
             f"{dataset} holds {images.dtype} images of shape {images.shape} and {digits.shape} labels; the training set"
             f" of MNIST is uint8 ({count}, 28, 28)"
         )
     return images[..., None], digits.astype("int64")
-
-
-def _from_file(path: Path) -> Labelled:
-    import numpy as np
-
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            for images, digits in KEYS:
-                if images in file and digits in file:
-                    return file[images], file[digits]
-            names = ", ".join(file)
-    except (OSError, ValueError) as error:
-        reason = "there is no such file" if isinstance(error, FileNotFoundError) else "it is no readable .npz file"
-        raise AttrbenchError(
-            f"cannot load MNIST from {path}: {reason}; give one with x_train [60000, 28, 28] uint8 and y_train"
-            " (dataset=FILE.npz)"
-        ) from None
-    raise AttrbenchError(f"{path} holds {names or 'nothing'}, not x_train and y_train (or x and y)")
 
 
 def _from_hub(name: str) -> Labelled:

@@ -148,20 +148,26 @@ def fine_tune(recipe: TextToImageRecipe, base: Path, data: EncodedImages, progre
     if recipe.lora is None:
         _save(recipe, network, _fit(recipe, network.train(), data, progress), progress.folder)
         return
+    add_adapter(recipe, recipe.lora, network)
+    ema = _fit(recipe, network.train(), data, progress)
+    save_lora(recipe, network, ema, progress.folder)
+
+
+def add_adapter(recipe: TextToImageRecipe, lora: LoRARecipe, network: Any) -> None:
+    """Freezes the network and puts a LoRA of the recipe's seed into it."""
+    import torch
     from peft import LoraConfig
 
     network.requires_grad_(False)
     adapter = LoraConfig(
-        r=recipe.lora.rank,
-        lora_alpha=recipe.lora.alpha,
+        r=lora.rank,
+        lora_alpha=lora.alpha,
         init_lora_weights="gaussian",
-        target_modules=list(recipe.lora.target_modules),
+        target_modules=list(lora.target_modules),
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
         network.add_adapter(adapter)
-    ema = _fit(recipe, network.train(), data, progress)
-    _save_lora(recipe, network, ema, progress.folder)
 
 
 def _fit(
@@ -241,7 +247,8 @@ def _save(recipe: TextToImageRecipe, network: Any, ema: dict[str, torch.Tensor],
     finish(recipe, folder)
 
 
-def _save_lora(recipe: TextToImageRecipe, network: Any, ema: dict[str, torch.Tensor], folder: Path) -> None:
+def save_lora(recipe: TextToImageRecipe, network: Any, ema: dict[str, torch.Tensor], folder: Path) -> None:
+    """Saves adapter weights (as `fit` returns them) as diffusers' `save_lora_weights` does, with their recipe."""
     import torch
     from diffusers import StableDiffusion3Pipeline, StableDiffusionPipeline
 

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import torch
 
 from attrbench.record import read_records
 from tests.data.making import captioned, metadata_csv, picture
@@ -118,3 +119,15 @@ def test_seeds_without_prompts_are_not_enough(own, tmp_path, attrbench):
     done = attrbench("run", "-m", DMIN, "-t", own(queries={"seeds": "0-1"}), "--out", tmp_path / "out")
     assert done.code == 1
     assert "[queries] lacks prompts" in done.complaint[0]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_run_on_cuda_ranks_as_on_the_cpu(own, tmp_path, attrbench):
+    rankings = {}
+    for device in ("cpu", "cuda"):
+        out = tmp_path / device
+        done = attrbench("run", "-m", DMIN, "-m", "d-trak", "-t", own(), "--out", out, "--device", device)
+        assert done.code == 0, done.err
+        rankings[device] = {record.method.name: record.ranking for record in read_records(out)[0]}
+    assert rankings["cuda"] == rankings["cpu"]

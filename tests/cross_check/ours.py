@@ -18,7 +18,8 @@ from attrbench.gradients.pairs import Pairs
 from attrbench.gradients.per_sample import Batch
 from attrbench.method import Context
 from attrbench.plugins import registry
-from attrbench.running.features import MethodFeatures, compute_passes, method_context
+from attrbench.running.features import MethodFeatures
+from attrbench.running.passes import compute_passes, method_context
 from attrbench.running.plan import Plan
 from attrbench.running.reporting import Silent
 from attrbench.running.settings import RunSettings, request_methods

@@ -67,6 +67,15 @@ def test_metadata_may_lie_in_the_folders_below_with_names_relative_to_it(tmp_pat
     assert "did you mean" in complaint(tmp_path, split="trian")
 
 
+def test_the_group_column_is_named_or_called_group(tmp_path):
+    picture(tmp_path / "a.png")
+    metadata_csv(tmp_path, {"file_name": "a.png", "group": "cats", "family": "felines"})
+    assert list(listed(tmp_path).groups) == ["cats"]
+    assert list(listed(tmp_path, group_column="family").groups) == ["felines"]
+    metadata_csv(tmp_path, {"file_name": "a.png", "family": "felines"})
+    assert listed(tmp_path).groups is None
+
+
 def test_the_caption_column_is_named_or_the_usual_one(tmp_path):
     picture(tmp_path / "a.png")
     metadata_csv(tmp_path, {"file_name": "a.png", "caption": "two", "words": "three"})

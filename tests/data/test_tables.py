@@ -45,6 +45,11 @@ def test_a_saved_data_set_is_read_in_its_order(tmp_path):
     assert isinstance(items.images, np.memmap)
 
 
+def test_a_column_called_group_is_taken_for_groups(tmp_path):
+    table().rename_column("kind", "group").save_to_disk(tmp_path / "saved")
+    assert list(load(tmp_path / "saved", tmp_path).groups) == ["even", "odd", "even"]
+
+
 def test_parquet_files_are_read_and_unpacked_below_the_cache(tmp_path):
     (tmp_path / "parquet" / "data").mkdir(parents=True)
     table().to_parquet(tmp_path / "parquet" / "data" / "train-0.parquet")

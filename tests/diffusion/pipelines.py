@@ -5,8 +5,6 @@ from pathlib import Path
 
 import torch
 
-WORDS = ["a", "red", "card", "flag", "of", "the", "sea", "with", "cat"]
-
 
 def clip_tokenizer(length=16):
     from transformers import CLIPTokenizer
@@ -152,14 +150,13 @@ def network_of(pipeline):
 
 
 def write(kind, folder: Path) -> Path:
-    """The pipeline folder, with a LoRA in `lora/` and one for another model's layers nowhere."""
+    """The pipeline folder."""
     build(kind).save_pretrained(str(folder))
     return folder
 
 
 def write_lora(kind, folder: Path, seed=0, name="pytorch_lora_weights.safetensors") -> Path:
     """A LoRA of rank 4 and alpha 8 for the pipeline, A and B both drawn anew."""
-    from diffusers.loaders.lora_base import LoraBaseMixin  # noqa: F401
     from peft import LoraConfig
     from peft.utils import get_peft_model_state_dict
 
@@ -169,7 +166,7 @@ def write_lora(kind, folder: Path, seed=0, name="pytorch_lora_weights.safetensor
     generator = torch.Generator().manual_seed(seed)
     for parameter_name, parameter in network.named_parameters():
         if "lora" in parameter_name:
-            parameter.data.normal_(std=0.3, generator=generator)
+            parameter.data.normal_(std=0.1, generator=generator)
     layers = "unet_lora_layers" if hasattr(pipeline, "unet") else "transformer_lora_layers"
     metadata = {layers.replace("lora_layers", "lora_adapter_metadata"): network.peft_config["default"].to_dict()}
     type(pipeline).save_lora_weights(

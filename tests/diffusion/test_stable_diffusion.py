@@ -11,7 +11,7 @@ import torch.nn.functional as F
 
 from attrbench.diffusion.loading import load_denoiser
 from attrbench.diffusion.noise import gaussian
-from attrbench.errors import AttrbenchError, Unavailable, UsageError
+from attrbench.errors import AttrbenchError, UsageError
 from attrbench.features import GradientRows, GradientSource, TimestepGrid
 from attrbench.gradients.backends import per_sample_gradients
 from attrbench.gradients.collect import GradientPass
@@ -136,6 +136,18 @@ def test_at_pure_noise_a_gradient_to_the_noise_does_not_look_at_the_picture(load
         assert (relative_error(first[0], first[1]) < 1e-6) == same
 
 
+def test_denoisers_use_the_grids_of_their_families(load):
+    ten = TimestepGrid(steps=10)
+    assert (
+        load("sd1").timesteps(ten) == load("sd1-v").timesteps(ten) == (998, 992, 973, 936, 875, 784, 657, 488, 271, 0)
+    )
+    sigmas = [round(t / 1000, 3) for t in load("sd3").timesteps(ten)]
+    assert sigmas == [1, 1.000, 0.997, 0.991, 0.978, 0.955, 0.916, 0.852, 0.741, 0.527]
+    before = load("sd3").timesteps(ten)
+    load("sd3").generate(["a"], [0])
+    assert load("sd3").timesteps(ten) == before  # the released code's grid moves once pictures were drawn
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_encoding_is_the_pipelines_own(kind, load, source_of, pictures):
     denoiser, pipeline = load(kind), pipeline_of(source_of(kind))
@@ -237,6 +249,30 @@ def test_half_precision_comes_close_and_rows_are_float32(kind, lora, precision, 
     assert rows.dtype == torch.float32
     assert F.cosine_similarity(rows, expected).min() > 0.9
     assert half.fingerprint != plain.fingerprint
+    encoded = half.encode(pictures.images, pictures.prompts, "model")
+    with torch.no_grad():
+        predicted = half.predict(encoded.latents, torch.full((len(pictures),), 500), encoded.conditioning)
+    assert encoded.latents.dtype == predicted.dtype == torch.float32
+
+
+def test_encoders_leave_the_device_when_they_have_done_their_work(source_of, pictures, monkeypatch):
+    denoiser = load_denoiser(source_of("sd3", offload=True), CPU)
+    encoders = [denoiser.encoders._vae, *denoiser.encoders._text_encoders]
+    places = {id(module): [] for module in encoders}
+    original = torch.nn.Module.to
+
+    def spy(module, *arguments, **options):
+        if id(module) in places:
+            places[id(module)].append(arguments[0])
+        return original(module, *arguments, **options)
+
+    monkeypatch.setattr(torch.nn.Module, "to", spy)
+    denoiser.encode(pictures.images[:1], ["a cat"], "model")
+    assert list(places.values()) == [[CPU, "cpu"]] * 4
+    denoiser.encode(pictures.images[:1], ["a cat"], "model")
+    assert list(places.values()) == [[CPU, "cpu"]] * 4  # nothing to do, nobody comes
+    denoiser.generate(["the sea"], [0])
+    assert all(moves[-1] == "cpu" for moves in places.values())
 
 
 def test_autocast_comes_close(load, pictures):
@@ -483,10 +519,3 @@ def test_on_cuda_rows_and_pictures_are_those_of_the_cpu(kind, lora, offload, loa
     assert places == {"cpu" if offload else "cuda"}
     pictures_ = denoiser.generate(["a cat"], [3]), load(kind, lora).generate(["a cat"], [3])
     assert np.abs(pictures_[0].astype(int) - pictures_[1]).mean() < 2
-
-
-def test_unavailable_lora_names_are_usage_errors_not_crashes(load):
-    with pytest.raises(UsageError):
-        load("sd1").attributed_parameters("lora")
-    with pytest.raises((UsageError, Unavailable)):
-        load("sd1").at("step-1")

@@ -99,6 +99,22 @@ def test_incomplete_runs_stand_below_the_line(status):
     assert table.below[0].rank is None
 
 
+def test_scale_runs_are_never_ranked_and_are_called_so():
+    plain = record("a", noisy(0.2))
+    scale = record("b", noisy(0.9))
+    scale = scale.model_copy(update={"task": scale.task.model_copy(update={"scale": True})})
+    (table,) = build_tables([plain, scale])
+    assert [row.record.method.label for row in table.ranked] == ["a"]
+    assert [(row.record.method.label, row.rank) for row in table.below] == [("b", None)]
+    assert table.below[0].reason.startswith("scale run: 10 items")
+
+
+def test_records_from_before_scale_runs_are_none():
+    document = json.loads(record("a", noisy(0.2)).model_dump_json())
+    del document["task"]["scale"]
+    assert not Record.model_validate(document).task.scale
+
+
 def test_a_run_without_groups_shows_its_costs_and_says_why_it_has_no_rank():
     ungrouped = record("a", [0.5, 0.5]).model_copy(update={"metrics": [], "notes": ["no groups: rankings only"]})
     (table,) = build_tables([ungrouped])

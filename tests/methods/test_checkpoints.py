@@ -189,7 +189,8 @@ def test_summed_scores_and_sizes_are_those_of_the_parts():
 
 def test_a_query_alone_has_the_scores_that_it_has_among_others(opened, tmp_path):
     from attrbench.plugins import registry
-    from attrbench.running.features import MethodFeatures, compute_passes, method_context
+    from attrbench.running.features import MethodFeatures
+    from attrbench.running.passes import compute_passes, method_context
     from attrbench.running.reporting import Silent
 
     plan, (request,) = plan_of(opened, tmp_path, f"tracin:{GRID},checkpoints=2")

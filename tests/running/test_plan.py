@@ -16,7 +16,7 @@ from attrbench.method import Method, Transformed
 from attrbench.options import Options, Spec
 from attrbench.plugins import Plugin, load_registry, registry
 from attrbench.record import read_records
-from attrbench.running.features import compute_passes
+from attrbench.running.passes import compute_passes
 from attrbench.running.plan import Plan
 from attrbench.running.reporting import Silent
 from attrbench.running.run import TaskRun

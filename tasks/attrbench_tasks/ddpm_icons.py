@@ -29,8 +29,9 @@ class DDPMIconsMini(MiniDDPMTask):
         licence="images: MIT, Apache-2.0 and CC0 (docs/tasks.md); weights: Apache-2.0",
         train_items=1650,
         memory="3 GB",
-        notes="Ships without weights: `attrbench train ddpm-icons-mini` makes them. Queries are labelled by a classifier that is"
-        " right on 91.8% of 183 held-out images; pictures that it gives less than 0.9 to are left out.",
+        notes="Ships without weights: `attrbench train ddpm-icons-mini` makes them. Queries are labelled by a"
+        " classifier that is right on 91.8% of 183 held-out images; pictures that it gives less than 0.9 to are left"
+        " out.",
     )
 
     @staticmethod

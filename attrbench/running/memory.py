@@ -16,12 +16,18 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 """Parameters of glibc's mallopt."""
 
 
-def keep_freed_memory() -> None:
-    """Lets glibc keep what tensors of up to 1 GB leave behind, where there is a glibc.
+SMALL = 2**30
+"""Bytes of weights up to which freed memory is kept."""
 
-    It would give each back to the system and fault in every page anew for the next batch, which on the smaller
-    networks costs as much as the batch itself.
+
+def keep_freed_memory(module: torch.nn.Module) -> None:
+    """Lets glibc keep what tensors of up to 1 GB leave behind, where there is a glibc and the network is small.
+
+    It would give each back to the system and fault in every page anew for the next batch, which on a small network
+    costs as much as the batch itself. On a large one it costs next to nothing, and what is kept would raise the peak.
     """
+    if sum(parameter.nbytes for parameter in module.parameters()) > SMALL:
+        return
     with suppress(OSError, AttributeError):
         libc = ctypes.CDLL(None)
         libc.mallopt(M_MMAP_THRESHOLD, 2**30)

@@ -90,7 +90,8 @@ class TaskRun:
         if self.settings.dry_run:
             return
         plan.check_disk()
-        keep_freed_memory()
+        if plan.passes:
+            keep_freed_memory(opened.denoiser.module)
         reset_peaks(self.device)
         compute_passes(plan, self.registry, self.reporter)
         for record in self._records(plan, todo, Peaks.now(self.device)):

@@ -250,4 +250,4 @@ def _places(timesteps: Tensor, t: int) -> slice | Tensor:
     gaps = found.diff()
     step = int(gaps[0]) if len(gaps) else 1
     even = bool((gaps == step).all())
-    return slice(int(found[0]), int(found[-1]) + 1, step) if even else found.to(timesteps.device)
+    return slice(int(found[0]), int(found[-1]) + 1, step) if even else found

@@ -78,6 +78,10 @@ class DASScorer(ExhaustiveScorer):
         """The absolute damping."""
         return self._ridge.facts()
 
+    def build_seconds(self) -> float:
+        """What the kernel's decomposition took, where it was loaded."""
+        return self._ridge.build_seconds()
+
     def size(self) -> StateSize:
         """The kernel's, and the factors."""
         size = self._ridge.size()

@@ -13,11 +13,12 @@ from torch import Tensor
 from attrbench.diffusion.denoiser import Denoiser, Encoded
 from attrbench.features import GradientProducts, GradientRows, GradientSource, Layers, Outputs
 from attrbench.gradients.batching import BatchSize, ran_out_of_memory
-from attrbench.gradients.consumers import Consumer, Gathered, InnerProducts, Norms, Sketches, Summed, Whole
+from attrbench.gradients.consumers import Consumer, Gathered, Norms, Sketches, Summed, Whole
 from attrbench.gradients.engine import Engine
 from attrbench.gradients.layer_blocks import LayerBlock, layer_blocks
 from attrbench.gradients.pairs import Pairs, Split
 from attrbench.gradients.per_sample import Batch
+from attrbench.gradients.products import InnerProducts
 from attrbench.gradients.sheets import GradientFeature, Sheet
 from attrbench.gradients.version import ENGINE_VERSION
 from attrbench.method import Transformed
@@ -53,9 +54,8 @@ class GradientPass:
         self.denoiser = self.pairs.denoiser
         self.split = split
         self._factors = queries or {}
-        rows = {feature: factor.gradients for feature, factor in self._factors.items()}
-        self.query_norms = {f: torch.linalg.vector_norm(r, dim=2).T.cpu().numpy() for f, r in rows.items()}
-        self.queries = {feature: r.nan_to_num(0.0) for feature, r in rows.items()}
+        self.queries = {feature: factor.gradients for feature, factor in self._factors.items()}
+        self.query_norms = {f: torch.linalg.vector_norm(r, dim=2).T.cpu().numpy() for f, r in self.queries.items()}
         self.timesteps = self.pairs.timesteps
         self.gradients = self.pairs.gradients(backend=engine.backend)
         self._batch_size = BatchSize(engine.batch_size, denoiser.device, memo)
@@ -100,7 +100,9 @@ class GradientPass:
 
         def keep(items: Tensor, steps: Tensor, outputs: Tensor) -> None:
             values = consumer.result().float()
-            values = values.where(values.isfinite().all(dim=1, keepdim=True), torch.nan)
+            lost = ~torch.linalg.vector_norm(values, ord=torch.inf, dim=1).isfinite()  # isfinite of all is far slower
+            if lost.any():
+                values[lost] = torch.nan
             if mean:
                 rows[0].index_add_(0, items.to(rows.device), values, alpha=1 / count)
             else:
@@ -273,8 +275,7 @@ def _consumer(features: Sequence[GradientFeature], work: GradientPass) -> Consum
     assert not isinstance(feature, Outputs)
     layers = work.layers(feature.layers)
     if isinstance(feature, GradientProducts):
-        queries = [work.queries[other] for other in features if isinstance(other, GradientProducts)]
-        return InnerProducts(queries[0] if len(queries) == 1 else torch.cat(queries, dim=1), layers)
+        return InnerProducts([work.queries[f] for f in features if isinstance(f, GradientProducts)], layers)
     if feature.sketch is None:
         return Whole(work.gradients.total)
     lengths = {other.sketch.length for other in features if isinstance(other, GradientRows) and other.sketch}

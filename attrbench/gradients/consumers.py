@@ -1,4 +1,4 @@
-"""What becomes of per-sample gradients inside the backward pass: norms, sketches, whole rows, inner products.
+"""What becomes of per-sample gradients inside the backward pass: norms, sketches, whole rows; and see products.
 
 A consumer takes each parameter's gradients of a batch as they come, and is asked for its result when the batch
 is through. No consumer keeps a gradient unless keeping it is its purpose.
@@ -126,47 +126,6 @@ class Whole:
         return self._rows
 
 
-class InnerProducts:
-    """Inner products with the queries' gradients at the same timestep.
-
-    Args:
-        queries: [T, m, p] whole gradients of the queries, or [1, m, p], the same for all timesteps.
-        layers: the layers whose products are kept apart; a single one for the whole gradient.
-    """
-
-    def __init__(self, queries: Tensor, layers: Sequence[LayerBlock]) -> None:
-        self._queries = queries
-        self._layers = len(layers)
-        self.by_parameter = len(layers) > 1
-        self._layer = {offset: index for index, layer in enumerate(layers) for offset in layer.places}
-
-    def start(self, items: Tensor, timesteps: Tensor, dtype: torch.dtype, device: torch.device) -> None:
-        """See `Consumer`."""
-        if len(self._queries) == 1:
-            timesteps = torch.zeros_like(timesteps)
-        self._members = [(t, _places(timesteps, t)) for t in timesteps.unique().tolist()]
-        self._size = len(timesteps)
-        count = self._queries.shape[1]
-        self._sums = [
-            [torch.zeros(count, len(timesteps[members]), dtype=dtype, device=device) for _, members in self._members]
-            for _ in range(self._layers)
-        ]
-
-    def add(self, offset: int, gradients: Tensor) -> None:
-        """See `Consumer`."""
-        for (t, members), sums in zip(self._members, self._sums[self._layer[offset]], strict=True):
-            queries = self._queries[t, :, offset : offset + gradients.shape[1]]
-            sums.addmm_(queries.to(gradients.dtype), gradients[members].T)
-
-    def result(self) -> Tensor:
-        """[B, m * L] inner products, the L layers of each query side by side."""
-        products = self._sums[0][0].new_empty(self._size, self._queries.shape[1], self._layers)
-        for layer, sums in enumerate(self._sums):
-            for (_, members), own in zip(self._members, sums, strict=True):
-                products[members, :, layer] = own.T
-        return products.flatten(1)
-
-
 class Summed:
     """Adds up the gradients of each item before other consumers see them, for means over timesteps.
 
@@ -242,12 +201,3 @@ class Gathered:
         for consumer in self._inner:
             for first, last in self._ends if consumer.by_parameter else [(0, self._total)]:
                 consumer.add(first, self._rows[:, first:last])
-
-
-def _places(timesteps: Tensor, t: int) -> slice | Tensor:
-    """Where `t` stands in the batch: as a slice where it comes at even distances, so that nothing is copied."""
-    found = (timesteps == t).nonzero().squeeze(1)
-    gaps = found.diff()
-    step = int(gaps[0]) if len(gaps) else 1
-    even = bool((gaps == step).all())
-    return slice(int(found[0]), int(found[-1]) + 1, step) if even else found

@@ -33,6 +33,10 @@ SIGN_VECTORS = 16
 BLOCK = 2**20
 DIRECT = 2**22
 """Vectors up to this length are sketched in chunks at once, longer ones by way of blocks."""
+FEW = 1024
+"""Numbers of a chunk, B * c, of so few that a call for each chunk would cost more than the arithmetic."""
+SHORT = 2**16
+"""Pieces up to this length may have a place in the table remembered for each of their numbers."""
 
 
 def chunk_length(length: int) -> int:
@@ -162,6 +166,7 @@ class _Chunks:
         self._tables: dict[int, Tensor] = {}
         self._views: dict[int, tuple[tuple[Tensor, ...], tuple[Tensor, ...]]] = {}
         self._places: dict[tuple[int, int, int], list[tuple[int, int, int, int, float]]] = {}
+        self._scattered: dict[tuple[int, int, int, torch.dtype], tuple[Tensor, Tensor]] = {}
         self._folded: dict[int, Tensor] = {}
 
     def start(self, size: int, dtype: torch.dtype, device: torch.device) -> None:
@@ -176,8 +181,32 @@ class _Chunks:
 
     def add(self, offset: int, piece: Tensor) -> None:
         for base, (signs, targets) in self._views.items():
+            if self._is_small(piece, chunk_length(base)):
+                places, flips = self._numbers(base, offset, piece)
+                self._tables[base].view(len(piece), -1).scatter_add_(1, places.expand_as(piece), piece * flips)
+                continue
             for start, row, kind, shift, flip in self._cells(base, offset, piece.shape[1]):
                 _add_rotated(targets[row], piece, start, signs[kind], shift, flip)
+
+    @staticmethod
+    def _is_small(piece: Tensor, chunk: int) -> bool:
+        """Whether to place a piece number by number, in one call and to the same bits."""
+        return piece.device.type == "cpu" and len(piece) * chunk <= FEW and 2 * chunk < piece.shape[1] <= SHORT
+
+    def _numbers(self, base: int, offset: int, piece: Tensor) -> tuple[Tensor, Tensor]:
+        """Of each number of a piece its place in a row of the table ([w]), and its sign ([w])."""
+        width = piece.shape[1]
+        key = (base, offset, width, piece.dtype)
+        if key not in self._scattered:
+            c = chunk_length(base)
+            places, flips = piece.new_empty(width, dtype=torch.int64), piece.new_empty(width)
+            for start, row, kind, shift, flip in self._cells(base, offset, width):
+                low, high = max(start, 0), min(start + width, c)
+                first = row * 2 * c + shift + low
+                places[low - start : high - start] = torch.arange(first, first + high - low)
+                flips[low - start : high - start] = flip * self._signs[c][kind, low:high]
+            self._scattered[key] = places, flips
+        return self._scattered[key]
 
     def _cells(self, base: int, offset: int, width: int) -> list[tuple[int, int, int, int, float]]:
         """(start, row, sign vector, shift, sign) of each chunk that a piece touches; pieces come again and again."""

@@ -54,7 +54,7 @@ def autoencoder(channels, **options):
     )
 
 
-def unet():
+def unet(text_width=32):
     from diffusers import UNet2DConditionModel
 
     return UNet2DConditionModel(
@@ -65,13 +65,13 @@ def unet():
         block_out_channels=(8, 16),
         norm_num_groups=4,
         attention_head_dim=2,
-        cross_attention_dim=32,
+        cross_attention_dim=text_width,
         down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
         up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
     )
 
 
-def transformer():
+def transformer(text_width=64, pooled_width=64, channels=8, **options):
     from diffusers import SD3Transformer2DModel
 
     return SD3Transformer2DModel(
@@ -79,12 +79,13 @@ def transformer():
         num_layers=2,
         attention_head_dim=8,
         num_attention_heads=2,
-        joint_attention_dim=64,
+        joint_attention_dim=text_width,
         caption_projection_dim=16,
-        pooled_projection_dim=64,
-        in_channels=8,
-        out_channels=8,
+        pooled_projection_dim=pooled_width,
+        in_channels=channels,
+        out_channels=channels,
         pos_embed_max_size=8,
+        **options,
     )
 
 

@@ -12,11 +12,11 @@ from attrbench.gradients.backends import per_sample_gradients
 from attrbench.gradients.outputs import MODEL_OUTPUTS
 from attrbench.gradients.per_sample import Batch
 from attrbench.gradients.sketch import sketch
+from tests.diffusion import pipelines
 from tests.gradients.test_layers import lines, rows_of
 from tests.gradients.test_per_sample import ToyDenoiser
 
 SIZE = 3
-TARGETS = ["to_q", "to_k", "to_v", "to_out.0"]
 CHECKPOINTED = {
     "unet": "ResnetBlock2D",
     "sd1": "BasicTransformerBlock",
@@ -58,38 +58,11 @@ def unet(**options):
 
 
 def sd1():
-    from diffusers import UNet2DConditionModel
-
-    return UNet2DConditionModel(
-        sample_size=8,
-        in_channels=4,
-        out_channels=4,
-        layers_per_block=1,
-        block_out_channels=(8, 16),
-        norm_num_groups=4,
-        attention_head_dim=2,
-        cross_attention_dim=12,
-        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
-        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
-    )
+    return pipelines.unet(text_width=12)
 
 
 def sd3(**options):
-    from diffusers import SD3Transformer2DModel
-
-    return SD3Transformer2DModel(
-        sample_size=8,
-        num_layers=2,
-        attention_head_dim=8,
-        num_attention_heads=2,
-        joint_attention_dim=12,
-        caption_projection_dim=16,
-        pooled_projection_dim=10,
-        in_channels=4,
-        out_channels=4,
-        pos_embed_max_size=8,
-        **options,
-    )
+    return pipelines.transformer(text_width=12, pooled_width=10, channels=4, **options)
 
 
 MODELS = {
@@ -105,7 +78,7 @@ CASES = [(kind, part) for kind in MODELS for part in PARTS if (kind, part) != ("
 def adapted(module, **options):
     """With LoRA on all attention layers."""
     peft = pytest.importorskip("peft")
-    config = peft.LoraConfig(r=4, target_modules=TARGETS, **options)
+    config = peft.LoraConfig(r=4, target_modules=pipelines.TARGETS, **options)
     if hasattr(module, "add_adapter"):
         module.add_adapter(config)
     else:

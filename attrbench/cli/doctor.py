@@ -13,6 +13,8 @@ import typer
 from attrbench.cli.common import RESULTS, Debug
 
 ENOUGH_DISK = 5e9
+LOOK_S = 0.2
+"""How long to look at what other programs do."""
 
 
 def doctor(debug: Debug = False) -> None:
@@ -58,7 +60,15 @@ def _device() -> list[str]:
     typer.echo(
         f"memory   {psutil.virtual_memory().total / 1e9:.1f} GB, {psutil.virtual_memory().available / 1e9:.1f} GB free"
     )
-    typer.echo(f"cpu      {os.cpu_count()} cores, torch uses {torch.get_num_threads()} threads")
+    cores, threads = os.cpu_count() or 1, torch.get_num_threads()
+    typer.echo(f"cpu      {cores} cores, torch uses {threads} threads")
+    busy = round(cores * psutil.cpu_percent(interval=LOOK_S) / 100)
+    idle = max(1, cores - busy)
+    if threads > idle:  # threads that share a core wait for each other at every operation: many times slower
+        typer.echo(
+            f"hint     other programs keep {busy} of {cores} cores busy; OMP_NUM_THREADS={idle} is faster"
+            " until they end"
+        )
     if torch.cuda.is_available():
         for index in range(torch.cuda.device_count()):
             free, total = torch.cuda.mem_get_info(index)

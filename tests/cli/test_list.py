@@ -54,3 +54,13 @@ def test_doctor_names_what_is_installed(attrbench):
     done = attrbench("doctor")
     assert "torch" in done.out
     assert "plugin   methods" in done.out
+
+
+@pytest.mark.parametrize(("percent", "threads"), [(0.0, None), (50.0, 2), (100.0, 1)])
+def test_doctor_says_how_many_threads_other_programs_leave_room_for(attrbench, monkeypatch, percent, threads):
+    monkeypatch.setattr("os.cpu_count", lambda: 4)
+    monkeypatch.setattr("torch.get_num_threads", lambda: 4)
+    monkeypatch.setattr("psutil.cpu_percent", lambda interval: percent)
+    said = attrbench("doctor").out
+    assert ("hint" in said) == (threads is not None)
+    assert threads is None or f"OMP_NUM_THREADS={threads} " in said

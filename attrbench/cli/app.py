@@ -54,7 +54,7 @@ def main() -> None:
     """Runs the command line and exits."""
     debug = "--debug" in sys.argv
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
-    _log_to_stderr()
+    _log_to_stderr(debug)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _interrupt)
     try:
@@ -84,11 +84,13 @@ def main() -> None:
     sys.exit(code)
 
 
-def _log_to_stderr() -> None:
-    """Our own warnings as plain lines; other libraries keep their own ways."""
+def _log_to_stderr(debug: bool) -> None:
+    """Our own warnings as plain lines, with --debug all we have to say; other libraries keep their own ways."""
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("attrbench: %(message)s"))
-    logging.getLogger("attrbench").handlers[:] = [handler]
+    logger = logging.getLogger("attrbench")
+    logger.handlers[:] = [handler]
+    logger.setLevel(logging.DEBUG if debug else logging.NOTSET)
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

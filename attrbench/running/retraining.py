@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping
 
@@ -12,6 +13,8 @@ from attrbench.record import Record
 from attrbench.running.plan import Plan
 from attrbench.running.reporting import Reporter
 from attrbench.running.settings import MAX_DEPTH
+
+log = logging.getLogger("attrbench.run")
 
 
 def retrained(record: Record, plan: Plan, reporter: Reporter) -> Record:
@@ -35,7 +38,8 @@ def retrained(record: Record, plan: Plan, reporter: Reporter) -> Record:
 
 
 def failed(record: Record, error: Exception) -> Record:
-    """The record of a run that ended with this error, in one line."""
+    """The record of a run that ended with this error, in one line; the traceback is for --debug."""
+    log.debug("%s failed:", record.method.label, exc_info=error)
     reason = str(error) if isinstance(error, AttrbenchError) else f"{type(error).__name__}: {error}"
     return record.model_copy(update={"status": "failed", "error": " ".join(reason.split())})
 

@@ -87,8 +87,9 @@ class CLIP(Method[CLIPOptions]):
         open_clip = _open_clip()
         network = self._network(open_clip, device)
         published = open_clip.get_model_preprocess_cfg(network)
+        size = published["size"]  # one number of a ResNet, two of a transformer
         preparation = Preparation(
-            size=tuple(published["size"]),
+            size=(size, size) if isinstance(size, int) else tuple(size),
             mean=tuple(published["mean"]),
             std=tuple(published["std"]),
             interpolation=published["interpolation"],

@@ -200,6 +200,9 @@ def test_a_method_that_raises_is_reported_and_the_others_go_on(attrbench, tmp_pa
     done = attrbench("run", "-m", "ssim", "-m", "pixel", *SMALL, "--out", tmp_path, "--cache", cache)
     assert done.code == 1
     assert "failed: ValueError: no such thing" in done.out
+    assert "Traceback" not in done.err
+    again = attrbench("run", "-m", "ssim", *SMALL, "--out", tmp_path, "--cache", cache, "--debug")
+    assert "in broken" in again.err  # --debug shows where
     assert any(line.startswith("pixel") and "detection-rate@10" in line for line in done.out.splitlines())
     board = json.loads(attrbench("leaderboard", tmp_path, "--format", "json").out)
     assert {row["method"]: row["status"] for row in board[0]["rows"]} == {"ssim": "failed", "pixel": "limited"}

@@ -577,6 +577,16 @@ def test_clip_with_a_checkpoint_file(tmp_path, fake_open_clip):
     assert asked["force_preprocess_cfg"]["std"] == (0.25,) * 3  # as the published weights of that model
 
 
+def test_clip_takes_models_that_give_their_size_as_one_number(tmp_path, fake_open_clip):
+    published = fake_open_clip.get_model_preprocess_cfg(None)
+    fake_open_clip.get_model_preprocess_cfg = lambda network: {**published, "size": 16}
+    torch.save(FakeCLIP().state_dict(), tmp_path / "w.pt")
+    images = random_images()
+    method = clip(model="small", pretrained=str(tmp_path / "w.pt"))
+    found = method.fit(TrainFeatures(COUNT, images=images), context(tmp_path)).scores(of_images(images))
+    np.testing.assert_allclose(found, scores(images, images, "cosine"), atol=1e-4)
+
+
 def test_clip_without_weights_says_what_to_give_and_leaves_the_root_logger_alone(tmp_path, fake_open_clip):
     clip(model="small").check(COUNT)
     handlers = list(logging.getLogger().handlers)

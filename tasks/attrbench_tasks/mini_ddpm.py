@@ -49,11 +49,19 @@ class LabelledImages:
         train: the training set of the diffusion model.
         classifier: what the classifier of the queries was trained on.
         held_out: images that neither saw; they test the classifier.
+        names: of the classes; none: their numbers.
     """
 
     train: Labelled
     classifier: Labelled
     held_out: Labelled
+    names: tuple[str, ...] = ()
+
+    def items(self, images: NDArray[np.uint8], labels: NDArray[np.int64]) -> Items:
+        """Images with the names of their classes as groups."""
+        digest = hashlib.sha256(repr(images.shape).encode() + images.tobytes() + labels.tobytes()).hexdigest()
+        groups = [self.names[label] if self.names else str(label) for label in labels]
+        return Items(images, groups, [""] * len(images), digest)
 
 
 class MiniDDPMTask(Task[MiniDDPMOptions]):
@@ -113,7 +121,8 @@ class OpenMiniDDPM(OpenTask):
     @cached_property
     def train(self) -> Items:
         """The training images; the group is the class."""
-        return _items(*self._task.data().train)
+        data = self._task.data()
+        return data.items(*data.train)
 
     @cached_property
     def queries(self) -> Items:
@@ -123,7 +132,7 @@ class OpenMiniDDPM(OpenTask):
         options = self._task.options
         wanted = Wanted(options.queries_per_group, options.query_set, self._workspace.cache)
         images, labels, seeds = labelled_generations(self.denoiser, self._task.weights, wanted)
-        return replace(_items(images, labels), seeds=seeds.tolist())
+        return replace(self._task.data().items(images, labels), seeds=seeds.tolist())
 
     @cached_property
     def denoiser(self) -> DDPMDenoiser:
@@ -131,8 +140,3 @@ class OpenMiniDDPM(OpenTask):
         from attrbench.diffusion.ddpm import DDPMDenoiser
 
         return DDPMDenoiser(self._task.weights, self._workspace.device)
-
-
-def _items(images: NDArray[np.uint8], labels: NDArray[np.int64]) -> Items:
-    digest = hashlib.sha256(repr(images.shape).encode() + images.tobytes() + labels.tobytes()).hexdigest()
-    return Items(images, [str(label) for label in labels], [""] * len(images), digest)

@@ -8,12 +8,14 @@ import torch
 
 from attrbench.task import Workspace
 from attrbench_tasks.classifier import REPORT, load_classifier, probabilities
+from attrbench_tasks.ddpm_icons import DDPMIconsMini
 from attrbench_tasks.ddpm_mnist import DDPMMnistMini
 from attrbench_tasks.digits import DigitsMini
 from attrbench_tasks.fitting import RECIPE_FILE
 from attrbench_tasks.generated import CONFIDENCE
+from attrbench_tasks.registry_mix import FAMILIES
 
-TASKS = [DigitsMini, DDPMMnistMini]
+TASKS = [DigitsMini, DDPMMnistMini, DDPMIconsMini]
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +61,12 @@ def test_queries_are_balanced_unambiguous_and_the_same_every_time(cache, tmp_pat
     assert [str(label) for label in p.argmax(1)] == queries.groups
     again = task.open(Workspace(tmp_path, torch.device("cpu"))).queries
     assert again.fingerprint == queries.fingerprint
+
+
+def test_groups_of_icons_are_the_families(cache):
+    data = DDPMIconsMini.data()
+    groups = data.items(*data.held_out).groups
+    assert set(groups) == set(FAMILIES) and groups[0] == FAMILIES[data.held_out[1][0]]
 
 
 def test_tuning_queries_are_other_pictures(cache):

@@ -58,7 +58,8 @@ class Builds:
         return self.started[-1]
 
     def events(self, *pids: int) -> list[Event]:
-        lines = self.log.read_text().splitlines() if self.log.exists() else []
+        text = self.log.read_text() if self.log.exists() else ""
+        lines = text[: text.rfind("\n") + 1].splitlines()  # the last may be being written
         found = [Event(int(pid), float(at), *rest) for pid, at, *rest in (line.split(" ", 3) for line in lines)]
         return [event for event in found if not pids or event.pid in pids]
 

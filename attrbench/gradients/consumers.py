@@ -1,4 +1,4 @@
-"""What becomes of per-sample gradients inside the backward pass: norms, sketches, whole rows; and see products.
+"""What becomes of per-sample gradients inside the backward pass: norms, sketches, whole rows (and see `products`).
 
 A consumer takes each parameter's gradients of a batch as they come, and is asked for its result when the batch
 is through. No consumer keeps a gradient unless keeping it is its purpose.

@@ -165,13 +165,13 @@ class GradientPass:
         seconds: list[float] = []
         for group in groups:
             started = time.perf_counter()
-            items = torch.tensor(group).repeat_interleave(len(self.timesteps))  # item by item, for `Summed`
+            items = torch.tensor(group).repeat_interleave(len(self.timesteps))  # item by item, so that few are cut
             steps = torch.arange(len(self.timesteps)).repeat(len(group))
             one_pair = partial(self._bytes_per_sample, unit, encoded, items[:1], steps[:1])
             done = 0
             while done < len(items):
                 size = self._batch_size.get(one_pair)
-                chosen = slice(done, done + size)
+                chosen = done + steps[done : done + size].argsort(stable=True)  # so that a timestep is one stretch
                 batch = self.pairs.batch(unit.first, encoded, items[chosen], steps[chosen])
                 outputs = self._outputs(batch, items[chosen], steps[chosen], consumers)
                 if outputs is None:

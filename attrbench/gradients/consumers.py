@@ -144,15 +144,16 @@ class Summed:
         """See `Consumer`."""
         distinct, self._group = torch.unique(items, return_inverse=True)
         self._first = torch.stack([(self._group == group).nonzero()[0, 0] for group in range(len(distinct))])
-        self._runs = len(distinct) if torch.equal(items, distinct.repeat_interleave(len(items) // len(distinct))) else 0
+        each = len(items) // len(distinct)
+        self._runs = each if torch.equal(items, distinct.repeat(each)) else 0
         self._group = self._group.to(device)
         for consumer in self._inner:
             consumer.start(distinct, torch.zeros_like(distinct), dtype, device)
 
     def add(self, offset: int, gradients: Tensor) -> None:
         """See `Consumer`."""
-        if self._runs:  # item by item, equally many pairs each: several times faster than adding by index
-            sums = gradients.unflatten(0, (self._runs, -1)).sum(1)
+        if self._runs:  # timestep by timestep, of the same items: several times faster than adding by index
+            sums = gradients.unflatten(0, (self._runs, -1)).sum(0)
         else:
             sums = gradients.new_zeros(len(self._first), gradients.shape[1])
             sums.index_add_(0, self._group, gradients)

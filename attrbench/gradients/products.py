@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from attrbench.gradients.layer_blocks import LayerBlock
@@ -67,10 +66,11 @@ class _Factor:
 
     On a CPU, oneDNN multiplies float32 matrices in the widest instructions that the CPU has, where the library behind
     PyTorch's own products (MKL) keeps to narrower ones on CPUs of other makers than its own: about half the speed.
+    The two operators are those that `torch.compile` puts in the place of a linear layer.
     """
 
     SHORTEST = 512
-    """Parameters of fewer numbers are multiplied the usual way: a change of layout would cost more than it saves."""
+    """Parameters of fewer numbers are multiplied the usual way: the calls would cost more than the arithmetic."""
 
     def __init__(self, rows: Sequence[Tensor]) -> None:
         rows = [part.nan_to_num(0.0) for part in rows]
@@ -80,14 +80,16 @@ class _Factor:
             and self._rows.dtype == torch.float32
             and self._rows.shape[1] >= self.SHORTEST
             and torch.backends.mkldnn.is_available()
+            and hasattr(torch.ops.mkldnn, "_linear_pointwise")
         )
         if self._by_onednn:
-            self._rows = self._rows.to_mkldnn()
+            self._rows = torch.ops.mkldnn._reorder_linear_weight(self._rows)
 
     def add_products(self, sums: Tensor, gradients: Tensor) -> None:
         """Adds the products with [b, w] gradients to `sums`, [b, m]."""
         if self._by_onednn and gradients.dtype == torch.float32:
-            sums += F.linear(gradients.contiguous().to_mkldnn(), self._rows).to_dense()
+            contiguous = gradients.contiguous()  # on others the operator may never return (torch 2.13)
+            sums += torch.ops.mkldnn._linear_pointwise(contiguous, self._rows, None, "none", [], "")
         else:
             rows = self._rows.to_dense() if self._by_onednn else self._rows
             sums.addmm_(gradients, rows.to(gradients.dtype).T)

@@ -74,8 +74,8 @@ def test_a_query_without_a_gradient_has_products_of_zero_with_all():
     assert torch.equal(found[:, 2], torch.zeros(6)) and bool(found[:, [0, 1, 3]].all())
 
 
-def test_a_whole_grid_item_by_item_gives_the_products_of_any_other_order():
-    timesteps = torch.arange(3).repeat(5)
+@pytest.mark.parametrize("timesteps", [torch.arange(3).repeat(5), torch.arange(3).repeat_interleave(5)])
+def test_a_whole_grid_in_order_gives_the_products_of_any_other_order(timesteps):
     queries, gradients = random(3, 4, TOTAL), random(15, TOTAL, seed=1)
     layers = layer_blocks(OFFSETS, SIZES, "all")
     shuffled = torch.randperm(15, generator=torch.Generator().manual_seed(0))
@@ -84,9 +84,19 @@ def test_a_whole_grid_item_by_item_gives_the_products_of_any_other_order():
     assert torch.allclose(even[shuffled], uneven)
 
 
-@given(runs=st.lists(st.integers(1, 4), min_size=1, max_size=4))
-def test_sums_over_timesteps_are_the_same_however_many_pairs_an_item_has_in_the_batch(runs):
-    items = torch.arange(len(runs)).repeat_interleave(torch.tensor(runs)) + 7
+@given(runs=st.lists(st.integers(1, 4), min_size=1, max_size=4), shuffle=st.randoms())
+def test_sums_over_timesteps_are_the_same_however_many_pairs_an_item_has_in_the_batch(runs, shuffle):
+    order = [item + 7 for item, pairs in enumerate(runs) for _ in range(pairs)]
+    shuffle.shuffle(order)
+    check_sums(torch.tensor(order))
+
+
+@pytest.mark.parametrize("items", [torch.arange(4).repeat(3), torch.arange(4).repeat_interleave(3)])
+def test_sums_over_timesteps_are_the_same_timestep_by_timestep_and_item_by_item(items):
+    check_sums(items + 7)
+
+
+def check_sums(items):
     gradients = random(len(items), TOTAL)
     whole = Whole(TOTAL)
     sums = fed(Summed([whole]), items, torch.zeros_like(items), gradients)
@@ -94,7 +104,7 @@ def test_sums_over_timesteps_are_the_same_however_many_pairs_an_item_has_in_the_
     for item in items.unique():
         mine = items == item
         assert torch.allclose(rows[mine].sum(0), gradients[mine].sum(0))
-    assert (rows.abs().sum(1) > 0).sum() == len(runs)  # one row an item, zeros beside it
+    assert (rows.abs().sum(1) > 0).sum() == len(items.unique())  # one row an item, zeros beside it
 
 
 def test_a_gradient_that_is_not_finite_stays_with_its_item():

@@ -64,19 +64,33 @@ class Coverage(_Part):
     nonfinite: list[tuple[str, int, int | float]] = []
 
 
+class TrainingNoise(_Part):
+    """How far a result moves where the same models are trained with other seeds.
+
+    Attributes:
+        error: standard error of the result, and of the difference of two results over the same training seeds.
+        freedom: degrees of freedom that it was estimated with.
+    """
+
+    error: float
+    freedom: int
+
+
 class MetricResult(_Part):
     """A metric over the queries.
 
     Attributes:
         metric: name of the metric; `k` its cut-off.
         value: mean over the queries.
-        low, high: 95% percentile-bootstrap interval over the queries; None for a single query.
+        low, high: 95% percentile-bootstrap interval over the queries; None for a single query. Of a counterfactual,
+            the interval over training seeds and pictures; None for a single seed.
         ceiling: mean of the best reachable values; of a counterfactual, what its ceiling control reached.
         random: expectation under a uniformly random ranking; of a counterfactual, what random removal did.
         per_query: the value of each query, in query order; for a metric of retrained models, that of each picture.
         higher_is_better: the metric's direction.
         clusters: `per_query` is so many equal runs of values, one after the other, that belong together: one for each
-            training seed. Intervals draw clusters first, then values within them.
+            training seed.
+        noise: of a metric of retrained models with several seeds.
     """
 
     metric: str
@@ -89,6 +103,7 @@ class MetricResult(_Part):
     per_query: list[float]
     higher_is_better: bool
     clusters: int = 1
+    noise: TrainingNoise | None = None
 
     @property
     def name(self) -> str:

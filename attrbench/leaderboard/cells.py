@@ -86,11 +86,12 @@ def caption(table: Table) -> list[str]:
         f"{table.metric} is no measure of retrieval and has no cut-off: models were trained again without the items at"
         " the top. Its intervals cover training seeds and pictures.",
     ]
+    paired = "interval over seeds and pictures" if table.controls else "bootstrap over queries"
     return [
         f"{table.train_items} training items, {table.queries} queries, {table.hardware}{ceiling}.",
         *(retrained if table.controls else []),
-        f"Equal ranks (=): the paired bootstrap over {'seeds and pictures' if table.controls else 'queries'} does not"
-        " separate them. Pareto ✓: no other is at least as good, small and fast.",
+        f"Equal ranks (=): the paired {paired} does not separate them. Pareto ✓: no other is at least as good, small"
+        " and fast.",
         "Query time: features and search of one query. Amortised: training features and index, once a training set; a"
         " pass that served several methods counts in full for each.",
         "Storage 'none': no gradient is kept, so every new query costs a pass over the training set.",

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from attrbench.metrics.intervals import paired_difference
-from attrbench.record import Control, Record
+import numpy as np
+
+from attrbench.metrics.intervals import paired_difference, retrained_interval
+from attrbench.record import Control, MetricResult, Record
 
 
 @dataclass(frozen=True)
@@ -143,18 +146,28 @@ def _quality(record: Record, metric: str) -> float:
 
 
 def _beats(a: Record, b: Record, metric: str) -> bool:
-    """Whether a is better than b on the same queries, by a 95% paired bootstrap interval that excludes 0.
+    """Whether a is better than b on the same queries, by a 95% paired interval that excludes 0.
 
-    Results of other numbers of values (a counterfactual with other seeds or pictures) are never told apart.
+    Results of other numbers of values (a counterfactual with other seeds or pictures) are never told apart, nor are
+    those without an interval.
     """
     mine, theirs = a.metric(metric), b.metric(metric)
     assert mine is not None and theirs is not None
     if (len(mine.per_query), mine.clusters) != (len(theirs.per_query), theirs.clusters):
         return False
-    sign = 1 if mine.higher_is_better else -1
-    pairs = [sign * x for x in mine.per_query], [sign * x for x in theirs.per_query]
-    interval = paired_difference(*pairs, clusters=mine.clusters)
+    if mine.low is None or theirs.low is None:
+        return False
+    interval = _difference(mine, theirs) if mine.higher_is_better else _difference(theirs, mine)
     return interval is not None and interval[0] > 0
+
+
+def _difference(a: MetricResult, b: MetricResult) -> tuple[float, float] | None:
+    """The 95% interval of a - b, query by query, or picture by picture and seed by seed."""
+    if a.noise is None or b.noise is None:
+        return paired_difference(a.per_query, b.per_query)
+    values = np.subtract(a.per_query, b.per_query).reshape(a.clusters, -1)
+    error = math.hypot(a.noise.error, b.noise.error) / math.sqrt(2)  # two estimates of the same
+    return retrained_interval(values, error, min(a.noise.freedom, b.noise.freedom))
 
 
 def _dominates(a: Record, b: Record, metric: str) -> bool:

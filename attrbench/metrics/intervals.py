@@ -1,31 +1,26 @@
-"""95% intervals over queries, by percentile bootstrap (methods-spec A1, A7)."""
+"""95% intervals: over queries by percentile bootstrap (methods-spec A1, A7), of retrained models by their noise."""
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import bootstrap
+from scipy.stats import bootstrap, norm, t
 
 RESAMPLES = 2000
 
 
-def mean_interval(
-    values: Sequence[float] | NDArray[np.float64], seed: int = 0, clusters: int = 1
-) -> tuple[float, float] | None:
+def mean_interval(values: Sequence[float] | NDArray[np.float64], seed: int = 0) -> tuple[float, float] | None:
     """The 95% percentile-bootstrap interval of the mean over queries; None for fewer than two queries.
 
     Args:
         values: one for each query.
         seed: of the resampling.
-        clusters: where there are several, `values` is so many equal runs, one after the other. Each resample draws
-            clusters with replacement, then values within each of them (methods-spec A7, two-way).
     """
     sample = np.asarray(values, dtype=np.float64)
-    if clusters > 1:
-        return _clustered_interval(sample.reshape(clusters, -1), seed)
     if len(sample) < 2:
         return None
     if np.ptp(sample) == 0:  # every resample has the same mean; scipy would warn
@@ -38,20 +33,24 @@ def mean_interval(
     return float(interval.low), float(interval.high)
 
 
-def _clustered_interval(sample: NDArray[np.float64], seed: int) -> tuple[float, float]:
-    """The same for [clusters, values]."""
-    rng = np.random.default_rng(seed)
-    clusters, count = sample.shape
-    means = np.empty(RESAMPLES)
-    for resample in range(RESAMPLES):
-        drawn = rng.integers(clusters, size=(clusters, 1))
-        means[resample] = sample[drawn, rng.integers(count, size=(clusters, count))].mean()
-    low, high = np.quantile(means, [0.025, 0.975])
-    return float(low), float(high)
-
-
-def paired_difference(
-    a: Sequence[float], b: Sequence[float], seed: int = 0, clusters: int = 1
-) -> tuple[float, float] | None:
+def paired_difference(a: Sequence[float], b: Sequence[float], seed: int = 0) -> tuple[float, float] | None:
     """The 95% interval of mean(a - b) where both were measured on the same queries, in the same order."""
-    return mean_interval(np.asarray(a, dtype=np.float64) - np.asarray(b, dtype=np.float64), seed, clusters)
+    return mean_interval(np.asarray(a, dtype=np.float64) - np.asarray(b, dtype=np.float64), seed)
+
+
+def retrained_interval(values: NDArray[np.float64], error: float, freedom: int) -> tuple[float, float]:
+    """The 95% interval of the mean of values that models trained again gave.
+
+    Few trainings say little of their own spread, and a bootstrap over two or three is far too narrow. So the spread of
+    trainings comes from outside, and Student's t stands for what is not known of it; the pictures add theirs.
+
+    Args:
+        values: [seeds, n], the n of each training seed in the same order.
+        error: standard error of the mean that training with other seeds brings.
+        freedom: degrees of freedom of `error`.
+    """
+    seeds = float(t.ppf(0.975, freedom)) * error
+    own = values.mean(axis=0)
+    pictures = float(norm.ppf(0.975) * own.std(ddof=1)) / math.sqrt(len(own)) if len(own) > 1 else 0.0
+    middle, half = float(values.mean()), math.hypot(seeds, pictures)
+    return middle - half, middle + half

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Literal
 
 from attrbench.counterfactual import Counterfactual, Effect, Stage
 from attrbench.errors import AttrbenchError
-from attrbench.record import Control
+from attrbench.record import Control, TrainingNoise
 from attrbench_tasks.retraining import Job, Retraining
 from attrbench_tasks.thickness import Formula, thicknesses
-from attrbench_tasks.thinning import METRIC, ks_statistic, result, thinning
+from attrbench_tasks.thinning import METRIC, ks_statistic, result, thinning, training_noise
 
 if TYPE_CHECKING:
     import numpy as np
@@ -100,6 +100,8 @@ class Removal(Counterfactual):
 
     def measure(self, ranked: Ids, seed: int, stage: Stage) -> Effect:
         """See `Counterfactual`."""
+        import numpy as np
+
         setting = self._setting
         removed = setting.rule.removed(ranked, len(setting.classes))
         self._check(len(removed))
@@ -108,24 +110,27 @@ class Removal(Counterfactual):
         self._retraining.complete([*whole, *(job for group in jobs.values() for job in group)], stage)
         before = self._strokes(whole)
         after = {name: self._strokes(group) for name, group in jobs.items()}
+        thinner = {name: thinning(before, strokes) for name, strokes in after.items()}
+        distinct = {tuple(jobs[name]): thinner[name].mean(axis=1) for name in jobs}
+        noise = training_noise(np.stack([np.zeros(setting.seeds), *distinct.values()]))
         facts = {**self._retrieval_facts(ranked, removed), **_stroke_facts(before, after)}
-        return self._effect({name: thinning(before, strokes) for name, strokes in after.items()}, facts, seed)
+        return self._effect(thinner, noise, facts)
 
-    def _effect(self, thinner: Mapping[str, Floats], facts: Mapping[str, float], seed: int) -> Effect:
+    def _effect(self, thinner: Mapping[str, Floats], noise: TrainingNoise | None, facts: Mapping[str, float]) -> Effect:
         controls = [
             Control(
                 name=name,
-                result=result(METRIC, thinner[name], seed).model_copy(update={"per_query": []}),
+                result=result(METRIC, thinner[name], noise).model_copy(update={"per_query": []}),
                 shared=self._setting.rule.shares(name),
             )
             for name in CONTROLS
         ]
         value = {control.name: control.result.value for control in controls}
-        own = result(METRIC, thinner[METHOD], seed)
+        own = result(METRIC, thinner[METHOD], noise)
         return Effect(
             metrics=[
                 own.model_copy(update={"ceiling": value[THICKEST], "random": value[RANDOM]}),
-                result(f"{METRIC}-over-class-matched", thinner[METHOD] - thinner[MATCHED], seed),
+                result(f"{METRIC}-over-class-matched", thinner[METHOD] - thinner[MATCHED], noise),
             ],
             controls=controls,
             facts=facts,

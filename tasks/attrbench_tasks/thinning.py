@@ -6,10 +6,11 @@ a picture is empty.
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from attrbench.errors import AttrbenchError
-from attrbench.record import MetricResult
+from attrbench.record import MetricResult, TrainingNoise
 
 if TYPE_CHECKING:
     import numpy as np
@@ -38,17 +39,39 @@ def thinning(before: Floats, after: Floats) -> Floats:
     return filled
 
 
-def result(metric: str, values: Floats, seed: int) -> MetricResult:
+def training_noise(means: Floats) -> TrainingNoise | None:
+    """How far the thinning of any of these sets moves with the training seeds; None for a single seed.
+
+    What is left of the models' thinning when the mean of the set and that of the seed are taken away (the residual of
+    a two-way layout) is noise of training, of equal variance s^2 for all sets. A thinning compares the models of two
+    sets, so its mean over S seeds has the variance 2 s^2 / S, and so has the difference of two.
+
+    Args:
+        means: [sets, seeds] mean thinning of each model's pictures, a row for each removed set, one of them, all
+            zeros, for nothing removed; no set twice.
+    """
+    import numpy as np
+
+    sets, seeds = means.shape
+    freedom = (sets - 1) * (seeds - 1)
+    if freedom == 0:
+        return None
+    residual = means - means.mean(1, keepdims=True) - means.mean(0, keepdims=True) + means.mean()
+    variance = float(np.square(residual).sum()) / freedom
+    return TrainingNoise(error=math.sqrt(2 * variance / seeds), freedom=freedom)
+
+
+def result(metric: str, values: Floats, noise: TrainingNoise | None) -> MetricResult:
     """The mean, with its interval over training seeds and pictures.
 
     Args:
         metric: its name.
         values: one for each picture.
-        seed: of the interval.
+        noise: of training; without it there is no interval.
     """
-    from attrbench.metrics.intervals import mean_interval
+    from attrbench.metrics.intervals import retrained_interval
 
-    low, high = mean_interval(values.ravel(), seed, clusters=len(values)) or (None, None)
+    low, high = (None, None) if noise is None else retrained_interval(values, noise.error, noise.freedom)
     return MetricResult(
         metric=metric,
         k=None,
@@ -60,6 +83,7 @@ def result(metric: str, values: Floats, seed: int) -> MetricResult:
         per_query=values.ravel().round(4).tolist(),
         higher_is_better=True,
         clusters=len(values),
+        noise=noise,
     )
 
 

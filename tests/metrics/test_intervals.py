@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from attrbench.metrics import intervals
-from attrbench.metrics.intervals import mean_interval, paired_difference
+from attrbench.metrics.intervals import mean_interval, paired_difference, retrained_interval
 
 
 def test_interval_covers_the_true_mean_about_95_times_in_100(monkeypatch):
@@ -52,32 +52,17 @@ def test_paired_difference_is_narrower_than_the_values_are_apart():
     assert high - low > 3
 
 
-def test_clusters_that_differ_widen_the_interval_to_cover_them():
-    rng = np.random.default_rng(0)
-    seeds = np.array([0.0, 0.3, 0.6])[:, None] + 0.1 * rng.standard_normal((3, 200))
-    plain, clustered = mean_interval(seeds.ravel()), mean_interval(seeds.ravel(), clusters=3)
-    assert plain[1] - plain[0] < 0.1
-    assert clustered[0] < 0.05 and clustered[1] > 0.55
-    assert clustered == mean_interval(seeds.ravel(), clusters=3)
+def test_the_interval_of_retrained_models_adds_the_noise_of_training_to_that_of_pictures():
+    values = np.random.default_rng(0).normal(1, 1, (2, 400))
+    pictures = 1.96 * values.mean(0).std(ddof=1) / 20
+    low, high = retrained_interval(values, error=0.0, freedom=5)
+    assert (high - low) / 2 == pytest.approx(pictures, rel=1e-3) and (low + high) / 2 == pytest.approx(values.mean())
+    low, high = retrained_interval(values, error=0.1, freedom=5)
+    assert (high - low) / 2 == pytest.approx(np.hypot(pictures, 2.5706 * 0.1), rel=1e-3)  # Student's t of five
+    few, many = (np.diff(retrained_interval(values, error=0.1, freedom=n)) for n in (2, 100))
+    assert few > many
 
 
-def test_clusters_that_agree_have_the_interval_of_their_values():
-    values = np.tile(np.random.default_rng(0).standard_normal(300), 2)
-    plain, clustered = mean_interval(values), mean_interval(values, clusters=2)
-    assert np.subtract(*clustered) == pytest.approx(np.subtract(*plain), rel=0.15)
-
-
-def test_equal_values_have_an_interval_of_width_zero_in_clusters_too():
-    assert mean_interval([0.25] * 8, clusters=2) == (0.25, 0.25)
-
-
-@pytest.mark.slow
-def test_clustered_intervals_cover_the_truth_about_as_often_as_they_say():
-    """With ten clusters; with two or three the bootstrap is known to be too narrow, which the docs say."""
-    rng = np.random.default_rng(0)
-    hits = 0
-    for trial in range(60):
-        values = rng.standard_normal((10, 1)) + rng.standard_normal((10, 20))
-        low, high = mean_interval(values.ravel(), trial, clusters=10)
-        hits += low <= 0 <= high
-    assert 0.8 <= hits / 60 <= 1
+def test_a_single_picture_has_the_noise_of_training_only():
+    low, high = retrained_interval(np.array([[0.5], [0.7]]), error=0.1, freedom=5)
+    assert (low, high) == pytest.approx((0.6 - 0.25706, 0.6 + 0.25706), rel=1e-3)

@@ -23,7 +23,7 @@ from attrbench_tasks.mnist_source import load_mnist
 from attrbench_tasks.removal import CONTROLS, MATCHED, PIXEL, RANDOM, THICKEST, RemovalRule
 from attrbench_tasks.removal_task import RemovalOptions
 from attrbench_tasks.retraining import Job
-from attrbench_tasks.thinning import METRIC, thinning
+from attrbench_tasks.thinning import METRIC, result, thinning, training_noise
 from tests.tasks.tiny_removal import ITEMS, RECIPE, SMALL, Notes, bars, no_stage, run, tiny_task
 
 CPU = torch.device("cpu")
@@ -101,7 +101,7 @@ def test_any_method_runs_and_its_record_is_complete(records):
         assert main is record.metrics[0] and main.k is None and main.higher_is_better
         assert len(main.per_query) == SMALL["seeds"] * SMALL["pictures"] and main.clusters == SMALL["seeds"]
         assert main.value == pytest.approx(np.mean(main.per_query), abs=1e-4)
-        assert main.low <= main.value <= main.high
+        assert main.low < main.value < main.high and main.noise.error > 0
         assert [control.name for control in record.controls] == list(CONTROLS)
         named = {control.name: control.result.value for control in record.controls}
         assert (main.random, main.ceiling) == (named[RANDOM], named[THICKEST])
@@ -125,8 +125,17 @@ def test_the_pixel_control_is_the_set_of_the_method_pixel(records):
     assert {c.name: c.result.value for c in record.controls}[PIXEL] == record.metric(METRIC).value
 
 
+def test_noise_is_estimated_from_each_set_of_models_once(records):
+    """Nothing, the method's, four controls; of `pixel` the control is the method's own set."""
+    freedom = {name: record.metric(METRIC).noise.freedom for name, record in records.items()}
+    assert freedom["tens"] == 5 and freedom["pixel"] == 4
+    for record in records.values():
+        noises = {result.noise for result in (record.metrics[0], *(control.result for control in record.controls))}
+        assert len(noises) == 1
+
+
 def test_what_is_shared_is_the_same_for_every_method(records):
-    first, *others = ({c.name: c.result for c in record.controls if c.shared} for record in records.values())
+    first, *others = ({c.name: c.result.value for c in record.controls if c.shared} for record in records.values())
     assert set(first) == {RANDOM, THICKEST, PIXEL}
     assert all(other == first for other in others)
 
@@ -346,3 +355,61 @@ def test_a_hub_that_cannot_be_reached_is_one_line(monkeypatch):
     with pytest.raises(AttrbenchError, match="dataset=FILE") as caught:
         load_mnist("nobody/no-such-data", 3)
     assert "\n" not in str(caught.value)
+
+
+def layout(rng, seeds, sets=5, pictures=40, noise=1.0, own=0.5):
+    """[sets, seeds, pictures] thinning by two-way additive noise of training around a truth of 0, and of pictures."""
+    models = noise * rng.standard_normal((sets + 1, seeds))
+    means = models[:1] - models[1:]
+    return means[:, :, None] + own * rng.standard_normal((sets, 1, pictures))
+
+
+@pytest.mark.parametrize("seeds", [2, 3])
+def test_intervals_over_few_training_seeds_hold_the_truth_about_95_times_in_100(seeds):
+    rng, hits, differences = np.random.default_rng(0), 0, 0
+    trials = 400
+    for _ in range(trials):
+        values = layout(rng, seeds)
+        noise = training_noise(np.vstack([np.zeros((1, seeds)), values.mean(2)]))
+        one = result(METRIC, values[0], noise)
+        hits += one.low <= 0 <= one.high
+        other = result("difference", values[0] - values[1], noise)
+        differences += other.low <= 0 <= other.high
+    assert 0.92 <= hits / trials <= 0.99
+    assert 0.92 <= differences / trials <= 0.99
+
+
+def test_what_a_seed_does_to_all_sets_alike_is_not_noise_between_them():
+    means = np.array([[0.0, 0.0], [0.1, 0.1], [0.3, 0.3]])
+    assert training_noise(means).error == pytest.approx(0, abs=1e-12)
+    shifted = means + [[0.0, 0.2]] * 3
+    assert training_noise(shifted).error == pytest.approx(0, abs=1e-12)
+
+
+def test_a_single_training_seed_has_no_interval_and_ranks_nobody(registry, folder, out):
+    found = run(registry, tiny_task(folder, seeds=1), ["pixel", "tens"], out)
+    for record in found:
+        main = record.metric(METRIC)
+        assert (main.low, main.high, main.noise) == (None, None, None)
+    assert ranks(found[0], shifted(found[1], 10.0)) == [1, 1]
+
+
+def test_methods_are_told_apart_where_they_differ_by_more_than_training_does(records):
+    first = records["tens"]
+    error = first.metric(METRIC).noise.error
+    assert ranks(first, shifted(first, 0.5 * error)) == [1, 1]  # picture by picture the same difference
+    assert ranks(first, shifted(first, 10 * error)) == [1, 2]
+
+
+def shifted(record, by):
+    """The record as if another method had thinned every picture by so much more."""
+    main, *others = record.metrics
+    values = [value + by for value in main.per_query]
+    thinner = main.model_copy(update={"value": main.value + by, "per_query": values})
+    method = record.method.model_copy(update={"name": "shifted", "label": "shifted"})
+    return record.model_copy(update={"metrics": [thinner, *others], "method": method})
+
+
+def ranks(*records):
+    (table,) = build_tables(records)
+    return [row.rank for row in table.ranked]

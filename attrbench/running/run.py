@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -122,9 +123,7 @@ class TaskRun:
             try:
                 folder.mkdir(parents=True, exist_ok=True)
                 if flag == "--out":
-                    probe = folder / ".attrbench-write-test"
-                    probe.touch()
-                    probe.unlink()
+                    tempfile.TemporaryFile(dir=folder).close()  # a name of its own: others may start here as well
             except OSError as error:
                 raise AttrbenchError(
                     f"cannot write to {folder}: {error.strerror}; choose another folder with {flag}"

@@ -78,18 +78,23 @@ class Builds:
 
     def finish(self, *pids: int) -> None:
         for pid in pids:
-            assert self.wait(pid, "done"), f"build {pid} failed: {self.server.stderr.read() if self.stop() else ''}"
+            assert self.wait(pid, "done"), f"build {pid} failed: {self.complaints()}"
             await_end(pid)
+
+    def complaints(self) -> str:
+        """Ends all builds, and gives what they said on standard error."""
+        self.stop()
+        return self.server.stderr.read()
 
     def written(self, *pids: int) -> list[str]:
         return [event.detail for event in self.events(*pids) if event.name == "written"]
 
-    def stop(self) -> bool:
+    def stop(self) -> None:
         for pid in self.started:
             if running(pid):
                 os.kill(pid, signal.SIGKILL)
         self.server.kill()
-        return self.server.wait() is not None
+        self.server.wait()
 
 
 def running(pid: int) -> bool:
@@ -238,7 +243,7 @@ def test_twenty_kills_of_two_processes_at_once_leave_an_undisturbed_cache(builds
         for number, pid in enumerate(pids):
             before = traces(empty)
             moment = MOMENTS[(round_ + number) % len(MOMENTS)]
-            assert builds.wait(pid, moment), f"build {pid} ended early"
+            assert builds.wait(pid, moment), f"build {pid} ended early: {builds.complaints()}"
             time.sleep(moments.uniform(0, 0.002 if moment == "writing" else 1.5 * pace))
             os.kill(pid, signal.SIGKILL)
             await_end(pid)

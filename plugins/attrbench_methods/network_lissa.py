@@ -70,15 +70,20 @@ def solve(gradients: Tensor, options: LiSSAOptions, context: Context) -> Transfo
     prepared = time.perf_counter() - started
     norms = asked.norm(dim=1).clamp_min(1e-30)
     u = step * asked
-    residual, taken = math.inf, 0
+    residuals, taken = torch.full_like(norms, math.inf), 0
+    going = torch.ones_like(norms, dtype=torch.bool)  # a query stops by itself, whatever the others need
     for taken in range(1, options.iterations + 1):
         if taken > 1:
-            u = u + step * (asked - curvature(u, pairs.drawn(size, draws)) - damping * u)
+            v = u[going]
+            u[going] = v + step * (asked[going] - curvature(v, pairs.drawn(size, draws)) - damping * v)
         if taken % LOOK == 0 or taken == options.iterations:
-            residual = float(((asked - apply(u) - damping * u).norm(dim=1) / norms).max())
-            if not residual < DIVERGED:
-                raise diverged(step, residual, taken)
-            if residual <= options.tolerance:
+            v = u[going]
+            residuals[going] = (asked[going] - apply(v) - damping * v).norm(dim=1) / norms[going]
+            largest = float(residuals.max())
+            if not largest < DIVERGED:
+                raise diverged(step, largest, taken)
+            going = residuals > options.tolerance
+            if not going.any():
                 break
     products = (u * apply(u)).sum(dim=1)
     facts = {
@@ -86,7 +91,7 @@ def solve(gradients: Tensor, options: LiSSAOptions, context: Context) -> Transfo
         "damping": damping,
         "step": step,
         "iterations": float(taken),
-        "residual": residual,
+        "residual": float(residuals.max()),
         "queries_with_negative_curvature": float((products < 0).sum()),
     }
     return Transformed(u[None], facts, state_seconds=prepared)

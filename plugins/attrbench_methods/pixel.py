@@ -74,9 +74,11 @@ class PixelScorer(ExhaustiveScorer):
         return np.concatenate([self._similarities(vectors, block) for block in blocks], axis=1)
 
     def _similarities(self, vectors: NDArray[np.float32], train: NDArray[np.float32]) -> NDArray[np.float32]:
+        import numpy as np
+
+        if self._similarity == "l2":  # not expanded: that loses the digits which tell near images apart
+            return np.stack([-np.square(train - vector).sum(1) for vector in vectors])
         dots: NDArray[np.float32] = vectors @ train.T
-        if self._similarity == "l2":
-            dots = 2 * dots - (vectors**2).sum(1)[:, None] - (train**2).sum(1)[None, :]
         return dots
 
     def size(self) -> StateSize:

@@ -1,3 +1,4 @@
+import itertools
 import math
 from itertools import pairwise
 
@@ -42,6 +43,24 @@ def test_permutation_is_the_released_recipe():
     x = torch.arange(1.0, 12.0)
     assert torch.equal(sketches("permutation", x[None], 4)[0], released_recipe(x, 4))
     assert sketches("permutation", x[None], 4)[0].abs().sum() > 0
+
+
+def test_worked_example_of_the_permutation_form():
+    """methods-spec I.1: p = 5, v = 2, and the mean of the estimate over all sign vectors is the inner product."""
+    made = sketch_accumulator("permutation", [2], 42, 5)
+
+    def sketched(x, signs):
+        made._drawn[2] = (torch.arange(6, dtype=torch.int32), torch.tensor(signs, dtype=torch.int8))
+        made.start(1, torch.float64, torch.device("cpu"))
+        made.add(0, torch.tensor([x], dtype=torch.float64))
+        return made.result(2)[0]
+
+    x, y, signs = [1, 2, 3, 4, 5], [1, 0, 0, 0, 1], (1, -1, 1, 1, -1, -1)
+    assert sketched(x, signs).tolist() == [2, -1]
+    assert sketched(y, signs).tolist() == [1, -1]
+    assert sketched(x, signs) @ sketched(y, signs) == 3
+    estimates = [sketched(x, s) @ sketched(y, s) for s in itertools.product((1, -1), repeat=6)]
+    assert sum(estimates) / len(estimates) == 6
 
 
 @pytest.mark.parametrize("v", [1, 4, 64, 699, 700, 701, 2048])

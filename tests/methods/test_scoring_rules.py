@@ -67,6 +67,16 @@ def test_worked_example_from_rows(normalise, tau):
     assert ExactSearch(rows, normalise).scores(query)[0, 0] == pytest.approx(tau, rel=1e-6)
 
 
+def test_worked_example_of_means_before_the_product():
+    """methods-spec I.3: the mean gradients' product is the mean over all pairs of timesteps, matching or not."""
+    mean_q, mean_i = G_QUERY.mean(0, keepdims=True), G_ITEM.mean(0, keepdims=True)
+    norms = [np.linalg.norm(g, axis=1)[None] for g in (mean_q, mean_i)]
+    values = (mean_q * mean_i).sum(1)[None, None]
+    query = QueryFeatures(np.arange(1), products=Products(values, *norms, bytes_if_kept=8, pass_seconds=0.0))
+    assert ProductScorer(False).scores(query).tolist() == [[20.25]]
+    assert (G_QUERY @ G_ITEM.T).tolist() == [[50, 15], [16, 0]] and (G_QUERY @ G_ITEM.T).sum() / 4 == 20.25
+
+
 def test_all_zero_gradients_score_zero():
     values, norms = np.zeros((1, 2, 1), np.float32), np.array([[2.0]], np.float32)
     products = Products(values, norms, np.array([[0.0], [1.0]], np.float32), bytes_if_kept=0, pass_seconds=0.0)
@@ -281,6 +291,16 @@ def test_an_image_is_nearest_to_itself(similarity, own):
     assert (scores.argmax(axis=1) == np.arange(20)).all()
     np.testing.assert_allclose(np.diag(scores), own, atol=1e-4)
     assert (scores <= own + 1e-4).all()
+
+
+def test_l2_tells_images_apart_that_differ_by_one_level_of_one_pixel():
+    images = np.repeat(random_images(1, channels=3, seed=3)[:, :1, :1], 4, axis=0)
+    images = np.ascontiguousarray(np.broadcast_to(images, (4, 256, 256, 3)))
+    for item in range(1, 4):
+        images[item, 0, item] = images[item, 0, item] // 2 + 7
+    scores = pixel_scores("l2", images, images)
+    assert (scores.argmax(axis=1) == np.arange(4)).all()
+    assert (np.diag(scores) == 0).all() and (scores <= 0).all()
 
 
 @pytest.mark.parametrize("similarity", ["cosine", "l2", "dot"])

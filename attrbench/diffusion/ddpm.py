@@ -6,7 +6,7 @@ import hashlib
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -35,12 +35,16 @@ class DDPMDenoiser(DiscreteTime, Checkpointed):
         weights = network / "diffusion_pytorch_model.safetensors"
         if not weights.is_file():
             raise AttrbenchError(f"no DDPM weights at {weights}: give a folder written by DDPMPipeline.save_pretrained")
+        _check_kind(network, UNet2DModel.load_config(str(network), local_files_only=True))
         unet = UNet2DModel.from_pretrained(
             str(network), local_files_only=True, use_safetensors=True, low_cpu_mem_usage=False
         )
         self.module = unet.to(device).eval()
         self.device = device
         self.scheduler = DDPMScheduler.from_pretrained(str(schedule), local_files_only=True)
+        predicts = self.scheduler.config["prediction_type"]
+        if predicts not in ("epsilon", "v_prediction"):
+            raise AttrbenchError(f"the model in {folder} predicts {predicts}, not noise or v")
         self.sampler = DDIMScheduler.from_config(self.scheduler.config)
         self.sampling_steps = sampling_steps
         self.sampling = {"sampler": "ddim", "steps": sampling_steps}
@@ -89,3 +93,17 @@ class DDPMDenoiser(DiscreteTime, Checkpointed):
             step = self.sampler.step(self.predict(x, t.to(self.device), {}), t, x, eta=0.0)
             x = step.prev_sample
             yield x, step.pred_original_sample
+
+
+def _check_kind(folder: Path, config: Mapping[str, Any]) -> None:
+    """Refuses networks of another kind than those of Ho et al.
+
+    Raises:
+        AttrbenchError: for a network without a side length of its own, or with learned variances.
+    """
+    where, side = folder / "config.json", config.get("sample_size")
+    given, made = config.get("in_channels", 3), config.get("out_channels", 3)
+    if not isinstance(side, int):
+        raise AttrbenchError(f"{where}: sample_size is {side}; one number is needed, the side in pixels")
+    if made != given:
+        raise AttrbenchError(f"{where}: {made} channels out for {given} in; learned variances are not supported")

@@ -128,14 +128,25 @@ def _table(records: Sequence[Record], metric: str) -> Table:
 
 
 def _controls(records: Sequence[Record], metric: str) -> list[Control]:
-    """The controls of the records by name, best first; those that match one method's choice bear its name."""
+    """The controls of the records by name, best first; those that match one method's choice bear its name.
+
+    Records estimate the noise of training from other models, so that equal controls may have unequal intervals: of
+    those the widest stands.
+    """
     newest: dict[str, Control] = {}
     for record in sorted(records, key=lambda record: record.created):
         for control in record.controls:
             if control.result.name == metric:
                 name = control.name if control.shared else f"{control.name}, as {record.method.label}"
-                newest[name] = control.model_copy(update={"name": name})
+                known = newest.get(name)
+                if known is None or known.result.value != control.result.value or _width(known) < _width(control):
+                    newest[name] = control.model_copy(update={"name": name})
     return sorted(newest.values(), key=lambda control: control.result.value, reverse=True)
+
+
+def _width(control: Control) -> float:
+    low, high = control.result.low, control.result.high
+    return 0.0 if low is None or high is None else high - low
 
 
 def _quality(record: Record, metric: str) -> float:

@@ -20,7 +20,14 @@ if TYPE_CHECKING:
 
 PACKAGES = (
     "torch",
+    "torchvision",
     "diffusers",
+    "transformers",
+    "tokenizers",
+    "peft",
+    "datasets",
+    "timm",
+    "open_clip_torch",
     "numpy",
     "scipy",
     "scikit-image",

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from pydantic import Field
 
 from attrbench.errors import AttrbenchError
+from attrbench.store.fingerprint import files_state
 from attrbench.task import TaskMeta
 from attrbench_tasks.removal_task import RemovalOptions, RemovalTask
 from attrbench_tasks.thinning import METRIC
@@ -130,6 +131,13 @@ class MnistRemoval(RemovalTask):
         assert isinstance(self.options, PaperRemovalOptions)
         return load_mnist(self.options.dataset, MNIST_ITEMS)
 
+    def state(self) -> object:
+        """Names, sizes and times of the local files that it is made of."""
+        assert isinstance(self.options, PaperRemovalOptions)
+        names = (self.options.model, self.options.dataset)
+        paths = [Path(name).expanduser() for name in names if name is not None]
+        return [files_state(path) for path in paths if path.exists()]
+
     @staticmethod
     def recipe() -> DDPMRecipe:
         """60 epochs of 128 images."""
@@ -160,7 +168,7 @@ class MnistRemoval(RemovalTask):
                 "task mnist-removal needs a trained model: run 'attrbench train mnist-removal --out FOLDER', then name"
                 " it: -t mnist-removal:model=FOLDER"
             )
-        folder = Path(self.options.model)
+        folder = Path(self.options.model).expanduser()
         if not (folder / "model_index.json").is_file():
             raise AttrbenchError(
                 f"task mnist-removal: no model in {folder}; run 'attrbench train mnist-removal --out {folder}'"

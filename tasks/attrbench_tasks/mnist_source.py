@@ -23,7 +23,7 @@ def load_mnist(dataset: str, count: int) -> Labelled:
     Raises:
         AttrbenchError: where there is no such data set, or it is another one.
     """
-    images, digits = read_arrays(Path(dataset)) if dataset.endswith(".npz") else _from_hub(dataset)
+    images, digits = read_arrays(Path(dataset).expanduser()) if dataset.endswith(".npz") else _from_hub(dataset)
     if images.shape != (count, 28, 28) or digits.shape != (count,) or images.dtype != "uint8":
         raise AttrbenchError(
             f"{dataset} holds {images.dtype} images of shape {images.shape} and {digits.shape} labels; the training set"

@@ -92,7 +92,8 @@ class PaperDDPMTask(Task[PaperDDPMOptions]):
     def state(self) -> object:
         """Names, sizes and times of the local files that it is made of."""
         names = (self.options.model, self.options.dataset)
-        return [files_state(Path(name)) for name in names if name is not None and Path(name).exists()]
+        paths = [Path(name).expanduser() for name in names if name is not None]
+        return [files_state(path) for path in paths if path.exists()]
 
     def open(self, workspace: Workspace) -> OpenPaperDDPM:
         """Looks for the model and the data set before anything is loaded."""
@@ -104,7 +105,7 @@ class PaperDDPMTask(Task[PaperDDPMOptions]):
         try:
             find_pipeline(self.model)
             arrays = source.path.endswith(".npz")
-            train = list_arrays(Path(source.path)) if arrays else list_items(source, workspace.cache)
+            train = list_arrays(Path(source.path).expanduser()) if arrays else list_items(source, workspace.cache)
         except AttrbenchError as error:
             raise AttrbenchError(f"task {self.meta.name}: {error}") from None
         if train.groups is None:

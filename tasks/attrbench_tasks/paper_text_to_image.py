@@ -64,7 +64,7 @@ class PaperTask(Task[PaperOptions]):
     @property
     def train_source(self) -> DatasetSource:
         """The training images; of a folder with a subfolder `train` only those in it."""
-        return self._split("train" if (Path(self.options.dataset) / "train").is_dir() else None)
+        return self._split("train" if (Path(self.options.dataset).expanduser() / "train").is_dir() else None)
 
     def _split(self, split: str | None) -> DatasetSource:
         options = self.options
@@ -111,7 +111,8 @@ class PaperTask(Task[PaperOptions]):
         """Names, sizes and times of the local files that it is made of."""
         options = self.options
         names = (options.model, options.lora, options.dataset, options.prompts)
-        return [files_state(Path(name)) for name in names if name is not None and Path(name).exists()]
+        paths = [Path(name).expanduser() for name in names if name is not None]
+        return [files_state(path) for path in paths if path.exists()]
 
     def open(self, workspace: Workspace) -> OpenFileTask:
         """Looks for the model and the data set before anything is loaded."""
@@ -188,9 +189,9 @@ class PaperTask(Task[PaperOptions]):
         from attrbench.data.loading import list_items
         from attrbench.data.tables import is_table_folder
 
-        folder = Path(self.options.dataset)
-        if folder.is_dir() and not (folder / HELD_OUT).is_dir() and not is_table_folder(folder):
-            return None
+        folder = Path(self.options.dataset).expanduser()
+        if folder.is_dir() and not is_table_folder(folder):  # what is wrong with a split that is there must be said
+            return list_items(self._split(HELD_OUT), cache) if (folder / HELD_OUT).is_dir() else None
         try:
             return list_items(self._split(HELD_OUT), cache)
         except AttrbenchError:

@@ -1,3 +1,6 @@
+import json
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -57,3 +60,19 @@ def test_network_is_in_eval_mode_and_the_fingerprint_is_of_the_weights(tiny_deno
 def test_folder_without_weights_is_named(tmp_path):
     with pytest.raises(AttrbenchError, match=str(tmp_path)):
         DDPMDenoiser(tmp_path, torch.device("cpu"))
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "words"),
+    [
+        ("scheduler/scheduler_config.json", {"prediction_type": "sample"}, "predicts sample, not noise or v"),
+        ("unet/config.json", {"sample_size": None}, "sample_size is None; one number is needed"),
+        ("unet/config.json", {"out_channels": 2}, "2 channels out for 1 in; learned variances"),
+    ],
+)
+def test_a_model_of_another_kind_is_refused_in_one_line(tiny_folder, tmp_path, file, change, words):
+    folder = shutil.copytree(tiny_folder, tmp_path / "model")
+    about = folder / file
+    about.write_text(json.dumps(json.loads(about.read_text()) | change))
+    with pytest.raises(AttrbenchError, match=words):
+        DDPMDenoiser(folder, torch.device("cpu"))

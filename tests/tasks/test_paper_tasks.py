@@ -109,6 +109,22 @@ def test_without_a_test_split_training_captions_stand_in_and_a_note_says_so(root
     assert any("not for held-out prompts" in note for note in task.notes)
 
 
+def test_a_home_folder_is_split_as_any_other(root, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(root))
+    options = options_of(SD3Full, root).model_copy(update={"dataset": "~/mixture"})
+    task = SD3Full(options).open(Workspace(tmp_path, CPU))
+    assert len(task.train) == 4 and list(task.queries.prompts) == ["flag a", "flag c", "flag d"]
+    assert SD3Full(options).state() == SD3Full(options_of(SD3Full, root)).state()
+
+
+def test_a_test_split_that_is_there_and_broken_is_no_missing_one(root, tmp_path):
+    write_images(tmp_path / "mix" / "train", ["flowers", "flowers"])
+    write_images(tmp_path / "mix" / "test", ["flowers", "flowers"], word="flag")
+    (tmp_path / "mix" / "test" / "1.png").unlink()
+    with pytest.raises(AttrbenchError, match=r"1\.png"):
+        opened(SD3Full, tmp_path, tmp_path, dataset="mix", model=str(root / "sd3"))
+
+
 def test_prompts_can_come_from_a_file(root, tmp_path):
     file = tmp_path / "prompts.csv"
     file.write_text("prompt,group\na cat,flowers\na flag,pokemon\n")

@@ -413,3 +413,24 @@ def shifted(record, by):
 def ranks(*records):
     (table,) = build_tables(records)
     return [row.rank for row in table.ranked]
+
+
+def test_the_widest_interval_of_a_shared_control_stands_on_the_leaderboard(records):
+    (table,) = build_tables(list(records.values()))
+    for name in (RANDOM, THICKEST):
+        found = [control.result for record in records.values() for control in record.controls if control.name == name]
+        (shown,) = [control.result for control in table.controls if control.name == name]
+        assert shown.high - shown.low == max(result.high - result.low for result in found)
+
+
+def test_a_changed_model_or_data_file_is_another_task(tmp_path):
+    (tmp_path / "model").mkdir()
+    file, weights = tmp_path / "m.npz", tmp_path / "model" / "weights"
+    file.write_text("a")
+    weights.write_text("a")
+    task = MnistRemoval(PaperRemovalOptions(dataset=str(file), model=str(tmp_path / "model")))
+    states = [task.state()]
+    for changed in (file, weights):
+        changed.write_text("other")
+        states.append(task.state())
+    assert len({str(state) for state in states}) == 3

@@ -144,7 +144,8 @@ class Method(ABC, Generic[OptionsT]):
         citation: paper or code that the method follows.
         version: raised whenever the same options give other scores than before.
         Options: the options, a nested pydantic model.
-        self_first: True where an item must rank first for itself; False where its own score need not be high.
+        self_first: True where an item must rank first for itself; False where its own score need not be high. A method
+            for which options decide sets it in `__init__`.
         control: whether the scores mean nothing by design.
         quick: option strings for runs whose numbers mean nothing (`attrbench check`): fewer draws, fewer steps.
     """
@@ -154,7 +155,7 @@ class Method(ABC, Generic[OptionsT]):
     citation: ClassVar[str] = ""
     version: ClassVar[int] = 1
     Options: type[OptionsT]
-    self_first: ClassVar[bool | None] = None
+    self_first: bool | None = None
     control: ClassVar[bool] = False
     quick: ClassVar[Mapping[str, str]] = {}
 

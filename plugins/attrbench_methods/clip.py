@@ -57,6 +57,10 @@ class CLIP(Method[CLIPOptions]):
     citation = "Radford et al. 2021 (arXiv 2103.00020); baseline of D-TRAK (Zheng et al. 2024, arXiv 2311.00500)"
     Options = CLIPOptions
 
+    def __init__(self, options: CLIPOptions) -> None:
+        super().__init__(options)
+        self.self_first = None if options.similarity == "dot" else True
+
     def features(self) -> FeaturePlan:
         """The images."""
         return FeaturePlan(train=Images(), query=Images())

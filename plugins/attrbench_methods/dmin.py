@@ -64,6 +64,11 @@ class DMin(Method[DMinOptions]):
     citation = "Lin et al. 2024, DMin (arXiv 2412.08637)"
     Options = DMinOptions
 
+    def __init__(self, options: DMinOptions) -> None:
+        super().__init__(options)
+        if options.v is None and options.normalise and options.noise == "shared":  # a sketch may err
+            self.self_first = True
+
     def features(self) -> FeaturePlan:
         """Sketched rows, or without compression the inner products with the queries' gradients."""
         source, o = self.options.source(), self.options

@@ -56,6 +56,10 @@ class Embedding(Method[EmbeddingOptions]):
     citation = "Tan, Le 2019, EfficientNet (arXiv 1905.11946); Wightman, timm"
     Options = EmbeddingOptions
 
+    def __init__(self, options: EmbeddingOptions) -> None:
+        super().__init__(options)
+        self.self_first = None if options.similarity == "dot" else True
+
     def features(self) -> FeaturePlan:
         """The images."""
         return FeaturePlan(train=Images(), query=Images())

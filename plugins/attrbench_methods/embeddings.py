@@ -234,6 +234,8 @@ def read_weights(method: str, path: Path) -> dict[str, torch.Tensor]:
         if path.suffix == ".safetensors":
             return load_file(path)
         weights = torch.load(path, map_location="cpu", weights_only=True)
+        if not isinstance(weights, Mapping):
+            raise TypeError(f"it holds a {type(weights).__name__}, not weights by name")
     except Exception as error:  # each library has its own for files that it can't read
         raise UsageError(f"method {method}: cannot read weights from {path}: {first_sentence(error)}") from None
     for wrapper in ("state_dict", "model"):  # training scripts store more than the weights

@@ -28,6 +28,10 @@ class Latent(Method[LatentOptions]):
     citation = "baseline of D-TRAK (Zheng et al. 2024, arXiv 2311.00500)"
     Options = LatentOptions
 
+    def __init__(self, options: LatentOptions) -> None:
+        super().__init__(options)
+        self.self_first = None if options.similarity == "dot" else True
+
     def features(self) -> FeaturePlan:
         """The images."""
         return FeaturePlan(train=Images(), query=Images())

@@ -33,6 +33,10 @@ class Pixel(Method[PixelOptions]):
     citation = "baseline of D-TRAK (Zheng et al. 2024, arXiv 2311.00500)"
     Options = PixelOptions
 
+    def __init__(self, options: PixelOptions) -> None:
+        super().__init__(options)
+        self.self_first = None if options.similarity == "dot" else True
+
     def features(self) -> FeaturePlan:
         """The images."""
         return FeaturePlan(train=Images(), query=Images())

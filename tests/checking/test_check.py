@@ -22,8 +22,16 @@ from tests.checking.broken import MORE, SIX, SOUND, Cosine, CosineScorer, Missin
 
 QUICK = {"timesteps": "2", "v": "64", "iterations": "8", "sampling_steps": "4", "draws": "8"}
 """Options that make a shipped method quick to check, where it has them."""
-OTHERWISE = ("dmin:search=hnsw", "dmin:search=faiss", "dmin:v=none,normalise=false,noise=per-item", "trak:v=none")
-"""Searches, whole gradients, and products whose noise belongs to the item."""
+OTHERWISE = (
+    "dmin:search=hnsw",
+    "dmin:search=faiss",
+    "dmin:v=none",
+    "dmin:v=none,normalise=false,noise=per-item",
+    "trak:v=none",
+    "pixel:similarity=l2",
+    "lissa:hessian=ggn,damping=1,iterations=60",
+)
+"""Searches, whole gradients, products whose noise belongs to the item, and solutions query by query."""
 
 
 def shipped() -> list[str]:

@@ -310,8 +310,9 @@ def test_weights_come_from_safetensors_and_pytorch_files_and_nothing_else_is_unp
         found = read_weights("x", Path(name))
         assert found.keys() == expected.keys()
     torch.save({"weight": Evil()}, "evil.pth")
+    torch.save(torch.zeros(3), "bare.pth")
     Path("text.safetensors").write_text("no weights")
-    for name in ("evil.pth", "text.safetensors"):
+    for name in ("evil.pth", "bare.pth", "text.safetensors"):
         with pytest.raises(UsageError, match=f"method x: cannot read weights from {name}") as caught:
             read_weights("x", Path(name))
         assert "\n" not in str(caught.value)

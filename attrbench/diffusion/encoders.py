@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Literal
 
 import numpy as np
+import psutil
 import torch
 from numpy.typing import NDArray
 
@@ -23,8 +25,8 @@ log = logging.getLogger(__name__)
 
 CHUNK = 8
 """Pictures or prompts at once; fixed, so that what they become does not depend on anyone's batch."""
-MEMO_BYTES = 2**30
-"""Main memory for latents, and as much for conditioning, that are kept for the next pass."""
+LEAST_KEPT = 2**30
+"""Bytes of latents, and as many of conditioning, that are kept for the next pass however little memory is free."""
 
 Range = Literal["model", "unit"]
 
@@ -48,7 +50,7 @@ class Encoders(ABC):
     def __init__(self, resolution: int, factor: int, channels: int = 3) -> None:
         self.latent_size = resolution // factor
         self.image_shape = (resolution, resolution, channels)
-        self._latents, self._texts = Memo(MEMO_BYTES), Memo(MEMO_BYTES)
+        self._latents, self._texts = Memo(kept_bytes()), Memo(kept_bytes())
 
     def latents(self, images: NDArray[np.uint8], image_range: Range) -> torch.Tensor:
         """[B, C, H, W] float32 latents, on the CPU, of images ([B, H, W, C]).
@@ -64,7 +66,8 @@ class Encoders(ABC):
         keys = [f"{image_range}/{hashlib.sha256(image.tobytes()).hexdigest()}" for image in images]
 
         def compute(places: list[int]) -> list[Encoding]:
-            chosen = [self._encode(images[chunk], image_range) for chunk in _chunks(places)]
+            with self._pictures_at_work():
+                chosen = [self._encode(images[chunk], image_range) for chunk in _chunks(places)]
             return [(latent,) for latent in torch.cat(chosen).float().cpu()]
 
         return torch.stack([latent for (latent,) in self._latents.through(keys, compute)])
@@ -73,7 +76,8 @@ class Encoders(ABC):
         """Tensors with leading dimension B, on the CPU."""
 
         def compute(places: list[int]) -> list[Encoding]:
-            found = [self._embed([prompts[place] for place in chunk]) for chunk in _chunks(places)]
+            with self._texts_at_work():
+                found = [self._embed([prompts[place] for place in chunk]) for chunk in _chunks(places)]
             return [row for part in found for row in zip(*(value.cpu() for value in part.values()), strict=True)]
 
         rows = self._texts.through(list(prompts), compute)
@@ -82,6 +86,14 @@ class Encoders(ABC):
     def truncated(self, prompts: Sequence[str]) -> list[int]:
         """Places of the prompts that do not fit into a text encoder."""
         return []
+
+    def _pictures_at_work(self) -> AbstractContextManager[None]:
+        """Around all `_encode` of one call."""
+        return nullcontext()
+
+    def _texts_at_work(self) -> AbstractContextManager[None]:
+        """Around all `_embed` of one call."""
+        return nullcontext()
 
     @abstractmethod
     def _encode(self, images: NDArray[np.uint8], image_range: Range) -> torch.Tensor:
@@ -140,8 +152,7 @@ class PipelineEncoders(Encoders):
         """(E(x) - shift) * scaling, with the mean of the posterior for E(x), or a draw that the image decides."""
         x = torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).to(self._device, torch.float32) / 255
         x = x if image_range == "unit" else x * 2 - 1
-        with self._at_work(self._vae):
-            posterior = self._vae.encode(x.to(self._vae.dtype)).latent_dist
+        posterior = self._vae.encode(x.to(self._vae.dtype)).latent_dist
         latents: torch.Tensor = posterior.mode().float()
         if self._source.vae == "sample":
             digests = [hashlib.sha256(image.tobytes()).hexdigest() for image in images]
@@ -162,8 +173,13 @@ class PipelineEncoders(Encoders):
 
     def _embed(self, prompts: Sequence[str]) -> Mapping[str, torch.Tensor]:
         self._tell(prompts)
-        with self._at_work(*self._text_encoders):
-            return self._texts_of(list(prompts))
+        return self._texts_of(list(prompts))
+
+    def _pictures_at_work(self) -> AbstractContextManager[None]:
+        return self._at_work(self._vae)
+
+    def _texts_at_work(self) -> AbstractContextManager[None]:
+        return self._at_work(*self._text_encoders)
 
     @abstractmethod
     def _texts_of(self, prompts: list[str]) -> Mapping[str, torch.Tensor]:
@@ -191,6 +207,12 @@ class PipelineEncoders(Encoders):
                 ", ".join(str(limit) for limit in dict.fromkeys(limit for _, limit in self._limits())),
                 prompts[cut[0]][:60],
             )
+
+
+def kept_bytes() -> int:
+    """A quarter of the main memory that is free, shared with the other processes of a training."""
+    processes = max(1, int(os.environ.get("WORLD_SIZE", "1")))
+    return max(LEAST_KEPT, int(psutil.virtual_memory().available) // (4 * processes))
 
 
 def vae_factor(config: Any) -> int:

@@ -37,6 +37,9 @@ if TYPE_CHECKING:
     from attrbench.task import Items
     from attrbench_tasks.paper_text_to_image import PaperTask
 
+ENCODED_AT_ONCE = 256
+"""Items that are encoded at once before an offloaded training."""
+
 
 class PaperRecipe(TextToImageRecipe):
     """Everything that decides the weights, besides base model and images.
@@ -163,6 +166,8 @@ def train(
     else:
         add_adapter(recipe, recipe.lora, network)
     denoiser.module = accelerator.prepare_model(network)
+    if denoiser.source.offload:  # the encoders come to the device once, not with every micro-batch
+        encode_all(denoiser, items)
     loss = PartsOfLoss(recipe, denoiser, items, accelerator)
     weights = fit(recipe, network, len(items), loss, progress, accelerator=accelerator)
     accelerator.wait_for_everyone()
@@ -173,6 +178,14 @@ def train(
         _save_pipeline(recipe, denoiser.source, network, progress.folder)
     else:
         save_lora(recipe, network, weights, progress.folder)
+
+
+def encode_all(denoiser: LatentDenoiser, items: Items) -> None:
+    """Encodes every item, as far as what is kept in main memory has room for it."""
+    for first in range(0, len(items), ENCODED_AT_ONCE):
+        few = slice(first, first + ENCODED_AT_ONCE)
+        denoiser.encoders.latents(items.images[few], "model")
+        denoiser.encoders.conditioning(items.prompts[few])
 
 
 class PartsOfLoss:

@@ -275,6 +275,23 @@ def test_encoders_leave_the_device_when_they_have_done_their_work(source_of, pic
     assert all(moves[-1] == "cpu" for moves in places.values())
 
 
+def test_encoders_come_to_the_device_once_for_all_items_of_a_call(source_of, pictures, monkeypatch):
+    denoiser = load_denoiser(source_of("sd3", offload=True), CPU)
+    encoders = [denoiser.encoders._vae, *denoiser.encoders._text_encoders]
+    moves = []
+    original = torch.nn.Module.to
+
+    def spy(module, *arguments, **options):
+        if any(module is encoder for encoder in encoders):
+            moves.append(arguments[0])
+        return original(module, *arguments, **options)
+
+    monkeypatch.setattr(torch.nn.Module, "to", spy)
+    images = np.stack([np.full_like(pictures.images[0], shade) for shade in range(20)])
+    denoiser.encode(images, [f"number {shade}" for shade in range(20)], "model")
+    assert moves.count(CPU) == len(encoders)  # not for each few of them
+
+
 def test_autocast_comes_close(load, pictures):
     rows = [
         whole(load("sd3", lora=True), pictures, GradientSource(grid=TimestepGrid(steps=2), precision=precision))

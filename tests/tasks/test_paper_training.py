@@ -7,6 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from attrbench.diffusion.encoders import PipelineEncoders
 from attrbench.errors import AttrbenchError
 from attrbench.task import Workspace
 from attrbench_tasks import fitting, paper
@@ -216,3 +217,18 @@ def test_training_on_cuda_begins_as_on_the_cpu(root, tmp_path):
         task.train(tmp_path / name, torch.device(name), lines.append)
         losses.append(float(lines[1].rpartition(" ")[2]))
     assert losses[1] == pytest.approx(losses[0], rel=1e-2)
+
+
+def test_offloaded_encoders_come_once_a_training_and_change_nothing(root, tmp_path, monkeypatch):
+    expected, _ = trained(SD3LoRA, root, tmp_path / "here")
+    reset_accelerate()
+    places, original = [], PipelineEncoders._at_work
+
+    def spy(encoders, *modules):
+        places.append(len(modules))
+        return original(encoders, *modules)
+
+    monkeypatch.setattr(PipelineEncoders, "_at_work", spy)
+    found, _ = trained(SD3LoRA, root, tmp_path / "offloaded", offload=True)
+    assert sorted(places) == [1, 3]  # the autoencoder, and the text encoders
+    assert_equal(found, expected)

@@ -124,7 +124,12 @@ def drawn_images(count: int) -> NDArray[np.uint8]:
 
 
 class ToyDenoiser(DDPMDenoiser):
-    """A DDPM with a gate on its output: 0 for the prompt `silent`, so that no parameter has a gradient there."""
+    """A DDPM with a gate on its output: 0 for the prompt `silent`, so that no parameter has a gradient there.
+
+    Its latents are the pixels, so that methods which compare latents can be checked as well.
+    """
+
+    has_latents = True
 
     def encode(
         self, images: NDArray[np.uint8], prompts: Sequence[str], image_range: Literal["model", "unit"]

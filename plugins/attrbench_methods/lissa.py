@@ -283,7 +283,7 @@ class ReleasedLiSSA(Method[ReleasedLiSSAOptions]):
             values, vectors, spectrum = _eigen(gradients)
             rate = 1 - o.step * (spectrum - o.block_damping(gradients, parameters))
             with np.errstate(over="ignore"):
-                powers = sum((rate**k for k in range(o.iterations + 1)), start=np.zeros_like(rate))
+                powers = power_sum(rate, o.iterations)
             if not np.abs(powers).max() < FLOAT32_MAX / max(np.abs(values).max(), 1e-30):
                 raise AttrbenchError(
                     f"the released LiSSA diverges: largest eigenvalue {spectrum.max():.1e}, step {o.step:.1e},"
@@ -292,3 +292,14 @@ class ReleasedLiSSA(Method[ReleasedLiSSAOptions]):
             return (values * powers) @ vectors.T
 
         return PreconditionedScorer(preconditioned(train, inverse))
+
+
+def power_sum(rate: NDArray[np.float64], last: int) -> NDArray[np.float64]:
+    """1 + r + ... + r^last of each rate, in closed form, to rounding near r = 1 too."""
+    import numpy as np
+
+    gap = 1 - rate
+    with np.errstate(divide="ignore", invalid="ignore"):
+        near = -np.expm1((last + 1) * np.log1p(-gap)) / gap  # keeps the digits that 1 - r^(last + 1) loses
+        far = (1 - rate ** (last + 1)) / gap
+    return np.where(gap == 0, last + 1.0, np.where(np.abs(gap) < 0.5, near, far))

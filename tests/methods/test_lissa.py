@@ -13,7 +13,15 @@ from torch import nn
 
 from attrbench.errors import AttrbenchError
 from attrbench.features import GradientProducts
-from attrbench_methods.lissa import LiSSA, LiSSAOptions, ReleasedLiSSA, ReleasedLiSSAOptions, Richardson, SampledScorer
+from attrbench_methods.lissa import (
+    LiSSA,
+    LiSSAOptions,
+    ReleasedLiSSA,
+    ReleasedLiSSAOptions,
+    Richardson,
+    SampledScorer,
+    power_sum,
+)
 from attrbench_methods.network_lissa import mean_diagonal, solve, top_eigenvalue
 from tests.methods.in_memory import (
     InMemory,
@@ -413,6 +421,13 @@ def test_each_query_is_solved_as_it_is_alone(quadratic, tolerance, damping):
         steps.add(alone.facts["iterations"])
         torch.testing.assert_close(alone.gradients[:, 0], together[:, q])
     assert tolerance == EXACT or len(steps) > 1  # they do not stop together
+
+
+@given(st.lists(st.floats(-1.05, 1.05), min_size=1, max_size=5), st.integers(0, 400))
+def test_sums_of_powers_are_those_added_one_by_one(rates, last):
+    rates = np.array([*rates, 1.0, 1 - 1e-12, 0.0, -1.0])
+    expected = sum((rates**k for k in range(last + 1)), start=np.zeros_like(rates))
+    np.testing.assert_allclose(power_sum(rates, last), expected, rtol=1e-9, atol=1e-12)
 
 
 def test_network_recursion_is_linear_in_the_query(curved):

@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field
 
 from attrbench.errors import Unavailable, UsageError, unknown_name
-from attrbench.features import FeaturePlan, Images, TrainFeatures
+from attrbench.features import TrainFeatures
 from attrbench.hub import hub_or_cache
-from attrbench.method import Context, Method
-from attrbench.options import Options
+from attrbench.method import Context
 from attrbench_methods.embeddings import (
     EmbeddingScorer,
     Encoder,
@@ -26,6 +25,7 @@ from attrbench_methods.embeddings import (
     optional_library,
     weights_digest,
 )
+from attrbench_methods.image_similarity import ImageSimilarity, SimilarityOptions
 
 if TYPE_CHECKING:
     import torch
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 WEIGHTS_FILES = (".safetensors", ".pt", ".pth", ".bin", ".npz")
 
 
-class CLIPOptions(Options):
+class CLIPOptions(SimilarityOptions):
     """Options of `clip`."""
 
     model: str = "ViT-B-32"
@@ -46,7 +46,7 @@ class CLIPOptions(Options):
     """Images a batch."""
 
 
-class CLIP(Method[CLIPOptions]):
+class CLIP(ImageSimilarity[CLIPOptions]):
     """tau = cosine of z(q) and z(i), z the projected image embedding (`encode_image`), as D-TRAK's baseline.
 
     Text is not used. The model computes in float32.
@@ -56,14 +56,6 @@ class CLIP(Method[CLIPOptions]):
     summary = "cosine or dot product of CLIP image embeddings"
     citation = "Radford et al. 2021 (arXiv 2103.00020); baseline of D-TRAK (Zheng et al. 2024, arXiv 2311.00500)"
     Options = CLIPOptions
-
-    def __init__(self, options: CLIPOptions) -> None:
-        super().__init__(options)
-        self.self_first = None if options.similarity == "dot" else True
-
-    def features(self) -> FeaturePlan:
-        """The images."""
-        return FeaturePlan(train=Images(), query=Images())
 
     def check(self, train_items: int) -> None:
         """Refuses models and tags that open_clip does not have, and files that are not there."""

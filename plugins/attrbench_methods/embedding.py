@@ -8,15 +8,13 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field
 
 from attrbench.errors import Unavailable, UsageError, unknown_name
-from attrbench.features import FeaturePlan, Images, TrainFeatures
+from attrbench.features import TrainFeatures
 from attrbench.hub import hub_or_cache
-from attrbench.method import Context, Method
-from attrbench.options import Options
+from attrbench.method import Context
 from attrbench_methods.embeddings import (
     EmbeddingScorer,
     Encoder,
     Preparation,
-    Similarity,
     check_file,
     first_line,
     fit_embeddings,
@@ -24,6 +22,7 @@ from attrbench_methods.embeddings import (
     read_weights,
     weights_digest,
 )
+from attrbench_methods.image_similarity import ImageSimilarity, SimilarityOptions
 
 if TYPE_CHECKING:
     import torch
@@ -33,36 +32,26 @@ LITE0_SIZE = 128
 """It was trained at 224: 128 costs a third of the multiplications, and small images hold no more."""
 
 
-class EmbeddingOptions(Options):
+class EmbeddingOptions(SimilarityOptions):
     """Options of `embedding`."""
 
     model: str = LITE0
     """`efficientnet-lite0`, whose weights come with a package, or timm's name of a model."""
     weights: str | None = None
     """A file with the weights; `none`: the package's, or those that timm downloads."""
-    similarity: Similarity = "cosine"
-    """`cosine`; `l2`, the negative squared distance; or `dot`."""
     size: int | None = Field(None, ge=32)
     """Pixels a side that images are resized to; `none`: 128 for efficientnet-lite0, timm's own size for others."""
     batch_size: int = Field(64, ge=1)
     """Images a batch."""
 
 
-class Embedding(Method[EmbeddingOptions]):
+class Embedding(ImageSimilarity[EmbeddingOptions]):
     """Similarity of z(q) and z(i), z the pooled features before the classifier. It is not CLIP."""
 
     name = "embedding"
     summary = "similarity of EfficientNet-Lite0's features, or of any timm model's"
     citation = "Tan, Le 2019, EfficientNet (arXiv 1905.11946); Wightman, timm"
     Options = EmbeddingOptions
-
-    def __init__(self, options: EmbeddingOptions) -> None:
-        super().__init__(options)
-        self.self_first = None if options.similarity == "dot" else True
-
-    def features(self) -> FeaturePlan:
-        """The images."""
-        return FeaturePlan(train=Images(), query=Images())
 
     def check(self, train_items: int) -> None:
         """Refuses models that timm does not have, missing packages and files that are not there."""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from attrbench.errors import AttrbenchError, Unavailable, UsageError
 from attrbench.features import QueryFeatures, TrainFeatures
 from attrbench.method import Context, ExhaustiveScorer, StateSize
+from attrbench_methods.image_similarity import Similarity
 
 if TYPE_CHECKING:
     import numpy as np
@@ -22,8 +23,6 @@ CODE_VERSION = 1
 """Raised whenever the same encoder gives other embeddings than before."""
 DISTANCE_NUMBERS = 1 << 22
 """Numbers in one block of differences: 16 MB."""
-
-Similarity = Literal["cosine", "l2", "dot"]
 
 
 @dataclass(frozen=True)
@@ -86,7 +85,7 @@ class EmbeddingScorer(ExhaustiveScorer):
         assert query.images is not None
         vectors = self._encoder.embeddings(query.images)
         if self._similarity == "l2":
-            return _negative_squared_distances(vectors, self._train)
+            return negative_squared_distances(vectors, self._train)
         if self._similarity == "cosine":
             vectors = _unit(vectors)
         dots: NDArray[np.float32] = vectors @ self._train.T
@@ -142,7 +141,7 @@ def _unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
     return unit
 
 
-def _negative_squared_distances(queries: NDArray[np.float32], train: NDArray[np.float32]) -> NDArray[np.float32]:
+def negative_squared_distances(queries: NDArray[np.float32], train: NDArray[np.float32]) -> NDArray[np.float32]:
     """[m, n] -|q - i|^2 by differences: by inner products, neighbours nearer than rounding would change places."""
     import numpy as np
 

@@ -5,36 +5,26 @@ from __future__ import annotations
 from pydantic import Field
 
 from attrbench.errors import Unavailable
-from attrbench.features import FeaturePlan, Images, TrainFeatures
-from attrbench.method import Context, Method
-from attrbench.options import Options
-from attrbench_methods.embeddings import EmbeddingScorer, Encoder, Similarity, fit_embeddings
+from attrbench.features import TrainFeatures
+from attrbench.method import Context
+from attrbench_methods.embeddings import EmbeddingScorer, Encoder, fit_embeddings
+from attrbench_methods.image_similarity import ImageSimilarity, SimilarityOptions
 
 
-class LatentOptions(Options):
+class LatentOptions(SimilarityOptions):
     """Options of `latent`."""
 
-    similarity: Similarity = "cosine"
-    """`cosine`; `l2`, the negative squared distance; or `dot`."""
     batch_size: int = Field(16, ge=1)
     """Images a batch."""
 
 
-class Latent(Method[LatentOptions]):
+class Latent(ImageSimilarity[LatentOptions]):
     """Similarity of flattened latents as the network gets them, as D-TRAK's "raw pixel" baseline of latent models."""
 
     name = "latent"
     summary = "cosine, l2 or dot product of the autoencoder's latents"
     citation = "baseline of D-TRAK (Zheng et al. 2024, arXiv 2311.00500)"
     Options = LatentOptions
-
-    def __init__(self, options: LatentOptions) -> None:
-        super().__init__(options)
-        self.self_first = None if options.similarity == "dot" else True
-
-    def features(self) -> FeaturePlan:
-        """The images."""
-        return FeaturePlan(train=Images(), query=Images())
 
     def fit(self, train: TrainFeatures, context: Context) -> EmbeddingScorer:
         """Encodes the training images.

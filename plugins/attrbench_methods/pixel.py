@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
-from attrbench.features import FeaturePlan, Images, QueryFeatures, TrainFeatures
-from attrbench.method import Context, ExhaustiveScorer, Method, StateSize
-from attrbench.options import Options
+from attrbench.features import QueryFeatures, TrainFeatures
+from attrbench.method import Context, ExhaustiveScorer, StateSize
+from attrbench_methods.embeddings import negative_squared_distances
+from attrbench_methods.image_similarity import ImageSimilarity, Similarity, SimilarityOptions
 
 if TYPE_CHECKING:
     import numpy as np
@@ -18,28 +19,20 @@ BLOCK_NUMBERS = 1 << 24
 KEPT_BYTES = 1 << 31
 
 
-class PixelOptions(Options):
+class PixelOptions(SimilarityOptions):
     """Options of `pixel`."""
 
-    similarity: Literal["cosine", "l2", "dot"] = "cosine"
+    similarity: Similarity = "cosine"
     """`cosine`; `l2`, the negative squared distance; or `dot`, which favours images of high contrast."""
 
 
-class Pixel(Method[PixelOptions]):
+class Pixel(ImageSimilarity[PixelOptions]):
     """Similarity of flattened images with values in [-1, 1], as D-TRAK's "raw pixel" baseline."""
 
     name = "pixel"
     summary = "cosine, l2 or dot product of the images themselves"
     citation = "baseline of D-TRAK (Zheng et al. 2024, arXiv 2311.00500)"
     Options = PixelOptions
-
-    def __init__(self, options: PixelOptions) -> None:
-        super().__init__(options)
-        self.self_first = None if options.similarity == "dot" else True
-
-    def features(self) -> FeaturePlan:
-        """The images."""
-        return FeaturePlan(train=Images(), query=Images())
 
     def fit(self, train: TrainFeatures, context: Context) -> PixelScorer:
         """Flattens the training images."""
@@ -78,10 +71,8 @@ class PixelScorer(ExhaustiveScorer):
         return np.concatenate([self._similarities(vectors, block) for block in blocks], axis=1)
 
     def _similarities(self, vectors: NDArray[np.float32], train: NDArray[np.float32]) -> NDArray[np.float32]:
-        import numpy as np
-
-        if self._similarity == "l2":  # not expanded: that loses the digits which tell near images apart
-            return np.stack([-np.square(train - vector).sum(1) for vector in vectors])
+        if self._similarity == "l2":
+            return negative_squared_distances(vectors, train)
         dots: NDArray[np.float32] = vectors @ train.T
         return dots
 

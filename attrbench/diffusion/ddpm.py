@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from attrbench.diffusion.checkpoints import Checkpointed
 from attrbench.diffusion.denoiser import CHECKPOINTS, Encoded
-from attrbench.diffusion.discrete import DiscreteTime
+from attrbench.diffusion.discrete import DiscreteTime, check_prediction
 from attrbench.diffusion.noise import gaussian
 from attrbench.errors import AttrbenchError, UsageError
 
@@ -42,9 +42,7 @@ class DDPMDenoiser(DiscreteTime, Checkpointed):
         self.module = unet.to(device).eval()
         self.device = device
         self.scheduler = DDPMScheduler.from_pretrained(str(schedule), local_files_only=True)
-        predicts = self.scheduler.config["prediction_type"]
-        if predicts not in ("epsilon", "v_prediction"):
-            raise AttrbenchError(f"the model in {folder} predicts {predicts}, not noise or v")
+        check_prediction(self.scheduler.config, folder)
         self.sampler = DDIMScheduler.from_config(self.scheduler.config)
         self.sampling_steps = sampling_steps
         self.sampling = {"sampler": "ddim", "steps": sampling_steps}

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 
 from attrbench.diffusion.denoiser import Denoiser
 from attrbench.diffusion.timesteps import grid_timesteps
+from attrbench.errors import AttrbenchError
 from attrbench.features import TimestepGrid
 
 
@@ -51,3 +53,18 @@ class DiscreteTime(Denoiser):
         beta, alpha = self.scheduler.betas[t], self.scheduler.alphas[t]
         weights: torch.Tensor = beta / (2 * alpha * (1 - self.scheduler.alphas_cumprod[t]))
         return weights
+
+
+def check_prediction(config: Mapping[str, Any], model: object) -> None:
+    """Refuses models whose output `DiscreteTime.target` does not know.
+
+    Args:
+        config: of the scheduler.
+        model: what the message calls it.
+
+    Raises:
+        AttrbenchError: where the model predicts something else than noise or velocity.
+    """
+    predicts = config.get("prediction_type", "epsilon")
+    if predicts not in ("epsilon", "v_prediction"):
+        raise AttrbenchError(f"model {model} predicts {predicts}, not noise or v")

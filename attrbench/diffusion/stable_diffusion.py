@@ -7,12 +7,11 @@ from typing import Any
 
 import torch
 
-from attrbench.diffusion.discrete import DiscreteTime
+from attrbench.diffusion.discrete import DiscreteTime, check_prediction
 from attrbench.diffusion.encoders import PipelineEncoders
 from attrbench.diffusion.latent import LatentDenoiser, Parts
 from attrbench.diffusion.source import ModelSource
 from attrbench.diffusion.timesteps import stable_diffusion_timesteps
-from attrbench.errors import AttrbenchError
 from attrbench.features import TimestepGrid
 
 
@@ -30,8 +29,7 @@ class StableDiffusionDenoiser(LatentDenoiser, DiscreteTime):
 
         super().__init__(parts, source, device)
         config = parts.scheduler.config
-        if config.get("prediction_type", "epsilon") not in ("epsilon", "v_prediction"):
-            raise AttrbenchError(f"model {source.model} predicts {config['prediction_type']}, not noise or v")
+        check_prediction(config, source.model)
         self.scheduler = DDPMScheduler.from_config(config)
         # latents are not bounded as pixels are, and PNDM's own configuration does not say so
         self.sampler = DDIMScheduler.from_config(config, clip_sample=False, thresholding=False)

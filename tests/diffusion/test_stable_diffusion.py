@@ -257,39 +257,35 @@ def test_half_precision_comes_close_and_rows_are_float32(kind, lora, precision, 
 
 def test_encoders_leave_the_device_when_they_have_done_their_work(source_of, pictures, monkeypatch):
     denoiser = load_denoiser(source_of("sd3", offload=True), CPU)
-    encoders = [denoiser.encoders._vae, *denoiser.encoders._text_encoders]
-    places = {id(module): [] for module in encoders}
-    original = torch.nn.Module.to
+    places = moves_of([denoiser.encoders._vae, *denoiser.encoders._text_encoders], monkeypatch)
+    denoiser.encode(pictures.images[:1], ["a cat"], "model")
+    assert places == [[CPU, "cpu"]] * 4
+    denoiser.encode(pictures.images[:1], ["a cat"], "model")
+    assert places == [[CPU, "cpu"]] * 4  # nothing to do, nobody comes
+    denoiser.generate(["the sea"], [0])
+    assert all(moves[-1] == "cpu" for moves in places)
+
+
+def moves_of(modules, monkeypatch):
+    """Where each module is moved from now on, in the order of the modules."""
+    places, original = [[] for _ in modules], torch.nn.Module.to
 
     def spy(module, *arguments, **options):
-        if id(module) in places:
-            places[id(module)].append(arguments[0])
+        for known, moves in zip(modules, places, strict=True):
+            if module is known:
+                moves.append(arguments[0])
         return original(module, *arguments, **options)
 
     monkeypatch.setattr(torch.nn.Module, "to", spy)
-    denoiser.encode(pictures.images[:1], ["a cat"], "model")
-    assert list(places.values()) == [[CPU, "cpu"]] * 4
-    denoiser.encode(pictures.images[:1], ["a cat"], "model")
-    assert list(places.values()) == [[CPU, "cpu"]] * 4  # nothing to do, nobody comes
-    denoiser.generate(["the sea"], [0])
-    assert all(moves[-1] == "cpu" for moves in places.values())
+    return places
 
 
 def test_encoders_come_to_the_device_once_for_all_items_of_a_call(source_of, pictures, monkeypatch):
     denoiser = load_denoiser(source_of("sd3", offload=True), CPU)
-    encoders = [denoiser.encoders._vae, *denoiser.encoders._text_encoders]
-    moves = []
-    original = torch.nn.Module.to
-
-    def spy(module, *arguments, **options):
-        if any(module is encoder for encoder in encoders):
-            moves.append(arguments[0])
-        return original(module, *arguments, **options)
-
-    monkeypatch.setattr(torch.nn.Module, "to", spy)
+    places = moves_of([denoiser.encoders._vae, *denoiser.encoders._text_encoders], monkeypatch)
     images = np.stack([np.full_like(pictures.images[0], shade) for shade in range(20)])
     denoiser.encode(images, [f"number {shade}" for shade in range(20)], "model")
-    assert moves.count(CPU) == len(encoders)  # not for each few of them
+    assert places == [[CPU, "cpu"]] * 4  # not for each few of them
 
 
 def test_autocast_comes_close(load, pictures):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 
@@ -24,6 +24,12 @@ def files_state(path: Path) -> list[list[object]]:
     files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
     states = ((file, file.stat()) for file in files)
     return [[file.relative_to(path.parent).as_posix(), state.st_size, state.st_mtime_ns] for file, state in states]
+
+
+def local_state(paths: Iterable[str | Path | None]) -> list[list[list[object]]]:
+    """The `files_state` of those that are there, as ids of the hub are not: what a task says of its files."""
+    local = [Path(path).expanduser() for path in paths if path is not None]
+    return [files_state(path) for path in local if path.exists()]
 
 
 def folder_digest(folder: Path) -> str:

@@ -14,7 +14,7 @@ from attrbench.data.loading import items_of, list_items, make_items, need_captio
 from attrbench.data.source import DatasetSource
 from attrbench.diffusion.source import ModelSource
 from attrbench.errors import AttrbenchError
-from attrbench.store.fingerprint import files_state
+from attrbench.store.fingerprint import local_state
 from attrbench.task import Items, OpenTask, Task, TaskMeta, Workspace
 from attrbench.taskfile.contents import TaskFile
 from attrbench.taskfile.paths import beside_data, beside_model
@@ -79,10 +79,9 @@ class FileTask(Task[TaskFile]):
     def state(self) -> object:
         """Names, sizes and times of all files that it is made of."""
         sources = (self.train_source, self.query_source)
-        paths = [Path(source.path) for source in sources if source is not None]
-        paths += [Path(name) for name in (self.model.model, self.model.lora) if name is not None]
+        paths = [source.path for source in sources if source is not None]
         prompts = prompt_file(self.options.queries, self.folder)
-        return [files_state(path) for path in (*paths, *([] if prompts is None else [prompts])) if path.exists()]
+        return local_state((*paths, self.model.model, self.model.lora, prompts))
 
     def open(self, workspace: Workspace) -> OpenFileTask:
         """Reads metadata and prompts, and looks for files, before the model is loaded."""

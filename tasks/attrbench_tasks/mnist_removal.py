@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from pydantic import Field
 
 from attrbench.errors import AttrbenchError
-from attrbench.store.fingerprint import files_state
+from attrbench.store.fingerprint import local_state
 from attrbench.task import TaskMeta
 from attrbench_tasks.removal_task import RemovalOptions, RemovalTask
 from attrbench_tasks.thinning import METRIC
@@ -134,9 +134,7 @@ class MnistRemoval(RemovalTask):
     def state(self) -> object:
         """Names, sizes and times of the local files that it is made of."""
         assert isinstance(self.options, PaperRemovalOptions)
-        names = (self.options.model, self.options.dataset)
-        paths = [Path(name).expanduser() for name in names if name is not None]
-        return [files_state(path) for path in paths if path.exists()]
+        return local_state((self.options.model, self.options.dataset))
 
     @staticmethod
     def recipe() -> DDPMRecipe:

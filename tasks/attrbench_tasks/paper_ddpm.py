@@ -18,7 +18,7 @@ from attrbench.data.source import DatasetSource
 from attrbench.diffusion.source import ModelSource
 from attrbench.errors import AttrbenchError
 from attrbench.options import Options
-from attrbench.store.fingerprint import files_state, fingerprint
+from attrbench.store.fingerprint import fingerprint, local_state
 from attrbench.task import Items, OpenTask, Task, TaskMeta, Workspace
 from attrbench_tasks import paper
 
@@ -91,9 +91,7 @@ class PaperDDPMTask(Task[PaperDDPMOptions]):
 
     def state(self) -> object:
         """Names, sizes and times of the local files that it is made of."""
-        names = (self.options.model, self.options.dataset)
-        paths = [Path(name).expanduser() for name in names if name is not None]
-        return [files_state(path) for path in paths if path.exists()]
+        return local_state((self.options.model, self.options.dataset))
 
     def open(self, workspace: Workspace) -> OpenPaperDDPM:
         """Looks for the model and the data set before anything is loaded."""

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, ClassVar
 from attrbench.data.source import DatasetSource
 from attrbench.diffusion.source import ModelSource
 from attrbench.errors import AttrbenchError
-from attrbench.store.fingerprint import files_state
+from attrbench.store.fingerprint import local_state
 from attrbench.task import Task, TaskMeta, Workspace
 from attrbench_tasks import paper
 from attrbench_tasks.paper_options import PaperOptions
@@ -64,7 +64,12 @@ class PaperTask(Task[PaperOptions]):
     @property
     def train_source(self) -> DatasetSource:
         """The training images; of a folder with a subfolder `train` only those in it."""
-        return self._split("train" if (Path(self.options.dataset).expanduser() / "train").is_dir() else None)
+        return self._split("train" if (self._folder / "train").is_dir() else None)
+
+    @property
+    def _folder(self) -> Path:
+        """Where the data set lies, if it is a folder."""
+        return Path(self.options.dataset).expanduser()
 
     def _split(self, split: str | None) -> DatasetSource:
         options = self.options
@@ -110,9 +115,7 @@ class PaperTask(Task[PaperOptions]):
     def state(self) -> object:
         """Names, sizes and times of the local files that it is made of."""
         options = self.options
-        names = (options.model, options.lora, options.dataset, options.prompts)
-        paths = [Path(name).expanduser() for name in names if name is not None]
-        return [files_state(path) for path in paths if path.exists()]
+        return local_state((options.model, options.lora, options.dataset, options.prompts))
 
     def open(self, workspace: Workspace) -> OpenFileTask:
         """Looks for the model and the data set before anything is loaded."""
@@ -189,7 +192,7 @@ class PaperTask(Task[PaperOptions]):
         from attrbench.data.loading import list_items
         from attrbench.data.tables import is_table_folder
 
-        folder = Path(self.options.dataset).expanduser()
+        folder = self._folder
         if folder.is_dir() and not is_table_folder(folder):  # what is wrong with a split that is there must be said
             return list_items(self._split(HELD_OUT), cache) if (folder / HELD_OUT).is_dir() else None
         try:

@@ -68,23 +68,9 @@ def solve(gradients: Tensor, options: LiSSAOptions, context: Context) -> Transfo
         damping *= diagonal
     step = options.step or 1 / (top + damping)
     prepared = time.perf_counter() - started
-    norms = asked.norm(dim=1).clamp_min(1e-30)
-    u = step * asked
-    residuals, taken = torch.full_like(norms, math.inf), 0
-    going = torch.ones_like(norms, dtype=torch.bool)  # a query stops by itself, whatever the others need
-    for taken in range(1, options.iterations + 1):
-        if taken > 1:
-            v = u[going]
-            u[going] = v + step * (asked[going] - curvature(v, pairs.drawn(size, draws)) - damping * v)
-        if taken % LOOK == 0 or taken == options.iterations:
-            v = u[going]
-            residuals[going] = (asked[going] - apply(v) - damping * v).norm(dim=1) / norms[going]
-            largest = float(residuals.max())
-            if not largest < DIVERGED:
-                raise diverged(step, largest, taken)
-            going = residuals > options.tolerance
-            if not going.any():
-                break
+    u, residuals, taken = _iterate(
+        asked, options, step, damping, apply, lambda vectors: curvature(vectors, pairs.drawn(size, draws))
+    )
     products = (u * apply(u)).sum(dim=1)
     facts = {
         "top_eigenvalue": top,
@@ -95,6 +81,47 @@ def solve(gradients: Tensor, options: LiSSAOptions, context: Context) -> Transfo
         "queries_with_negative_curvature": float((products < 0).sum()),
     }
     return Transformed(u[None], facts, state_seconds=prepared)
+
+
+def _iterate(
+    asked: Tensor,
+    options: LiSSAOptions,
+    step: float,
+    damping: float,
+    apply: Callable[[Tensor], Tensor],
+    apply_drawn: Callable[[Tensor], Tensor],
+) -> tuple[Tensor, Tensor, int]:
+    """Runs the recursion, each query until its own residual is small enough, whatever the others need.
+
+    Args:
+        asked: [m, p] gradients g.
+        options: how long at most, and the tolerance.
+        step: eta.
+        damping: lam.
+        apply: H of the sample, by which residuals are measured.
+        apply_drawn: H of a batch, drawn anew at each call.
+
+    Returns:
+        [m, p] solutions, [m] relative residuals, and the number of steps that the slowest query took.
+    """
+    norms = asked.norm(dim=1).clamp_min(1e-30)
+    u = step * asked
+    residuals, taken = torch.full_like(norms, math.inf), 0
+    going = torch.ones_like(norms, dtype=torch.bool)
+    for taken in range(1, options.iterations + 1):
+        if taken > 1:
+            v = u[going]
+            u[going] = v + step * (asked[going] - apply_drawn(v) - damping * v)
+        if taken % LOOK == 0 or taken == options.iterations:
+            v = u[going]
+            residuals[going] = (asked[going] - apply(v) - damping * v).norm(dim=1) / norms[going]
+            largest = float(residuals.max())
+            if not largest < DIVERGED:
+                raise diverged(step, largest, taken)
+            going = residuals > options.tolerance
+            if not going.any():
+                break
+    return u, residuals, taken
 
 
 def top_eigenvalue(

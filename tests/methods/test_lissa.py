@@ -409,11 +409,14 @@ def test_closed_form_for_a_linear_layer(quadratic):
     assert np.abs(matrix).sum() == pytest.approx(3 * np.abs(block).sum())
 
 
-@pytest.mark.parametrize(("tolerance", "damping"), [(EXACT, 0.3), (0.02, 0.01), (0.015, 0.01)])
-def test_each_query_is_solved_as_it_is_alone(quadratic, tolerance, damping):
+@pytest.mark.parametrize(
+    ("iterations", "batch", "tolerance", "damping"),
+    [(25, 5, EXACT, 0.3), (1000, 1000, 0.02, 0.01), (1000, 1000, 0.015, 0.01)],
+)
+def test_each_query_is_solved_as_it_is_alone(quadratic, iterations, batch, tolerance, damping):
     pairs = small_pairs(quadratic)
     asked = queries(pairs, 3)
-    options = network(iterations=1000, tolerance=tolerance, batch=1000, **absolute(damping))
+    options = network(iterations=iterations, tolerance=tolerance, batch=batch, **absolute(damping))
     together = solve(asked, options, asking(pairs)).gradients
     steps = set()
     for q in range(3):

@@ -144,6 +144,25 @@ class GradientProducts(_Declaration):
     transform: str = ""
 
 
+class GradientGram(_Declaration):
+    """Inner products of the training items' whole mean gradients with each other, and with those of the queries.
+
+    What kernel methods without a sketch need, with no gradient ever stored: they are added up in float64 layer by
+    layer, over as many layers at a time as the memory holds of all items' gradients. The price is a sweep over the
+    training set for each such stretch of layers, and all of them again for each new set of queries.
+
+    Attributes:
+        source: what decides the gradients.
+        queries: what decides those of the queries, where it is something else.
+        timesteps: `mean` of the raw gradients over the timesteps; `mean-normalised`, of gradients that are scaled to
+            unit norm first.
+    """
+
+    source: GradientSource
+    queries: GradientSource | None = None
+    timesteps: Literal["mean", "mean-normalised"] = "mean"
+
+
 class Outputs(_Declaration):
     """The scalars themselves that the source differentiates, such as the loss; no backward pass is needed for them.
 
@@ -158,7 +177,7 @@ class Images(_Declaration):
     """The images themselves."""
 
 
-Feature = GradientRows | GradientProducts | Outputs | Images
+Feature = GradientRows | GradientProducts | GradientGram | Outputs | Images
 
 
 @dataclass(frozen=True)
@@ -238,6 +257,7 @@ class TrainFeatures:
     Attributes:
         count: number of training items, n.
         rows: for `GradientRows`.
+        gram: [n, n], for `GradientGram`; zeros for an item whose gradient was not finite.
         layers: name and columns of each layer in a row, where a `GradientRows` keeps them apart.
         sizes: number of parameters of each layer, p_l, under the names of `layers`; of the whole gradient under the
             empty name, where layers are not kept apart.
@@ -249,6 +269,7 @@ class TrainFeatures:
 
     count: int
     rows: Rows | None = None
+    gram: NDArray[np.float64] | None = None
     layers: Mapping[str, slice] | None = None
     sizes: Mapping[str, int] | None = None
     outputs: FloatArray | None = None
@@ -268,6 +289,7 @@ class QueryFeatures:
         outputs: [m, T], for `Outputs`.
         images: [m, H, W, C] uint8, for `Images`.
         products: for `GradientProducts`.
+        cross: [m, n] inner products with the training items, for `GradientGram`.
         parts: of the features that `FeaturePlan.parts` declares.
     """
 
@@ -277,6 +299,7 @@ class QueryFeatures:
     outputs: FloatArray | None = None
     images: NDArray[np.uint8] | None = None
     products: Products | None = None
+    cross: NDArray[np.float64] | None = None
     parts: tuple[QueryFeatures, ...] = ()
 
     def query(self, index: int) -> QueryFeatures:
@@ -289,5 +312,6 @@ class QueryFeatures:
             outputs=None if self.outputs is None else self.outputs[one],
             images=None if self.images is None else self.images[one],
             products=None if self.products is None else self.products.query(index),
+            cross=None if self.cross is None else self.cross[one],
             parts=tuple(part.query(index) for part in self.parts),
         )

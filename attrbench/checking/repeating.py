@@ -10,7 +10,7 @@ from attrbench.checking.compare import ENGINE, ROUNDING, Scores, difference, oth
 from attrbench.checking.report import Finding, failed, passed
 from attrbench.checking.subject import Subject, exhaustive_scores
 from attrbench.checking.toy import FEW_QUERIES
-from attrbench.checking.views import chosen_queries, has_products
+from attrbench.checking.views import chosen_queries, has_cross, has_products
 from attrbench.gradients.engine import Engine
 
 BATCH = 7
@@ -48,7 +48,7 @@ def _batches(subject: Subject) -> Iterator[Way]:
     found = exhaustive_scores(small)
     assert found is not None
     yield f"--batch-size {BATCH}", tolerance, found, expected
-    if has_products(query):
+    if has_products(query) or has_cross(query):
         few = bench.features(subject.fresh(), bench.settings("few", limit_queries=FEW_QUERIES))
         found = exhaustive_scores(few)
         assert found is not None

@@ -12,7 +12,7 @@ from typing import Any
 from attrbench.checking.bench import Bench, Features
 from attrbench.checking.compare import Scores, scores_of
 from attrbench.checking.views import has_products, is_empty
-from attrbench.features import FeaturePlan, GradientProducts, GradientRows, GradientSource, Outputs
+from attrbench.features import FeaturePlan, GradientGram, GradientProducts, GradientRows, GradientSource, Outputs
 from attrbench.method import ExhaustiveScorer, Method, Scorer
 from attrbench.running.settings import MethodRequest
 
@@ -84,9 +84,9 @@ def exhaustive_scores(features: Features) -> Scores | None:
     return None if scorer is None else scores_of(scorer, features.query, features.train.count)
 
 
-def _gradient_features(plan: FeaturePlan) -> Iterator[GradientRows | GradientProducts | Outputs]:
+def _gradient_features(plan: FeaturePlan) -> Iterator[GradientRows | GradientProducts | GradientGram | Outputs]:
     for feature in (plan.train, plan.query):
-        if isinstance(feature, GradientRows | GradientProducts | Outputs):
+        if isinstance(feature, GradientRows | GradientProducts | GradientGram | Outputs):
             yield feature
     for part in plan.parts:
         yield from _gradient_features(part)
@@ -108,6 +108,9 @@ def _mapped(plan: FeaturePlan, change: Callable[[GradientSource], GradientSource
     """The same plan with other sources."""
 
     def mapped(feature: Any) -> Any:
+        if isinstance(feature, GradientGram):
+            queries = None if feature.queries is None else change(feature.queries)
+            return feature.model_copy(update={"source": change(feature.source), "queries": queries})
         if isinstance(feature, GradientRows | GradientProducts | Outputs):
             return feature.model_copy(update={"source": change(feature.source)})
         return feature

@@ -51,6 +51,7 @@ def gathered_train(train: TrainFeatures, index: Index) -> TrainFeatures:
         train,
         count=len(index),
         rows=None if train.rows is None else GatheredRows(train.rows, index),
+        gram=None if train.gram is None else train.gram[np.ix_(index, index)],
         outputs=None if train.outputs is None else train.outputs[index],
         images=None if train.images is None else train.images[index],
         parts=tuple(gathered_train(part, index) for part in train.parts),
@@ -59,7 +60,7 @@ def gathered_train(train: TrainFeatures, index: Index) -> TrainFeatures:
 
 def gathered_products(query: QueryFeatures, index: Index) -> QueryFeatures:
     """The same queries, whose products are those with the training items at `index`."""
-    products = query.products
+    products, cross = query.products, query.cross
     if products is not None:
         share = len(index) / products.values.shape[1]
         products = replace(
@@ -68,7 +69,9 @@ def gathered_products(query: QueryFeatures, index: Index) -> QueryFeatures:
             train_norms=products.train_norms[index],
             bytes_if_kept=round(products.bytes_if_kept * share),
         )
-    return replace(query, products=products, parts=tuple(gathered_products(part, index) for part in query.parts))
+    cross = None if cross is None else cross[:, index]
+    parts = tuple(gathered_products(part, index) for part in query.parts)
+    return replace(query, products=products, cross=cross, parts=parts)
 
 
 def chosen_queries(query: QueryFeatures, index: Index) -> QueryFeatures:
@@ -84,6 +87,7 @@ def chosen_queries(query: QueryFeatures, index: Index) -> QueryFeatures:
         outputs=None if query.outputs is None else query.outputs[index],
         images=None if query.images is None else query.images[index],
         products=products,
+        cross=None if query.cross is None else query.cross[index],
         parts=tuple(chosen_queries(part, index) for part in query.parts),
     )
 
@@ -115,16 +119,22 @@ def items_as_queries(train: TrainFeatures, query: QueryFeatures) -> QueryFeature
         outputs=None if query.outputs is None else train.outputs,
         images=None if query.images is None else train.images,
         products=query.products,
+        cross=None if query.cross is None else train.gram,
         parts=tuple(part for part in parts if part is not None),
     )
 
 
 def is_empty(features: TrainFeatures) -> bool:
     """Whether nothing is known of the training items but their number."""
-    own = (features.rows, features.outputs, features.images)
+    own = (features.rows, features.gram, features.outputs, features.images)
     return all(view is None for view in own) and all(map(is_empty, features.parts))
 
 
 def has_products(query: QueryFeatures) -> bool:
     """Whether any part of a query is its products with the training items."""
     return query.products is not None or any(map(has_products, query.parts))
+
+
+def has_cross(query: QueryFeatures) -> bool:
+    """Whether any part of a query is its products with the training items beside their Gram matrix."""
+    return query.cross is not None or any(map(has_cross, query.parts))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -38,6 +38,7 @@ class GradientPass:
         queries: for each `GradientProducts` among the features, what to multiply with: [T, m, p], or [1, m, p] for
             means; NaN throughout where a query's gradient is not finite. With what is to be known of it.
         memo: file that remembers a batch size which had to be halved.
+        only: names of the parameters to differentiate; all attributed ones by default.
     """
 
     def __init__(
@@ -48,9 +49,10 @@ class GradientPass:
         engine: Engine,
         queries: Mapping[GradientProducts, Transformed] | None = None,
         memo: Path | None = None,
+        only: Collection[str] | None = None,
     ) -> None:
         self.source = source
-        self.pairs = Pairs(source, denoiser, split)
+        self.pairs = Pairs(source, denoiser, split, only=only)
         self.denoiser = self.pairs.denoiser
         self.split = split
         self._factors = queries or {}
@@ -108,7 +110,7 @@ class GradientPass:
             else:
                 rows[steps, items] = values
 
-        self._sweep(unit, [consumer], keep)
+        self.sweep(unit, [consumer], keep)
         return rows
 
     def _sheet(self, feature: GradientFeature, store: FeatureStore, shard: Unit) -> Sheet:
@@ -146,17 +148,24 @@ class GradientPass:
                 for b in torch.nonzero(~finite.cpu()).flatten().tolist():
                     sheet.lose(group.first + int(items[b]), self.timesteps[int(steps[b])])
 
-        seconds = self._sweep(group, consumers.all, keep)
+        seconds = self.sweep(group, consumers.all, keep)
         for sheet in sheets.values():
             for item, spent in enumerate(seconds, group.first):
                 sheet.time(item, spent)
 
-    def _sweep(
+    def sweep(
         self, unit: Unit, consumers: Sequence[Consumer], keep: Callable[[Tensor, Tensor, Tensor], None]
     ) -> list[float]:
-        """Runs all pairs of `unit` through the network, and back where there are consumers; returns seconds an item.
+        """Runs all pairs of `unit` through the network, and back where there are consumers.
 
-        `keep` gets (items, steps, outputs) of each batch.
+        Args:
+            unit: the items.
+            consumers: of the gradients, batch by batch.
+            keep: called after each batch with items ([B], counted from the unit's first), places in the grid ([B])
+                and outputs ([B]).
+
+        Returns:
+            Seconds an item.
         """
         started = time.perf_counter()
         encoded = self.pairs.encode(unit.first, unit.last)

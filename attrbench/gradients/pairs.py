@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -42,22 +42,31 @@ class Pairs:
         denoiser: the model, with its final weights.
         split: the items.
         count: only the first so many items; all by default.
+        only: names of the parameters to differentiate, where not all attributed ones are asked for at once.
 
     Attributes:
         denoiser: the model with the weights that the source names.
         timesteps: T of them.
-        parameters: the attributed ones, by name.
+        parameters: those that are differentiated, by name.
         count: number of items.
     """
 
-    def __init__(self, source: GradientSource, denoiser: Denoiser, split: Split, count: int | None = None) -> None:
+    def __init__(
+        self,
+        source: GradientSource,
+        denoiser: Denoiser,
+        split: Split,
+        count: int | None = None,
+        only: Collection[str] | None = None,
+    ) -> None:
         self.source = source
         self.denoiser = denoiser.at(source.checkpoint)
         self.split = split
         self.count = len(split.items) if count is None else count
         self.timesteps = self.denoiser.timesteps(source.grid)
         self._draws = grid_draws(source.grid, self.timesteps)
-        self.parameters: dict[str, nn.Parameter] = self.denoiser.attributed_parameters(source.parameters)
+        named = self.denoiser.attributed_parameters(source.parameters)
+        self.parameters: dict[str, nn.Parameter] = {k: p for k, p in named.items() if only is None or k in only}
 
     def gradients(self, output: ModelOutput | None = None, backend: str = "hooks") -> PerSampleGradients:
         """Per-sample gradients of the source's output, or of another one."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from attrbench.features import (
     Feature,
     FeaturePlan,
+    GradientGram,
     GradientProducts,
     GradientRows,
     Images,
@@ -25,10 +26,6 @@ from attrbench.store.encoding import decode_rows
 from attrbench.store.fingerprint import fingerprint
 from attrbench.store.rows import StoredRows
 from attrbench.store.shards import FeatureStore, Sidecar, Unit
-
-if TYPE_CHECKING:
-    pass
-
 
 COSTS = ("state_bytes", "state_seconds", "query_seconds")
 """Facts of a transform that go to the record's storage and latency."""
@@ -46,16 +43,24 @@ class MethodFeatures:
         self._plan = plan
         self._train, self._query = features.train, features.query
         self._train_store = self._store("train", self._train)
-        self._query_store = None if isinstance(self._query, GradientProducts) else self._store("query", self._query)
+        self._query_store = self._store("query", self._query)
         self._parts = [MethodFeatures(plan, part) for part in features.parts]
 
     def _store(self, split: str, feature: Feature | None) -> FeatureStore | None:
+        if isinstance(feature, GradientGram):
+            gram = self._plan.gram(feature)
+            return gram.store if split == "train" else gram.crosses[feature]
+        if isinstance(feature, GradientProducts) and split == "query":
+            return None
         if not isinstance(feature, GradientRows | GradientProducts | Outputs):
             return None
         return self._plan.passes[split, feature.source].stores[feature]
 
     def _units(self, split: str) -> list[Unit]:
         feature = self._train if split == "train" else self._query
+        if isinstance(feature, GradientGram):
+            gram = self._plan.gram(feature)
+            return [gram.whole if split == "train" else gram.asked]
         assert isinstance(feature, GradientRows | GradientProducts | Outputs)
         return self._plan.passes[split, feature.source].units
 
@@ -85,16 +90,19 @@ class MethodFeatures:
             return TrainFeatures(count, rows=rows, layers=self._plan.columns(feature), sizes=self._plan.sizes(feature))
         if isinstance(feature, GradientProducts):
             return TrainFeatures(count, sizes=self._plan.sizes(feature), facts=self.facts())
+        if isinstance(feature, GradientGram):
+            return TrainFeatures(count, gram=self._array("train", "gram"), sizes=self._plan.sizes(feature))
         if isinstance(feature, Outputs):
-            return TrainFeatures(count, outputs=self._outputs("train"))
+            return TrainFeatures(count, outputs=self._array("train", "outputs"))
         if isinstance(feature, Images):
             return TrainFeatures(count, images=self._plan.opened.train.images[:count])
         return TrainFeatures(count)
 
-    def _outputs(self, split: str) -> NDArray[np.float32]:
+    def _array(self, split: str, name: str) -> NDArray[Any]:
+        """An array of all items, joined from the shards."""
         store = self._train_store if split == "train" else self._query_store
         assert store is not None
-        return np.concatenate([store.read(shard)["outputs"] for shard in self._shards(store, split)])
+        return np.concatenate([store.read(shard)[name] for shard in self._shards(store, split)])
 
     def query(self) -> QueryFeatures:
         """What the scorer gets, all queries at once."""
@@ -104,7 +112,9 @@ class MethodFeatures:
         count = self._plan.query_count
         ids = np.arange(count)
         if isinstance(self._query, Outputs):
-            return QueryFeatures(ids, outputs=self._outputs("query"))
+            return QueryFeatures(ids, outputs=self._array("query", "outputs"))
+        if isinstance(self._query, GradientGram):
+            return QueryFeatures(ids, cross=self._array("query", "cross"))
         if isinstance(self._query, GradientRows):
             assert self._query_store is not None
             blocks = [self._query_store.read(shard) for shard in self._shards(self._query_store, "query")]
@@ -164,8 +174,8 @@ class MethodFeatures:
 
     def _own_query_seconds(self) -> NDArray[np.float64]:
         count = self._plan.query_count
-        if isinstance(self._query, GradientRows | Outputs):
-            assert self._query_store is not None
+        if isinstance(self._query, GradientRows | GradientGram | Outputs):
+            assert self._query_store is not None  # a query's share holds the sweeps over the training set, for a Gram
             return np.concatenate([sidecar.item_seconds for sidecar in self._sidecars(self._query_store, "query")])
         if isinstance(self._train, GradientProducts):
             assert self._train_store is not None

@@ -18,6 +18,7 @@ from attrbench.features import GradientProducts
 from attrbench.gradients.collect import GradientPass
 from attrbench.gradients.pairs import Pairs, Split
 from attrbench.method import Context, Transformed
+from attrbench.running.grams import compute_grams
 from attrbench.running.plan import Plan, PlannedPass
 from attrbench.running.reporting import Reporter
 from attrbench.running.settings import MethodRequest
@@ -30,13 +31,14 @@ if TYPE_CHECKING:
 
 
 def compute_passes(plan: Plan, registry: Registry, reporter: Reporter) -> None:
-    """Computes every shard that is missing, queries first."""
+    """Computes every shard that is missing, queries first, and then the Gram matrices."""
     for planned in sorted(plan.passes.values(), key=lambda p: p.split):  # "query" before "train"
         try:
             _compute(plan, planned, registry, reporter)
         except (Unavailable, UsageError) as error:  # the model has not what they ask of it: the others go on
             for label in planned.methods:
                 plan.give_up(label, error)
+    compute_grams(plan, reporter)
 
 
 def _compute(plan: Plan, planned: PlannedPass, registry: Registry, reporter: Reporter) -> None:

@@ -10,7 +10,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from attrbench.errors import AttrbenchError
-from attrbench.features import Feature, FeaturePlan, GradientProducts, GradientRows, GradientSource, Outputs
+from attrbench.features import (
+    Feature,
+    FeaturePlan,
+    GradientGram,
+    GradientProducts,
+    GradientRows,
+    GradientSource,
+    Layers,
+    Outputs,
+)
 from attrbench.gradients.layer_blocks import LayerBlock, layer_blocks, layer_columns
 from attrbench.gradients.reference_sketches import state_bytes
 from attrbench.gradients.sheets import GradientFeature
@@ -67,6 +76,53 @@ class PlannedPass:
         return [unit for unit in self.units if self.needs(unit)]
 
 
+@dataclass
+class PlannedGram:
+    """The Gram matrix of the training items' gradients, and their products with the queries'.
+
+    Attributes:
+        feature: the declaration, without the queries' own source.
+        store: of the matrix, a single shard.
+        crosses: for each declaration the store of the products with the queries, a single shard.
+        serves: labels of the methods that want each of them.
+        counts: training items and queries.
+    """
+
+    feature: GradientGram
+    store: FeatureStore
+    counts: tuple[int, int]
+    crosses: dict[GradientGram, FeatureStore] = field(default_factory=dict)
+    serves: dict[GradientGram, list[str]] = field(default_factory=dict)
+
+    @property
+    def methods(self) -> list[str]:
+        """Labels of the methods that it serves."""
+        return list(dict.fromkeys(label for labels in self.serves.values() for label in labels))
+
+    @property
+    def whole(self) -> Unit:
+        """The matrix's shard."""
+        return Unit(0, self.counts[0])
+
+    @property
+    def asked(self) -> Unit:
+        """The shard of products with queries."""
+        return Unit(0, self.counts[1])
+
+    def missing(self) -> list[GradientGram]:
+        """The declarations whose products are still to be computed: all of them where the matrix itself is."""
+        if self.store.needs(self.whole):
+            return list(self.crosses)
+        return [feature for feature, store in self.crosses.items() if store.needs(self.asked)]
+
+    def drop(self, label: str) -> None:
+        """Takes away what only this method wanted."""
+        for feature, labels in list(self.serves.items()):
+            self.serves[feature] = [other for other in labels if other != label]
+            if not self.serves[feature]:
+                del self.serves[feature], self.crosses[feature]
+
+
 class Plan:
     """What a run of several methods on one open task will compute.
 
@@ -90,6 +146,7 @@ class Plan:
                 f"task {meta.name}: its meta promises {meta.train_items} training items, it has {len(opened.train)}"
             )
         self.passes: dict[tuple[str, GradientSource], PlannedPass] = {}
+        self.grams: dict[GradientGram, PlannedGram] = {}
         self._features: dict[str, FeaturePlan | Exception] = {}
         self._transforms: dict[GradientProducts, MethodRequest] = {}
         self._denoisers: dict[str, Denoiser] = {}
@@ -135,6 +192,9 @@ class Plan:
         for planned in self.passes.values():
             planned.drop(label)
         self.passes = {key: planned for key, planned in self.passes.items() if planned.stores}
+        for gram in self.grams.values():
+            gram.drop(label)
+        self.grams = {key: gram for key, gram in self.grams.items() if gram.crosses}
 
     def denoiser(self, source: GradientSource) -> Denoiser:
         """The model with the weights that the source names."""
@@ -153,8 +213,11 @@ class Plan:
             self._add_all(part, request)
 
     def _add(self, split: str, feature: Feature | None, request: MethodRequest) -> None:
-        if isinstance(feature, GradientProducts) and split == "query":
+        if isinstance(feature, GradientProducts | GradientGram) and split == "query":
             return  # the products lie with the training set's pass, which takes the queries' gradients in memory
+        if isinstance(feature, GradientGram):
+            self._add_gram(feature, request)
+            return
         if not isinstance(feature, GradientRows | GradientProducts | Outputs):
             return
         if isinstance(feature, GradientProducts) and feature.transform:
@@ -167,6 +230,30 @@ class Plan:
         planned.stores.setdefault(feature, self.store(split, feature))
         planned.serves.setdefault(feature, []).append(request.label)
 
+    def _add_gram(self, feature: GradientGram, request: MethodRequest) -> None:
+        planned = self.gram(feature, add=True)
+        planned.crosses.setdefault(feature, self._gram_store(feature, with_queries=True))
+        planned.serves.setdefault(feature, []).append(request.label)
+
+    def gram(self, feature: GradientGram, add: bool = False) -> PlannedGram:
+        """The planned matrix of a declaration; those that differ in the queries alone have one."""
+        key = feature.model_copy(update={"queries": None})
+        if add and key not in self.grams:
+            store = self._gram_store(key, with_queries=False)
+            self.grams[key] = PlannedGram(key, store, (self.train_count, self.query_count))
+        return self.grams[key]
+
+    def _gram_store(self, feature: GradientGram, with_queries: bool) -> FeatureStore:
+        """A store of one shard, for the matrix or for the products with the queries."""
+        description = self._description("train", feature) | {"count": self.train_count}
+        if with_queries:
+            description["queries"] = [self.items("query").fingerprint, self.query_count]
+            if feature.queries is not None:
+                description["query_timesteps"] = list(self.denoiser(feature.source).timesteps(feature.queries.grid))
+                description["sampling"] = dict(self.denoiser(feature.source).sampling)
+        count = self.query_count if with_queries else self.train_count
+        return FeatureStore(self.settings.cache, description, 1 << (count - 1).bit_length())
+
     def items(self, split: str) -> Items:
         """The items of a split, all of them."""
         return self.opened.train if split == "train" else self.opened.queries
@@ -178,9 +265,21 @@ class Plan:
         return fingerprint([self.meta.name, planned.split, items, self.denoiser(planned.source).fingerprint, source])
 
     def store(self, split: str, feature: GradientFeature) -> FeatureStore:
-        """The store of a gradient feature; its fingerprint covers all that decides the numbers."""
+        """The store of a gradient feature."""
+        description = self._description(split, feature)
+        if feature.source.latents == "trajectory":
+            description["sampling"] = dict(self.denoiser(feature.source).sampling)
+        if isinstance(feature, GradientProducts):
+            description["queries"] = [self.items("query").fingerprint, self.query_count]
+            if feature.transform:  # which may look at all of the training set, and draw
+                description["transform"] = [self.train_count, self.settings.seed]
+        most = SHARD_ITEMS if split == "train" else QUERY_SHARD
+        return FeatureStore(self.settings.cache, description, shard_items(self.item_bytes(feature), most))
+
+    def _description(self, split: str, feature: GradientFeature | GradientGram) -> dict[str, object]:
+        """What decides the numbers of every gradient feature."""
         denoiser = self.denoiser(feature.source)
-        description: dict[str, object] = {
+        return {
             "engine": ENGINE_VERSION,
             "task": f"{self.meta.name} v{self.meta.version}",
             "split": split,
@@ -191,22 +290,14 @@ class Plan:
             "kind": type(feature).__name__,
             "feature": feature.model_dump(mode="json"),
         }
-        if feature.source.latents == "trajectory":
-            description["sampling"] = dict(denoiser.sampling)
-        if isinstance(feature, GradientProducts):
-            description["queries"] = [self.items("query").fingerprint, self.query_count]
-            if feature.transform:  # which may look at all of the training set, and draw
-                description["transform"] = [self.train_count, self.settings.seed]
-        most = SHARD_ITEMS if split == "train" else QUERY_SHARD
-        return FeatureStore(self.settings.cache, description, shard_items(self.item_bytes(feature), most))
 
     def _parameters_fingerprint(self, which: str) -> str:
         named = self.opened.denoiser.attributed_parameters(which)
         return parameters_fingerprint({name: tuple(p.shape) for name, p in named.items()})
 
     def bytes_to_write(self) -> int:
-        """Size of the rows that are still missing."""
-        return sum(
+        """Size of what is still missing."""
+        rows = sum(
             self.item_bytes(feature) * (shard.last - shard.first)
             for planned in self.passes.values()
             for feature, store in planned.stores.items()
@@ -214,6 +305,13 @@ class Plan:
             for shard in store.shards(unit)
             if store.state(shard) != "done"
         )
+        grams = sum(
+            8
+            * self.train_count
+            * (self.query_count * len(gram.missing()) + gram.store.needs(gram.whole) * gram.counts[0])
+            for gram in self.grams.values()
+        )
+        return rows + grams
 
     def check_disk(self) -> None:
         """Refuses early what the disk can't hold.
@@ -248,14 +346,15 @@ class Plan:
             return feature.sketch.length
         return sum(min(feature.sketch.length, layer.size) for layer in self.layers(feature))
 
-    def layers(self, feature: GradientRows | GradientProducts) -> list[LayerBlock]:
+    def layers(self, feature: GradientRows | GradientProducts | GradientGram) -> list[LayerBlock]:
         """The attributed parameters cut as the feature asks."""
         named = self.opened.denoiser.attributed_parameters(feature.source.parameters)
         sizes = {name: parameter.numel() for name, parameter in named.items()}
         ends = np.cumsum([0, *sizes.values()])
-        return layer_blocks(dict(zip(named, ends.tolist(), strict=False)), sizes, feature.layers)
+        cut: Layers = "all" if isinstance(feature, GradientGram) else feature.layers
+        return layer_blocks(dict(zip(named, ends.tolist(), strict=False)), sizes, cut)
 
-    def sizes(self, feature: GradientRows | GradientProducts) -> dict[str, int]:
+    def sizes(self, feature: GradientRows | GradientProducts | GradientGram) -> dict[str, int]:
         """Number of parameters of each layer."""
         return {layer.name: layer.size for layer in self.layers(feature)}
 
@@ -286,7 +385,15 @@ class Plan:
                 f"{_what(planned)} of {planned.split} items at T={grid.steps} ({grid.kind}): {missing} of"
                 f" {len(planned.units)} shards to compute; {widths}; serves {', '.join(planned.methods)}"
             )
-        over_train = [planned for planned in self.passes.values() if planned.split == "train"]
+        for gram in self.grams.values():
+            state = "to compute" if gram.missing() else "done"
+            out.append(
+                f"Gram matrix of the {_differentiated(gram.feature.source)} of train items and queries at"
+                f" T={gram.feature.source.grid.steps} ({gram.feature.source.grid.kind}): {state}; whole gradients"
+                f" ({gram.feature.timesteps} over timesteps), none kept; serves {', '.join(gram.methods)}"
+            )
+        over_train: list[PlannedPass | PlannedGram] = [p for p in self.passes.values() if p.split == "train"]
+        over_train += self.grams.values()
         served = list(dict.fromkeys(label for planned in over_train for label in planned.methods))
         if served:
             out.append(
@@ -310,10 +417,15 @@ def _count(number: int, thing: str) -> str:
 def _what(planned: PlannedPass) -> str:
     """What is differentiated, and where that is not the plain thing, of which weights and latents."""
     source = planned.source
-    name = "outputs" if all(isinstance(feature, Outputs) for feature in planned.stores) else "gradients"
-    name += f" of the {source.output}"
-    name += "" if source.checkpoint == "final" else f" at {source.checkpoint} weights"
+    name = _differentiated(source)
+    if all(isinstance(feature, Outputs) for feature in planned.stores):
+        name = f"outputs{name.removeprefix('gradients')}"
     return name + ("" if source.latents == "clean" else " along the sampling trajectory")
+
+
+def _differentiated(source: GradientSource) -> str:
+    name = f"gradients of the {source.output}"
+    return name + ("" if source.checkpoint == "final" else f" at {source.checkpoint} weights")
 
 
 def _name(feature: GradientFeature) -> str:

@@ -19,7 +19,7 @@ from pathlib import Path
 from pydantic import BaseModel, ValidationError
 
 from attrbench.errors import AttrbenchError
-from attrbench.features import GradientProducts, GradientRows
+from attrbench.features import GradientGram, GradientProducts, GradientRows
 from attrbench.files import sha256_of
 from attrbench.store.fingerprint import fingerprint
 from attrbench.store.seals import ImageSeal, IndexSeal, Seal
@@ -217,6 +217,10 @@ class StoredFeature:
             return f"{kind}, which this version does not know" if self.description else "no feature.json that tells"
         if isinstance(feature, GradientProducts):
             parts = ["inner products with the queries"]
+        elif isinstance(feature, GradientGram):
+            parts = [
+                "products of whole gradients with the queries'" if "queries" in self.description else "Gram matrix"
+            ]
         elif feature.sketch is None:
             parts = ["whole rows"]
         else:
@@ -224,17 +228,19 @@ class StoredFeature:
         grid = feature.source.grid
         parts.append(f"T={grid.steps}" + ("" if grid.kind == "cubic" else f" {grid.kind}"))
         return ", ".join(
-            [*parts, *_unusual(feature, {"source", "sketch", "dtype"}), *_unusual(feature.source, {"grid"})]
+            [*parts, *_unusual(feature, {"source", "queries", "sketch", "dtype"}), *_unusual(feature.source, {"grid"})]
         )
 
     @property
     def dtype(self) -> str:
         """How the rows are stored; empty where that is unknown."""
+        if isinstance(self._feature, GradientGram):
+            return "float64"
         return "" if self._feature is None else getattr(self._feature, "dtype", "float32")
 
     @cached_property
-    def _feature(self) -> GradientRows | GradientProducts | None:
-        kinds: tuple[type[GradientRows | GradientProducts], ...] = (GradientRows, GradientProducts)
+    def _feature(self) -> GradientRows | GradientProducts | GradientGram | None:
+        kinds = (GradientRows, GradientProducts, GradientGram)
         named = [kind for kind in kinds if kind.__name__ == self.description.get("kind")]
         try:
             return named[0].model_validate(self.description.get("feature")) if named else None
@@ -249,7 +255,8 @@ class Inventory:
     Attributes:
         root: the folder.
         features, indexes: feature stores and index files.
-        queries: sets of generated queries and pictures of retrained models; their files are among `other` too.
+        queries: sets of generated queries, pictures of retrained models and sums of unfinished Gram matrices; their
+            files are among `other` too.
         images: files of decoded images; likewise.
         parts: what processes were writing, some of them long gone.
         claims: lock files.
@@ -319,7 +326,9 @@ def take_inventory(root: Path) -> Inventory:
         _add_feature(found, folder, files)
     for folder, files in methods.items():
         _add_indexes(found, folder, files)
-    found.queries = [piece for kind in ("queries", "retrained") for piece in _pieces(found, kind, ".safetensors", Seal)]
+    found.queries = [
+        piece for kind in ("queries", "retrained", "grams") for piece in _pieces(found, kind, ".safetensors", Seal)
+    ]
     found.images = _pieces(found, "images", ".bin", ImageSeal)
     return found
 

@@ -195,7 +195,7 @@ class FeatureStore:
                 os.utime(self.folder / "feature.json")
 
 
-_DTYPES = {"F32": np.float32, "F16": np.float16, "U16": np.uint16, "I8": np.int8}
+_DTYPES = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "U16": np.uint16, "I8": np.int8}
 
 
 def map_safetensors(path: Path) -> dict[str, NDArray[Any]]:

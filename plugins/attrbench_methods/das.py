@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from attrbench.features import FeaturePlan, Outputs, QueryFeatures, Rows, TrainFeatures
+from attrbench.features import FeaturePlan, Outputs, QueryFeatures, TrainFeatures
 from attrbench.method import Context, ExhaustiveScorer, Method, StateSize
 from attrbench_methods.ridge import RidgeKernel, RidgeOptions, RidgeScorer, fit_kernel
 
@@ -46,7 +47,7 @@ class DAS(Method[DASOptions]):
         """Inverts the kernel; leverages and residuals become one factor an item."""
         import numpy as np
 
-        rows, _, kernel = fit_kernel(train, self.options, context)
+        kernel = fit_kernel(train, self.options, context)
         factors = np.ones(train.count)
         if self.options.residual:
             losses = train.parts[0].outputs
@@ -56,14 +57,14 @@ class DAS(Method[DASOptions]):
             factors *= np.divide(errors, norms, out=np.zeros_like(errors), where=norms > 0).mean(axis=1)
         if self.options.leverage:
             factors /= (1 - kernel.leverages()).clip(1e-6)
-        return DASScorer(rows, kernel, factors, self.options.squared)
+        return DASScorer(train, kernel, factors, self.options.squared)
 
 
 class DASScorer(ExhaustiveScorer):
     """The kernel's scores times a factor for each item ([n]), squared or not."""
 
-    def __init__(self, rows: Rows, kernel: RidgeKernel, factors: NDArray[np.float64], squared: bool) -> None:
-        self._ridge = RidgeScorer(rows, kernel)
+    def __init__(self, train: TrainFeatures, kernel: RidgeKernel, factors: NDArray[np.float64], squared: bool) -> None:
+        self._ridge = RidgeScorer(train, kernel)
         self._factors = factors
         self._squared = squared
 
@@ -85,4 +86,4 @@ class DASScorer(ExhaustiveScorer):
     def size(self) -> StateSize:
         """The kernel's, and the factors."""
         size = self._ridge.size()
-        return StateSize(rows=size.rows, shared=size.shared + self._factors.nbytes)
+        return replace(size, shared=size.shared + self._factors.nbytes)

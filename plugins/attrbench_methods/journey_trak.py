@@ -37,14 +37,11 @@ class JourneyTRAK(Method[JourneyOptions]):
     def features(self) -> FeaturePlan:
         """`trak`'s rows for the training set; the queries' along their trajectories."""
         o = self.options
-        rows = o.rows()
         grid = TimestepGrid(kind="sampler", steps=o.sampling_steps)
         if o.at is not None:
             grid = TimestepGrid(kind="single", steps=o.draws, at=o.at)
-        source = rows.source.model_copy(update={"grid": grid, "latents": "trajectory"})
-        return FeaturePlan(train=rows, query=rows.model_copy(update={"source": source}))
+        return o.plan(queries=o.source().model_copy(update={"grid": grid, "latents": "trajectory"}))
 
     def fit(self, train: TrainFeatures, context: Context) -> Scorer:
         """Inverts the kernel."""
-        rows, _, kernel = fit_kernel(train, self.options, context)
-        return RidgeScorer(rows, kernel)
+        return RidgeScorer(train, fit_kernel(train, self.options, context))

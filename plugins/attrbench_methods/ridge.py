@@ -1,7 +1,7 @@
 """The ridge kernel over gradient features that TRAK, D-TRAK and their normalised relatives share (methods-spec M7).
 
-phi_x is the sketched mean of the raw gradients over the timesteps, Phi [n, k] the training set's. Everything is
-computed in the dual, phi_q (Phi^T Phi + lam I)^-1 Phi_i^T = (phi_q Phi^T) (Phi Phi^T + lam I)^-1, in float64.
+phi_x is the mean of the raw gradients over the timesteps, sketched or whole, Phi [n, k] the training set's. Everything
+is computed in the dual, phi_q (Phi^T Phi + lam I)^-1 Phi_i^T = (phi_q Phi^T) (Phi Phi^T + lam I)^-1, in float64.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from pydantic import Field
 
-from attrbench.features import QueryFeatures, Rows, TrainFeatures
+from attrbench.features import FeaturePlan, GradientGram, GradientSource, QueryFeatures, TrainFeatures
 from attrbench.method import Context, ExhaustiveScorer, StateSize
 from attrbench_methods.gradient_options import MeanGradientOptions
 
@@ -20,20 +20,35 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 KEPT = 512
-"""Training items from which on a decomposition takes longer than reading it."""
+"""Training items from which on the Gram matrix and its decomposition take longer than reading the latter."""
 
 
 class RidgeOptions(MeanGradientOptions):
     """Options of the ridge kernel methods."""
 
     v: int | None = Field(4096, ge=1)
-    """Length of the sketch of the mean gradient (TRAK's k); `none` keeps whole gradients: the exact kernel."""
+    """Length of the sketch of the mean gradient (TRAK's k); `none`: the exact kernel of whole gradients, none of which
+    is kept."""
     sketch: Literal["rotation", "permutation", "rademacher", "gaussian"] = "rotation"
     """Form of the sketch; all are unbiased, so that damping means the same for each."""
     damping: float = Field(0.1, gt=0, allow_inf_nan=False)
     """lam of the kernel, in the unit that `damping_mode` says."""
     damping_mode: Literal["relative", "absolute"] = "relative"
     """`relative`: times the mean eigenvalue of the Gram matrix, trace/n; `absolute`: as it is."""
+
+    def plan(
+        self,
+        output: Literal["loss", "squared-norm", "mean"] = "loss",
+        timesteps: Literal["mean", "mean-normalised"] = "mean",
+        checkpoint: str = "final",
+        queries: GradientSource | None = None,
+    ) -> FeaturePlan:
+        """Rows of sketches, or the Gram matrix of whole gradients; `queries` where their source is another."""
+        rows = self.rows(output, timesteps, checkpoint)
+        if self.v is None:
+            gram = GradientGram(source=rows.source, queries=queries, timesteps=timesteps)
+            return FeaturePlan(train=gram, query=gram)
+        return FeaturePlan(train=rows, query=rows if queries is None else rows.model_copy(update={"source": queries}))
 
 
 class Spectrum(NamedTuple):
@@ -93,74 +108,97 @@ class RidgeScorer(ExhaustiveScorer):
     """tau = (phi_q Phi^T) (Phi Phi^T + lam I)^-1, each training item divided by a norm of its own.
 
     Args:
-        rows: the training features.
+        train: the training features.
         kernel: over them.
         norms: [n] what each item's scores are divided by; an item with 0 scores 0.
     """
 
-    def __init__(self, rows: Rows, kernel: RidgeKernel, norms: NDArray[np.float64] | None = None) -> None:
-        self._rows = rows
-        self._kernel = kernel
+    def __init__(self, train: TrainFeatures, kernel: RidgeKernel, norms: NDArray[np.float64] | None = None) -> None:
+        self._rows = train.rows
         self._inverse = kernel.inverse
+        self._damping, self._earlier_seconds = kernel.damping, kernel.earlier_seconds
         self._norms = norms
+        self._silent = (gradient_norms(train) == 0).nonzero()[0]
+        self._bytes_if_kept = None if train.gram is None else 4 * train.count * sum((train.sizes or {}).values())
 
     def scores(self, query: QueryFeatures) -> NDArray[np.float32]:
         """[m, n] scores."""
         import numpy as np
 
-        from attrbench.retrieval.gram import cross_gram_blocks
-
-        assert query.rows is not None and query.norms is not None
-        cross = cross_gram_blocks(query.rows * query.norms[:, :, None], self._rows, raw=True)[""]
-        scores = cross @ self._inverse
-        scores[:, self._rows.norms[:, 0] == 0] = 0  # rounding in the inverse would leave noise, which norms blow up
+        scores = self._cross(query) @ self._inverse
+        scores[:, self._silent] = 0  # rounding in the inverse would leave noise, which norms blow up
         if self._norms is not None:
             scores = np.divide(scores, self._norms, out=np.zeros_like(scores), where=self._norms > 0)
         return scores.astype(np.float32)
 
+    def _cross(self, query: QueryFeatures) -> NDArray[np.float64]:
+        """[m, n] phi_q Phi^T."""
+        from attrbench.retrieval.gram import cross_gram_blocks
+
+        if self._rows is None:
+            assert query.cross is not None
+            return query.cross
+        assert query.rows is not None and query.norms is not None
+        return cross_gram_blocks(query.rows * query.norms[:, :, None], self._rows, raw=True)[""]
+
     def facts(self) -> dict[str, float]:
         """The absolute damping."""
-        return {"damping": self._kernel.damping}
+        return {"damping": self._damping}
 
     def build_seconds(self) -> float:
         """What the decomposition took, where it was loaded."""
-        return self._kernel.earlier_seconds
+        return self._earlier_seconds
 
     def size(self) -> StateSize:
-        """The features with their norms, and the inverse."""
+        """The features with their norms, unless they are whole gradients, and the inverse."""
         from attrbench.retrieval.exact import rows_bytes
 
+        rows = 0 if self._rows is None else rows_bytes(self._rows, normalise=False)
         norms = 0 if self._norms is None else self._norms.nbytes
-        return StateSize(rows=rows_bytes(self._rows, normalise=False), shared=self._inverse.nbytes + norms)
+        shared = self._inverse.nbytes + self._silent.nbytes + norms
+        return StateSize(rows=rows, shared=shared, rows_if_kept=self._bytes_if_kept)
 
 
-def fit_kernel(
-    train: TrainFeatures, options: RidgeOptions, context: Context
-) -> tuple[Rows, NDArray[np.float64], RidgeKernel]:
-    """The training features, their Gram matrix ([n, n]) and its kernel."""
-    from attrbench.retrieval.gram import gram_blocks
+def gradient_norms(train: TrainFeatures) -> NDArray[np.float64]:
+    """[n] |Phi_i|."""
+    import numpy as np
 
+    if train.gram is not None:
+        return np.sqrt(np.diagonal(train.gram))
     assert train.rows is not None
-    gram = gram_blocks(train.rows, raw=True)[""]
-    spectrum, earlier = _spectrum(gram, context)
-    return train.rows, gram, RidgeKernel(spectrum, options.damping, options.damping_mode == "relative", earlier)
+    return train.rows.norms[:, 0].astype(np.float64)
 
 
-def _spectrum(gram: NDArray[np.float64], context: Context) -> tuple[Spectrum, float]:
+def fit_kernel(train: TrainFeatures, options: RidgeOptions, context: Context) -> RidgeKernel:
+    """The kernel of the training features."""
+    spectrum, earlier = _spectrum(train, context)
+    return RidgeKernel(spectrum, options.damping, options.damping_mode == "relative", earlier)
+
+
+def _spectrum(train: TrainFeatures, context: Context) -> tuple[Spectrum, float]:
     """The spectrum, and the seconds it took in an earlier fit: a larger one is kept, for all methods and dampings."""
-    import hashlib
-
     from safetensors.numpy import load_file, save_file
 
     from attrbench.retrieval.index_files import kept_index
+    from attrbench.store.fingerprint import fingerprint
 
-    if len(gram) < KEPT:
-        return Spectrum.of(gram), 0.0
-    key = hashlib.sha256(gram.data).hexdigest()
+    if train.count < KEPT:
+        return Spectrum.of(_gram(train)), 0.0
+    key = fingerprint([context.fingerprint, train.count])
     kept = kept_index(
         context.workspace.with_name("ridge") / f"spectrum-{key[:20]}.bin",
-        build=lambda: Spectrum.of(gram),
+        build=lambda: Spectrum.of(_gram(train)),
         save=lambda spectrum, path: save_file(spectrum._asdict(), path),
         load=lambda path: Spectrum(**load_file(path)),
     )
     return kept.index, kept.earlier_seconds
+
+
+def _gram(train: TrainFeatures) -> NDArray[np.float64]:
+    """[n, n] Phi Phi^T."""
+    from attrbench.retrieval.gram import gram_blocks
+
+    if train.gram is not None:
+        return train.gram
+    assert train.rows is not None
+    return gram_blocks(train.rows, raw=True)[""]

@@ -6,7 +6,7 @@ from typing import Literal
 
 from attrbench.features import FeaturePlan, TrainFeatures
 from attrbench.method import Context, Method, Scorer
-from attrbench_methods.ridge import RidgeOptions, RidgeScorer, fit_kernel
+from attrbench_methods.ridge import RidgeOptions, RidgeScorer, fit_kernel, gradient_norms
 
 
 class TRAK(Method[RidgeOptions]):
@@ -18,13 +18,12 @@ class TRAK(Method[RidgeOptions]):
     Options = RidgeOptions
 
     def features(self) -> FeaturePlan:
-        """Means of sketched loss gradients."""
+        """Means of loss gradients, sketched or whole."""
         return self.options.plan("loss")
 
     def fit(self, train: TrainFeatures, context: Context) -> Scorer:
         """Inverts the kernel."""
-        rows, _, kernel = fit_kernel(train, self.options, context)
-        return RidgeScorer(rows, kernel)
+        return RidgeScorer(train, fit_kernel(train, self.options, context))
 
 
 class DTRAK(TRAK):
@@ -35,7 +34,7 @@ class DTRAK(TRAK):
     citation = "Zheng et al. 2024, D-TRAK (arXiv 2311.00500)"
 
     def features(self) -> FeaturePlan:
-        """Means of sketched gradients of the squared norm."""
+        """Means of gradients of the squared norm."""
         return self.options.plan("squared-norm")
 
 
@@ -55,13 +54,13 @@ class RelativeIF(Method[NormalisedOptions]):
     Options = NormalisedOptions
 
     def features(self) -> FeaturePlan:
-        """Means of sketched gradients."""
+        """Means of gradients."""
         return self.options.plan(self.options.output)
 
     def fit(self, train: TrainFeatures, context: Context) -> Scorer:
         """Inverts the kernel."""
-        rows, _, kernel = fit_kernel(train, self.options, context)
-        return RidgeScorer(rows, kernel, kernel.influence_norms())
+        kernel = fit_kernel(train, self.options, context)
+        return RidgeScorer(train, kernel, kernel.influence_norms())
 
 
 class RenormIF(RelativeIF):
@@ -73,7 +72,4 @@ class RenormIF(RelativeIF):
 
     def fit(self, train: TrainFeatures, context: Context) -> Scorer:
         """Inverts the kernel."""
-        import numpy as np
-
-        rows, gram, kernel = fit_kernel(train, self.options, context)
-        return RidgeScorer(rows, kernel, np.sqrt(np.diag(gram)))
+        return RidgeScorer(train, fit_kernel(train, self.options, context), gradient_norms(train))

@@ -28,6 +28,8 @@ OTHERWISE = (
     "dmin:v=none",
     "dmin:v=none,normalise=false,noise=per-item",
     "trak:v=none",
+    "das:v=none",
+    "journey-trak:v=none,sampling_steps=5",
     "pixel:similarity=l2",
     "lissa:hessian=ggn,damping=1,iterations=60",
 )

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from attrbench.features import QueryFeatures, TrainFeatures
+from attrbench.features import GradientGram, QueryFeatures, TrainFeatures
 from attrbench.method import Context
 from attrbench.plugins import registry
 from attrbench_methods import ridge
@@ -166,14 +166,37 @@ def test_all_four_are_registered():
 def test_all_dampings_and_relatives_come_from_one_decomposition(tmp_path, monkeypatch):
     train, asked = phi(N, 0), phi(M, 1)
     alone = {method: scores(method, train, asked, damping=0.3) for method in (TRAK, RelativeIF)}
-    decompositions = []
+    decompositions, grams = [], []
     monkeypatch.setattr(ridge, "KEPT", 1)
     monkeypatch.setattr(np.linalg, "eigh", lambda gram, eigh=np.linalg.eigh: decompositions.append(1) or eigh(gram))
+    monkeypatch.setattr(ridge, "_gram", lambda train, gram=ridge._gram: grams.append(1) or gram(train))
     context = replace(CONTEXT, workspace=tmp_path / "trak")
     for damping in (0.01, 0.3):
         scores(TRAK, train, asked, context=context, damping=damping)
     for method, expected in alone.items():
         np.testing.assert_array_equal(scores(method, train, asked, context=context, damping=0.3), expected)
-    assert len(decompositions) == 1
-    scores(TRAK, 2 * train, asked, context=context)
-    assert len(decompositions) == 2
+    assert len(decompositions) == len(grams) == 1
+    scores(TRAK, 2 * train, asked, context=replace(context, fingerprint="other gradients"))
+    scores(TRAK, train[:20], asked, context=context)  # of the same gradients, but fewer
+    assert len(decompositions) == len(grams) == 3
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_gram_matrix_scores_as_the_rows_that_it_is_of(method):
+    train, asked = phi(N, 0), phi(M, 1)
+    train[4] = 0
+    options = NormalisedOptions(v=None) if issubclass(method, RelativeIF) else RidgeOptions(v=None)
+    scorer = method(options).fit(TrainFeatures(N, gram=train @ train.T, sizes={"": K}), CONTEXT)
+    found = scorer.scores(QueryFeatures(np.arange(M), cross=asked @ train.T))
+    np.testing.assert_allclose(found, scores(method, train, asked), rtol=1e-4, atol=1e-4)
+    assert not found[:, 4].any()
+    size = scorer.size()
+    assert (size.rows, size.rows_if_kept) == (0, 4 * N * K)
+    assert size.shared >= 8 * N * N
+
+
+def test_without_a_sketch_no_gradient_is_kept():
+    for method in (TRAK, DTRAK):
+        plan = method(RidgeOptions(v=None)).features()
+        assert isinstance(plan.train, GradientGram) and plan.train == plan.query
+        assert plan.train.source == method(RidgeOptions()).features().train.source

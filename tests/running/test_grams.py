@@ -1,0 +1,194 @@
+"""The exact kernel, by the way that a run takes: matrices on disk, shared, resumed, and no gradient kept."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from attrbench.features import GradientSource, TimestepGrid
+from attrbench.gradients import gram
+from attrbench.gradients.gram import GramPass
+from attrbench.gradients.pairs import Pairs, Split
+from attrbench.plugins import registry
+from attrbench.running.features import MethodFeatures
+from attrbench.running.passes import compute_passes
+from attrbench.running.reporting import Silent
+from attrbench.store.inventory import take_inventory
+from tests.methods.in_memory import (
+    Small,
+    SmallTask,
+    batch_gradients,
+    everything,
+    plan_of,
+    scores_by_run,
+    seeded,
+    small_items,
+)
+
+SHAPE, COUNT, QUERIES = (2, 3, 3), 9, 4
+OPTIONS = "timesteps=2,v=none,damping=0.3"
+SOURCE = GradientSource(grid=TimestepGrid(kind="uniform", steps=2), noise="per-item")
+
+
+class Drawing(Small):
+    """With a sampling trajectory: the clean picture, dimmed step by step."""
+
+    def trajectory(self, prompts, seeds):
+        base = torch.stack([torch.full(self.latent_shape, float(seed) / 10) for seed in seeds]).to(self.dtype)
+        return torch.stack([base * scale for scale in (0.2, 0.6, 1.0)], dim=1)
+
+
+def network():
+    return nn.Sequential(nn.Conv2d(2, 3, 3, padding=1), nn.Tanh(), nn.Conv2d(3, 2, 1))
+
+
+@pytest.fixture
+def opened():
+    model = Drawing(seeded(network), SHAPE, sampler=(900, 500, 100))
+    queries = replace(small_items(QUERIES, SHAPE, seed=1), seeds=list(range(QUERIES)))
+    return SmallTask(model, small_items(COUNT, SHAPE), queries)
+
+
+@pytest.fixture
+def stretches(monkeypatch):
+    """Room for the largest parameter and little more."""
+    monkeypatch.setattr(gram, "free_memory", lambda device: 4 * (COUNT + QUERIES) * 55 / gram.SHARE)
+
+
+def phi(opened, source, items, name):
+    pairs = Pairs(source, opened.denoiser, Split(name, items))
+    rows = batch_gradients(opened.denoiser, everything(pairs)).unflatten(0, (len(pairs.timesteps), -1))
+    return rows.mean(0).numpy()
+
+
+def ridge(train, asked, damping=0.3):
+    kernel = train @ train.T
+    lam = damping * np.trace(kernel) / len(kernel)
+    return asked @ train.T @ np.linalg.inv(kernel + lam * np.eye(len(kernel)))
+
+
+def journey(steps=3):
+    return SOURCE.model_copy(update={"grid": TimestepGrid(kind="sampler", steps=steps), "latents": "trajectory"})
+
+
+def test_scores_are_the_dense_kernels(opened, tmp_path):
+    train, query = phi(opened, SOURCE, opened.train, "train"), phi(opened, SOURCE, opened.queries, "query")
+    drawn = phi(opened, journey(), opened.queries, "query")
+    specs = [f"trak:{OPTIONS}", f"journey-trak:{OPTIONS},sampling_steps=3"]
+    found = scores_by_run(opened, tmp_path, *specs)
+    for mine, asked in zip(found, (query, drawn), strict=True):
+        expected = ridge(train, asked)
+        np.testing.assert_allclose(mine, expected, rtol=1e-4, atol=1e-5 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("spec", ["trak", "d-trak", "relative-if", "renorm-if", "das", "journey-trak:sampling_steps=2"])
+def test_the_exact_kernel_is_where_long_sketches_lead(opened, tmp_path, spec):
+    joined = "," if ":" in spec else ":"
+    exact, sketched = (f"{spec}{joined}timesteps=2,damping=0.3,v={v}" for v in ("none", 4096))
+    mine, long = scores_by_run(opened, tmp_path, exact, sketched)
+    scale = np.abs(mine).max()
+    assert 0 < np.abs(mine - long).max() < 0.2 * scale
+
+
+def test_no_gradient_lies_in_the_cache_and_what_does_is_told(opened, tmp_path):
+    scores_by_run(opened, tmp_path, f"trak:{OPTIONS}")
+    found = take_inventory(tmp_path / "cache")
+    words = sorted(feature.words for feature in found.features)
+    assert words == [
+        "Gram matrix, T=2 uniform, noise=per-item",
+        "products of whole gradients with the queries', T=2 uniform, noise=per-item",
+    ]
+    assert {feature.dtype for feature in found.features} == {"float64"}
+    kept = sum(feature.bytes for feature in found.features)
+    assert 8 * COUNT * (COUNT + QUERIES) < kept < 8 * COUNT * (COUNT + QUERIES) + 4096
+    assert not found.queries  # the sums on the way there are gone
+
+
+def test_one_matrix_serves_all_dampings_methods_and_kinds_of_queries(opened, tmp_path):
+    plan, _ = plan_of(
+        opened, tmp_path, f"trak:{OPTIONS}|1", f"relative-if:{OPTIONS}", f"journey-trak:{OPTIONS},sampling_steps=3"
+    )
+    (planned,) = plan.grams.values()
+    assert len(planned.crosses) == 2 and len(planned.methods) == 4
+    assert not plan.passes
+    text = "\n".join(plan.lines())
+    assert "Gram matrix of the gradients of the loss" in text
+    assert "1 pass over the training set: 4 methods served" in text
+    assert plan.bytes_to_write() == 8 * COUNT * (COUNT + 2 * QUERIES)
+
+
+def test_nothing_is_computed_twice_and_new_queries_take_products_alone(opened, tmp_path, monkeypatch):
+    spec = f"trak:{OPTIONS}"
+    (first,) = scores_by_run(opened, tmp_path, spec)
+    known = []
+    start = GramPass.start
+    monkeypatch.setattr(GramPass, "start", lambda work, matrix: known.append(matrix) or start(work, matrix))
+    (again,) = scores_by_run(opened, tmp_path, spec)
+    assert known == []
+    np.testing.assert_array_equal(first, again)
+    other = SmallTask(opened.denoiser, opened.train, small_items(QUERIES, SHAPE, seed=7))
+    (found,) = scores_by_run(other, tmp_path, spec)
+    assert known == [True]
+    expected = ridge(phi(other, SOURCE, other.train, "train"), phi(other, SOURCE, other.queries, "query"))
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5 * np.abs(expected).max())
+
+
+def test_a_damaged_matrix_is_computed_again(opened, tmp_path, caplog):
+    spec = f"trak:{OPTIONS}"
+    (expected,) = scores_by_run(opened, tmp_path, spec)
+    for path in (tmp_path / "cache" / "features").rglob("*.safetensors"):
+        path.write_bytes(path.read_bytes()[:-8])
+    (found,) = scores_by_run(opened, tmp_path, spec)
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    assert "damaged" in caplog.text
+
+
+@pytest.mark.usefixtures("stretches")
+def test_a_run_that_was_cut_off_goes_on_behind_its_last_sweep(opened, tmp_path, monkeypatch):
+    spec = f"trak:{OPTIONS}"
+    (expected,) = scores_by_run(opened, tmp_path / "whole", spec)
+    means = GramPass._means
+    swept = []
+
+    def cut_off(self, side, known, only, advance):
+        if "2.weight" in only:
+            raise KeyboardInterrupt
+        swept.append(list(only))
+        return means(self, side, known, only, advance)
+
+    monkeypatch.setattr(GramPass, "_means", cut_off)
+    with pytest.raises(KeyboardInterrupt):
+        scores_by_run(opened, tmp_path, spec)
+    assert swept and len(take_inventory(tmp_path / "cache").queries) == 1
+    done = {name for names in swept for name in names}
+    monkeypatch.setattr(
+        GramPass,
+        "_means",
+        lambda self, side, known, only, *rest: swept.append(only) or means(self, side, known, only, *rest),
+    )
+    swept.clear()
+    (found,) = scores_by_run(opened, tmp_path, spec)
+    assert swept and not done & {name for names in swept for name in names}
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    assert not take_inventory(tmp_path / "cache").queries
+
+
+def test_costs_and_lost_gradients_are_reported(opened, tmp_path):
+    plan, (request,) = plan_of(opened, tmp_path, f"trak:{OPTIONS}")
+    compute_passes(plan, registry(), Silent())
+    read = MethodFeatures(plan, plan.features(request))
+    assert read.cache_seconds() > 0
+    assert (read.query_seconds() > 0).all() and read.query_seconds().shape == (QUERIES,)
+    assert read.rows_on_disk() == read.shared_bytes() == 0
+    assert read.nonfinite() == []
+
+
+def test_a_method_whose_gradients_have_no_room_gives_up_and_the_others_go_on(opened, tmp_path, monkeypatch):
+    monkeypatch.setattr(gram, "SHARE", 0.0)
+    plan, (exact, sketched) = plan_of(opened, tmp_path, f"trak:{OPTIONS}", "trak:timesteps=2,v=16")
+    compute_passes(plan, registry(), Silent())
+    with pytest.raises(Exception, match=r"use a sketch \(v=\.\.\.\)"):
+        plan.features(exact)
+    assert MethodFeatures(plan, plan.features(sketched)).train().rows.count == COUNT

@@ -11,8 +11,10 @@ import inspect
 import itertools
 import re
 import textwrap
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeVar, get_args
+from enum import Enum
+from typing import Any, ClassVar, Self, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
@@ -20,9 +22,34 @@ from attrbench.errors import UsageError, unknown_name
 
 
 class Options(BaseModel):
-    """Base of every options model. Unknown names are refused; the word `none` means None where that is allowed."""
+    """Base of every options model. Unknown names are refused; the word `none` means None where that is allowed.
+
+    Attributes:
+        needs: option -> what it needs of others to have an effect, as one writes it on the command line:
+            `search=hnsw`; `hessian=ggn|hessian`; `v`, which must not be none; several with commas. An option that is
+            given where this does not hold is refused, even at its default. Subclasses inherit: an entry takes the
+            place of the base's for that option, and an empty one lifts it.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+    needs: ClassVar[Mapping[str, str]] = {}
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
+        super().__pydantic_init_subclass__(**kwargs)
+        for option, needed in needs_of(cls).items():
+            for name in (option, *(need.option for need in needed)):
+                if name not in cls.model_fields:
+                    raise TypeError(f"{cls.__qualname__}.needs: there is no option '{name}'")
+
+    @model_validator(mode="after")
+    def _given_has_an_effect(self) -> Self:
+        for option, needed in needs_of(type(self)).items():
+            unmet = next((need for need in needed if not need.holds(self)), None)
+            if unmet is not None and option in self.model_fields_set:
+                given = f"{option}={as_written(getattr(self, option))}"
+                raise ValueError(f"{given}: has an effect with {unmet} only, not with {unmet.found(self)}")
+        return self
 
     @model_validator(mode="before")
     @classmethod
@@ -37,6 +64,51 @@ class Options(BaseModel):
 
 
 OptionsT = TypeVar("OptionsT", bound=Options)
+
+
+def as_written(value: object) -> str:
+    """A value as one writes it on the command line."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return "none" if value is None else str(value.value if isinstance(value, Enum) else value)
+
+
+@dataclass(frozen=True)
+class Need:
+    """What an option needs of another one to have an effect.
+
+    Attributes:
+        option: the other one.
+        values: those of its values that will do; without any, all but `none` will.
+    """
+
+    option: str
+    values: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return f"{self.option}={'|'.join(self.values)}" if self.values else self.option
+
+    def holds(self, options: Options) -> bool:
+        """Whether the options are so."""
+        value = as_written(getattr(options, self.option))
+        return value in self.values if self.values else value != "none"
+
+    def found(self, options: Options) -> str:
+        """What the options have instead."""
+        return f"{self.option}={as_written(getattr(options, self.option))}"
+
+
+def needs_of(model: type[BaseModel]) -> dict[str, tuple[Need, ...]]:
+    """What each option needs, as the model and its bases declare it in `needs`."""
+    declared: dict[str, str] = {}
+    for owner in reversed(model.__mro__):
+        declared |= vars(owner).get("needs", {})
+    return {option: tuple(map(_need, text.split(","))) for option, text in declared.items() if text}
+
+
+def _need(text: str) -> Need:
+    option, _, values = text.partition("=")
+    return Need(option, tuple(values.split("|")) if values else ())
 
 
 def meanings(model: type[BaseModel]) -> dict[str, str]:
@@ -108,6 +180,10 @@ def build_options(kind: str, spec: Spec, model: type[OptionsT]) -> OptionsT:
         option = ".".join(str(part) for part in first["loc"])
         if first["type"] == "extra_forbidden":
             raise unknown_name(f"option of {kind} {spec.name}", option, model.model_fields) from None
-        reason = first["msg"].removeprefix("Value error, ")
+        reason = first["msg"]
+        if first["type"] == "value_error":  # a validator's own words; an option may be a capital letter
+            reason = reason.removeprefix("Value error, ")
+        else:
+            reason = f"{reason[:1].lower()}{reason[1:]}"
         at = f"{option}={spec.given[option]}: " if option in spec.given else f"{option}: " if option else ""
-        raise UsageError(f"{kind} {spec.name}: {at}{reason[:1].lower()}{reason[1:]}") from None
+        raise UsageError(f"{kind} {spec.name}: {at}{reason}") from None

@@ -1,9 +1,11 @@
+from typing import ClassVar, Literal
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from attrbench.errors import UsageError
-from attrbench.options import Options, Spec, build_options, meanings, parse_spec
+from attrbench.options import Options, Spec, build_options, meanings, needs_of, parse_spec
 
 
 class Example(Options):
@@ -58,3 +60,70 @@ def test_meanings_are_the_strings_under_the_declarations_and_are_inherited():
 
 def test_none_stays_a_word_where_none_is_not_allowed():
     assert build_options("method", Spec("m", {"name": "none"}), Example).name == "none"
+
+
+class Search(Options):
+    needs: ClassVar = {"M": "search=graph", "seed": "v", "cells": "search=cells|graph,v", "at": "exact=false"}
+    search: Literal["all", "graph", "cells"] = "all"
+    v: int | None = 8
+    M: int = 16
+    seed: int = 0
+    cells: int = 2
+    exact: bool = True
+    at: int | None = None
+
+
+class Inherits(Search):
+    needs: ClassVar = {"step": "search=all"}
+    step: int = 1
+
+
+class Overrides(Inherits):
+    needs: ClassVar = {"M": "search=cells", "seed": ""}
+
+
+def refusal(model, **given_options):
+    with pytest.raises(UsageError) as caught:
+        build_options("method", Spec("m", given_options), model)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"M": "32"}, "M=32: has an effect with search=graph only, not with search=all"),
+        ({"M": "16", "search": "cells"}, "M=16: has an effect with search=graph only, not with search=cells"),
+        ({"seed": "7", "v": "none"}, "seed=7: has an effect with v only, not with v=none"),
+        ({"cells": "3"}, "cells=3: has an effect with search=cells|graph only, not with search=all"),
+        ({"cells": "3", "search": "cells", "v": "none"}, "cells=3: has an effect with v only, not with v=none"),
+        ({"at": "none"}, "at=none: has an effect with exact=false only, not with exact=true"),
+    ],
+    ids=str,
+)
+def test_options_without_an_effect_are_refused_even_at_their_default(options, expected):
+    assert refusal(Search, **options) == f"method m: {expected}"
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"search": "graph", "M": "3", "cells": "3"}, {"v": "none"}, {"exact": "false", "at": "3"}, {"seed": "1"}],
+    ids=str,
+)
+def test_options_with_an_effect_and_those_not_given_pass(options):
+    built = build_options("method", Spec("m", options), Search)
+    assert built.model_fields_set == options.keys()
+
+
+def test_needs_are_inherited_added_to_replaced_and_lifted():
+    assert "search=graph" in refusal(Inherits, M="1")
+    assert "search=all" in refusal(Inherits, step="1", search="graph")
+    assert "search=cells" in refusal(Overrides, M="1", search="graph")
+    assert "search=all" in refusal(Overrides, step="1", search="graph")
+    assert build_options("method", Spec("m", {"seed": "1", "v": "none"}), Overrides).seed == 1
+    assert "seed" not in needs_of(Overrides)
+
+
+@pytest.mark.parametrize("needs", [{"nam": "flag=true"}, {"name": "flags=true"}, {"name": "flag=true,w"}], ids=str)
+def test_a_need_that_names_no_option_is_an_error_where_it_is_declared(needs):
+    with pytest.raises(TypeError, match=r"needs: there is no option '(nam|flags|w)'"):
+        type("Broken", (Example,), {"needs": needs, "__module__": __name__})

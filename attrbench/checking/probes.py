@@ -8,7 +8,7 @@ from enum import Enum
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-from attrbench.options import Options
+from attrbench.options import Options, as_written
 
 NUMBERS: dict[Any, tuple[str, ...]] = {int: ("-1", "0"), float: ("-1", "0", "nan", "inf")}
 """Nothing large: an option may be a length, and then it is memory."""
@@ -46,9 +46,9 @@ def probes(model: type[Options]) -> Iterator[Probe]:
 def _choices(kind: Any) -> list[str]:
     """All values of a kind that has few."""
     if get_origin(kind) is Literal:
-        return [_text(value) for value in get_args(kind)]
+        return [as_written(value) for value in get_args(kind)]
     if isinstance(kind, type) and issubclass(kind, Enum):
-        return [_text(value) for value in kind]
+        return [as_written(value) for value in kind]
     return {bool: ["true", "false"], NoneType: ["none"]}.get(kind, [])
 
 
@@ -61,7 +61,3 @@ def _kinds(annotation: Any) -> Iterator[Any]:
             yield from _kinds(part)
     else:
         yield annotation
-
-
-def _text(value: object) -> str:
-    return "none" if value is None else str(value.value if isinstance(value, Enum) else value)

@@ -62,15 +62,16 @@ def _entries(registry: Registry, kind: str, details: bool) -> list[dict[str, Any
 
 
 def _options(owner: Any) -> list[dict[str, str]]:
-    """Name, type, default and meaning of each option."""
-    from attrbench.options import meanings
+    """Name, default and meaning of each option, and what it needs of others to have an effect."""
+    from attrbench.options import as_written, meanings, needs_of
 
-    explained = meanings(owner.Options)
+    explained, needs = meanings(owner.Options), needs_of(owner.Options)
     return [
         {
             "name": name,
-            "default": "none" if field.default is None else str(field.default),
+            "default": as_written(field.default),
             "meaning": explained.get(name, ""),
+            "needs": ",".join(map(str, needs.get(name, ()))),
         }
         for name, field in owner.Options.model_fields.items()
     ]
@@ -103,5 +104,6 @@ def _show(kind: str, entries: list[dict[str, Any]], options: bool) -> None:
         line = f"  {entry['name']:<{width}}  {entry['summary']:<{summaries}}  ({entry['provider']})"
         typer.secho(line, fg="red" if entry.get("error") else None)
         for option in entry.get("options", ()) if options else ():
-            typer.echo(f"  {'':<{width}}    {option['name']}={option['default']}: {option['meaning']}")
+            needs = f" (with {option['needs']} only)" if option["needs"] else ""
+            typer.echo(f"  {'':<{width}}    {option['name']}={option['default']}: {option['meaning']}{needs}")
     typer.echo()

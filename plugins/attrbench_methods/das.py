@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from attrbench.features import FeaturePlan, Outputs, QueryFeatures, TrainFeatures
 from attrbench.method import Context, ExhaustiveScorer, Method, StateSize
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 class DASOptions(RidgeOptions):
     """Options of `das`."""
 
+    needs: ClassVar = {"target": "residual=true"}
     squared: bool = True
     """Whether the score is squared, as the theory says: how far the output moves, not whither."""
     residual: bool = True

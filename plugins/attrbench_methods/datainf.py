@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from attrbench.features import FeaturePlan, TrainFeatures
 from attrbench.method import Context, Method, Scorer
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 class DataInfOptions(BlockOptions):
     """Options of `datainf`."""
 
+    needs: ClassVar = dict.fromkeys(("damping", "damping_mode"), "hessian=inverse")
     hessian: Literal["inverse", "identity"] = "inverse"
     """`inverse`: DataInf; `identity`: no Hessian at all, the paper's "Hessian-free" row, which is GradDot."""
 

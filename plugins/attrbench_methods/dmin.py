@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -16,6 +16,11 @@ from attrbench_methods.products import ProductScorer
 class DMinOptions(GradientOptions):
     """Options of `dmin`."""
 
+    needs: ClassVar = {
+        **dict.fromkeys(("M", "ef_construction", "ef"), "search=hnsw"),
+        **dict.fromkeys(("index", "nprobe", "rerank"), "search=faiss"),
+        **dict.fromkeys(("sketch", "dtype", "seed"), "v"),
+    }
     v: int | None = Field(4096, ge=1)
     """Length of the sketch of one timestep's gradient; `none` compares whole gradients ("w/o compression")."""
     normalise: bool = True
@@ -25,17 +30,17 @@ class DMinOptions(GradientOptions):
     k: int | None = Field(None, ge=1)
     """How many items a query returns; by default as many as the metrics look at."""
     M: int = Field(16, ge=2, le=512)
-    """hnsw: links a node."""
+    """Links a node."""
     ef_construction: int = Field(200, ge=1)
-    """hnsw: candidates looked at while building."""
+    """Candidates looked at while building."""
     ef: int = Field(500, ge=1)
-    """hnsw: candidates looked at while searching."""
+    """Candidates looked at while searching."""
     index: str = "Flat"
-    """faiss: the factory string, such as `IVF64,Flat`. The paper does not say which one it used."""
+    """The factory string, such as `IVF64,Flat`. The paper does not say which one it used."""
     nprobe: int | None = Field(None, ge=1)
-    """faiss: cells that an IVF index visits."""
+    """Cells that an IVF index visits."""
     rerank: int = Field(0, ge=0)
-    """faiss: take this many times k candidates from the index and score them exactly; 0 trusts the index."""
+    """Take this many times k candidates from the index and score them exactly; 0 trusts the index."""
     sketch: Literal["rotation", "permutation", "rademacher", "gaussian"] = "rotation"
     """Form of the sketch; `permutation` is the released code's, at 5 bytes a parameter."""
     dtype: Literal["float32", "float16", "bfloat16", "int8"] = "float32"
@@ -47,8 +52,6 @@ class DMinOptions(GradientOptions):
     def _search_needs_rows(self) -> DMinOptions:
         if self.v is None and self.search != "exact":
             raise ValueError(f"search={self.search} needs a sketch: give v, or leave search=exact")
-        if self.rerank and self.search != "faiss":
-            raise ValueError("rerank goes with search=faiss")
         return self
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
@@ -49,6 +49,7 @@ class GradientOptions(Options):
 class MeanGradientOptions(GradientOptions):
     """For methods over one gradient an item, the mean over timesteps; grid and noise are D-TRAK's by default."""
 
+    needs: ClassVar = {"sketch": "v", "seed": "v"}
     grid: Literal["cubic", "uniform", "random"] = "uniform"
     """`uniform`: evenly spaced from 0, as D-TRAK; `cubic`: the released DMin code's, dense at the noisiest end;
     `random`: drawn with replacement."""

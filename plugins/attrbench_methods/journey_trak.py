@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from pydantic import Field, model_validator
 
 from attrbench.features import FeaturePlan, TimestepGrid, TrainFeatures
@@ -12,17 +14,24 @@ from attrbench_methods.ridge import RidgeOptions, RidgeScorer, fit_kernel
 class JourneyOptions(RidgeOptions):
     """Options of `journey-trak`."""
 
+    needs: ClassVar = {"sampling_steps": "at=none", "draws": "at"}
     sampling_steps: int = Field(50, ge=1, le=1000)
     """How many of the sampler's steps a query's gradient is averaged over."""
     at: int | None = Field(None, ge=0, le=999)
     """A single timestep: the score of the sampling step nearest to it (Georgiev et al.); `none` takes all steps."""
     draws: int = Field(20, ge=1, le=1000)
-    """With `at`: noises that the estimate at that step is noised with again."""
+    """Noises that the estimate at that step is noised with again; 1 with `noise=shared`."""
 
     @model_validator(mode="after")
     def _trajectories_keep_their_range(self) -> JourneyOptions:
         if self.image_range != "model":
             raise ValueError("image_range=unit: trajectories are in the range of the model")
+        return self
+
+    @model_validator(mode="after")
+    def _draws_differ(self) -> JourneyOptions:
+        if self.at is not None and self.noise == "shared" and self.draws > 1:
+            raise ValueError(f"noise=shared: all {self.draws} draws would have the same noise; give draws=1")
         return self
 
 

@@ -39,13 +39,18 @@ def diverged(step: float, residual: float, iterations: int) -> AttrbenchError:
 class LiSSAOptions(BlockOptions):
     """Options of `lissa`."""
 
+    needs: ClassVar = {
+        **dict.fromkeys(("v", "blocks", "concatenate"), "hessian=fisher"),
+        **dict.fromkeys(("sketch", "seed"), "hessian=fisher,v"),
+    }
     hessian: Literal["fisher", "ggn", "hessian"] = "fisher"
     """`fisher`: the empirical Fisher matrix of the stored gradients; `ggn`: Gauss-Newton products, `hessian`: exact
     Hessian products, both of the whole network over the training set, for every query anew."""
     iterations: int = Field(500, ge=1)
     """Most steps of the iteration, J."""
     tolerance: float = Field(0.01, gt=0, lt=1)
-    """Stop when the relative residual |g - (H + lam I) u| / |g| is below this."""
+    """Stop when the relative residual |g - (H + lam I) u| / |g| is below this; of no effect with hessian=fisher and
+    batch."""
     step: float | None = Field(None, gt=0, allow_inf_nan=False)
     """Step size eta; `none`: 1 / (the largest eigenvalue + lam)."""
     batch: int | None = Field(None, ge=1)
@@ -53,11 +58,15 @@ class LiSSAOptions(BlockOptions):
     ggn and hessian: pairs of item and timestep drawn for each step, 64 by default."""
 
     @model_validator(mode="after")
-    def _one_block_where_the_network_is_asked(self) -> LiSSAOptions:
-        if self.hessian != "fisher" and self.concatenate:
-            raise ValueError(f"hessian={self.hessian} goes with means over timesteps: leave concatenate=false")
-        if self.hessian == "fisher" and self.batch is not None and self.blocks != "single":
-            raise ValueError("batch goes with blocks=single")
+    def _sampled_items_have_one_block_and_no_tolerance(self) -> LiSSAOptions:
+        if self.hessian == "fisher" and self.batch is not None:
+            if self.blocks != "single":
+                raise ValueError("batch goes with blocks=single")
+            if "tolerance" in self.model_fields_set:
+                raise ValueError(
+                    f"tolerance={self.tolerance}: has no effect with hessian=fisher and batch, where all"
+                    " iterations are taken"
+                )
         return self
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from attrbench.features import FeaturePlan, TrainFeatures
 from attrbench.method import Context, Method, Scorer
@@ -26,12 +26,19 @@ class TRAK(Method[RidgeOptions]):
         return RidgeScorer(train, fit_kernel(train, self.options, context))
 
 
+class DTRAKOptions(RidgeOptions):
+    """Options of `d-trak`: those of `trak` but for `target`, for the output is compared with nothing."""
+
+    target: ClassVar[Literal["trained"]] = "trained"  # type: ignore[misc]
+
+
 class DTRAK(TRAK):
     """TRAK over gradients of the mean square of the network's output, for training items and queries alike."""
 
     name = "d-trak"
     summary = "ridge kernel over mean gradients of the output's square"
     citation = "Zheng et al. 2024, D-TRAK (arXiv 2311.00500)"
+    Options = DTRAKOptions
 
     def features(self) -> FeaturePlan:
         """Means of gradients of the squared norm."""
@@ -41,6 +48,7 @@ class DTRAK(TRAK):
 class NormalisedOptions(RidgeOptions):
     """Options of `relative-if` and `renorm-if`."""
 
+    needs: ClassVar = {"target": "output=loss"}
     output: Literal["loss", "squared-norm"] = "loss"
     """What is differentiated: the training loss, as TRAK, or the output's square, as D-TRAK."""
 

@@ -41,6 +41,7 @@ LABELS = (
 class PaperDDPMOptions(Options):
     """Every id can be replaced by a path."""
 
+    needs: ClassVar = {"group_column": "dataset"}
     model: str | None = None
     """Pipeline: id on the hub, or a folder as `DDPMPipeline.save_pretrained` writes it."""
     revision: str | None = None

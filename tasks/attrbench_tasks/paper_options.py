@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
@@ -13,12 +13,18 @@ from attrbench_tasks.paper import BATCH, EPOCHS, RELEASED_SET, TRAIN_ITEMS
 class PaperOptions(Options):
     """Every id can be replaced by a path. Those from `train_epochs` on are for `attrbench train` alone."""
 
+    needs: ClassVar = {
+        "scale_items": "weights=random",
+        **dict.fromkeys(("lora", "lora_revision", "dataset", "dataset_revision"), "weights=trained"),
+        **dict.fromkeys(("caption_column", "group_column"), "weights=trained"),
+        **dict.fromkeys(("prompts", "queries_per_group", "query_set"), "weights=trained"),
+    }
     model: str | None = None
     """Pipeline: id on the hub, or a folder as `save_pretrained` writes it."""
     revision: str | None = None
     """Branch, tag or commit of the model."""
     lora: str | None = None
-    """LoRA weights: id, folder or file as `save_lora_weights` writes them; for the two tasks with LoRA."""
+    """LoRA weights: id, folder or file as `save_lora_weights` writes them."""
     lora_revision: str | None = None
     """Branch, tag or commit of the LoRA."""
     dataset: str = RELEASED_SET
@@ -69,3 +75,11 @@ class PaperOptions(Options):
     """Optimiser steps between two savings of the state."""
     train_seed: int = Field(0, ge=0)
     """Of initial LoRA weights, order, timesteps and noise."""
+
+
+class FullPaperOptions(PaperOptions):
+    """Options of the task without LoRA, which has none to name."""
+
+    lora: ClassVar[None] = None  # type: ignore[misc]
+    lora_revision: ClassVar[None] = None  # type: ignore[misc]
+    needs: ClassVar = {"lora": "", "lora_revision": ""}

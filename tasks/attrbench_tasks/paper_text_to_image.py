@@ -16,7 +16,7 @@ from attrbench.errors import AttrbenchError
 from attrbench.store.fingerprint import local_state
 from attrbench.task import Task, TaskMeta, Workspace
 from attrbench_tasks import paper
-from attrbench_tasks.paper_options import PaperOptions
+from attrbench_tasks.paper_options import FullPaperOptions, PaperOptions
 
 if TYPE_CHECKING:
     import torch
@@ -272,6 +272,7 @@ class SD3LoRA(PaperTask):
 class SD3Full(PaperTask):
     """Stable Diffusion 3 Medium, all of the transformer trained."""
 
+    Options: ClassVar[type[PaperOptions]] = FullPaperOptions  # type: ignore[misc]
     base = paper.SD3
     has_lora = False
     sampling = (28, 7.0)

@@ -39,6 +39,7 @@ FIRST_PICTURE = 1_000_000
 class RemovalOptions(Options):
     """Options of the removal tasks."""
 
+    needs: ClassVar = {"removed": "removal=most-retrieved"}
     generations: int = Field(1000, ge=1)
     """Pictures that the model draws for the choice of the queries."""
     queries: int = Field(100, ge=1)
@@ -93,7 +94,7 @@ class RemovalTask(Task[RemovalOptions]):
     def open(self, workspace: Workspace) -> OpenRemoval:
         """Checks that model and images are there."""
         folder, data = self.model(), self.data()
-        if self.options.removed >= len(data[0]):
+        if self.options.removal == "most-retrieved" and self.options.removed >= len(data[0]):
             raise UsageError(
                 f"task {self.meta.name}: removed={self.options.removed} would leave nothing of the {len(data[0])}"
                 " training items"

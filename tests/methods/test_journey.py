@@ -63,7 +63,8 @@ def task(kind, sampler=UNIFORM[::-1], seeds=(11, 12, 13, 14)):
 
 
 def journey(opened, folder, **options):
-    named = {"timesteps": T, "sampling_steps": T, "v": "none", **options}
+    steps = {} if "at" in options else {"sampling_steps": T}
+    named = {"timesteps": T, "v": "none", **steps, **options}
     spec = ",".join(f"{key}={value}" for key, value in named.items())
     return scores_by_run(opened, folder, f"journey-trak:{spec}")[0]
 

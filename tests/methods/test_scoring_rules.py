@@ -153,14 +153,14 @@ def test_dmin_does_not_depend_on_a_positive_scale_of_the_loss(dmin_scores, monke
     assert not np.allclose(dmin_scores(dmin(v=None, normalise=False)), dot_before, rtol=0.1)
 
 
-@pytest.mark.parametrize("v", [None, 64])
-def test_permuting_the_training_items_permutes_the_scores(dmin_scores, tiny_items, v):
-    before = dmin_scores(dmin(v=v, seed=1))
+@pytest.mark.parametrize("options", [{"v": None}, {"v": 64, "seed": 1}], ids=str)
+def test_permuting_the_training_items_permutes_the_scores(dmin_scores, tiny_items, options):
+    before = dmin_scores(dmin(**options))
     order = np.random.default_rng(0).permutation(COUNT)
     images = tiny_items.images.copy()
     try:
         tiny_items.images[:] = images[order]
-        after = dmin_scores(dmin(v=v, seed=1))
+        after = dmin_scores(dmin(**options))
     finally:
         tiny_items.images[:] = images
     np.testing.assert_allclose(after, before[np.ix_(order, order)], atol=1e-4)

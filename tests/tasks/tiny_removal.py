@@ -81,7 +81,10 @@ class TinyRemoval(RemovalTask):
 
 
 def tiny_task(folder: Path, **options: Any) -> TinyRemoval:
-    task = TinyRemoval(RemovalOptions(**{**SMALL, **options}))
+    given = {**SMALL, **options}
+    if given.get("removal") == "union":
+        del given["removed"]
+    task = TinyRemoval(RemovalOptions(**given))
     task.folder = folder
     return task
 

@@ -13,7 +13,7 @@ class TracInOptions(CheckpointOptions, GradientOptions):
     """Options of `tracin`."""
 
     normalise: bool = False
-    """Whether each gradient is scaled to unit norm first ("GAS")."""
+    """Whether each timestep's gradient is scaled to unit norm first."""
 
 
 class TracIn(Method[TracInOptions]):

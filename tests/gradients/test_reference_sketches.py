@@ -71,6 +71,15 @@ def test_permutation_is_the_released_recipe_bit_for_bit(v, dtype):
     assert torch.equal(sketches("permutation", x, v), expected)
 
 
+@pytest.mark.parametrize(("short", "long"), [(1, 64), (16, 64), (64, 512)])
+def test_permutations_of_one_padded_length_are_nested(short, long):
+    """T3: with D, signs and permutation the same, each number of the shorter is a sum of neighbours of the longer."""
+    x = vectors(3, 1024)
+    assert padded(1024, short) == padded(1024, long)
+    folded = sketches("permutation", x, long).reshape(3, short, -1).sum(2)
+    torch.testing.assert_close(folded, sketches("permutation", x, short), rtol=1e-12, atol=1e-12)
+
+
 def test_every_coordinate_goes_to_one_bucket_with_a_sign_and_no_bucket_holds_more_than_its_share():
     z = sketches("permutation", torch.eye(11), 4)
     assert torch.equal(z.abs().sum(1), torch.ones(11))

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from torch import nn
 
 from attrbench.features import GradientGram, QueryFeatures, TrainFeatures
 from attrbench.method import Context
@@ -12,6 +14,7 @@ from attrbench.plugins import registry
 from attrbench_methods import ridge
 from attrbench_methods.ridge import RidgeKernel, RidgeOptions, Spectrum
 from attrbench_methods.trak import DTRAK, TRAK, NormalisedOptions, RelativeIF, RenormIF
+from tests.methods.in_memory import Small, SmallTask, scores_by_run, seeded, small_items
 
 N, M, K = 30, 7, 12
 CONTEXT = Context(0, N, Path(), "key", *[lambda *_: pytest.fail("no model is needed")] * 2)
@@ -200,3 +203,24 @@ def test_without_a_sketch_no_gradient_is_kept():
         plan = method(RidgeOptions(v=None)).features()
         assert isinstance(plan.train, GradientGram) and plan.train == plan.query
         assert plan.train.source == method(RidgeOptions()).features().train.source
+
+
+class BiasOnly(nn.Module):
+    """Says the same of every input."""
+
+    def __init__(self):
+        super().__init__()
+        self.bias = nn.Parameter(torch.linspace(-1, 1, 8).reshape(2, 2, 2))
+
+    def forward(self, x):
+        return self.bias.expand_as(x)
+
+
+@pytest.mark.parametrize("v", ["none", "64"])
+def test_a_network_that_is_all_bias_has_one_gradient_and_one_score(tmp_path, v):
+    """methods-spec 8.6: the gradient of the output's square is 2 b / d for every x; Phi has rank 1, all tau are equal."""
+    opened = SmallTask(Small(seeded(BiasOnly), (2, 2, 2)), small_items(6, (2, 2, 2)), small_items(3, (2, 2, 2), seed=1))
+    (found,) = scores_by_run(opened, tmp_path, f"d-trak:timesteps=2,v={v},damping=0.5")
+    square = float((np.linspace(-1, 1, 8) * 2 / 8) @ (np.linspace(-1, 1, 8) * 2 / 8))
+    # one eigenvalue, 6 |g|^2, and the mean of all six is |g|^2: tau = |g|^2 / (6 |g|^2 + 0.5 |g|^2)
+    np.testing.assert_allclose(found, np.full((3, 6), square / (6.5 * square)), rtol=1e-5)

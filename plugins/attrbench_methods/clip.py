@@ -156,7 +156,8 @@ class CLIP(ImageSimilarity[CLIPOptions]):
 
 
 def _open_clip() -> Any:
-    return optional_library("clip", "open_clip", "clip")
+    weights = "; the weights come from the hub, or from a local checkpoint: -m clip:model=NAME,pretrained=PATH"
+    return optional_library("clip", "open_clip", "clip", weights)
 
 
 @contextmanager

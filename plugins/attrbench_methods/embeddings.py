@@ -256,13 +256,14 @@ def check_file(method: str, path: str) -> Path:
 # --- libraries that may be missing
 
 
-def optional_library(method: str, name: str, extra: str) -> Any:
+def optional_library(method: str, name: str, extra: str, besides: str = "") -> Any:
     """The module called `name`.
 
     Args:
         method: who asks.
         name: what `import` takes.
         extra: the extra of attrbench that brings it.
+        besides: what else the method needs, said where the library is not installed.
 
     Raises:
         Unavailable: where it is not installed, or does not import: what it needs itself may not fit this machine,
@@ -272,7 +273,9 @@ def optional_library(method: str, name: str, extra: str) -> Any:
         return importlib.import_module(name)
     except Exception as error:  # a library that fails on import may do so in any way
         if isinstance(error, ModuleNotFoundError) and error.name == name:
-            raise Unavailable(f"method {method}: {name} is not installed: pip install 'attrbench[{extra}]'") from None
+            raise Unavailable(
+                f"method {method}: {name} is not installed: pip install 'attrbench[{extra}]'{besides}"
+            ) from None
         raise Unavailable(
             f"method {method}: {name} is installed, but does not import: {type(error).__name__}: {first_line(error)}"
         ) from None

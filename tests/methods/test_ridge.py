@@ -218,7 +218,7 @@ class BiasOnly(nn.Module):
 
 @pytest.mark.parametrize("v", ["none", "64"])
 def test_a_network_that_is_all_bias_has_one_gradient_and_one_score(tmp_path, v):
-    """methods-spec 8.6: the gradient of the output's square is 2 b / d for every x; Phi has rank 1, all tau are equal."""
+    """methods-spec 8.6: the gradient of the output's square is 2 b / d for every x, so that all tau are equal."""
     opened = SmallTask(Small(seeded(BiasOnly), (2, 2, 2)), small_items(6, (2, 2, 2)), small_items(3, (2, 2, 2), seed=1))
     (found,) = scores_by_run(opened, tmp_path, f"d-trak:timesteps=2,v={v},damping=0.5")
     square = float((np.linspace(-1, 1, 8) * 2 / 8) @ (np.linspace(-1, 1, 8) * 2 / 8))

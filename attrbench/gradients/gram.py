@@ -265,10 +265,9 @@ def inner_products(left: Tensor, right: Tensor) -> Floats:
     """[a, b] inner products of the rows of [a, p] and [b, p] in float64; exactly symmetric where both are the same."""
     if left.device.type == "cpu":
         return _on_cpu(left.numpy(), right.numpy())
-    device = torch.device("cpu") if left.device.type == "mps" else left.device  # which has no float64
-    sums = torch.zeros(len(left), len(right), dtype=torch.float64, device=device)
+    sums = torch.zeros(len(left), len(right), dtype=torch.float64, device=left.device)
     for start in range(0, left.shape[1], COLUMNS):
-        a, b = (rows[:, start : start + COLUMNS].to(device).double() for rows in (left, right))
+        a, b = (rows[:, start : start + COLUMNS].double() for rows in (left, right))
         sums.addmm_(a, b.T)
     total: Floats = (sums if left is not right else (sums + sums.T) / 2).cpu().numpy()
     return total

@@ -14,12 +14,13 @@ from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
-from tests.benchmarks import gradients, matrix, memory, search, sketches, startup
+from tests.benchmarks import gradients, gram, matrix, memory, search, sketches, startup
 from tests.benchmarks.timing import Figure
 
 BENCHMARKS: dict[str, Callable[[], list[Figure]]] = {
     "gradients": gradients.speed,
     "sketch": sketches.speed,
+    "gram": gram.exact,
     "search": search.speed,
     "memory": memory.ddpm_pass,
     "startup": startup.speed,

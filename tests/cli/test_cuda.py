@@ -13,7 +13,9 @@ pytestmark = [
 ON_CUDA = (*SMALL[:-1], "cuda")
 
 
-@pytest.mark.parametrize("method", ["dmin", "grad-dot", "d-trak", "datainf", "journey-trak", "ekfac:draws=64"])
+@pytest.mark.parametrize(
+    "method", ["dmin", "grad-dot", "d-trak", "d-trak:v=none", "das:v=none", "datainf", "journey-trak", "ekfac:draws=64"]
+)
 def test_methods_rank_on_cuda_as_on_the_cpu(attrbench, tmp_path, method):
     top = {}
     for arguments in (SMALL, ON_CUDA):

@@ -36,6 +36,8 @@ def _compute(plan: Plan, planned: PlannedGram, reporter: Reporter) -> None:
         store.touch()
     if not planned.missing():
         return
+    for unit, store in ((planned.whole, planned.store), *((planned.asked, s) for s in planned.crosses.values())):
+        store.needs(unit)  # says which are damaged
     claims = plan.settings.cache / "claims" / planned.store.fingerprint[:20]
     with closing(Claims(claims)) as claimed, claimed.claim(0, wait=True):
         wanted = planned.missing()  # another process may have computed them meanwhile
@@ -44,7 +46,7 @@ def _compute(plan: Plan, planned: PlannedGram, reporter: Reporter) -> None:
 
 
 def _add_up(plan: Plan, planned: PlannedGram, wanted: Sequence[GradientGram], reporter: Reporter) -> None:
-    known = not planned.store.needs(planned.whole)
+    known = planned.known
     sources = [feature.queries or feature.source for feature in wanted]
     work = GramPass(
         plan.opened.denoiser,

@@ -109,11 +109,22 @@ class PlannedGram:
         """The shard of products with queries."""
         return Unit(0, self.counts[1])
 
+    @property
+    def known(self) -> bool:
+        """Whether the matrix itself is there."""
+        return self.store.state(self.whole) == "done"
+
     def missing(self) -> list[GradientGram]:
         """The declarations whose products are still to be computed: all of them where the matrix itself is."""
-        if self.store.needs(self.whole):
-            return list(self.crosses)
-        return [feature for feature, store in self.crosses.items() if store.needs(self.asked)]
+        return [
+            feature for feature, store in self.crosses.items() if not self.known or store.state(self.asked) != "done"
+        ]
+
+    @property
+    def bytes_to_write(self) -> int:
+        """Size of what is missing."""
+        items, queries = self.counts
+        return 8 * items * (queries * len(self.missing()) + (0 if self.known else items))
 
     def drop(self, label: str) -> None:
         """Takes away what only this method wanted."""
@@ -305,13 +316,7 @@ class Plan:
             for shard in store.shards(unit)
             if store.state(shard) != "done"
         )
-        grams = sum(
-            8
-            * self.train_count
-            * (self.query_count * len(gram.missing()) + gram.store.needs(gram.whole) * gram.counts[0])
-            for gram in self.grams.values()
-        )
-        return rows + grams
+        return rows + sum(gram.bytes_to_write for gram in self.grams.values())
 
     def check_disk(self) -> None:
         """Refuses early what the disk can't hold.

@@ -256,9 +256,9 @@ class Plan:
 
     def _gram_store(self, feature: GradientGram, with_queries: bool) -> FeatureStore:
         """A store of one shard, for the matrix or for the products with the queries."""
-        description = self._description("train", feature) | {"count": self.train_count}
+        description = self._description("query" if with_queries else "train", feature) | {"count": self.train_count}
         if with_queries:
-            description["queries"] = [self.items("query").fingerprint, self.query_count]
+            description |= {"train": self.items("train").fingerprint, "queries": self.query_count}
             if feature.queries is not None:
                 description["query_timesteps"] = list(self.denoiser(feature.source).timesteps(feature.queries.grid))
                 description["sampling"] = dict(self.denoiser(feature.source).sampling)

@@ -218,9 +218,8 @@ class StoredFeature:
         if isinstance(feature, GradientProducts):
             parts = ["inner products with the queries"]
         elif isinstance(feature, GradientGram):
-            parts = [
-                "products of whole gradients with the queries'" if "queries" in self.description else "Gram matrix"
-            ]
+            whole = self.description.get("split") == "train"
+            parts = ["Gram matrix" if whole else "products of whole gradients with the training items'"]
         elif feature.sketch is None:
             parts = ["whole rows"]
         else:

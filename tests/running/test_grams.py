@@ -98,7 +98,7 @@ def test_no_gradient_lies_in_the_cache_and_what_does_is_told(opened, tmp_path):
     words = sorted(feature.words for feature in found.features)
     assert words == [
         "Gram matrix, T=2 uniform, noise=per-item",
-        "products of whole gradients with the queries', T=2 uniform, noise=per-item",
+        "products of whole gradients with the training items', T=2 uniform, noise=per-item",
     ]
     assert {feature.dtype for feature in found.features} == {"float64"}
     kept = sum(feature.bytes for feature in found.features)

@@ -14,6 +14,7 @@ from attrbench.data.loading import make_items
 from attrbench.data.pixels import refusing_bombs, to_pixels, what_is_wrong
 from attrbench.errors import AttrbenchError, UsageError
 from attrbench.running.features import MethodFeatures
+from attrbench.running.memory import keep_freed_memory
 from attrbench.running.passes import compute_passes, method_context
 from attrbench.running.plan import Plan
 from attrbench.running.reporting import Reporter
@@ -111,6 +112,8 @@ def attribute(
         plan = Plan(task.task.meta, asked, [request], settings)
         advance()
     plan.check_disk()
+    if plan.passes or plan.grams:
+        keep_freed_memory(opened.denoiser.module)
     compute_passes(plan, registry, reporter)
     with reporter.stage("scoring", 1) as advance:
         read = MethodFeatures(plan, plan.features(request))

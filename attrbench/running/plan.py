@@ -197,6 +197,11 @@ class Plan:
             raise features
         return features
 
+    def computes_for(self, label: str) -> bool:
+        """Whether any gradient is computed for a method."""
+        in_passes = any(label in planned.methods for planned in self.passes.values())
+        return in_passes or any(label in gram.methods for gram in self.grams.values())
+
     def give_up(self, label: str, error: Exception) -> None:
         """A method that can't go on: what only it needed is not computed, and asking for its features raises."""
         self._features[label] = error

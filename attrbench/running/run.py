@@ -91,7 +91,7 @@ class TaskRun:
         if self.settings.dry_run:
             return
         plan.check_disk()
-        if plan.passes:
+        if plan.passes or plan.grams:
             keep_freed_memory(opened.denoiser.module)
         reset_peaks(self.device)
         compute_passes(plan, self.registry, self.reporter)
@@ -174,7 +174,7 @@ class TaskRun:
             coverage = coverage.model_copy(update={"nonfinite": read.nonfinite()})
             record = self._score(plan, request, read, coverage)
             peaks = Peaks.now(self.device)
-            if any(request.label in planned.methods for planned in plan.passes.values()):
+            if plan.computes_for(request.label):
                 peaks = peaks.or_larger(passes)
             return record.model_copy(update={"peak_memory_bytes": peaks.resident, "peak_device_bytes": peaks.device})
         except Exception as error:

@@ -30,6 +30,7 @@ METHODS = (
     "dmin:v=64,timesteps=2,dtype=int8",
     "grad-dot:timesteps=2",
     "dmin:v=none,timesteps=2",
+    "trak:v=none,timesteps=2,grid=cubic",
 )
 
 
@@ -176,6 +177,10 @@ def test_lost_training_gradients_are_named_and_change_no_other_number(run, sound
         assert np.array_equal(mine[name][kept], reference[name][kept])
         assert not mine[name][~kept].any()
     assert np.array_equal(mine["query_norms"], reference["query_norms"])
+    whole = [item for item in range(TRAIN) if item not in dict(lost)]
+    mine, reference = (r.arrays("train", kind="GradientGram")["gram"] for r in (ran, sound))
+    np.testing.assert_array_equal(mine[np.ix_(whole, whole)], reference[np.ix_(whole, whole)])
+    assert not mine[list(dict(lost))].any() and not mine[:, list(dict(lost))].any()
     assert_named(run("poisoned", *poison, again=True), ("train", *NAN[:2]), ("train", *INF[:2]))  # read back
 
 
@@ -192,6 +197,9 @@ def test_a_lost_query_gradient_is_named_and_changes_no_other_number(run, sound, 
     assert np.array_equal(mine["products"][kept], reference["products"][kept])
     assert not mine["products"][~kept].any()
     assert np.array_equal(mine["norms"], reference["norms"])
+    mine, reference = (r.arrays("query", kind="GradientGram")["cross"] for r in (ran, sound))
+    assert not mine[query].any()
+    np.testing.assert_array_equal(np.delete(mine, query, axis=0), np.delete(reference, query, axis=0))
     for label, record in ran.records.items():
         others = [q for q in range(QUERIES) if q != query]
         assert [record.ranking[q] for q in others] == [sound.records[label].ranking[q] for q in others]

@@ -12,6 +12,8 @@ from attrbench.errors import AttrbenchError
 from attrbench.files import write_atomically
 
 SCHEMA_VERSION = 1
+TUNING_RUNS = "tuning-runs"
+"""Folder of the cache for records on which options were chosen; they are not read with the others."""
 
 
 class _Part(BaseModel):
@@ -198,6 +200,40 @@ class Provenance(_Part):
     git_dirty: bool | None
 
 
+class Tried(_Part):
+    """A value of a sweep on the tuning queries.
+
+    Attributes:
+        label: the `-m` string.
+        value, low, high: of the metric that decides, with its interval; None where there is no result.
+        why: why there is none.
+    """
+
+    label: str
+    value: float | None = None
+    low: float | None = None
+    high: float | None = None
+    why: str = ""
+
+
+class Tuned(_Part):
+    """How the method's options were chosen: on queries of their own, never on the reported ones.
+
+    Attributes:
+        sweep: the `-m` string with the values.
+        by: the metric that decided.
+        task: the `-t` string of the task with the tuning queries.
+        queries: number of them.
+        tried: the values in the order given.
+    """
+
+    sweep: str
+    by: str
+    task: str
+    queries: int
+    tried: list[Tried]
+
+
 class Record(_Part):
     """One run of one method on one task.
 
@@ -208,6 +244,7 @@ class Record(_Part):
         notes: what a reader must know: images that were left out, metrics that do not apply and why.
         facts: what the method says of itself: the damping it used, a residual, a number of steps; and what a
             counterfactual says of the items that it removed.
+        tuned: how the options were chosen; None where they were given.
         controls: of a counterfactual: the main metric where something else chose what to remove.
         peak_memory_bytes, peak_device_bytes: of the process and of torch on a CUDA device, while this run's passes
             that serve the method were computed and while it was fitted and asked; libraries included.
@@ -224,6 +261,7 @@ class Record(_Part):
     coverage: Coverage
     metrics: list[MetricResult] = []
     controls: list[Control] = []
+    tuned: Tuned | None = None
     query_groups: list[str] = []
     ranking: list[list[int]] = []
     notes: list[str] = []
@@ -256,9 +294,14 @@ def write_record(record: Record, folder: Path) -> Path:
 
 
 def read_records(folder: Path) -> tuple[list[Record], list[str]]:
-    """Reads all records below `folder`, sorted by path, and one line for each file that could not be read."""
+    """Reads all records below `folder`, sorted by path, and one line for each file that could not be read.
+
+    Records of tuning queries are left out, unless `folder` is the one that holds them.
+    """
     records, problems = [], []
     for path in sorted(folder.rglob("*.json")):
+        if TUNING_RUNS in path.relative_to(folder).parts:
+            continue
         try:
             data = json.loads(path.read_bytes())
             if not isinstance(data, dict) or "schema_version" not in data:

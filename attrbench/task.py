@@ -145,6 +145,14 @@ class Task(ABC, Generic[OptionsT]):
         """
         return None
 
+    def tuning(self) -> Task[OptionsT]:
+        """The same task with queries of its own, on which options of methods may be chosen (`attrbench tune`).
+
+        Raises:
+            UsageError: where there are none.
+        """
+        raise UsageError(f"task {self.meta.name} has no tuning queries, on which options could be chosen")
+
     @property
     def scale(self) -> bool:
         """Whether only time, memory and storage mean anything here: random weights, say. Such runs are never ranked."""

@@ -25,6 +25,7 @@ from attrbench.cli.new import new_app
 from attrbench.cli.prepare import prepare
 from attrbench.cli.run import run
 from attrbench.cli.train import train
+from attrbench.cli.tune import tune
 from attrbench.errors import AttrbenchError, Interrupted
 
 # Typer brings click along under different names in different versions; its own BadParameter leads to the base.
@@ -40,6 +41,7 @@ app = typer.Typer(
 )
 app.command("list")(list_)
 app.command("run")(run)
+app.command("tune")(tune)
 app.command("attribute")(attribute)
 app.command("leaderboard")(leaderboard)
 app.command("check")(check)

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -24,6 +24,15 @@ Cache = Annotated[
     typer.Option("--cache", help="Folder of features and indexes [default: OUT/cache].", envvar="ATTRBENCH_CACHE"),
 ]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+LimitTrain = Annotated[int | None, typer.Option(help="Use only the first N training items.")]
+LimitQueries = Annotated[int | None, typer.Option(help="Use only the first N queries.")]
+Seed = Annotated[int, typer.Option(min=0, help="Seed of intervals, and of methods that draw (random, lissa:batch).")]
+BatchSize = Annotated[
+    int | None, typer.Option(min=1, help="Pairs of item and timestep a backward pass [default: found].")
+]
+Backend = Annotated[Literal["hooks", "vmap", "loop"], typer.Option(help="How per-sample gradients are computed.")]
+Executor = Annotated[str, typer.Option(help="How shards are carried out.")]
+Rerun = Annotated[bool, typer.Option("--rerun", help="Score again what a record already answers.")]
 Device = Annotated[str | None, typer.Option(help="Torch device [default: cuda where there is one, else cpu].")]
 
 

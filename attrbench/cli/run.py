@@ -2,12 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from attrbench.cli.common import RESULTS, Cache, Debug, Device, Out, TerminalReporter, default_device, quiet_libraries
+from attrbench.cli.common import (
+    RESULTS,
+    Backend,
+    BatchSize,
+    Cache,
+    Debug,
+    Device,
+    Executor,
+    LimitQueries,
+    LimitTrain,
+    Out,
+    Rerun,
+    Seed,
+    TerminalReporter,
+    default_device,
+    quiet_libraries,
+)
 
 if TYPE_CHECKING:
     from attrbench.record import MetricResult, Record
@@ -20,20 +38,16 @@ def run(
         typer.Option("--method", "-m", help="NAME or NAME:KEY=VALUE,...; a|b sweeps; 'all' for every method."),
     ],
     task: Annotated[list[str], typer.Option("--task", "-t", help="NAME or FILE.toml, with :KEY=VALUE,... or without.")],
-    limit_train: Annotated[int | None, typer.Option(help="Use only the first N training items.")] = None,
-    limit_queries: Annotated[int | None, typer.Option(help="Use only the first N queries.")] = None,
+    limit_train: LimitTrain = None,
+    limit_queries: LimitQueries = None,
     device: Device = None,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of random scores and intervals.")] = 0,
+    seed: Seed = 0,
     out: Out = RESULTS,
     cache: Cache = None,
-    batch_size: Annotated[
-        int | None, typer.Option(min=1, help="Pairs of item and timestep a backward pass [default: found].")
-    ] = None,
-    backend: Annotated[
-        Literal["hooks", "vmap", "loop"], typer.Option(help="How per-sample gradients are computed.")
-    ] = "hooks",
-    executor: Annotated[str, typer.Option(help="How shards are carried out.")] = "inline",
-    rerun: Annotated[bool, typer.Option("--rerun", help="Score again what a record already answers.")] = False,
+    batch_size: BatchSize = None,
+    backend: Backend = "hooks",
+    executor: Executor = "inline",
+    rerun: Rerun = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and stop.")] = False,
     debug: Debug = False,
 ) -> None:
@@ -60,21 +74,24 @@ def run(
         rerun=rerun,
         dry_run=dry_run,
     )
+    show_all(chain.from_iterable(TaskRun(found, t, methods, settings, TerminalReporter()).results() for t in tasks))
+
+
+def show_all(results: Iterable[Result]) -> None:
+    """One line a run as it is done, on standard output; exits with 1 where one failed, with 3 where one is partial."""
     worst = 0
-    for request in tasks:
-        for result in TaskRun(found, request, methods, settings, TerminalReporter()).results():
-            _show(result)
-            worst = max(worst, {"failed": 4, "partial": 3}.get(result.record.status, 0))
+    for result in results:
+        _show(result)
+        worst = max(worst, {"failed": 4, "partial": 3}.get(result.record.status, 0))
     if worst:
         raise typer.Exit(1 if worst == 4 else 3)
 
 
 def _show(result: Result) -> None:
-    """One line a run, on standard output."""
-    from attrbench.leaderboard.cells import human_seconds, interval_text, storage_text
+    from attrbench.leaderboard.cells import human_seconds, interval_text, method_text, storage_text
 
     record, path = result.record, result.path
-    line = f"{record.method.label} on {record.task.label}: "
+    line = f"{method_text(record)} on {record.task.label}: "
     main = record.metric(record.task.main_metric)
     if record.status == "failed":
         line += f"failed: {record.error}"

@@ -29,7 +29,7 @@ def ranked_cells(table: Table, row: Row) -> list[str]:
     tied = sum(other.rank == row.rank for other in table.ranked) > 1
     return [
         f"{row.rank}{'=' if tied else ''}",
-        row.record.method.label,
+        method_text(row.record),
         *_results(table, row.record),
         "✓" if row.pareto else "",
     ]
@@ -49,10 +49,15 @@ def reference_cells(table: Table) -> list[list[str]]:
 
 def below_cells(table: Table, row: Row) -> list[str]:
     """The cells of a run below the line: what it has, and why it stands there."""
-    label = f"{row.record.method.label} ({row.reason})"
+    label = f"{method_text(row.record)} ({row.reason})"
     if row.record.storage is None or row.record.latency is None:
         return ["–", label, *[""] * (len(COLUMNS) - 2)]
     return ["–", label, *_results(table, row.record), ""]
+
+
+def method_text(record: Record) -> str:
+    """The `-m` string, marked where its options were chosen on other queries."""
+    return record.method.label if record.tuned is None else f"{record.method.label} (tuned)"
 
 
 def _results(table: Table, record: Record) -> list[str]:
@@ -90,12 +95,23 @@ def caption(table: Table) -> list[str]:
     return [
         f"{table.train_items} training items, {table.queries} queries, {table.hardware}{ceiling}.",
         *(retrained if table.controls else []),
+        *_how_tuned(table),
         f"Equal ranks (=): the paired {paired} does not separate them. Pareto ✓: no other is at least as good, small"
         " and fast.",
         "Query time: features and search of one query. Amortised: training features and index, once a training set; a"
         " pass that served several methods counts in full for each.",
         "Storage 'none': no gradient is kept, so every new query costs a pass over the training set.",
     ]
+
+
+def _how_tuned(table: Table) -> list[str]:
+    """Of the rows whose options were chosen: by what, and on how many queries."""
+    tuned = [row.record.tuned for row in [*table.ranked, *table.below] if row.record.tuned is not None]
+    if not tuned:
+        return []
+    by = ", ".join(dict.fromkeys(each.by for each in tuned))
+    queries = ", ".join(dict.fromkeys(str(each.queries) for each in tuned))
+    return [f"Tuned: options chosen by {by} on {queries} tuning queries, never on these; the records name all values."]
 
 
 def storage_text(storage: Storage) -> str:

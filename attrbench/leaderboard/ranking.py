@@ -80,13 +80,20 @@ def _newest(records: Sequence[Record]) -> list[Record]:
             record.task.fingerprint,
             record.hardware.hardware_class,
             record.method.name,
-            tuple(sorted((name, repr(value)) for name, value in record.method.options.items())),
+            _options_key(record),
             record.seed,
             coverage.train_items,
             coverage.queries,
         )
         newest[key] = record
     return list(newest.values())
+
+
+def _options_key(record: Record) -> tuple[object, ...]:
+    """What tells rows of one method apart: its options; where these were chosen, what they were chosen from."""
+    if record.tuned is not None:
+        return ("tuned", record.tuned.sweep, record.tuned.by)
+    return tuple(sorted((name, repr(value)) for name, value in record.method.options.items()))
 
 
 def _table(records: Sequence[Record], metric: str) -> Table:

@@ -101,6 +101,7 @@ def _flat(table: Table | None, row: Row | None) -> dict[str, object]:
         "task_version": None if table is None else table.version,
         "rank": None if row is None else row.rank,
         "method": None if record is None else record.method.label,
+        "tuned_from": None if record is None or record.tuned is None else record.tuned.sweep,
         "status": None if record is None else record.status,
         "metric": None if table is None else table.metric,
         "value": None if result is None else result.value,

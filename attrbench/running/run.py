@@ -142,6 +142,11 @@ class TaskRun:
                 "task": [meta.name, meta.version, self.task.task.options.model_dump(mode="json")],
                 "method": [request.spec.name, request.method.version, request.method.options.model_dump(mode="json")],
                 "limits": [settings.limit_train, settings.limit_queries],
+                **(
+                    {}
+                    if request.tuned is None
+                    else {"tuned": request.tuned.model_dump(include={"sweep", "by", "task"})}
+                ),
                 "seed": settings.seed,
                 "hardware": self.hardware.hardware_class,
                 "code": self._code(request),
@@ -245,10 +250,11 @@ class TaskRun:
                 options=method.options.model_dump(mode="json"),
             ),
             coverage=coverage,
+            tuned=request.tuned,
             hardware=self.hardware,
             provenance=provenance(self._code(request)),
             seed=self.settings.seed,
-            command=self.settings.command(request.label, task.label),
+            command=self.settings.command(request, task),
         )
 
 

@@ -16,6 +16,7 @@ from attrbench.taskfile.reading import is_file, read_task
 if TYPE_CHECKING:
     from attrbench.method import Method
     from attrbench.plugins import Registry
+    from attrbench.record import Tuned
     from attrbench.task import Task
 
 CUTOFFS = (5, 10, 50, 100)  # DMin, section 4.1
@@ -49,10 +50,14 @@ class RunSettings:
     rerun: bool = False
     dry_run: bool = False
 
-    def command(self, method: str, task: str) -> str:
+    def command(self, method: MethodRequest, task: TaskRequest) -> str:
         """The command line that repeats one run."""
-        parts = ["attrbench", "run", "-m", method, "-t", task]
+        tuned = method.tuned
+        verb, label = ("run", method.label) if tuned is None else ("tune", tuned.sweep)
+        parts = ["attrbench", verb, "-m", label, "-t", task.label]
+        main = task.task.meta.main_metric
         for flag, value, default in (
+            ("--by", main if tuned is None else tuned.by, main),
             ("--limit-train", self.limit_train, None),
             ("--limit-queries", self.limit_queries, None),
             ("--device", self.device, "cpu"),
@@ -69,11 +74,13 @@ class MethodRequest:
 
     Attributes:
         optional: asked for by `all`: where it is unavailable it is passed over.
+        tuned: how its options were chosen; None where they were given.
     """
 
     spec: Spec
     method: Method[Any]
     optional: bool = False
+    tuned: Tuned | None = None
 
     @property
     def label(self) -> str:

@@ -28,7 +28,10 @@ class TaskTable(BaseModel):
 
 
 class QueryTable(BaseModel):
-    """`[queries]`: pictures to be attributed. Prompts are drawn by the model, once with every seed."""
+    """`[queries]`: pictures to be attributed; `[tuning]`: others, on which options are chosen.
+
+    Prompts are drawn by the model, once with every seed.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -87,6 +90,7 @@ class TaskFile(Options):
     model: ModelSource
     train: DatasetSource
     queries: QueryTable | None = None
+    tuning: QueryTable | None = None
 
 
 def seeds_of(seeds: list[int] | str) -> list[int]:

@@ -13,7 +13,7 @@ from attrbench.data.listing import Listing
 from attrbench.data.loading import items_of, list_items, make_items, need_captions
 from attrbench.data.source import DatasetSource
 from attrbench.diffusion.source import ModelSource
-from attrbench.errors import AttrbenchError
+from attrbench.errors import AttrbenchError, UsageError
 from attrbench.store.fingerprint import local_state
 from attrbench.task import Items, OpenTask, Task, TaskMeta, Workspace
 from attrbench.taskfile.contents import TaskFile
@@ -82,6 +82,15 @@ class FileTask(Task[TaskFile]):
         paths = [source.path for source in sources if source is not None]
         prompts = prompt_file(self.options.queries, self.folder)
         return local_state((*paths, self.model.model, self.model.lora, prompts))
+
+    def tuning(self) -> FileTask:
+        """With the queries of `[tuning]` in the place of those of `[queries]`."""
+        tuning = self.options.tuning
+        if tuning is None:
+            raise UsageError(f"{self.path} has no table [tuning]; give it one, like [queries] but with other pictures")
+        if tuning == self.options.queries:
+            raise UsageError(f"{self.path}: [tuning] has the queries of [queries]; options are to be chosen on others")
+        return FileTask(self.options.model_copy(update={"queries": tuning, "tuning": None}), self.path)
 
     def open(self, workspace: Workspace) -> OpenFileTask:
         """Reads metadata and prompts, and looks for files, before the model is loaded."""

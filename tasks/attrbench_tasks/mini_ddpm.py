@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
 from pydantic import Field
 
@@ -83,6 +83,10 @@ class MiniDDPMTask(Task[MiniDDPMOptions]):
     def weights(self) -> Path:
         """The folder of the shipped weights."""
         return WEIGHTS / self.meta.name
+
+    def tuning(self) -> Self:
+        """With queries of other seeds."""
+        return type(self)(self.options.model_copy(update={"query_set": "tuning"}))
 
     def open(self, workspace: Workspace) -> OpenMiniDDPM:
         """Checks that the weights are there."""

@@ -1,0 +1,119 @@
+"""`attrbench tune`: options of methods chosen on queries of their own, then run on the reported ones."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from attrbench.cli.common import (
+    RESULTS,
+    Backend,
+    BatchSize,
+    Cache,
+    Debug,
+    Device,
+    Executor,
+    LimitQueries,
+    LimitTrain,
+    Out,
+    Rerun,
+    Seed,
+    TerminalReporter,
+    console,
+    default_device,
+    quiet_libraries,
+)
+from attrbench.cli.run import show_all
+
+if TYPE_CHECKING:
+    from attrbench.record import Tried
+    from attrbench.running.run import Result
+    from attrbench.running.tune import Choice, TuningRun
+
+
+def tune(
+    method: Annotated[
+        list[str], typer.Option("--method", "-m", help="NAME:KEY=a|b|c: a method with the values to choose from.")
+    ],
+    task: Annotated[list[str], typer.Option("--task", "-t", help="NAME or FILE.toml, with :KEY=VALUE,... or without.")],
+    by: Annotated[
+        str | None, typer.Option(help="Metric that decides, such as recall@50 [default: the task's main metric].")
+    ] = None,
+    limit_train: LimitTrain = None,
+    limit_queries: LimitQueries = None,
+    device: Device = None,
+    seed: Seed = 0,
+    out: Out = RESULTS,
+    cache: Cache = None,
+    batch_size: BatchSize = None,
+    backend: Backend = "hooks",
+    executor: Executor = "inline",
+    rerun: Rerun = False,
+    debug: Debug = False,
+) -> None:
+    """Choose options on the task's tuning queries, and run the best on the reported ones. Each -m is a choice."""
+    from attrbench.gradients.engine import Engine
+    from attrbench.plugins import registry
+    from attrbench.running.settings import RunSettings, request_tasks
+
+    found = registry()
+    tasks = request_tasks(found, task)
+    found.executor(executor)
+    quiet_libraries()
+    from attrbench.running.tune import TuningRun, request_sweeps
+
+    settings = RunSettings(
+        out=out,
+        cache=out / "cache" if cache is None else cache,
+        device=default_device(device),
+        seed=seed,
+        limit_train=limit_train,
+        limit_queries=limit_queries,
+        engine=Engine(backend, batch_size),
+        executor=executor,
+        rerun=rerun,
+    )
+    sweeps = request_sweeps(found, method)
+    runs = [TuningRun(found, request, sweeps, settings, TerminalReporter(), by) for request in tasks]
+    show_all(result for run in runs for result in _results(run))
+
+
+def _results(run: TuningRun) -> Iterator[Result]:
+    """Shows what each value reached before the chosen ones are run; a choice without any result ends the command."""
+    from attrbench.running.tune import without_result
+
+    choices = run.choices()
+    for choice in choices:
+        _show(choice)
+    yield from run.results(choices)
+    for choice in choices:
+        if choice.chosen is None:
+            raise without_result(choice)
+
+
+def _show(choice: Choice) -> None:
+    """A table of the values, the chosen one marked."""
+    from rich import box
+    from rich.markup import escape
+    from rich.table import Table
+
+    tuned = choice.tuned
+    grid = Table(title=escape(f"{tuned.task}: {tuned.queries} tuning queries"), box=box.SIMPLE_HEAD)
+    for column in ("method", tuned.by, "95% interval", ""):
+        grid.add_column(escape(column), justify="left" if column == "method" else "right", overflow="fold")
+    for tried in tuned.tried:
+        chosen = choice.chosen is not None and tried.label == choice.chosen.label
+        cells = (tried.label, *_cells(tried), "chosen" if chosen else "")
+        grid.add_row(*map(escape, cells), style="bold" if chosen else "")
+    console().print(grid)
+    if choice.advice:
+        typer.echo(f"{choice.advice}\n")
+
+
+def _cells(tried: Tried) -> tuple[str, str]:
+    if tried.value is None:
+        return "", tried.why
+    interval = "" if tried.low is None or tried.high is None else f"[{tried.low:.3f}, {tried.high:.3f}]"
+    return f"{tried.value:.3f}", interval

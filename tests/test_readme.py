@@ -26,8 +26,10 @@ CLI = ROOT / "docs" / "cli.md"
 VERBS = (
     "list",
     "run",
+    "tune",
     "attribute",
     "leaderboard",
+    "check",
     "new task",
     "train",
     "prepare",

@@ -39,7 +39,8 @@ def tune(
     ],
     task: Annotated[list[str], typer.Option("--task", "-t", help="NAME or FILE.toml, with :KEY=VALUE,... or without.")],
     by: Annotated[
-        str | None, typer.Option(help="Metric that decides, such as recall@50 [default: the task's main metric].")
+        str | None,
+        typer.Option(help="Metric that decides, such as average-precision [default: the task's main metric]."),
     ] = None,
     limit_train: LimitTrain = None,
     limit_queries: LimitQueries = None,

@@ -73,6 +73,10 @@ prompts = ["a prompt of yours"]       # or a file: "prompts.txt" (one a line), "
 seeds = "0-3"                         # each prompt is drawn once with every seed
 # groups = ["flowers"]                # one a prompt, compared with the groups of [train]
 # images = "path/to/pictures"         # pictures instead of prompts or beside them; captions in their metadata.csv
+
+# [tuning]                            # for `attrbench tune`: as [queries], other pictures, on which options are chosen
+# prompts = ["a prompt of yours"]
+# seeds = "4-7"
 """
 
 _UNPROMPTED = """\
@@ -80,6 +84,9 @@ _UNPROMPTED = """\
 [queries]                             # for `attrbench run`; `attrbench attribute` brings its own picture
 seeds = "0-9"                         # one picture each
 # images = "path/to/pictures"         # pictures instead of seeds or beside them
+
+# [tuning]                            # for `attrbench tune`: as [queries], other pictures, on which options are chosen
+# seeds = "10-19"
 """
 
 _SUMMARIES = {

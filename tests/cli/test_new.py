@@ -9,7 +9,7 @@ from attrbench.taskfile.contents import DatasetSource, ModelSource, QueryTable, 
 from attrbench.taskfile.reading import read_task
 
 FAMILIES = ("sd1", "sd3", "ddpm")
-TABLES = {"task": TaskTable, "model": ModelSource, "train": DatasetSource, "queries": QueryTable}
+TABLES = {"task": TaskTable, "model": ModelSource, "train": DatasetSource, "queries": QueryTable, "tuning": QueryTable}
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -28,7 +28,7 @@ def test_and_with_every_comment_taken_at_its_word(attrbench, tmp_path, family):
     """The keys that are commented out exist, and what they show as their value is allowed."""
     path = tmp_path / "t.toml"
     attrbench("new", "task", path, "--family", family)
-    text = re.sub(r"^# (\w+ = )", r"\1", path.read_text(), flags=re.MULTILINE)
+    text = re.sub(r"^# (\w+ = |\[)", r"\1", path.read_text(), flags=re.MULTILINE)
     assert text != path.read_text()
     path.write_text(text)
     read_task(path, {})

@@ -171,3 +171,29 @@ def test_a_model_that_takes_prompts_needs_captions(own, tmp_path):
     task.denoiser.takes_prompts = True
     with pytest.raises(AttrbenchError, match="has no captions, and the model takes prompts"):
         _ = task.train
+
+
+def test_options_are_chosen_on_the_queries_of_its_table_tuning(own, tmp_path, attrbench):
+    path = own(tuning={"seeds": "5-7", "groups": ["a", "b", "a"]})
+    asked = ("-m", "dmin:v=16|64,timesteps=2", "--by", "detection-rate@5")
+    done = attrbench("tune", *asked, "-t", path, "--out", tmp_path / "out")
+    assert done.code == 0, done.err
+    record = record_of(tmp_path / "out")
+    assert (record.tuned.queries, record.coverage.queries) == (3, 2)
+    assert record.tuned.task == record.task.label == str(path)
+    assert len(record.tuned.tried) == 2
+
+
+@pytest.mark.parametrize(
+    ("tuning", "piece"),
+    [
+        (None, "has no table [tuning]; give it one, like [queries]"),
+        ({"seeds": "0-1", "groups": ["a", "b"]}, "[tuning] has the queries of [queries]"),
+    ],
+)
+def test_without_other_queries_nothing_is_chosen(own, tmp_path, attrbench, tuning, piece):
+    path = own(tuning=tuning)
+    done = attrbench("tune", "-m", "dmin:v=16|64,timesteps=2", "-t", path, "--out", tmp_path / "out")
+    assert done.code == 2
+    (line,) = done.complaint
+    assert str(path) in line and piece in line

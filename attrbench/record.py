@@ -223,6 +223,7 @@ class Tuned(_Part):
         sweep: the `-m` string with the values.
         by: the metric that decided.
         task: the `-t` string of the task with the tuning queries.
+        fingerprint: of that task.
         queries: number of them.
         tried: the values in the order given.
     """
@@ -230,6 +231,7 @@ class Tuned(_Part):
     sweep: str
     by: str
     task: str
+    fingerprint: str
     queries: int
     tried: list[Tried]
 

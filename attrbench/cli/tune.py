@@ -57,13 +57,13 @@ def tune(
     """Choose options on the task's tuning queries, and run the best on the reported ones. Each -m is a choice."""
     from attrbench.gradients.engine import Engine
     from attrbench.plugins import registry
-    from attrbench.running.settings import RunSettings, request_tasks
+    from attrbench.running.settings import RunSettings, request_sweeps, request_tasks
 
     found = registry()
-    tasks = request_tasks(found, task)
+    sweeps, tasks = request_sweeps(found, method), request_tasks(found, task)
     found.executor(executor)
     quiet_libraries()
-    from attrbench.running.tune import TuningRun, request_sweeps
+    from attrbench.running.tune import TuningRun, without_result  # torch comes with it, as in `run`
 
     settings = RunSettings(
         out=out,
@@ -76,22 +76,21 @@ def tune(
         executor=executor,
         rerun=rerun,
     )
-    sweeps = request_sweeps(found, method)
     runs = [TuningRun(found, request, sweeps, settings, TerminalReporter(), by) for request in tasks]
-    show_all(result for run in runs for result in _results(run))
-
-
-def _results(run: TuningRun) -> Iterator[Result]:
-    """Shows what each value reached before the chosen ones are run; a choice without any result ends the command."""
-    from attrbench.running.tune import without_result
-
-    choices = run.choices()
-    for choice in choices:
-        _show(choice)
-    yield from run.results(choices)
+    choices: list[Choice] = []
+    show_all(result for run in runs for result in _results(run, choices))
     for choice in choices:
         if choice.chosen is None:
             raise without_result(choice)
+
+
+def _results(run: TuningRun, made: list[Choice]) -> Iterator[Result]:
+    """Shows what each value reached, then runs the chosen ones; adds the choices to those that were made."""
+    choices = run.choices()
+    made += choices
+    for choice in choices:
+        _show(choice)
+    yield from run.results(choices)
 
 
 def _show(choice: Choice) -> None:

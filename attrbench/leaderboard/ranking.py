@@ -92,7 +92,7 @@ def _newest(records: Sequence[Record]) -> list[Record]:
 def _options_key(record: Record) -> tuple[object, ...]:
     """What tells rows of one method apart: its options; where these were chosen, what they were chosen from."""
     if record.tuned is not None:
-        return ("tuned", record.tuned.sweep, record.tuned.by)
+        return ("tuned", record.tuned.by, *sorted(tried.label for tried in record.tuned.tried))
     return tuple(sorted((name, repr(value)) for name, value in record.method.options.items()))
 
 

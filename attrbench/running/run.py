@@ -79,7 +79,7 @@ class TaskRun:
                 yield found
         if not todo:
             return
-        self._check_out()
+        self.check_folders()
         opened = self.task.task.open(Workspace(self.settings.cache, self.device))
         with self.reporter.stage("model and queries", 1) as advance:
             if self.task.task.meta.train_items is None:
@@ -117,8 +117,12 @@ class TaskRun:
             if record is not None:
                 yield record if record.status == "failed" else retrained(record, plan, self.reporter)
 
-    def _check_out(self) -> None:
-        """Refuses a folder that can't be written to before hours are spent."""
+    def check_folders(self) -> None:
+        """Refuses a folder that can't be written to before hours are spent.
+
+        Raises:
+            AttrbenchError: one line that names it.
+        """
         for flag, folder in (("--out", self.settings.out), ("--cache", self.settings.cache)):
             try:
                 folder.mkdir(parents=True, exist_ok=True)
@@ -145,7 +149,7 @@ class TaskRun:
                 **(
                     {}
                     if request.tuned is None
-                    else {"tuned": request.tuned.model_dump(include={"sweep", "by", "task"})}
+                    else {"tuned": request.tuned.model_dump(include={"sweep", "by", "task", "fingerprint"})}
                 ),
                 "seed": settings.seed,
                 "hardware": self.hardware.hardware_class,

@@ -101,6 +101,38 @@ class TaskRequest:
         return str(self.spec)
 
 
+@dataclass(frozen=True)
+class Sweep:
+    """Values of a method's options, of which one is to be chosen.
+
+    Attributes:
+        text: the `-m` string.
+        requests: the method with each of them, in the order given.
+    """
+
+    text: str
+    requests: Sequence[MethodRequest]
+
+
+def request_sweeps(registry: Registry, texts: Sequence[str]) -> list[Sweep]:
+    """Reads `-m` strings, each of which must give several values to choose from.
+
+    Raises:
+        UsageError: for one that does not, or is wrong.
+    """
+    sweeps = []
+    for text in texts:
+        if text == "all":
+            raise UsageError(
+                "-m all: name the method whose options are to be chosen, such as 'd-trak:damping=0.01|0.1'"
+            )
+        requests = request_methods(registry, [text])
+        if len(requests) < 2:
+            raise UsageError(f"-m {text}: there is nothing to choose from; give values, such as damping=0.01|0.1|1")
+        sweeps.append(Sweep(text, requests))
+    return sweeps
+
+
 def request_methods(registry: Registry, texts: Sequence[str]) -> list[MethodRequest]:
     """Reads `-m` strings, sweeps and `all` expanded, doubles dropped.
 

@@ -10,28 +10,16 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from attrbench.errors import AttrbenchError, UsageError
+from attrbench.errors import AttrbenchError, UsageError, unknown_name
 from attrbench.options import Spec, as_written
 from attrbench.record import TUNING_RUNS, Record, Tried, Tuned
 from attrbench.running.run import Result, TaskRun
-from attrbench.running.settings import MethodRequest, RunSettings, TaskRequest, request_methods
+from attrbench.running.settings import MethodRequest, RunSettings, Sweep, TaskRequest
+from attrbench.taskfile.reading import is_file
 
 if TYPE_CHECKING:
     from attrbench.plugins import Registry
     from attrbench.running.reporting import Reporter
-
-
-@dataclass(frozen=True)
-class Sweep:
-    """Values of a method's options, of which one is to be chosen.
-
-    Attributes:
-        text: the `-m` string.
-        requests: the method with each of them, in the order given.
-    """
-
-    text: str
-    requests: Sequence[MethodRequest]
 
 
 @dataclass(frozen=True)
@@ -51,25 +39,6 @@ class Choice:
     advice: str = ""
 
 
-def request_sweeps(registry: Registry, texts: Sequence[str]) -> list[Sweep]:
-    """Reads `-m` strings, each of which must give several values to choose from.
-
-    Raises:
-        UsageError: for one that does not, or is wrong.
-    """
-    sweeps = []
-    for text in texts:
-        if text == "all":
-            raise UsageError(
-                "-m all: name the method whose options are to be chosen, such as 'd-trak:damping=0.01|0.1'"
-            )
-        requests = request_methods(registry, [text])
-        if len(requests) < 2:
-            raise UsageError(f"-m {text}: there is nothing to choose from; give values, such as damping=0.01|0.1|1")
-        sweeps.append(Sweep(text, requests))
-    return sweeps
-
-
 class TuningRun:
     """Chooses options of methods on the tuning queries of one task, then runs what was chosen on the reported ones.
 
@@ -82,7 +51,7 @@ class TuningRun:
         by: name of the metric that decides, such as `detection-rate@10`; the task's main metric by default.
 
     Raises:
-        UsageError: for a task without tuning queries, or whose tuning queries are to be reported.
+        UsageError: for a task without tuning queries, or whose queries are those already; for an unknown metric.
     """
 
     def __init__(
@@ -98,6 +67,9 @@ class TuningRun:
         self._task, self._sweeps, self._settings = task, sweeps, settings
         self._tuning = tuning_request(task)
         self._by = task.task.meta.main_metric if by is None else by
+        known = [kind.name for kind in registry.metrics()]
+        if by is not None and by.partition("@")[0] not in known:
+            raise unknown_name("metric", by, known)
 
     def choices(self) -> list[Choice]:
         """Tries all values of all sweeps in one run on the tuning queries.
@@ -105,12 +77,14 @@ class TuningRun:
         Raises:
             UsageError: where no value that ran has the metric that is to decide.
         """
+        TaskRun(self._registry, self._task, [], self._settings, self._reporter).check_folders()
         settings = replace(self._settings, out=self._settings.cache / TUNING_RUNS)
-        requests = {request.label: request for sweep in self._sweeps for request in sweep.requests}
-        run = TaskRun(self._registry, self._tuning, list(requests.values()), settings, self._reporter)
-        records = {result.record.method.label: result.record for result in run.results()}
+        every = [request for sweep in self._sweeps for request in sweep.requests]
+        run = TaskRun(self._registry, self._tuning, every, settings, self._reporter)
+        run.methods = list({run.identity(request): request for request in run.methods}.values())
+        records = {result.record.identity: result.record for result in run.results()}
         self._check_metric(list(records.values()))
-        return [self._choice(sweep, records) for sweep in self._sweeps]
+        return [self._choice(sweep, [records.get(run.identity(r)) for r in sweep.requests]) for sweep in self._sweeps]
 
     def results(self, choices: Sequence[Choice]) -> Iterator[Result]:
         """Runs what was chosen on the reported queries."""
@@ -131,12 +105,21 @@ class TuningRun:
                 f" with one of those it gives ({known})"
             )
 
-    def _choice(self, sweep: Sweep, records: dict[str, Record]) -> Choice:
-        tried = [_tried(request.label, records.get(request.label), self._by) for request in sweep.requests]
-        better = next((r.higher_is_better for record in records.values() if (r := record.metric(self._by))), True)
+    def _choice(self, sweep: Sweep, records: Sequence[Record | None]) -> Choice:
+        """The best value by the records of the sweep's values, None for one that has none."""
+        there = [record for record in records if record is not None]
+        values = zip(sweep.requests, records, strict=True)
+        tried = [_tried(request.label, record, self._by) for request, record in values]
+        better = next((r.higher_is_better for record in there if (r := record.metric(self._by))), True)
         best = best_of([value.value for value in tried], better)
-        queries = max((record.coverage.queries for record in records.values()), default=0)
-        tuned = Tuned(sweep=sweep.text, by=self._by, task=self._tuning.label, queries=queries, tried=tried)
+        tuned = Tuned(
+            sweep=sweep.text,
+            by=self._by,
+            task=self._tuning.label,
+            fingerprint=next((record.task.fingerprint for record in there), ""),
+            queries=max((record.coverage.queries for record in there), default=0),
+            tried=tried,
+        )
         if best is None:
             return Choice(sweep, tuned, None)
         return Choice(sweep, tuned, sweep.requests[best], edge_advice(sweep.requests, best))
@@ -148,13 +131,15 @@ def tuning_request(task: TaskRequest) -> TaskRequest:
     Raises:
         UsageError: where it has none, or has them already.
     """
-    tuning = task.task.tuning()
+    if is_file(task.spec.name):
+        changed = {"query_set": "tuning"}
+        tuning = task.task if task.spec.given.get("query_set") == "tuning" else task.task.tuning()
+    else:
+        tuning = task.task.tuning()
+        before, after = (each.options.model_dump(mode="json") for each in (task.task, tuning))
+        changed = {name: as_written(value) for name, value in after.items() if value != before[name]}
     if tuning.options == task.task.options:
         raise UsageError(f"task {task.label}: these queries are for choosing options, and nothing is reported on them")
-    before, after = (each.options.model_dump(mode="json") for each in (task.task, tuning))
-    changed = {name: as_written(value) for name, value in after.items() if value != before[name]}
-    if any(isinstance(after[name], dict) or after[name] is None for name in changed):  # tables of a task file
-        changed = {}
     return TaskRequest(Spec(task.spec.name, {**task.spec.given, **changed}), tuning)
 
 
@@ -186,8 +171,10 @@ def _tried(label: str, record: Record | None, by: str) -> Tried:
     if record is None:
         return Tried(label=label, why="passed over")
     result = record.metric(by)
-    if record.status not in ("complete", "limited") or result is None:
+    if record.status not in ("complete", "limited"):
         return Tried(label=label, why=record.error or record.status)
+    if result is None:
+        return Tried(label=label, why=f"no {by}")
     return Tried(label=label, value=result.value, low=result.low, high=result.high)
 
 

@@ -90,7 +90,7 @@ class TaskFile(Options):
     model: ModelSource
     train: DatasetSource
     queries: QueryTable | None = None
-    tuning: QueryTable | None = None
+    tuning: QueryTable | None = Field(None, exclude=True)
 
 
 def seeds_of(seeds: list[int] | str) -> list[int]:

@@ -34,6 +34,19 @@ def draws_of(queries: QueryTable, folder: Path) -> list[Draw]:
     return [Draw(prompt, seed, group) for prompt, group in zip(prompts, labels, strict=True) for seed in seeds]
 
 
+def common_query(one: QueryTable, other: QueryTable, folder: Path) -> str:
+    """What both tables ask about, in words: a drawn picture, or a folder of pictures; empty where there is nothing."""
+    drawn = [{draw[:2] for draw in draws_of(queries, folder)} if queries.draws else set() for queries in (one, other)]
+    for prompt, seed in sorted(drawn[0] & drawn[1]):
+        return f"seed {seed}" + (f" of '{prompt}'" if prompt else "")
+    images = [
+        (source.model_copy(update={"path": str((folder / Path(source.path).expanduser()).resolve())}))
+        for queries in (one, other)
+        if (source := queries.images) is not None
+    ]
+    return f"what is in {images[0].path}" if len(images) == 2 and images[0] == images[1] else ""
+
+
 def prompt_file(queries: QueryTable | None, folder: Path) -> Path | None:
     """The file of prompts, where there is one."""
     if queries is None or not isinstance(queries.prompts, str):

@@ -27,7 +27,8 @@ def read_task(path: Path, given: Mapping[str, str]) -> FileTask:
 
     Args:
         path: of the file.
-        given: options that stand above what the file says: `TABLE.KEY` -> value.
+        given: options that stand above what the file says: `TABLE.KEY` -> value; with `query_set` -> `tuning` the
+            queries are those of `[tuning]`.
 
     Raises:
         UsageError: one line that names the file, and the line or table in it.
@@ -37,13 +38,18 @@ def read_task(path: Path, given: Mapping[str, str]) -> FileTask:
         document = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise UsageError(f"{path} is not valid TOML: {str(error)[:1].lower()}{str(error)[1:]}") from None
+    query_set = given.get("query_set", "reported")
+    if query_set not in ("reported", "tuning"):
+        raise UsageError(f"{path}: query_set={query_set}: reported or tuning")
     for key, value in given.items():
-        _set(document, path, key, value)
+        if key != "query_set":
+            _set(document, path, key, value)
     try:
         contents = TaskFile.model_validate(document)
     except ValidationError as error:
         raise UsageError(_complaint(path, text, error, given)) from None
-    return FileTask(contents, path)
+    task = FileTask(contents, path)
+    return task.tuning() if query_set == "tuning" else task
 
 
 def _text(path: Path) -> str:

@@ -18,7 +18,7 @@ from attrbench.store.fingerprint import local_state
 from attrbench.task import Items, OpenTask, Task, TaskMeta, Workspace
 from attrbench.taskfile.contents import TaskFile
 from attrbench.taskfile.paths import beside_data, beside_model
-from attrbench.taskfile.prompts import Draw, draws_of, prompt_file
+from attrbench.taskfile.prompts import Draw, common_query, draws_of, prompt_file
 
 if TYPE_CHECKING:
     from attrbench.diffusion.denoiser import Denoiser
@@ -85,11 +85,15 @@ class FileTask(Task[TaskFile]):
 
     def tuning(self) -> FileTask:
         """With the queries of `[tuning]` in the place of those of `[queries]`."""
-        tuning = self.options.tuning
+        queries, tuning = self.options.queries, self.options.tuning
         if tuning is None:
             raise UsageError(f"{self.path} has no table [tuning]; give it one, like [queries] but with other pictures")
-        if tuning == self.options.queries:
-            raise UsageError(f"{self.path}: [tuning] has the queries of [queries]; options are to be chosen on others")
+        if queries is None:
+            raise UsageError(
+                f"{self.path} has no table [queries], on which to report what is chosen on those of [tuning]"
+            )
+        if common := common_query(queries, tuning, self.folder):
+            raise UsageError(f"{self.path}: {common} is in [tuning] and in [queries]; options are chosen on others")
         return FileTask(self.options.model_copy(update={"queries": tuning, "tuning": None}), self.path)
 
     def open(self, workspace: Workspace) -> OpenFileTask:

@@ -4,8 +4,8 @@ Unconditional models: seeds are tried in order, 0, 1, 2, ... (from 1,000,000 for
 probable class, by a classifier, has a probability under 0.9 is ambiguous and left out. Of each class the first
 `per_group` others are taken.
 
-Text-to-image models: of each group, the prompts in order, again from the first when they are used up, each with a seed
-of its own; the label is the prompt's group, and no picture is left out.
+Text-to-image models: of each group, the prompts in order (for the tuning set from the last), once more when they are
+used up, each with a seed of its own; the label is the prompt's group, and no picture is left out.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Wanted:
 
     Attributes:
         per_group: pictures of each group.
-        query_set: which seeds.
+        query_set: which seeds, and which prompts come first.
         cache: folder to keep them in.
     """
 
@@ -65,7 +65,9 @@ def prompted_generations(
         wanted: which.
     """
     groups = [group for group in prompts for _ in range(wanted.per_group)]
-    used = [of_group[i % len(of_group)] for of_group in prompts.values() for i in range(wanted.per_group)]
+    forth = 1 if wanted.query_set == "reported" else -1
+    ordered = [of_group[::forth] for of_group in prompts.values()]
+    used = [of_group[i % len(of_group)] for of_group in ordered for i in range(wanted.per_group)]
     first = FIRST_SEED[wanted.query_set]
     seeds = list(range(first, first + len(used)))
     facts = {"model": denoiser.fingerprint, "sampling": denoiser.sampling, "prompts": used, "seeds": seeds}

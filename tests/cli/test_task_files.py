@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from attrbench.errors import AttrbenchError
-from attrbench.record import read_records
+from attrbench.record import TUNING_RUNS, read_records
 from attrbench.task import Workspace
 from attrbench.taskfile.reading import read_task
 from tests.data.making import captioned, metadata_csv, picture
@@ -180,15 +180,27 @@ def test_options_are_chosen_on_the_queries_of_its_table_tuning(own, tmp_path, at
     assert done.code == 0, done.err
     record = record_of(tmp_path / "out")
     assert (record.tuned.queries, record.coverage.queries) == (3, 2)
-    assert record.tuned.task == record.task.label == str(path)
+    assert record.task.label == str(path) and record.tuned.task == f"{path}:query_set=tuning"
     assert len(record.tuned.tried) == 2
+    kept, _ = read_records(tmp_path / "out" / "cache" / TUNING_RUNS)
+    assert {record.task.label for record in kept} == {f"{path}:query_set=tuning"}
+    again = attrbench(*kept[0].command.split()[1:], "--out", tmp_path / "again")
+    assert again.code == 0 and record_of(tmp_path / "again").ranking == kept[0].ranking
+
+
+def test_a_table_tuning_changes_nothing_about_the_reported_queries(own, tmp_path, attrbench):
+    arguments = ("run", "-m", "pixel", "--out", tmp_path / "out", "-t")
+    attrbench(*arguments, own())
+    done = attrbench(*arguments, own(tuning={"seeds": "5-7", "groups": ["a", "b", "a"]}))
+    assert "already there" in done.out
 
 
 @pytest.mark.parametrize(
     ("tuning", "piece"),
     [
         (None, "has no table [tuning]; give it one, like [queries]"),
-        ({"seeds": "0-1", "groups": ["a", "b"]}, "[tuning] has the queries of [queries]"),
+        ({"seeds": "0-1", "groups": ["a", "b"]}, "seed 0 is in [tuning] and in [queries]"),
+        ({"seeds": [7, 1], "groups": ["a", "b"]}, "seed 1 is in [tuning] and in [queries]"),
     ],
 )
 def test_without_other_queries_nothing_is_chosen(own, tmp_path, attrbench, tuning, piece):
@@ -197,3 +209,22 @@ def test_without_other_queries_nothing_is_chosen(own, tmp_path, attrbench, tunin
     assert done.code == 2
     (line,) = done.complaint
     assert str(path) in line and piece in line
+
+
+def test_options_are_not_chosen_on_the_folder_that_is_reported(own, tmp_path, attrbench):
+    captioned(tmp_path / "asked", 2)
+    path = own(queries={"images": "asked"}, tuning={"images": "./asked", "seeds": "5"})
+    done = attrbench("tune", "-m", "dmin:v=16|64", "-t", path, "--out", tmp_path / "out")
+    assert done.code == 2
+    assert f"what is in {tmp_path / 'asked'} is in [tuning] and in [queries]" in done.err
+
+
+def test_nor_where_there_is_nothing_to_report_on(own, tmp_path, attrbench):
+    path = own(queries=None, tuning={"seeds": "5", "groups": ["a"]})
+    done = attrbench("tune", "-m", "dmin:v=16|64", "-t", path, "--out", tmp_path / "out")
+    assert done.code == 2 and "has no table [queries]" in done.err
+
+
+def test_an_unknown_query_set_is_refused(own, attrbench):
+    done = attrbench("run", "-m", "pixel", "-t", f"{own()}:query_set=other")
+    assert done.code == 2 and "query_set=other: reported or tuning" in done.err

@@ -69,6 +69,12 @@ class Lying(Task[TaskOptions]):
         return type(self)(self.options.model_copy(update={"query_set": "tuning"}))
 
 
+class Lying2(Lying):
+    """The same once more."""
+
+    meta = meta("lying2-mini")
+
+
 class Untuned(Lying):
     """Without tuning queries."""
 
@@ -112,7 +118,8 @@ class PlaceScorer(ExhaustiveScorer):
 @pytest.fixture
 def tune(monkeypatch, attrbench, tmp_path):
     plugin = ModuleType("lying")
-    plugin.register_tasks = hookimpl(lambda register: [register(Lying), register(Untuned)], specname="register_tasks")
+    tasks = (Lying, Lying2, Untuned)
+    plugin.register_tasks = hookimpl(lambda register: [register(task) for task in tasks], specname="register_tasks")
     plugin.register_methods = hookimpl(lambda register: register(Place), specname="register_methods")
     registry = load_registry()
     registry.load(Plugin("lying", "attrbench-tests", "1"), lambda: plugin)
@@ -194,6 +201,23 @@ def test_tuning_runs_are_kept_apart_and_serve_the_next_choice(tune, tmp_path, at
     assert before == {path: path.stat().st_mtime_ns for path in kept.rglob("*.json")}
 
 
+def test_values_written_otherwise_find_their_tuning_runs(tune, tmp_path):
+    """A record is found by what decides it, whatever it was called when it was made."""
+    tune("-m", "place:place=1|0")
+    done = tune("-m", "place:place=00|+1")
+    assert done.code == 0
+    assert [tried.value for tried in reported(tmp_path)[-1].tuned.tried].count(None) == 0
+    both = tune("-m", "place:place=1|0", "-m", "place:place=0|-1")
+    assert both.code == 0
+    assert all(tried.value is not None for record in reported(tmp_path) for tried in record.tuned.tried)
+
+
+def test_each_task_has_its_own_choice_and_one_without_any_holds_up_no_other(tune, tmp_path):
+    done = tune("-m", "place:place=7|8", "-t", "lying2-mini")
+    assert done.code == 1
+    assert done.out.count("tuning queries") == 2
+
+
 def test_of_equal_values_the_first_is_chosen(tune, tmp_path):
     tune("-m", "place:place=0|-1")  # the last place of two is the second
     tune("-m", "place:place=-1|1")
@@ -223,7 +247,8 @@ def test_where_all_values_fail_the_other_choices_are_run_and_the_command_fails(t
     [
         (("-m", "place:place=0"), ["-m place:place=0: there is nothing to choose from", "damping=0.01|0.1|1"]),
         (("-m", "all"), ["-m all: name the method"]),
-        (("-m", "place:place=0|1", "--by", "recall@7"), ["gives no recall@7", "use --by", "detection-rate@5"]),
+        (("-m", "place:place=0|1", "--by", "recal@5"), ["unknown metric 'recal@5'", "did you mean recall"]),
+        (("-m", "place:place=0|1", "--by", "recall@7"), ["gives no recall@7", "use --by", "recall@5"]),
         (("-m", "place:place=0|1", "-t", "untuned-mini"), ["untuned-mini has no tuning queries"]),
         (("-m", "place:place=0|1", "-t", "lying-mini:query_set=tuning"), ["nothing is reported on them"]),
         (("-m", "place:place=0|1", "-t", "mnist-removal-mini"), ["mnist-removal-mini has no tuning queries"]),

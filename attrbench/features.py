@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal, Protocol
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 if TYPE_CHECKING:
     import numpy as np
@@ -161,6 +161,12 @@ class GradientGram(_Declaration):
     source: GradientSource
     queries: GradientSource | None = None
     timesteps: Literal["mean", "mean-normalised"] = "mean"
+
+    @model_validator(mode="after")
+    def _of_the_same_parameters(self) -> GradientGram:
+        if self.queries is not None and self.queries.parameters != self.source.parameters:
+            raise ValueError("the gradients of queries and training items must be of the same parameters")
+        return self
 
 
 class Outputs(_Declaration):

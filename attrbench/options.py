@@ -14,7 +14,8 @@ import textwrap
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any, ClassVar, Self, TypeVar, get_args
+from types import NoneType, UnionType
+from typing import Any, ClassVar, Literal, Self, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
@@ -37,10 +38,16 @@ class Options(BaseModel):
     @classmethod
     def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
         super().__pydantic_init_subclass__(**kwargs)
+        if "needs" in cls.model_fields:
+            raise TypeError(f"{cls.__qualname__}.needs is declared as an option: declare it as a ClassVar")
         for option, needed in needs_of(cls).items():
             for name in (option, *(need.option for need in needed)):
                 if name not in cls.model_fields:
                     raise TypeError(f"{cls.__qualname__}.needs: there is no option '{name}'")
+            for need in needed:
+                unknown = set(need.values) - (choices := choices_of(cls.model_fields[need.option].annotation))
+                if choices and unknown:
+                    raise TypeError(f"{cls.__qualname__}.needs: {need.option} is never {min(unknown)}")
 
     @model_validator(mode="after")
     def _given_has_an_effect(self) -> Self:
@@ -71,6 +78,18 @@ def as_written(value: object) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     return "none" if value is None else str(value.value if isinstance(value, Enum) else value)
+
+
+def choices_of(kind: Any) -> set[str]:
+    """The values of a kind that has few, as one writes them; empty for all others."""
+    if get_origin(kind) in (Union, UnionType):
+        parts = [choices_of(part) for part in get_args(kind)]
+        return set().union(*parts) if all(parts) else set()
+    if get_origin(kind) is Literal:
+        return set(map(as_written, get_args(kind)))
+    if isinstance(kind, type) and issubclass(kind, Enum):
+        return set(map(as_written, kind))
+    return {bool: {"true", "false"}, NoneType: {"none"}}.get(kind, set())
 
 
 @dataclass(frozen=True)

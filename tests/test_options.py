@@ -127,3 +127,23 @@ def test_needs_are_inherited_added_to_replaced_and_lifted():
 def test_a_need_that_names_no_option_is_an_error_where_it_is_declared(needs):
     with pytest.raises(TypeError, match=r"needs: there is no option '(nam|flags|w)'"):
         type("Broken", (Example,), {"needs": needs, "__module__": __name__})
+
+
+@pytest.mark.parametrize(
+    ("needs", "wrong"),
+    [({"name": "flag=yes"}, "flag is never yes"), ({"name": "way=fast|slwo"}, "way is never slwo")],
+)
+def test_a_need_of_a_value_that_an_option_never_has_is_an_error_where_it_is_declared(needs, wrong):
+    class WithWay(Example):
+        way: Literal["fast", "slow"] | None = None
+
+    with pytest.raises(TypeError, match=wrong):
+        type("Broken", (WithWay,), {"needs": needs, "__module__": __name__})
+    type("Sound", (WithWay,), {"needs": {"name": "way=none|slow,v=7"}, "__module__": __name__})
+
+
+def test_needs_that_would_be_an_option_are_an_error():
+    with pytest.raises(TypeError, match="declared as an option"), pytest.warns(UserWarning, match="shadows"):
+
+        class Broken(Example):
+            needs: dict[str, str] = {}  # noqa: RUF012

@@ -18,7 +18,7 @@ from attrbench.checking.report import Finding, Report, failed, passed
 from attrbench.checking.subject import Subject
 from attrbench.checking.toy import QUERIES, TRAIN
 from attrbench.errors import Unavailable
-from attrbench.options import Spec, build_options
+from attrbench.options import Spec, build_options, needs_of
 from attrbench.running.run import torch_device
 from attrbench.running.settings import MethodRequest
 
@@ -76,8 +76,13 @@ def check_method(
 
 def _quick(request: MethodRequest) -> MethodRequest:
     """With the options that the method has for runs in which numbers mean nothing; what the user gave comes first."""
-    given = {**request.method.quick, **request.spec.given}
-    kind, spec = type(request.method), Spec(request.spec.name, given)
+    options, needs = request.method.options, needs_of(request.method.options.__class__)
+    quick = {
+        name: value
+        for name, value in request.method.quick.items()
+        if all(need.holds(options) for need in needs.get(name, ()))
+    }
+    kind, spec = type(request.method), Spec(request.spec.name, {**quick, **request.spec.given})
     return replace(request, spec=spec, method=kind(build_options("method", spec, kind.Options)))
 
 

@@ -20,7 +20,7 @@ from attrbench.checking.subject import Subject
 from attrbench.checking.toy import FEW_QUERIES, FEW_TRAIN
 from attrbench.errors import AttrbenchError, UsageError
 from attrbench.method import ExhaustiveScorer
-from attrbench.options import Options, Spec, build_options, meanings
+from attrbench.options import Options, Spec, build_options, meanings, needs_of
 from attrbench.running.settings import MethodRequest
 
 PATIENCE = 60
@@ -120,9 +120,11 @@ def _accepted(subject: Subject, tried: _Tried) -> list[tuple[Probe, MethodReques
 
 
 def _request(subject: Subject, probe: Probe) -> MethodRequest:
-    """The method with this option; raises what building, checking or declaring raises."""
+    """The method with this option and what that needs of others; raises what building, checking or declaring raises."""
     kind: type[Any] = type(subject.method)
-    spec = Spec(subject.request.spec.name, {**subject.request.spec.given, probe.option: probe.value})
+    needs = needs_of(kind.Options).get(probe.option, ())
+    needed = {need.option: need.values[0] for need in needs if need.values and not need.holds(subject.method.options)}
+    spec = Spec(subject.request.spec.name, {**needed, **subject.request.spec.given, probe.option: probe.value})
     if probe.declared:
         _refuse_unreachable(kind.Options, spec, probe)
     method = kind(build_options("method", spec, kind.Options))

@@ -176,7 +176,8 @@ class GradientPass:
             started = time.perf_counter()
             items = torch.tensor(group).repeat_interleave(len(self.timesteps))  # item by item, so that few are cut
             steps = torch.arange(len(self.timesteps)).repeat(len(group))
-            one_pair = partial(self._bytes_per_sample, unit, encoded, items[:1], steps[:1])
+            held = sum(consumer.held for consumer in consumers)
+            one_pair = partial(self._bytes_per_sample, unit, encoded, items[:1], steps[:1], held)
             done = 0
             while done < len(items):
                 size = self._batch_size.get(one_pair)
@@ -198,8 +199,6 @@ class GradientPass:
         gathered = Gathered(self.gradients.total, consumers, list(self.gradients.offsets.values()))
         small = len(items) * self.gradients.total <= gathered.LARGEST
         receivers: Sequence[Consumer] = [gathered] if small else consumers
-        for receiver in receivers:
-            receiver.start(items, steps, dtype, self.denoiser.device)
 
         def sink(offset: int, gradients: Tensor) -> None:
             gradients = gradients.to(dtype)
@@ -207,6 +206,8 @@ class GradientPass:
                 receiver.add(offset, gradients)
 
         try:
+            for receiver in receivers:
+                receiver.start(items, steps, dtype, self.denoiser.device)
             if consumers:
                 outputs = self.gradients(batch, sink)
                 if small:
@@ -219,8 +220,8 @@ class GradientPass:
                 raise
             return None
 
-    def _bytes_per_sample(self, unit: Unit, encoded: Encoded, items: Tensor, steps: Tensor) -> int:
-        return self.gradients.bytes_per_sample(self.pairs.batch(unit.first, encoded, items, steps))
+    def _bytes_per_sample(self, unit: Unit, encoded: Encoded, items: Tensor, steps: Tensor, held: int) -> int:
+        return 4 * held + self.gradients.bytes_per_sample(self.pairs.batch(unit.first, encoded, items, steps))
 
 
 class _Consumers:

@@ -23,9 +23,11 @@ class Consumer(Protocol):
 
     Attributes:
         by_parameter: whether it must get each parameter on its own; else it takes any stretch of the whole gradient.
+        held: numbers that it keeps for each pair, where they are more than a sketch.
     """
 
     by_parameter: bool
+    held: int
 
     def start(self, items: Tensor, timesteps: Tensor, dtype: torch.dtype, device: torch.device) -> None:
         """A batch begins; `items` is [B] items, `timesteps` [B] indices into the grid."""
@@ -38,6 +40,7 @@ class Norms:
     """L2 norms of whole gradients, accumulated in float64."""
 
     by_parameter = False
+    held = 0
 
     def start(self, items: Tensor, timesteps: Tensor, dtype: torch.dtype, device: torch.device) -> None:
         """See `Consumer`."""
@@ -68,6 +71,8 @@ class Sketches:
         lengths: v.
         seed: of the sketch; layers have seeds of their own, so that their errors are independent.
     """
+
+    held = 0
 
     def __init__(
         self, layers: Sequence[LayerBlock], apart: bool, form: SketchForm, lengths: Sequence[int], seed: int
@@ -106,12 +111,16 @@ class Sketches:
 
 
 class Whole:
-    """The gradients themselves, [B, p]."""
+    """The gradients themselves, [B, p].
+
+    Args:
+        total: number of parameters, p.
+    """
 
     by_parameter = False
 
     def __init__(self, total: int) -> None:
-        self._total = total
+        self._total = self.held = total
 
     def start(self, items: Tensor, timesteps: Tensor, dtype: torch.dtype, device: torch.device) -> None:
         """See `Consumer`."""
@@ -139,6 +148,7 @@ class Summed:
     def __init__(self, inner: Sequence[Consumer]) -> None:
         self._inner = inner
         self.by_parameter = any(consumer.by_parameter for consumer in inner)
+        self.held = sum(consumer.held for consumer in inner)
 
     def start(self, items: Tensor, timesteps: Tensor, dtype: torch.dtype, device: torch.device) -> None:
         """See `Consumer`."""
@@ -181,6 +191,7 @@ class Gathered:
     LARGEST = 2**23
     """Numbers, B * p, beyond which copying costs more than it saves."""
     by_parameter = True
+    held = 0
 
     def __init__(self, total: int, inner: Sequence[Consumer], offsets: Sequence[int]) -> None:
         self._total = total

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,9 @@ from attrbench.store.shards import units
 
 Floats = NDArray[np.float64]
 
+SUMS_VERSION = 1
+"""Raised whenever `GramSums` means something else than before."""
+
 SHARE = 0.4
 """Of the free memory, what the gradients of a stretch may take."""
 COLUMNS = 4096
@@ -43,11 +47,13 @@ class Side:
         source: what decides their gradients.
         split: the items; queries one by one, as they arrive.
         count: only the first so many of them.
+        memo: file that remembers a batch size which had to be halved.
     """
 
     source: GradientSource
     split: Split
     count: int
+    memo: Path | None = None
 
 
 @dataclass
@@ -85,6 +91,11 @@ class GramSums:
 
     through: int
     sides: list[SideSums]
+
+    @property
+    def stage(self) -> int:
+        """Grows with every sweep."""
+        return self.through + (self.sides[0].norms is not None)
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """Everything by name, to be kept."""
@@ -134,9 +145,16 @@ class GramPass:
         self._sides = [train, *queries]
         self._normalise = normalise
         self._engine = engine
-        self._room = SHARE * free_memory(denoiser.device) if room is None else room
+        self._room = self._share() if room is None else room
         named = denoiser.at(train.source.checkpoint).attributed_parameters(train.source.parameters)
         self._sizes = {name: parameter.numel() for name, parameter in named.items()}
+
+    def _share(self) -> float:
+        """What the gradients of a stretch may take, beside a few matrices of products."""
+        device, n = self._denoiser.device, self._sides[0].count
+        if device.type == "cuda":
+            torch.cuda.empty_cache()  # what earlier passes left behind is free
+        return SHARE * max(0, free_memory(device) - 24 * n * sum(side.count for side in self._sides))
 
     def start(self, known: bool) -> GramSums:
         """Nothing added up yet; with `known` the training items' products with each other are not asked for."""
@@ -206,7 +224,7 @@ class GramPass:
         return self._normalise and sums.sides[0].norms is None and len(self.stretches()) > 1
 
     def _pass(self, side: Side, only: Sequence[str] | None) -> GradientPass:
-        return GradientPass(side.source, self._denoiser, side.split, self._engine, only=only)
+        return GradientPass(side.source, self._denoiser, side.split, self._engine, memo=side.memo, only=only)
 
     def _measure(self, side: Side, known: SideSums, advance: Callable[[], None]) -> None:
         """A sweep for the norms alone."""
@@ -227,27 +245,23 @@ class GramPass:
         steps = len(work.timesteps)
         whole, norms = Whole(work.gradients.total), Norms()
         consumers = [norms, whole if self._normalise else Summed([whole])]
-        means: Tensor | None = None
+        means = torch.zeros(side.count, work.gradients.total, dtype=_dtype(work), device=self._denoiser.device)
         for unit in units(side.count):
 
             def keep(items: Tensor, places: Tensor, outputs: Tensor, first: int = unit.first) -> None:
-                nonlocal means
                 values, sizes, into = whole.result(), norms.result(), items
                 if self._normalise:
                     if known.norms is not None:
                         sizes = torch.from_numpy(known.norms[first + items.numpy(), places.numpy()]).to(sizes.device)
-                    values = values / sizes.clamp_min(TINY).to(values.dtype)[:, None]
+                    values /= sizes.clamp_min(TINY).to(values.dtype)[:, None]
                 else:
                     into = items.unique()  # the order in which `Summed` puts them
-                if means is None:
-                    means = values.new_zeros(side.count, values.shape[1])
                 means.index_add_(0, (first + into).to(means.device), values, alpha=1 / steps)
                 bad = ~sizes.isfinite().cpu().numpy()
                 known.lose(np.stack([first + items.numpy()[bad], places.numpy()[bad]], axis=1))
 
             known.seconds[unit.first : unit.last] += work.sweep(unit, consumers, keep)
             advance()
-        assert means is not None
         means[torch.from_numpy(known.lost[:, 0]).to(means.device)] = 0  # what was lost must not touch the others
         return means
 
@@ -261,6 +275,12 @@ class GramPass:
                 side.products[:, train] = 0
 
 
+def _dtype(work: GradientPass) -> torch.dtype:
+    """Of the gradients."""
+    double = any(parameter.dtype == torch.float64 for parameter in work.gradients.parameters.values())
+    return torch.float64 if double else torch.float32
+
+
 def inner_products(left: Tensor, right: Tensor) -> Floats:
     """[a, b] inner products of the rows of [a, p] and [b, p] in float64; exactly symmetric where both are the same."""
     if left.device.type == "cpu":
@@ -269,8 +289,8 @@ def inner_products(left: Tensor, right: Tensor) -> Floats:
     for start in range(0, left.shape[1], COLUMNS):
         a, b = (rows[:, start : start + COLUMNS].double() for rows in (left, right))
         sums.addmm_(a, b.T)
-    total: Floats = (sums if left is not right else (sums + sums.T) / 2).cpu().numpy()
-    return total
+    total: Floats = sums.cpu().numpy()
+    return (total + total.T) / 2 if left is right else total
 
 
 def _on_cpu(left: NDArray[Any], right: NDArray[Any]) -> Floats:

@@ -49,6 +49,9 @@ class Pairs:
         timesteps: T of them.
         parameters: those that are differentiated, by name.
         count: number of items.
+
+    Raises:
+        Unavailable: where latents are to follow a trajectory that is not known.
     """
 
     def __init__(
@@ -65,6 +68,8 @@ class Pairs:
         self.count = len(split.items) if count is None else count
         self.timesteps = self.denoiser.timesteps(source.grid)
         self._draws = grid_draws(source.grid, self.timesteps)
+        if source.latents == "trajectory" and split.items.seeds is None:
+            raise Unavailable(f"the {split.name} items have no sampling trajectory: their seeds are not known")
         named = self.denoiser.attributed_parameters(source.parameters)
         self.parameters: dict[str, nn.Parameter] = {k: p for k, p in named.items() if only is None or k in only}
 
@@ -83,8 +88,7 @@ class Pairs:
         encoded = self.denoiser.encode(items.images[list(chosen)], prompts, self.source.image_range)
         if self.source.latents == "clean":
             return encoded
-        if items.seeds is None:
-            raise Unavailable(f"the {self.split.name} items have no sampling trajectory: their seeds are not known")
+        assert items.seeds is not None
         trajectory = self.denoiser.trajectory(prompts, [items.seeds[i] for i in chosen])
         return Encoded(trajectory[:, self._sampler_steps()], encoded.conditioning)
 

@@ -21,6 +21,7 @@ class InnerProducts:
     """
 
     by_parameter = True
+    held = 0
 
     def __init__(self, queries: Sequence[Tensor], layers: Sequence[LayerBlock]) -> None:
         self._layers = len(layers)

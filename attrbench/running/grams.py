@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import closing
-from functools import partial
 from pathlib import Path
 
 from safetensors.numpy import load_file, save
 
 from attrbench.errors import AttrbenchError, Unavailable, UsageError
-from attrbench.features import GradientGram, GradientSource
-from attrbench.gradients.gram import GramPass, GramSums, Side, SideSums
-from attrbench.gradients.pairs import Split
+from attrbench.features import GradientSource
+from attrbench.gradients.batching import ran_out_of_memory
+from attrbench.gradients.gram import SUMS_VERSION, GramPass, GramSums, Side, SideSums
+from attrbench.gradients.pairs import Pairs, Split
 from attrbench.running.plan import Plan, PlannedGram
 from attrbench.running.reporting import Reporter
 from attrbench.store.claims import Claims
@@ -27,8 +27,20 @@ def compute_grams(plan: Plan, reporter: Reporter) -> None:
         try:
             _compute(plan, planned, reporter)
         except (Unavailable, UsageError) as error:  # too large, or the model has not what they ask of it
-            for label in planned.methods:
-                plan.give_up(label, error)
+            _give_up(plan, planned.methods, error)
+        except (RuntimeError, MemoryError) as error:
+            if not ran_out_of_memory(error):
+                raise
+            items = plan.train_count
+            line = (
+                f"memory ran out over the Gram matrix of {items} items: use a sketch (v=...) or fewer (--limit-train)"
+            )
+            _give_up(plan, planned.methods, AttrbenchError(line))
+
+
+def _give_up(plan: Plan, labels: Sequence[str], error: Exception) -> None:
+    for label in labels:
+        plan.give_up(label, error)
 
 
 def _compute(plan: Plan, planned: PlannedGram, reporter: Reporter) -> None:
@@ -38,14 +50,27 @@ def _compute(plan: Plan, planned: PlannedGram, reporter: Reporter) -> None:
         return
     for unit, store in ((planned.whole, planned.store), *((planned.asked, s) for s in planned.crosses.values())):
         store.needs(unit)  # says which are damaged
+    for feature in planned.missing():
+        try:
+            Pairs(feature.queries or feature.source, plan.opened.denoiser, Split("query", plan.opened.queries))
+        except (Unavailable, UsageError) as error:  # the queries have no trajectory, say: the others have the matrix
+            _give_up(plan, planned.serves[feature], error)
+    if not planned.crosses:
+        return
     claims = plan.settings.cache / "claims" / planned.store.fingerprint[:20]
-    with closing(Claims(claims)) as claimed, claimed.claim(0, wait=True):
-        wanted = planned.missing()  # another process may have computed them meanwhile
-        if wanted:
-            _add_up(plan, planned, wanted, reporter)
+    with closing(Claims(claims)) as claimed:
+        with claimed.claim(0, wait=False) as ours:
+            if ours:
+                _add_up(plan, planned, reporter)
+                return
+        reporter.note("another process is at this Gram matrix: waiting for it")
+        with claimed.claim(0, wait=True):
+            if planned.missing():
+                _add_up(plan, planned, reporter)
 
 
-def _add_up(plan: Plan, planned: PlannedGram, wanted: Sequence[GradientGram], reporter: Reporter) -> None:
+def _add_up(plan: Plan, planned: PlannedGram, reporter: Reporter) -> None:
+    wanted = sorted(planned.missing(), key=lambda feature: planned.crosses[feature].fingerprint)
     known = planned.known
     sources = [feature.queries or feature.source for feature in wanted]
     work = GramPass(
@@ -56,11 +81,11 @@ def _add_up(plan: Plan, planned: PlannedGram, wanted: Sequence[GradientGram], re
         plan.settings.engine,
     )
     stores = [planned.store, *(planned.crosses[feature] for feature in wanted)]
-    key = fingerprint([known, *(store.fingerprint for store in stores)])
-    path = plan.settings.cache / "grams" / f"{key[:20]}.safetensors"
-    sums = GramSums.of(load_file(path)) if is_whole(path) else work.start(known)
+    key = fingerprint([SUMS_VERSION, known, *(store.fingerprint for store in stores)])[:20]
+    kept = _Kept(plan.settings.cache / "grams", key)
+    sums = kept.latest() or work.start(known)
     with reporter.stage("Gram matrix", work.steps(sums)) as advance:
-        work.compute(sums, partial(_keep, path), advance)
+        work.compute(sums, kept.write, advance)
     train, *asked = sums.sides
     if train.products is not None:
         seconds = train.seconds + train.product_seconds / len(train.seconds)
@@ -71,7 +96,7 @@ def _add_up(plan: Plan, planned: PlannedGram, wanted: Sequence[GradientGram], re
         seconds = side.seconds + side.product_seconds / len(side.seconds) + train.seconds.sum()
         lost = _lost(plan, source, side)
         store.write(planned.asked, {"cross": side.products}, Timing(seconds.tolist(), len(stores), lost))
-    drop(path)
+    kept.drop_before(None)
 
 
 def _lost(plan: Plan, source: GradientSource, side: SideSums) -> list[tuple[int, float]]:
@@ -81,14 +106,46 @@ def _lost(plan: Plan, source: GradientSource, side: SideSums) -> list[tuple[int,
 
 def _side(plan: Plan, name: str, source: GradientSource) -> Side:
     count = plan.train_count if name == "train" else plan.query_count
-    return Side(source, Split(name, plan.items(name), one_by_one=name == "query"), count)
+    key = fingerprint([plan.items(name).fingerprint, source.model_dump(mode="json"), plan.settings.device, "gram"])
+    memo = plan.settings.cache / "batch-sizes" / f"{key[:20]}.json"
+    return Side(source, Split(name, plan.items(name), one_by_one=name == "query"), count, memo)
 
 
-def _keep(path: Path, sums: GramSums) -> None:
-    try:
-        write_sealed(path, save(sums.arrays()))
-    except OSError as error:
-        raise AttrbenchError(
-            f"cannot write to the cache {path.parent}: {error.strerror}; free room there or choose another folder"
-            " with --cache"
-        ) from None
+class _Kept:
+    """Sums of an unfinished matrix: a file a sweep, the earlier one removed once the later one is whole.
+
+    Args:
+        folder: of the files.
+        key: names the work.
+    """
+
+    def __init__(self, folder: Path, key: str) -> None:
+        self._folder = folder
+        self._key = key
+
+    def _files(self) -> list[Path]:
+        """The latest first."""
+        return sorted(self._folder.glob(f"{self._key}-*.safetensors"), reverse=True)
+
+    def latest(self) -> GramSums | None:
+        """What the latest whole file says; None where there is none."""
+        path = next(filter(is_whole, self._files()), None)
+        return None if path is None else GramSums.of(load_file(path))
+
+    def write(self, sums: GramSums) -> None:
+        """Keeps the sums after a sweep."""
+        path = self._folder / f"{self._key}-{sums.stage:08d}.safetensors"
+        try:
+            write_sealed(path, save(sums.arrays()))
+        except OSError as error:
+            raise AttrbenchError(
+                f"cannot write to the cache {self._folder}: {error.strerror}; free room there or choose another folder"
+                " with --cache (what earlier sweeps added up is kept)"
+            ) from None
+        self.drop_before(path)
+
+    def drop_before(self, last: Path | None) -> None:
+        """Removes all files but the last."""
+        for path in self._files():
+            if path != last:
+                drop(path)

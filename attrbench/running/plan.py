@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from attrbench.errors import AttrbenchError
+from attrbench.errors import AttrbenchError, UsageError
 from attrbench.features import (
     Feature,
     FeaturePlan,
@@ -223,6 +223,9 @@ class Plan:
         return self._transforms.get(feature)
 
     def _add_all(self, features: FeaturePlan, request: MethodRequest) -> None:
+        grams = [feature for feature in (features.train, features.query) if isinstance(feature, GradientGram)]
+        if grams and features.train != features.query:
+            raise UsageError(f"method {request.label}: a GradientGram is to be declared for training items and queries")
         self._add("train", features.train, request)
         self._add("query", features.query, request)
         for part in features.parts:
@@ -263,10 +266,14 @@ class Plan:
         """A store of one shard, for the matrix or for the products with the queries."""
         description = self._description("query" if with_queries else "train", feature) | {"count": self.train_count}
         if with_queries:
+            asked = feature.queries or feature.source
+            timesteps = list(self.denoiser(asked).timesteps(asked.grid))
             description |= {"train": self.items("train").fingerprint, "queries": self.query_count}
-            if feature.queries is not None:
-                description["query_timesteps"] = list(self.denoiser(feature.source).timesteps(feature.queries.grid))
-                description["sampling"] = dict(self.denoiser(feature.source).sampling)
+            description |= {"query_model": self.denoiser(asked).fingerprint, "query_timesteps": timesteps}
+            if asked.latents == "trajectory":
+                description["sampling"] = dict(self.denoiser(asked).sampling)
+        elif feature.source.latents == "trajectory":
+            description["sampling"] = dict(self.denoiser(feature.source).sampling)
         count = self.query_count if with_queries else self.train_count
         return FeatureStore(self.settings.cache, description, 1 << (count - 1).bit_length())
 
@@ -396,7 +403,8 @@ class Plan:
                 f" {len(planned.units)} shards to compute; {widths}; serves {', '.join(planned.methods)}"
             )
         for gram in self.grams.values():
-            state = "to compute" if gram.missing() else "done"
+            state = "done" if not gram.missing() else "to compute, in a sweep or more" if not gram.known else "known"
+            state += ", products with queries to compute, in a sweep or more" if gram.known and gram.missing() else ""
             out.append(
                 f"Gram matrix of the {_differentiated(gram.feature.source)} of train items and queries at"
                 f" T={gram.feature.source.grid.steps} ({gram.feature.source.grid.kind}): {state}; whole gradients"

@@ -220,6 +220,8 @@ class StoredFeature:
         elif isinstance(feature, GradientGram):
             whole = self.description.get("split") == "train"
             parts = ["Gram matrix" if whole else "products of whole gradients with the training items'"]
+            if feature.queries is not None:
+                parts.append(f"queries at T={feature.queries.grid.steps} {feature.queries.grid.kind}")
         elif feature.sketch is None:
             parts = ["whole rows"]
         else:
@@ -254,8 +256,8 @@ class Inventory:
     Attributes:
         root: the folder.
         features, indexes: feature stores and index files.
-        queries: sets of generated queries, pictures of retrained models and sums of unfinished Gram matrices; their
-            files are among `other` too.
+        queries: sets of generated queries and pictures of retrained models; their files are among `other` too.
+        sums: of unfinished Gram matrices; likewise.
         images: files of decoded images; likewise.
         parts: what processes were writing, some of them long gone.
         claims: lock files.
@@ -268,6 +270,7 @@ class Inventory:
     features: list[StoredFeature] = field(default_factory=list)
     indexes: list[Piece] = field(default_factory=list)
     queries: list[Piece] = field(default_factory=list)
+    sums: list[Piece] = field(default_factory=list)
     images: list[Piece] = field(default_factory=list)
     parts: list[File] = field(default_factory=list)
     claims: list[File] = field(default_factory=list)
@@ -277,9 +280,9 @@ class Inventory:
 
     @property
     def pieces(self) -> list[Piece]:
-        """All shards, index files, queries and decoded images of this cache; links are not among them."""
+        """All shards, index files, queries, sums and decoded images of this cache; links are not among them."""
         shards = chain.from_iterable(feature.pieces for feature in self.features)
-        return [piece for piece in chain(shards, self.indexes, self.queries, self.images) if piece.regular]
+        return [piece for piece in chain(shards, self.indexes, self.queries, self.sums, self.images) if piece.regular]
 
     @property
     def rest(self) -> list[File]:
@@ -325,9 +328,8 @@ def take_inventory(root: Path) -> Inventory:
         _add_feature(found, folder, files)
     for folder, files in methods.items():
         _add_indexes(found, folder, files)
-    found.queries = [
-        piece for kind in ("queries", "retrained", "grams") for piece in _pieces(found, kind, ".safetensors", Seal)
-    ]
+    found.queries = [piece for kind in ("queries", "retrained") for piece in _pieces(found, kind, ".safetensors", Seal)]
+    found.sums = _pieces(found, "grams", ".safetensors", Seal)
     found.images = _pieces(found, "images", ".bin", ImageSeal)
     return found
 

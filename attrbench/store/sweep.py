@@ -29,7 +29,7 @@ PART_SECONDS = 60.0
 """The same for the part file of a process that is gone here: on another machine, or in a container, it may live."""
 PART_AT_MOST_SECONDS = DAY
 """No file takes longer to write: the process that bears its number by then is another one."""
-LAYOUT = ("features", "methods", "claims", "batch-sizes", "queries", "retrained", "images")
+LAYOUT = ("features", "methods", "claims", "batch-sizes", "queries", "retrained", "images", "grams")
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,9 @@ def sweep(found: Inventory, engine: int, older_than: float | None = None) -> Swe
     candidates = [
         *(_part(part) for part in found.parts if part.regular),
         *chain.from_iterable(_of_feature(feature, engine, now, older_than) for feature in found.features),
-        *chain.from_iterable(_of_index(piece, now, older_than) for piece in (*found.indexes, *found.images)),
+        *chain.from_iterable(
+            _of_index(piece, now, older_than) for piece in (*found.indexes, *found.sums, *found.images)
+        ),
         *(
             Removal(claim.path, "unused lock file", (claim,), lock=True)
             for claim in found.claims

@@ -23,6 +23,10 @@ KEPT = 512
 """Training items from which on the Gram matrix and its decomposition take longer than reading the latter."""
 
 
+SPECTRUM_VERSION = 1
+"""Raised whenever a kept spectrum would be another than before."""
+
+
 class RidgeOptions(MeanGradientOptions):
     """Options of the ridge kernel methods."""
 
@@ -184,7 +188,7 @@ def _spectrum(train: TrainFeatures, context: Context) -> tuple[Spectrum, float]:
 
     if train.count < KEPT:
         return Spectrum.of(_gram(train)), 0.0
-    key = fingerprint([context.fingerprint, train.count])
+    key = fingerprint([SPECTRUM_VERSION, context.fingerprint, train.count])
     kept = kept_index(
         context.workspace.with_name("ridge") / f"spectrum-{key[:20]}.bin",
         build=lambda: Spectrum.of(_gram(train)),

@@ -51,7 +51,8 @@ class MiniTextToImageOptions(Options):
     queries_per_group: int = Field(10, ge=1, le=100)
     """Generated queries for each family."""
     query_set: Literal["reported", "tuning"] = "reported"
-    """`tuning`: queries of other seeds, for choosing options; nothing may be chosen on the reported ones."""
+    """`tuning`: queries of other seeds and, while they last, other prompts, for choosing options; nothing may be chosen
+    on the reported ones."""
 
 
 class MiniTextToImageTask(Task[MiniTextToImageOptions]):

@@ -111,6 +111,24 @@ def test_work_that_was_cut_off_goes_on_behind_the_last_sweep_that_was_kept(denoi
     assert len(calls) == 2  # one sweep over the shard of either side: the weights are not gone through again
     for mine, other in zip(sums.sides, expected.sides, strict=True):
         np.testing.assert_array_equal(mine.products, other.products)
+    assert [GramSums.of(arrays).stage for arrays in kept] == sorted({GramSums.of(arrays).stage for arrays in kept})
+
+
+@pytest.mark.parametrize("normalise", [False, True])
+def test_and_may_have_more_memory_then(denoiser, normalise):
+    expected = added_up(work_of(denoiser, normalise=normalise))
+    kept = []
+
+    def keep(sums):
+        kept.append({name: value.copy() for name, value in sums.arrays().items()})
+
+    added_up(work_of(denoiser, normalise=normalise, room=OF_WEIGHTS), keep=keep)
+    sums = GramSums.of(kept[-1])
+    assert 0 < sums.through < len(SIZES)
+    work_of(denoiser, normalise=normalise).compute(sums, keep, lambda: None)
+    for mine, other in zip(sums.sides, expected.sides, strict=True):
+        np.testing.assert_allclose(mine.products, other.products, rtol=1e-10)
+    assert sums.through == len(SIZES)
 
 
 @pytest.mark.parametrize("normalise", [False, True])

@@ -287,9 +287,8 @@ def test_a_single_timestep_has_the_estimate_of_the_nearest_sampling_step(followe
 
 
 def test_items_without_seeds_have_no_trajectory(followed):
-    pairs = along(followed, TimestepGrid(kind="sampler", steps=4), seeds=None)
     with pytest.raises(Unavailable, match="query items have no sampling trajectory"):
-        pairs.encode(0, 2)
+        along(followed, TimestepGrid(kind="sampler", steps=4), seeds=None)
 
 
 def test_models_without_a_sampler_have_no_trajectory(denoiser):

@@ -7,15 +7,19 @@ import pytest
 import torch
 from torch import nn
 
-from attrbench.features import GradientSource, TimestepGrid
+from attrbench.errors import AttrbenchError, Unavailable, UsageError
+from attrbench.features import FeaturePlan, GradientGram, GradientSource, TimestepGrid
 from attrbench.gradients import gram
 from attrbench.gradients.gram import GramPass
 from attrbench.gradients.pairs import Pairs, Split
+from attrbench.gradients.version import ENGINE_VERSION
 from attrbench.plugins import registry
+from attrbench.running import grams
 from attrbench.running.features import MethodFeatures
 from attrbench.running.passes import compute_passes
 from attrbench.running.reporting import Silent
 from attrbench.store.inventory import take_inventory
+from attrbench.store.sweep import sweep
 from tests.methods.in_memory import (
     Small,
     SmallTask,
@@ -54,7 +58,8 @@ def opened():
 @pytest.fixture
 def stretches(monkeypatch):
     """Room for the largest parameter and little more."""
-    monkeypatch.setattr(gram, "free_memory", lambda device: 4 * (COUNT + QUERIES) * 55 / gram.SHARE)
+    items = COUNT + QUERIES
+    monkeypatch.setattr(gram, "free_memory", lambda device: 24 * COUNT * items + 4 * items * 55 / gram.SHARE)
 
 
 def phi(opened, source, items, name):
@@ -103,7 +108,7 @@ def test_no_gradient_lies_in_the_cache_and_what_does_is_told(opened, tmp_path):
     assert {feature.dtype for feature in found.features} == {"float64"}
     kept = sum(feature.bytes for feature in found.features)
     assert 8 * COUNT * (COUNT + QUERIES) < kept < 8 * COUNT * (COUNT + QUERIES) + 4096
-    assert not found.queries  # the sums on the way there are gone
+    assert not found.sums
 
 
 def test_one_matrix_serves_all_dampings_methods_and_kinds_of_queries(opened, tmp_path):
@@ -161,7 +166,7 @@ def test_a_run_that_was_cut_off_goes_on_behind_its_last_sweep(opened, tmp_path, 
     monkeypatch.setattr(GramPass, "_means", cut_off)
     with pytest.raises(KeyboardInterrupt):
         scores_by_run(opened, tmp_path, spec)
-    assert swept and len(take_inventory(tmp_path / "cache").queries) == 1
+    assert swept and len(take_inventory(tmp_path / "cache").sums) == 1
     done = {name for names in swept for name in names}
     monkeypatch.setattr(
         GramPass,
@@ -172,7 +177,77 @@ def test_a_run_that_was_cut_off_goes_on_behind_its_last_sweep(opened, tmp_path, 
     (found,) = scores_by_run(opened, tmp_path, spec)
     assert swept and not done & {name for names in swept for name in names}
     np.testing.assert_allclose(found, expected, rtol=1e-6)
-    assert not take_inventory(tmp_path / "cache").queries
+    assert not take_inventory(tmp_path / "cache").sums
+
+
+@pytest.mark.usefixtures("stretches")
+def test_sums_that_cannot_be_kept_leave_those_of_the_sweep_before(opened, tmp_path, monkeypatch):
+    spec, written = f"das:{OPTIONS}", []  # whose norms take a sweep of their own
+
+    def full(path, data, write=grams.write_sealed):
+        written.append(path)
+        if len(written) == 2:
+            raise OSError(28, "No space left on device")
+        write(path, data)
+
+    monkeypatch.setattr(grams, "write_sealed", full)
+    with pytest.raises(AttrbenchError, match="No space left on device; free room there"):
+        scores_by_run(opened, tmp_path, spec)
+    (kept,) = take_inventory(tmp_path / "cache").sums
+    assert kept.path == written[0]
+    monkeypatch.setattr(GramPass, "_measure", lambda *_: pytest.fail("the norms are known"))
+    (found,) = scores_by_run(opened, tmp_path, spec)
+    assert np.isfinite(found).all() and not take_inventory(tmp_path / "cache").sums
+
+
+@pytest.mark.usefixtures("stretches")
+def test_damaged_sums_are_begun_anew_and_unused_ones_can_be_removed(opened, tmp_path, monkeypatch):
+    spec = f"trak:{OPTIONS}"
+    (expected,) = scores_by_run(opened, tmp_path / "whole", spec)
+    write = grams.write_sealed
+    monkeypatch.setattr(grams, "write_sealed", lambda path, data: write(path, data) or pytest.fail("cut off"))
+    with pytest.raises(pytest.fail.Exception):
+        scores_by_run(opened, tmp_path, spec)
+    monkeypatch.setattr(grams, "write_sealed", write)
+    found = take_inventory(tmp_path / "cache")
+    (kept,) = found.sums
+    assert [r.path for r in sweep(found, ENGINE_VERSION, older_than=0.0).waiting if r.path == kept.path] == [kept.path]
+    kept.path.write_bytes(kept.path.read_bytes()[:-8])
+    (again,) = scores_by_run(opened, tmp_path, spec)
+    np.testing.assert_array_equal(again, expected)
+
+
+def test_queries_without_a_trajectory_cost_journey_trak_alone(opened, tmp_path):
+    opened.queries = replace(opened.queries, seeds=None)
+    specs = (f"trak:{OPTIONS}", f"journey-trak:{OPTIONS},sampling_steps=3")
+    plan, (trak, journey) = plan_of(opened, tmp_path, *specs)
+    compute_passes(plan, registry(), Silent())
+    with pytest.raises(Unavailable, match="no sampling trajectory"):
+        plan.features(journey)
+    assert MethodFeatures(plan, plan.features(trak)).train().gram.shape == (COUNT, COUNT)
+
+
+def test_memory_that_runs_out_is_a_line_with_advice(opened, tmp_path, monkeypatch):
+    def ran_out(*_):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
+
+    monkeypatch.setattr(gram, "inner_products", ran_out)
+    plan, (exact, sketched) = plan_of(opened, tmp_path, f"trak:{OPTIONS}", "trak:timesteps=2,v=16")
+    compute_passes(plan, registry(), Silent())
+    with pytest.raises(AttrbenchError, match=rf"memory ran out over the Gram matrix of {COUNT} items: use a sketch"):
+        plan.features(exact)
+    assert plan.features(sketched)
+
+
+def test_a_matrix_must_be_declared_on_both_sides_and_of_the_same_parameters(opened, tmp_path):
+    plan, _ = plan_of(opened, tmp_path)
+    feature = GradientGram(source=SOURCE)
+    (request,) = plan_of(opened, tmp_path, f"trak:{OPTIONS}")[1]
+    for features in (FeaturePlan(train=feature, query=None), FeaturePlan(train=None, query=feature)):
+        with pytest.raises(UsageError, match="declared for training items and queries"):
+            plan._add_all(features, request)
+    with pytest.raises(ValueError, match="of the same parameters"):
+        GradientGram(source=SOURCE, queries=SOURCE.model_copy(update={"parameters": "lora"}))
 
 
 def test_costs_and_lost_gradients_are_reported(opened, tmp_path):

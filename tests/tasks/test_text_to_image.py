@@ -57,6 +57,7 @@ def test_queries_have_held_out_prompts_and_are_the_same_every_time(kind, cache, 
     assert opened(kind, tmp_path, queries_per_group=1).queries.fingerprint == queries.fingerprint
     tuning = opened(kind, cache, queries_per_group=1, query_set="tuning").queries
     assert not set(tuning.seeds) & set(queries.seeds)
+    assert not set(tuning.prompts) & set(queries.prompts)
     assert (tuning.images != queries.images).any(axis=(1, 2, 3)).all()
 
 

@@ -80,15 +80,32 @@ def test_the_command_line_reference_names_every_flag_of_every_verb():
 def test_the_readme_shows_the_published_leaderboard():
     records, problems = read_records(ROOT / "leaderboards")
     assert not problems
-    (table,) = build_tables([record for record in records if record.task.name == "ddpm-mnist-mini"])
-    shown = to_markdown([table]).split("\n", 2)[2]  # without its heading
-    text = re.sub(
-        r"(<!-- leaderboard -->\n).*?(<!-- /leaderboard -->)",
-        lambda match: f"{match[1]}{shown}{match[2]}",
-        README.read_text(),
-        flags=re.DOTALL,
-    )
+    ours = [record for record in records if record.task.name == "ddpm-mnist-mini"]
+    (table,) = build_tables([record for record in ours if record.tuned is None])
+    shown = {
+        "leaderboard": to_markdown([table]).split("\n", 2)[2],  # without its heading
+        "tuned": tuned_rows([record for record in ours if record.tuned is not None]),
+    }
+    text = README.read_text()
+    for name, lines in shown.items():
+        marked = rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)"
+        text = re.sub(marked, lambda match, lines=lines: f"{match[1]}{lines}{match[2]}", text, flags=re.DOTALL)
     check(README, text)
+
+
+def tuned_rows(records):
+    """What was chosen, what it reached where it was chosen and what on the reported queries, the best first."""
+    lines = [
+        "| method, as chosen | of values | tuning queries | reported queries | 95% interval |",
+        "|---|--:|--:|--:|--:|",
+    ]
+    found = []
+    for record in records:
+        tried = {value.label: value.value for value in record.tuned.tried}
+        result = record.metric(record.task.main_metric)
+        cells = (record.method.label, len(tried), f"{tried[record.method.label]:.3f}", f"{result.value:.3f}")
+        found.append((-result.value, f"| {' | '.join(map(str, cells))} | [{result.low:.3f}, {result.high:.3f}] |"))
+    return "\n".join([*lines, *(line for _, line in sorted(found)), ""])
 
 
 def test_published_records_are_of_the_tasks_and_methods_that_ship():
@@ -102,7 +119,7 @@ def test_published_records_are_of_the_tasks_and_methods_that_ship():
 
 
 COMMANDS = re.findall(
-    r"^attrbench (?:list|run|attribute|leaderboard|train|doctor|cache)\b.*", README.read_text(), flags=re.MULTILINE
+    r"^attrbench (?:list|run|tune|attribute|leaderboard|train|doctor|cache)\b.*", README.read_text(), flags=re.MULTILINE
 )
 
 

@@ -180,8 +180,8 @@ class Plan:
 
     @property
     def counterfactual(self) -> Counterfactual | None:
-        """How the rankings are measured by training again; None where the task does not, or the run is limited."""
-        return None if self.is_limited else self.opened.counterfactual
+        """How rankings are measured by training again; None where the task does not, or the run leaves it out."""
+        return self.opened.counterfactual if self.settings.retrain and not self.is_limited else None
 
     @property
     def depth(self) -> int:
@@ -419,8 +419,9 @@ class Plan:
             )
         out.append(f"{self.bytes_to_write() / 1e6:,.0f} MB to write below {self.settings.cache}")
         if self.opened.counterfactual is not None:
-            left_out = "left out, as the run is limited" if self.is_limited else self.opened.counterfactual.summary
-            out.append(f"retraining: {left_out}")
+            why = "the run is limited" if self.is_limited else "options are being chosen"
+            known = self.counterfactual
+            out.append(f"retraining: {f'left out, as {why}' if known is None else known.summary}")
         return out
 
 

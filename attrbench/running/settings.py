@@ -37,6 +37,7 @@ class RunSettings:
         executor: name of the executor.
         rerun: compute again what an existing record already answers.
         dry_run: stop after the plan.
+        retrain: whether a task's counterfactual is measured, by training for each method.
     """
 
     out: Path
@@ -49,6 +50,7 @@ class RunSettings:
     executor: str = "inline"
     rerun: bool = False
     dry_run: bool = False
+    retrain: bool = True
 
     def command(self, method: MethodRequest, task: TaskRequest) -> str:
         """The command line that repeats one run."""

@@ -78,7 +78,7 @@ class TuningRun:
             UsageError: where no value that ran has the metric that is to decide.
         """
         TaskRun(self._registry, self._task, [], self._settings, self._reporter).check_folders()
-        settings = replace(self._settings, out=self._settings.cache / TUNING_RUNS)
+        settings = replace(self._settings, out=self._settings.cache / TUNING_RUNS, retrain=False)
         every = [request for sweep in self._sweeps for request in sweep.requests]
         run = TaskRun(self._registry, self._tuning, every, settings, self._reporter)
         run.methods = list({run.identity(request): request for request in run.methods}.values())

@@ -38,6 +38,7 @@ class TaskOptions(Options):
 
 class Open(OpenTask):
     denoiser = None
+    counterfactual = None
 
     def __init__(self, lies_at):
         self._lies_at = lies_at
@@ -73,6 +74,25 @@ class Lying2(Lying):
     """The same once more."""
 
     meta = meta("lying2-mini")
+
+
+class Trains:
+    """A counterfactual that must not be measured."""
+
+    depth = 5
+    summary = "trains for hours"
+
+
+class Retrained(Lying):
+    """Its tuning queries have a counterfactual."""
+
+    meta = meta("retrained-mini")
+
+    def open(self, workspace):
+        opened = super().open(workspace)
+        if self.options.query_set == "tuning":
+            opened.counterfactual = Trains()
+        return opened
 
 
 class Untuned(Lying):
@@ -118,7 +138,7 @@ class PlaceScorer(ExhaustiveScorer):
 @pytest.fixture
 def tune(monkeypatch, attrbench, tmp_path):
     plugin = ModuleType("lying")
-    tasks = (Lying, Lying2, Untuned)
+    tasks = (Lying, Lying2, Retrained, Untuned)
     plugin.register_tasks = hookimpl(lambda register: [register(task) for task in tasks], specname="register_tasks")
     plugin.register_methods = hookimpl(lambda register: register(Place), specname="register_methods")
     registry = load_registry()
@@ -216,6 +236,13 @@ def test_each_task_has_its_own_choice_and_one_without_any_holds_up_no_other(tune
     done = tune("-m", "place:place=7|8", "-t", "lying2-mini")
     assert done.code == 1
     assert done.out.count("tuning queries") == 2
+
+
+def test_no_model_is_trained_for_a_choice(tune, tmp_path):
+    done = tune("-m", "place:place=1|0", task="retrained-mini")
+    assert done.code == 0, done.err
+    assert "retraining: left out, as options are being chosen" in done.err
+    assert [record.method.label for record in reported(tmp_path)] == ["place:place=0"]
 
 
 def test_of_equal_values_the_first_is_chosen(tune, tmp_path):

@@ -122,7 +122,8 @@ class TuningRun:
         )
         if best is None:
             return Choice(sweep, tuned, None)
-        return Choice(sweep, tuned, sweep.requests[best], edge_advice(sweep.requests, best))
+        alone = sum(value.value == tried[best].value for value in tried) == 1
+        return Choice(sweep, tuned, sweep.requests[best], edge_advice(sweep.requests, best) if alone else "")
 
 
 def tuning_request(task: TaskRequest) -> TaskRequest:

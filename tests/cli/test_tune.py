@@ -296,6 +296,7 @@ def test_the_best_at_an_end_of_a_sweep_asks_for_a_wider_one(tune):
         "place=0 is the smallest value that was tried: a better one may lie beyond" in tune("-m", "place:place=0|1").out
     )
     assert "was tried" not in tune("-m", "place:place=-1|0|1").out
+    assert "was tried" not in tune("-m", "place:place=-2|0").out  # the same place, and so nothing lies that way
 
 
 def test_dampings_of_a_shipped_method_are_chosen_over_shared_features(attrbench, tmp_path, cache):

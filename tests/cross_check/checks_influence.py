@@ -69,7 +69,7 @@ def _network(name: str, kind: str) -> Row:
     theirs = peer_dattri.lissa(
         p.module(), train, query, lam / (top + lam), top + lam, steps(float(values[0]), top, lam)
     )
-    options = f"hessian={kind},blocks=single,batch={TRAIN},{absolute(lam)},iterations=2000"
+    options = f"hessian={kind},batch={TRAIN},{absolute(lam)},iterations=2000"
     with ours.pairs_in_turn():
         mine = ours.scores(name, "lissa", options)
     truth = exact.damped(p.gradients["query"], p.gradients["train"], matrix, lam)

@@ -7,6 +7,7 @@ drawn by the logit of a normal variable. Some prompts are dropped, so that the n
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -243,8 +244,16 @@ def _save(recipe: TextToImageRecipe, network: Any, ema: dict[str, torch.Tensor],
     network.load_state_dict(ema, strict=False)
     network.eval().to(getattr(torch, recipe.dtype))
     network.save_pretrained(str(folder / NETWORK[recipe.family]), safe_serialization=True)
+    _forget_origin(folder / NETWORK[recipe.family] / "config.json")
     _scheduler(recipe).save_pretrained(str(folder / "scheduler"))
     finish(recipe, folder)
+
+
+def _forget_origin(config: Path) -> None:
+    """Takes out of a configuration what folder its network came from: it means nothing elsewhere."""
+    contents = json.loads(config.read_bytes())
+    contents.pop("_name_or_path", None)
+    config.write_text(json.dumps(contents, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def save_lora(recipe: TextToImageRecipe, network: Any, ema: dict[str, torch.Tensor], folder: Path) -> None:

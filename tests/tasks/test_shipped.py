@@ -13,6 +13,7 @@ from attrbench_tasks.ddpm_mnist import DDPMMnistMini
 from attrbench_tasks.digits import DigitsMini
 from attrbench_tasks.fitting import RECIPE_FILE
 from attrbench_tasks.generated import CONFIDENCE
+from attrbench_tasks.mini_ddpm import WEIGHTS
 from attrbench_tasks.registry_mix import FAMILIES
 
 TASKS = [DigitsMini, DDPMMnistMini, DDPMIconsMini]
@@ -103,3 +104,8 @@ def test_gradient_rows_on_cuda_equal_those_on_cpu(tmp_path):
         gradient_pass.compute(Unit(0, 8), {feature: store})
         rows.append(store.read(Unit(0, 8))["rows"])
     np.testing.assert_allclose(rows[0], rows[1], rtol=1e-2, atol=1e-4)
+
+
+def test_no_shipped_file_names_a_folder_of_the_machine_that_made_it():
+    configurations = [path for path in WEIGHTS.rglob("*.json") if "_name_or_path" in path.read_text(encoding="utf-8")]
+    assert not configurations

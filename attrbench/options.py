@@ -11,11 +11,11 @@ import inspect
 import itertools
 import re
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from types import NoneType, UnionType
-from typing import Any, ClassVar, Literal, Self, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
@@ -45,8 +45,8 @@ class Options(BaseModel):
                 if name not in cls.model_fields:
                     raise TypeError(f"{cls.__qualname__}.needs: there is no option '{name}'")
             for need in needed:
-                unknown = set(need.values) - (choices := choices_of(cls.model_fields[need.option].annotation))
-                if choices and unknown:
+                choices = [choices_of(kind) for kind in kinds_of(cls.model_fields[need.option].annotation)]
+                if all(choices) and (unknown := set(need.values).difference(*choices)):
                     raise TypeError(f"{cls.__qualname__}.needs: {need.option} is never {min(unknown)}")
 
     @model_validator(mode="after")
@@ -80,16 +80,24 @@ def as_written(value: object) -> str:
     return "none" if value is None else str(value.value if isinstance(value, Enum) else value)
 
 
-def choices_of(kind: Any) -> set[str]:
-    """The values of a kind that has few, as one writes them; empty for all others."""
-    if get_origin(kind) in (Union, UnionType):
-        parts = [choices_of(part) for part in get_args(kind)]
-        return set().union(*parts) if all(parts) else set()
+def kinds_of(annotation: Any) -> Iterator[Any]:
+    """The members of unions, without annotations."""
+    if get_origin(annotation) is Annotated:
+        yield from kinds_of(get_args(annotation)[0])
+    elif get_origin(annotation) in (Union, UnionType):
+        for part in get_args(annotation):
+            yield from kinds_of(part)
+    else:
+        yield annotation
+
+
+def choices_of(kind: Any) -> list[str]:
+    """All values of a kind that has few, as one writes them; empty for all others."""
     if get_origin(kind) is Literal:
-        return set(map(as_written, get_args(kind)))
+        return [as_written(value) for value in get_args(kind)]
     if isinstance(kind, type) and issubclass(kind, Enum):
-        return set(map(as_written, kind))
-    return {bool: {"true", "false"}, NoneType: {"none"}}.get(kind, set())
+        return [as_written(value) for value in kind]
+    return {bool: ["true", "false"], NoneType: ["none"]}.get(kind, [])
 
 
 @dataclass(frozen=True)

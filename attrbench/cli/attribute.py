@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from attrbench.cli.common import (
     RESULTS,
+    Backend,
+    BatchSize,
     Cache,
     Debug,
     Device,
+    LimitTrain,
     Out,
     TerminalReporter,
     console,
-    default_device,
     quiet_libraries,
+    run_settings,
 )
 from attrbench.errors import UsageError
 
@@ -40,22 +43,17 @@ def attribute(
         Path | None, typer.Option(help="PNG with the pictures [default: OUT/TASK/attributed-METHOD-ID.png].")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
-    limit_train: Annotated[int | None, typer.Option(help="Use only the first N training items.")] = None,
+    limit_train: LimitTrain = None,
     device: Device = None,
     out: Out = RESULTS,
     cache: Cache = None,
-    batch_size: Annotated[
-        int | None, typer.Option(min=1, help="Pairs of item and timestep a backward pass [default: found].")
-    ] = None,
-    backend: Annotated[
-        Literal["hooks", "vmap", "loop"], typer.Option(help="How per-sample gradients are computed.")
-    ] = "hooks",
+    batch_size: BatchSize = None,
+    backend: Backend = "hooks",
     debug: Debug = False,
 ) -> None:
     """Rank the training images for a picture, and draw them on a contact sheet. Uses the same cache as `run`."""
-    from attrbench.gradients.engine import Engine
     from attrbench.plugins import registry
-    from attrbench.running.settings import RunSettings, request_methods, request_tasks
+    from attrbench.running.settings import request_methods, request_tasks
 
     found = registry()
     requests, tasks = request_methods(found, [method]), request_tasks(found, [task])
@@ -65,13 +63,7 @@ def attribute(
     from attrbench.running.attribute import Question, attribute
     from attrbench.running.sheets import write_sheet
 
-    settings = RunSettings(
-        out=out,
-        cache=out / "cache" if cache is None else cache,
-        device=default_device(device),
-        limit_train=limit_train,
-        engine=Engine(backend, batch_size),
-    )
+    settings = run_settings(out, cache, device, batch_size, backend, limit_train=limit_train)
     question = Question(image or (), prompt or (), seed, k)
     answer = attribute(found, tasks[0], requests[0], question, settings, TerminalReporter())
     if sheet is None:

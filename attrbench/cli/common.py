@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from attrbench.running.reporting import Advance
+    from attrbench.running.settings import RunSettings
 
 RESULTS = Path("attrbench-results")
 
@@ -24,6 +25,7 @@ Cache = Annotated[
     typer.Option("--cache", help="Folder of features and indexes [default: OUT/cache].", envvar="ATTRBENCH_CACHE"),
 ]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+Tasks = Annotated[list[str], typer.Option("--task", "-t", help="NAME or FILE.toml, with :KEY=VALUE,... or without.")]
 LimitTrain = Annotated[int | None, typer.Option(help="Use only the first N training items.")]
 LimitQueries = Annotated[int | None, typer.Option(help="Use only the first N queries.")]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of intervals, and of methods that draw (random, lissa:batch).")]
@@ -34,6 +36,22 @@ Backend = Annotated[Literal["hooks", "vmap", "loop"], typer.Option(help="How per
 Executor = Annotated[str, typer.Option(help="How shards are carried out.")]
 Rerun = Annotated[bool, typer.Option("--rerun", help="Score again what a record already answers.")]
 Device = Annotated[str | None, typer.Option(help="Torch device [default: cuda where there is one, else cpu].")]
+
+
+def run_settings(
+    out: Path, cache: Path | None, device: str | None, batch_size: int | None, backend: str, **others: Any
+) -> RunSettings:
+    """How to run, from what the verbs that compute gradients share and `others` of the settings."""
+    from attrbench.gradients.engine import Engine
+    from attrbench.running.settings import RunSettings
+
+    return RunSettings(
+        out=out,
+        cache=out / "cache" if cache is None else cache,
+        device=default_device(device),
+        engine=Engine(backend, batch_size),
+        **others,
+    )
 
 
 def default_device(given: str | None) -> str:

@@ -22,9 +22,10 @@ from attrbench.cli.common import (
     Out,
     Rerun,
     Seed,
+    Tasks,
     TerminalReporter,
-    default_device,
     quiet_libraries,
+    run_settings,
 )
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ def run(
         list[str],
         typer.Option("--method", "-m", help="NAME or NAME:KEY=VALUE,...; a|b sweeps; 'all' for every method."),
     ],
-    task: Annotated[list[str], typer.Option("--task", "-t", help="NAME or FILE.toml, with :KEY=VALUE,... or without.")],
+    task: Tasks,
     limit_train: LimitTrain = None,
     limit_queries: LimitQueries = None,
     device: Device = None,
@@ -52,9 +53,8 @@ def run(
     debug: Debug = False,
 ) -> None:
     """Run methods on tasks. What is already computed is not computed again: the same command resumes."""
-    from attrbench.gradients.engine import Engine
     from attrbench.plugins import registry
-    from attrbench.running.settings import RunSettings, request_methods, request_tasks
+    from attrbench.running.settings import request_methods, request_tasks
 
     found = registry()
     methods, tasks = request_methods(found, method), request_tasks(found, task)
@@ -62,14 +62,15 @@ def run(
     quiet_libraries()
     from attrbench.running.run import TaskRun  # torch comes with it, so wrong names are refused before
 
-    settings = RunSettings(
-        out=out,
-        cache=out / "cache" if cache is None else cache,
-        device=default_device(device),
+    settings = run_settings(
+        out,
+        cache,
+        device,
+        batch_size,
+        backend,
         seed=seed,
         limit_train=limit_train,
         limit_queries=limit_queries,
-        engine=Engine(backend, batch_size),
         executor=executor,
         rerun=rerun,
         dry_run=dry_run,

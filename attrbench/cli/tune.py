@@ -20,15 +20,15 @@ from attrbench.cli.common import (
     Out,
     Rerun,
     Seed,
+    Tasks,
     TerminalReporter,
     console,
-    default_device,
     quiet_libraries,
+    run_settings,
 )
 from attrbench.cli.run import show_all
 
 if TYPE_CHECKING:
-    from attrbench.record import Tried
     from attrbench.running.run import Result
     from attrbench.running.tune import Choice, TuningRun
 
@@ -37,7 +37,7 @@ def tune(
     method: Annotated[
         list[str], typer.Option("--method", "-m", help="NAME:KEY=a|b|c: a method with the values to choose from.")
     ],
-    task: Annotated[list[str], typer.Option("--task", "-t", help="NAME or FILE.toml, with :KEY=VALUE,... or without.")],
+    task: Tasks,
     by: Annotated[
         str | None,
         typer.Option(help="Metric that decides, such as average-precision [default: the task's main metric]."),
@@ -55,9 +55,8 @@ def tune(
     debug: Debug = False,
 ) -> None:
     """Choose options on the task's tuning queries, and run the best on the reported ones. Each -m is a choice."""
-    from attrbench.gradients.engine import Engine
     from attrbench.plugins import registry
-    from attrbench.running.settings import RunSettings, request_sweeps, request_tasks
+    from attrbench.running.settings import request_sweeps, request_tasks
 
     found = registry()
     sweeps, tasks = request_sweeps(found, method), request_tasks(found, task)
@@ -65,14 +64,15 @@ def tune(
     quiet_libraries()
     from attrbench.running.tune import TuningRun, without_result  # torch comes with it, as in `run`
 
-    settings = RunSettings(
-        out=out,
-        cache=out / "cache" if cache is None else cache,
-        device=default_device(device),
+    settings = run_settings(
+        out,
+        cache,
+        device,
+        batch_size,
+        backend,
         seed=seed,
         limit_train=limit_train,
         limit_queries=limit_queries,
-        engine=Engine(backend, batch_size),
         executor=executor,
         rerun=rerun,
     )
@@ -99,21 +99,17 @@ def _show(choice: Choice) -> None:
     from rich.markup import escape
     from rich.table import Table
 
+    from attrbench.leaderboard.cells import interval_text
+
     tuned = choice.tuned
     grid = Table(title=escape(f"{tuned.task}: {tuned.queries} tuning queries"), box=box.SIMPLE_HEAD)
     for column in ("method", tuned.by, "95% interval", ""):
         grid.add_column(escape(column), justify="left" if column == "method" else "right", overflow="fold")
     for tried in tuned.tried:
         chosen = choice.chosen is not None and tried.label == choice.chosen.label
-        cells = (tried.label, *_cells(tried), "chosen" if chosen else "")
+        value = ("", tried.why) if tried.value is None else (f"{tried.value:.3f}", interval_text(tried))
+        cells = (tried.label, *value, "chosen" if chosen else "")
         grid.add_row(*map(escape, cells), style="bold" if chosen else "")
     console().print(grid)
     if choice.advice:
         typer.echo(f"{choice.advice}\n")
-
-
-def _cells(tried: Tried) -> tuple[str, str]:
-    if tried.value is None:
-        return "", tried.why
-    interval = "" if tried.low is None or tried.high is None else f"[{tried.low:.3f}, {tried.high:.3f}]"
-    return f"{tried.value:.3f}", interval

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from attrbench.leaderboard.ranking import Row, Table
-from attrbench.record import MetricResult, Record, Storage
+from attrbench.record import MetricResult, Record, Storage, Tried
 
 COLUMNS = (
     "#",
@@ -73,7 +73,7 @@ def _results(table: Table, record: Record) -> list[str]:
     ]
 
 
-def interval_text(result: MetricResult) -> str:
+def interval_text(result: MetricResult | Tried) -> str:
     """The interval in brackets; empty where there is none."""
     return "" if result.low is None or result.high is None else f"[{result.low:.3f}, {result.high:.3f}]"
 

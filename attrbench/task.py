@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, ClassVar, Generic, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
@@ -125,9 +125,15 @@ class OpenTask(ABC):
 
 
 class Task(ABC, Generic[OptionsT]):
-    """A task as it is registered: light until `open` is called. `meta` stands on the class of a registered task."""
+    """A task as it is registered: light until `open` is called. `meta` stands on the class of a registered task.
+
+    Attributes:
+        tuning: options that give the task other queries, on which options of methods may be chosen (`attrbench tune`);
+            empty where there are none.
+    """
 
     meta: TaskMeta
+    tuning: ClassVar[Mapping[str, str]] = {}
     Options: type[OptionsT]
 
     def __init__(self, options: OptionsT) -> None:
@@ -144,14 +150,6 @@ class Task(ABC, Generic[OptionsT]):
             Anything that JSON can hold; a record of another state is not taken for an answer.
         """
         return None
-
-    def tuning(self) -> Task[OptionsT]:
-        """The same task with queries of its own, on which options of methods may be chosen (`attrbench tune`).
-
-        Raises:
-            UsageError: where there are none.
-        """
-        raise UsageError(f"task {self.meta.name} has no tuning queries, on which options could be chosen")
 
     @property
     def scale(self) -> bool:

@@ -19,7 +19,14 @@ from attrbench.running.passes import compute_passes, method_context
 from attrbench.running.plan import Plan
 from attrbench.running.reporting import Reporter
 from attrbench.running.run import torch_device
-from attrbench.running.settings import MethodRequest, RunSettings, TaskRequest, check_methods, check_requests
+from attrbench.running.settings import (
+    MethodRequest,
+    RunSettings,
+    TaskRequest,
+    check_methods,
+    check_requests,
+    make_folder,
+)
 from attrbench.task import Items, OpenTask, Workspace
 
 if TYPE_CHECKING:
@@ -104,7 +111,7 @@ def attribute(
     device = torch_device(settings.device)
     (request,) = check_requests(task, [request], settings, reporter.note)
     check_question(question)
-    make_cache(settings.cache)
+    make_folder(settings.cache, "--cache")
     opened = task.task.open(Workspace(settings.cache, device))
     with reporter.stage("model and pictures", 1) as advance:
         check_methods([request], len(opened.train), settings, reporter.note)
@@ -123,20 +130,6 @@ def attribute(
     if np.isnan(ranking.scores[ranking.ids >= 0]).any():
         raise AttrbenchError(f"{request.label} gave a score that is NaN")
     return Attribution(asked.queries, opened.train, ranking, read.nonfinite())
-
-
-def make_cache(folder: Path) -> None:
-    """Makes the cache's folder.
-
-    Raises:
-        AttrbenchError: where it can't be made.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise AttrbenchError(
-            f"cannot write to {folder}: {error.strerror}; choose another folder with --cache"
-        ) from None
 
 
 def check_question(question: Question) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -79,7 +78,7 @@ class TaskRun:
                 yield found
         if not todo:
             return
-        self.check_folders()
+        self.settings.make_folders()
         opened = self.task.task.open(Workspace(self.settings.cache, self.device))
         with self.reporter.stage("model and queries", 1) as advance:
             if self.task.task.meta.train_items is None:
@@ -116,22 +115,6 @@ class TaskRun:
                 advance()
             if record is not None:
                 yield record if record.status == "failed" else retrained(record, plan, self.reporter)
-
-    def check_folders(self) -> None:
-        """Refuses a folder that can't be written to before hours are spent.
-
-        Raises:
-            AttrbenchError: one line that names it.
-        """
-        for flag, folder in (("--out", self.settings.out), ("--cache", self.settings.cache)):
-            try:
-                folder.mkdir(parents=True, exist_ok=True)
-                if flag == "--out":
-                    tempfile.TemporaryFile(dir=folder).close()  # a name of its own: others may start here as well
-            except OSError as error:
-                raise AttrbenchError(
-                    f"cannot write to {folder}: {error.strerror}; choose another folder with {flag}"
-                ) from None
 
     def _code(self, request: MethodRequest) -> str:
         return code_digest(type(request.method).__module__, type(self.task.task).__module__)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Sequence
+import tempfile
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -51,6 +52,15 @@ class RunSettings:
     rerun: bool = False
     dry_run: bool = False
     retrain: bool = True
+
+    def make_folders(self) -> None:
+        """Makes the folders, and refuses one that can't be written to before hours are spent.
+
+        Raises:
+            AttrbenchError: one line that names it.
+        """
+        make_folder(self.out, "--out", written=True)
+        make_folder(self.cache, "--cache")
 
     def command(self, method: MethodRequest, task: TaskRequest) -> str:
         """The command line that repeats one run."""
@@ -135,22 +145,43 @@ def request_sweeps(registry: Registry, texts: Sequence[str]) -> list[Sweep]:
     return sweeps
 
 
+def make_folder(folder: Path, flag: str, written: bool = False) -> None:
+    """Makes a folder, with `written` makes sure that it can be written to.
+
+    Raises:
+        AttrbenchError: where it can't, with the flag that names another.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if written:
+            tempfile.TemporaryFile(dir=folder).close()  # a name of its own: others may start here as well
+    except OSError as error:
+        raise AttrbenchError(f"cannot write to {folder}: {error.strerror}; choose another folder with {flag}") from None
+
+
 def request_methods(registry: Registry, texts: Sequence[str]) -> list[MethodRequest]:
     """Reads `-m` strings, sweeps and `all` expanded, doubles dropped.
 
     Raises:
         UsageError: for an unknown name or a wrong option.
     """
-    requests: dict[tuple[str, str], MethodRequest] = {}
+    requests: list[MethodRequest] = []
     named = [(text, False) for text in texts if text != "all"]
     every = [(name, True) for name in registry.names("method")] if "all" in texts else []
     for text, optional in named + every:
         for spec in parse_spec(text):
             kind = registry.method(spec.name)
             method = kind(build_options("method", spec, kind.Options))
-            key = (spec.name, method.options.model_dump_json())
-            requests.setdefault(key, MethodRequest(spec, method, optional))
-    return list(requests.values())
+            requests.append(MethodRequest(spec, method, optional))
+    return without_doubles(requests)
+
+
+def without_doubles(requests: Iterable[MethodRequest]) -> list[MethodRequest]:
+    """The first request of each method with the same options, however they were written."""
+    distinct: dict[tuple[str, str], MethodRequest] = {}
+    for request in requests:
+        distinct.setdefault((request.spec.name, request.method.options.model_dump_json()), request)
+    return list(distinct.values())
 
 
 def request_tasks(registry: Registry, texts: Sequence[str]) -> list[TaskRequest]:
@@ -160,19 +191,20 @@ def request_tasks(registry: Registry, texts: Sequence[str]) -> list[TaskRequest]
         UsageError: likewise.
         AttrbenchError: for a task file that is missing or wrong.
     """
-    return [TaskRequest(spec, _task(registry, spec)) for text in texts for spec in parse_spec(text)]
+    return [request_task(registry, spec) for text in texts for spec in parse_spec(text)]
 
 
-def _task(registry: Registry, spec: Spec) -> Task[Any]:
+def request_task(registry: Registry, spec: Spec) -> TaskRequest:
+    """One task; raises as `request_tasks`."""
     if not is_file(spec.name):
         kind = registry.task(spec.name)
-        return kind(build_options("task", spec, kind.Options))
+        return TaskRequest(spec, kind(build_options("task", spec, kind.Options)))
     task = read_task(Path(spec.name), spec.given)
     if task.meta.name in registry.names("task"):
         raise UsageError(
             f"{spec.name}: '{task.meta.name}' is a task of attrbench's own or of a plugin: choose another name"
         )
-    return task
+    return TaskRequest(spec, task)
 
 
 def check_requests(

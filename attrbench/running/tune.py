@@ -11,11 +11,10 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from attrbench.errors import AttrbenchError, UsageError, unknown_name
-from attrbench.options import Spec, as_written
+from attrbench.options import Spec
 from attrbench.record import TUNING_RUNS, Record, Tried, Tuned
 from attrbench.running.run import Result, TaskRun
-from attrbench.running.settings import MethodRequest, RunSettings, Sweep, TaskRequest
-from attrbench.taskfile.reading import is_file
+from attrbench.running.settings import MethodRequest, RunSettings, Sweep, TaskRequest, request_task, without_doubles
 
 if TYPE_CHECKING:
     from attrbench.plugins import Registry
@@ -65,7 +64,7 @@ class TuningRun:
     ) -> None:
         self._registry, self._reporter = registry, reporter
         self._task, self._sweeps, self._settings = task, sweeps, settings
-        self._tuning = tuning_request(task)
+        self._tuning = tuning_request(registry, task)
         self._by = task.task.meta.main_metric if by is None else by
         known = [kind.name for kind in registry.metrics()]
         if by is not None and by.partition("@")[0] not in known:
@@ -77,11 +76,10 @@ class TuningRun:
         Raises:
             UsageError: where no value that ran has the metric that is to decide.
         """
-        TaskRun(self._registry, self._task, [], self._settings, self._reporter).check_folders()
+        self._settings.make_folders()
         settings = replace(self._settings, out=self._settings.cache / TUNING_RUNS, retrain=False)
-        every = [request for sweep in self._sweeps for request in sweep.requests]
+        every = without_doubles(request for sweep in self._sweeps for request in sweep.requests)
         run = TaskRun(self._registry, self._tuning, every, settings, self._reporter)
-        run.methods = list({run.identity(request): request for request in run.methods}.values())
         records = {result.record.identity: result.record for result in run.results()}
         self._check_metric(list(records.values()))
         return [self._choice(sweep, [records.get(run.identity(r)) for r in sweep.requests]) for sweep in self._sweeps]
@@ -126,22 +124,20 @@ class TuningRun:
         return Choice(sweep, tuned, sweep.requests[best], edge_advice(sweep.requests, best) if alone else "")
 
 
-def tuning_request(task: TaskRequest) -> TaskRequest:
+def tuning_request(registry: Registry, task: TaskRequest) -> TaskRequest:
     """The task with its tuning queries.
 
     Raises:
-        UsageError: where it has none, or has them already.
+        UsageError: where it has none, or has them already, or gives no results by which to choose.
     """
-    if is_file(task.spec.name):
-        changed = {"query_set": "tuning"}
-        tuning = task.task if task.spec.given.get("query_set") == "tuning" else task.task.tuning()
-    else:
-        tuning = task.task.tuning()
-        before, after = (each.options.model_dump(mode="json") for each in (task.task, tuning))
-        changed = {name: as_written(value) for name, value in after.items() if value != before[name]}
-    if tuning.options == task.task.options:
+    tuning = task.task.tuning
+    if not tuning:
+        raise UsageError(f"task {task.task.meta.name} has no tuning queries, on which options could be chosen")
+    if task.task.scale:
+        raise UsageError(f"task {task.task.meta.name}: with random weights no option can be chosen")
+    if tuning.items() <= task.spec.given.items():
         raise UsageError(f"task {task.label}: these queries are for choosing options, and nothing is reported on them")
-    return TaskRequest(Spec(task.spec.name, {**task.spec.given, **changed}), tuning)
+    return request_task(registry, Spec(task.spec.name, {**task.spec.given, **tuning}))
 
 
 def best_of(values: Sequence[float | None], higher_is_better: bool) -> int | None:

@@ -49,7 +49,7 @@ def read_task(path: Path, given: Mapping[str, str]) -> FileTask:
     except ValidationError as error:
         raise UsageError(_complaint(path, text, error, given)) from None
     task = FileTask(contents, path)
-    return task.tuning() if query_set == "tuning" else task
+    return task.with_tuning_queries() if query_set == "tuning" else task
 
 
 def _text(path: Path) -> str:

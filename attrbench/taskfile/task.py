@@ -6,7 +6,7 @@ import logging
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
 from attrbench.data.generations import kept_generations
 from attrbench.data.listing import Listing
@@ -55,6 +55,7 @@ class FileTask(Task[TaskFile]):
     """
 
     Options = TaskFile
+    tuning: ClassVar = {"query_set": "tuning"}
 
     def __init__(self, options: TaskFile, path: Path) -> None:
         super().__init__(options)
@@ -83,8 +84,12 @@ class FileTask(Task[TaskFile]):
         prompts = prompt_file(self.options.queries, self.folder)
         return local_state((*paths, self.model.model, self.model.lora, prompts))
 
-    def tuning(self) -> FileTask:
-        """With the queries of `[tuning]` in the place of those of `[queries]`."""
+    def with_tuning_queries(self) -> FileTask:
+        """With the queries of `[tuning]` in the place of those of `[queries]`.
+
+        Raises:
+            UsageError: where one of the tables is missing, or a query is in both.
+        """
         queries, tuning = self.options.queries, self.options.tuning
         if tuning is None:
             raise UsageError(f"{self.path} has no table [tuning]; give it one, like [queries] but with other pictures")

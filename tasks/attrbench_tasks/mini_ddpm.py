@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
@@ -68,6 +68,7 @@ class MiniDDPMTask(Task[MiniDDPMOptions]):
     """A task around weights in `weights/NAME`."""
 
     Options: ClassVar[type[MiniDDPMOptions]] = MiniDDPMOptions  # type: ignore[misc]
+    tuning: ClassVar = {"query_set": "tuning"}
 
     @staticmethod
     @abstractmethod
@@ -83,10 +84,6 @@ class MiniDDPMTask(Task[MiniDDPMOptions]):
     def weights(self) -> Path:
         """The folder of the shipped weights."""
         return WEIGHTS / self.meta.name
-
-    def tuning(self) -> Self:
-        """With queries of other seeds."""
-        return type(self)(self.options.model_copy(update={"query_set": "tuning"}))
 
     def open(self, workspace: Workspace) -> OpenMiniDDPM:
         """Checks that the weights are there."""

@@ -11,7 +11,7 @@ import json
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
@@ -59,6 +59,7 @@ class MiniTextToImageTask(Task[MiniTextToImageOptions]):
     """A task around a fine-tuning of one of the shared bases."""
 
     Options: ClassVar[type[MiniTextToImageOptions]] = MiniTextToImageOptions  # type: ignore[misc]
+    tuning: ClassVar = {"query_set": "tuning"}
     family: ClassVar[Family]
     lora: ClassVar[bool]
     guidance: ClassVar[float]
@@ -76,10 +77,6 @@ class MiniTextToImageTask(Task[MiniTextToImageOptions]):
         from attrbench_tasks.mini_recipes import fine_tuning
 
         return fine_tuning(cls.family, lora=cls.lora)
-
-    def tuning(self) -> Self:
-        """With queries of other seeds."""
-        return type(self)(self.options.model_copy(update={"query_set": "tuning"}))
 
     def open(self, workspace: Workspace) -> OpenMiniTextToImage:
         """Checks that the weights are there."""

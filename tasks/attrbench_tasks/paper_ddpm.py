@@ -10,7 +10,7 @@ import logging
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
@@ -66,6 +66,7 @@ class PaperDDPMTask(Task[PaperDDPMOptions]):
     """A published DDPM, its training set, and queries that a classifier labels."""
 
     Options: ClassVar[type[PaperDDPMOptions]] = PaperDDPMOptions  # type: ignore[misc]
+    tuning: ClassVar = {"query_set": "tuning"}
     base: ClassVar[str]
     images: ClassVar[DatasetSource]
     epochs: ClassVar[int]
@@ -93,10 +94,6 @@ class PaperDDPMTask(Task[PaperDDPMOptions]):
     def state(self) -> object:
         """Names, sizes and times of the local files that it is made of."""
         return local_state((self.options.model, self.options.dataset))
-
-    def tuning(self) -> Self:
-        """With queries of other seeds."""
-        return type(self)(self.options.model_copy(update={"query_set": "tuning"}))
 
     def open(self, workspace: Workspace) -> OpenPaperDDPM:
         """Looks for the model and the data set before anything is loaded."""

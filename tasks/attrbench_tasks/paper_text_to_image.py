@@ -8,11 +8,11 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Self
+from typing import TYPE_CHECKING, ClassVar
 
 from attrbench.data.source import DatasetSource
 from attrbench.diffusion.source import ModelSource
-from attrbench.errors import AttrbenchError, UsageError
+from attrbench.errors import AttrbenchError
 from attrbench.store.fingerprint import local_state
 from attrbench.task import Task, TaskMeta, Workspace
 from attrbench_tasks import paper
@@ -39,6 +39,7 @@ class PaperTask(Task[PaperOptions]):
     """A task around a Stable Diffusion model."""
 
     Options: ClassVar[type[PaperOptions]] = PaperOptions  # type: ignore[misc]
+    tuning: ClassVar = {"query_set": "tuning"}
     base: ClassVar[str]
     """Id of the pipeline that was trained further."""
     has_lora: ClassVar[bool]
@@ -50,12 +51,6 @@ class PaperTask(Task[PaperOptions]):
     def scale(self) -> bool:
         """Whether weights are random."""
         return self.options.weights == "random"
-
-    def tuning(self) -> Self:
-        """With queries of other seeds."""
-        if self.scale:
-            raise UsageError(f"task {self.meta.name}: with random weights no option can be chosen")
-        return type(self)(self.options.model_copy(update={"query_set": "tuning"}))
 
     @property
     def path(self) -> Path:

@@ -29,7 +29,7 @@ def toy():
 def test_any_number_of_runs_may_start_in_one_folder_at_the_same_moment(toy, tmp_path):
     run = toy(tmp_path / "new")
     with ThreadPoolExecutor(8) as pool:
-        list(pool.map(lambda _: run.check_folders(), range(2000)))
+        list(pool.map(lambda _: run.settings.make_folders(), range(2000)))
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["cache"]  # and nothing of it is left
 
 

@@ -250,17 +250,17 @@ class Plan:
         planned.serves.setdefault(feature, []).append(request.label)
 
     def _add_gram(self, feature: GradientGram, request: MethodRequest) -> None:
-        planned = self.gram(feature, add=True)
+        matrix = _without_queries(feature)
+        if matrix not in self.grams:
+            store = self._gram_store(matrix, with_queries=False)
+            self.grams[matrix] = PlannedGram(matrix, store, (self.train_count, self.query_count))
+        planned = self.grams[matrix]
         planned.crosses.setdefault(feature, self._gram_store(feature, with_queries=True))
         planned.serves.setdefault(feature, []).append(request.label)
 
-    def gram(self, feature: GradientGram, add: bool = False) -> PlannedGram:
+    def gram(self, feature: GradientGram) -> PlannedGram:
         """The planned matrix of a declaration; those that differ in the queries alone have one."""
-        key = feature.model_copy(update={"queries": None})
-        if add and key not in self.grams:
-            store = self._gram_store(key, with_queries=False)
-            self.grams[key] = PlannedGram(key, store, (self.train_count, self.query_count))
-        return self.grams[key]
+        return self.grams[_without_queries(feature)]
 
     def _gram_store(self, feature: GradientGram, with_queries: bool) -> FeatureStore:
         """A store of one shard, for the matrix or for the products with the queries."""
@@ -270,10 +270,7 @@ class Plan:
             timesteps = list(self.denoiser(asked).timesteps(asked.grid))
             description |= {"train": self.items("train").fingerprint, "queries": self.query_count}
             description |= {"query_model": self.denoiser(asked).fingerprint, "query_timesteps": timesteps}
-            if asked.latents == "trajectory":
-                description["sampling"] = dict(self.denoiser(asked).sampling)
-        elif feature.source.latents == "trajectory":
-            description["sampling"] = dict(self.denoiser(feature.source).sampling)
+            description |= self._sampling(asked)
         count = self.query_count if with_queries else self.train_count
         return FeatureStore(self.settings.cache, description, 1 << (count - 1).bit_length())
 
@@ -290,8 +287,6 @@ class Plan:
     def store(self, split: str, feature: GradientFeature) -> FeatureStore:
         """The store of a gradient feature."""
         description = self._description(split, feature)
-        if feature.source.latents == "trajectory":
-            description["sampling"] = dict(self.denoiser(feature.source).sampling)
         if isinstance(feature, GradientProducts):
             description["queries"] = [self.items("query").fingerprint, self.query_count]
             if feature.transform:  # which may look at all of the training set, and draw
@@ -312,7 +307,12 @@ class Plan:
             "timesteps": list(denoiser.timesteps(feature.source.grid)),
             "kind": type(feature).__name__,
             "feature": feature.model_dump(mode="json"),
+            **self._sampling(feature.source),
         }
+
+    def _sampling(self, source: GradientSource) -> dict[str, object]:
+        """What decides the sampler's steps, where the source follows them."""
+        return {"sampling": dict(self.denoiser(source).sampling)} if source.latents == "trajectory" else {}
 
     def _parameters_fingerprint(self, which: str) -> str:
         named = self.opened.denoiser.attributed_parameters(which)
@@ -423,6 +423,11 @@ class Plan:
             known = self.counterfactual
             out.append(f"retraining: {f'left out, as {why}' if known is None else known.summary}")
         return out
+
+
+def _without_queries(feature: GradientGram) -> GradientGram:
+    """What decides the matrix alone."""
+    return feature.model_copy(update={"queries": None})
 
 
 def _limited(count: int, limit: int | None) -> int:

@@ -65,12 +65,13 @@ def _compute(plan: Plan, planned: PlannedGram, reporter: Reporter) -> None:
                 return
         reporter.note("another process is at this Gram matrix: waiting for it")
         with claimed.claim(0, wait=True):
-            if planned.missing():
-                _add_up(plan, planned, reporter)
+            _add_up(plan, planned, reporter)
 
 
 def _add_up(plan: Plan, planned: PlannedGram, reporter: Reporter) -> None:
     wanted = sorted(planned.missing(), key=lambda feature: planned.crosses[feature].fingerprint)
+    if not wanted:
+        return  # another process was quicker
     known = planned.known
     sources = [feature.queries or feature.source for feature in wanted]
     work = GramPass(

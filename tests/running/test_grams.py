@@ -140,6 +140,22 @@ def test_nothing_is_computed_twice_and_new_queries_take_products_alone(opened, t
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5 * np.abs(expected).max())
 
 
+def test_what_another_process_has_computed_meanwhile_is_not_computed_again(opened, tmp_path, monkeypatch):
+    spec = f"trak:{OPTIONS}"
+    plan, _ = plan_of(opened, tmp_path, spec)
+    claim = grams.Claims.claim
+
+    def late(claims, piece, wait):
+        monkeypatch.setattr(grams.Claims, "claim", claim)
+        scores_by_run(opened, tmp_path, spec)
+        monkeypatch.setattr(GramPass, "compute", lambda *_: pytest.fail("it is there already"))
+        return claim(claims, piece, wait)
+
+    monkeypatch.setattr(grams.Claims, "claim", late)
+    compute_passes(plan, registry(), Silent())
+    assert not next(iter(plan.grams.values())).missing()
+
+
 def test_a_damaged_matrix_is_computed_again(opened, tmp_path, caplog):
     spec = f"trak:{OPTIONS}"
     (expected,) = scores_by_run(opened, tmp_path, spec)

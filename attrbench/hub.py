@@ -62,7 +62,7 @@ def snapshot(
             )
         except errors.GatedRepoError:
             raise AttrbenchError(
-                f"{option} {repository} is gated: accept its licence at {page}, log in with `hf auth login` and run"
+                f"{option} {repository} is gated: accept its license at {page}, log in with `hf auth login` and run"
                 f" again; or {instead}"
             ) from None
         except errors.RevisionNotFoundError:
@@ -78,7 +78,7 @@ def snapshot(
             status = getattr(getattr(error, "response", None), "status_code", None)
             if status in (401, 403):
                 raise AttrbenchError(
-                    f"{option} {repository}: the hub refuses access ({status}): accept the licence at {page}, log in"
+                    f"{option} {repository}: the hub refuses access ({status}): accept the license at {page}, log in"
                     f" with `hf auth login` and run again; or {instead}"
                 ) from None
             why = "the Hugging Face hub can't be reached"

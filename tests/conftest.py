@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 import torch
 
-from attrbench.diffusion.ddpm import DDPMDenoiser
+from attrbench.contracts.task import Items
+from attrbench.models.families.ddpm import DDPMDenoiser
 from attrbench.store.fingerprint import fingerprint
-from attrbench.task import Items
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -14,7 +14,7 @@ def _one_thread():
 
 @pytest.fixture(scope="session")
 def tiny_folder(tmp_path_factory):
-    """A DDPM of 8x8 grey images with random weights, as a pipeline folder."""
+    """A DDPM of 8x8 gray images with random weights, as a pipeline folder."""
     from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 
     with torch.random.fork_rng(devices=[]):

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from attrbench import hookspecs
-from attrbench.plugins import registry
+from attrbench.plugins import hookspecs
+from attrbench.plugins.registry import registry
 
 DOCS = Path(__file__).parent.parent / "docs"
 PLUGINS = (DOCS / "plugins.md").read_text(encoding="utf-8")

@@ -20,8 +20,8 @@ COMMAND = (
     if CONSOLE_SCRIPT.is_file()
     else [sys.executable, "-c", "from attrbench.cli.app import main; main()"]
 )
-RUN = ["run", "-m", "mean-colour", "-m", "random", "-m", "dmin:v=256,timesteps=2", "-t", "stripes-mini"]
-LABELS = {"mean-colour", "random", "dmin:v=256,timesteps=2"}
+RUN = ["run", "-m", "mean-color", "-m", "random", "-m", "dmin:v=256,timesteps=2", "-t", "stripes-mini"]
+LABELS = {"mean-color", "random", "dmin:v=256,timesteps=2"}
 
 
 @dataclass(frozen=True)
@@ -86,9 +86,9 @@ def test_list_shows_the_method_and_the_task_with_their_provider(installed: Insta
     listing = json.loads(done.stdout)
     methods = {entry["name"]: entry for entry in listing["methods"]}
     tasks = {entry["name"]: entry for entry in listing["tasks"]}
-    assert methods["mean-colour"]["provider"] == "attrbench-example 0.1.0"
-    assert [option["name"] for option in methods["mean-colour"]["options"]] == ["distance"]
-    assert methods["mean-colour"]["options"][0]["meaning"]
+    assert methods["mean-color"]["provider"] == "attrbench-example 0.1.0"
+    assert [option["name"] for option in methods["mean-color"]["options"]] == ["distance"]
+    assert methods["mean-color"]["options"][0]["meaning"]
     assert tasks["stripes-mini"]["provider"] == "attrbench-example 0.1.0"
     assert "untrained" in tasks["stripes-mini"]["meta"]["notes"]
     assert methods["dmin"]["provider"].startswith("attrbench ")
@@ -105,8 +105,8 @@ def test_run_and_leaderboard_work_with_the_plugins_task_and_method(
     rows = {row["method"]: row for row in table["rows"]}
     assert rows.keys() == LABELS
     assert {row["status"] for row in rows.values()} == {"complete"}
-    assert rows["mean-colour"]["value"] == 1.0  # the groups are colours
-    assert rows["mean-colour"]["storage_bytes"] == 60 * 3 * 4
+    assert rows["mean-color"]["value"] == 1.0  # the groups are colors
+    assert rows["mean-color"]["storage_bytes"] == 60 * 3 * 4
 
 
 def test_a_broken_plugin_stops_no_command_and_is_named(
@@ -122,7 +122,7 @@ def test_a_broken_plugin_stops_no_command_and_is_named(
     assert again.stdout.count(" on stripes-mini: ") == len(LABELS)
     table = installed.attrbench("leaderboard", str(installed.records), "--format", "md", broken=True)
     assert table.returncode == 0, table.stderr
-    assert "mean-colour" in table.stdout
+    assert "mean-color" in table.stdout
     doctor = installed.attrbench("doctor", broken=True)
     assert "Traceback" not in doctor.stderr
     assert "plugin broken of attrbench-broken: RuntimeError: out of order on purpose" in doctor.stdout
@@ -147,4 +147,4 @@ def test_an_unknown_method_brings_up_the_broken_plugin(installed: Installed) -> 
 
 def test_load_plugins_selects_by_entry_point_name(installed: Installed) -> None:
     done = installed.attrbench("list", "methods", "--json", broken=True, ATTRBENCH_LOAD_PLUGINS="example")
-    assert [entry["name"] for entry in json.loads(done.stdout)["methods"]] == ["mean-colour"]
+    assert [entry["name"] for entry in json.loads(done.stdout)["methods"]] == ["mean-color"]

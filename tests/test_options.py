@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from attrbench.contracts.options import Options, Spec, build_options, meanings, needs_of, parse_spec
 from attrbench.errors import UsageError
-from attrbench.options import Options, Spec, build_options, meanings, needs_of, parse_spec
 
 
 class Example(Options):

@@ -4,10 +4,10 @@ from types import ModuleType
 
 import pytest
 
+from attrbench.contracts.options import Options
 from attrbench.errors import AttrbenchError, UsageError
-from attrbench.hookspecs import hookimpl
-from attrbench.options import Options
-from attrbench.plugins import Plugin, Registry
+from attrbench.plugins.hookspecs import hookimpl
+from attrbench.plugins.registry import Plugin, Registry
 
 
 class Mine:
@@ -91,7 +91,7 @@ def test_strict_mode_raises_the_first_fault_with_the_names(monkeypatch, fault):
 
 
 def test_a_selected_plugin_that_is_not_installed_is_named(monkeypatch):
-    from attrbench.plugins import load_registry
+    from attrbench.plugins.registry import load_registry
 
     monkeypatch.setenv("ATTRBENCH_LOAD_PLUGINS", "methods,nonesuch")
     registry = load_registry()

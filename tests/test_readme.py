@@ -13,12 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from attrbench.leaderboard.ranking import build_tables
-from attrbench.leaderboard.render import to_markdown
-from attrbench.options import build_options, parse_spec
-from attrbench.plugins import Plugin, Registry, registry
-from attrbench.record import read_records
-from attrbench.taskfile.reading import is_file
+from attrbench.contracts.options import build_options, parse_spec
+from attrbench.contracts.record import read_records
+from attrbench.plugins.registry import Plugin, Registry, registry
+from attrbench.reports.leaderboard_table import to_markdown
+from attrbench.reports.ranking import build_tables
+from attrbench.taskfile.read import is_file
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
@@ -141,8 +141,8 @@ def test_the_method_of_the_readme_is_complete(tmp_path, monkeypatch):
 
     import numpy as np
 
-    from attrbench.features import QueryFeatures, TrainFeatures
-    from attrbench.options import Options
+    from attrbench.contracts.feature import QueryFeatures, TrainFeatures
+    from attrbench.contracts.options import Options
 
     (code,) = re.findall(r"^```python\n(.*?)^```", README.read_text(), flags=re.DOTALL | re.MULTILINE)
     module = types.ModuleType("readme_plugin")

@@ -15,17 +15,17 @@ from typing import Any
 
 import typer
 
-from attrbench.cli.attribute import attribute
-from attrbench.cli.cache import cache_app
-from attrbench.cli.check import check
-from attrbench.cli.doctor import doctor
-from attrbench.cli.leaderboard import leaderboard
-from attrbench.cli.list import list_
-from attrbench.cli.new import new_app
-from attrbench.cli.prepare import prepare
-from attrbench.cli.run import run
-from attrbench.cli.train import train
-from attrbench.cli.tune import tune
+from attrbench.cli.attribute_command import attribute
+from attrbench.cli.cache_command import cache_app
+from attrbench.cli.check_command import check
+from attrbench.cli.doctor_command import doctor
+from attrbench.cli.leaderboard_command import leaderboard
+from attrbench.cli.list_command import list_
+from attrbench.cli.new_command import new_app
+from attrbench.cli.prepare_command import prepare
+from attrbench.cli.run_command import run
+from attrbench.cli.train_command import train
+from attrbench.cli.tune_command import tune
 from attrbench.errors import AttrbenchError, Interrupted
 
 # Typer brings click along under different names in different versions; its own BadParameter leads to the base.

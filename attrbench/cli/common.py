@@ -14,8 +14,8 @@ import typer
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from attrbench.running.reporting import Advance
-    from attrbench.running.settings import RunSettings
+    from attrbench.evaluation.progress import Advance
+    from attrbench.evaluation.requests import RunSettings
 
 RESULTS = Path("attrbench-results")
 
@@ -42,8 +42,8 @@ def run_settings(
     out: Path, cache: Path | None, device: str | None, batch_size: int | None, backend: str, **others: Any
 ) -> RunSettings:
     """How to run, from what the verbs that compute gradients share and `others` of the settings."""
+    from attrbench.evaluation.requests import RunSettings
     from attrbench.gradients.engine import Engine
-    from attrbench.running.settings import RunSettings
 
     return RunSettings(
         out=out,
@@ -88,7 +88,7 @@ class TerminalReporter:
 
     @contextmanager
     def stage(self, name: str, total: int) -> Iterator[Advance]:
-        """See `attrbench.running.reporting.Reporter`."""
+        """See `attrbench.evaluation.progress.Reporter`."""
         started = time.perf_counter()
         if self._console.is_terminal:
             from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -102,7 +102,7 @@ class TerminalReporter:
         self.note(f"{name}: {time.perf_counter() - started:.1f} s")
 
     def note(self, line: str) -> None:
-        """See `attrbench.running.reporting.Reporter`."""
+        """See `attrbench.evaluation.progress.Reporter`."""
         from rich.text import Text
 
         self._console.print(Text(line))

@@ -1,1 +1,1 @@
-"""Image data: folders and `datasets` as items, one policy for pixels, pictures that a model generated."""
+"""Image data sets: folders and `datasets`, one policy for pixels, generated pictures."""

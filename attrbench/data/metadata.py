@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from attrbench.data.listing import need_column
+from attrbench.data.manifest import need_column
 from attrbench.errors import AttrbenchError
 
 FILES = ("metadata.csv", "metadata.jsonl")

@@ -1,8 +1,8 @@
 """From any image file to the pixels that a model takes: one policy for all.
 
-The first frame; turned as its EXIF data says; what is transparent lies on white; 16-bit grey is divided by 257; then
-RGB, or grey for models of one channel; the largest centred part of the target's shape; resized by Pillow's bicubic
-filter, which averages where it shrinks. Colour profiles are not applied.
+The first frame; turned as its EXIF data says; what is transparent lies on white; 16-bit gray is divided by 257; then
+RGB, or gray for models of one channel; the largest centerd part of the target's shape; resized by Pillow's bicubic
+filter, which averages where it shrinks. Color profiles are not applied.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def to_pixels(image: Image.Image, shape: tuple[int, int, int]) -> NDArray[np.uin
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
-    """16-bit grey, which Pillow would clip at 255, as 8 bits; everything else unchanged."""
+    """16-bit gray, which Pillow would clip at 255, as 8 bits; everything else unchanged."""
     import numpy as np
     from PIL import Image
 

@@ -1,1 +1,1 @@
-"""The engine: per-sample gradients, model outputs, sketches, and the pass that turns a data set into rows."""
+"""The gradient engine: per-sample gradients, sketches and products in one backward pass."""

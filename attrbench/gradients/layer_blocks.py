@@ -6,8 +6,8 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from attrbench.contracts.feature import Layers
 from attrbench.errors import AttrbenchError
-from attrbench.features import Layers
 
 _LORA = re.compile(r"\.lora_(?:A|B|embedding_A|embedding_B|magnitude_vector)(?:\..*)?$")
 

@@ -54,9 +54,9 @@ def _convolution(module: nn.Conv1d | nn.Conv2d | nn.Conv3d, x: Tensor, g: Tensor
 
 
 def _group_norm(module: nn.GroupNorm, x: Tensor, g: Tensor) -> dict[str, Tensor]:
-    normalised = F.group_norm(x, module.num_groups, eps=module.eps)
+    normalized = F.group_norm(x, module.num_groups, eps=module.eps)
     channels = g.shape[:2]
-    return {"weight": (g * normalised).reshape(*channels, -1).sum(2), "bias": g.reshape(*channels, -1).sum(2)}
+    return {"weight": (g * normalized).reshape(*channels, -1).sum(2), "bias": g.reshape(*channels, -1).sum(2)}
 
 
 def _layer_norm(module: nn.LayerNorm, x: Tensor, g: Tensor) -> dict[str, Tensor]:
@@ -68,12 +68,12 @@ def _rms_norm(module: Any, x: Tensor, g: Tensor) -> dict[str, Tensor]:
     wide = x.double() if x.dtype == torch.float64 and isinstance(module, TORCH_RMS_NORM) else x.float()
     eps = torch.finfo(x.dtype).eps if module.eps is None else module.eps
     inner = tuple(range(-module.weight.dim(), 0))
-    normalised = x * torch.rsqrt(wide.square().mean(inner, keepdim=True) + eps).to(x.dtype)
-    return _over_positions(g * normalised, g, module.weight.dim())
+    normalized = x * torch.rsqrt(wide.square().mean(inner, keepdim=True) + eps).to(x.dtype)
+    return _over_positions(g * normalized, g, module.weight.dim())
 
 
 def _over_positions(weight: Tensor, bias: Tensor, inner: int) -> dict[str, Tensor]:
-    """Sums over all dimensions between the batch and the `inner` normalised ones."""
+    """Sums over all dimensions between the batch and the `inner` normalized ones."""
     leading = tuple(range(1, weight.dim() - inner))
     if leading:
         weight, bias = weight.sum(leading), bias.sum(leading)
@@ -115,7 +115,7 @@ def has_rule(module: nn.Module) -> bool:
     """Whether the per-sample gradients of a module's parameters can be formed from its input and output gradient.
 
     A subclass that computes something else than the layer it derives from has none, nor has a layer whose weight is
-    made of other parameters (pruned, weight-normalised).
+    made of other parameters (pruned, weight-normalized).
     """
     if not {name for name, _ in module.named_parameters(recurse=False)} <= {"weight", "bias"}:
         return False

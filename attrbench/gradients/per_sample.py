@@ -17,8 +17,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from attrbench.diffusion.denoiser import Denoiser
-from attrbench.gradients.outputs import ModelOutput
+from attrbench.contracts.denoiser import Denoiser
+from attrbench.gradients.model_outputs import ModelOutput
 
 log = logging.getLogger(__name__)
 

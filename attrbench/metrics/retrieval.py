@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from attrbench.metric import Metric, Outcome, PerQuery
+from attrbench.contracts.metric import Metric, Outcome, PerQuery
 
 if TYPE_CHECKING:
     import numpy as np

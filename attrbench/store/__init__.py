@@ -1,1 +1,1 @@
-"""Features on disk: shards of consecutive items, fingerprints, verification."""
+"""Files of the cache: shards, checksums, locks, fingerprints, cleaning up."""

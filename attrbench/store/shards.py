@@ -25,8 +25,8 @@ from safetensors.numpy import save
 
 from attrbench.errors import AttrbenchError
 from attrbench.files import write_atomically
+from attrbench.store.checksums import Seal, drop, seal_path
 from attrbench.store.fingerprint import fingerprint
-from attrbench.store.seals import Seal, drop, seal_path
 
 log = logging.getLogger(__name__)
 
@@ -185,7 +185,7 @@ class FeatureStore:
         return map_safetensors(self.path(unit))
 
     def touch(self) -> None:
-        """Sets the time of `feature.json`, once: when the rows were last used (attrbench.store.inventory).
+        """Sets the time of `feature.json`, once: when the rows were last used (attrbench.store.cache_index).
 
         A cache that can't be written to is no worse to read from.
         """

@@ -7,9 +7,9 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from attrbench.data.source import DatasetSource
-from attrbench.diffusion.source import ModelSource
-from attrbench.options import Options
+from attrbench.contracts.dataset_source import DatasetSource
+from attrbench.contracts.options import Options
+from attrbench.models.config import ModelConfig
 
 MOST_SEEDS = 10_000
 
@@ -87,7 +87,7 @@ class TaskFile(Options):
     """A task file."""
 
     task: TaskTable
-    model: ModelSource
+    model: ModelConfig
     train: DatasetSource
     queries: QueryTable | None = None
     tuning: QueryTable | None = Field(None, exclude=True)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from attrbench.data.source import DatasetSource
-from attrbench.diffusion.source import ModelSource
+from attrbench.contracts.dataset_source import DatasetSource
+from attrbench.models.config import ModelConfig
 
 
 def beside(folder: Path, text: str) -> str:
@@ -24,7 +24,7 @@ def beside_data(folder: Path, source: DatasetSource) -> DatasetSource:
     return source.model_copy(update={"path": beside(folder, source.path)})
 
 
-def beside_model(folder: Path, source: ModelSource) -> ModelSource:
+def beside_model(folder: Path, source: ModelConfig) -> ModelConfig:
     """The source with its paths made out."""
     lora = None if source.lora is None else beside(folder, source.lora)
     return source.model_copy(update={"model": beside(folder, source.model), "lora": lora})

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from attrbench.data.listing import need_column
+from attrbench.data.manifest import need_column
 from attrbench.errors import AttrbenchError
 from attrbench.taskfile.contents import QueryTable, seeds_of
 

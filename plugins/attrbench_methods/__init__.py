@@ -4,25 +4,25 @@ from collections.abc import Callable
 from typing import Any
 
 from attrbench import hookimpl
-from attrbench.method import Method
-from attrbench_methods.clip import CLIP
-from attrbench_methods.das import DAS
-from attrbench_methods.datainf import DataInf
-from attrbench_methods.diffusion_retrac import DiffusionReTrac
-from attrbench_methods.dmin import DMin
-from attrbench_methods.ekfac import EKFAC, KFAC
-from attrbench_methods.embedding import Embedding
-from attrbench_methods.grad_cos import GradCos
-from attrbench_methods.grad_dot import GradDot
-from attrbench_methods.journey_trak import JourneyTRAK
-from attrbench_methods.latent import Latent
-from attrbench_methods.lissa import LiSSA, ReleasedLiSSA
-from attrbench_methods.pixel import Pixel
-from attrbench_methods.random import Random
-from attrbench_methods.sanity import Shuffled, Untrained
-from attrbench_methods.ssim import SSIM
-from attrbench_methods.tracin import TracIn
-from attrbench_methods.trak import DTRAK, TRAK, RelativeIF, RenormIF
+from attrbench.contracts.method import Method
+from attrbench_methods.controls.random_scores import Random
+from attrbench_methods.controls.sanity import Shuffled, Untrained
+from attrbench_methods.first_order.diffusion_retrac import DiffusionReTrac
+from attrbench_methods.first_order.dmin import DMin
+from attrbench_methods.first_order.grad_cos import GradCos
+from attrbench_methods.first_order.grad_dot import GradDot
+from attrbench_methods.first_order.tracin import TracIn
+from attrbench_methods.kernel.das import DAS
+from attrbench_methods.kernel.journey_trak import JourneyTRAK
+from attrbench_methods.kernel.trak import DTRAK, TRAK, RelativeIF, RenormIF
+from attrbench_methods.second_order.datainf import DataInf
+from attrbench_methods.second_order.ekfac import EKFAC, KFAC
+from attrbench_methods.second_order.lissa import LiSSA, ReleasedLiSSA
+from attrbench_methods.similarity.clip import CLIP
+from attrbench_methods.similarity.embedding import Embedding
+from attrbench_methods.similarity.latent import Latent
+from attrbench_methods.similarity.pixel import Pixel
+from attrbench_methods.similarity.ssim import SSIM
 
 METHODS: tuple[type[Method[Any]], ...] = (
     Random,

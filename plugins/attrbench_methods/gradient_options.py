@@ -6,12 +6,12 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from attrbench.features import FeaturePlan, GradientRows, GradientSource, Sketch, TimestepGrid
-from attrbench.options import Options
+from attrbench.contracts.feature import FeaturePlan, GradientRows, GradientSource, Sketch, TimestepGrid
+from attrbench.contracts.options import Options
 
 
 class GradientOptions(Options):
-    """What decides a gradient (see `attrbench.features.GradientSource`)."""
+    """What decides a gradient (see `attrbench.contracts.feature.GradientSource`)."""
 
     grid: Literal["cubic", "uniform", "random"] = "cubic"
     """`cubic`: the released DMin code's timesteps, dense at the noisiest end; `uniform`: evenly spaced from 0;
@@ -23,7 +23,7 @@ class GradientOptions(Options):
     noise_seed: int = Field(0, ge=0)
     """Seed of the noise."""
     target: Literal["trained", "noise"] = "trained"
-    """What the network's output is compared with. `trained`: what it learnt to predict; `noise`: the noise, as DMin's
+    """What the network's output is compared with. `trained`: what it learned to predict; `noise`: the noise, as DMin's
     released code, which is another thing for SD 3 (a velocity) and for v-prediction."""
     image_range: Literal["model", "unit"] = "model"
     """`model`: the range the network was trained on; `unit`: the [0, 1] that DMin's released code feeds to DDPMs."""
@@ -67,7 +67,7 @@ class MeanGradientOptions(GradientOptions):
     def rows(
         self,
         output: Literal["loss", "squared-norm", "mean"] = "loss",
-        timesteps: Literal["mean", "mean-normalised"] = "mean",
+        timesteps: Literal["mean", "mean-normalized"] = "mean",
         checkpoint: str = "final",
     ) -> GradientRows:
         """Means over the timesteps of sketched gradients, raw or scaled to unit norm first."""
@@ -77,7 +77,7 @@ class MeanGradientOptions(GradientOptions):
     def plan(
         self,
         output: Literal["loss", "squared-norm", "mean"] = "loss",
-        timesteps: Literal["mean", "mean-normalised"] = "mean",
+        timesteps: Literal["mean", "mean-normalized"] = "mean",
         checkpoint: str = "final",
     ) -> FeaturePlan:
         """The same rows for training items and queries."""

@@ -4,16 +4,16 @@ from collections.abc import Callable
 from typing import Any
 
 from attrbench import hookimpl
-from attrbench.preparation import Preparation
-from attrbench.task import Task
-from attrbench_tasks.ddpm_icons import DDPMIconsMini
-from attrbench_tasks.ddpm_mnist import DDPMMnistMini
-from attrbench_tasks.digits import DigitsMini
-from attrbench_tasks.mini_text_to_image import SD3FullMini, SD3LoRAMini, SD14LoRAMini
-from attrbench_tasks.mixture import Mixture
-from attrbench_tasks.mnist_removal import MnistRemoval, MnistRemovalMini
-from attrbench_tasks.paper_ddpm import DDPMCifar10, DDPMMnist
-from attrbench_tasks.paper_text_to_image import SD3Full, SD3LoRA, SD14LoRA
+from attrbench.contracts.dataset_builder import Preparation
+from attrbench.contracts.task import Task
+from attrbench_tasks.datasets.mixture import Mixture
+from attrbench_tasks.dmin_paper.ddpm_tasks import DDPMCifar10, DDPMMnist
+from attrbench_tasks.dmin_paper.text_to_image_tasks import SD3Full, SD3LoRA, SD14LoRA
+from attrbench_tasks.minis.ddpm_icons import DDPMIconsMini
+from attrbench_tasks.minis.ddpm_mnist import DDPMMnistMini
+from attrbench_tasks.minis.digits import DigitsMini
+from attrbench_tasks.minis.text_to_image import SD3FullMini, SD3LoRAMini, SD14LoRAMini
+from attrbench_tasks.removal.mnist_removal import MnistRemoval, MnistRemovalMini
 
 
 @hookimpl

@@ -9,14 +9,14 @@ from pathlib import Path
 
 import torch
 
-from attrbench.features import GradientRows, GradientSource, Sketch
-from attrbench.gradients.collect import GradientPass, Split
+from attrbench.contracts.feature import GradientRows, GradientSource, Sketch
+from attrbench.contracts.task import Workspace
+from attrbench.evaluation.memory import Peaks, reset_peaks
 from attrbench.gradients.engine import Engine
-from attrbench.running.memory import Peaks, reset_peaks
-from attrbench.store.rows import StoredRows
+from attrbench.gradients.gradient_pass import GradientPass, Split
 from attrbench.store.shards import FeatureStore, Unit
-from attrbench.task import Workspace
-from attrbench_tasks.ddpm_mnist import DDPMMnistMini
+from attrbench.store.stored_rows import StoredRows
+from attrbench_tasks.minis.ddpm_mnist import DDPMMnistMini
 
 
 def main() -> None:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import torch
 
-from attrbench.diffusion.denoiser import Denoiser
+from attrbench.contracts.denoiser import Denoiser
 from attrbench.gradients.backends import BACKENDS
-from attrbench.gradients.consumers import Norms, Sketches
 from attrbench.gradients.layer_blocks import layer_blocks
-from attrbench.gradients.outputs import MODEL_OUTPUTS
+from attrbench.gradients.model_outputs import MODEL_OUTPUTS
 from attrbench.gradients.per_sample import Batch, PerSampleGradients
+from attrbench.gradients.sinks import NormSink, SketchSink
 from tests.benchmarks.timing import Figure, paired
 
 SIZE = 64
@@ -62,7 +62,7 @@ def speed() -> list[Figure]:
 
     sizes = {name: parameter.numel() for name, parameter in parameters.items()}
     layers = layer_blocks(hooks.offsets, sizes, "all")
-    consumers = (Norms(), Sketches(layers, False, "rotation", [65536, 4096], 0))
+    consumers = (NormSink(), SketchSink(layers, False, "rotation", [65536, 4096], 0))
 
     def with_sketches() -> None:
         for consumer in consumers:

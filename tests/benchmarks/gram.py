@@ -8,18 +8,18 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from attrbench.features import GradientRows, GradientSource, TimestepGrid
-from attrbench.gradients.collect import GradientPass
-from attrbench.gradients.consumers import Norms
+from attrbench.contracts.feature import GradientRows, GradientSource, TimestepGrid
+from attrbench.contracts.task import Workspace
+from attrbench.evaluation.requests import request_tasks
 from attrbench.gradients.engine import Engine
-from attrbench.gradients.gram import GramPass, Side
-from attrbench.gradients.pairs import Split
-from attrbench.plugins import registry
-from attrbench.retrieval.gram import gram_blocks
-from attrbench.running.settings import request_tasks
-from attrbench.store.rows import StoredRows
+from attrbench.gradients.gradient_pass import GradientPass
+from attrbench.gradients.gram_pass import GramPass, Side
+from attrbench.gradients.samples import Split
+from attrbench.gradients.sinks import NormSink
+from attrbench.plugins.registry import registry
+from attrbench.search.gram_blocks import gram_blocks
 from attrbench.store.shards import FeatureStore, shard_items, units
-from attrbench.task import Workspace
+from attrbench.store.stored_rows import StoredRows
 from tests.benchmarks.timing import Figure, paired
 
 ITEMS, STEPS = 256, 5
@@ -43,7 +43,7 @@ def exact() -> list[Figure]:
         def least() -> None:
             work = GradientPass(SOURCE, denoiser, split, engine)
             for unit in units(ITEMS):
-                work.sweep(unit, [Norms()], lambda items, steps, outputs: None)
+                work.sweep(unit, [NormSink()], lambda items, steps, outputs: None)
             wide = whole.astype("f8")
             wide @ wide.T
 

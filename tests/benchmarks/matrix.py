@@ -11,16 +11,16 @@ from pathlib import Path
 
 import torch
 
-from attrbench.gradients.collect import GradientPass
-from attrbench.gradients.consumers import Norms
-from attrbench.gradients.pairs import Split
-from attrbench.plugins import registry
-from attrbench.running.plan import Plan
-from attrbench.running.reporting import Advance
-from attrbench.running.run import TaskRun
-from attrbench.running.settings import MethodRequest, RunSettings, request_methods, request_tasks
+from attrbench.contracts.task import Workspace
+from attrbench.evaluation.plan import Plan
+from attrbench.evaluation.progress import Advance
+from attrbench.evaluation.requests import MethodRequest, RunSettings, request_methods, request_tasks
+from attrbench.evaluation.task_run import TaskRun
+from attrbench.gradients.gradient_pass import GradientPass
+from attrbench.gradients.samples import Split
+from attrbench.gradients.sinks import NormSink
+from attrbench.plugins.registry import registry
 from attrbench.store.shards import Unit
-from attrbench.task import Workspace
 from tests.benchmarks.timing import Figure
 
 TASK = "digits-mini"
@@ -74,6 +74,6 @@ def _passes_alone(settings: RunSettings, methods: list[MethodRequest]) -> float:
         work = GradientPass(source, opened.denoiser, split, settings.engine)
         for unit in pieces:
             started = time.perf_counter()
-            work.sweep(unit, [Norms()], lambda items, steps, outputs: None)
+            work.sweep(unit, [NormSink()], lambda items, steps, outputs: None)
             total += time.perf_counter() - started
     return total

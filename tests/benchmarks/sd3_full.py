@@ -14,17 +14,17 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from attrbench.diffusion.loading import load_denoiser
-from attrbench.diffusion.source import ModelSource
-from attrbench.features import GradientRows, GradientSource, Sketch, TimestepGrid
-from attrbench.gradients.collect import GradientPass, Split
+from attrbench.contracts.feature import GradientRows, GradientSource, Sketch, TimestepGrid
+from attrbench.contracts.task import Items
+from attrbench.evaluation.memory import Peaks
 from attrbench.gradients.engine import Engine
-from attrbench.running.memory import Peaks
+from attrbench.gradients.gradient_pass import GradientPass, Split
+from attrbench.models.config import ModelConfig
+from attrbench.models.loading import load_denoiser
 from attrbench.store.shards import FeatureStore, Unit
-from attrbench.task import Items
 
 LENGTHS = (2**20, 2**16, 2**12)
-SOURCE = ModelSource(
+SOURCE = ModelConfig(
     model="stabilityai/stable-diffusion-3-medium-diffusers",
     weights="random",
     resolution=256,

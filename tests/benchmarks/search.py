@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from attrbench.features import QueryFeatures
-from attrbench.retrieval.exact import ExactSearch
+from attrbench.contracts.feature import QueryFeatures
+from attrbench.search.exact import ExactSearch
 from attrbench.store.encoding import RowType, encode_rows
-from attrbench.store.rows import StoredRows
 from attrbench.store.shards import FeatureStore, Timing, units
+from attrbench.store.stored_rows import StoredRows
 from tests.benchmarks.timing import Figure, paired, seconds
 
 ITEMS, STEPS, LENGTH, K = 9_288, 10, 4_096, 100
@@ -25,7 +25,7 @@ def speed() -> list[Figure]:
     rng = np.random.default_rng(0)
     with tempfile.TemporaryDirectory() as folder:
         rows = _store(Path(folder), "float32", rng)
-        exact = ExactSearch(rows, normalise=True)
+        exact = ExactSearch(rows, normalize=True)
         matrix = torch.from_numpy(np.concatenate([block.reshape(len(block), -1) for _, block in rows.blocks()]))
         one, many = _queries(1, rng), _queries(16, rng)
         read = "one read of the matrix"
@@ -48,7 +48,7 @@ def speed() -> list[Figure]:
                 "bytes an item, int8", small.row_bytes, "B", "float32", rows.row_bytes, small.row_bytes / rows.row_bytes
             )
         )
-        reduced = ExactSearch(small, normalise=True)
+        reduced = ExactSearch(small, normalize=True)
         figures.append(paired("exact top 100, one query, int8 rows", lambda: reduced.top(one, K), read, matrix.sum))
         figures += _one_bit(matrix, one, exact)
     return figures

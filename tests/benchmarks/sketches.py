@@ -7,8 +7,8 @@ from statistics import median
 
 import torch
 
-from attrbench.gradients.reference_sketches import state_bytes
-from attrbench.gradients.sketch import Sketcher
+from attrbench.gradients.sketching.reference import state_bytes
+from attrbench.gradients.sketching.rotation import Sketcher
 from tests.benchmarks.timing import Figure, paired, seconds
 
 TOTAL = 134_217_728

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from attrbench.running.sheets import COLUMNS, GAP, LINE, LINES, TILE, picture_of
+from attrbench.reports.contact_sheet import COLUMNS, GAP, LINE, LINES, TILE, picture_of
 from tests.data.making import captioned, metadata_csv, picture
 from tests.taskfile.making import write_task
 
@@ -74,7 +74,7 @@ def test_the_cache_is_that_of_a_run(ask, attrbench, tmp_path, own):
 
 
 def test_a_run_and_an_attribution_of_the_same_pictures_agree(ask, attrbench, tmp_path, own):
-    from attrbench.record import read_records
+    from attrbench.contracts.record import read_records
 
     own.write_text(own.read_text() + '[queries]\nseeds = "4"\n')
     attrbench("run", "-m", DMIN, "-t", own, "--out", tmp_path / "out")
@@ -117,7 +117,7 @@ def test_the_sheet_shows_the_query_and_then_the_images_by_rank(ask, tmp_path):
 def test_a_seed_alone_asks_about_the_picture_that_the_model_draws_from_it(ask, tmp_path, tiny_folder):
     import torch
 
-    from attrbench.diffusion.ddpm import DDPMDenoiser
+    from attrbench.models.families.ddpm import DDPMDenoiser
 
     ask("--seed", 4, "--sheet", tmp_path / "sheet.png")
     drawn = DDPMDenoiser(tiny_folder, torch.device("cpu"), sampling_steps=2).generate([""], [4])[0]
@@ -191,7 +191,7 @@ def test_wrong_methods_are_one_line(ask, tmp_path, method, words):
 
 
 def test_a_gradient_that_is_not_finite_is_told_and_exits_3(ask, tmp_path, monkeypatch):
-    from attrbench.diffusion.ddpm import DDPMDenoiser
+    from attrbench.models.families.ddpm import DDPMDenoiser
 
     real = DDPMDenoiser.target
     monkeypatch.setattr(DDPMDenoiser, "target", lambda *arguments: real(*arguments) * float("nan"))

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from attrbench.record import read_records
+from attrbench.contracts.record import read_records
 from tests.cli.conftest import SMALL
 
 pytestmark = [

@@ -36,7 +36,7 @@ def test_list_without_argument_shows_every_kind(attrbench):
 
 
 def test_load_plugins_selects_and_empty_disables(attrbench, monkeypatch):
-    from attrbench.plugins import registry
+    from attrbench.plugins.registry import registry
 
     try:
         for value, present, absent in (("methods", "dmin", "digits-mini"), ("", "detection-rate", "dmin")):

@@ -5,11 +5,11 @@ import tomllib
 
 import pytest
 
-from attrbench.taskfile.contents import DatasetSource, ModelSource, QueryTable, TaskTable
-from attrbench.taskfile.reading import read_task
+from attrbench.taskfile.contents import DatasetSource, ModelConfig, QueryTable, TaskTable
+from attrbench.taskfile.read import read_task
 
 FAMILIES = ("sd1", "sd3", "ddpm")
-TABLES = {"task": TaskTable, "model": ModelSource, "train": DatasetSource, "queries": QueryTable, "tuning": QueryTable}
+TABLES = {"task": TaskTable, "model": ModelConfig, "train": DatasetSource, "queries": QueryTable, "tuning": QueryTable}
 
 
 @pytest.mark.parametrize("family", FAMILIES)

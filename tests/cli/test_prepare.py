@@ -8,8 +8,9 @@ import pytest
 from PIL import Image
 
 from attrbench.errors import Interrupted
-from attrbench_tasks import mixture_writing, paper
-from attrbench_tasks.mixture import Mixture, MixtureOptions, plan
+from attrbench_tasks.datasets import mixture_writer as mixture_writing
+from attrbench_tasks.datasets.mixture import Mixture, MixtureOptions, plan
+from attrbench_tasks.dmin_paper import constants as paper
 from tests.tasks.captioned import write_images
 
 SIZES = {"magic-cards": 12, "midjourney": 5, "diffusiondb": 5, "lego-sets": 6, "pokemon": 6, "flowers": 10}

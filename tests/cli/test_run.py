@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from attrbench.record import Record, read_records
+from attrbench.contracts.record import Record, read_records
 from tests.cli.conftest import SMALL
 
 TIMES = {"created", "latency", "peak_memory_bytes"}
@@ -69,7 +69,7 @@ def test_another_batch_size_and_backend_give_the_same_ranking_of_scores(attrbenc
 
 
 def test_methods_share_one_pass(attrbench, tmp_path):
-    methods = ["grad-dot", "dmin:v=256|512", "dmin:v=256,normalise=false", "dmin:v=none"]
+    methods = ["grad-dot", "dmin:v=256|512", "dmin:v=256,normalize=false", "dmin:v=none"]
     done = attrbench(
         "run",
         *(part for method in methods for part in ("-m", method)),
@@ -191,7 +191,7 @@ def test_a_terminated_run_exits_75_with_the_command_that_resumes(tmp_path):
 
 
 def test_a_method_that_raises_is_reported_and_the_others_go_on(attrbench, tmp_path, cache, monkeypatch):
-    from attrbench_methods.ssim import SSIM
+    from attrbench_methods.similarity.ssim import SSIM
 
     def broken(self, train, context):
         raise ValueError("no such thing")
@@ -210,7 +210,7 @@ def test_a_method_that_raises_is_reported_and_the_others_go_on(attrbench, tmp_pa
 
 
 def test_a_nonfinite_gradient_makes_the_run_partial_and_names_the_item(attrbench, tmp_path, cache, monkeypatch):
-    from attrbench.diffusion.ddpm import DDPMDenoiser
+    from attrbench.models.families.ddpm import DDPMDenoiser
 
     original = DDPMDenoiser.encode
 
@@ -231,7 +231,7 @@ def test_a_nonfinite_gradient_makes_the_run_partial_and_names_the_item(attrbench
 
 @pytest.mark.parametrize("method", ["dmin:v=256,timesteps=2", "grad-dot:timesteps=2", "dmin:v=none,timesteps=2"])
 def test_a_nonfinite_query_is_named_whatever_the_features(attrbench, tmp_path, cache, monkeypatch, method):
-    from attrbench.diffusion.ddpm import DDPMDenoiser
+    from attrbench.models.families.ddpm import DDPMDenoiser
 
     original = DDPMDenoiser.encode
     calls = []

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
+from attrbench.contracts.record import TUNING_RUNS, read_records
+from attrbench.contracts.task import Workspace
 from attrbench.errors import AttrbenchError
-from attrbench.record import TUNING_RUNS, read_records
-from attrbench.task import Workspace
-from attrbench.taskfile.reading import read_task
+from attrbench.taskfile.read import read_task
 from tests.data.making import captioned, metadata_csv, picture
 from tests.taskfile.making import write_task
 
@@ -127,7 +127,7 @@ def test_options_that_the_training_set_cannot_meet_are_refused_once_its_size_is_
 
 
 def test_faults_of_the_data_are_told_before_the_model_is_loaded(own, tmp_path, attrbench, monkeypatch):
-    monkeypatch.setattr("attrbench.diffusion.loading.load_denoiser", lambda *_: pytest.fail("it was loaded"))
+    monkeypatch.setattr("attrbench.models.loading.load_denoiser", lambda *_: pytest.fail("it was loaded"))
     for tables, words in (
         ({"train": {"path": "imags"}}, "imags"),
         ({"train": {"path": "./imags"}}, "did you mean"),

@@ -5,9 +5,9 @@ import json
 import pytest
 import torch
 
-from attrbench.record import read_records
+from attrbench.contracts.record import read_records
 from tests.data.making import captioned, metadata_csv, picture
-from tests.diffusion.pipelines import write
+from tests.models.pipelines import write
 from tests.taskfile.making import write_task
 
 DMIN = "dmin:v=64,timesteps=1"

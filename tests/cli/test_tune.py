@@ -7,15 +7,15 @@ from typing import Literal
 import numpy as np
 import pytest
 
+from attrbench.contracts.feature import FeaturePlan, Images
+from attrbench.contracts.method import ExhaustiveScorer, Method, StateSize
+from attrbench.contracts.options import Options
+from attrbench.contracts.record import TUNING_RUNS, Record, read_records
+from attrbench.contracts.task import Items, OpenTask, Task, TaskMeta
 from attrbench.errors import AttrbenchError
-from attrbench.features import FeaturePlan, Images
-from attrbench.hookspecs import hookimpl
-from attrbench.method import ExhaustiveScorer, Method, StateSize
-from attrbench.options import Options
-from attrbench.plugins import Plugin, load_registry
-from attrbench.record import TUNING_RUNS, Record, read_records
+from attrbench.plugins.hookspecs import hookimpl
+from attrbench.plugins.registry import Plugin, load_registry
 from attrbench.store.fingerprint import fingerprint
-from attrbench.task import Items, OpenTask, Task, TaskMeta
 from tests.cli.conftest import SMALL
 
 GROUPS, TRAIN, QUERIES = 3, 12, 6
@@ -53,7 +53,7 @@ class Open(OpenTask):
 
 
 def meta(name):
-    words = dict.fromkeys(("summary", "model", "dataset", "licence", "memory"), "none")
+    words = dict.fromkeys(("summary", "model", "dataset", "license", "memory"), "none")
     return TaskMeta(name=name, version=1, train_items=TRAIN, **words)
 
 
@@ -141,7 +141,7 @@ def tune(monkeypatch, attrbench, tmp_path):
     plugin.register_methods = hookimpl(lambda register: register(Place), specname="register_methods")
     registry = load_registry()
     registry.load(Plugin("lying", "attrbench-tests", "1"), lambda: plugin)
-    monkeypatch.setattr("attrbench.plugins.registry", lambda: registry)
+    monkeypatch.setattr("attrbench.plugins.registry.registry", lambda: registry)
 
     def run(*arguments, task="lying-mini"):
         return attrbench(

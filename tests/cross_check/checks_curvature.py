@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
-from attrbench.gradients import kronecker
+from attrbench.gradients.curvature.hessian_products import kronecker
 from tests.cross_check import exact, ours, peer_dattri, peer_kronfluence
 from tests.cross_check.faults_dattri import BASIS, BIAS, basis_turned_round
 from tests.cross_check.faults_others import POSITIONS

@@ -13,16 +13,16 @@ from weakref import WeakKeyDictionary
 import numpy as np
 import torch
 
-from attrbench.features import QueryFeatures, TrainFeatures
-from attrbench.gradients.pairs import Pairs
+from attrbench.contracts.feature import QueryFeatures, TrainFeatures
+from attrbench.contracts.method import Context
+from attrbench.evaluation.execute import compute_passes, method_context
+from attrbench.evaluation.feature_reader import MethodFeatures
+from attrbench.evaluation.plan import Plan
+from attrbench.evaluation.progress import Silent
+from attrbench.evaluation.requests import RunSettings, request_methods
 from attrbench.gradients.per_sample import Batch
-from attrbench.method import Context
-from attrbench.plugins import registry
-from attrbench.running.features import MethodFeatures
-from attrbench.running.passes import compute_passes, method_context
-from attrbench.running.plan import Plan
-from attrbench.running.reporting import Silent
-from attrbench.running.settings import RunSettings, request_methods
+from attrbench.gradients.samples import NoisySamples
+from attrbench.plugins.registry import registry
 from tests.cross_check.problems import OPTIONS, problem
 
 
@@ -78,9 +78,9 @@ class _Rows:
 @contextmanager
 def pairs_in_turn() -> Iterator[None]:
     """Methods that draw pairs with replacement get them in turn: as many as there are make a whole pass."""
-    place: WeakKeyDictionary[Pairs, int] = WeakKeyDictionary()
+    place: WeakKeyDictionary[NoisySamples, int] = WeakKeyDictionary()
 
-    def drawn(pairs: Pairs, size: int, draws: object) -> Batch:
+    def drawn(pairs: NoisySamples, size: int, draws: object) -> Batch:
         total = pairs.count * len(pairs.timesteps)
         first = place.get(pairs, 0)
         place[pairs] = first + size
@@ -89,7 +89,7 @@ def pairs_in_turn() -> Iterator[None]:
 
     scores.cache_clear()
     try:
-        with mock.patch.object(Pairs, "drawn", drawn):
+        with mock.patch.object(NoisySamples, "drawn", drawn):
             yield
     finally:
         scores.cache_clear()

@@ -15,11 +15,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from attrbench.diffusion.denoiser import Denoiser, Encoded
-from attrbench.features import GradientSource, TimestepGrid
-from attrbench.gradients.pairs import Pairs, Split
+from attrbench.contracts.denoiser import Denoiser, Encoded
+from attrbench.contracts.feature import GradientSource, TimestepGrid
+from attrbench.contracts.task import Items, OpenTask, TaskMeta
+from attrbench.gradients.samples import NoisySamples, Split
 from attrbench.store.fingerprint import fingerprint
-from attrbench.task import Items, OpenTask, TaskMeta
 
 TRAIN, QUERIES = 64, 8
 SIGNAL, NOISE = 0.8, 0.6
@@ -139,7 +139,7 @@ class Problem(OpenTask):
             summary="",
             model=name,
             dataset="drawn",
-            licence="",
+            license="",
             train_items=TRAIN,
             memory="",
         )
@@ -167,13 +167,13 @@ class Problem(OpenTask):
             module = NETWORKS[self.name][0]()
             fresh = OneStep(module, self.shape, self.name)
             latents = fresh.encode(self.train.images, (), "model").latents
-            optimiser = torch.optim.Adam(module.parameters(), lr=1e-2)
+            optimizer = torch.optim.Adam(module.parameters(), lr=1e-2)
             for _ in range(200):
                 noise = torch.randn_like(latents)
                 loss = (module(SIGNAL * latents + NOISE * noise) - noise).square().mean()
-                optimiser.zero_grad()
+                optimizer.zero_grad()
                 loss.backward()
-                optimiser.step()
+                optimizer.step()
         return OneStep(module, self.shape, self.name)
 
     def module(self) -> nn.Module:
@@ -203,10 +203,10 @@ class Problem(OpenTask):
             rows.append(whole)
         return torch.cat(rows).double().numpy()
 
-    def pairs(self, split: str) -> Pairs:
+    def pairs(self, split: str) -> NoisySamples:
         """Of `train` or `query`, as our engine sees them."""
         items = self.train if split == "train" else self.queries
-        return Pairs(SOURCE, self.denoiser, Split(split, items))
+        return NoisySamples(SOURCE, self.denoiser, Split(split, items))
 
     @cached_property
     def blocks(self) -> dict[str, slice]:

@@ -4,8 +4,8 @@ import re
 
 import pytest
 
-from attrbench.data.loading import list_items, load_items
-from attrbench.data.source import DatasetSource
+from attrbench.contracts.dataset_source import DatasetSource
+from attrbench.data.open_dataset import list_items, load_items
 from attrbench.errors import AttrbenchError
 from tests.data.making import captioned, metadata_csv, metadata_jsonl, picture
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from attrbench.data.generations import kept_generations
+from attrbench.data.generated_images import kept_generations
 from attrbench.errors import AttrbenchError
 
 

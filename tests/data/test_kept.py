@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from attrbench.data import kept
-from attrbench.data.loading import load_items
+from attrbench.contracts.dataset_source import DatasetSource
+from attrbench.data import image_cache as kept
+from attrbench.data.open_dataset import load_items
 from attrbench.data.pixels import to_pixels
-from attrbench.data.source import DatasetSource
 from attrbench.errors import AttrbenchError
-from attrbench.store.claims import Claims
-from attrbench.store.inventory import take_inventory
-from attrbench.store.sweep import DAY, sweep
+from attrbench.store.cache_index import take_inventory
+from attrbench.store.garbage import DAY, sweep
+from attrbench.store.locks import Claims
 from tests.data.making import captioned, metadata_csv, picture
 from tests.data.test_pixels import bomb
 
@@ -223,7 +223,7 @@ def test_unused_ones_may_go_and_used_ones_stay(folder, cache):
     assert path not in [removal.path for removal in sweep(take_inventory(cache), 0, older_than=10 * DAY).ready]
 
 
-def test_16_bit_grey_palette_and_rgba_files_lie_beside_each_other(tmp_path, cache):
+def test_16_bit_gray_palette_and_rgba_files_lie_beside_each_other(tmp_path, cache):
     folder = tmp_path / "mixed"
     folder.mkdir()
     Image.fromarray(np.full((9, 7), 65535, np.uint16)).save(folder / "a.png")

@@ -22,7 +22,7 @@ def saved(image, kind="PNG", **options):
     return Image.open(io.BytesIO(buffer.getvalue()))
 
 
-def one_colour(image, channels=3):
+def one_color(image, channels=3):
     pixels = to_pixels(image, (4, 4, channels))
     assert pixels.shape == (4, 4, channels) and pixels.dtype == np.uint8
     assert (pixels == pixels[0, 0]).all()
@@ -40,7 +40,7 @@ def sixteen_bits(value):
 
 
 @pytest.mark.parametrize(
-    ("image", "colour"),
+    ("image", "color"),
     [
         (saved(Image.new("RGB", (8, 8), ORANGE)), ORANGE),
         (saved(Image.new("L", (8, 8), 77)), (77, 77, 77)),
@@ -60,12 +60,12 @@ def sixteen_bits(value):
     ],
     ids=lambda value: value.mode if isinstance(value, Image.Image) else "",
 )
-def test_every_mode_keeps_its_colour(image, colour):
-    assert one_colour(image) == colour
+def test_every_mode_keeps_its_color(image, color):
+    assert one_color(image) == color
 
 
-def test_models_of_one_channel_get_grey():
-    assert one_colour(saved(Image.new("RGB", (8, 8), (255, 0, 0))), channels=1) == (76,)  # ITU-R 601
+def test_models_of_one_channel_get_gray():
+    assert one_color(saved(Image.new("RGB", (8, 8), (255, 0, 0))), channels=1) == (76,)  # ITU-R 601
 
 
 def test_a_picture_is_turned_as_its_exif_says():
@@ -78,11 +78,11 @@ def test_a_picture_is_turned_as_its_exif_says():
 
 
 @pytest.mark.parametrize("size", [(24, 8), (8, 24)])
-def test_the_centre_stays_and_the_ends_go(size):
+def test_the_center_stays_and_the_ends_go(size):
     """As where training scales the shorter side first: the filter sees two pixels beyond the edge."""
     image = Image.new("RGB", size, "red")
     image.paste("blue", tuple((s - 12) // 2 for s in size) + tuple((s + 12) // 2 for s in size))
-    assert one_colour(saved(image)) == (0, 0, 255)
+    assert one_color(saved(image)) == (0, 0, 255)
 
 
 def test_shrinking_averages():
@@ -107,7 +107,7 @@ def test_any_size_and_mode_comes_out_in_shape(width, height, mode):
 
 def test_the_first_frame_counts():
     frames = [Image.new("RGB", (8, 8), "red"), Image.new("RGB", (8, 8), "blue")]
-    assert one_colour(saved(frames[0], "GIF", save_all=True, append_images=frames[1:])) == (255, 0, 0)
+    assert one_color(saved(frames[0], "GIF", save_all=True, append_images=frames[1:])) == (255, 0, 0)
 
 
 @pytest.mark.parametrize("mode", ["F", "I"])

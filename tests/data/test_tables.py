@@ -10,8 +10,8 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 from datasets import Image as ImageFeature
 from PIL import Image
 
-from attrbench.data.loading import list_items, load_items
-from attrbench.data.source import DatasetSource
+from attrbench.contracts.dataset_source import DatasetSource
+from attrbench.data.open_dataset import list_items, load_items
 from attrbench.errors import AttrbenchError
 
 

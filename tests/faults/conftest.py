@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from attrbench.record import Record, read_records
+from attrbench.contracts.record import Record, read_records
 from tests.cli.conftest import SMALL, attrbench
 
 __all__ = ["attrbench"]
@@ -19,9 +19,9 @@ def generated(tmp_path_factory) -> Path:
     """A cache that holds the queries of `SMALL` and nothing else."""
     import torch
 
-    from attrbench.plugins import registry
-    from attrbench.running.settings import request_tasks
-    from attrbench.task import Workspace
+    from attrbench.contracts.task import Workspace
+    from attrbench.evaluation.requests import request_tasks
+    from attrbench.plugins.registry import registry
 
     folder = tmp_path_factory.mktemp("generated")
     (request,) = request_tasks(registry(), [SMALL[1]])

@@ -177,7 +177,7 @@ def test_damaged_queries_are_named_and_generated_again(cache, damage):
 
 
 def test_a_garbage_batch_size_memo_is_ignored(cache, monkeypatch):
-    from attrbench.gradients.collect import GradientPass
+    from attrbench.gradients.gradient_pass import GradientPass
 
     outputs, calls = GradientPass._outputs, []
 

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from attrbench.errors import AttrbenchError
-from attrbench.running.plan import Plan
+from attrbench.evaluation.plan import Plan
 from attrbench.store.shards import FeatureStore, Timing, Unit
 from tests.faults.conftest import results_of, stamps
 

@@ -18,10 +18,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from attrbench.contracts.record import Record, read_records
 from attrbench.files import sha256_of
-from attrbench.record import Record, read_records
-from attrbench.store.rows import StoredRows
 from attrbench.store.shards import FeatureStore, Unit, units
+from attrbench.store.stored_rows import StoredRows
 from tests.faults.worker import METHODS, QUERIES, QUERY_SHARD, TRAIN, TRAIN_SHARD
 
 CHECKOUT = Path(__file__).parents[2]

@@ -12,14 +12,14 @@ import numpy as np
 import pytest
 import torch
 
-from attrbench.diffusion.ddpm import DDPMDenoiser
-from attrbench.hookspecs import hookimpl
-from attrbench.options import Options
-from attrbench.plugins import Plugin, load_registry
-from attrbench.record import Record
+from attrbench.contracts.options import Options
+from attrbench.contracts.record import Record
+from attrbench.contracts.task import Items, OpenTask, Task, TaskMeta
+from attrbench.models.families.ddpm import DDPMDenoiser
+from attrbench.plugins.hookspecs import hookimpl
+from attrbench.plugins.registry import Plugin, load_registry
 from attrbench.store.fingerprint import fingerprint
 from attrbench.store.shards import map_safetensors
-from attrbench.task import Items, OpenTask, Task, TaskMeta
 from tests.faults.conftest import records_of
 
 TRAIN, QUERIES = 70, 5  # two shards of the training set
@@ -101,7 +101,7 @@ def run(monkeypatch, tiny_folder, attrbench, tmp_path):
                 summary="random pixels",
                 model="random weights",
                 dataset="random",
-                licence="none",
+                license="none",
                 train_items=TRAIN,
                 memory="1 GB",
             )
@@ -114,7 +114,7 @@ def run(monkeypatch, tiny_folder, attrbench, tmp_path):
         registry = load_registry()
         registry.load(Plugin("poisoned", "attrbench-tests", "1"), lambda: plugin)
         assert "poisoned-mini" in registry.names("task")
-        monkeypatch.setattr("attrbench.plugins.registry", lambda: registry)
+        monkeypatch.setattr("attrbench.plugins.registry.registry", lambda: registry)
         methods = [part for method in METHODS for part in ("-m", method)]
         cache, out = tmp_path / name / "cache", tmp_path / name / ("again" if again else "out")
         done = attrbench("run", *methods, "-t", "poisoned-mini", "--device", "cpu", "--cache", cache, "--out", out)

@@ -21,14 +21,15 @@ import diffusers.schedulers
 import sklearn.datasets
 import torch
 
+from attrbench.evaluation import plan
+from attrbench.evaluation.provenance import code_digest
+from attrbench.evaluation.requests import RunSettings, request_methods, request_tasks
+from attrbench.evaluation.task_run import TaskRun
 from attrbench.gradients.engine import Engine
-from attrbench.plugins import registry
-from attrbench.running import plan
-from attrbench.running.provenance import code_digest
-from attrbench.running.run import TaskRun
-from attrbench.running.settings import RunSettings, request_methods, request_tasks
+from attrbench.plugins.registry import registry
 from attrbench.store import shards
-from attrbench_tasks import classifier, generated
+from attrbench_tasks.minis import query_pictures as generated
+from attrbench_tasks.training import classifier
 
 METHODS = ("dmin:v=256,timesteps=2", "dmin:v=64,timesteps=2,dtype=int8")
 TASK = "digits-mini:queries_per_group=1"

@@ -5,13 +5,13 @@ import numpy as np
 import pytest
 import torch
 
-from attrbench.diffusion.ddpm import DDPMDenoiser
+from attrbench.contracts.feature import GradientRows, GradientSource, Sketch, TimestepGrid
 from attrbench.errors import AttrbenchError
-from attrbench.features import GradientRows, GradientSource, Sketch, TimestepGrid
 from attrbench.gradients import batching, hooks
 from attrbench.gradients.batching import ENOUGH, LARGEST, BatchSize, ran_out_of_memory
-from attrbench.gradients.collect import GradientPass, Split
 from attrbench.gradients.engine import Engine
+from attrbench.gradients.gradient_pass import GradientPass, Split
+from attrbench.models.families.ddpm import DDPMDenoiser
 from attrbench.store.shards import FeatureStore, Unit
 from tests.gradients.test_layers import lines
 

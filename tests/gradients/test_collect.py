@@ -6,13 +6,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from attrbench.diffusion.ddpm import DDPMDenoiser
-from attrbench.diffusion.denoiser import Encoded
-from attrbench.diffusion.noise import feature_noise
-from attrbench.features import GradientProducts, GradientRows, GradientSource, Sketch, TimestepGrid
-from attrbench.gradients.collect import GradientPass, Split
+from attrbench.contracts.denoiser import Encoded
+from attrbench.contracts.feature import GradientProducts, GradientRows, GradientSource, Sketch, TimestepGrid
+from attrbench.contracts.method import Transformed
 from attrbench.gradients.engine import Engine
-from attrbench.method import Transformed
+from attrbench.gradients.gradient_pass import GradientPass, Split
+from attrbench.models.families.ddpm import DDPMDenoiser
+from attrbench.models.noise import feature_noise
 from attrbench.store.shards import FeatureStore, Unit, units
 
 SOURCE = GradientSource(grid=TimestepGrid(steps=3), noise="per-item")
@@ -93,7 +93,7 @@ def test_whole_rows_have_unit_norm(compute):
 
 
 def test_sketched_rows_are_the_sketches_of_the_whole_rows(compute):
-    from attrbench.gradients.sketch import sketch
+    from attrbench.gradients.sketching.rotation import sketch
 
     found = compute([WHOLE, SKETCHED])[0]
     whole = torch.from_numpy(found[WHOLE]["rows"]).flatten(0, 1)

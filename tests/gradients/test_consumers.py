@@ -5,9 +5,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from attrbench.gradients.consumers import Gathered, Norms, Sketches, Summed, Whole
+from attrbench.gradients.inner_products import InnerProductSink
 from attrbench.gradients.layer_blocks import layer_blocks
-from attrbench.gradients.products import InnerProducts
+from attrbench.gradients.sinks import GatheringSink, NormSink, SketchSink, TimestepSumSink, WholeGradientSink
 
 SIZES = {"a.weight": 300, "a.bias": 5, "b.weight": 700, "b.bias": 3}
 OFFSETS = dict(zip(SIZES, (0, 300, 305, 1005), strict=True))
@@ -45,7 +45,7 @@ def test_products_are_those_of_matching_timesteps_in_any_order(timesteps, steps,
     timesteps = torch.tensor(timesteps)
     queries, gradients = random(steps, 4, TOTAL), random(len(timesteps), TOTAL, seed=1)
     layers = layer_blocks(OFFSETS, SIZES, cut)
-    found = fed(InnerProducts([queries], layers), torch.arange(len(timesteps)), timesteps, gradients).result()
+    found = fed(InnerProductSink([queries], layers), torch.arange(len(timesteps)), timesteps, gradients).result()
     assert torch.allclose(found.view(len(timesteps), 4, -1).sum(2), direct(queries, timesteps, gradients))
     for index, layer in enumerate(layers):
         inside = torch.zeros(TOTAL, dtype=torch.float64)
@@ -60,7 +60,7 @@ def test_products_in_single_precision_with_several_sets_stand_side_by_side(steps
     timesteps = torch.arange(3).repeat(5)
     sets, gradients = [random(steps, m, TOTAL, seed=m).float() for m in (4, 1, 2)], random(15, TOTAL, seed=9).float()
     layers = layer_blocks(OFFSETS, SIZES, "all")
-    together = fed(InnerProducts(sets, layers), torch.arange(15), timesteps, gradients).result()
+    together = fed(InnerProductSink(sets, layers), torch.arange(15), timesteps, gradients).result()
     expected = torch.cat([direct(rows.double(), timesteps, gradients.double()) for rows in sets], dim=1)
     assert together.dtype == torch.float32
     torch.testing.assert_close(together.double(), expected, rtol=1e-5, atol=1e-4)
@@ -69,7 +69,7 @@ def test_products_in_single_precision_with_several_sets_stand_side_by_side(steps
 def test_a_query_without_a_gradient_has_products_of_zero_with_all():
     queries, gradients = random(1, 4, TOTAL).float(), random(6, TOTAL, seed=1).float()
     queries[0, 2] = torch.nan
-    consumer = InnerProducts([queries], layer_blocks(OFFSETS, SIZES, "all"))
+    consumer = InnerProductSink([queries], layer_blocks(OFFSETS, SIZES, "all"))
     found = fed(consumer, torch.arange(6), torch.zeros(6, dtype=torch.int64), gradients).result()
     assert torch.equal(found[:, 2], torch.zeros(6)) and bool(found[:, [0, 1, 3]].all())
 
@@ -79,8 +79,10 @@ def test_a_whole_grid_in_order_gives_the_products_of_any_other_order(timesteps):
     queries, gradients = random(3, 4, TOTAL), random(15, TOTAL, seed=1)
     layers = layer_blocks(OFFSETS, SIZES, "all")
     shuffled = torch.randperm(15, generator=torch.Generator().manual_seed(0))
-    even = fed(InnerProducts([queries], layers), torch.arange(15), timesteps, gradients).result()
-    uneven = fed(InnerProducts([queries], layers), torch.arange(15), timesteps[shuffled], gradients[shuffled]).result()
+    even = fed(InnerProductSink([queries], layers), torch.arange(15), timesteps, gradients).result()
+    uneven = fed(
+        InnerProductSink([queries], layers), torch.arange(15), timesteps[shuffled], gradients[shuffled]
+    ).result()
     assert torch.allclose(even[shuffled], uneven)
 
 
@@ -98,8 +100,8 @@ def test_sums_over_timesteps_are_the_same_timestep_by_timestep_and_item_by_item(
 
 def check_sums(items):
     gradients = random(len(items), TOTAL)
-    whole = Whole(TOTAL)
-    sums = fed(Summed([whole]), items, torch.zeros_like(items), gradients)
+    whole = WholeGradientSink(TOTAL)
+    sums = fed(TimestepSumSink([whole]), items, torch.zeros_like(items), gradients)
     rows = sums.spread(whole.result())
     for item in items.unique():
         mine = items == item
@@ -111,8 +113,8 @@ def test_a_gradient_that_is_not_finite_stays_with_its_item():
     items = torch.tensor([0, 0, 1, 1])
     gradients = random(4, TOTAL)
     gradients[1, 17] = torch.nan
-    whole = Whole(TOTAL)
-    fed(Summed([whole]), items, torch.tensor([0, 1, 0, 1]), gradients)
+    whole = WholeGradientSink(TOTAL)
+    fed(TimestepSumSink([whole]), items, torch.tensor([0, 1, 0, 1]), gradients)
     assert whole.result()[0].isnan().any()
     assert whole.result()[1].isfinite().all()
 
@@ -120,12 +122,12 @@ def test_a_gradient_that_is_not_finite_stays_with_its_item():
 @pytest.mark.parametrize(
     "make",
     [
-        Norms,
-        lambda: Whole(TOTAL),
-        lambda: InnerProducts([random(2, 3, TOTAL, seed=2)], layer_blocks(OFFSETS, SIZES, "all")),
-        lambda: InnerProducts([random(2, 3, TOTAL, seed=2)], layer_blocks(OFFSETS, SIZES, "module")),
-        lambda: Sketches(layer_blocks(OFFSETS, SIZES, "all"), False, "rotation", [64], 1),
-        lambda: Sketches(layer_blocks(OFFSETS, SIZES, "parameter"), True, "rotation", [64], 1),
+        NormSink,
+        lambda: WholeGradientSink(TOTAL),
+        lambda: InnerProductSink([random(2, 3, TOTAL, seed=2)], layer_blocks(OFFSETS, SIZES, "all")),
+        lambda: InnerProductSink([random(2, 3, TOTAL, seed=2)], layer_blocks(OFFSETS, SIZES, "module")),
+        lambda: SketchSink(layer_blocks(OFFSETS, SIZES, "all"), False, "rotation", [64], 1),
+        lambda: SketchSink(layer_blocks(OFFSETS, SIZES, "parameter"), True, "rotation", [64], 1),
     ],
     ids=["norms", "whole", "products", "products by module", "sketch", "sketch by parameter"],
 )
@@ -133,8 +135,8 @@ def test_handed_on_in_one_piece_or_parameter_by_parameter_is_the_same(make):
     items, timesteps, gradients = torch.arange(4), torch.tensor([0, 1, 0, 1]), random(4, TOTAL)
 
     def result(consumer):
-        return consumer.result(64) if isinstance(consumer, Sketches) else consumer.result()
+        return consumer.result(64) if isinstance(consumer, SketchSink) else consumer.result()
 
     gathered = make()
-    fed(gathered, items, timesteps, gradients, through=Gathered(TOTAL, [gathered], list(OFFSETS.values())))
+    fed(gathered, items, timesteps, gradients, through=GatheringSink(TOTAL, [gathered], list(OFFSETS.values())))
     assert torch.allclose(result(gathered), result(fed(make(), items, timesteps, gradients)))

@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import nn
 
+from attrbench.contracts.feature import GradientSource
 from attrbench.errors import UsageError
-from attrbench.features import GradientSource
-from attrbench.gradients.curvature import Curvature
-from attrbench.gradients.pairs import Pairs, Split
+from attrbench.gradients.curvature.hessian_products import Curvature
 from attrbench.gradients.per_sample import Batch
+from attrbench.gradients.samples import NoisySamples, Split
 from tests.methods.in_memory import (
     LOSS,
     Small,
@@ -189,7 +189,7 @@ def unet(tiny_denoiser):
     denoiser.module.double()
     x, noise = torch.randn(2, 3, 1, 8, 8, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
     t = torch.tensor([0, 500, 999])
-    pairs = Pairs(GradientSource(), denoiser, Split("train", small_items(3, (1, 8, 8))))
+    pairs = NoisySamples(GradientSource(), denoiser, Split("train", small_items(3, (1, 8, 8))))
     return denoiser, pairs, Batch(denoiser.noisy(x, noise, t), noise, t, {})
 
 

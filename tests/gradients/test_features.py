@@ -7,18 +7,18 @@ import numpy as np
 import pytest
 import torch
 
-from attrbench.diffusion.ddpm import DDPMDenoiser
-from attrbench.diffusion.denoiser import Encoded
-from attrbench.diffusion.noise import seed_of
-from attrbench.features import GradientProducts, GradientRows, GradientSource, Sketch, TimestepGrid
-from attrbench.gradients.collect import GradientPass, Split
+from attrbench.contracts.denoiser import Encoded
+from attrbench.contracts.feature import GradientProducts, GradientRows, GradientSource, Sketch, TimestepGrid
+from attrbench.contracts.method import Transformed
 from attrbench.gradients.engine import Engine
+from attrbench.gradients.gradient_pass import GradientPass, Split
 from attrbench.gradients.layer_blocks import layer_blocks, layer_columns
-from attrbench.gradients.reference_sketches import sketch_accumulator
-from attrbench.method import Transformed
+from attrbench.gradients.sketching.reference import sketch_accumulator
+from attrbench.models.families.ddpm import DDPMDenoiser
+from attrbench.models.noise import seed_of
 from attrbench.store.encoding import decode_rows, encode_rows
-from attrbench.store.rows import StoredRows
 from attrbench.store.shards import FeatureStore, Unit
+from attrbench.store.stored_rows import StoredRows
 
 SOURCE = GradientSource(grid=TimestepGrid(steps=3), noise="per-item")
 TIMESTEPS = (999, 962, 703)

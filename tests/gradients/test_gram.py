@@ -7,12 +7,12 @@ import pytest
 import torch
 from torch import nn
 
+from attrbench.contracts.feature import GradientSource, TimestepGrid
 from attrbench.errors import Unavailable
-from attrbench.features import GradientSource, TimestepGrid
-from attrbench.gradients import gram
+from attrbench.gradients import gram_pass as gram
 from attrbench.gradients.engine import Engine
-from attrbench.gradients.gram import GramPass, GramSums, Side, inner_products
-from attrbench.gradients.pairs import Pairs, Split
+from attrbench.gradients.gram_pass import GramPass, GramSums, Side, inner_products
+from attrbench.gradients.samples import NoisySamples, Split
 from tests.methods.in_memory import LOSS, Small, batch_gradients, everything, seeded, small_items
 
 SHAPE, COUNT, QUERIES, STEPS = (2, 3, 3), 6, 4, 3
@@ -40,18 +40,20 @@ def sides(asked=LOSS):
     return Side(LOSS, train, COUNT), Side(asked, query, QUERIES)
 
 
-def means(denoiser, source, split, normalise=False):
+def means(denoiser, source, split, normalize=False):
     """[items, p] float64."""
-    rows = batch_gradients(denoiser, everything(Pairs(source, denoiser, split))).unflatten(0, (source.grid.steps, -1))
-    if normalise:
+    rows = batch_gradients(denoiser, everything(NoisySamples(source, denoiser, split))).unflatten(
+        0, (source.grid.steps, -1)
+    )
+    if normalize:
         rows = rows / rows.norm(dim=2, keepdim=True)
     return rows.mean(0).numpy()
 
 
-def work_of(denoiser, *asked, normalise=False, room=ONE_STRETCH, batch_size=None):
+def work_of(denoiser, *asked, normalize=False, room=ONE_STRETCH, batch_size=None):
     train = sides()[0]
     queries = [sides(source)[1] for source in asked or (LOSS,)]
-    return GramPass(denoiser, train, queries, normalise, Engine(batch_size=batch_size), room)
+    return GramPass(denoiser, train, queries, normalize, Engine(batch_size=batch_size), room)
 
 
 def added_up(work, known=False, keep=lambda sums: None):
@@ -65,11 +67,11 @@ def added_up(work, known=False, keep=lambda sums: None):
 
 @pytest.mark.parametrize("batch_size", [None, 1, 4])
 @pytest.mark.parametrize("room", [ONE_STRETCH, OF_WEIGHTS])
-@pytest.mark.parametrize("normalise", [False, True])
-def test_sums_are_the_products_of_mean_gradients_however_they_are_cut(denoiser, normalise, room, batch_size):
-    work = work_of(denoiser, normalise=normalise, room=room, batch_size=batch_size)
+@pytest.mark.parametrize("normalize", [False, True])
+def test_sums_are_the_products_of_mean_gradients_however_they_are_cut(denoiser, normalize, room, batch_size):
+    work = work_of(denoiser, normalize=normalize, room=room, batch_size=batch_size)
     assert len(work.stretches()) == (1 if room == ONE_STRETCH else 2)
-    train, query = (means(denoiser, LOSS, split, normalise) for split in splits())
+    train, query = (means(denoiser, LOSS, split, normalize) for split in splits())
     own, asked = added_up(work).sides
     np.testing.assert_allclose(own.products, train @ train.T, rtol=1e-10)
     np.testing.assert_allclose(asked.products, query @ train.T, rtol=1e-8, atol=1e-12)
@@ -91,9 +93,9 @@ def test_a_known_matrix_is_not_added_up_again(denoiser):
     np.testing.assert_array_equal(asked.products, added_up(work_of(denoiser)).sides[1].products)
 
 
-@pytest.mark.parametrize("normalise", [False, True])
-def test_work_that_was_cut_off_goes_on_behind_the_last_sweep_that_was_kept(denoiser, normalise):
-    expected = added_up(work_of(denoiser, normalise=normalise, room=OF_WEIGHTS))
+@pytest.mark.parametrize("normalize", [False, True])
+def test_work_that_was_cut_off_goes_on_behind_the_last_sweep_that_was_kept(denoiser, normalize):
+    expected = added_up(work_of(denoiser, normalize=normalize, room=OF_WEIGHTS))
     kept = []
 
     def cut_off(sums):
@@ -101,7 +103,7 @@ def test_work_that_was_cut_off_goes_on_behind_the_last_sweep_that_was_kept(denoi
         if sums.through:
             raise KeyboardInterrupt
 
-    work = work_of(denoiser, normalise=normalise, room=OF_WEIGHTS)
+    work = work_of(denoiser, normalize=normalize, room=OF_WEIGHTS)
     with pytest.raises(KeyboardInterrupt):
         work.compute(work.start(False), cut_off, lambda: None)
     sums = GramSums.of(kept[-1])
@@ -114,26 +116,26 @@ def test_work_that_was_cut_off_goes_on_behind_the_last_sweep_that_was_kept(denoi
     assert [GramSums.of(arrays).stage for arrays in kept] == sorted({GramSums.of(arrays).stage for arrays in kept})
 
 
-@pytest.mark.parametrize("normalise", [False, True])
-def test_and_may_have_more_memory_then(denoiser, normalise):
-    expected = added_up(work_of(denoiser, normalise=normalise))
+@pytest.mark.parametrize("normalize", [False, True])
+def test_and_may_have_more_memory_then(denoiser, normalize):
+    expected = added_up(work_of(denoiser, normalize=normalize))
     kept = []
 
     def keep(sums):
         kept.append({name: value.copy() for name, value in sums.arrays().items()})
 
-    added_up(work_of(denoiser, normalise=normalise, room=OF_WEIGHTS), keep=keep)
+    added_up(work_of(denoiser, normalize=normalize, room=OF_WEIGHTS), keep=keep)
     sums = GramSums.of(kept[-1])
     assert 0 < sums.through < len(SIZES)
-    work_of(denoiser, normalise=normalise).compute(sums, keep, lambda: None)
+    work_of(denoiser, normalize=normalize).compute(sums, keep, lambda: None)
     for mine, other in zip(sums.sides, expected.sides, strict=True):
         np.testing.assert_allclose(mine.products, other.products, rtol=1e-10)
     assert sums.through == len(SIZES)
 
 
-@pytest.mark.parametrize("normalise", [False, True])
+@pytest.mark.parametrize("normalize", [False, True])
 @pytest.mark.parametrize("room", [ONE_STRETCH, OF_WEIGHTS])
-def test_an_item_with_a_gradient_that_is_not_finite_has_zeros_and_touches_no_other(denoiser, normalise, room):
+def test_an_item_with_a_gradient_that_is_not_finite_has_zeros_and_touches_no_other(denoiser, normalize, room):
     class Broken(Small):
         """NaN for one training item and one query at timestep 333, known by their first pixel."""
 
@@ -142,12 +144,12 @@ def test_an_item_with_a_gradient_that_is_not_finite_has_zeros_and_touches_no_oth
             return self.module(noisy) * torch.where(bad, torch.nan, 1.0)[:, None, None, None]
 
     model = Broken(seeded(network), SHAPE)
-    pairs = [Pairs(LOSS, model, split) for split in splits()]
+    pairs = [NoisySamples(LOSS, model, split) for split in splits()]
     places = [STEPS * 0 + COUNT * 1 + 2, QUERIES * 1 + 3]  # timestep by timestep: item 2, query 3
     model.broken = torch.stack([everything(p).noisy[b, 0, 0, 0] for p, b in zip(pairs, places, strict=True)])
-    own, asked = added_up(work_of(model, normalise=normalise, room=room)).sides
+    own, asked = added_up(work_of(model, normalize=normalize, room=room)).sides
     assert own.lost.tolist() == [[2, 1]] and asked.lost.tolist() == [[3, 1]]
-    train, query = (means(denoiser, LOSS, split, normalise) for split in splits())
+    train, query = (means(denoiser, LOSS, split, normalize) for split in splits())
     train[2] = query[3] = 0
     np.testing.assert_allclose(own.products, train @ train.T, rtol=1e-10)
     np.testing.assert_allclose(asked.products, query @ train.T, rtol=1e-8, atol=1e-12)

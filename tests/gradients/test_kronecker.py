@@ -15,12 +15,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from attrbench.contracts.feature import GradientSource, TimestepGrid
 from attrbench.errors import Unavailable
-from attrbench.features import GradientSource, TimestepGrid
-from attrbench.gradients import kronecker
-from attrbench.gradients.kronecker import FactorOptions, LayerFactors, TrackedLayer, kronecker_factors, tracked_layers
-from attrbench.gradients.pairs import Split
+from attrbench.gradients.curvature import kronecker
+from attrbench.gradients.curvature.kronecker import (
+    FactorOptions,
+    LayerFactors,
+    TrackedLayer,
+    kronecker_factors,
+    tracked_layers,
+)
 from attrbench.gradients.per_sample import Batch
+from attrbench.gradients.samples import Split
 from tests.methods.in_memory import (
     InTurn,
     Small,

@@ -13,7 +13,7 @@ from attrbench.errors import AttrbenchError
 from attrbench.gradients import hooks
 from attrbench.gradients.backends import per_sample_gradients
 from attrbench.gradients.layers import has_rule
-from attrbench.gradients.outputs import MODEL_OUTPUTS
+from attrbench.gradients.model_outputs import MODEL_OUTPUTS
 from attrbench.gradients.per_sample import Batch
 from tests.gradients.test_per_sample import ToyDenoiser, assert_equal_rows
 
@@ -160,9 +160,9 @@ def test_each_rule_gives_autograds_gradients_under_bfloat16_autocast(name, caplo
 
 
 @pytest.mark.parametrize("eps", [None, 1e-3])
-@pytest.mark.parametrize(("normalised", "shape"), [(4, (4,)), (4, (2, 5, 4)), ((5, 4), (2, 5, 4))])
-def test_rms_norm_of_torch_gives_autograds_gradients_to_single_precision(eps, normalised, shape, caplog):
-    module = seeded(lambda: nn.Sequential(nn.RMSNorm(normalised, eps=eps), nn.Tanh()))
+@pytest.mark.parametrize(("normalized", "shape"), [(4, (4,)), (4, (2, 5, 4)), ((5, 4), (2, 5, 4))])
+def test_rms_norm_of_torch_gives_autograds_gradients_to_single_precision(eps, normalized, shape, caplog):
+    module = seeded(lambda: nn.Sequential(nn.RMSNorm(normalized, eps=eps), nn.Tanh()))
     denoiser, batch = setup(module, gaussian(*shape))
     loop = rows_of(denoiser, batch, "loop")
     assert ((rows_of(denoiser, batch) - loop).norm(dim=1) / loop.norm(dim=1)).max() < 1e-6

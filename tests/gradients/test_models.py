@@ -9,12 +9,12 @@ from torch import nn
 from torch.multiprocessing.reductions import StorageWeakRef
 
 from attrbench.gradients.backends import per_sample_gradients
-from attrbench.gradients.outputs import MODEL_OUTPUTS
+from attrbench.gradients.model_outputs import MODEL_OUTPUTS
 from attrbench.gradients.per_sample import Batch
-from attrbench.gradients.sketch import sketch
-from tests.diffusion import pipelines
+from attrbench.gradients.sketching.rotation import sketch
 from tests.gradients.test_layers import lines, rows_of
 from tests.gradients.test_per_sample import ToyDenoiser
+from tests.models import pipelines
 
 SIZE = 3
 CHECKPOINTED = {

@@ -3,11 +3,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from attrbench.contracts.feature import GradientSource, TimestepGrid
 from attrbench.errors import UsageError
-from attrbench.features import GradientSource, TimestepGrid
-from attrbench.gradients.collect import GradientPass, Split
 from attrbench.gradients.engine import Engine
-from attrbench.gradients.outputs import MODEL_OUTPUTS, WEIGHTED
+from attrbench.gradients.gradient_pass import GradientPass, Split
+from attrbench.gradients.model_outputs import MODEL_OUTPUTS, WEIGHTED
 from attrbench.gradients.per_sample import Batch
 from attrbench.store.shards import Unit
 from tests.gradients.test_layers import lines, rows_of
@@ -163,7 +163,7 @@ def test_tensor_float_32_changes_nothing_on_the_cpu_and_is_off_again_after_the_p
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize(("precision", "least"), [("fp32", 0.99999), ("tf32", 0.999), ("bf16", 0.99)])
 def test_rows_on_cuda_are_close_to_those_on_the_cpu(precision, least, tiny_folder, tiny_denoiser, tiny_items):
-    from attrbench.diffusion.ddpm import DDPMDenoiser
+    from attrbench.models.families.ddpm import DDPMDenoiser
 
     denoiser = DDPMDenoiser(tiny_folder, torch.device("cuda"), sampling_steps=5)
     rows = whole(denoiser, tiny_items, precision=precision).cpu()

@@ -10,17 +10,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from attrbench.diffusion.noise import feature_noise
-from attrbench.diffusion.timesteps import grid_draws, grid_timesteps, sampler_steps
+from attrbench.contracts.feature import GradientProducts, GradientRows, GradientSource, Outputs, Sketch, TimestepGrid
+from attrbench.contracts.method import Transformed
 from attrbench.errors import Unavailable, UsageError
-from attrbench.features import GradientProducts, GradientRows, GradientSource, Outputs, Sketch, TimestepGrid
-from attrbench.gradients.collect import GradientPass
 from attrbench.gradients.engine import Engine
-from attrbench.gradients.outputs import MODEL_OUTPUTS
-from attrbench.gradients.pairs import Pairs, Split
+from attrbench.gradients.gradient_pass import GradientPass
+from attrbench.gradients.model_outputs import MODEL_OUTPUTS
 from attrbench.gradients.per_sample import PerSampleGradients
-from attrbench.gradients.sketch import sketch
-from attrbench.method import Transformed
+from attrbench.gradients.samples import NoisySamples, Split
+from attrbench.gradients.sketching.rotation import sketch
+from attrbench.models.noise import feature_noise
+from attrbench.models.timesteps import grid_draws, grid_timesteps, sampler_steps
 from attrbench.store.shards import FeatureStore, Unit
 from tests.methods.in_memory import LOSS, Small, batch_gradients, everything, seeded, small_items, small_pairs
 
@@ -108,7 +108,7 @@ def test_every_pair_is_drawn_equally_often(denoiser):
 
 def test_only_the_first_items_take_part_where_a_count_is_given(denoiser):
     split = Split("train", small_items(COUNT, SHAPE))
-    few, every = Pairs(LOSS, denoiser, split, 2), Pairs(LOSS, denoiser, split)
+    few, every = NoisySamples(LOSS, denoiser, split, 2), NoisySamples(LOSS, denoiser, split)
     items = [item for items, _, _ in few.batches(100) for item in items.tolist()]
     assert sorted(items) == sorted([0, 1] * STEPS)
     drawn = few.drawn(100, torch.Generator().manual_seed(0))
@@ -232,7 +232,7 @@ def test_a_duplicate_of_the_cubic_grid_is_the_same_pair_twice(denoiser):
 def test_weights_of_the_variational_bound_go_with_the_pairs(tiny_denoiser):
     split = Split("train", small_items(2, (1, 8, 8)))
     for output in ("weighted-loss", "loss"):
-        pairs = Pairs(source_of(output=output), tiny_denoiser, split)
+        pairs = NoisySamples(source_of(output=output), tiny_denoiser, split)
         weights = everything(pairs).weight
         if output == "loss":
             assert weights is None
@@ -263,7 +263,7 @@ def followed():
 
 def along(denoiser, grid, seeds=(7, 3)):
     source = GradientSource(grid=grid, noise="per-item", latents="trajectory")
-    return Pairs(source, denoiser, Split("query", small_items(2, SHAPE, seeds=seeds)))
+    return NoisySamples(source, denoiser, Split("query", small_items(2, SHAPE, seeds=seeds)))
 
 
 @pytest.mark.parametrize(("steps", "taken"), [(4, [0, 1, 2, 3]), (2, [0, 2])])
@@ -338,9 +338,9 @@ def test_mean_normalised_rows_are_means_of_unit_gradients(compute, denoiser, out
     source = source_of(output=output)
     whole = gradients(denoiser, source, output)
     unit = (whole / np.linalg.norm(whole, axis=2, keepdims=True)).mean(axis=1)
-    normalised, plain = (GradientRows(source=source, sketch=None, timesteps=t) for t in ("mean-normalised", "mean"))
-    sketched = normalised.model_copy(update={"sketch": Sketch(length=16)})
-    (mine, mean, short), _, _ = compute(normalised, plain, sketched, batch_size=batch_size)
+    normalized, plain = (GradientRows(source=source, sketch=None, timesteps=t) for t in ("mean-normalized", "mean"))
+    sketched = normalized.model_copy(update={"sketch": Sketch(length=16)})
+    (mine, mean, short), _, _ = compute(normalized, plain, sketched, batch_size=batch_size)
     np.testing.assert_allclose(raw(mine)[:, 0], unit, atol=1e-6)
     np.testing.assert_allclose(mine["norms"][:, 0], np.linalg.norm(unit, axis=1), rtol=1e-5)
     expected = sketch(torch.from_numpy(unit).float(), 16, 42)
@@ -358,8 +358,8 @@ def test_timesteps_without_a_gradient_add_nothing_to_the_mean_of_unit_gradients(
 
     model = Gated(seeded(network), SHAPE)
     source = source_of(output="squared-norm")
-    normalised, stack = (GradientRows(source=source, sketch=None, timesteps=t) for t in ("mean-normalised", "stack"))
-    (mine, rows), lost, _ = compute(normalised, stack, model=model)
+    normalized, stack = (GradientRows(source=source, sketch=None, timesteps=t) for t in ("mean-normalized", "stack"))
+    (mine, rows), lost, _ = compute(normalized, stack, model=model)
     assert lost == [[], []]
     assert not rows["rows"][:, 1].any()
     np.testing.assert_allclose(raw(mine)[:, 0], (rows["rows"][:, 0] + rows["rows"][:, 2]) / 3, atol=1e-6)

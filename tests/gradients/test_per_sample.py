@@ -7,9 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from attrbench.diffusion.denoiser import Denoiser, Encoded
+from attrbench.contracts.denoiser import Denoiser, Encoded
 from attrbench.gradients.backends import per_sample_gradients
-from attrbench.gradients.outputs import MODEL_OUTPUTS
+from attrbench.gradients.model_outputs import MODEL_OUTPUTS
 from attrbench.gradients.per_sample import Batch
 
 SIZE = 5
@@ -60,7 +60,7 @@ class Strided(nn.Module):
         return self.layers(x)
 
 
-class Norms(nn.Module):
+class NormSink(nn.Module):
     def __init__(self):
         super().__init__()
         self.conv = nn.Conv2d(4, 8, 1)
@@ -200,7 +200,7 @@ class Tied(nn.Module):
 
 
 AWKWARD = [InPlaceAfterTheFirstLayer, InPlaceAfterLinear, UsedWithoutCalling, FoldedBatch, KeywordCall]
-COVERED = [Strided, Norms, Linears, CalledTwice, PartlyUnused, OneDimensional, Circular, SamePadding, Tied]
+COVERED = [Strided, NormSink, Linears, CalledTwice, PartlyUnused, OneDimensional, Circular, SamePadding, Tied]
 UNCOVERED = [BareParameter, UsedWithoutCalling, FoldedBatch, KeywordCall]
 
 

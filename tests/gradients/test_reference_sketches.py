@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from attrbench.gradients.reference_sketches import COLUMNS, padded, sketch_accumulator, state_bytes
+from attrbench.gradients.sketching.reference import COLUMNS, padded, sketch_accumulator, state_bytes
 
 FORMS = ["rotation", "permutation", "rademacher", "gaussian"]
 DENSE = ["rademacher", "gaussian"]
@@ -73,7 +73,7 @@ def test_permutation_is_the_released_recipe_bit_for_bit(v, dtype):
 
 @pytest.mark.parametrize(("short", "long"), [(1, 64), (16, 64), (64, 512)])
 def test_permutations_of_one_padded_length_are_nested(short, long):
-    """T3: with D, signs and permutation the same, each number of the shorter is a sum of neighbours of the longer."""
+    """T3: with D, signs and permutation the same, each number of the shorter is a sum of neighbors of the longer."""
     x = vectors(3, 1024)
     assert padded(1024, short) == padded(1024, long)
     folded = sketches("permutation", x, long).reshape(3, short, -1).sum(2)

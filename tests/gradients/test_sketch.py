@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from attrbench.gradients.sketch import CHUNK, SIGN_VECTORS, Sketcher, chunk_length, sketch
+from attrbench.gradients.sketching.rotation import CHUNK, SIGN_VECTORS, Sketcher, chunk_length, sketch
 
 LENGTHS = [64, 100, 1000, CHUNK, 2 * CHUNK, 3 * CHUNK]
 P = 20_000

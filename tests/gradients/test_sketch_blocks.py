@@ -6,8 +6,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import attrbench.gradients.sketch as module
-from attrbench.gradients.sketch import Sketcher, sketch
+import attrbench.gradients.sketching.rotation as module
+from attrbench.gradients.sketching.rotation import Sketcher, sketch
 
 BLOCK, DIRECT = 2**13, 2**14
 P = 40_000

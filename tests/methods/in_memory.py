@@ -6,19 +6,19 @@ import numpy as np
 import pytest
 import torch
 
-from attrbench.diffusion.denoiser import Denoiser, Encoded
-from attrbench.diffusion.timesteps import grid_timesteps
-from attrbench.features import GradientSource, Products, QueryFeatures, TimestepGrid, TrainFeatures
-from attrbench.gradients.pairs import Pairs, Split
-from attrbench.method import Context
-from attrbench.plugins import registry
-from attrbench.running.features import MethodFeatures
-from attrbench.running.passes import compute_passes, method_context
-from attrbench.running.plan import Plan
-from attrbench.running.reporting import Silent
-from attrbench.running.settings import RunSettings, request_methods
+from attrbench.contracts.denoiser import Denoiser, Encoded
+from attrbench.contracts.feature import GradientSource, Products, QueryFeatures, TimestepGrid, TrainFeatures
+from attrbench.contracts.method import Context
+from attrbench.contracts.task import Items, OpenTask, TaskMeta
+from attrbench.evaluation.execute import compute_passes, method_context
+from attrbench.evaluation.feature_reader import MethodFeatures
+from attrbench.evaluation.plan import Plan
+from attrbench.evaluation.progress import Silent
+from attrbench.evaluation.requests import RunSettings, request_methods
+from attrbench.gradients.samples import NoisySamples, Split
+from attrbench.models.timesteps import grid_timesteps
+from attrbench.plugins.registry import registry
 from attrbench.store.fingerprint import fingerprint
-from attrbench.task import Items, OpenTask, TaskMeta
 
 
 class InMemory:
@@ -127,7 +127,7 @@ def small_items(count, shape, seed=0, seeds=None):
 LOSS = GradientSource(grid=TimestepGrid(kind="uniform", steps=3), noise="per-item")
 
 
-def small_pairs(denoiser, count=6, source=LOSS, kind=Pairs):
+def small_pairs(denoiser, count=6, source=LOSS, kind=NoisySamples):
     return kind(source, denoiser, Split("train", small_items(count, denoiser.latent_shape)))
 
 
@@ -137,7 +137,7 @@ def everything(pairs):
     return batch
 
 
-class InTurn(Pairs):
+class InTurn(NoisySamples):
     """The pairs in turn: as many draws as there are pairs make each of them once, more make them all again."""
 
     def drawn(self, size, draws):
@@ -183,7 +183,7 @@ class SmallTask(OpenTask):
 
 
 def meta_of(opened):
-    words = dict.fromkeys(("summary", "model", "dataset", "licence", "memory"), "none")
+    words = dict.fromkeys(("summary", "model", "dataset", "license", "memory"), "none")
     return TaskMeta(name="small", version=1, train_items=len(opened.train), **words)
 
 

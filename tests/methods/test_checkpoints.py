@@ -5,9 +5,8 @@ import pytest
 from pydantic import ValidationError
 from torch import nn
 
-from attrbench.diffusion.denoiser import untrained
-from attrbench.errors import Unavailable, UsageError
-from attrbench.features import (
+from attrbench.contracts.denoiser import untrained
+from attrbench.contracts.feature import (
     GradientProducts,
     GradientRows,
     GradientSource,
@@ -15,15 +14,16 @@ from attrbench.features import (
     TimestepGrid,
     TrainFeatures,
 )
-from attrbench.gradients.pairs import Pairs, Split
-from attrbench_methods.checkpoints import CheckpointOptions, SummedScorer
-from attrbench_methods.diffusion_retrac import DiffusionReTrac, ReTracOptions
-from attrbench_methods.grad_cos import GradCos
-from attrbench_methods.grad_dot import GradDot
+from attrbench.errors import Unavailable, UsageError
+from attrbench.gradients.samples import NoisySamples, Split
+from attrbench_methods.first_order.checkpoint_sums import CheckpointOptions, SummedScorer
+from attrbench_methods.first_order.diffusion_retrac import DiffusionReTrac, ReTracOptions
+from attrbench_methods.first_order.grad_cos import GradCos
+from attrbench_methods.first_order.grad_dot import GradDot
+from attrbench_methods.first_order.product_scorer import ProductScorer
+from attrbench_methods.first_order.tracin import TracIn, TracInOptions
 from attrbench_methods.gradient_options import GradientOptions, MeanGradientOptions
-from attrbench_methods.products import ProductScorer
-from attrbench_methods.tracin import TracIn, TracInOptions
-from attrbench_methods.trak import TRAK, RidgeOptions
+from attrbench_methods.kernel.trak import TRAK, RidgeOptions
 from tests.methods.in_memory import (
     InMemory,
     Small,
@@ -81,7 +81,7 @@ def gradients(opened, checkpoint):
     source = GradientSource(grid=TimestepGrid(kind="uniform", steps=T), noise="per-item", checkpoint=checkpoint)
     found = []
     for name, items in (("query", opened.queries), ("train", opened.train)):
-        pairs = Pairs(source, opened.denoiser, Split(name, items))
+        pairs = NoisySamples(source, opened.denoiser, Split(name, items))
         rows = batch_gradients(pairs.denoiser, everything(pairs)).numpy()
         found.append(rows.reshape(T, len(items), -1).transpose(1, 0, 2))
     return found
@@ -105,20 +105,20 @@ GRID = f"timesteps={T},grid=uniform,noise=per-item"
 # --- tracin
 
 
-@pytest.mark.parametrize("normalise", [False, True])
+@pytest.mark.parametrize("normalize", [False, True])
 @pytest.mark.parametrize("weights", ["mean", "learning-rate"])
 @pytest.mark.parametrize(
     ("count", "names"), [(4, (*NAMES, "final")), (2, ("later", "final")), (3, ("later", "last", "final"))]
 )
 def test_tracin_is_the_weighted_sum_of_inner_products_over_checkpoints(
-    scores, opened, count, names, weights, normalise
+    scores, opened, count, names, weights, normalize
 ):
     expected = np.zeros((M, N))
     for name in names:
         asked, train = gradients(opened, name)
         weight = RATES[name] if weights == "learning-rate" else 1 / count
-        expected += weight * (dots(unit(asked), unit(train)) if normalise else dots(asked, train))
-    (found,) = scores(f"tracin:{GRID},checkpoints={count},weights={weights},normalise={normalise}")
+        expected += weight * (dots(unit(asked), unit(train)) if normalize else dots(asked, train))
+    (found,) = scores(f"tracin:{GRID},checkpoints={count},weights={weights},normalize={normalize}")
     assert_close(found, expected)
 
 
@@ -177,7 +177,7 @@ def test_no_checkpoint_at_all_is_refused():
 def test_summed_scores_and_sizes_are_those_of_the_parts():
     rng = np.random.default_rng(0)
     parts = [products(rng.normal(size=(M, T, K)), rng.normal(size=(N, T, K))) for _ in range(3)]
-    scorers = [ProductScorer(normalise=False) for _ in parts]
+    scorers = [ProductScorer(normalize=False) for _ in parts]
     summed = SummedScorer(scorers, [1.0, 0.5, -2.0])
     found = summed.scores(QueryFeatures(np.arange(M), parts=tuple(parts)))
     one, other, third = (scorer.scores(part) for scorer, part in zip(scorers, parts, strict=True))
@@ -188,10 +188,10 @@ def test_summed_scores_and_sizes_are_those_of_the_parts():
 
 
 def test_a_query_alone_has_the_scores_that_it_has_among_others(opened, tmp_path):
-    from attrbench.plugins import registry
-    from attrbench.running.features import MethodFeatures
-    from attrbench.running.passes import compute_passes, method_context
-    from attrbench.running.reporting import Silent
+    from attrbench.evaluation.execute import compute_passes, method_context
+    from attrbench.evaluation.feature_reader import MethodFeatures
+    from attrbench.evaluation.progress import Silent
+    from attrbench.plugins.registry import registry
 
     plan, (request,) = plan_of(opened, tmp_path, f"tracin:{GRID},checkpoints=2")
     compute_passes(plan, registry(), Silent())
@@ -258,7 +258,7 @@ def test_retrac_takes_the_passes_of_trak():
     (part,) = DiffusionReTrac(ReTracOptions()).features().parts
     assert isinstance(part.train, GradientRows)
     assert part.train == part.query
-    assert part.train.timesteps == "mean-normalised"
+    assert part.train.timesteps == "mean-normalized"
     assert part.train.source == TRAK(RidgeOptions()).features().train.source
 
 

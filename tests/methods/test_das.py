@@ -5,10 +5,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from attrbench.features import GradientRows, Outputs, TrainFeatures
-from attrbench_methods.das import DAS, DASOptions
-from attrbench_methods.ridge import RidgeKernel, Spectrum
-from attrbench_methods.trak import TRAK, RidgeOptions
+from attrbench.contracts.feature import GradientRows, Outputs, TrainFeatures
+from attrbench_methods.kernel.das import DAS, DASOptions
+from attrbench_methods.kernel.ridge import RidgeKernel, Spectrum
+from attrbench_methods.kernel.trak import TRAK, RidgeOptions
 from tests.methods.in_memory import InMemory, context, raw_rows
 
 N, M, K, STEPS = 30, 7, 12, 4
@@ -149,7 +149,7 @@ def test_features_are_those_of_the_outputs_mean_with_the_losses_of_traks_passes(
     plan = DAS(DASOptions()).features()
     assert isinstance(plan.train, GradientRows)
     assert plan.train == plan.query
-    assert (plan.train.source.output, plan.train.timesteps) == ("mean", "mean-normalised")
+    assert (plan.train.source.output, plan.train.timesteps) == ("mean", "mean-normalized")
     (part,) = plan.parts
     assert isinstance(part.train, Outputs)
     assert part.query is None

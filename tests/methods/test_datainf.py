@@ -6,9 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import spearmanr
 
-from attrbench_methods.blocks import BlockOptions
-from attrbench_methods.datainf import DataInf, DataInfOptions, datainf_inverse
-from attrbench_methods.lissa import LiSSA, LiSSAOptions
+from attrbench_methods.second_order.block_influence import BlockOptions
+from attrbench_methods.second_order.datainf import DataInf, DataInfOptions, datainf_inverse
+from attrbench_methods.second_order.lissa import LiSSA, LiSSAOptions
 from tests.methods.in_memory import InMemory, context, raw_rows
 
 N, M, K = 20, 6, 12

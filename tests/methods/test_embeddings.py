@@ -14,16 +14,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from attrbench.diffusion.ddpm import DDPMDenoiser
-from attrbench.diffusion.denoiser import Encoded
+from attrbench.contracts.denoiser import Encoded
+from attrbench.contracts.feature import QueryFeatures, TrainFeatures
+from attrbench.contracts.method import Context
 from attrbench.errors import AttrbenchError, Unavailable, UsageError
-from attrbench.features import QueryFeatures, TrainFeatures
-from attrbench.method import Context
-from attrbench.store.inventory import take_inventory
-from attrbench_methods import embeddings
-from attrbench_methods.clip import CLIP, CLIPOptions
-from attrbench_methods.embedding import LITE0, Embedding, EmbeddingOptions
-from attrbench_methods.embeddings import (
+from attrbench.models.families.ddpm import DDPMDenoiser
+from attrbench.store.cache_index import take_inventory
+from attrbench_methods.similarity import image_embeddings as embeddings
+from attrbench_methods.similarity.clip import CLIP, CLIPOptions
+from attrbench_methods.similarity.embedding import LITE0, Embedding, EmbeddingOptions
+from attrbench_methods.similarity.image_embeddings import (
     EmbeddingScorer,
     Encoder,
     Preparation,
@@ -32,7 +32,7 @@ from attrbench_methods.embeddings import (
     read_weights,
     weights_digest,
 )
-from attrbench_methods.latent import Latent, LatentOptions
+from attrbench_methods.similarity.latent import Latent, LatentOptions
 
 COUNT = 12
 CPU = SimpleNamespace(device=torch.device("cpu"), has_latents=False)
@@ -137,7 +137,7 @@ def test_batch_size_does_not_matter(batch_size):
     np.testing.assert_allclose(np.concatenate(alone), scores(train, queries), atol=1e-5)
 
 
-def test_near_neighbours_keep_their_order_however_long_the_embeddings():
+def test_near_neighbors_keep_their_order_however_long_the_embeddings():
     """By inner products they would not: 1e8 + 1e-2 is 1e8 in float32."""
     train = np.array([[1e4, 0.1], [1e4, 0.2], [1e4, 0.3]], np.float32)
     encoder = Encoder(lambda images: torch.tensor([[1e4, 0.28]]), {}, 1)
@@ -258,10 +258,10 @@ def test_images_are_resized_as_pillow_does(interpolation, side, size):
     assert np.abs(found.permute(0, 2, 3, 1).numpy() - expected).max() <= 1  # Pillow's weights have 8 bits
 
 
-def test_grey_images_are_treated_as_rgb_images_of_that_grey():
-    grey = random_images()
+def test_gray_images_are_treated_as_rgb_images_of_that_gray():
+    gray = random_images()
     np.testing.assert_array_equal(
-        PREPARATION(grey, CPU.device).numpy(), PREPARATION(grey.repeat(3, axis=3), CPU.device).numpy()
+        PREPARATION(gray, CPU.device).numpy(), PREPARATION(gray.repeat(3, axis=3), CPU.device).numpy()
     )
 
 
@@ -273,7 +273,7 @@ def test_mean_and_deviation_are_of_each_channel():
 
 
 @pytest.mark.parametrize("shape", [(8, 20), (20, 8)])
-def test_the_centre_is_cropped_or_the_whole_squashed(shape):
+def test_the_center_is_cropped_or_the_whole_squashed(shape):
     middle = np.zeros((1, *shape, 3), np.uint8)
     middle[:, (shape[0] - 8) // 2 : (shape[0] + 8) // 2, (shape[1] - 8) // 2 : (shape[1] + 8) // 2] = 200
     cropped = Preparation((8, 8), (0,) * 3, (1,) * 3).resized(middle, CPU.device)
@@ -331,7 +331,7 @@ def test_a_library_that_is_missing_or_broken_gives_one_line(tmp_path, monkeypatc
 
 def test_registration_stays_light():
     code = (
-        "import sys, attrbench_methods.clip, attrbench_methods.embedding, attrbench_methods.latent;"
+        "import sys, attrbench_methods.similarity.clip, attrbench_methods.similarity.embedding;"
         "print(sorted({'torch', 'numpy', 'timm', 'open_clip', 'huggingface_hub'} & sys.modules.keys()))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -415,11 +415,11 @@ def test_efficientnet_lite0_finds_digits_of_the_same_class(lite0):
     np.testing.assert_allclose(own[np.arange(20), np.arange(20)], 1, atol=1e-5)
 
 
-def test_efficientnet_lite0_takes_constant_grey_and_colour_images(lite0):
+def test_efficientnet_lite0_takes_constant_gray_and_color_images(lite0):
     flat = np.concatenate([np.full((1, 8, 8, 1), value, np.uint8) for value in (0, 128, 255)])
-    grey = lite0(flat, flat)
-    assert np.isfinite(grey).all()
-    np.testing.assert_allclose(lite0(flat.repeat(3, axis=3), flat.repeat(3, axis=3), batch_size=1), grey, atol=1e-5)
+    gray = lite0(flat, flat)
+    assert np.isfinite(gray).all()
+    np.testing.assert_allclose(lite0(flat.repeat(3, axis=3), flat.repeat(3, axis=3), batch_size=1), gray, atol=1e-5)
 
 
 def test_efficientnet_lite0_with_the_weights_of_a_file(lite0, tmp_path):

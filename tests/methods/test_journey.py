@@ -8,12 +8,12 @@ import torch
 from pydantic import ValidationError
 from torch import nn
 
+from attrbench.contracts.feature import GradientRows, GradientSource, TimestepGrid
 from attrbench.errors import Unavailable, UsageError
-from attrbench.features import GradientRows, GradientSource, TimestepGrid
-from attrbench.gradients.pairs import Pairs, Split
-from attrbench_methods.journey_trak import JourneyOptions, JourneyTRAK
-from attrbench_methods.ridge import RidgeOptions
-from attrbench_methods.trak import TRAK
+from attrbench.gradients.samples import NoisySamples, Split
+from attrbench_methods.kernel.journey_trak import JourneyOptions, JourneyTRAK
+from attrbench_methods.kernel.ridge import RidgeOptions
+from attrbench_methods.kernel.trak import TRAK
 from tests.methods.in_memory import (
     InMemory,
     Small,
@@ -98,7 +98,7 @@ def dense_gradients(opened):
     query = train.model_copy(update={"grid": TimestepGrid(kind="sampler", steps=T), "latents": "trajectory"})
     found = []
     for source, name, items in ((train, "train", opened.train), (query, "query", opened.queries)):
-        batch = everything(Pairs(source, opened.denoiser, Split(name, items)))
+        batch = everything(NoisySamples(source, opened.denoiser, Split(name, items)))
         rows = batch_gradients(opened.denoiser, batch).numpy()
         found.append(rows.reshape(T, len(items), -1).transpose(1, 0, 2))
     return found[0].mean(axis=1), found[1]
@@ -120,7 +120,7 @@ def test_at_takes_the_estimate_of_one_step_with_several_noises(tmp_path):
     draws = 3
     found = journey(opened, tmp_path, at=480, draws=draws)
     source = JourneyTRAK(JourneyOptions(timesteps=T, at=480, draws=draws)).features().query.source
-    pairs = Pairs(source, opened.denoiser, Split("query", opened.queries))
+    pairs = NoisySamples(source, opened.denoiser, Split("query", opened.queries))
     batch = everything(pairs)
     assert batch.t.tolist() == [480] * draws * M
     clean = opened.denoiser.trajectory([""] * M, opened.queries.seeds)[:, 1]  # 500 is the nearest step

@@ -7,14 +7,14 @@ import pytest
 import torch
 from torch import nn
 
+from attrbench.contracts.feature import GradientProducts, GradientSource, TimestepGrid
 from attrbench.errors import Unavailable
-from attrbench.features import GradientProducts, GradientSource, TimestepGrid
-from attrbench.gradients import kronecker
-from attrbench.gradients.kronecker import FactorOptions, kronecker_factors
-from attrbench.gradients.pairs import Pairs, Split
-from attrbench.store.seals import IndexSeal
-from attrbench_methods.ekfac import EKFAC, KFAC, KroneckerOptions
-from attrbench_methods.trak import TRAK, RidgeOptions
+from attrbench.gradients.curvature import kronecker
+from attrbench.gradients.curvature.kronecker import FactorOptions, kronecker_factors
+from attrbench.gradients.samples import NoisySamples, Split
+from attrbench.store.checksums import IndexSeal
+from attrbench_methods.kernel.trak import TRAK, RidgeOptions
+from attrbench_methods.second_order.ekfac import EKFAC, KFAC, KroneckerOptions
 from tests.methods.in_memory import (
     Small,
     SmallTask,
@@ -53,7 +53,7 @@ def opened():
 
 
 def pairs_of(opened, split="train"):
-    return Pairs(SOURCE, opened.denoiser, Split(split, opened.train if split == "train" else opened.queries))
+    return NoisySamples(SOURCE, opened.denoiser, Split(split, opened.train if split == "train" else opened.queries))
 
 
 def mean_gradients(opened, split):
@@ -110,7 +110,7 @@ def test_one_pair_and_one_layer_give_the_explicit_inverse(tmp_path, kind):
     (found,) = scores_by_run(opened, tmp_path, f"{kind.name}:{options},damping=0.01,damping_mode=absolute")
     source = GradientSource(grid=TimestepGrid(kind="random", steps=1), noise="per-item")
     train, asked = (
-        batch_gradients(model, everything(Pairs(source, model, Split(name, items)))).numpy()
+        batch_gradients(model, everything(NoisySamples(source, model, Split(name, items)))).numpy()
         for name, items in (("train", opened.train), ("query", opened.queries))
     )
     explicit = train.T @ train + 0.01 * np.eye(train.shape[1])
@@ -230,10 +230,10 @@ def test_other_items_weights_sources_and_limits_have_factors_of_their_own(opened
     asked = mean_gradients(opened, "query").float()[None]
     items = Split("train", opened.train)
     others = [
-        Pairs(SOURCE, opened.denoiser, items),
-        Pairs(SOURCE, opened.denoiser, items, N - 1),
-        Pairs(SOURCE, opened.denoiser, Split("train", small_items(N, SHAPE, 9))),
-        Pairs(SOURCE, Small(seeded(Network, 1), SHAPE), items),
+        NoisySamples(SOURCE, opened.denoiser, items),
+        NoisySamples(SOURCE, opened.denoiser, items, N - 1),
+        NoisySamples(SOURCE, opened.denoiser, Split("train", small_items(N, SHAPE, 9))),
+        NoisySamples(SOURCE, Small(seeded(Network, 1), SHAPE), items),
     ]
     for pairs in others * 2:
         method(EKFAC).transform(asked, workplace(opened, tmp_path, pairs))

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from torch import nn
 
+from attrbench.contracts.feature import GradientProducts
 from attrbench.errors import AttrbenchError
-from attrbench.features import GradientProducts
-from attrbench_methods.lissa import (
+from attrbench_methods.second_order.lissa import (
     LiSSA,
     LiSSAOptions,
     ReleasedLiSSA,
@@ -22,7 +22,7 @@ from attrbench_methods.lissa import (
     SampledScorer,
     power_sum,
 )
-from attrbench_methods.network_lissa import mean_diagonal, solve, top_eigenvalue
+from attrbench_methods.second_order.network_lissa import mean_diagonal, solve, top_eigenvalue
 from tests.methods.in_memory import (
     InMemory,
     Small,

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from attrbench.contracts.options import Options, build_options, parse_spec
 from attrbench.errors import UsageError
-from attrbench.options import Options, build_options, parse_spec
-from attrbench.plugins import registry
+from attrbench.plugins.registry import registry
 
 SKETCHED = ("dmin", "grad-cos", "diffusion-retrac", "trak", "d-trak", "journey-trak", "relative-if", "renorm-if", "das")
 BLOCKS = ("datainf", "lissa", "lissa-released")

@@ -8,12 +8,12 @@ import pytest
 import torch
 from torch import nn
 
-from attrbench.features import GradientGram, QueryFeatures, TrainFeatures
-from attrbench.method import Context
-from attrbench.plugins import registry
-from attrbench_methods import ridge
-from attrbench_methods.ridge import RidgeKernel, RidgeOptions, Spectrum
-from attrbench_methods.trak import DTRAK, TRAK, NormalisedOptions, RelativeIF, RenormIF
+from attrbench.contracts.feature import GradientGram, QueryFeatures, TrainFeatures
+from attrbench.contracts.method import Context
+from attrbench.plugins.registry import registry
+from attrbench_methods.kernel import ridge
+from attrbench_methods.kernel.ridge import RidgeKernel, RidgeOptions, Spectrum
+from attrbench_methods.kernel.trak import DTRAK, TRAK, NormalisedOptions, RelativeIF, RenormIF
 from tests.methods.in_memory import Small, SmallTask, scores_by_run, seeded, small_items
 
 N, M, K = 30, 7, 12

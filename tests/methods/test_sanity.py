@@ -4,18 +4,18 @@ import numpy as np
 import pytest
 from torch import nn
 
-from attrbench.features import QueryFeatures, TrainFeatures
-from attrbench.metric import Outcome
+from attrbench.contracts.feature import QueryFeatures, TrainFeatures
+from attrbench.contracts.metric import Outcome
 from attrbench.metrics.retrieval import DetectionRate
-from attrbench_methods.das import DAS, DASOptions
-from attrbench_methods.datainf import DataInf, DataInfOptions
-from attrbench_methods.diffusion_retrac import DiffusionReTrac, ReTracOptions
-from attrbench_methods.dmin import DMin, DMinOptions
-from attrbench_methods.grad_cos import GradCos
+from attrbench_methods.controls.sanity import SanityOptions, Shuffled, ShuffledOptions, Untrained
+from attrbench_methods.first_order.diffusion_retrac import DiffusionReTrac, ReTracOptions
+from attrbench_methods.first_order.dmin import DMin, DMinOptions
+from attrbench_methods.first_order.grad_cos import GradCos
 from attrbench_methods.gradient_options import MeanGradientOptions
-from attrbench_methods.journey_trak import JourneyOptions, JourneyTRAK
-from attrbench_methods.lissa import LiSSA, LiSSAOptions, ReleasedLiSSA, ReleasedLiSSAOptions
-from attrbench_methods.sanity import SanityOptions, Shuffled, ShuffledOptions, Untrained
+from attrbench_methods.kernel.das import DAS, DASOptions
+from attrbench_methods.kernel.journey_trak import JourneyOptions, JourneyTRAK
+from attrbench_methods.second_order.datainf import DataInf, DataInfOptions
+from attrbench_methods.second_order.lissa import LiSSA, LiSSAOptions, ReleasedLiSSA, ReleasedLiSSAOptions
 from tests.methods.in_memory import InMemory, Small, SmallTask, context, raw_rows, scores_by_run, seeded, small_items
 
 N, M, K, STEPS = 20, 6, 12, 3
@@ -57,10 +57,10 @@ def test_the_shuffle_is_decided_by_seed_and_draw():
 def test_shuffled_detects_at_chance_where_dmin_detects_everything():
     """Five groups of eight around directions of their own."""
     rng = np.random.default_rng(0)
-    centres = rng.normal(size=(5, STEPS, K))
+    centers = rng.normal(size=(5, STEPS, K))
     groups, query_groups = np.arange(40) % 5, np.arange(10) % 5
-    train = centres[groups] + 0.05 * rng.normal(size=(40, STEPS, K))
-    asked = centres[query_groups] + 0.05 * rng.normal(size=(10, STEPS, K))
+    train = centers[groups] + 0.05 * rng.normal(size=(40, STEPS, K))
+    asked = centers[query_groups] + 0.05 * rng.normal(size=(10, STEPS, K))
     relevant = query_groups[:, None] == groups
 
     def detection(found):

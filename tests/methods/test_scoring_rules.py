@@ -8,27 +8,27 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from attrbench.diffusion.ddpm import DDPMDenoiser
-from attrbench.diffusion.denoiser import Encoded
+from attrbench.contracts.denoiser import Encoded
+from attrbench.contracts.feature import Products, QueryFeatures, TimestepGrid, TrainFeatures
+from attrbench.contracts.method import Context, Transformed
+from attrbench.contracts.metric import Outcome
 from attrbench.errors import UsageError
-from attrbench.features import Products, QueryFeatures, TimestepGrid, TrainFeatures
 from attrbench.gradients.backends import per_sample_gradients
-from attrbench.gradients.collect import GradientPass, Split
 from attrbench.gradients.engine import Engine
-from attrbench.gradients.outputs import MODEL_OUTPUTS, loss
+from attrbench.gradients.gradient_pass import GradientPass, Split
+from attrbench.gradients.model_outputs import MODEL_OUTPUTS, loss
 from attrbench.gradients.per_sample import Batch
-from attrbench.method import Context, Transformed
-from attrbench.metric import Outcome
 from attrbench.metrics.retrieval import DetectionRate
-from attrbench.retrieval.exact import ExactSearch
+from attrbench.models.families.ddpm import DDPMDenoiser
+from attrbench.search.exact import ExactSearch
 from attrbench.store.shards import FeatureStore, Unit
-from attrbench_methods.dmin import DMin, DMinOptions
-from attrbench_methods.grad_dot import GradDot
+from attrbench_methods.controls.random_scores import Random, RandomOptions
+from attrbench_methods.first_order.dmin import DMin, DMinOptions
+from attrbench_methods.first_order.grad_dot import GradDot
+from attrbench_methods.first_order.product_scorer import ProductScorer
 from attrbench_methods.gradient_options import GradientOptions
-from attrbench_methods.pixel import Pixel, PixelOptions
-from attrbench_methods.products import ProductScorer
-from attrbench_methods.random import Random, RandomOptions
-from attrbench_methods.ssim import SSIM, SSIMOptions
+from attrbench_methods.similarity.pixel import Pixel, PixelOptions
+from attrbench_methods.similarity.ssim import SSIM, SSIMOptions
 
 COUNT, STEPS = 12, 3
 
@@ -47,24 +47,24 @@ G_QUERY = np.array([[3, 4], [0, 2]], np.float32)
 G_ITEM = np.array([[6, 8], [5, 0]], np.float32)
 
 
-@pytest.mark.parametrize(("normalise", "tau"), [(True, 1), (False, 50)])
-def test_worked_example_from_products(normalise, tau):
+@pytest.mark.parametrize(("normalize", "tau"), [(True, 1), (False, 50)])
+def test_worked_example_from_products(normalize, tau):
     values = (G_QUERY * G_ITEM).sum(1)[None, None]
     norms = [np.linalg.norm(g, axis=1)[None] for g in (G_QUERY, G_ITEM)]
     query = QueryFeatures(np.arange(1), products=Products(values, *norms, bytes_if_kept=16, pass_seconds=0.0))
-    scorer = ProductScorer(normalise)
+    scorer = ProductScorer(normalize)
     assert scorer.scores(query).tolist() == [[tau]]
     assert scorer.size().rows_if_kept == 16
 
 
-@pytest.mark.parametrize(("normalise", "tau"), [(True, 1), (False, 50)])
-def test_worked_example_from_rows(normalise, tau):
+@pytest.mark.parametrize(("normalize", "tau"), [(True, 1), (False, 50)])
+def test_worked_example_from_rows(normalize, tau):
     (q, q_norms), (i, i_norms) = (
         (g / np.linalg.norm(g, axis=1)[:, None], np.linalg.norm(g, axis=1)) for g in (G_QUERY, G_ITEM)
     )
     rows = SimpleNamespace(count=1, width=4, norms=i_norms[None], blocks=lambda: iter([(0, i[None])]))
     query = QueryFeatures(np.arange(1), rows=q[None], norms=q_norms[None])
-    assert ExactSearch(rows, normalise).scores(query)[0, 0] == pytest.approx(tau, rel=1e-6)
+    assert ExactSearch(rows, normalize).scores(query)[0, 0] == pytest.approx(tau, rel=1e-6)
 
 
 def test_worked_example_of_means_before_the_product():
@@ -133,7 +133,7 @@ def test_grad_dot_is_a_gram_matrix(dmin_scores):
     scores = dmin_scores(GradDot(GradientOptions(timesteps=STEPS, grid="uniform")))
     np.testing.assert_allclose(scores, scores.T, rtol=1e-3, atol=1e-5 * scores.max())
     assert np.linalg.eigvalsh(scores.astype("f8")).min() > -1e-5 * scores.max()
-    np.testing.assert_allclose(scores, dmin_scores(dmin(v=None, normalise=False)))
+    np.testing.assert_allclose(scores, dmin_scores(dmin(v=None, normalize=False)))
 
 
 def test_dmin_with_a_sketch_as_long_as_the_gradient_is_dmin_without_compression(dmin_scores, tiny_denoiser):
@@ -147,10 +147,10 @@ def test_dmin_with_a_sketch_as_long_as_the_gradient_is_dmin_without_compression(
 @pytest.mark.parametrize("weight", [lambda predicted: 7.0, lambda predicted: predicted.detach().flatten(1).norm(dim=1)])
 def test_dmin_does_not_depend_on_a_positive_scale_of_the_loss(dmin_scores, monkeypatch, weight):
     """Not even on one that differs from item to item and from timestep to timestep; GradDot does."""
-    before, dot_before = dmin_scores(dmin(v=None)), dmin_scores(dmin(v=None, normalise=False))
+    before, dot_before = dmin_scores(dmin(v=None)), dmin_scores(dmin(v=None, normalize=False))
     monkeypatch.setitem(MODEL_OUTPUTS, "loss", lambda predicted, target: weight(predicted) * loss(predicted, target))
     np.testing.assert_allclose(dmin_scores(dmin(v=None)), before, atol=1e-4)
-    assert not np.allclose(dmin_scores(dmin(v=None, normalise=False)), dot_before, rtol=0.1)
+    assert not np.allclose(dmin_scores(dmin(v=None, normalize=False)), dot_before, rtol=0.1)
 
 
 @pytest.mark.parametrize("options", [{"v": None}, {"v": 64, "seed": 1}], ids=str)
@@ -241,12 +241,12 @@ def test_grad_dot_predicts_what_a_training_step_does_to_the_loss_of_the_query(
 
     def change(eta):
         stepped = copy.deepcopy(double_denoiser)
-        optimiser = torch.optim.SGD(stepped.module.parameters(), lr=eta)
+        optimizer = torch.optim.SGD(stepped.module.parameters(), lr=eta)
         b, q = batch(item), batch(0)
         loss(stepped.predict(b.noisy, b.t, {}), b.target).sum().backward()
         with torch.no_grad():
             before = loss(stepped.predict(q.noisy, q.t, {}), q.target)
-            optimiser.step()
+            optimizer.step()
             return float(loss(stepped.predict(q.noisy, q.t, {}), q.target) - before)
 
     assert change(1e-6) / (-1e-6 * tau) == pytest.approx(1, abs=1e-3)
@@ -306,7 +306,7 @@ def test_l2_tells_large_images_apart_that_differ_in_one_pixel():
 @pytest.mark.parametrize("similarity", ["cosine", "l2", "dot"])
 def test_blocks_and_what_is_kept_are_no_part_of_the_result(similarity, monkeypatch, tmp_path):
     """A training set that is larger than the memory is read block by block from its memory map."""
-    from attrbench_methods import pixel
+    from attrbench_methods.similarity import pixel
 
     train, queries = random_images(20, channels=3), random_images(4, channels=3, seed=1)
     whole = pixel_scores(similarity, train, queries)
@@ -374,8 +374,8 @@ def test_ssim_of_constant_images_is_finite(side):
     assert scores[2, 3] == pytest.approx((2 * x * y + c1) / (x * x + y * y + c1), abs=1e-4)
 
 
-def test_ssim_does_not_depend_on_the_neighbours_in_the_mosaic(monkeypatch):
-    import attrbench_methods.ssim as module
+def test_ssim_does_not_depend_on_the_neighbors_in_the_mosaic(monkeypatch):
+    import attrbench_methods.similarity.ssim as module
 
     train, queries = random_images(9), random_images(2, seed=3)
     together = ssim_scores(train, queries)

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from attrbench.metric import Outcome
+from attrbench.contracts.metric import Outcome
 from attrbench.metrics.retrieval import AnnRecall, AveragePrecision, DetectionRate, Recall
 
 

@@ -6,13 +6,13 @@ import time
 
 import pytest
 
-import attrbench.store.claims as module
-from attrbench.store.claims import Claims
+import attrbench.store.locks as module
+from attrbench.store.locks import Claims
 
 HOLDER = """
 import sys
 from pathlib import Path
-from attrbench.store.claims import Claims
+from attrbench.store.locks import Claims
 with Claims(Path(sys.argv[1])).claim(int(sys.argv[2]), wait=False) as ours:
     print(ours, flush=True)
     sys.stdin.readline()

@@ -69,7 +69,7 @@ def test_bfloat16_is_rounded_as_torch_rounds(bits):
     np.testing.assert_array_equal(decode_rows(arrays_), expected.float().numpy())
 
 
-def test_bfloat16_ties_go_to_the_even_neighbour():
+def test_bfloat16_ties_go_to_the_even_neighbor():
     low = np.array([0x3F80, 0x3F81, 0xBF80, 0xBF81, 0x0000, 0x0001, 0x3FFF], np.uint32)
     tie = ((low << 16) | 0x8000).view(np.float32)[None, None]
     assert encode_rows(tie, "bfloat16")["rows"].ravel().tolist() == [

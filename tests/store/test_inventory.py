@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from attrbench.contracts.feature import GradientProducts, GradientRows, GradientSource, Sketch, TimestepGrid
 from attrbench.errors import AttrbenchError
-from attrbench.features import GradientProducts, GradientRows, GradientSource, Sketch, TimestepGrid
 from attrbench.gradients.version import ENGINE_VERSION
-from attrbench.retrieval.index_files import kept_index
-from attrbench.store.inventory import take_inventory
+from attrbench.search.index_files import kept_index
+from attrbench.store.cache_index import take_inventory
+from attrbench.store.garbage import DAY, IDLE_SECONDS, PART_SECONDS, remove, sweep
 from attrbench.store.shards import FeatureStore, Timing, Unit
-from attrbench.store.sweep import DAY, IDLE_SECONDS, PART_SECONDS, remove, sweep
 
 FEATURE = GradientRows(source=GradientSource(grid=TimestepGrid(steps=2)), sketch=Sketch(length=4))
 UNITS = (Unit(0, 64), Unit(64, 70))
@@ -238,7 +238,7 @@ def test_a_shard_that_cannot_be_read_is_named_and_kept(tmp_path, monkeypatch):
     def refuse(path):
         raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr("attrbench.store.inventory.sha256_of", refuse)
+    monkeypatch.setattr("attrbench.store.cache_index.sha256_of", refuse)
     assert faults(tmp_path) == {store.path(unit): "cannot be read: Permission denied" for unit in UNITS}
     assert not swept(tmp_path)
 
@@ -359,7 +359,7 @@ def test_what_changes_between_the_look_and_the_removal_stays(tmp_path):
 HOLD = """
 import sys
 from pathlib import Path
-from attrbench.store.claims import Claims
+from attrbench.store.locks import Claims
 with Claims(Path(sys.argv[1])).claim(5, wait=True):
     print("held", flush=True)
     sys.stdin.read()

@@ -5,8 +5,8 @@ from hypothesis import strategies as st
 
 from attrbench.errors import AttrbenchError
 from attrbench.store.encoding import decode_rows, encode_rows, row_bytes
-from attrbench.store.rows import StoredRows
 from attrbench.store.shards import FeatureStore, Timing, units
+from attrbench.store.stored_rows import StoredRows
 
 DTYPES = ["float32", "float16", "bfloat16", "int8"]
 COUNT, T, V, SHARD = 21, 2, 1500, 4

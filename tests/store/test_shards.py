@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from attrbench.errors import AttrbenchError
-from attrbench.store.rows import StoredRows
 from attrbench.store.shards import SHARD_BYTES, SHARD_ITEMS, FeatureStore, Timing, Unit, shard_items, units
+from attrbench.store.stored_rows import StoredRows
 
 DESCRIPTION = {"feature": "rows", "split": "train"}
 UNIT = Unit(4, 7)
@@ -102,7 +102,8 @@ def test_sidecar_without_data_leaves_the_shard_missing(store):
 @pytest.mark.parametrize("left", [0, 1, 2])
 def test_kill_while_a_shard_is_written_again_never_leaves_a_wrong_one_done(store, left, monkeypatch):
     """Dies after `left` of the renames of a second write with other numbers."""
-    from attrbench.store import seals, shards
+    from attrbench.store import checksums as seals
+    from attrbench.store import shards
 
     real = shards.write_atomically
     done = []

@@ -6,12 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from attrbench.data.loading import list_items
+from attrbench.contracts.options import parse_spec
+from attrbench.data.open_dataset import list_items
 from attrbench.errors import AttrbenchError, UsageError
-from attrbench.options import parse_spec
 from attrbench.taskfile.contents import QueryTable, seeds_of
 from attrbench.taskfile.prompts import draws_of
-from attrbench.taskfile.reading import is_file, read_task
+from attrbench.taskfile.read import is_file, read_task
 from tests.taskfile.making import write_task
 
 

@@ -5,13 +5,14 @@ import pytest
 import torch
 from PIL import Image
 
+from attrbench.contracts.task import Workspace
 from attrbench.errors import AttrbenchError
-from attrbench.task import Workspace
-from attrbench_tasks import classifier, paper
-from attrbench_tasks.generated import CONFIDENCE
-from attrbench_tasks.labelled_arrays import list_arrays
-from attrbench_tasks.mini_ddpm import WEIGHTS
-from attrbench_tasks.paper_ddpm import DDPMCifar10, DDPMMnist
+from attrbench_tasks.datasets.labeled_arrays import list_arrays
+from attrbench_tasks.dmin_paper import constants as paper
+from attrbench_tasks.dmin_paper.ddpm_tasks import DDPMCifar10, DDPMMnist
+from attrbench_tasks.minis.open_ddpm import WEIGHTS
+from attrbench_tasks.minis.query_pictures import CONFIDENCE
+from attrbench_tasks.training import classifier
 
 CPU = torch.device("cpu")
 MODEL = str(WEIGHTS / "ddpm-mnist-mini")
@@ -33,7 +34,7 @@ def test_arrays_are_the_training_set_and_labels_its_groups(opened):
         assert list(opened.train.groups) == [str(label) for label in file["y"]]
 
 
-def test_queries_are_labelled_by_a_classifier_whose_accuracy_is_on_record(opened):
+def test_queries_are_labeled_by_a_classifier_whose_accuracy_is_on_record(opened):
     queries = opened.queries
     assert set(queries.groups) == {str(digit) for digit in range(10)}
     assert len(set(queries.seeds)) == len(queries)
@@ -99,7 +100,7 @@ def test_a_missing_or_broken_file_is_named(tmp_path):
         list_arrays(tmp_path / "broken.npz")
 
 
-def test_colour_arrays_have_three_channels(tmp_path):
+def test_color_arrays_have_three_channels(tmp_path):
     x = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 3), dtype=np.uint8)
     np.savez(tmp_path / "set.npz", x_train=x, y_train=np.arange(3))
     listing = list_arrays(tmp_path / "set.npz")

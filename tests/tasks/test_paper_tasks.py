@@ -7,16 +7,16 @@ import numpy as np
 import pytest
 import torch
 
-from attrbench.diffusion import random_weights
+from attrbench.contracts.record import read_records
+from attrbench.contracts.task import Workspace
 from attrbench.errors import AttrbenchError
-from attrbench.leaderboard.ranking import build_tables
-from attrbench.record import read_records
-from attrbench.task import Workspace
-from attrbench_tasks import paper
-from attrbench_tasks.paper_open import scale_images
-from attrbench_tasks.paper_text_to_image import SD3Full, SD3LoRA, SD14LoRA, choose_draws
+from attrbench.models import random_weights
+from attrbench.reports.ranking import build_tables
+from attrbench_tasks.dmin_paper import constants as paper
+from attrbench_tasks.dmin_paper.open_tasks import scale_images
+from attrbench_tasks.dmin_paper.text_to_image_tasks import SD3Full, SD3LoRA, SD14LoRA, choose_draws
 from tests.cli.conftest import attrbench  # noqa: F401
-from tests.diffusion import pipelines
+from tests.models import pipelines
 from tests.tasks.captioned import write_images
 
 CPU = torch.device("cpu")
@@ -53,7 +53,7 @@ def opened(kind, root, cache, **more):
     [
         ("sd3-full", ["not published", paper.SD3, "hf auth login", "attrbench train sd3-full", "model=FOLDER"]),
         ("sd14-lora", ["not published", "attrbench train sd14-lora", "lora=FOLDER"]),
-        ("sd3-lora", [paper.SD3, "model=PATH", "licence", "hf auth login"]),
+        ("sd3-lora", [paper.SD3, "model=PATH", "license", "hf auth login"]),
         ("ddpm-mnist", [paper.DDPM_MNIST, "model=PATH"]),
         ("ddpm-cifar10", [paper.DDPM_CIFAR10, "model=PATH"]),
     ],
@@ -214,7 +214,7 @@ def test_scale_runs_checkpoint_their_activations_and_draw_no_pictures(tiny_archi
     task = SD3Full(SD3Full.Options(weights="random", resolution=64, scale_items=3))
     assert task.model.gradient_checkpointing
     assert not SD3Full(SD3Full.Options(weights="random", gradient_checkpointing=False)).model.gradient_checkpointing
-    monkeypatch.setattr("attrbench.diffusion.latent.LatentDenoiser._sample", sampled)
+    monkeypatch.setattr("attrbench.models.latent_model.LatentDenoiser._sample", sampled)
     assert len(task.open(Workspace(tmp_path, CPU)).queries) > 1
 
 

@@ -7,14 +7,15 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from attrbench.diffusion.encoders import PipelineEncoders
+from attrbench.contracts.task import Workspace
 from attrbench.errors import AttrbenchError
-from attrbench.task import Workspace
-from attrbench_tasks import fitting, paper
-from attrbench_tasks.fitting import STATE_FILE
-from attrbench_tasks.paper_text_to_image import SD3Full, SD3LoRA, SD14LoRA
-from attrbench_tasks.paper_training import PaperRecipe, PartsOfLoss, recipe_of
-from tests.diffusion import pipelines
+from attrbench.models.encoders import PipelineEncoders
+from attrbench_tasks.dmin_paper import constants as paper
+from attrbench_tasks.dmin_paper.text_to_image_tasks import SD3Full, SD3LoRA, SD14LoRA
+from attrbench_tasks.dmin_paper.train_lora import PaperRecipe, PartsOfLoss, recipe_of
+from attrbench_tasks.training import loop as fitting
+from attrbench_tasks.training.loop import STATE_FILE
+from tests.models import pipelines
 from tests.tasks.captioned import write_images
 
 CPU = torch.device("cpu")
@@ -159,13 +160,13 @@ def test_the_loss_of_sd3_is_that_of_flow_matching_at_logit_normal_timesteps(kind
 
 
 def _base(task, cache):
-    from attrbench.diffusion.loading import load_denoiser
+    from attrbench.models.loading import load_denoiser
 
     return load_denoiser(task.model.model_copy(update={"lora": None, "attributed": "all"}), CPU)
 
 
 def _items(task, cache):
-    from attrbench.data.loading import load_items
+    from attrbench.data.open_dataset import load_items
 
     return load_items(task.train_source, 16, cache)
 

@@ -6,24 +6,24 @@ import numpy as np
 import pytest
 import torch
 
-from attrbench.checking.toy import ToyTask
+from attrbench.conformance.toy_task import ToyTask
+from attrbench.contracts.feature import FeaturePlan
+from attrbench.contracts.method import Method, Ranking, Scorer, StateSize
+from attrbench.contracts.options import Options
+from attrbench.contracts.record import Record
+from attrbench.contracts.task import Workspace
 from attrbench.errors import AttrbenchError, UsageError
-from attrbench.features import FeaturePlan
-from attrbench.leaderboard.ranking import build_tables
-from attrbench.leaderboard.render import to_csv, to_json, to_markdown, to_rich
-from attrbench.method import Method, Ranking, Scorer, StateSize
-from attrbench.options import Options
-from attrbench.plugins import Plugin, Registry, load_registry
-from attrbench.record import Record
-from attrbench.task import Workspace
-from attrbench_tasks import ddpm_training
-from attrbench_tasks.ddpm_training import scaled, train_ddpm
-from attrbench_tasks.mnist_removal import MnistRemoval, MnistRemovalMini, PaperRemovalOptions
-from attrbench_tasks.mnist_source import load_mnist
-from attrbench_tasks.removal import CONTROLS, MATCHED, PIXEL, RANDOM, THICKEST, RemovalRule
-from attrbench_tasks.removal_task import RemovalOptions
-from attrbench_tasks.retraining import Job
-from attrbench_tasks.thinning import METRIC, result, thinning, training_noise
+from attrbench.plugins.registry import Plugin, Registry, load_registry
+from attrbench.reports.leaderboard_table import to_csv, to_json, to_markdown, to_rich
+from attrbench.reports.ranking import build_tables
+from attrbench_tasks.datasets.mnist_source import load_mnist
+from attrbench_tasks.removal.mnist_removal import MnistRemoval, MnistRemovalMini, PaperRemovalOptions
+from attrbench_tasks.removal.removal_rule import CONTROLS, MATCHED, PIXEL, RANDOM, THICKEST, RemovalRule
+from attrbench_tasks.removal.removal_task import RemovalOptions
+from attrbench_tasks.removal.retraining import Job
+from attrbench_tasks.removal.thinning import METRIC, result, thinning, training_noise
+from attrbench_tasks.training import train_ddpm as ddpm_training
+from attrbench_tasks.training.train_ddpm import scaled, train_ddpm
 from tests.tasks.tiny_removal import ITEMS, RECIPE, SMALL, Notes, bars, no_stage, run, tiny_task
 
 CPU = torch.device("cpu")
@@ -183,8 +183,8 @@ def test_the_leaderboard_shows_the_controls_and_says_that_this_is_no_retrieval(r
 
 
 def test_the_line_of_a_run_names_the_controls(records, capsys, tmp_path):
-    from attrbench.cli.run import _show
-    from attrbench.running.run import Result
+    from attrbench.cli.run_command import _show
+    from attrbench.evaluation.task_run import Result
 
     _show(Result(records["tens"], tmp_path / "x.json", reused=False))
     line = capsys.readouterr().out
@@ -273,8 +273,8 @@ def test_thinner_strokes_count_as_positive_and_empty_pictures_do_not_count():
 
 
 def test_queries_are_the_thickest_generations_and_come_back_the_same(folder, tmp_path):
-    from attrbench_tasks.retraining import draw
-    from attrbench_tasks.thickness import thicknesses
+    from attrbench_tasks.removal.retraining import draw
+    from attrbench_tasks.removal.thickness import thicknesses
 
     opened = tiny_task(folder).open(Workspace(tmp_path, CPU))
     queries, drawn = opened.queries, draw(opened.denoiser, range(12))

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from attrbench.errors import AttrbenchError
-from attrbench_tasks import ddpm_training, fitting
-from attrbench_tasks.fitting import STATE_FILE
-from attrbench_tasks.retraining import FOLDER, Job
+from attrbench_tasks.removal.retraining import FOLDER, Job
+from attrbench_tasks.training import loop as fitting
+from attrbench_tasks.training import train_ddpm as ddpm_training
+from attrbench_tasks.training.loop import STATE_FILE
 from tests.tasks.tiny_removal import ITEMS, RECIPE, Notes, no_stage, retraining
 
 A, B = Job((1, 2, 5), 0), Job((1, 2, 5), 1)

@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 import torch
 
-from attrbench.task import Workspace
-from attrbench_tasks.classifier import REPORT, load_classifier, probabilities
-from attrbench_tasks.ddpm_icons import DDPMIconsMini
-from attrbench_tasks.ddpm_mnist import DDPMMnistMini
-from attrbench_tasks.digits import DigitsMini
-from attrbench_tasks.fitting import RECIPE_FILE
-from attrbench_tasks.generated import CONFIDENCE
-from attrbench_tasks.mini_ddpm import WEIGHTS
-from attrbench_tasks.registry_mix import FAMILIES
+from attrbench.contracts.task import Workspace
+from attrbench_tasks.datasets.registry_mix import FAMILIES
+from attrbench_tasks.minis.ddpm_icons import DDPMIconsMini
+from attrbench_tasks.minis.ddpm_mnist import DDPMMnistMini
+from attrbench_tasks.minis.digits import DigitsMini
+from attrbench_tasks.minis.open_ddpm import WEIGHTS
+from attrbench_tasks.minis.query_pictures import CONFIDENCE
+from attrbench_tasks.training.classifier import REPORT, load_classifier, probabilities
+from attrbench_tasks.training.loop import RECIPE_FILE
 
 TASKS = [DigitsMini, DDPMMnistMini, DDPMIconsMini]
 
@@ -90,9 +90,9 @@ def test_training_images_are_seen_by_the_model_in_its_range(kind, cache):
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_gradient_rows_on_cuda_equal_those_on_cpu(tmp_path):
-    from attrbench.features import GradientRows, GradientSource, Sketch
-    from attrbench.gradients.collect import GradientPass, Split
+    from attrbench.contracts.feature import GradientRows, GradientSource, Sketch
     from attrbench.gradients.engine import Engine
+    from attrbench.gradients.gradient_pass import GradientPass, Split
     from attrbench.store.shards import FeatureStore, Unit
 
     rows = []

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from attrbench.task import Workspace
-from attrbench_tasks.classifier import REPORT, load_classifier, probabilities
-from attrbench_tasks.fitting import RECIPE_FILE
-from attrbench_tasks.mini_recipes import AUTOENCODER, BASES, CLASSIFIER, TEXT_ENCODERS, pixels
-from attrbench_tasks.mini_text_to_image import JUDGED, SHARED, WEIGHTS, SD3FullMini, SD3LoRAMini, SD14LoRAMini
-from attrbench_tasks.registry_mix import FAMILIES, PARTS, part, subject
+from attrbench.contracts.task import Workspace
+from attrbench_tasks.datasets.registry_mix import FAMILIES, PARTS, part, subject
+from attrbench_tasks.minis.recipes import AUTOENCODER, BASES, CLASSIFIER, TEXT_ENCODERS, pixels
+from attrbench_tasks.minis.text_to_image import JUDGED, SHARED, WEIGHTS, SD3FullMini, SD3LoRAMini, SD14LoRAMini
+from attrbench_tasks.training.classifier import REPORT, load_classifier, probabilities
+from attrbench_tasks.training.loop import RECIPE_FILE
 
 TASKS = [SD14LoRAMini, SD3LoRAMini, SD3FullMini]
 CPU = torch.device("cpu")
@@ -113,7 +113,7 @@ def test_the_counts_beside_the_weights_are_those_of_the_notes_and_add_up(kind):
 def test_the_autoencoder_keeps_unseen_pictures_and_gives_standard_latents():
     from diffusers import AutoencoderKL
 
-    from attrbench_tasks.autoencoder_training import latents_of, psnr
+    from attrbench_tasks.training.train_autoencoder import latents_of, psnr
 
     vae = AutoencoderKL.from_pretrained(WEIGHTS / SHARED / "vae").eval()
     assert psnr(vae, pixels(part("held_out").images[::4])) > 24

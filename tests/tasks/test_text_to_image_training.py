@@ -5,11 +5,17 @@ import json
 import pytest
 import torch
 
-from attrbench_tasks.autoencoder_training import AutoencoderRecipe, latents_of, psnr, standardise, train_autoencoder
-from attrbench_tasks.fitting import STATE_FILE, Progress
-from attrbench_tasks.mini_recipes import AUTOENCODER, BASES, TEXT_ENCODERS
-from attrbench_tasks.text_encoder_training import clip_tokenizer, t5_tokenizer, train_text_encoders
-from attrbench_tasks.text_to_image_training import (
+from attrbench_tasks.minis.recipes import AUTOENCODER, BASES, TEXT_ENCODERS
+from attrbench_tasks.training.loop import STATE_FILE, Progress
+from attrbench_tasks.training.train_autoencoder import (
+    AutoencoderRecipe,
+    latents_of,
+    psnr,
+    standardize,
+    train_autoencoder,
+)
+from attrbench_tasks.training.train_text_encoder import clip_tokenizer, t5_tokenizer, train_text_encoders
+from attrbench_tasks.training.train_text_to_image import (
     EncodedImages,
     LoRARecipe,
     TextToImageRecipe,
@@ -162,21 +168,21 @@ def test_checkpoints_of_a_full_training_are_whole_state_dicts(base):
     assert set(rates) == {"step-2", "final"}
 
 
-def test_standardised_latents_leave_the_pictures_as_they_are():
+def test_standardized_latents_leave_the_pictures_as_they_are():
     from diffusers import AutoencoderKL
 
     torch.manual_seed(0)
     vae = AutoencoderKL(**VAE.vae).eval()
     images = noise(6, 3, 8, 8).clamp(-1, 1)
     before = psnr(vae, images)
-    standardise(vae, images)
+    standardize(vae, images)
     latents = latents_of(vae, images)
     torch.testing.assert_close(latents.mean((0, 2, 3)), torch.zeros(4), atol=1e-5, rtol=0)
     torch.testing.assert_close(latents.std((0, 2, 3)), torch.ones(4), atol=1e-5, rtol=0)
     assert psnr(vae, images) == pytest.approx(before, abs=1e-3)
 
 
-def test_the_posteriors_spread_is_standardised_too():
+def test_the_posteriors_spread_is_standardized_too():
     from diffusers import AutoencoderKL
 
     torch.manual_seed(0)
@@ -185,7 +191,7 @@ def test_the_posteriors_spread_is_standardised_too():
     with torch.no_grad():
         spread = latents_of(vae, images).std((0, 2, 3))
         before = vae.encode(images).latent_dist.std
-        standardise(vae, images)
+        standardize(vae, images)
         after = vae.encode(images).latent_dist.std
     torch.testing.assert_close(after, before / spread[:, None, None])
 

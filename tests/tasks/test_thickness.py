@@ -6,13 +6,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.ndimage import binary_dilation
 
-from attrbench_tasks.thickness import thickness, thicknesses
+from attrbench_tasks.removal.thickness import thickness, thicknesses
 
 SIDE = 28
 
 
 def bar(width, *, upright=True, length=18):
-    """A bar in the middle, grey where its edge cuts a pixel."""
+    """A bar in the middle, gray where its edge cuts a pixel."""
     middle = SIDE / 2
     edges = np.arange(SIDE)
     covered = np.minimum(edges + 1, middle + width / 2) - np.maximum(edges, middle - width / 2)

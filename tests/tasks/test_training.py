@@ -2,8 +2,8 @@ import pytest
 import torch
 
 from attrbench.errors import AttrbenchError
-from attrbench_tasks.ddpm_training import DDPMRecipe, train_ddpm
-from attrbench_tasks.fitting import STATE_FILE
+from attrbench_tasks.training.loop import STATE_FILE
+from attrbench_tasks.training.train_ddpm import DDPMRecipe, train_ddpm
 
 RECIPE = DDPMRecipe(
     unet={

@@ -11,17 +11,17 @@ from typing import Any
 import numpy as np
 import torch
 
-from attrbench.options import Spec
-from attrbench.plugins import Registry
-from attrbench.record import Record
-from attrbench.running.reporting import Reporter, Silent
-from attrbench.running.run import TaskRun
-from attrbench.running.settings import RunSettings, TaskRequest, request_methods
-from attrbench.task import Items, TaskMeta
-from attrbench_tasks.ddpm_training import DDPMRecipe
-from attrbench_tasks.removal_task import RemovalOptions, RemovalTask
-from attrbench_tasks.retraining import Retraining
-from attrbench_tasks.thinning import METRIC
+from attrbench.contracts.options import Spec
+from attrbench.contracts.record import Record
+from attrbench.contracts.task import Items, TaskMeta
+from attrbench.evaluation.progress import Reporter, Silent
+from attrbench.evaluation.requests import RunSettings, TaskRequest, request_methods
+from attrbench.evaluation.task_run import TaskRun
+from attrbench.plugins.registry import Registry
+from attrbench_tasks.removal.removal_task import RemovalOptions, RemovalTask
+from attrbench_tasks.removal.retraining import Retraining
+from attrbench_tasks.removal.thinning import METRIC
+from attrbench_tasks.training.train_ddpm import DDPMRecipe
 
 ITEMS, SIDE = 40, 8
 RECIPE = DDPMRecipe(
@@ -44,7 +44,7 @@ SMALL = {"generations": 12, "queries": 4, "top_k": 4, "removed": 10, "seeds": 2,
 
 
 def bars() -> tuple[np.ndarray, np.ndarray]:
-    """Bars of 1 to 4 pixels at ten places, some of the pixels grey; the class is the place's parity."""
+    """Bars of 1 to 4 pixels at ten places, some of the pixels gray; the class is the place's parity."""
     rng = np.random.default_rng(0)
     images = np.zeros((ITEMS, SIDE, SIDE, 1), np.uint8)
     for item in range(ITEMS):
@@ -62,7 +62,7 @@ class TinyRemoval(RemovalTask):
         summary="bars",
         model="tiny",
         dataset="drawn with numpy",
-        licence="Apache-2.0",
+        license="Apache-2.0",
         train_items=ITEMS,
         memory="1 GB",
         main_metric=METRIC,

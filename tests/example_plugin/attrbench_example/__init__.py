@@ -1,19 +1,19 @@
-"""An example plugin for attrbench: the method `mean-colour` and the task `stripes-mini`."""
+"""An example plugin for attrbench: the method `mean-color` and the task `stripes-mini`."""
 
 from collections.abc import Callable
 from typing import Any
 
 from attrbench import hookimpl
-from attrbench.method import Method
-from attrbench.task import Task
-from attrbench_example.mean_colour import MeanColour
+from attrbench.contracts.method import Method
+from attrbench.contracts.task import Task
+from attrbench_example.mean_color import MeanColor
 from attrbench_example.stripes import StripesMini
 
 
 @hookimpl
 def register_methods(register: Callable[[type[Method[Any]]], None]) -> None:
     """Registers the method."""
-    register(MeanColour)
+    register(MeanColor)
 
 
 @hookimpl

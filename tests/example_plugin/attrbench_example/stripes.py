@@ -1,4 +1,4 @@
-"""The task `stripes-mini`: striped images in three colours, and a network that was never trained."""
+"""The task `stripes-mini`: striped images in three colors, and a network that was never trained."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from attrbench.options import Options
-from attrbench.task import Items, OpenTask, Task, TaskMeta, Workspace
+from attrbench.contracts.options import Options
+from attrbench.contracts.task import Items, OpenTask, Task, TaskMeta, Workspace
 
 if TYPE_CHECKING:
-    from attrbench.diffusion.ddpm import DDPMDenoiser
+    from attrbench.models.families.ddpm import DDPMDenoiser
 
 GROUPS = ("red", "green", "blue")
 SIDE = 8
@@ -26,15 +26,15 @@ NETWORK_SEED = 0
 
 
 class StripesMini(Task[Any]):
-    """20 images a colour for training, a few more as queries."""
+    """20 images a color for training, a few more as queries."""
 
     meta = TaskMeta(
         name="stripes-mini",
         version=1,
-        summary="60 striped images of 8x8 pixels in three colours; an example, done in seconds",
-        model="diffusers UNet2DModel (8, 16), randomly initialised",
+        summary="60 striped images of 8x8 pixels in three colors; an example, done in seconds",
+        model="diffusers UNet2DModel (8, 16), randomly initialized",
         dataset="drawn with numpy",
-        licence="Apache-2.0",
+        license="Apache-2.0",
         train_items=len(GROUPS) * TRAIN_PER_GROUP,
         memory="1 GB",
         notes="The network is untrained, and the queries are drawn, not generated: gradient scores mean nothing.",
@@ -44,7 +44,7 @@ class StripesMini(Task[Any]):
         """Options of `stripes-mini`."""
 
         queries_per_group: int = Field(4, ge=1, le=20)
-        """Query images of each colour."""
+        """Query images of each color."""
 
     def open(self, workspace: Workspace) -> OpenStripes:
         """Nothing needs to be there: images are drawn and the network is made on first use."""
@@ -71,13 +71,13 @@ class OpenStripes(OpenTask):
     @cached_property
     def denoiser(self) -> DDPMDenoiser:
         """The untrained network."""
-        from attrbench.diffusion.ddpm import DDPMDenoiser
+        from attrbench.models.families.ddpm import DDPMDenoiser
 
         return DDPMDenoiser(untrained_pipeline(self._workspace.cache), self._workspace.device)
 
 
 def striped_images(per_group: int, seed: int) -> Items:
-    """Stripes of random width, direction, offset and brightness: `per_group` images of each colour, group by group."""
+    """Stripes of random width, direction, offset and brightness: `per_group` images of each color, group by group."""
     import numpy as np
 
     rng = np.random.default_rng(seed)

@@ -1,0 +1,265 @@
+"""`attrbench cache`: what the cache holds, whether it is whole, and making room."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from attrbench.cli.common import RESULTS, Cache, Debug, Out, TerminalReporter, console
+from attrbench.text import plain
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from attrbench.store.cache_index import Fault, Inventory, Piece, StoredFeature
+
+FEATURE_COLUMNS = ("task", "split", "features", "rows as", "shards", "items", "size", "last used", "folder")
+INDEX_COLUMNS = ("method", "index file", "size", "built in", "last used", "state")
+NUMBERS = ("shards", "items", "size", "built in")
+
+AsJson = Annotated[bool, typer.Option("--json", help="As JSON.")]
+
+cache_app = typer.Typer(
+    help="List, check and clear the cache of features and indexes.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+
+@cache_app.command("ls")
+def ls(out: Out = RESULTS, cache: Cache = None, as_json: AsJson = False, debug: Debug = False) -> None:
+    """List features and index files, with their sizes and when they were last used."""
+    from attrbench.store.cache_index import take_inventory
+
+    found = take_inventory(_folder(out, cache))
+    if as_json:
+        typer.echo(json.dumps(_listing(found), indent=1))
+    else:
+        _show(found)
+    _name_unseen(found)
+
+
+@cache_app.command("verify")
+def verify(out: Out = RESULTS, cache: Cache = None, as_json: AsJson = False, debug: Debug = False) -> None:
+    """Read every shard and index file and compare size and checksum; exit 1 where one differs. Changes nothing."""
+    from attrbench.store.cache_index import take_inventory
+
+    found = take_inventory(_folder(out, cache))
+    pieces = found.pieces
+    faults = [*found.unreadable, *(fault for feature in found.features if (fault := feature.about_fault) is not None)]
+    with TerminalReporter().stage("checksums", len(pieces)) as advance:
+        for piece in pieces:
+            fault = piece.fault(whole=True)
+            if fault is not None:
+                faults.append(fault)
+            advance()
+    size = sum(piece.data.bytes for piece in pieces if piece.data is not None)
+    if as_json:
+        document = {"cache": str(found.root), "files": len(pieces), "bytes": size, "faults": list(map(_fault, faults))}
+        typer.echo(json.dumps(document, indent=1))
+    else:
+        _say_faults(faults, f"{_count(len(pieces), 'shard or index file', 'shards and index files')}, {_size(size)}")
+    _name_links(found)
+    if faults:
+        raise typer.Exit(1)
+
+
+@cache_app.command("gc")
+def gc(
+    out: Out = RESULTS,
+    cache: Cache = None,
+    older_than: Annotated[
+        float | None, typer.Option(metavar="DAYS", min=0, help="Also features and index files not used for DAYS.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list what would be removed.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Remove leftovers of killed runs, what is not whole, and features that this version does not read.
+
+    What was used or written within the last hour stays.
+    """
+    from attrbench.gradients.version import ENGINE_VERSION
+    from attrbench.store.cache_index import take_inventory
+    from attrbench.store.garbage import DAY, remove, sweep
+
+    found = take_inventory(_folder(out, cache))
+    swept = sweep(found, ENGINE_VERSION, None if older_than is None else older_than * DAY)
+    failed, freed, files = False, 0, 0
+    for removal in swept.ready:
+        fault = None if dry_run else remove(found.root, removal)
+        if fault is not None:
+            failed = True
+            typer.echo(f"attrbench: {plain(fault.path)}: {plain(fault.what)}", err=True)
+            continue
+        verb = "would remove" if dry_run else "removed"
+        typer.echo(f"{verb} {plain(removal.path)}: {plain(removal.why)} ({_size(removal.bytes)})")
+        freed, files = freed + removal.bytes, files + len(removal.files)
+    verb = "would free" if dry_run else "freed"
+    typer.echo(f"{verb} {_size(freed)} in {_count(files, 'file')}" if files else "nothing to remove")
+    if swept.waiting:
+        number = _count(len(swept.waiting), "more stays", "more stay")
+        typer.echo(f"{number} for now: changed so lately that a run may be at work there")
+    _name_unseen(found)
+    if failed:
+        raise typer.Exit(1)
+
+
+def _folder(out: Path, cache: Path | None) -> Path:
+    return out / "cache" if cache is None else cache
+
+
+def _show(found: Inventory) -> None:
+    terminal = console()
+    if found.features:
+        features = sorted(found.features, key=lambda feature: feature.last_used, reverse=True)
+        terminal.print(_table(FEATURE_COLUMNS, map(_feature_cells, features)))
+    if found.indexes:
+        indexes = sorted(found.indexes, key=lambda piece: piece.last_used, reverse=True)
+        terminal.print(_table(INDEX_COLUMNS, map(_index_cells, indexes)))
+    if found.rest:
+        typer.echo(f"everything else: {_everything_else(found)}")
+    typer.echo(f"{_size(found.bytes)} in {plain(found.root)}")
+
+
+def _table(columns: Iterable[str], rows: Iterable[Iterable[str]]) -> Table:
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD)
+    for column in columns:
+        table.add_column(column, overflow="fold", justify="right" if column in NUMBERS else "left")
+    for row in rows:
+        table.add_row(*(Text(plain(cell)) for cell in row))
+    return table
+
+
+def _feature_cells(feature: StoredFeature) -> list[str]:
+    wrong = len(feature.faults)
+    return [
+        str(feature.description.get("task", "?")),
+        str(feature.description.get("split", "?")),
+        feature.words,
+        feature.dtype,
+        f"{len(feature.done)}" + (f" ({wrong} not whole)" if wrong else ""),
+        f"{feature.items}",
+        _size(feature.bytes),
+        _local(feature.last_used),
+        feature.folder.name,
+    ]
+
+
+def _index_cells(piece: Piece) -> list[str]:
+    seconds, fault = _build_seconds(piece), piece.fault()
+    return [
+        piece.path.parent.name,
+        piece.path.name,
+        _size(piece.bytes),
+        "" if seconds is None else f"{seconds:.3g} s",
+        _local(piece.last_used),
+        ("whole by its size" if piece.regular else "a link") if fault is None else fault.what,
+    ]
+
+
+def _build_seconds(piece: Piece) -> float | None:
+    from attrbench.store.checksums import IndexSeal
+
+    if not piece.regular or piece.sidecar is None:
+        return None
+    try:
+        about = piece.about()
+    except (OSError, ValueError):
+        return None
+    return about.seconds if isinstance(about, IndexSeal) else None
+
+
+def _everything_else(found: Inventory) -> str:
+    """`queries 2 files 40 kB, ...`, by the names at the top of the cache."""
+    groups: dict[str, list[int]] = {}
+    for file in found.rest:
+        groups.setdefault(file.path.relative_to(found.root).parts[0], []).append(file.bytes)
+    return ", ".join(f"{plain(name)} {_count(len(b), 'file')} {_size(sum(b))}" for name, b in sorted(groups.items()))
+
+
+def _listing(found: Inventory) -> dict[str, object]:
+    return {
+        "cache": str(found.root),
+        "features": [
+            {
+                "folder": str(feature.folder),
+                "description": feature.description,
+                "words": feature.words,
+                "shards": len(feature.done),
+                "items": feature.items,
+                "bytes": feature.bytes,
+                "dtype": feature.dtype,
+                "last_used": _utc(feature.last_used),
+                "faults": list(map(_fault, feature.faults)),
+            }
+            for feature in found.features
+        ],
+        "indexes": [
+            {
+                "file": str(piece.path),
+                "method": piece.path.parent.name,
+                "bytes": piece.bytes,
+                "build_seconds": _build_seconds(piece),
+                "last_used": _utc(piece.last_used),
+                "faults": [] if (fault := piece.fault()) is None else [_fault(fault)],
+            }
+            for piece in found.indexes
+        ],
+        "other": {"files": len(found.rest), "bytes": sum(file.bytes for file in found.rest)},
+        "bytes": found.bytes,
+    }
+
+
+def _fault(fault: Fault) -> dict[str, str]:
+    return {"path": str(fault.path), "what": fault.what}
+
+
+def _say_faults(faults: list[Fault], read: str) -> None:
+    for fault in faults:
+        typer.echo(f"{plain(fault.path)}: {plain(fault.what)}")
+    if not faults:
+        typer.echo(f"everything is whole: {read}")
+        return
+    again = "; the next run that needs them makes the broken ones again" if any(f.broken for f in faults) else ""
+    typer.echo(f"{_count(len(faults), 'fault')} found in {read}; nothing was changed{again}")
+
+
+def _name_unseen(found: Inventory) -> None:
+    """Says on standard error what could not be looked at."""
+    for fault in found.unreadable:
+        typer.echo(f"attrbench: left out {plain(fault.path)}: {plain(fault.what)}", err=True)
+    _name_links(found)
+
+
+def _name_links(found: Inventory) -> None:
+    for path in found.links:
+        typer.echo(f"attrbench: left out {plain(path)}: no regular file, and links are not followed", err=True)
+
+
+def _count(number: int, one: str, many: str | None = None) -> str:
+    return f"{number} {one if number == 1 else many or one + 's'}"
+
+
+def _size(count: int) -> str:
+    from rich.filesize import decimal
+
+    return decimal(count)
+
+
+def _utc(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, tz=UTC).isoformat(timespec="seconds")
+
+
+def _local(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, tz=UTC).astimezone().strftime("%Y-%m-%d %H:%M")

@@ -1,0 +1,71 @@
+"""`attrbench prepare`: puts a data set together."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from attrbench.cli.common import RESULTS, Cache, Debug, quiet_libraries
+from attrbench.errors import UsageError, unknown_name
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from attrbench.contracts.dataset_source import DatasetSource
+
+
+def prepare(
+    what: Annotated[str, typer.Argument(help="NAME or NAME:KEY=VALUE,... of `attrbench list preparations`.")],
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the data set [default: attrbench-results/prepared/NAME].")
+    ] = None,
+    source: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--source",
+            help="NAME=PATH or NAME=PATH:KEY=VALUE,...: where to take a source from; keys as in a task file's [train].",
+        ),
+    ] = None,
+    cache: Cache = None,
+    debug: Debug = False,
+) -> None:
+    """Put a data set together, as an image folder. The same command resumes after an interruption."""
+    from attrbench.contracts.dataset_builder import Order
+    from attrbench.contracts.options import build_options, parse_spec
+    from attrbench.plugins.registry import registry
+
+    specs = parse_spec(what)
+    if len(specs) != 1:
+        raise UsageError(f"{what}: one data set at a time")
+    kind = registry().preparation(specs[0].name)
+    preparation = kind(build_options("preparation", specs[0], kind.Options))
+    sources = dict(_source(text, kind.sources) for text in source or ())
+    quiet_libraries()
+    folder = RESULTS / "prepared" / kind.name if out is None else out
+    preparation.prepare(Order(folder, RESULTS / "cache" if cache is None else cache, sources, typer.echo))
+    typer.echo(f"the data set is in {folder}")
+
+
+def _source(text: str, known: Mapping[str, DatasetSource]) -> tuple[str, DatasetSource]:
+    """Reads NAME=PATH:KEY=VALUE,..."""
+    from pydantic import ValidationError
+
+    from attrbench.contracts.dataset_source import DatasetSource
+    from attrbench.contracts.options import parse_spec
+
+    name, equals, where = text.partition("=")
+    if not equals or not where:
+        raise UsageError(f"--source {text}: expected NAME=PATH or NAME=PATH:KEY=VALUE,...")
+    if name not in known:
+        raise unknown_name("source", name, known)
+    spec = parse_spec(where)[0]
+    try:
+        return name, DatasetSource.model_validate({"path": spec.name, **spec.given})
+    except ValidationError as error:
+        first = error.errors()[0]
+        option = ".".join(str(part) for part in first["loc"])
+        if first["type"] == "extra_forbidden":
+            raise unknown_name(f"option of source {name}", option, DatasetSource.model_fields) from None
+        raise UsageError(f"--source {text}: {option}: {first['msg']}") from None

@@ -1,0 +1,147 @@
+"""`attrbench run`: methods on tasks, from plan to records."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from attrbench.cli.common import (
+    RESULTS,
+    Backend,
+    BatchSize,
+    Cache,
+    Debug,
+    Device,
+    Executor,
+    LimitQueries,
+    LimitTrain,
+    Out,
+    Rerun,
+    Seed,
+    Tasks,
+    TerminalReporter,
+    quiet_libraries,
+    run_settings,
+)
+
+if TYPE_CHECKING:
+    from attrbench.contracts.record import MetricResult, Record
+    from attrbench.evaluation.task_run import Result
+
+
+def run(
+    method: Annotated[
+        list[str],
+        typer.Option("--method", "-m", help="NAME or NAME:KEY=VALUE,...; a|b sweeps; 'all' for every method."),
+    ],
+    task: Tasks,
+    limit_train: LimitTrain = None,
+    limit_queries: LimitQueries = None,
+    device: Device = None,
+    seed: Seed = 0,
+    out: Out = RESULTS,
+    cache: Cache = None,
+    batch_size: BatchSize = None,
+    backend: Backend = "hooks",
+    executor: Executor = "inline",
+    rerun: Rerun = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and stop.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Run methods on tasks. What is already computed is not computed again: the same command resumes."""
+    from attrbench.evaluation.requests import request_methods, request_tasks
+    from attrbench.plugins.registry import registry
+
+    found = registry()
+    methods, tasks = request_methods(found, method), request_tasks(found, task)
+    found.executor(executor)
+    quiet_libraries()
+    from attrbench.evaluation.task_run import TaskRun  # torch comes with it, so wrong names are refused before
+
+    settings = run_settings(
+        out,
+        cache,
+        device,
+        batch_size,
+        backend,
+        seed=seed,
+        limit_train=limit_train,
+        limit_queries=limit_queries,
+        executor=executor,
+        rerun=rerun,
+        dry_run=dry_run,
+    )
+    show_all(chain.from_iterable(TaskRun(found, t, methods, settings, TerminalReporter()).results() for t in tasks))
+
+
+def show_all(results: Iterable[Result]) -> None:
+    """One line a run as it is done, on standard output; exits with 1 where one failed, with 3 where one is partial."""
+    worst = 0
+    for result in results:
+        _show(result)
+        worst = max(worst, {"failed": 4, "partial": 3}.get(result.record.status, 0))
+    if worst:
+        raise typer.Exit(1 if worst == 4 else 3)
+
+
+def _show(result: Result) -> None:
+    from attrbench.reports.table_cells import human_seconds, interval_text, method_text, storage_text
+
+    record, path = result.record, result.path
+    line = f"{method_text(record)} on {record.task.label}: "
+    main = record.metric(record.task.main_metric)
+    if record.status == "failed":
+        line += f"failed: {record.error}"
+    elif record.task.scale:
+        line += _costs(record)
+    elif main is None or record.storage is None or record.latency is None:
+        line += "; ".join([record.status, f"{record.task.main_metric} does not apply", *record.notes])
+    else:
+        interval = f" {text}" if (text := interval_text(main)) else ""
+        line += (
+            f"{main.name} {main.value:.3f}{interval}{_reference(record, main)}, storage"
+            f" {storage_text(record.storage)}, query p50 {human_seconds(record.latency.query.p50)}"
+        )
+        if record.status != "complete":
+            line += f", {record.status}"
+        line += _lost(record.coverage.nonfinite)
+    typer.echo(f"{line} -> {_relative(path)}{' (already there)' if result.reused else ''}")
+
+
+def _costs(record: Record) -> str:
+    """What a scale run is for."""
+    from attrbench.reports.table_cells import human_bytes, human_seconds, storage_text
+
+    storage, latency, items = record.storage, record.latency, record.coverage.train_items
+    assert storage is not None and latency is not None
+    peaks = [("memory", record.peak_memory_bytes), ("device memory", record.peak_device_bytes)]
+    return (
+        f"scale run, storage {storage_text(storage)} ({human_bytes(storage.rows / items)} an item),"
+        f" training items {human_seconds(latency.cache / items)} each, query p50 {human_seconds(latency.query.p50)}"
+        + "".join(f", peak {name} {human_bytes(peak)}" for name, peak in peaks if peak)
+    )
+
+
+def _reference(record: Record, main: MetricResult) -> str:
+    """What to compare the number with: the controls of a counterfactual, or chance."""
+    if record.controls:
+        controls = (f"{control.name} {control.result.value:.3f}" for control in record.controls)
+        return f" (controls: {', '.join(controls)})"
+    return "" if main.random is None else f" (random {main.random:.3f})"
+
+
+def _lost(gradients: list[tuple[str, int, int | float]]) -> str:
+    """Names the first gradients that were NaN or infinite."""
+    if not gradients:
+        return ""
+    named = ", ".join(f"{split} item {item} at timestep {t:g}" for split, item, t in gradients[:3])
+    more = f" and {len(gradients) - 3} more" if len(gradients) > 3 else ""
+    return f"; NaN or infinite gradient of {named}{more}: counted as zero"
+
+
+def _relative(path: Path) -> Path:
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path

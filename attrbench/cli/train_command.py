@@ -1,0 +1,31 @@
+"""`attrbench train`: repeats the training of a task's weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from attrbench.cli.common import RESULTS, Debug, Device, default_device, quiet_libraries
+
+
+def train(
+    task: Annotated[str, typer.Argument(help="The task.")],
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the weights [default: attrbench-results/trained/TASK].")
+    ] = None,
+    device: Device = None,
+    debug: Debug = False,
+) -> None:
+    """Repeat the training of a task's weights. The same command resumes after an interruption."""
+    from attrbench.evaluation.requests import request_tasks
+    from attrbench.plugins.registry import registry
+
+    chosen = request_tasks(registry(), [task])[0].task
+    quiet_libraries()
+    from attrbench.evaluation.task_run import torch_device
+
+    folder = RESULTS / "trained" / chosen.meta.name if out is None else out
+    chosen.train(folder, torch_device(default_device(device)), typer.echo)
+    typer.echo(f"weights are in {folder}")

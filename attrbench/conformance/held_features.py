@@ -1,0 +1,112 @@
+"""What an object holds in memory: the numbers that can be reached from it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import PurePath
+from types import FunctionType, MethodType, ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+
+from attrbench.contracts.denoiser import Denoiser
+from attrbench.contracts.feature import Rows
+from attrbench.contracts.method import Context, Method
+from attrbench.gradients.samples import NoisySamples
+
+_NOT_HELD = (Context, Denoiser, Method, NoisySamples, ModuleType, torch.nn.Module, type, PurePath, str)
+"""The run's own things, and what holds no numbers."""
+_INDEXES = ("faiss", "hnswlib")
+
+
+@dataclass
+class Holdings:
+    """What was found.
+
+    Attributes:
+        bytes: arrays, tensors and byte strings, each memory once; rows that the framework gave, as they are stored.
+        largest: the path to the largest of them, and its bytes.
+        indexes: paths to search indexes, whose contents can't be seen.
+    """
+
+    bytes: int = 0
+    largest: tuple[str, int] = ("nothing", 0)
+    indexes: list[str] = field(default_factory=list)
+
+    def add(self, path: str, size: int) -> None:
+        """Counts one."""
+        self.bytes += size
+        if size > self.largest[1]:
+            self.largest = (path, size)
+
+
+def holdings(root: object, name: str) -> Holdings:
+    """Walks over attributes, containers, partial functions and closures; `name` stands for the root in paths."""
+    found = Holdings()
+    seen: dict[int, object] = {}  # keeps what it has seen alive, so that no id comes twice
+    todo: list[tuple[str, object]] = [(name, root)]
+    while todo:
+        path, value = todo.pop()
+        if value is None or isinstance(value, _NOT_HELD) or id(value) in seen:
+            continue
+        seen[id(value)] = value
+        if isinstance(value, np.ndarray):
+            owner = _owner(value)
+            if owner is value or id(owner) not in seen:
+                seen[id(owner)] = owner
+                found.add(path, owner.nbytes)
+        elif isinstance(value, torch.Tensor):
+            storage = value.untyped_storage()
+            if storage.data_ptr() not in seen:
+                seen[storage.data_ptr()] = storage
+                found.add(path, storage.nbytes())
+        elif isinstance(value, bytes | bytearray):
+            found.add(path, len(value))
+        elif (rows := _as_rows(value)) is not None:
+            found.add(path, rows.count * rows.row_bytes)
+        elif type(value).__module__.partition(".")[0] in _INDEXES:
+            found.indexes.append(path)
+        else:
+            todo += _within(path, value)
+    return found
+
+
+def _owner(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """The array whose memory a view keeps alive; memory maps of files count by their own length."""
+    while isinstance(array.base, np.ndarray) and not isinstance(array, np.memmap):
+        array = array.base
+    return array
+
+
+def _as_rows(value: Any) -> Rows | None:
+    """The value, where it has the face of `attrbench.contracts.feature.Rows`."""
+    face = ("row_bytes", "count", "width", "blocks", "take")
+    return value if all(hasattr(value, name) for name in face) else None
+
+
+def _within(path: str, value: Any) -> Iterable[tuple[str, object]]:
+    if isinstance(value, Mapping):
+        return [(f"{path}[{key!r}]", part) for key, part in value.items()]
+    if isinstance(value, list | tuple | set | frozenset):
+        return [(f"{path}[{index}]", part) for index, part in enumerate(value)]
+    if isinstance(value, partial):
+        return [(path, value.func), (path, value.args), (path, value.keywords)]
+    if isinstance(value, MethodType):
+        return [(path, value.__self__), (path, value.__func__)]
+    if isinstance(value, FunctionType):
+        ours = (value.__module__ or "").partition(".")[0] == "attrbench"
+        return [] if ours else [(path, cell.cell_contents) for cell in value.__closure__ or () if _filled(cell)]
+    slots = [name for kind in type(value).__mro__ for name in getattr(kind, "__slots__", ())]
+    attributes = {name: getattr(value, name, None) for name in slots if not name.startswith("__")}
+    attributes |= getattr(value, "__dict__", {})
+    return [(f"{path}.{name}", part) for name, part in attributes.items()]
+
+
+def _filled(cell: Any) -> bool:
+    try:
+        return cell.cell_contents is not None
+    except ValueError:
+        return False

@@ -1,0 +1,109 @@
+"""A conformance run: every check on one method, each fault kept to its own check."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+
+from attrbench.conformance import repeat_checks as repeating
+from attrbench.conformance import score_checks as scoring
+from attrbench.conformance import size_checks as bookkeeping
+from attrbench.conformance.check_report import Finding, Report, failed, passed
+from attrbench.conformance.checked_method import Subject
+from attrbench.conformance.fault import one_line
+from attrbench.conformance.option_checks import options
+from attrbench.conformance.toy_task import QUERIES, TRAIN
+from attrbench.conformance.workbench import Bench
+from attrbench.contracts.options import Spec, build_options, needs_of
+from attrbench.errors import Unavailable
+from attrbench.evaluation.requests import MethodRequest
+from attrbench.evaluation.task_run import torch_device
+
+if TYPE_CHECKING:
+    from attrbench.plugins.registry import Registry
+
+CHECKS: tuple[Callable[[Subject], Finding], ...] = (
+    bookkeeping.features,
+    scoring.finite,
+    scoring.top,
+    scoring.permutation,
+    scoring.duplicates,
+    scoring.sign,
+    repeating.batches,
+    repeating.repeats,
+    bookkeeping.storage,
+    bookkeeping.one_item,
+    bookkeeping.record,
+    options,
+)
+NAMES = ("runs", *("one-item" if check is bookkeeping.one_item else check.__name__ for check in CHECKS))
+
+
+def check_method(
+    registry: Registry,
+    request: MethodRequest,
+    device: str = "cpu",
+    tell: Callable[[Finding], None] = lambda finding: None,
+) -> Report:
+    """Checks one method in a temporary folder.
+
+    Args:
+        registry: the plugins; the method is one of them.
+        request: the method with its options.
+        device: torch device string.
+        tell: called with each finding as it is made.
+
+    Raises:
+        AttrbenchError: where there is no such device.
+    """
+    torch_device(device)
+    request = _quick(request)
+    started = time.perf_counter()
+    with TemporaryDirectory(prefix="attrbench-check-", ignore_cleanup_errors=True) as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            findings = []
+            for finding in _findings(Bench(registry, Path(folder), device), request):
+                tell(finding)
+                findings.append(finding)
+        except Unavailable as error:
+            return Report(request.label, (), time.perf_counter() - started, unavailable=str(error))
+    return Report(request.label, findings, time.perf_counter() - started)
+
+
+def _quick(request: MethodRequest) -> MethodRequest:
+    """With the options that the method has for runs in which numbers mean nothing; what the user gave comes first."""
+    options, needs = request.method.options, needs_of(request.method.options.__class__)
+    quick = {
+        name: value
+        for name, value in request.method.quick.items()
+        if all(need.holds(options) for need in needs.get(name, ()))
+    }
+    kind, spec = type(request.method), Spec(request.spec.name, {**quick, **request.spec.given})
+    return replace(request, spec=spec, method=kind(build_options("method", spec, kind.Options)))
+
+
+def _findings(bench: Bench, request: MethodRequest) -> Iterator[Finding]:
+    try:
+        request.method.check(TRAIN)
+        subject = Subject(bench, request)
+    except Unavailable:
+        raise
+    except Exception as error:
+        yield failed(
+            "runs",
+            one_line(error),
+            f"nothing else can be checked before it scores {QUERIES} queries against {TRAIN} training items",
+        )
+        return
+    yield passed("runs", f"{TRAIN} training items scored for {QUERIES} queries")
+    for name, check in zip(NAMES[1:], CHECKS, strict=True):
+        try:
+            yield check(subject)
+        except Exception as error:
+            yield failed(name, f"raised {one_line(error)}", "see docs/check.md for what the check does")

@@ -1,0 +1,187 @@
+"""The task that methods are checked on: a tiny network with random weights, and every kind of awkward item.
+
+It has what a method may ask for: seeds of the queries and so sampling trajectories, checkpoints with learning rates,
+untrained weights, conditioning. Numbers from it mean nothing; only what they have in common does.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from attrbench.contracts.denoiser import Encoded
+from attrbench.contracts.options import Options
+from attrbench.contracts.task import Items, OpenTask, Task, TaskMeta, Workspace
+from attrbench.models.families.ddpm import DDPMDenoiser
+from attrbench.store.fingerprint import fingerprint
+
+TRAIN, QUERIES, SIDE = 24, 6, 8
+SILENT_PROMPT = "silent"
+SILENT, CONSTANT = 1, 2
+"""The training item, and the query, whose gradients are all zero; and those that are all black."""
+TWINS = (3, 6)
+"""Two training items that are equal."""
+COPIES = {3: 12, 4: 10, 5: 17}
+"""Query -> the training item with the same picture and prompt; the constant one besides."""
+FEW_TRAIN, FEW_QUERIES = 7, 2
+"""So many of each hold the awkward items already."""
+CHECKPOINTS = tuple(f"step-{1000 * step}" for step in range(1, 8))
+
+
+class ToyOptions(Options):
+    """Options of the check's task."""
+
+    queries: Literal["generated", "train"] = "generated"
+    """`generated` pictures; or `train`, the training items themselves."""
+
+
+class ToyTask(Task[ToyOptions]):
+    """24 training images in three groups and 6 queries; opened once."""
+
+    meta = TaskMeta(
+        name="attrbench-check",
+        version=1,
+        summary="the task of attrbench check",
+        model="diffusers UNet2DModel (4), random weights",
+        dataset="drawn with numpy",
+        license="Apache-2.0",
+        train_items=TRAIN,
+        memory="1 GB",
+    )
+    Options = ToyOptions
+
+    def __init__(self, options: ToyOptions) -> None:
+        super().__init__(options)
+        self._opened: OpenToy | None = None
+
+    def open(self, workspace: Workspace) -> OpenToy:
+        """The same open task every time."""
+        if self._opened is None:
+            self._opened = OpenToy(workspace, self.options.queries)
+        return self._opened
+
+
+class OpenToy(OpenTask):
+    """The open task; each part is made on first use."""
+
+    def __init__(self, workspace: Workspace, queries: Literal["generated", "train"]) -> None:
+        self._workspace = workspace
+        self._asked = queries
+
+    @cached_property
+    def denoiser(self) -> ToyDenoiser:
+        """The network."""
+        return ToyDenoiser(network_folder(self._workspace.cache), self._workspace.device)
+
+    @cached_property
+    def _generated(self) -> Items:
+        """Pictures the model makes; the second has the prompt that silences it, the third is black instead."""
+        seeds = list(range(QUERIES))
+        images = self.denoiser.generate([""] * QUERIES, seeds)
+        images[CONSTANT] = 0
+        return replace(_items(images), seeds=seeds)
+
+    @cached_property
+    def queries(self) -> Items:
+        """The generated pictures, or the training items."""
+        return self.train if self._asked == "train" else self._generated
+
+    @cached_property
+    def train(self) -> Items:
+        """Drawn images, with copies of queries, two equal items, one all black, and one without a gradient."""
+        images = drawn_images(TRAIN)
+        for query, item in COPIES.items():
+            images[item] = self._generated.images[query]
+        images[CONSTANT] = 0
+        images[TWINS[1]] = images[TWINS[0]]
+        return _items(images)
+
+
+def _items(images: NDArray[np.uint8]) -> Items:
+    groups = [str(index % 3) for index in range(len(images))]
+    prompts = [SILENT_PROMPT if index == SILENT else f"picture {group}" for index, group in enumerate(groups)]
+    return Items(images, groups, prompts, fingerprint([images.tobytes().hex(), groups, prompts]))
+
+
+def drawn_images(count: int) -> NDArray[np.uint8]:
+    """[count, 8, 8, 3] waves, of one direction a group, in random colors and contrasts under some noise."""
+    rng = np.random.default_rng(0)
+    across, down = np.meshgrid(np.arange(SIDE), np.arange(SIDE))
+    images = np.empty((count, SIDE, SIDE, 3))
+    for index in range(count):
+        place = (across, down, across + down)[index % 3]
+        wave = np.sin(place * rng.uniform(0.5, 1.2) + rng.uniform(0, 6))
+        images[index] = wave[..., None] * rng.uniform(-0.8, 0.8, 3) + rng.normal(0, 0.2, (SIDE, SIDE, 3))
+    return ((images.clip(-1, 1) + 1) * 127.5).round().astype(np.uint8)
+
+
+class ToyDenoiser(DDPMDenoiser):
+    """A DDPM with a gate on its output: 0 for the prompt `silent`, so that no parameter has a gradient there.
+
+    Its latents are the pixels, so that methods which compare latents can be checked as well.
+    """
+
+    has_latents = True
+
+    def encode(
+        self, images: NDArray[np.uint8], prompts: Sequence[str], image_range: Literal["model", "unit"]
+    ) -> Encoded:
+        """Images as DDPMs take them, with the gate as conditioning."""
+        latents = super().encode(images, prompts, image_range).latents
+        gate = torch.tensor([float(prompt != SILENT_PROMPT) for prompt in prompts], device=latents.device)
+        return Encoded(latents, {"gate": gate})
+
+    def predict(self, noisy: torch.Tensor, t: torch.Tensor, conditioning: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """The predicted noise times the gate."""
+        predicted = super().predict(noisy, t, conditioning)
+        gate = conditioning.get("gate")
+        return predicted if gate is None else predicted * gate[:, None, None, None]
+
+    def checkpoints(self) -> tuple[str, ...]:
+        """Seven, so that methods may ask for up to eight with the final one."""
+        return CHECKPOINTS
+
+    def learning_rate(self, checkpoint: str) -> float:
+        """The same throughout."""
+        return 1e-3
+
+    def _load(self, checkpoint: str) -> torch.nn.Module:
+        """The final weights, some noise added."""
+        module = copy.deepcopy(self.module)
+        generator = torch.Generator().manual_seed(CHECKPOINTS.index(checkpoint))
+        with torch.no_grad():
+            for parameter in module.parameters():
+                noise = torch.randn(parameter.shape, generator=generator)
+                parameter.add_(0.05 * noise.to(parameter.device))
+        return module
+
+
+def network_folder(cache: Path) -> Path:
+    """A pipeline folder with the network, as `DDPMPipeline.save_pretrained` writes it."""
+    from diffusers import DDPMScheduler, UNet2DModel  # their pipeline would bring transformers along
+
+    folder = cache / "network"
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        unet = UNet2DModel(
+            sample_size=SIDE,
+            in_channels=3,
+            out_channels=3,
+            layers_per_block=1,
+            block_out_channels=(4,),
+            norm_num_groups=2,
+            attention_head_dim=4,
+            down_block_types=("DownBlock2D",),
+            up_block_types=("UpBlock2D",),
+        )
+    unet.save_pretrained(str(folder / "unet"))
+    DDPMScheduler(num_train_timesteps=1000).save_pretrained(str(folder / "scheduler"))
+    return folder

@@ -1,0 +1,199 @@
+"""The contract of a method: a feature and a scoring rule.
+
+A method says what is kept of each item (`features`), builds its global state from the training set (`fit`), and
+gets back a `Scorer` that ranks the training set for a query. Everything between (gradients, shards, resuming,
+timing, metrics, records) is the framework's.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, Generic, NamedTuple, TypeVar, final
+
+from attrbench.contracts.feature import FeaturePlan, GradientSource, QueryFeatures, TrainFeatures
+from attrbench.contracts.options import Options
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+    from attrbench.contracts.denoiser import Denoiser
+    from attrbench.gradients.samples import NoisySamples
+
+OptionsT = TypeVar("OptionsT", bound=Options)
+
+
+class Ranking(NamedTuple):
+    """The k strongest training items of each query.
+
+    Attributes:
+        ids: [m, k] indices into the training set, strongest first; -1 where a search found fewer than k.
+        scores: [m, k] their scores; larger means more influential.
+    """
+
+    ids: NDArray[np.int64]
+    scores: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class StateSize:
+    """What a scorer needs to answer a new query, in bytes.
+
+    Attributes:
+        rows: what is kept for each training item.
+        shared: what is kept once: projections, permutations, factors.
+        index: a search index, beside or instead of the rows.
+        rows_if_kept: for methods that keep no rows and pass over the training set again for each query: what
+            keeping them would take. None for all others.
+    """
+
+    rows: int = 0
+    shared: int = 0
+    index: int = 0
+    rows_if_kept: int | None = None
+
+
+@dataclass(frozen=True)
+class Transformed:
+    """What `Method.transform` returns.
+
+    Attributes:
+        gradients: [T, m, p] what takes the place of the queries' gradients.
+        facts: numbers that the record reports, such as a damping or a residual.
+        state_bytes: what was built from the training set for it, and is needed for every new query.
+        state_seconds: what building that took; the rest of the time is the queries'.
+    """
+
+    gradients: Tensor
+    facts: Mapping[str, float] = field(default_factory=dict)
+    state_bytes: int = 0
+    state_seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Context:
+    """What `fit` and `transform` may use besides the features.
+
+    Attributes:
+        seed: the run's seed.
+        depth: how many items the metrics look at, at most the size of the training set.
+        workspace: a folder of this method's own, kept between runs; for index files.
+        fingerprint: identifies the training features; an index file is valid for one fingerprint only.
+        denoiser: gives the network, for methods that need more than gradients.
+        training: gives the training set as pairs of an item and a timestep under a source, ready for the network, for
+            methods that need more of it than the features (curvature).
+    """
+
+    seed: int
+    depth: int
+    workspace: Path
+    fingerprint: str
+    denoiser: Callable[[], Denoiser]
+    training: Callable[[GradientSource], NoisySamples]
+
+
+class Scorer(ABC):
+    """Ranks the training set. Larger scores mean more influential items; ties go to the smaller index."""
+
+    @abstractmethod
+    def top(self, query: QueryFeatures, k: int) -> Ranking:
+        """The k strongest training items of each query."""
+
+    @abstractmethod
+    def size(self) -> StateSize:
+        """What this scorer keeps to answer a new query."""
+
+    def build_seconds(self) -> float:
+        """For state that was loaded from an earlier run: what building it took then, so that no cost is hidden."""
+        return 0.0
+
+    def facts(self) -> Mapping[str, float]:
+        """Numbers that the record reports beside the metrics: a damping, a step size, a residual."""
+        return {}
+
+    def exact(self) -> Scorer | None:
+        """For an approximate search: the exhaustive scorer over the same rows, against which recall is measured."""
+        return None
+
+
+class ExhaustiveScorer(Scorer):
+    """A scorer that gives every training item a score."""
+
+    @abstractmethod
+    def scores(self, query: QueryFeatures) -> NDArray[np.float32]:
+        """[m, n] scores."""
+
+    @final
+    def top(self, query: QueryFeatures, k: int) -> Ranking:
+        """Sorts the scores; ties go to the smaller index."""
+        from attrbench.contracts.ranking import top_k
+
+        return top_k(self.scores(query), k)
+
+
+class Method(ABC, Generic[OptionsT]):
+    """A training-data attribution method.
+
+    Attributes:
+        name: what `-m` takes.
+        summary: one line for `attrbench list`.
+        citation: paper or code that the method follows.
+        version: raised whenever the same options give other scores than before.
+        Options: the options, a nested pydantic model.
+        self_first: True where an item must rank first for itself; False where its own score need not be high. A method
+            for which options decide sets it in `__init__`.
+        control: whether the scores mean nothing by design.
+        quick: option strings for runs whose numbers mean nothing (`attrbench check`): fewer draws, fewer steps.
+    """
+
+    name: ClassVar[str]
+    summary: ClassVar[str]
+    citation: ClassVar[str] = ""
+    version: ClassVar[int] = 1
+    Options: type[OptionsT]
+    self_first: bool | None = None
+    control: ClassVar[bool] = False
+    quick: ClassVar[Mapping[str, str]] = {}
+
+    def __init__(self, options: OptionsT) -> None:
+        self.options = options
+
+    @property
+    def key(self) -> str:
+        """Name, version and options in one line; for `GradientProducts.transform`, which must name all of them."""
+        return f"{self.name} v{self.version} {self.options.model_dump_json()}"
+
+    @abstractmethod
+    def features(self) -> FeaturePlan:
+        """What is kept of a training item and of a query."""
+
+    def check(self, train_items: int) -> None:
+        """Called before anything is computed.
+
+        Raises:
+            UsageError: for options that a training set of this size cannot meet.
+            Unavailable: where something is missing without which the method cannot work.
+        """
+
+    def transform(self, gradients: Tensor, context: Context) -> Transformed:
+        """Turns the queries' gradients into what the training gradients are multiplied with: H^-1 g, say.
+
+        Called for a `GradientProducts` whose `transform` is set, before its pass over the training set.
+
+        Args:
+            gradients: [T, m, p] whole gradients of the queries (T = 1 for means), zeros where one was not finite.
+            context: as for `fit`; its fingerprint is that of the products.
+        """
+        raise NotImplementedError(f"{type(self).__name__} declares a transform and does not implement it")
+
+    def depth(self, wanted: int) -> int:
+        """How many items to ask the scorer for, where the metrics want `wanted`."""
+        return wanted
+
+    @abstractmethod
+    def fit(self, train: TrainFeatures, context: Context) -> Scorer:
+        """Builds the global state and returns the scorer. Heavy imports belong in here, not at the module's top."""

@@ -1,0 +1,319 @@
+"""The record of a run: one versioned JSON document with the results and everything needed to repeat them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from attrbench.errors import AttrbenchError
+from attrbench.files import write_atomically
+
+SCHEMA_VERSION = 1
+TUNING_RUNS = "tuning-runs"
+"""Folder of the cache for records on which options were chosen; they are not read with the others."""
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class TaskInfo(_Part):
+    """The task that ran.
+
+    Attributes:
+        fingerprint: covers version, options, training set and queries, and so the weights.
+        scale: whether only time, memory and storage mean anything, as with random weights.
+    """
+
+    name: str
+    version: int
+    label: str
+    options_given: dict[str, str]
+    options: dict[str, object]
+    fingerprint: str
+    main_metric: str
+    scale: bool = False
+
+
+class MethodInfo(_Part):
+    """The method that ran; `label` is the `-m` string that repeats it."""
+
+    name: str
+    version: int
+    label: str
+    summary: str
+    distribution: str
+    options_given: dict[str, str]
+    options: dict[str, object]
+
+
+class Coverage(_Part):
+    """How much of the task the run covers.
+
+    Attributes:
+        train_items, queries: what was scored.
+        train_total, queries_total: what the task holds.
+        nonfinite: (split, item, timestep) of every gradient that was NaN or infinite.
+    """
+
+    train_items: int
+    train_total: int
+    queries: int
+    queries_total: int
+    nonfinite: list[tuple[str, int, int | float]] = []
+
+
+class TrainingNoise(_Part):
+    """How far a result moves where the same models are trained with other seeds.
+
+    Attributes:
+        error: standard error of the result, and of the difference of two results over the same training seeds.
+        freedom: degrees of freedom that it was estimated with.
+    """
+
+    error: float
+    freedom: int
+
+
+class MetricResult(_Part):
+    """A metric over the queries.
+
+    Attributes:
+        metric: name of the metric; `k` its cut-off.
+        value: mean over the queries.
+        low, high: 95% percentile-bootstrap interval over the queries; None for a single query. Of a counterfactual,
+            the interval over training seeds and pictures; None for a single seed.
+        ceiling: mean of the best reachable values; of a counterfactual, what its ceiling control reached.
+        random: expectation under a uniformly random ranking; of a counterfactual, what random removal did.
+        per_query: the value of each query, in query order; for a metric of retrained models, that of each picture.
+        higher_is_better: the metric's direction.
+        clusters: `per_query` is so many equal runs of values, one after the other, that belong together: one for each
+            training seed.
+        noise: of a metric of retrained models with several seeds.
+    """
+
+    metric: str
+    k: int | None
+    value: float
+    low: float | None
+    high: float | None
+    ceiling: float | None
+    random: float | None
+    per_query: list[float]
+    higher_is_better: bool
+    clusters: int = 1
+    noise: TrainingNoise | None = None
+
+    @property
+    def name(self) -> str:
+        """The metric's name with its cut-off, such as `detection-rate@10`."""
+        return self.metric if self.k is None else f"{self.metric}@{self.k}"
+
+
+class Control(_Part):
+    """The main metric of a counterfactual where something else than the method chose the items to remove.
+
+    Attributes:
+        name: what chose them, in words.
+        result: the metric; its `per_query` may be left empty.
+        shared: whether it is the same for every method; False where it was made to match the method's choice.
+    """
+
+    name: str
+    result: MetricResult
+    shared: bool = True
+
+
+class Storage(_Part):
+    """Bytes needed to answer a new query.
+
+    Attributes:
+        rows: what is kept for the training items, as numbers.
+        rows_on_disk: the files that hold them, with headers; 0 where the method's features are not stored.
+        shared: state kept once (a projection, a permutation, factors).
+        index: a search index.
+        rows_if_kept: for methods that keep no rows: what keeping them would take.
+        row_error: root mean square of the relative error of a row that its storage type causes.
+    """
+
+    rows: int
+    rows_on_disk: int
+    shared: int
+    index: int
+    rows_if_kept: int | None = None
+    row_error: float | None = None
+
+    @property
+    def total(self) -> int:
+        """Rows, shared state and index together."""
+        return self.rows + self.shared + self.index
+
+
+class Quantiles(_Part):
+    """Median and 95th percentile over queries, in seconds."""
+
+    p50: float
+    p95: float
+
+
+class Latency(_Part):
+    """Seconds, amortized apart from per query; warm-up excluded, the device synchronized.
+
+    Attributes:
+        cache: computing the training features, once a training set. A pass that served several methods counts
+            in full for each.
+        fit: building the scorer's state and index, once a training set.
+        gradient: a query's features. For a method that keeps no rows this holds the pass over the training set.
+        score: ranking the training set for one query, given its features.
+        query: the two together.
+    """
+
+    cache: float
+    fit: float
+    gradient: Quantiles
+    score: Quantiles
+    query: Quantiles
+
+
+class Hardware(_Part):
+    """Where the run took place. `hardware_class` is what leaderboards compare."""
+
+    hardware_class: str
+    device: str
+    processor: str
+    cores: int
+    threads: int
+    memory_bytes: int
+
+
+class Provenance(_Part):
+    """The code that ran."""
+
+    attrbench: str
+    code: str
+    packages: dict[str, str]
+    python: str
+    git_revision: str | None
+    git_dirty: bool | None
+
+
+class Tried(_Part):
+    """A value of a sweep on the tuning queries.
+
+    Attributes:
+        label: the `-m` string.
+        value, low, high: of the metric that decides, with its interval; None where there is no result.
+        why: why there is none.
+    """
+
+    label: str
+    value: float | None = None
+    low: float | None = None
+    high: float | None = None
+    why: str = ""
+
+
+class Tuned(_Part):
+    """How the method's options were chosen: on queries of their own, never on the reported ones.
+
+    Attributes:
+        sweep: the `-m` string with the values.
+        by: the metric that decided.
+        task: the `-t` string of the task with the tuning queries.
+        fingerprint: of that task.
+        queries: number of them.
+        tried: the values in the order given.
+    """
+
+    sweep: str
+    by: str
+    task: str
+    fingerprint: str
+    queries: int
+    tried: list[Tried]
+
+
+class Record(_Part):
+    """One run of one method on one task.
+
+    Attributes:
+        status: `complete`; `limited` where the user asked for fewer items; `partial` where items are missing;
+            `failed` where the method raised. Only complete runs are ranked, and no scale runs (`TaskInfo.scale`).
+        ranking: for each query the training ids at the top, strongest first.
+        notes: what a reader must know: images that were left out, metrics that do not apply and why.
+        facts: what the method says of itself: the damping it used, a residual, a number of steps; and what a
+            counterfactual says of the items that it removed.
+        tuned: how the options were chosen; None where they were given.
+        controls: of a counterfactual: the main metric where something else chose what to remove.
+        peak_memory_bytes, peak_device_bytes: of the process and of torch on a CUDA device, while this run's passes
+            that serve the method were computed and while it was fitted and asked; libraries included.
+        identity: hash of all that decides the result; a record with the same identity is not computed again.
+    """
+
+    schema_version: int = SCHEMA_VERSION
+    identity: str
+    status: Literal["complete", "limited", "partial", "failed"]
+    error: str | None = None
+    created: str
+    task: TaskInfo
+    method: MethodInfo
+    coverage: Coverage
+    metrics: list[MetricResult] = []
+    controls: list[Control] = []
+    tuned: Tuned | None = None
+    query_groups: list[str] = []
+    ranking: list[list[int]] = []
+    notes: list[str] = []
+    facts: dict[str, float] = {}
+    storage: Storage | None = None
+    latency: Latency | None = None
+    peak_memory_bytes: int | None = None
+    peak_device_bytes: int | None = None
+    hardware: Hardware
+    provenance: Provenance
+    seed: int
+    command: str
+
+    def metric(self, name: str) -> MetricResult | None:
+        """The result called `name`, such as `detection-rate@10`, or None."""
+        return next((result for result in self.metrics if result.name == name), None)
+
+
+def write_record(record: Record, folder: Path) -> Path:
+    """Writes the record below `folder` as TASK/METHOD-IDENTITY.json and returns the path."""
+    safe = "".join(c if c.isalnum() or c in "-_.=" else "-" for c in record.method.label)
+    path = folder / record.task.name / f"{safe[:80]}-{record.identity[:10]}.json"
+    try:
+        write_atomically(path, (record.model_dump_json(indent=1) + "\n").encode())
+    except OSError as error:
+        raise AttrbenchError(
+            f"cannot write the record {path}: {error.strerror}; choose another folder with --out"
+        ) from None
+    return path
+
+
+def read_records(folder: Path) -> tuple[list[Record], list[str]]:
+    """Reads all records below `folder`, sorted by path, and one line for each file that could not be read.
+
+    Records of tuning queries are left out, unless `folder` is the one that holds them.
+    """
+    records, problems = [], []
+    for path in sorted(folder.rglob("*.json")):
+        if TUNING_RUNS in path.relative_to(folder).parts:
+            continue
+        try:
+            data = json.loads(path.read_bytes())
+            if not isinstance(data, dict) or "schema_version" not in data:
+                continue
+            if data["schema_version"] != SCHEMA_VERSION:
+                problems.append(
+                    f"{path}: schema version {data['schema_version']}, this attrbench reads {SCHEMA_VERSION}"
+                )
+                continue
+            records.append(Record.model_validate(data))
+        except (OSError, ValueError, ValidationError) as error:
+            problems.append(f"{path}: not a readable record ({type(error).__name__})")
+    return records, problems

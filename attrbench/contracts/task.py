@@ -1,0 +1,167 @@
+"""The contract of a task: a trained model, its training set, and queries that the model generated."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, Generic, TypeVar
+
+from pydantic import BaseModel, ConfigDict
+
+from attrbench.contracts.options import Options
+from attrbench.errors import UsageError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from numpy.typing import NDArray
+
+    from attrbench.contracts.denoiser import Denoiser
+    from attrbench.contracts.ground_truth import Counterfactual
+
+OptionsT = TypeVar("OptionsT", bound=Options)
+
+
+class TaskMeta(BaseModel):
+    """What a task is, readable without opening it.
+
+    Attributes:
+        name: what `-t` takes.
+        version: raised whenever the training set, the weights or the queries change; never mixed on a leaderboard.
+        summary: one line for `attrbench list`.
+        model: the model, with id and revision where it has one.
+        dataset: the training set, likewise.
+        license: of data and weights.
+        train_items: size of the training set; None where only opening the task can tell.
+        memory: what a run needs at its peak, in words.
+        main_metric: the metric that ranks the leaderboard, such as `detection-rate@10`; no cut-off where it is that of
+            a counterfactual.
+        notes: what a reader of the numbers must know, such as how queries were labeled.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    version: int
+    summary: str
+    model: str
+    dataset: str
+    license: str
+    train_items: int | None
+    memory: str
+    main_metric: str = "detection-rate@10"
+    notes: str = ""
+
+
+@dataclass(frozen=True)
+class Items:
+    """Images with what belongs to them, in a fixed order; an item's id is its index.
+
+    Attributes:
+        images: [n, H, W, C] uint8; may be memory-mapped and read-only, and larger than the memory.
+        groups: the group of each item, what the detection rate compares; empty for an item that has none.
+        prompts: the prompt of each item, empty for unconditional models.
+        fingerprint: hash of the contents.
+        seeds: for pictures that `Denoiser.generate` made: the seed of each, from which its sampling trajectory can be
+            run again; None for pictures from elsewhere.
+        names: what people call each item, such as its file's name; empty where they have no names.
+        grouping: hash of the groups, where `fingerprint` leaves them out, so that features outlive other groups.
+    """
+
+    images: NDArray[np.uint8]
+    groups: Sequence[str]
+    prompts: Sequence[str]
+    fingerprint: str
+    seeds: Sequence[int] | None = None
+    names: Sequence[str] = ()
+    grouping: str = ""
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """Where a task and a run may keep files, and on what they compute.
+
+    Attributes:
+        cache: folder for generated queries, feature shards and index files.
+        device: where the network runs.
+    """
+
+    cache: Path
+    device: torch.device
+
+
+class OpenTask(ABC):
+    """A task made ready for a run. Properties load what they give on first use and keep it."""
+
+    @property
+    @abstractmethod
+    def train(self) -> Items:
+        """The training set."""
+
+    @property
+    @abstractmethod
+    def queries(self) -> Items:
+        """Images that the model generated with fixed seeds."""
+
+    @property
+    @abstractmethod
+    def denoiser(self) -> Denoiser:
+        """The trained model."""
+
+    @property
+    def counterfactual(self) -> Counterfactual | None:
+        """How rankings are measured by training again; None for tasks that do not."""
+        return None
+
+    @property
+    def notes(self) -> Sequence[str]:
+        """What a reader of the record must know of this opening of the task, such as images left out."""
+        return ()
+
+
+class Task(ABC, Generic[OptionsT]):
+    """A task as it is registered: light until `open` is called. `meta` stands on the class of a registered task.
+
+    Attributes:
+        tuning: options that give the task other queries, on which options of methods may be chosen (`attrbench tune`);
+            empty where there are none.
+    """
+
+    meta: TaskMeta
+    tuning: ClassVar[Mapping[str, str]] = {}
+    Options: type[OptionsT]
+
+    def __init__(self, options: OptionsT) -> None:
+        self.options = options
+
+    @abstractmethod
+    def open(self, workspace: Workspace) -> OpenTask:
+        """Checks that everything is there and returns the open task."""
+
+    def state(self) -> object:
+        """What decides the task and is in neither its version nor its options: files of the user's own, say.
+
+        Returns:
+            Anything that JSON can hold; a record of another state is not taken for an answer.
+        """
+        return None
+
+    @property
+    def scale(self) -> bool:
+        """Whether only time, memory and storage mean anything here: random weights, say. Such runs are never ranked."""
+        return False
+
+    def train(self, out: Path, device: torch.device, report: Callable[[str], None]) -> None:
+        """Repeats the training of the task's weights into `out`; resumes where an earlier call was cut off.
+
+        Args:
+            out: folder for the weights.
+            device: where to train.
+            report: called with a line of progress now and then.
+        """
+        raise UsageError(f"task {self.meta.name} has no training recipe")

@@ -1,0 +1,163 @@
+"""Data sets of the library `datasets`: hub ids, folders that it wrote, parquet files. It is imported only here."""
+
+from __future__ import annotations
+
+import io
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from attrbench.contracts.dataset_source import DatasetSource
+from attrbench.data.manifest import Listing, choose_caption_column, choose_group_column, need_column
+from attrbench.errors import AttrbenchError
+from attrbench.hub import hub_or_cache
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+
+def is_table_folder(folder: Path) -> bool:
+    """Whether `datasets` wrote the folder, or it holds parquet files."""
+    return _is_saved(folder) or any(_parquet_files(folder))
+
+
+def _is_saved(folder: Path) -> bool:
+    return any((folder / name).is_file() for name in ("dataset_dict.json", "state.json"))
+
+
+def _parquet_files(folder: Path) -> Iterator[Path]:
+    return (path for pattern in ("*.parquet", "data/*.parquet") for path in folder.glob(pattern))
+
+
+def list_table(source: DatasetSource, folder: Path | None, cache: Path) -> Listing:
+    """The items of a data set, in the order of its rows.
+
+    Args:
+        source: what is wanted; its `path` is the id where `folder` is None.
+        folder: a local folder.
+        cache: where parquet files are unpacked to.
+
+    Raises:
+        AttrbenchError: one line that names the data set and what it lacks.
+    """
+    table = _one_split(_load(source, folder, cache), source)
+    where = f"data set {source.path}"
+    image = _image_column(table, source.image_column, where)
+    caption = choose_caption_column(table.column_names, source.caption_column, where)
+    group = choose_group_column(table.column_names, source.group_column, where)
+    count = len(table) if source.limit is None else min(source.limit, len(table))
+    if count == 0:
+        raise AttrbenchError(f"{where} has no rows")
+    return Listing(
+        where=where,
+        names=[f"row {row}" for row in range(count)],
+        captions=None if caption is None else _texts(table, caption, count, where),
+        groups=None if group is None else _texts(table, group, count, where),
+        stamp=[table._fingerprint, image, count],
+        open=_Opener(table, image),
+    )
+
+
+class _Opener:
+    """Gives images as they are stored: Pillow decodes them by our policy, not by the library's."""
+
+    def __init__(self, table: Any, column: str) -> None:
+        from datasets import Image as ImageFeature
+
+        self._rows = table.select_columns([column]).cast_column(column, ImageFeature(decode=False))
+        self._column = column
+
+    def __call__(self, index: int) -> Image.Image:
+        from PIL import Image
+
+        stored = self._rows[index][self._column]
+        if stored is None:
+            raise ValueError("the row has no image")
+        if stored["bytes"] is not None:
+            return Image.open(io.BytesIO(stored["bytes"]))
+        return Image.open(stored["path"])
+
+
+def _load(source: DatasetSource, folder: Path | None, cache: Path) -> Any:
+    try:
+        import datasets
+    except ImportError as error:
+        raise AttrbenchError(f"{source.path} needs the library datasets: pip install datasets ({error})") from None
+    with _quiet():
+        try:
+            if folder is None:
+                with hub_or_cache():
+                    return datasets.load_dataset(source.path, source.subset, revision=source.revision)
+            if _is_saved(folder):
+                return datasets.load_from_disk(str(folder))
+            return datasets.load_dataset(str(folder), cache_dir=str(cache / "datasets"))
+        except Exception as error:  # the library and those below it have many
+            reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+            raise AttrbenchError(f"cannot load the data set {source.path}: {reason}" + _advice(folder)) from None
+
+
+def _advice(folder: Path | None) -> str:
+    if folder is not None:
+        return ""
+    return "; there is no folder of this name either: give the path of a folder of images where the hub is out of reach"
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps progress bars and retries out of the output: what matters comes as an error."""
+    from datasets.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+
+    loggers = [logging.getLogger(name) for name in ("huggingface_hub", "datasets")]
+    levels, bars = [logger.level for logger in loggers], not are_progress_bars_disabled()
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
+    disable_progress_bars()
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+        if bars:
+            enable_progress_bars()
+
+
+def _one_split(loaded: Any, source: DatasetSource) -> Any:
+    if not isinstance(loaded, dict):
+        if source.split is not None:
+            raise AttrbenchError(f"data set {source.path} has no splits, and split '{source.split}' is asked for")
+        return loaded
+    names = list(loaded)
+    wanted = source.split or (names[0] if len(names) == 1 else "train")
+    if wanted not in names:
+        raise AttrbenchError(f"data set {source.path} has no split '{wanted}' (split): it has {', '.join(names)}")
+    return loaded[wanted]
+
+
+def _image_column(table: Any, wanted: str | None, where: str) -> str:
+    from datasets import Image as ImageFeature
+
+    images: list[str] = [name for name, feature in table.features.items() if isinstance(feature, ImageFeature)]
+    if wanted is not None:
+        need_column(table.column_names, wanted, "image_column", where)
+        if wanted not in images:
+            raise AttrbenchError(f"{where}: column '{wanted}' (image_column) holds no images")
+        return wanted
+    if len(images) != 1:
+        found = f"several columns of images ({', '.join(images)})" if images else "no column of images"
+        raise AttrbenchError(f"{where} has {found}: name one with image_column")
+    return images[0]
+
+
+def _texts(table: Any, column: str, count: int, where: str) -> Sequence[str]:
+    """A column as text; of classes, their names."""
+    feature = table.features[column]
+    names = getattr(feature, "int2str", None)
+    texts = []
+    for row, value in enumerate(table.select_columns([column])[:count][column]):
+        if isinstance(value, list | dict):
+            raise AttrbenchError(f"{where}, row {row}: column '{column}' holds no single text")
+        known = names is not None and isinstance(value, int) and value >= 0
+        texts.append("" if value is None else str(names(value)) if known and names is not None else str(value))
+    return texts

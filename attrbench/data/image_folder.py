@@ -1,0 +1,180 @@
+"""Image folders: the `imagefolder` convention of `datasets`, and nothing but files.
+
+With `metadata.csv` or `metadata.jsonl`, in the folder or in folders below it: the items are its rows, in their order,
+and `file_name` is relative to it. Without: all images below the folder, by name; the group of an image is the name of
+the folder that it lies in, where there are several.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
+
+from attrbench.contracts.dataset_source import DatasetSource
+from attrbench.data.manifest import Listing, choose_caption_column, choose_group_column
+from attrbench.data.metadata import FILE_COLUMN, Row, metadata_files, read_metadata
+from attrbench.data.pixels import SUFFIXES
+from attrbench.errors import AttrbenchError
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+log = logging.getLogger("attrbench.data")
+
+
+@dataclass(frozen=True)
+class _File:
+    """An image and what belongs to it; the name is relative to the folder."""
+
+    name: str
+    path: Path
+    caption: str = ""
+    group: str = ""
+
+
+def list_folder(folder: Path, source: DatasetSource) -> Listing:
+    """The images of a folder.
+
+    Raises:
+        AttrbenchError: one line that names the folder, the file or the row.
+    """
+    folder = _split(folder, source.split)
+    below = list(_walk(folder))
+    metadata = [file for directory in below for file in metadata_files(directory)]
+    if metadata:
+        files, captioned, grouped = _from_metadata(folder, metadata, source)
+        unnamed = sum(1 for directory in below for _ in _images(directory)) - len(files)
+        if unnamed > 0:
+            log.warning("%d of the images in %s are not named in its metadata and are left out", unnamed, folder)
+    else:
+        _refuse_columns(folder, source)
+        files = _without_metadata(folder, below)
+        captioned, grouped = False, len({file.group for file in files}) > 1
+    if not files:
+        raise AttrbenchError(f"there is no image in {folder} (looked for {', '.join(sorted(SUFFIXES))})")
+    chosen = files[: source.limit]
+    return Listing(
+        where=str(folder),
+        names=[file.name for file in chosen],
+        captions=[file.caption for file in chosen] if captioned else None,
+        groups=[file.group for file in chosen] if grouped else None,
+        stamp=[_stamp(file) for file in chosen],
+        open=_Opener([file.path for file in chosen]),
+    )
+
+
+class _Opener:
+    def __init__(self, paths: Sequence[Path]) -> None:
+        self._paths = paths
+
+    def __call__(self, index: int) -> Image.Image:
+        from PIL import Image
+
+        return Image.open(self._paths[index])
+
+
+def missing_folder(path: Path) -> str:
+    """Says that a folder is not there, and what is there instead."""
+    parent = path.parent
+    if not parent.is_dir():
+        return f"there is no folder {path}: {parent} is missing too"
+    near = get_close_matches(path.name, [entry.name for entry in parent.iterdir() if entry.is_dir()], n=1, cutoff=0.6)
+    return f"there is no folder {path}" + (f": did you mean {parent / near[0]}?" if near else "")
+
+
+def _split(folder: Path, split: str | None) -> Path:
+    if split is None:
+        return folder
+    if not (folder / split).is_dir():
+        raise AttrbenchError(f"split '{split}': {missing_folder(folder / split)}")
+    return folder / split
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    """The folder and those below it, by name; links are followed, each place is visited once, hidden ones are not."""
+    seen = set()
+
+    def fail(error: OSError) -> None:
+        raise AttrbenchError(f"cannot read {error.filename}: {error.strerror}")
+
+    for place, folders, _ in os.walk(folder, followlinks=True, onerror=fail):
+        real = os.path.realpath(place)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        yield Path(place)
+
+
+def _images(directory: Path) -> Iterator[Path]:
+    for path in directory.iterdir():
+        if path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file():
+            yield path
+
+
+def _without_metadata(folder: Path, below: Sequence[Path]) -> list[_File]:
+    files = [
+        _File(path.relative_to(folder).as_posix(), path, group="" if directory == folder else directory.name)
+        for directory in below
+        for path in _images(directory)
+    ]
+    return sorted(files, key=lambda file: file.name)
+
+
+def _refuse_columns(folder: Path, source: DatasetSource) -> None:
+    for option in ("caption_column", "group_column"):
+        if getattr(source, option) is not None:
+            raise AttrbenchError(
+                f"{folder} has no metadata.csv or metadata.jsonl, so there is no column"
+                f" '{getattr(source, option)}' ({option})"
+            )
+
+
+def _from_metadata(folder: Path, metadata: Sequence[Path], source: DatasetSource) -> tuple[list[_File], bool, bool]:
+    """The files that the metadata names, whether they have captions, and whether they have groups."""
+    found: dict[str, tuple[_File, str]] = {}
+    captioned = grouped = True
+    for path in metadata:
+        columns, rows = read_metadata(path)
+        caption = choose_caption_column(columns, source.caption_column, str(path))
+        group = choose_group_column(columns, source.group_column, str(path))
+        captioned, grouped = captioned and caption is not None, grouped and group is not None
+        for row in rows:
+            file = _file(folder, path.parent, row, caption, group)
+            if file.name in found:
+                raise AttrbenchError(f"{row.where}: {file.name} was named before ({found[file.name][1]})")
+            found[file.name] = file, row.where
+    return [file for file, _ in found.values()], captioned, grouped
+
+
+def _file(folder: Path, beside: Path, row: Row, caption: str | None, group: str | None) -> _File:
+    name = row.text(FILE_COLUMN).strip()
+    relative = PurePosixPath(name)
+    if not name or relative.is_absolute() or ".." in relative.parts:
+        raise AttrbenchError(f"{row.where}: {FILE_COLUMN} must name a file below {beside}, not '{name}'")
+    path = beside / relative
+    if not path.is_file():
+        near = get_close_matches(path.name, [p.name for p in _siblings(path)], n=1, cutoff=0.8)
+        hint = f", but {near[0]}" if near else ""
+        raise AttrbenchError(f"{row.where}: there is no file {path}{hint}")
+    return _File(
+        path.relative_to(folder).as_posix(),
+        path,
+        "" if caption is None else row.text(caption),
+        "" if group is None else row.text(group),
+    )
+
+
+def _siblings(path: Path) -> list[Path]:
+    return list(_images(path.parent)) if path.parent.is_dir() else []
+
+
+def _stamp(file: _File) -> list[object]:
+    status = file.path.stat()
+    return [file.name, status.st_size, status.st_mtime_ns]

@@ -1,0 +1,194 @@
+"""Attributing single pictures: the training items that a method ranks first, by the same passes and cache as a run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from attrbench.contracts.task import Items, OpenTask, Workspace
+from attrbench.data.generated_images import kept_generations
+from attrbench.data.open_dataset import make_items
+from attrbench.data.pixels import refusing_bombs, to_pixels, what_is_wrong
+from attrbench.errors import AttrbenchError, UsageError
+from attrbench.evaluation.execute import compute_passes, method_context
+from attrbench.evaluation.feature_reader import MethodFeatures
+from attrbench.evaluation.memory import keep_freed_memory
+from attrbench.evaluation.plan import Plan
+from attrbench.evaluation.progress import Reporter
+from attrbench.evaluation.requests import (
+    MethodRequest,
+    RunSettings,
+    TaskRequest,
+    check_methods,
+    check_requests,
+    make_folder,
+)
+from attrbench.evaluation.task_run import torch_device
+
+if TYPE_CHECKING:
+    from attrbench.contracts.denoiser import Denoiser
+    from attrbench.contracts.method import Ranking
+    from attrbench.plugins.registry import Registry
+
+
+@dataclass(frozen=True)
+class Question:
+    """The pictures that are asked about.
+
+    Attributes:
+        images: their files; where there are none, the model draws one picture for each prompt.
+        prompts: one for each image, or one for all of them.
+        seed: of drawn pictures; None for images, or for 0.
+        k: how many training items are wanted.
+    """
+
+    images: Sequence[Path] = ()
+    prompts: Sequence[str] = ()
+    seed: int | None = None
+    k: int = 20
+
+
+@dataclass(frozen=True)
+class Attribution:
+    """What a method answered.
+
+    Attributes:
+        queries: the pictures, as the model saw them.
+        train: the training set.
+        ranking: [m, k] ids and scores, strongest first.
+        nonfinite: (split, item, timestep) of every gradient that was NaN or infinite.
+    """
+
+    queries: Items
+    train: Items
+    ranking: Ranking
+    nonfinite: Sequence[tuple[str, int, float]]
+
+
+class _Asked(OpenTask):
+    """An open task with other queries."""
+
+    def __init__(self, opened: OpenTask, queries: Items) -> None:
+        self._opened = opened
+        self._queries = queries
+
+    @property
+    def train(self) -> Items:
+        """The task's."""
+        return self._opened.train
+
+    @property
+    def queries(self) -> Items:
+        """Those that are asked about."""
+        return self._queries
+
+    @property
+    def denoiser(self) -> Denoiser:
+        """The task's."""
+        return self._opened.denoiser
+
+
+def attribute(
+    registry: Registry,
+    task: TaskRequest,
+    request: MethodRequest,
+    question: Question,
+    settings: RunSettings,
+    reporter: Reporter,
+) -> Attribution:
+    """The k training items that a method ranks first for each picture.
+
+    Training features come from the cache, or go there; so a second picture costs its own gradients only.
+
+    Raises:
+        UsageError: for a question that the task's model can't be asked.
+        AttrbenchError: for a picture that can't be read, and whatever ends a run.
+    """
+    device = torch_device(settings.device)
+    (request,) = check_requests(task, [request], settings, reporter.note)
+    check_question(question)
+    make_folder(settings.cache, "--cache")
+    opened = task.task.open(Workspace(settings.cache, device))
+    with reporter.stage("model and pictures", 1) as advance:
+        check_methods([request], len(opened.train), settings, reporter.note)
+        asked = _Asked(opened, _queries(question, opened, settings.cache))
+        plan = Plan(task.task.meta, asked, [request], settings)
+        advance()
+    plan.check_disk()
+    if plan.passes or plan.grams:
+        keep_freed_memory(opened.denoiser.module)
+    compute_passes(plan, registry, reporter)
+    with reporter.stage("scoring", 1) as advance:
+        read = MethodFeatures(plan, plan.features(request))
+        scorer = request.method.fit(read.train(), method_context(plan, request, read.fingerprint, question.k))
+        ranking = scorer.top(read.query(), min(question.k, plan.train_count))
+        advance()
+    if np.isnan(ranking.scores[ranking.ids >= 0]).any():
+        raise AttrbenchError(f"{request.label} gave a score that is NaN")
+    return Attribution(asked.queries, opened.train, ranking, read.nonfinite())
+
+
+def check_question(question: Question) -> None:
+    """Refuses a question that no task can be asked.
+
+    Raises:
+        UsageError: one line that says which option is too much or missing.
+    """
+    images, prompts = len(question.images), len(question.prompts)
+    if images and question.seed is not None:
+        raise UsageError("--seed is of a picture that the model draws: leave out either --image or --seed")
+    if not images and not prompts and question.seed is None:
+        raise UsageError(
+            "nothing to attribute: give --image FILE, or --prompt (or --seed alone, for a model without prompts)"
+        )
+    if images and prompts not in (0, 1, images):
+        raise UsageError(f"{prompts} prompts for {images} images: give one for each image, or one for all")
+    for path in question.images:
+        if not path.is_file():
+            raise UsageError(f"--image {path}: there is no such file")
+
+
+def _queries(question: Question, opened: OpenTask, cache: Path) -> Items:
+    denoiser = opened.denoiser
+    prompts = _prompts(question, denoiser)
+    if question.images:
+        height, width, channels = opened.train.images.shape[1:]
+        images = np.stack([read_picture(path, (height, width, channels)) for path in question.images])
+        return make_items(images, prompts, [""] * len(images), [str(path) for path in question.images])
+    seeds = [question.seed or 0] * len(prompts)
+    names = [
+        f"seed {seed}" + (f" of '{prompt}'" if prompt else "") for prompt, seed in zip(prompts, seeds, strict=True)
+    ]
+    images = kept_generations(denoiser, prompts, seeds, cache)
+    return make_items(images, prompts, [""] * len(images), names, seeds=seeds)
+
+
+def _prompts(question: Question, denoiser: Denoiser) -> Sequence[str]:
+    """A prompt for each picture."""
+    count = len(question.images) or max(1, len(question.prompts))
+    if not denoiser.takes_prompts:
+        if question.prompts:
+            raise UsageError("the model takes no prompts: leave out --prompt")
+        return [""] * count
+    if not question.prompts:
+        raise UsageError("the model takes prompts: give the picture's --prompt (--prompt '' for none)")
+    return list(question.prompts) * (count if len(question.prompts) == 1 else 1)
+
+
+def read_picture(path: Path, shape: tuple[int, int, int]) -> np.typing.NDArray[np.uint8]:
+    """A picture as the training set's policy makes it (attrbench.data.pixels): [H, W, C] uint8.
+
+    Raises:
+        AttrbenchError: where it can't be read.
+    """
+    from PIL import Image
+
+    try:
+        with refusing_bombs(), Image.open(path) as image:
+            return to_pixels(image, shape)
+    except Exception as error:  # Pillow's plugins raise anything over broken files
+        raise AttrbenchError(f"--image {path} cannot be read: {what_is_wrong(error)}") from None

@@ -1,0 +1,135 @@
+"""Measuring a scorer: one query at a time, as queries arrive; then the metrics over what it returned."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from attrbench.contracts.feature import QueryFeatures
+from attrbench.contracts.method import ExhaustiveScorer, Scorer
+from attrbench.contracts.metric import Outcome, PerQuery
+from attrbench.contracts.ranking import top_k
+from attrbench.contracts.record import MetricResult
+from attrbench.errors import AttrbenchError
+from attrbench.evaluation.plan import Plan
+from attrbench.evaluation.requests import CUTOFFS
+from attrbench.metrics.intervals import mean_interval
+
+if TYPE_CHECKING:
+    from attrbench.plugins.registry import Registry
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a scorer returned.
+
+    Attributes:
+        ranked: [m, depth] training ids, strongest first; -1 where a search found fewer.
+        scores: [m, n] for exhaustive scorers, else None.
+        exact_ranked: [m, depth] the exhaustive ranking, for approximate searches.
+        seconds: [m] time of each query, warm-up excluded.
+    """
+
+    ranked: NDArray[np.int64]
+    scores: NDArray[np.float32] | None
+    exact_ranked: NDArray[np.int64] | None
+    seconds: NDArray[np.float64]
+
+
+def measure_queries(scorer: Scorer, queries: QueryFeatures, depth: int) -> Measured:
+    """Ranks the training set for each query on its own and takes its time.
+
+    Raises:
+        AttrbenchError: where a score is NaN.
+    """
+    ranked, scores, seconds = [], [], []
+    _answer(scorer, queries.query(0), depth)  # warm-up
+    for index in range(len(queries.ids)):
+        one = queries.query(index)
+        started = time.perf_counter()
+        ids, row = _answer(scorer, one, depth)
+        seconds.append(time.perf_counter() - started)
+        ranked.append(ids)
+        if row is not None:
+            if np.isnan(row).any():
+                raise AttrbenchError(
+                    f"the score of training item {int(np.isnan(row).argmax())} for query {index} is NaN"
+                )
+            scores.append(row)
+    exact = scorer.exact()
+    return Measured(
+        ranked=np.stack(ranked),
+        scores=np.stack(scores) if scores else None,
+        exact_ranked=None if exact is None else exact.top(queries, depth).ids,
+        seconds=np.array(seconds),
+    )
+
+
+def _answer(scorer: Scorer, query: QueryFeatures, depth: int) -> tuple[NDArray[np.int64], NDArray[np.float32] | None]:
+    if isinstance(scorer, ExhaustiveScorer):
+        scores = scorer.scores(query)
+        return top_k(scores, depth).ids[0], scores[0]
+    return scorer.top(query, depth).ids[0], None
+
+
+def measure_metrics(
+    registry: Registry, plan: Plan, measured: Measured, seed: int, note: Callable[[str], None]
+) -> list[MetricResult]:
+    """Every metric that applies, with its interval over the queries; one that fails is noted and left out."""
+    outcome = Outcome(
+        ranked=measured.ranked,
+        relevant=relevance(plan),
+        scores=measured.scores,
+        exact_ranked=measured.exact_ranked,
+    )
+    results = []
+    for kind in registry.metrics():
+        try:
+            metric = kind()
+            entries = metric.compute(outcome, CUTOFFS)
+            if not all(np.isfinite(entry.values).all() for entry in entries):
+                raise ValueError("a value is not finite")
+            results += [_result(metric.name, metric.higher_is_better, entry, seed) for entry in entries]
+        except Exception as error:
+            note(f"metric {kind.name} is left out: {type(error).__name__}: {error}")
+    return results
+
+
+def without_groups(plan: Plan) -> str | None:
+    """Why groups can't be compared, for the record; None where they can."""
+    lacking = sum(not group for group in plan.opened.queries.groups[: plan.query_count])
+    if not any(plan.opened.train.groups[: plan.train_count]):
+        return "the training items have no groups: rankings only"
+    if lacking:
+        return f"{lacking} of {plan.query_count} queries have no group: rankings only"
+    return None
+
+
+def relevance(plan: Plan) -> NDArray[np.bool_] | None:
+    """[m, n] bool, whether an item shares the query's group; None where groups can't be compared."""
+    if without_groups(plan) is not None:
+        return None
+    train_groups = np.array(plan.opened.train.groups[: plan.train_count])
+    query_groups = np.array(plan.opened.queries.groups[: plan.query_count])
+    shared: NDArray[np.bool_] = query_groups[:, None] == train_groups[None, :]
+    return shared
+
+
+def _result(name: str, higher_is_better: bool, entry: PerQuery, seed: int) -> MetricResult:
+    interval = mean_interval(entry.values, seed)
+    return MetricResult(
+        metric=name,
+        k=entry.k,
+        value=float(entry.values.mean()),
+        low=None if interval is None else interval[0],
+        high=None if interval is None else interval[1],
+        ceiling=None if entry.ceiling is None else float(entry.ceiling.mean()),
+        random=None if entry.expected is None else float(entry.expected.mean()),
+        per_query=[float(value) for value in entry.values],
+        higher_is_better=higher_is_better,
+    )

@@ -1,0 +1,273 @@
+"""A run: methods on a task, from plan to records."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from attrbench.contracts.record import Coverage, Latency, MethodInfo, Quantiles, Record, Storage, TaskInfo, write_record
+from attrbench.contracts.task import OpenTask, Workspace
+from attrbench.errors import AttrbenchError, Unavailable
+from attrbench.evaluation.execute import compute_passes, method_context
+from attrbench.evaluation.feature_reader import MethodFeatures
+from attrbench.evaluation.ground_truth_step import failed, finite, retrained
+from attrbench.evaluation.memory import Peaks, keep_freed_memory, reset_peaks
+from attrbench.evaluation.plan import Plan
+from attrbench.evaluation.progress import Observed, Reporter
+from attrbench.evaluation.provenance import code_digest, hardware, provenance
+from attrbench.evaluation.requests import MethodRequest, RunSettings, TaskRequest, check_methods, check_requests
+from attrbench.evaluation.score import Measured, measure_metrics, measure_queries, without_groups
+from attrbench.store.fingerprint import fingerprint
+
+if TYPE_CHECKING:
+    from attrbench.plugins.registry import Registry
+
+
+@dataclass(frozen=True)
+class Result:
+    """A record, where it lies, and whether it was there before."""
+
+    record: Record
+    path: Path
+    reused: bool
+
+
+class TaskRun:
+    """Runs methods on one task.
+
+    Args:
+        registry: the plugins.
+        task: the task request.
+        methods: the method requests.
+        settings: how to run.
+        reporter: who is told.
+    """
+
+    def __init__(
+        self,
+        registry: Registry,
+        task: TaskRequest,
+        methods: Sequence[MethodRequest],
+        settings: RunSettings,
+        reporter: Reporter,
+    ) -> None:
+        self.registry = registry
+        self.task = task
+        self.settings = settings
+        self.reporter = Observed(reporter, registry)
+        self.methods = check_requests(task, methods, settings, self.reporter.note)
+        self.device = torch_device(settings.device)
+        self.hardware = hardware(self.device)
+
+    def results(self) -> Iterator[Result]:
+        """Yields a result for each method, the reused ones first; a method that raises leaves a failed record."""
+        todo = []
+        for request in self.methods:
+            found = None if self.settings.rerun or self.settings.dry_run else self._existing(request)
+            if found is None:
+                todo.append(request)
+            else:
+                yield found
+        if not todo:
+            return
+        self.settings.make_folders()
+        opened = self.task.task.open(Workspace(self.settings.cache, self.device))
+        with self.reporter.stage("model and queries", 1) as advance:
+            if self.task.task.meta.train_items is None:
+                todo = check_methods(todo, len(opened.train), self.settings, self.reporter.note)
+            plan = Plan(self.task.task.meta, opened, todo, self.settings)
+            advance()
+        for line in plan.lines():
+            self.reporter.note(line)
+        if self.settings.dry_run:
+            return
+        plan.check_disk()
+        if plan.passes or plan.grams:
+            keep_freed_memory(opened.denoiser.module)
+        reset_peaks(self.device)
+        compute_passes(plan, self.registry, self.reporter)
+        for record in self._records(plan, todo, Peaks.now(self.device)):
+            path = write_record(record, self.settings.out)
+            self.reporter.tell("record_written", record=record, path=path)
+            yield Result(record, path, reused=False)
+
+    def _records(self, plan: Plan, todo: Sequence[MethodRequest], passes: Peaks) -> Iterator[Record]:
+        """The record of each method; with a counterfactual each is trained for before the next is scored."""
+        if plan.counterfactual is None:
+            with self.reporter.stage("scoring", len(todo)) as advance:
+                for request in todo:
+                    record = self._run_method(plan, request, passes)
+                    advance()
+                    if record is not None:
+                        yield record
+            return
+        for request in todo:
+            with self.reporter.stage(f"scoring {request.label}", 1) as advance:
+                record = self._run_method(plan, request, passes)
+                advance()
+            if record is not None:
+                yield record if record.status == "failed" else retrained(record, plan, self.reporter)
+
+    def _code(self, request: MethodRequest) -> str:
+        return code_digest(type(request.method).__module__, type(self.task.task).__module__)
+
+    def identity(self, request: MethodRequest) -> str:
+        """Hash of all that decides the result of one method."""
+        meta, settings = self.task.task.meta, self.settings
+        state = self.task.task.state()
+        return fingerprint(
+            {
+                **({} if state is None else {"state": state}),
+                "task": [meta.name, meta.version, self.task.task.options.model_dump(mode="json")],
+                "method": [request.spec.name, request.method.version, request.method.options.model_dump(mode="json")],
+                "limits": [settings.limit_train, settings.limit_queries],
+                **(
+                    {}
+                    if request.tuned is None
+                    else {"tuned": request.tuned.model_dump(include={"sweep", "by", "task", "fingerprint"})}
+                ),
+                "seed": settings.seed,
+                "hardware": self.hardware.hardware_class,
+                "code": self._code(request),
+            }
+        )
+
+    def _existing(self, request: MethodRequest) -> Result | None:
+        identity = self.identity(request)
+        for path in sorted((self.settings.out / self.task.task.meta.name).glob(f"*-{identity[:10]}.json")):
+            try:
+                record = Record.model_validate_json(path.read_bytes())
+            except ValueError:
+                continue
+            if record.identity == identity and record.status in ("complete", "limited"):
+                return Result(record, path, reused=True)
+        return None
+
+    def _run_method(self, plan: Plan, request: MethodRequest, passes: Peaks) -> Record | None:
+        """The record of one method; None where it is passed over."""
+        coverage = Coverage(
+            train_items=plan.train_count,
+            train_total=len(plan.opened.train),
+            queries=plan.query_count,
+            queries_total=len(plan.opened.queries),
+        )
+        reset_peaks(self.device)
+        try:
+            features = plan.features(request)
+            read = MethodFeatures(plan, features)
+            coverage = coverage.model_copy(update={"nonfinite": read.nonfinite()})
+            record = self._score(plan, request, read, coverage)
+            peaks = Peaks.now(self.device)
+            if plan.computes_for(request.label):
+                peaks = peaks.or_larger(passes)
+            return record.model_copy(update={"peak_memory_bytes": peaks.resident, "peak_device_bytes": peaks.device})
+        except Exception as error:
+            if isinstance(error, Unavailable) and request.optional:
+                self.reporter.note(f"passed over {request.label}: {error}")
+                return None
+            return failed(self._record(request, plan.opened, coverage), error)
+
+    def _score(self, plan: Plan, request: MethodRequest, read: MethodFeatures, coverage: Coverage) -> Record:
+        context = method_context(plan, request, read.fingerprint)
+        train, query = read.train(), read.query()
+        started = time.perf_counter()
+        scorer = request.method.fit(train, context)
+        fit_seconds = time.perf_counter() - started
+        measured = measure_queries(scorer, query, context.depth)
+        metrics = measure_metrics(self.registry, plan, measured, self.settings.seed, self.reporter.note)
+        size = scorer.size()
+        lost = coverage.nonfinite or (measured.ranked < 0).any()
+        return self._record(request, plan.opened, coverage).model_copy(
+            update={
+                "status": "partial" if lost else "limited" if plan.is_limited else "complete",
+                "metrics": metrics,
+                "query_groups": list(plan.opened.queries.groups[: plan.query_count]),
+                "notes": [*plan.opened.notes, *([] if (reason := without_groups(plan)) is None else [reason])],
+                "ranking": measured.ranked.tolist(),
+                "facts": finite({**read.facts(), **scorer.facts()}),
+                "storage": Storage(
+                    rows=size.rows,
+                    rows_on_disk=read.rows_on_disk(),
+                    shared=size.shared + read.shared_bytes(),
+                    index=size.index,
+                    rows_if_kept=size.rows_if_kept,
+                    row_error=read.row_error(),
+                ),
+                "latency": _latency(read, fit_seconds + scorer.build_seconds(), measured),
+            }
+        )
+
+    def _record(self, request: MethodRequest, opened: OpenTask, coverage: Coverage) -> Record:
+        """The record of a run with everything but its results."""
+        task, meta, method = self.task, self.task.task.meta, request.method
+        options = task.task.options.model_dump(mode="json")
+        provider = self.registry.provider("method", request.spec.name)
+        return Record(
+            identity=self.identity(request),
+            status="failed",
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
+            task=TaskInfo(
+                name=meta.name,
+                version=meta.version,
+                label=task.label,
+                options_given=task.spec.given,
+                options=options,
+                fingerprint=fingerprint(
+                    [meta.name, meta.version, options, opened.train.fingerprint, opened.queries.fingerprint]
+                    + [items.grouping for items in (opened.train, opened.queries) if items.grouping]
+                ),
+                main_metric=meta.main_metric,
+                scale=task.task.scale,
+            ),
+            method=MethodInfo(
+                name=request.spec.name,
+                version=method.version,
+                label=request.label,
+                summary=method.summary,
+                distribution=f"{provider.distribution} {provider.version}",
+                options_given=request.spec.given,
+                options=method.options.model_dump(mode="json"),
+            ),
+            coverage=coverage,
+            tuned=request.tuned,
+            hardware=self.hardware,
+            provenance=provenance(self._code(request)),
+            seed=self.settings.seed,
+            command=self.settings.command(request, task),
+        )
+
+
+def torch_device(name: str) -> torch.device:
+    """The device called `name`.
+
+    Raises:
+        AttrbenchError: where there is no such device on this machine.
+    """
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise AttrbenchError(f"device '{name}' is not available here: {str(error).splitlines()[0]}") from None
+    return device
+
+
+def _latency(read: MethodFeatures, fit_seconds: float, measured: Measured) -> Latency:
+    def quantiles(seconds: NDArray[np.float64]) -> Quantiles:
+        return Quantiles(p50=float(np.quantile(seconds, 0.5)), p95=float(np.quantile(seconds, 0.95)))
+
+    gradient = read.query_seconds()
+    return Latency(
+        cache=read.cache_seconds(),
+        fit=fit_seconds,
+        gradient=quantiles(gradient),
+        score=quantiles(measured.seconds),
+        query=quantiles(gradient + measured.seconds),
+    )

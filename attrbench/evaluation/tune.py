@@ -1,0 +1,183 @@
+"""Choosing options on queries of their own: each value of a sweep is tried there, the best is run on the reported ones.
+
+Nothing is ever chosen by the queries that a leaderboard reports. Training features serve both sets of queries and all
+values, so that tuning costs little more than the tuning queries' own gradients.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from attrbench.contracts.options import Spec
+from attrbench.contracts.record import TUNING_RUNS, Record, Tried, Tuned
+from attrbench.errors import AttrbenchError, UsageError, unknown_name
+from attrbench.evaluation.requests import MethodRequest, RunSettings, Sweep, TaskRequest, request_task, without_doubles
+from attrbench.evaluation.task_run import Result, TaskRun
+
+if TYPE_CHECKING:
+    from attrbench.evaluation.progress import Reporter
+    from attrbench.plugins.registry import Registry
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What a sweep came to.
+
+    Attributes:
+        sweep: the values.
+        tuned: what each of them reached on the tuning queries.
+        chosen: the best of them; None where none has a result.
+        advice: what speaks for a wider sweep; empty where nothing does.
+    """
+
+    sweep: Sweep
+    tuned: Tuned
+    chosen: MethodRequest | None
+    advice: str = ""
+
+
+class TuningRun:
+    """Chooses options of methods on the tuning queries of one task, then runs what was chosen on the reported ones.
+
+    Args:
+        registry: the plugins.
+        task: the task with its reported queries.
+        sweeps: what to choose from.
+        settings: how to run. Records of the tuning queries are kept in a folder of the cache.
+        reporter: who is told.
+        by: name of the metric that decides, such as `detection-rate@10`; the task's main metric by default.
+
+    Raises:
+        UsageError: for a task without tuning queries, or whose queries are those already; for an unknown metric.
+    """
+
+    def __init__(
+        self,
+        registry: Registry,
+        task: TaskRequest,
+        sweeps: Sequence[Sweep],
+        settings: RunSettings,
+        reporter: Reporter,
+        by: str | None = None,
+    ) -> None:
+        self._registry, self._reporter = registry, reporter
+        self._task, self._sweeps, self._settings = task, sweeps, settings
+        self._tuning = tuning_request(registry, task)
+        self._by = task.task.meta.main_metric if by is None else by
+        known = [kind.name for kind in registry.metrics()]
+        if by is not None and by.partition("@")[0] not in known:
+            raise unknown_name("metric", by, known)
+
+    def choices(self) -> list[Choice]:
+        """Tries all values of all sweeps in one run on the tuning queries.
+
+        Raises:
+            UsageError: where no value that ran has the metric that is to decide.
+        """
+        self._settings.make_folders()
+        settings = replace(self._settings, out=self._settings.cache / TUNING_RUNS, retrain=False)
+        every = without_doubles(request for sweep in self._sweeps for request in sweep.requests)
+        run = TaskRun(self._registry, self._tuning, every, settings, self._reporter)
+        records = {result.record.identity: result.record for result in run.results()}
+        self._check_metric(list(records.values()))
+        return [self._choice(sweep, [records.get(run.identity(r)) for r in sweep.requests]) for sweep in self._sweeps]
+
+    def results(self, choices: Sequence[Choice]) -> Iterator[Result]:
+        """Runs what was chosen on the reported queries."""
+        chosen = [
+            replace(choice.chosen, optional=False, tuned=choice.tuned)
+            for choice in choices
+            if choice.chosen is not None
+        ]
+        if chosen:
+            yield from TaskRun(self._registry, self._task, chosen, self._settings, self._reporter).results()
+
+    def _check_metric(self, records: Sequence[Record]) -> None:
+        ran = [record for record in records if record.status != "failed"]
+        if ran and all(record.metric(self._by) is None for record in ran):
+            known = ", ".join(dict.fromkeys(metric.name for record in ran for metric in record.metrics)) or "none"
+            raise UsageError(
+                f"task {self._tuning.label} gives no {self._by} on its tuning queries, by which to choose: use --by"
+                f" with one of those it gives ({known})"
+            )
+
+    def _choice(self, sweep: Sweep, records: Sequence[Record | None]) -> Choice:
+        """The best value by the records of the sweep's values, None for one that has none."""
+        there = [record for record in records if record is not None]
+        values = zip(sweep.requests, records, strict=True)
+        tried = [_tried(request.label, record, self._by) for request, record in values]
+        better = next((r.higher_is_better for record in there if (r := record.metric(self._by))), True)
+        best = best_of([value.value for value in tried], better)
+        tuned = Tuned(
+            sweep=sweep.text,
+            by=self._by,
+            task=self._tuning.label,
+            fingerprint=next((record.task.fingerprint for record in there), ""),
+            queries=max((record.coverage.queries for record in there), default=0),
+            tried=tried,
+        )
+        if best is None:
+            return Choice(sweep, tuned, None)
+        alone = sum(value.value == tried[best].value for value in tried) == 1
+        return Choice(sweep, tuned, sweep.requests[best], edge_advice(sweep.requests, best) if alone else "")
+
+
+def tuning_request(registry: Registry, task: TaskRequest) -> TaskRequest:
+    """The task with its tuning queries.
+
+    Raises:
+        UsageError: where it has none, or has them already, or gives no results by which to choose.
+    """
+    tuning = task.task.tuning
+    if not tuning:
+        raise UsageError(f"task {task.task.meta.name} has no tuning queries, on which options could be chosen")
+    if task.task.scale:
+        raise UsageError(f"task {task.task.meta.name}: with random weights no option can be chosen")
+    if tuning.items() <= task.spec.given.items():
+        raise UsageError(f"task {task.label}: these queries are for choosing options, and nothing is reported on them")
+    return request_task(registry, Spec(task.spec.name, {**task.spec.given, **tuning}))
+
+
+def best_of(values: Sequence[float | None], higher_is_better: bool) -> int | None:
+    """The place of the best value, of equal ones the first; None where there is none."""
+    places = [place for place, value in enumerate(values) if value is not None]
+    sign = 1 if higher_is_better else -1
+    return max(places, key=lambda place: (sign * (values[place] or 0.0), -place), default=None)
+
+
+def edge_advice(requests: Sequence[MethodRequest], best: int) -> str:
+    """That a wider sweep may hold a better value, where the best one of a single option lies at its end."""
+    given = [request.spec.given for request in requests]
+    varied = [name for name in given[0] if len({each[name] for each in given}) > 1]
+    if len(varied) != 1:
+        return ""
+    try:
+        values = [float(each[varied[0]]) for each in given]
+    except ValueError:
+        return ""
+    if min(values) < values[best] < max(values):
+        return ""
+    end = "smallest" if values[best] == min(values) else "largest"
+    return f"{varied[0]}={given[best][varied[0]]} is the {end} value that was tried: a better one may lie beyond"
+
+
+def _tried(label: str, record: Record | None, by: str) -> Tried:
+    """What a value reached; nothing where it failed or gradients are missing."""
+    if record is None:
+        return Tried(label=label, why="passed over")
+    result = record.metric(by)
+    if record.status not in ("complete", "limited"):
+        return Tried(label=label, why=record.error or record.status)
+    if result is None:
+        return Tried(label=label, why=f"no {by}")
+    return Tried(label=label, value=result.value, low=result.low, high=result.high)
+
+
+def without_result(choice: Choice) -> AttrbenchError:
+    """Why a sweep came to nothing."""
+    first = choice.tuned.tried[0]
+    return AttrbenchError(
+        f"-m {choice.sweep.text}: no value has a result on the tuning queries; {first.label}: {first.why}"
+    )

@@ -1,0 +1,1 @@
+"""Feature kinds: what is computed and stored for each item, one kind a module."""

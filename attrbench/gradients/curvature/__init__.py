@@ -1,0 +1,1 @@
+"""Curvature of a network: Hessian and Gauss-Newton products, Kronecker factors."""

@@ -1,0 +1,1 @@
+"""Linear sketches of gradients: the stateless rotation, and the reference forms."""

@@ -1,0 +1,123 @@
+"""The sketches that the rotation sketch is measured against: DMin's permutation form, and dense random projections.
+
+All are linear and unbiased, <Sx, Sy> ~ <x, y>. They are references: the permutation stores 5 bytes a parameter and
+holds the whole gradient; the dense projections cost p * v multiplications a gradient.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from attrbench.gradients.sketching.rotation import Sketcher
+from attrbench.models.noise import seed_of
+
+SketchForm = Literal["rotation", "permutation", "rademacher", "gaussian"]
+COLUMNS = 256  # coordinates whose part of a dense projection is drawn at once
+SEED_BYTES = 8
+
+
+class SketchAccumulator(Protocol):
+    """Accumulates sketches of a batch of vectors that arrive in pieces."""
+
+    def start(self, size: int, dtype: torch.dtype, device: torch.device) -> None:
+        """Forgets what was added; `size` vectors follow."""
+
+    def add(self, offset: int, piece: Tensor) -> None:
+        """Adds coordinates offset .. offset + w of every vector; `piece` is [B, w]."""
+
+    def result(self, length: int) -> Tensor:
+        """[B, v] sketches of what was added since `start`."""
+
+
+def sketch_accumulator(form: SketchForm, lengths: Sequence[int], seed: int, total: int) -> SketchAccumulator:
+    """The sketch called `form`, to all of `lengths`, of vectors of `total` numbers."""
+    if form == "rotation":
+        return Sketcher(lengths, seed, total)
+    if form == "permutation":
+        return PermutationSketcher(lengths, seed, total)
+    return DenseSketcher(lengths, seed, form)
+
+
+def state_bytes(form: SketchForm, length: int, total: int) -> int:
+    """Bytes that must be kept, or agreed upon, so that a new query is sketched as the training set was."""
+    return 5 * padded(total, length) if form == "permutation" else SEED_BYTES
+
+
+def padded(total: int, length: int) -> int:
+    """D = v * ceil(p / v)."""
+    return length * -(-total // length)
+
+
+class PermutationSketcher:
+    """S(x)_j = sum of r_a * x_pi(a) over bucket j: DMin, section 3.2, by the released code's draws (methods-spec 3.1).
+
+    D signs and then a permutation of D, from torch's CPU generator under `seed` (42 in the released code), with
+    D = v * ceil(p / v) for each length on its own. The code keeps 16 bytes a parameter; here an int32 and an int8.
+    """
+
+    def __init__(self, lengths: Sequence[int], seed: int, total: int) -> None:
+        self._total = total
+        self._drawn: dict[int, tuple[Tensor, Tensor]] = {}
+        for length in lengths:
+            size = padded(total, length)
+            generator = torch.Generator().manual_seed(seed)
+            signs = torch.randint(0, 2, (size,), generator=generator).mul_(2).sub_(1).to(torch.int8)
+            self._drawn[length] = (torch.randperm(size, generator=generator).to(torch.int32), signs)
+        self._vectors = torch.empty(0)
+
+    def start(self, size: int, dtype: torch.dtype, device: torch.device) -> None:
+        """See `SketchAccumulator`."""
+        self._vectors = torch.zeros(size, self._total, dtype=dtype, device=device)
+
+    def add(self, offset: int, piece: Tensor) -> None:
+        """See `SketchAccumulator`."""
+        self._vectors[:, offset : offset + piece.shape[1]] += piece
+
+    def result(self, length: int) -> Tensor:
+        """See `SketchAccumulator`."""
+        permutation, signs = (drawn.to(self._vectors.device) for drawn in self._drawn[length])
+        vectors = torch.nn.functional.pad(self._vectors, (0, len(signs) - self._total))
+        shuffled = vectors.index_select(1, permutation) * signs
+        return shuffled.reshape(len(shuffled), length, -1).sum(2)
+
+
+class DenseSketcher:
+    """S(x) = P x / sqrt(v), with independent signs (`rademacher`) or normals (`gaussian`) in P (methods-spec 3.2)."""
+
+    def __init__(self, lengths: Sequence[int], seed: int, form: Literal["rademacher", "gaussian"]) -> None:
+        self._lengths = tuple(lengths)
+        self._seed = seed
+        self._form = form
+        self._sums: dict[int, Tensor] = {}
+
+    def start(self, size: int, dtype: torch.dtype, device: torch.device) -> None:
+        """See `SketchAccumulator`."""
+        self._sums = {length: torch.zeros(size, length, dtype=dtype, device=device) for length in self._lengths}
+
+    def add(self, offset: int, piece: Tensor) -> None:
+        """See `SketchAccumulator`."""
+        end = offset + piece.shape[1]
+        for length, sums in self._sums.items():
+            for block in range(offset // COLUMNS, -(-end // COLUMNS)):
+                low, high = max(offset, block * COLUMNS), min(end, (block + 1) * COLUMNS)
+                columns = self._columns(length, block)[low - block * COLUMNS : high - block * COLUMNS]
+                sums += piece[:, low - offset : high - offset] @ columns.to(piece.device, piece.dtype)
+
+    def _columns(self, length: int, block: int) -> Tensor:
+        """[COLUMNS, v] of P transposed, scaled; drawn on the CPU whatever the run's device."""
+        generator = torch.Generator().manual_seed(seed_of("dense sketch", self._form, self._seed, length, block))
+        shape = (COLUMNS, length)
+        if self._form == "gaussian":
+            drawn = torch.randn(shape, generator=generator)
+        else:
+            drawn = torch.randint(0, 2, shape, generator=generator).float() * 2 - 1
+        scaled: Tensor = drawn / length**0.5
+        return scaled
+
+    def result(self, length: int) -> Tensor:
+        """See `SketchAccumulator`."""
+        return self._sums[length]

@@ -1,0 +1,286 @@
+"""Linear sketches of gradients with no stored state but a seed: the rotation sketch.
+
+It has the properties of the permute-sign-sum sketch that DMin uses (paper section 3.2; methods-spec 3.1) at none
+of its 5 to 16 bytes a parameter: two coordinates meet in one bucket with probability at most 1/v, under independent
+signs. Hence E<Sx, Sy> = <x, y>, with a variance of about (|x|^2 |y|^2 + <x, y>^2) / v. A sketch to v >= p loses
+nothing. All choices are uniform and come from a counter-based generator, so any part of a vector can be sketched on
+its own, on any device.
+
+Chunks. To v = R * c with chunk length c, x is cut into chunks of c; chunk b is multiplied by a sign of its own and
+by one of 16 vectors of c signs, rolled by a shift s_b, and added to row r_b of an R x c table, read out as v numbers.
+Coordinates of one run of v never meet; those of different runs meet with probability 1/v. (Chunks that share signs
+and shift meet as a whole, with probability 1 / (16 v); for vectors whose chunks are all alike, the worst case, that
+adds a sixteenth to the variance.) Lengths 4096 * 2^r use c = 4096 and nest: S_v is the sum of the rows of S_2v that
+agree modulo R (up to V, where there are blocks). All other lengths use c = v, one row.
+
+Blocks. Thousands of short chunks would cost more than reading the vector, so a vector of more than 2^22 numbers is
+first added up in blocks of V = max(2^20, v), each multiplied by one vector of V signs and a sign of its own and
+rolled by a random shift; the V sums are then sketched in chunks. The two stages are independent: the variance
+is that of v, and at most 1/V more, for vectors whose blocks are all alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+CHUNK = 4096
+SIGN_VECTORS = 16
+BLOCK = 2**20
+DIRECT = 2**22
+"""Vectors up to this length are sketched in chunks at once, longer ones by way of blocks."""
+FEW = 1024
+"""Numbers of a chunk, B * c, of so few that a call for each chunk would cost more than the arithmetic."""
+SHORT = 2**16
+"""Pieces up to this length may have a place in the table remembered for each of their numbers."""
+
+
+def chunk_length(length: int) -> int:
+    """The chunk length c of S_v: 4096 where v = 4096 * 2^r, else v itself."""
+    rows = length // CHUNK
+    return CHUNK if length % CHUNK == 0 and rows & (rows - 1) == 0 else length
+
+
+def _sign_vectors(chunk: int) -> int:
+    """How many sign vectors chunks choose from; fewer where chunks are long, to keep them within a few MB."""
+    return max(1, min(SIGN_VECTORS, 2**20 // chunk))
+
+
+def _mix(seed: int, purpose: int, counter: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """splitmix64 of (seed, purpose, counter): the counter-based generator behind signs, shifts and rows."""
+    golden = np.uint64(0x9E3779B97F4A7C15)
+    with np.errstate(over="ignore"):
+        z = counter + np.uint64((seed * 0xD1342543DE82EF95 + purpose * 0x2545F4914F6CDD1D) % 2**64)
+        for _ in range(2):  # two rounds, so that neighboring seeds and counters share nothing
+            z = z * golden + golden
+            z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+            z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+            z = z ^ (z >> np.uint64(31))
+    return z
+
+
+def _rows(seed: int, chunks: NDArray[np.uint64], rows: int) -> NDArray[np.uint64]:
+    """The row of each chunk, for a power of two of rows.
+
+    Bit k of the row is bit k of the chunk's number, flipped by a hash of the number's higher bits. So any run of
+    `rows` chunks that starts at a multiple of `rows` falls one to one on the rows, chunks of different runs agree
+    with probability 1 / rows, and the row among fewer rows is the row among more, modulo their number.
+    """
+    one = np.uint64(1)
+    result = np.zeros_like(chunks)
+    for bit in range(rows.bit_length() - 1):
+        k = np.uint64(bit)
+        flip = _mix(seed, 16 + bit, chunks >> (k + one)) >> np.uint64(63)
+        result |= (((chunks >> k) & one) ^ flip) << k
+    return result
+
+
+class Sketcher:
+    """Accumulates rotation sketches of a batch of vectors that arrive in pieces.
+
+    Args:
+        lengths: sketch lengths v; those that share a chunk length are folded from the longest.
+        seed: all the state there is.
+        total: length p of the vectors.
+    """
+
+    def __init__(self, lengths: Sequence[int], seed: int, total: int) -> None:
+        blocks = {length: max(BLOCK, length) for length in lengths}
+        direct = [length for length in lengths if total <= max(DIRECT, blocks[length])]
+        self._chunks: dict[int | None, _Chunks] = {None: _Chunks(direct, seed)} if direct else {}
+        self._blocks: dict[int, _Blocks] = {}
+        self._stage: dict[int, int | None] = dict.fromkeys(direct)
+        for block in {blocks[length] for length in lengths if length not in direct}:
+            mine = [length for length in lengths if length not in direct and blocks[length] == block]
+            self._blocks[block] = _Blocks(block, seed)
+            self._chunks[block] = _Chunks(mine, seed)
+            self._stage |= dict.fromkeys(mine, block)
+        self._open = False
+
+    def start(self, size: int, dtype: torch.dtype, device: torch.device) -> None:
+        """Empties the tables for `size` vectors."""
+        for chunks in self._chunks.values():
+            chunks.start(size, dtype, device)
+        for blocks in self._blocks.values():
+            blocks.start(size, dtype, device)
+        self._open = bool(self._blocks)
+
+    def add(self, offset: int, piece: Tensor) -> None:
+        """Adds coordinates offset .. offset + w of every vector; `piece` is [B, w]."""
+        if None in self._chunks:
+            self._chunks[None].add(offset, piece)
+        for blocks in self._blocks.values():
+            blocks.add(offset, piece)
+
+    def result(self, length: int) -> Tensor:
+        """[B, v] sketches of what was added since `start`; nothing can be added any more."""
+        if self._open:
+            for block, blocks in self._blocks.items():
+                self._chunks[block].add(0, blocks.result())
+            self._open = False
+        return self._chunks[self._stage[length]].result(length)
+
+
+class _Blocks:
+    """The first stage: blocks of V coordinates, signed, rolled and added up in a [B, 2 V] table."""
+
+    def __init__(self, block: int, seed: int) -> None:
+        self._table = torch.empty(0)
+        self.block = block
+        self.seed = seed
+        self._signs = torch.from_numpy(_signs(_mix(seed, 6, np.arange(block, dtype=np.uint64))))
+
+    def start(self, size: int, dtype: torch.dtype, device: torch.device) -> None:
+        self._signs = self._signs.to(device, dtype)
+        self._table = _zeros(self._table, (size, 2 * self.block), dtype, device)
+
+    def add(self, offset: int, piece: Tensor) -> None:
+        first, last = offset // self.block, (offset + piece.shape[1] - 1) // self.block
+        numbers = np.arange(first, last + 1, dtype=np.uint64)
+        shifts = _mix(self.seed, 7, numbers) % np.uint64(self.block)
+        flips = _signs(_mix(self.seed, 8, numbers))
+        for b, shift, flip in zip(range(first, last + 1), shifts.tolist(), flips.tolist(), strict=True):
+            _add_rotated(self._table, piece, offset - b * self.block, self._signs, shift, flip)
+
+    def result(self) -> Tensor:
+        return self._table[:, : self.block].add_(self._table[:, self.block :])  # in place: nothing is added any more
+
+
+class _Chunks:
+    """The second stage: chunks, each signed, rolled and added to a row of a [B, R, 2 c] table, one a base length."""
+
+    def __init__(self, lengths: Sequence[int], seed: int) -> None:
+        self.seed = seed
+        self._base: dict[int, int] = {}
+        for length in sorted(set(lengths), reverse=True):
+            longer = [b for b in set(self._base.values()) if chunk_length(b) == chunk_length(length)]
+            self._base[length] = max(longer, default=length)
+        self._signs = {
+            c: torch.from_numpy(_signs(_mix(seed, 1, np.arange(c * _sign_vectors(c), dtype=np.uint64)))).view(-1, c)
+            for c in {chunk_length(length) for length in lengths}
+        }
+        self._tables: dict[int, Tensor] = {}
+        self._views: dict[int, tuple[tuple[Tensor, ...], tuple[Tensor, ...]]] = {}
+        self._places: dict[tuple[int, int, int], list[tuple[int, int, int, int, float]]] = {}
+        self._scattered: dict[tuple[int, int, int, torch.dtype], tuple[Tensor, Tensor]] = {}
+        self._folded: dict[int, Tensor] = {}
+
+    def start(self, size: int, dtype: torch.dtype, device: torch.device) -> None:
+        self._signs = {c: signs.to(device, dtype) for c, signs in self._signs.items()}
+        for base in set(self._base.values()):
+            shape = (size, base // chunk_length(base), 2 * chunk_length(base))
+            self._tables[base] = _zeros(self._tables.get(base), shape, dtype, device)
+        self._views = {
+            base: (self._signs[chunk_length(base)].unbind(), t.unbind(1)) for base, t in self._tables.items()
+        }
+        self._folded = {}
+
+    def add(self, offset: int, piece: Tensor) -> None:
+        for base, (signs, targets) in self._views.items():
+            if self._is_small(piece, chunk_length(base)):
+                places, flips = self._numbers(base, offset, piece)
+                self._tables[base].view(len(piece), -1).scatter_add_(1, places.expand_as(piece), piece * flips)
+                continue
+            for start, row, kind, shift, flip in self._cells(base, offset, piece.shape[1]):
+                _add_rotated(targets[row], piece, start, signs[kind], shift, flip)
+
+    @staticmethod
+    def _is_small(piece: Tensor, chunk: int) -> bool:
+        """Whether to place a piece number by number, in one call and to the same bits."""
+        return piece.device.type == "cpu" and len(piece) * chunk <= FEW and 2 * chunk < piece.shape[1] <= SHORT
+
+    def _numbers(self, base: int, offset: int, piece: Tensor) -> tuple[Tensor, Tensor]:
+        """Of each number of a piece its place in a row of the table ([w]), and its sign ([w])."""
+        width = piece.shape[1]
+        key = (base, offset, width, piece.dtype)
+        if key not in self._scattered:
+            c = chunk_length(base)
+            places, flips = piece.new_empty(width, dtype=torch.int64), piece.new_empty(width)
+            for start, row, kind, shift, flip in self._cells(base, offset, width):
+                low, high = max(start, 0), min(start + width, c)
+                first = row * 2 * c + shift + low
+                places[low - start : high - start] = torch.arange(first, first + high - low)
+                flips[low - start : high - start] = flip * self._signs[c][kind, low:high]
+            self._scattered[key] = places, flips
+        return self._scattered[key]
+
+    def _cells(self, base: int, offset: int, width: int) -> list[tuple[int, int, int, int, float]]:
+        """(start, row, sign vector, shift, sign) of each chunk that a piece touches; pieces come again and again."""
+        key = (base, offset, width)
+        if key not in self._places:
+            c = chunk_length(base)
+            first, last = offset // c, (offset + width - 1) // c
+            numbers = np.arange(first, last + 1, dtype=np.uint64)
+            rows = _rows(self.seed, numbers, base // c)
+            kinds = _mix(self.seed, 5, numbers) % np.uint64(len(self._signs[c]))
+            shifts = _mix(self.seed, 2, numbers) % np.uint64(c)
+            flips = _signs(_mix(self.seed, 4, numbers))
+            starts = range(offset - first * c, offset - last * c - 1, -c)
+            parts = (rows.tolist(), kinds.tolist(), shifts.tolist(), flips.tolist())
+            self._places[key] = list(zip(starts, *parts, strict=True))
+        return self._places[key]
+
+    def result(self, length: int) -> Tensor:
+        base = self._base[length]
+        c = chunk_length(base)
+        if base not in self._folded:
+            self._folded[base] = _wrapped(self._tables[base])
+        folded = self._folded[base]
+        for shorter in self._base:  # longest first: each is folded from the one before
+            if self._base[shorter] == base and base > shorter >= length:
+                if shorter not in self._folded:
+                    self._folded[shorter] = folded.reshape(len(folded), -1, shorter // c, c).sum(1)
+                folded = self._folded[shorter]
+        return folded.flatten(1)
+
+
+def _zeros(old: Tensor | None, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Zeros, in the old tensor's memory where it fits: fresh pages cost more than the arithmetic."""
+    if old is not None and old.shape == shape and old.dtype == dtype and old.device == device:
+        return old.zero_()
+    return torch.zeros(shape, dtype=dtype, device=device)
+
+
+def _add_rotated(table: Tensor, piece: Tensor, start: int, signs: Tensor, shift: int, flip: float) -> None:
+    """Adds what of `piece` lies in one cell of c coordinates to `table`, signed and rolled.
+
+    All of a sketch's arithmetic happens here. It is a fused multiply-add over a contiguous run, which the CPU does at
+    about the speed of reading; on a GPU, a Triton kernel that takes all cells of a piece at once, (shift, flip, row)
+    a cell, would go in the place of this function and the loops around it.
+
+    Args:
+        table: [B, 2 c], added to in place; what is rolled beyond c stays there until `_wrapped`.
+        piece: [B, w] coordinates of which the first lies `start` behind the cell's first (negative: before it).
+        start: see `piece`.
+        signs: [c] signs by position in the cell.
+        shift: coordinate j of the cell goes to j + shift.
+        flip: the cell's own sign.
+    """
+    low = max(start, 0)
+    width = min(start + piece.shape[1], len(signs)) - low
+    here = piece.narrow(1, low - start, width)  # narrow: slices take twice as long, and there may be many cells
+    if width < len(signs):
+        signs = signs.narrow(0, low, width)
+    table.narrow(1, low + shift, width).addcmul_(here, signs, value=flip)
+
+
+def _wrapped(table: Tensor) -> Tensor:
+    """[..., c]: what was rolled beyond the end of a [..., 2 c] table goes to its beginning."""
+    c = table.shape[-1] // 2
+    return table[..., :c] + table[..., c:]
+
+
+def _signs(bits: NDArray[np.uint64]) -> NDArray[np.float32]:
+    return np.where(bits >> np.uint64(63), np.float32(1), np.float32(-1))
+
+
+def sketch(vectors: Tensor, length: int, seed: int) -> Tensor:
+    """S_v of each row of `vectors` ([B, p]) in one call: [B, v]."""
+    sketcher = Sketcher([length], seed, vectors.shape[1])
+    sketcher.start(len(vectors), vectors.dtype, vectors.device)
+    sketcher.add(0, vectors)
+    return sketcher.result(length)

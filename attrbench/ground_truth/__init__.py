@@ -1,0 +1,1 @@
+"""Ground truth from retraining: subset models, linear datamodeling, removal."""

@@ -1,1 +1,0 @@
-"""Leaderboards: what the records say together."""

@@ -1,0 +1,106 @@
+"""LoRA weights as diffusers' `save_lora_weights` writes them; A and B stay parameters of their own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from attrbench.errors import AttrbenchError
+from attrbench.hub import snapshot
+from attrbench.models.config import ModelConfig
+from attrbench.models.encoders import quiet
+
+WEIGHTS = "pytorch_lora_weights.safetensors"
+ADAPTER = "default"
+TARGETS = ("to_k", "to_q", "to_v", "to_out.0")
+"""Layers with LoRA in DMin's recipe, with rank 4 and alpha 8."""
+RANK, ALPHA = 4, 8
+
+
+def find_lora(source: ModelConfig) -> Path:
+    """The file that `source.lora` names.
+
+    Raises:
+        AttrbenchError: where there is none.
+    """
+    assert source.lora is not None
+    path = Path(source.lora).expanduser()
+    if path.is_file():
+        return path
+    if not path.is_dir():
+        if is_local(source.lora):
+            raise AttrbenchError(f"lora={source.lora}: there is no such file or folder")
+        path = snapshot("lora", source.lora, source.lora_revision, ("*.safetensors",), ("*/*",))
+    if (path / WEIGHTS).is_file():
+        return path / WEIGHTS
+    files = sorted(path.glob("*.safetensors"))
+    if len(files) != 1:
+        found = ", ".join(file.name for file in files) or "none"
+        raise AttrbenchError(f"lora={source.lora}: no {WEIGHTS} there (safetensors files: {found}): name the file")
+    return files[0]
+
+
+def is_local(name: str) -> bool:
+    """Whether a name can't be an id on the hub, and so means a path."""
+    return name.startswith(("/", ".", "~")) or "\\" in name or name.count("/") != 1
+
+
+def add_lora(pipeline: Any, network: torch.nn.Module, source: ModelConfig, file: Path) -> None:
+    """Loads the weights into the pipeline by its own loader.
+
+    Raises:
+        AttrbenchError: where they do not fit the network.
+    """
+    from safetensors import safe_open
+
+    wrong = f"lora={source.lora} does not fit model {source.model}"
+    try:
+        with safe_open(file, "pt") as weights:
+            pairs = sum(name.endswith("lora_A.weight") for name in weights.keys())  # noqa: SIM118
+    except Exception:  # safetensors has its own error
+        raise AttrbenchError(f"lora={source.lora}: {file.name} is no safetensors file") from None
+    try:
+        with quiet():
+            pipeline.load_lora_weights(
+                str(file.parent),
+                weight_name=file.name,
+                adapter_name=ADAPTER,
+                local_files_only=True,
+                use_safetensors=True,
+            )
+    except Exception as error:  # each of diffusers and peft has several
+        raise AttrbenchError(f"{wrong}: {' '.join(str(error).split())[:200]}") from None
+    loaded = sum("lora_A" in name for part in _parts(pipeline) for name, _ in part.named_parameters())
+    if not any("lora" in name for name, _ in network.named_parameters()) or loaded < pairs:
+        raise AttrbenchError(
+            f"{wrong}: {loaded} of {pairs} pairs of matrices found their layer; weights are expected as"
+            f" {type(pipeline).__name__}.save_lora_weights writes them"
+        )
+
+
+def _parts(pipeline: Any) -> list[torch.nn.Module]:
+    return [part for part in pipeline.components.values() if isinstance(part, torch.nn.Module)]
+
+
+def load_lora_state(module: torch.nn.Module, file: Path) -> None:
+    """Replaces the LoRA's weights in a network by those of a file."""
+    from safetensors.torch import load_file
+
+    found = {}
+    for name, value in load_file(file).items():
+        part, _, inner = name.partition(".")
+        if part in ("unet", "transformer"):
+            found[inner.replace(".weight", f".{ADAPTER}.weight")] = value
+    missing, unexpected = module.load_state_dict(found, strict=False)
+    if unexpected or any("lora" in name for name in missing):
+        raise AttrbenchError(f"checkpoint {file} does not hold the LoRA of this model")
+
+
+def add_random_lora(module: Any) -> None:
+    """Puts a LoRA of DMin's shape into a network; its weights are what peft starts with."""
+    from peft import LoraConfig
+
+    config = LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules=list(TARGETS), init_lora_weights="gaussian")
+    module.add_adapter(config, adapter_name=ADAPTER)

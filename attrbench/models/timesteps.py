@@ -1,0 +1,113 @@
+"""Timestep grids, as explicit lists of training timesteps."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+from attrbench.contracts.feature import TimestepGrid
+from attrbench.errors import Unavailable, UsageError
+
+Timestep = TypeVar("Timestep", bound=float)
+
+
+def _no_sampler() -> Sequence[int]:
+    raise Unavailable("this model has no sampling trajectories")
+
+
+def grid_timesteps(
+    grid: TimestepGrid, training_steps: int = 1000, sampler: Callable[[], Sequence[int]] = _no_sampler
+) -> tuple[int, ...]:
+    """The timesteps of `grid` for a model trained on timesteps 0 .. training_steps - 1.
+
+    `cubic` (DMin's released code, methods-spec 6.3): idx_k = floor((k / T)^3 * training_steps) for k < T, read off
+    the descending list of timesteps. Duplicates, which occur for T >= 20, are kept: they weigh double there too.
+    `uniform` (D-TRAK): k * (training_steps // T).
+    `random`: T seeded draws from all timesteps, with replacement. `single`: `at`, T times.
+    `sampler`: T of the timesteps that the sampler visits, evenly spaced among them, in its order.
+
+    Args:
+        grid: the grid.
+        training_steps: how many timesteps the model was trained on.
+        sampler: gives the timesteps that the model's sampler visits.
+    """
+    steps = grid.steps
+    if grid.kind == "sampler":
+        return visited_timesteps(grid, sampler())
+    if grid.kind == "single":
+        if grid.at >= training_steps:
+            raise UsageError(f"timestep {grid.at}: the model was trained on 0 to {training_steps - 1}")
+        return (grid.at,) * steps
+    if grid.kind == "random":
+        draw = random.Random(grid.seed)  # noqa: S311
+        return tuple(draw.randrange(training_steps) for _ in range(steps))
+    _check_steps(grid, training_steps)
+    if grid.kind == "cubic":
+        return tuple(training_steps - 1 - k**3 * training_steps // steps**3 for k in range(steps))
+    return tuple(k * (training_steps // steps) for k in range(steps))
+
+
+def stable_diffusion_timesteps(
+    grid: TimestepGrid, training_steps: int = 1000, sampler: Callable[[], Sequence[int]] = _no_sampler
+) -> tuple[int, ...]:
+    """The timesteps of `grid` for Stable Diffusion 1.x: as `grid_timesteps`, but for `cubic`.
+
+    There the released code reads the list of PNDM, which its constructor's `steps_offset` shifts by one and which has
+    its second entry twice (N, N-1, N-1, N-2, ..., 1), at the places k = 1 .. T instead of 0 .. T - 1, and subtracts
+    1 from what it finds (methods-spec 6.3). So the grid leaves out the noisiest timestep and ends with t = 0.
+    """
+    if grid.kind != "cubic":
+        return grid_timesteps(grid, training_steps, sampler)
+    _check_steps(grid, training_steps)
+    places = [k**3 * training_steps // grid.steps**3 for k in range(1, grid.steps + 1)]
+    return tuple(training_steps - place - (place < 2) for place in places)
+
+
+def flow_timesteps(
+    grid: TimestepGrid, schedule: Sequence[float], sampler: Callable[[], Sequence[float]] = _no_sampler
+) -> tuple[float, ...]:
+    """The timesteps of `grid` for a flow-matching model: of its training timesteps those that `grid_timesteps` counts.
+
+    Args:
+        grid: the grid.
+        schedule: the training timesteps, cleanest first; shifted schedules are dense at the noisy end, and so `uniform`
+            and `random` are even in the count, not in the noise.
+        sampler: gives the timesteps that the model's sampler visits.
+    """
+    if grid.kind == "sampler":
+        return visited_timesteps(grid, sampler())
+    return tuple(schedule[place] for place in grid_timesteps(grid, len(schedule)))
+
+
+def visited_timesteps(grid: TimestepGrid, visited: Sequence[Timestep]) -> tuple[Timestep, ...]:
+    """The timesteps of the grid `sampler`, of those that the sampler visits."""
+    if grid.steps > len(visited):
+        raise UsageError(f"{grid.steps} of the sampler's steps are asked for, it takes {len(visited)}")
+    return tuple(visited[step] for step in sampler_steps(grid.steps, len(visited)))
+
+
+def _check_steps(grid: TimestepGrid, training_steps: int) -> None:
+    if grid.steps > training_steps:
+        raise UsageError(f"timesteps={grid.steps}: the model was trained on {training_steps} timesteps only")
+
+
+def sampler_steps(steps: int, visited: int) -> tuple[int, ...]:
+    """Which `steps` of the sampler's `visited` steps the grid `sampler` takes."""
+    return tuple(k * visited // steps for k in range(steps))
+
+
+def grid_draws(grid: TimestepGrid, timesteps: Sequence[float]) -> tuple[int, ...]:
+    """How often each timestep occurred before its place in the grid: which draw of its noise it takes.
+
+    Only `random` and `single` are draws; a duplicate in the other grids is the same point twice.
+    """
+    if grid.kind not in ("random", "single"):
+        return (0,) * len(timesteps)
+    seen: Counter[float] = Counter()
+    draws = []
+    for timestep in timesteps:
+        draws.append(seen[timestep])
+        seen[timestep] += 1
+    return tuple(draws)

@@ -1,0 +1,1 @@
+"""Hooks, and the registry that loads plugins and looks names up."""

@@ -1,0 +1,1 @@
+"""What is made of records: rankings, tables, contact sheets."""

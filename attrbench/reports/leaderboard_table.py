@@ -1,0 +1,119 @@
+"""Leaderboards as terminal tables, Markdown, CSV and JSON."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from attrbench.reports.ranking import Row, Table
+from attrbench.reports.table_cells import below_cells, caption, header, ranked_cells, reference_cells
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+
+def to_rich(table: Table) -> RenderableType:
+    """A table for the terminal."""
+    from rich import box
+    from rich.console import Group
+    from rich.markup import escape
+    from rich.table import Table as RichTable
+    from rich.text import Text
+
+    grid = RichTable(title=escape(f"{table.task} v{table.version}"), box=box.SIMPLE_HEAD, title_style="bold")
+    for column in header(table):
+        grid.add_column(escape(column), justify="left" if column == "method" else "right", overflow="fold")
+    for row in table.ranked:
+        grid.add_row(*map(escape, ranked_cells(table, row)), style="bold" if row.rank == 1 else "")
+    references = reference_cells(table)
+    for place, cells in enumerate(references, start=1):
+        grid.add_row(*map(escape, cells), style="dim", end_section=place == len(references))
+    for row in table.below:
+        grid.add_row(*map(escape, below_cells(table, row)), style="dim")
+    return Group(grid, *(Text(line, style="dim") for line in caption(table)))
+
+
+def to_markdown(tables: Sequence[Table]) -> str:
+    """Markdown, one section a table."""
+    parts = []
+    for table in tables:
+        lines = [f"## {_md(table.task)} v{table.version}", "", _md_line(header(table))]
+        lines.append("|" + "|".join("---" if column == "method" else "--:" for column in header(table)) + "|")
+        lines += [_md_line(ranked_cells(table, row)) for row in table.ranked]
+        lines += [_md_line(cells) for cells in reference_cells(table)]
+        lines += [_md_line(below_cells(table, row)) for row in table.below]
+        parts.append("\n".join([*lines, "", *caption(table), ""]))
+    return "\n".join(parts)
+
+
+def _md(text: str) -> str:
+    return text.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;")
+
+
+def _md_line(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(_md(cell) for cell in cells) + " |"
+
+
+def to_csv(tables: Sequence[Table]) -> str:
+    """CSV with plain numbers, one line a run; numbers have SI units (bytes, seconds)."""
+    out = io.StringIO()
+    writer = csv.DictWriter(out, fieldnames=list(_flat(None, None)), lineterminator="\n")
+    writer.writeheader()
+    for table in tables:
+        for row in [*table.ranked, *table.below]:
+            writer.writerow(_flat(table, row))
+    return out.getvalue()
+
+
+def to_json(tables: Sequence[Table]) -> str:
+    """JSON: a list of tables with the same fields as the CSV."""
+    documents = [
+        {
+            "task": table.task,
+            "version": table.version,
+            "metric": table.metric,
+            "random": table.random,
+            "ceiling": table.ceiling,
+            "hardware": table.hardware,
+            "controls": [
+                {"name": control.name, **control.result.model_dump(include={"value", "low", "high"})}
+                for control in table.controls
+            ],
+            "rows": [_flat(table, row) for row in [*table.ranked, *table.below]],
+        }
+        for table in tables
+    ]
+    return json.dumps(documents, indent=1) + "\n"
+
+
+def _flat(table: Table | None, row: Row | None) -> dict[str, object]:
+    """One run as plain values; the keys alone where there is none."""
+    record = None if row is None else row.record
+    result = None if record is None or table is None else record.metric(table.metric)
+    storage = None if record is None else record.storage
+    latency = None if record is None else record.latency
+    recall = None if record is None else record.metric("ann-recall@10")
+    return {
+        "task": None if table is None else table.task,
+        "task_version": None if table is None else table.version,
+        "rank": None if row is None else row.rank,
+        "method": None if record is None else record.method.label,
+        "tuned_from": None if record is None or record.tuned is None else record.tuned.sweep,
+        "status": None if record is None else record.status,
+        "metric": None if table is None else table.metric,
+        "value": None if result is None else result.value,
+        "low": None if result is None else result.low,
+        "high": None if result is None else result.high,
+        "storage_bytes": None if storage is None else storage.total,
+        "storage_bytes_if_kept": None if storage is None else storage.rows_if_kept,
+        "query_p50_seconds": None if latency is None else latency.query.p50,
+        "query_p95_seconds": None if latency is None else latency.query.p95,
+        "amortized_seconds": None if latency is None else latency.cache + latency.fit,
+        "ann_recall_at_10": None if recall is None else recall.value,
+        "pareto": None if row is None else row.pareto,
+        "hardware": None if table is None else table.hardware,
+        "identity": None if record is None else record.identity,
+    }

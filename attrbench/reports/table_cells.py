@@ -1,0 +1,141 @@
+"""The columns of a leaderboard and the text of their cells: the same for terminal, Markdown and CSV."""
+
+from __future__ import annotations
+
+from attrbench.contracts.record import MetricResult, Record, Storage, Tried
+from attrbench.reports.ranking import Row, Table
+
+COLUMNS = (
+    "#",
+    "method",
+    "metric",
+    "95% interval",
+    "storage",
+    "query p50",
+    "query p95",
+    "amortized",
+    "ANN recall",
+    "Pareto",
+)
+
+
+def header(table: Table) -> list[str]:
+    """Column titles; the metric's column bears its name."""
+    return [f"{table.metric} ↑" if column == "metric" else column for column in COLUMNS]
+
+
+def ranked_cells(table: Table, row: Row) -> list[str]:
+    """The cells of a ranked run."""
+    tied = sum(other.rank == row.rank for other in table.ranked) > 1
+    return [
+        f"{row.rank}{'=' if tied else ''}",
+        method_text(row.record),
+        *_results(table, row.record),
+        "✓" if row.pareto else "",
+    ]
+
+
+def reference_cells(table: Table) -> list[list[str]]:
+    """What to compare with: the analytic expectation of a random ranking; the controls of a counterfactual."""
+    rest = [""] * (len(COLUMNS) - 4)
+    if table.controls:
+        return [
+            ["", f"control: {control.name}", f"{control.result.value:.3f}", interval_text(control.result), *rest]
+            for control in table.controls
+        ]
+    value = "" if table.random is None else f"{table.random:.3f}"
+    return [["", "random ranking (analytic)", value, "", *rest]]
+
+
+def below_cells(table: Table, row: Row) -> list[str]:
+    """The cells of a run below the line: what it has, and why it stands there."""
+    label = f"{method_text(row.record)} ({row.reason})"
+    if row.record.storage is None or row.record.latency is None:
+        return ["–", label, *[""] * (len(COLUMNS) - 2)]
+    return ["–", label, *_results(table, row.record), ""]
+
+
+def method_text(record: Record) -> str:
+    """The `-m` string, marked where its options were chosen on other queries."""
+    return record.method.label if record.tuned is None else f"{record.method.label} (tuned)"
+
+
+def _results(table: Table, record: Record) -> list[str]:
+    assert record.storage is not None and record.latency is not None
+    recall = record.metric("ann-recall@10")
+    return [
+        *_value(record, table.metric),
+        storage_text(record.storage),
+        human_seconds(record.latency.query.p50),
+        human_seconds(record.latency.query.p95),
+        human_seconds(record.latency.cache + record.latency.fit),
+        "" if recall is None else f"{recall.value:.3f}",
+    ]
+
+
+def interval_text(result: MetricResult | Tried) -> str:
+    """The interval in brackets; empty where there is none."""
+    return "" if result.low is None or result.high is None else f"[{result.low:.3f}, {result.high:.3f}]"
+
+
+def _value(record: Record, metric: str) -> tuple[str, str]:
+    """The metric and its interval; blank for a task whose items have no groups."""
+    result = record.metric(metric)
+    return ("", "") if result is None else (f"{result.value:.3f}", interval_text(result))
+
+
+def caption(table: Table) -> list[str]:
+    """What a reader must know to read the table."""
+    ceiling = "" if table.ceiling is None else f", ceiling {table.ceiling:.3f}"
+    retrained = [
+        f"{table.metric} is no measure of retrieval and has no cut-off: models were trained again without the items at"
+        " the top. Its intervals cover training seeds and pictures.",
+    ]
+    paired = "interval over seeds and pictures" if table.controls else "bootstrap over queries"
+    return [
+        f"{table.train_items} training items, {table.queries} queries, {table.hardware}{ceiling}.",
+        *(retrained if table.controls else []),
+        *_how_tuned(table),
+        f"Equal ranks (=): the paired {paired} does not separate them. Pareto ✓: no other is at least as good, small"
+        " and fast.",
+        "Query time: features and search of one query. Amortized: training features and index, once a training set; a"
+        " pass that served several methods counts in full for each.",
+        "Storage 'none': no gradient is kept, so every new query costs a pass over the training set.",
+    ]
+
+
+def _how_tuned(table: Table) -> list[str]:
+    """Of the rows whose options were chosen: by what, and on how many queries."""
+    tuned = [row.record.tuned for row in [*table.ranked, *table.below] if row.record.tuned is not None]
+    if not tuned:
+        return []
+    by = ", ".join(dict.fromkeys(each.by for each in tuned))
+    queries = ", ".join(dict.fromkeys(str(each.queries) for each in tuned))
+    return [f"Tuned: options chosen by {by} on {queries} tuning queries, never on these; the records name all values."]
+
+
+def storage_text(storage: Storage) -> str:
+    """What a method keeps; of an index beside the rows, how much that is; without rows, what they would take."""
+    kept = storage.rows_if_kept
+    if kept is not None:
+        return f"{human_bytes(storage.total) if storage.total else 'none'} ({human_bytes(kept)} if kept)"
+    index = f" (index {human_bytes(storage.index)})" if storage.rows and storage.index else ""
+    return human_bytes(storage.total) + index
+
+
+def human_bytes(count: float) -> str:
+    """Bytes with a unit, three digits: `327 MB`."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.3g} {unit}" if unit != "B" else f"{count:.0f} B"
+        count /= 1000
+    return f"{count:.3g} TB"
+
+
+def human_seconds(seconds: float) -> str:
+    """Seconds with a unit: `31 ms`."""
+    if seconds < 1e-3:
+        return f"{seconds * 1e6:.0f} µs"
+    if seconds < 1:
+        return f"{seconds * 1e3:.3g} ms"
+    return f"{seconds:.3g} s" if seconds < 1000 else f"{seconds / 3600:.2g} h"

@@ -1,1 +1,0 @@
-"""Running: plan, compute features, fit, score, measure, record."""

@@ -1,0 +1,76 @@
+"""Gram blocks: inner products between all rows of a store, or between rows and queries, layer by layer.
+
+What kernel methods and blockwise influence functions need of the rows that one backward pass left behind. Whole rows
+(`sketch=None`), or layers sketched to at least their size, give the exact Gram matrix.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from attrbench.contracts.feature import Rows
+
+ALL: Mapping[str, slice] = {"": slice(None)}
+BAND_BYTES = 256 * 2**20
+"""Rows held in memory at once, besides the block that passes by."""
+
+
+def gram_blocks(rows: Rows, layers: Mapping[str, slice] = ALL, raw: bool = False) -> dict[str, NDArray[np.float64]]:
+    """<g_i, g_j> summed over matching timesteps, for each layer: name -> [n, n], symmetric.
+
+    Args:
+        rows: the training rows; they need not fit into memory.
+        layers: name and columns of each layer (`TrainFeatures.layers`); by default the whole row.
+        raw: multiplies each timestep's unit-norm row by its norm.
+    """
+    grams = {name: np.zeros((rows.count, rows.count)) for name in layers}
+    for first, band in _bands(rows, raw):
+        last = first + len(band)
+        for start, block in _blocks(rows, raw):
+            if start < last:  # the other half follows by symmetry
+                stop = min(start + len(block), last)
+                for name, columns in layers.items():
+                    part = _products(band[:, :, columns], block[: stop - start, :, columns])
+                    grams[name][first:last, start:stop] = part
+                    grams[name][start:stop, first:last] = part.T
+    return grams
+
+
+def cross_gram_blocks(
+    queries: NDArray[np.float32], rows: Rows, layers: Mapping[str, slice] = ALL, raw: bool = False
+) -> dict[str, NDArray[np.float64]]:
+    """<g_q, g_i> for queries ([m, T, w], raw or not as they come): name -> [m, n]."""
+    grams = {name: np.zeros((len(queries), rows.count)) for name in layers}
+    for start, block in _blocks(rows, raw):
+        for name, columns in layers.items():
+            grams[name][:, start : start + len(block)] = _products(queries[:, :, columns], block[:, :, columns])
+    return grams
+
+
+def _products(left: NDArray[np.float32], right: NDArray[np.float32]) -> NDArray[np.float64]:
+    """[a, b] inner products of [a, T, w] and [b, T, w] in float64, which inverting them needs."""
+    total = np.zeros((len(left), len(right)))
+    for t in range(left.shape[1]):
+        total += left[:, t].astype(np.float64) @ right[:, t].astype(np.float64).T
+    return total
+
+
+def _blocks(rows: Rows, raw: bool) -> Iterator[tuple[int, NDArray[np.float32]]]:
+    for first, block in rows.blocks():
+        yield first, block * rows.norms[first : first + len(block), :, None] if raw else block
+
+
+def _bands(rows: Rows, raw: bool) -> Iterator[tuple[int, NDArray[np.float32]]]:
+    """Consecutive blocks joined up to `BAND_BYTES`."""
+    held: list[NDArray[np.float32]] = []
+    start = 0
+    for first, block in _blocks(rows, raw):
+        if held and sum(part.nbytes for part in held) + block.nbytes > BAND_BYTES:
+            yield start, np.concatenate(held)
+            held, start = [], first
+        held.append(block)
+    if held:
+        yield start, np.concatenate(held)

@@ -1,0 +1,113 @@
+"""HNSW graphs by hnswlib (methods-spec 6.5)."""
+
+from __future__ import annotations
+
+import errno
+import logging
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from attrbench.contracts.feature import QueryFeatures, Rows
+from attrbench.contracts.method import Ranking
+from attrbench.search.index_files import IndexSearch, kept_index
+from attrbench.search.vectors import query_vectors, train_vectors
+from attrbench.store.fingerprint import fingerprint
+
+if TYPE_CHECKING:
+    import hnswlib
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class HNSWGraph:
+    """What decides a graph.
+
+    Attributes:
+        m: links a node (hnswlib's and the paper's M).
+        ef_construction: candidates looked at while building.
+        seed: of the nodes' levels.
+    """
+
+    m: int = 16
+    ef_construction: int = 200
+    seed: int = 42
+
+
+class HNSWSearch(IndexSearch):
+    """Approximate inner-product search; the graph is built on one thread, so that a seed decides it.
+
+    Args:
+        rows: the training rows.
+        normalize: whether each timestep's gradient has unit norm.
+        graph: what decides the graph.
+        ef: candidates looked at while searching; raised to k where it is smaller.
+        folder: where graphs are kept.
+        key: fingerprint of the rows.
+    """
+
+    def __init__(self, rows: Rows, normalize: bool, graph: HNSWGraph, ef: int, folder: Path, key: str) -> None:
+        self._rows = rows
+        self._normalize = normalize
+        self._ef = ef
+        name = fingerprint({"rows": key, "count": rows.count, "normalize": normalize, "graph": asdict(graph)})
+        self._kept = kept_index(
+            folder / f"hnsw-{name[:20]}.bin",
+            build=lambda: self._build(graph),
+            save=_save,
+            load=self._load,
+        )
+        self._index = self._kept.index
+
+    def _build(self, graph: HNSWGraph) -> hnswlib.Index:
+        import hnswlib
+
+        index = hnswlib.Index(space="ip", dim=self._rows.width)
+        index.init_index(self._rows.count, graph.ef_construction, graph.m, graph.seed)
+        for first, block in train_vectors(self._rows, self._normalize):
+            index.add_items(block, np.arange(first, first + len(block)), num_threads=1)
+        return index
+
+    def _load(self, file: str) -> hnswlib.Index:
+        import hnswlib
+
+        index = hnswlib.Index(space="ip", dim=self._rows.width)
+        index.load_index(file, max_elements=self._rows.count)
+        return index
+
+    def top(self, query: QueryFeatures, k: int) -> Ranking:
+        """The k nearest by inner product that the graph search finds; -1 where it finds fewer."""
+        k = min(k, self._rows.count)
+        self._index.set_ef(max(self._ef, k))
+        vectors = query_vectors(query, self._normalize)
+        try:
+            labels, distances = self._index.knn_query(vectors, k, num_threads=1)
+        except RuntimeError:  # hnswlib refuses to return fewer than k, which a graph in pieces may hold
+            return self._short(vectors, k)
+        return Ranking(labels.astype(np.int64), (1 - distances).astype(np.float32))
+
+    def _short(self, vectors: NDArray[np.float32], k: int) -> Ranking:
+        ids = np.full((len(vectors), k), -1, np.int64)
+        scores = np.full((len(vectors), k), -np.inf, np.float32)
+        for row, vector in enumerate(vectors):
+            for fewer in range(k - 1, 0, -1):
+                try:
+                    labels, distances = self._index.knn_query(vector[None], fewer, num_threads=1)
+                except RuntimeError:
+                    continue
+                ids[row, :fewer], scores[row, :fewer] = labels[0], 1 - distances[0]
+                break
+        log.warning("the HNSW graph reaches fewer than %d items for some queries: raise M or ef_construction", k)
+        return Ranking(ids, scores)
+
+
+def _save(index: hnswlib.Index, file: str) -> None:
+    """Hnswlib does not notice a disk that is full: what it wrote is measured."""
+    index.save_index(file)
+    expected, written = index.index_file_size(), Path(file).stat().st_size
+    if written != expected:
+        raise OSError(errno.ENOSPC, f"only {written} of {expected} bytes could be written")

@@ -1,0 +1,200 @@
+"""A task file as a task: the user's own model, training set and queries as a `Task`."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, Protocol
+
+from attrbench.contracts.dataset_source import DatasetSource
+from attrbench.contracts.task import Items, OpenTask, Task, TaskMeta, Workspace
+from attrbench.data.generated_images import kept_generations
+from attrbench.data.manifest import Listing
+from attrbench.data.open_dataset import items_of, list_items, make_items, need_captions
+from attrbench.errors import AttrbenchError, UsageError
+from attrbench.models.config import ModelConfig
+from attrbench.store.fingerprint import local_state
+from attrbench.taskfile.contents import TaskFile
+from attrbench.taskfile.paths import beside_data, beside_model
+from attrbench.taskfile.prompts import Draw, common_query, draws_of, prompt_file
+
+if TYPE_CHECKING:
+    from attrbench.contracts.denoiser import Denoiser
+
+log = logging.getLogger("attrbench.taskfile")
+
+
+class Described(Protocol):
+    """A task of one model, one training set and pictures to attribute."""
+
+    @property
+    def path(self) -> Path:
+        """What messages call it."""
+
+    @property
+    def model(self) -> ModelConfig:
+        """The model."""
+
+    @property
+    def train_source(self) -> DatasetSource:
+        """The training images."""
+
+    @property
+    def query_source(self) -> DatasetSource | None:
+        """Pictures that are queries, if any."""
+
+
+class FileTask(Task[TaskFile]):
+    """The task that a file describes.
+
+    Args:
+        options: what the file says.
+        path: of the file.
+    """
+
+    Options = TaskFile
+    tuning: ClassVar = {"query_set": "tuning"}
+
+    def __init__(self, options: TaskFile, path: Path) -> None:
+        super().__init__(options)
+        self.path = path
+        self.folder = path.parent
+        self.meta = TaskMeta(
+            name=options.task.name,
+            version=options.task.version,
+            summary=options.task.summary,
+            model=options.model.model,
+            dataset=options.train.path,
+            license="not stated",
+            train_items=None,
+            memory="as the model needs",
+        )
+        self.model = beside_model(self.folder, options.model)
+        self.train_source = beside_data(self.folder, options.train)
+        queries = options.queries
+        pictures = None if queries is None else queries.images
+        self.query_source = None if pictures is None else beside_data(self.folder, pictures)
+
+    def state(self) -> object:
+        """Names, sizes and times of all files that it is made of."""
+        sources = (self.train_source, self.query_source)
+        paths = [source.path for source in sources if source is not None]
+        prompts = prompt_file(self.options.queries, self.folder)
+        return local_state((*paths, self.model.model, self.model.lora, prompts))
+
+    def with_tuning_queries(self) -> FileTask:
+        """With the queries of `[tuning]` in the place of those of `[queries]`.
+
+        Raises:
+            UsageError: where one of the tables is missing, or a query is in both.
+        """
+        queries, tuning = self.options.queries, self.options.tuning
+        if tuning is None:
+            raise UsageError(f"{self.path} has no table [tuning]; give it one, like [queries] but with other pictures")
+        if queries is None:
+            raise UsageError(
+                f"{self.path} has no table [queries], on which to report what is chosen on those of [tuning]"
+            )
+        if common := common_query(queries, tuning, self.folder):
+            raise UsageError(f"{self.path}: {common} is in [tuning] and in [queries]; options are chosen on others")
+        return FileTask(self.options.model_copy(update={"queries": tuning, "tuning": None}), self.path)
+
+    def open(self, workspace: Workspace) -> OpenFileTask:
+        """Reads metadata and prompts, and looks for files, before the model is loaded."""
+        queries = self.options.queries
+        return OpenFileTask(
+            self,
+            workspace,
+            train=list_items(self.train_source, workspace.cache),
+            pictures=None if self.query_source is None else list_items(self.query_source, workspace.cache),
+            draws=draws_of(queries, self.folder) if queries is not None and queries.draws else [],
+        )
+
+
+class OpenFileTask(OpenTask):
+    """The open task; each part is loaded on first use."""
+
+    def __init__(
+        self, task: Described, workspace: Workspace, *, train: Listing, pictures: Listing | None, draws: Sequence[Draw]
+    ) -> None:
+        self._task = task
+        self._workspace = workspace
+        self._train = train
+        self._pictures = pictures
+        self._draws = draws
+        self._notes: list[str] = []
+
+    @property
+    def notes(self) -> Sequence[str]:
+        """Images and words that were left out."""
+        return self._notes
+
+    @cached_property
+    def denoiser(self) -> Denoiser:
+        """The model."""
+        from attrbench.models.loading import load_denoiser
+
+        return load_denoiser(self._task.model, self._workspace.device)
+
+    @cached_property
+    def train(self) -> Items:
+        """The training images, at the model's size."""
+        return self._items(self._train, self._task.train_source)
+
+    @cached_property
+    def queries(self) -> Items:
+        """What the model draws, then the pictures of the folder."""
+        parts = [self._drawn()] if self._draws else []
+        if self._pictures is not None and self._task.query_source is not None:
+            parts.append(self._items(self._pictures, self._task.query_source))
+        if not parts:
+            raise AttrbenchError(f"{self._task.path} has no table [queries], so there is nothing to run on")
+        return parts[0] if len(parts) == 1 else _joined(*parts)
+
+    def _items(self, listing: Listing, source: DatasetSource) -> Items:
+        denoiser = self.denoiser
+        if denoiser.takes_prompts:
+            need_captions(listing)
+        loaded = items_of(listing, source, denoiser.image_shape, self._workspace.cache)
+        self._notes += [] if loaded.left_out is None else [loaded.left_out]
+        self._note_truncated(loaded.items, listing.where)
+        return loaded.items
+
+    def _drawn(self) -> Items:
+        prompts, seeds, groups = ([getattr(draw, name) for draw in self._draws] for name in Draw._fields)
+        where = f"the prompts of {self._task.path}"
+        if self.denoiser.takes_prompts and not any(prompts):
+            raise AttrbenchError(f"{self._task.path}: [queries] lacks prompts, and the model takes them")
+        if not self.denoiser.takes_prompts and any(prompts):
+            raise AttrbenchError(
+                f"{self._task.path}: [queries] gives prompts, and the model takes none: give seeds alone"
+            )
+        images = kept_generations(self.denoiser, prompts, seeds, self._workspace.cache)
+        names = [f"seed {seed}" + (f" of '{prompt}'" if prompt else "") for prompt, seed, _ in self._draws]
+        items = make_items(images, prompts, groups, names, seeds=seeds)
+        self._note_truncated(items, where)
+        return items
+
+    def _note_truncated(self, items: Items, where: str) -> None:
+        cut = self.denoiser.truncated(items.prompts)
+        if cut:
+            line = (
+                f"{len(cut)} of {len(items)} prompts of {where} are longer than the text encoder takes and are cut"
+                f" there, as in training; the first is that of {items.names[cut[0]]}"
+            )
+            log.warning(line)
+            self._notes.append(line)
+
+
+def _joined(drawn: Items, pictures: Items) -> Items:
+    """Both kinds of queries; seeds are known of the drawn ones alone, so there are no trajectories."""
+    import numpy as np
+
+    return make_items(
+        np.concatenate([drawn.images, pictures.images]),
+        [*drawn.prompts, *pictures.prompts],
+        [*drawn.groups, *pictures.groups],
+        [*drawn.names, *pictures.names],
+    )

@@ -1,0 +1,1 @@
+"""Methods that compare gradients: GradDot, TracIn, DMin and relatives."""

@@ -1,0 +1,64 @@
+"""Scores summed over checkpoints of the training (Pruthi et al. 2020, TracInCP)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import reduce
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import BaseModel, Field
+
+from attrbench.contracts.feature import QueryFeatures
+from attrbench.contracts.method import ExhaustiveScorer, StateSize
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from attrbench.contracts.denoiser import Denoiser
+
+
+class CheckpointOptions(BaseModel):
+    """The options of methods that follow the training."""
+
+    checkpoints: int = Field(4, ge=1)
+    """How many checkpoints, evenly spaced through training, the final weights among them."""
+    weights: Literal["mean", "learning-rate"] = "mean"
+    """`mean`: all checkpoints weigh the same, as in D-TRAK's code; `learning-rate`: the rate at each, as TracIn."""
+
+    def names(self) -> list[str]:
+        """The checkpoints as `Denoiser.at` takes them; the last is `final`, whose passes other methods share."""
+        return [f"{k}/{self.checkpoints}" for k in range(1, self.checkpoints)] + ["final"]
+
+    def factors(self, denoiser: Denoiser) -> list[float]:
+        """The weight of each checkpoint."""
+        if self.weights == "mean":
+            return [1 / self.checkpoints] * self.checkpoints
+        return [denoiser.learning_rate(denoiser.resolve(name)) for name in self.names()]
+
+
+class SummedScorer(ExhaustiveScorer):
+    """A weighted sum of scorers, one for each part of the features."""
+
+    def __init__(self, scorers: Sequence[ExhaustiveScorer], factors: Sequence[float]) -> None:
+        self._scorers = scorers
+        self._factors = factors
+
+    def scores(self, query: QueryFeatures) -> NDArray[np.float32]:
+        """[m, n] weighted sums."""
+        parts = zip(self._scorers, self._factors, query.parts, strict=True)
+        total: NDArray[np.float32] = reduce(
+            lambda total, part: total + part, (scorer.scores(part) * factor for scorer, factor, part in parts)
+        )
+        return total
+
+    def size(self) -> StateSize:
+        """All parts together."""
+        sizes = [scorer.size() for scorer in self._scorers]
+        kept = [size.rows_if_kept for size in sizes if size.rows_if_kept is not None]
+        return StateSize(
+            rows=sum(size.rows for size in sizes),
+            shared=sum(size.shared for size in sizes),
+            index=sum(size.index for size in sizes),
+            rows_if_kept=sum(kept) if kept else None,
+        )

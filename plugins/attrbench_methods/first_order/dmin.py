@@ -1,0 +1,118 @@
+"""DMin: normalized, sketched loss gradients, compared exactly or by nearest-neighbor search (methods-spec M6)."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from pydantic import Field, model_validator
+
+from attrbench.contracts.feature import FeaturePlan, GradientProducts, GradientRows, Sketch, TrainFeatures
+from attrbench.contracts.method import Context, Method, Scorer
+from attrbench.errors import UsageError
+from attrbench_methods.first_order.product_scorer import ProductScorer
+from attrbench_methods.gradient_options import GradientOptions
+
+
+class DMinOptions(GradientOptions):
+    """Options of `dmin`."""
+
+    needs: ClassVar = {
+        **dict.fromkeys(("M", "ef_construction", "ef"), "search=hnsw"),
+        **dict.fromkeys(("index", "nprobe", "rerank"), "search=faiss"),
+        **dict.fromkeys(("sketch", "dtype", "seed"), "v"),
+    }
+    aliases: ClassVar = {"normalise": "normalize"}
+    v: int | None = Field(4096, ge=1)
+    """Length of the sketch of one timestep's gradient; `none` compares whole gradients ("w/o compression")."""
+    normalize: bool = True
+    """Whether each timestep's whole gradient is scaled to unit norm before it is sketched."""
+    search: Literal["exact", "hnsw", "faiss"] = "exact"
+    """`exact`: every item is scored; `hnsw` and `faiss`: approximate search for the top."""
+    k: int | None = Field(None, ge=1)
+    """How many items a query returns; by default as many as the metrics look at."""
+    M: int = Field(16, ge=2, le=512)
+    """Links a node."""
+    ef_construction: int = Field(200, ge=1)
+    """Candidates looked at while building."""
+    ef: int = Field(500, ge=1)
+    """Candidates looked at while searching."""
+    index: str = "Flat"
+    """The factory string, such as `IVF64,Flat`. The paper does not say which one it used."""
+    nprobe: int | None = Field(None, ge=1)
+    """Cells that an IVF index visits."""
+    rerank: int = Field(0, ge=0)
+    """Take this many times k candidates from the index and score them exactly; 0 trusts the index."""
+    sketch: Literal["rotation", "permutation", "rademacher", "gaussian"] = "rotation"
+    """Form of the sketch; `permutation` is the released code's, at 5 bytes a parameter."""
+    dtype: Literal["float32", "float16", "bfloat16", "int8"] = "float32"
+    """How the training rows are stored."""
+    seed: int = Field(42, ge=0)
+    """Seed of the sketch and of the graph."""
+
+    @model_validator(mode="after")
+    def _search_needs_rows(self) -> DMinOptions:
+        if self.v is None and self.search != "exact":
+            raise ValueError(f"search={self.search} needs a sketch: give v, or leave search=exact")
+        return self
+
+
+class DMin(Method[DMinOptions]):
+    """tau = sum over t of <S g_q^t / |g_q^t|, S g_i^t / |g_i^t|> with one sketch S for all timesteps and items.
+
+    Loss, noise, timesteps and normalization follow the released code by default (methods-spec 6.1-6.3); images are
+    in the range that the network was trained on, unless `image_range=unit`.
+    """
+
+    name = "dmin"
+    summary = "normalized, sketched loss gradients; exact or nearest-neighbor search"
+    citation = "Lin et al. 2024, DMin (arXiv 2412.08637)"
+    Options = DMinOptions
+
+    def __init__(self, options: DMinOptions) -> None:
+        super().__init__(options)
+        if options.v is None and options.normalize and options.noise == "shared":  # a sketch may err
+            self.self_first = True
+
+    def features(self) -> FeaturePlan:
+        """Sketched rows, or without compression the inner products with the queries' gradients."""
+        source, o = self.options.source(), self.options
+        if o.v is None:
+            products = GradientProducts(source=source)
+            return FeaturePlan(train=products, query=products)
+        rows = GradientRows(source=source, sketch=Sketch(length=o.v, seed=o.seed, form=o.sketch))
+        return FeaturePlan(train=rows.model_copy(update={"dtype": o.dtype}), query=rows)
+
+    def check(self, train_items: int) -> None:
+        """`k` must not exceed the training set; Faiss must understand its string."""
+        o = self.options
+        if o.k is not None and o.k > train_items:
+            raise UsageError(f"method dmin: k={o.k} is larger than the training set ({train_items} items)")
+        if o.search == "faiss" and o.v is not None:
+            from attrbench.search.faiss_index import make_index
+
+            make_index(o.index, o.timesteps * o.v)
+
+    def fit(self, train: TrainFeatures, context: Context) -> Scorer:
+        """Builds or loads the index, where there is one."""
+        o = self.options
+        if o.v is None:
+            return ProductScorer(o.normalize)
+        assert train.rows is not None
+        if o.search == "hnsw":
+            from attrbench.search.hnsw import HNSWGraph, HNSWSearch
+
+            graph = HNSWGraph(o.M, o.ef_construction, o.seed)
+            return HNSWSearch(train.rows, o.normalize, graph, o.ef, context.workspace, context.fingerprint)
+        if o.search == "faiss":
+            from attrbench.search.faiss_index import FaissSearch
+
+            return FaissSearch(
+                train.rows, o.normalize, o.index, o.nprobe, o.rerank, context.workspace, context.fingerprint
+            )
+        from attrbench.search.exact import ExactSearch
+
+        return ExactSearch(train.rows, o.normalize)
+
+    def depth(self, wanted: int) -> int:
+        """At most `k`, where that is given."""
+        return wanted if self.options.k is None else min(wanted, self.options.k)

@@ -1,0 +1,28 @@
+"""GradCos: the cosine of mean loss gradients (methods-spec M5)."""
+
+from __future__ import annotations
+
+from attrbench.contracts.feature import FeaturePlan, TrainFeatures
+from attrbench.contracts.method import Context, Method, Scorer
+from attrbench_methods.gradient_options import MeanGradientOptions
+
+
+class GradCos(Method[MeanGradientOptions]):
+    """tau = <phi_q, phi_i> / (|phi_q| |phi_i|), phi the sketched mean of the loss gradients over the timesteps."""
+
+    name = "grad-cos"
+    summary = "cosine of mean loss gradients"
+    citation = 'Zheng et al. 2024, D-TRAK (arXiv 2311.00500), baseline "GradCos"'
+    Options = MeanGradientOptions
+    self_first = True
+
+    def features(self) -> FeaturePlan:
+        """The rows of `trak`."""
+        return self.options.plan()
+
+    def fit(self, train: TrainFeatures, context: Context) -> Scorer:
+        """There is nothing to fit."""
+        from attrbench.search.exact import ExactSearch
+
+        assert train.rows is not None
+        return ExactSearch(train.rows, normalize=True)

@@ -1,0 +1,29 @@
+"""GradDot: the inner product of loss gradients at matching timesteps (methods-spec M5)."""
+
+from __future__ import annotations
+
+from attrbench.contracts.feature import FeaturePlan, GradientProducts, TrainFeatures
+from attrbench.contracts.method import Context, Method
+from attrbench_methods.first_order.product_scorer import ProductScorer
+from attrbench_methods.gradient_options import GradientOptions
+
+
+class GradDot(Method[GradientOptions]):
+    """tau = sum over t of <g_q^t, g_i^t>, whole gradients (DMin eq. 7; "DMin w/o compression and normalization").
+
+    The constants of eq. 7 (epochs, learning rate) are positive and do not change a ranking; they are left out.
+    """
+
+    name = "grad-dot"
+    summary = "inner product of whole loss gradients, not normalized (TracIn at the last checkpoint)"
+    citation = "Pruthi et al. 2020 (arXiv 2002.08484); DMin (arXiv 2412.08637), eq. 7"
+    Options = GradientOptions
+
+    def features(self) -> FeaturePlan:
+        """Inner products with the queries' gradients; no gradient is stored."""
+        feature = GradientProducts(source=self.options.source())
+        return FeaturePlan(train=feature, query=feature)
+
+    def fit(self, train: TrainFeatures, context: Context) -> ProductScorer:
+        """There is nothing to fit."""
+        return ProductScorer(normalize=False)

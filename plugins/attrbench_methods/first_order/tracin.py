@@ -1,0 +1,38 @@
+"""TracIn over several checkpoints (methods-spec M5)."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from attrbench.contracts.feature import FeaturePlan, GradientProducts, TrainFeatures
+from attrbench.contracts.method import Context, Method
+from attrbench_methods.first_order.checkpoint_sums import CheckpointOptions, SummedScorer
+from attrbench_methods.first_order.product_scorer import ProductScorer
+from attrbench_methods.gradient_options import GradientOptions
+
+
+class TracInOptions(CheckpointOptions, GradientOptions):
+    """Options of `tracin`."""
+
+    aliases: ClassVar = {"normalise": "normalize"}
+    normalize: bool = False
+    """Whether each timestep's gradient is scaled to unit norm first."""
+
+
+class TracIn(Method[TracInOptions]):
+    """tau = sum over checkpoints c of w_c sum over t of <g_q^{c,t}, g_i^{c,t}>, whole gradients."""
+
+    name = "tracin"
+    summary = "inner products of loss gradients, summed over checkpoints of the training"
+    citation = "Pruthi et al. 2020 (arXiv 2002.08484)"
+    Options = TracInOptions
+
+    def features(self) -> FeaturePlan:
+        """Inner products at each checkpoint; those at the final weights are `grad-dot`'s."""
+        products = [GradientProducts(source=self.options.source(checkpoint=name)) for name in self.options.names()]
+        return FeaturePlan(None, None, tuple(FeaturePlan(train=each, query=each) for each in products))
+
+    def fit(self, train: TrainFeatures, context: Context) -> SummedScorer:
+        """Looks the weights up."""
+        scorers = [ProductScorer(self.options.normalize) for _ in train.parts]
+        return SummedScorer(scorers, self.options.factors(context.denoiser()))

@@ -1,0 +1,1 @@
+"""Kernel methods over mean gradients: TRAK, D-TRAK, Journey-TRAK, DAS."""

@@ -1,0 +1,90 @@
+"""DAS: the squared change of the model's output when an item is left out (methods-spec M13)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, ClassVar
+
+from attrbench.contracts.feature import FeaturePlan, Outputs, QueryFeatures, TrainFeatures
+from attrbench.contracts.method import Context, ExhaustiveScorer, Method, StateSize
+from attrbench_methods.kernel.ridge import RidgeKernel, RidgeOptions, RidgeScorer, fit_kernel
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+
+class DASOptions(RidgeOptions):
+    """Options of `das`."""
+
+    needs: ClassVar = {"target": "residual=true"}
+    squared: bool = True
+    """Whether the score is squared, as the theory says: how far the output moves, not whither."""
+    residual: bool = True
+    """Whether an item's own error counts."""
+    leverage: bool = True
+    """Whether the error is divided by 1 - h_i: what it would be had the item been left out."""
+
+
+class DAS(Method[DASOptions]):
+    """tau = (phi_q (Phi^T Phi + lam I)^-1 phi_i^T r_i / (1 - h_i))^2.
+
+    phi is the mean over the timesteps of the unit gradients of the output's mean, r_i the mean over the timesteps of
+    the root of the loss over its norm, h_i the leverage.
+    """
+
+    name = "das"
+    summary = "squared leave-one-out change of the output, by one ridge kernel"
+    citation = "Lin et al. 2024, Diffusion Attribution Score (arXiv 2410.18639)"
+    Options = DASOptions
+
+    def features(self) -> FeaturePlan:
+        """Rows of the output's mean; the losses come out of the passes of `trak`, or of forward passes alone."""
+        losses = FeaturePlan(train=Outputs(source=self.options.source("loss")), query=None)
+        plan = self.options.plan("mean", "mean-normalized")
+        return FeaturePlan(plan.train, plan.query, (losses,) if self.options.residual else ())
+
+    def fit(self, train: TrainFeatures, context: Context) -> DASScorer:
+        """Inverts the kernel; leverages and residuals become one factor an item."""
+        import numpy as np
+
+        kernel = fit_kernel(train, self.options, context)
+        factors = np.ones(train.count)
+        if self.options.residual:
+            losses = train.parts[0].outputs
+            assert losses is not None
+            errors = np.sqrt(losses.astype(np.float64))
+            norms = np.linalg.norm(errors, axis=1, keepdims=True)
+            factors *= np.divide(errors, norms, out=np.zeros_like(errors), where=norms > 0).mean(axis=1)
+        if self.options.leverage:
+            factors /= (1 - kernel.leverages()).clip(1e-6)
+        return DASScorer(train, kernel, factors, self.options.squared)
+
+
+class DASScorer(ExhaustiveScorer):
+    """The kernel's scores times a factor for each item ([n]), squared or not."""
+
+    def __init__(self, train: TrainFeatures, kernel: RidgeKernel, factors: NDArray[np.float64], squared: bool) -> None:
+        self._ridge = RidgeScorer(train, kernel)
+        self._factors = factors
+        self._squared = squared
+
+    def scores(self, query: QueryFeatures) -> NDArray[np.float32]:
+        """[m, n] scores."""
+        import numpy as np
+
+        scores = self._ridge.scores(query).astype(np.float64) * self._factors
+        return (scores**2 if self._squared else scores).astype(np.float32)
+
+    def facts(self) -> dict[str, float]:
+        """The absolute damping."""
+        return self._ridge.facts()
+
+    def build_seconds(self) -> float:
+        """What the kernel's decomposition took, where it was loaded."""
+        return self._ridge.build_seconds()
+
+    def size(self) -> StateSize:
+        """The kernel's, and the factors."""
+        size = self._ridge.size()
+        return replace(size, shared=size.shared + self._factors.nbytes)

@@ -1,0 +1,56 @@
+"""Journey-TRAK: TRAK whose queries are sampling trajectories (methods-spec M9)."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from pydantic import Field, model_validator
+
+from attrbench.contracts.feature import FeaturePlan, TimestepGrid, TrainFeatures
+from attrbench.contracts.method import Context, Method, Scorer
+from attrbench_methods.kernel.ridge import RidgeOptions, RidgeScorer, fit_kernel
+
+
+class JourneyOptions(RidgeOptions):
+    """Options of `journey-trak`."""
+
+    needs: ClassVar = {"sampling_steps": "at=none", "draws": "at"}
+    sampling_steps: int = Field(50, ge=1, le=1000)
+    """How many of the sampler's steps a query's gradient is averaged over."""
+    at: int | None = Field(None, ge=0, le=999)
+    """A single timestep: the score of the sampling step nearest to it (Georgiev et al.); `none` takes all steps."""
+    draws: int = Field(20, ge=1, le=1000)
+    """Noises that the estimate at that step is noised with again; 1 with `noise=shared`."""
+
+    @model_validator(mode="after")
+    def _trajectories_keep_their_range(self) -> JourneyOptions:
+        if self.image_range != "model":
+            raise ValueError("image_range=unit: trajectories are in the range of the model")
+        return self
+
+    @model_validator(mode="after")
+    def _draws_differ(self) -> JourneyOptions:
+        if self.at is not None and self.noise == "shared" and self.draws > 1:
+            raise ValueError(f"noise=shared: all {self.draws} draws would have the same noise; give draws=1")
+        return self
+
+
+class JourneyTRAK(Method[JourneyOptions]):
+    """TRAK's kernel; phi_q is the mean loss gradient of the sampler's estimates of x_0, each at its own timestep."""
+
+    name = "journey-trak"
+    summary = "ridge kernel over loss gradients, queries followed along their sampling trajectory"
+    citation = "Georgiev et al. 2023 (arXiv 2312.06205), as adapted by Zheng et al. 2024 (arXiv 2311.00500)"
+    Options = JourneyOptions
+
+    def features(self) -> FeaturePlan:
+        """`trak`'s rows for the training set; the queries' along their trajectories."""
+        o = self.options
+        grid = TimestepGrid(kind="sampler", steps=o.sampling_steps)
+        if o.at is not None:
+            grid = TimestepGrid(kind="single", steps=o.draws, at=o.at)
+        return o.plan(queries=o.source().model_copy(update={"grid": grid, "latents": "trajectory"}))
+
+    def fit(self, train: TrainFeatures, context: Context) -> Scorer:
+        """Inverts the kernel."""
+        return RidgeScorer(train, fit_kernel(train, self.options, context))

@@ -1,0 +1,83 @@
+"""TRAK, D-TRAK, Relative-IF and Renormalized-IF: one ridge kernel, four scores (methods-spec M7, M8)."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from attrbench.contracts.feature import FeaturePlan, TrainFeatures
+from attrbench.contracts.method import Context, Method, Scorer
+from attrbench_methods.kernel.ridge import RidgeOptions, RidgeScorer, fit_kernel, gradient_norms
+
+
+class TRAK(Method[RidgeOptions]):
+    """tau = phi_q (Phi^T Phi + lam I)^-1 Phi_i^T over gradients of the training loss: D-TRAK's "TRAK" baseline."""
+
+    name = "trak"
+    summary = "ridge kernel over mean loss gradients"
+    citation = "Park et al. 2023, TRAK (arXiv 2303.14186); Zheng et al. 2024, D-TRAK (arXiv 2311.00500)"
+    Options = RidgeOptions
+
+    def features(self) -> FeaturePlan:
+        """Means of loss gradients, sketched or whole."""
+        return self.options.plan("loss")
+
+    def fit(self, train: TrainFeatures, context: Context) -> Scorer:
+        """Inverts the kernel."""
+        return RidgeScorer(train, fit_kernel(train, self.options, context))
+
+
+class DTRAKOptions(RidgeOptions):
+    """Options of `d-trak`: those of `trak` but for `target`, for the output is compared with nothing."""
+
+    target: ClassVar[Literal["trained"]] = "trained"  # type: ignore[misc]
+
+
+class DTRAK(TRAK):
+    """TRAK over gradients of the mean square of the network's output, for training items and queries alike."""
+
+    name = "d-trak"
+    summary = "ridge kernel over mean gradients of the output's square"
+    citation = "Zheng et al. 2024, D-TRAK (arXiv 2311.00500)"
+    Options = DTRAKOptions
+
+    def features(self) -> FeaturePlan:
+        """Means of gradients of the squared norm."""
+        return self.options.plan("squared-norm")
+
+
+class NormalisedOptions(RidgeOptions):
+    """Options of `relative-if` and `renorm-if`."""
+
+    needs: ClassVar = {"target": "output=loss"}
+    output: Literal["loss", "squared-norm"] = "loss"
+    """What is differentiated: the training loss, as TRAK, or the output's square, as D-TRAK."""
+
+
+class RelativeIF(Method[NormalisedOptions]):
+    """TRAK's score over |Phi_i (Phi^T Phi + lam I)^-1|: how much of item i's own influence falls on the query."""
+
+    name = "relative-if"
+    summary = "TRAK over the norm of an item's influence"
+    citation = "Barshan et al. 2020, RelatIF (arXiv 2003.11630)"
+    Options = NormalisedOptions
+
+    def features(self) -> FeaturePlan:
+        """Means of gradients."""
+        return self.options.plan(self.options.output)
+
+    def fit(self, train: TrainFeatures, context: Context) -> Scorer:
+        """Inverts the kernel."""
+        kernel = fit_kernel(train, self.options, context)
+        return RidgeScorer(train, kernel, kernel.influence_norms())
+
+
+class RenormIF(RelativeIF):
+    """TRAK's score over |Phi_i|: influence per unit of gradient."""
+
+    name = "renorm-if"
+    summary = "TRAK over the norm of an item's gradient"
+    citation = "Hammoudeh and Lowd 2022 (arXiv 2201.10055)"
+
+    def fit(self, train: TrainFeatures, context: Context) -> Scorer:
+        """Inverts the kernel."""
+        return RidgeScorer(train, fit_kernel(train, self.options, context), gradient_norms(train))

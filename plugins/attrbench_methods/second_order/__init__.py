@@ -1,0 +1,1 @@
+"""Influence functions: DataInf, LiSSA, K-FAC and EK-FAC."""

@@ -1,0 +1,58 @@
+"""DataInf: an inverse Hessian in closed form, by swapping the inverse and the mean (methods-spec M10)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from attrbench.contracts.feature import FeaturePlan, TrainFeatures
+from attrbench.contracts.method import Context, Method, Scorer
+from attrbench_methods.second_order.block_influence import BlockOptions, PreconditionedScorer, preconditioned
+
+if TYPE_CHECKING:
+    from attrbench_methods.second_order.block_influence import Matrix
+
+
+class DataInfOptions(BlockOptions):
+    """Options of `datainf`."""
+
+    needs: ClassVar = dict.fromkeys(("damping", "damping_mode"), "hessian=inverse")
+    hessian: Literal["inverse", "identity"] = "inverse"
+    """`inverse`: DataInf; `identity`: no Hessian at all, the paper's "Hessian-free" row, which is GradDot."""
+
+
+class DataInf(Method[DataInfOptions]):
+    """H_l^-1 = (1/n) sum_i (g_i g_i^T + lam_l I)^-1, each term by Sherman and Morrison (Kwon et al. 2024, eq. 5)."""
+
+    name = "datainf"
+    summary = "influence function with DataInf's closed-form inverse Hessian, block by block"
+    citation = "Kwon et al. 2024, DataInf (arXiv 2310.00902)"
+    Options = DataInfOptions
+
+    def features(self) -> FeaturePlan:
+        """Sketched gradients of each block."""
+        return self.options.block_plan()
+
+    def fit(self, train: TrainFeatures, context: Context) -> Scorer:
+        """Applies the inverse to the training gradients."""
+
+        def inverse(gradients: Matrix, parameters: int) -> Matrix:
+            if self.options.hessian == "identity":
+                return gradients
+            return datainf_inverse(gradients, self.options.block_damping(gradients, parameters))
+
+        return PreconditionedScorer(preconditioned(train, inverse))
+
+
+def datainf_inverse(gradients: Matrix, damping: float) -> Matrix:
+    """[n, d] H^-1 g_k = (1/lam) [g_k - (1/n) sum_i <g_i, g_k> / (lam + |g_i|^2) g_i].
+
+    Args:
+        gradients: [n, d] training gradients of one block.
+        damping: lam.
+    """
+    import numpy as np
+
+    weights = 1 / (len(gradients) * (damping + (gradients**2).sum(axis=1)))
+    swapped = np.linalg.multi_dot([gradients, gradients.T * weights, gradients])  # over n x n or d x d, the cheaper
+    inverse: Matrix = (gradients - swapped) / damping
+    return inverse

@@ -1,0 +1,111 @@
+"""EK-FAC and K-FAC influence functions (methods-spec M12)."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from pydantic import Field
+
+from attrbench.contracts.feature import FeaturePlan, GradientProducts, TrainFeatures
+from attrbench.contracts.method import Context, Method, Transformed
+from attrbench_methods.first_order.product_scorer import ProductScorer
+from attrbench_methods.gradient_options import GradientOptions
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from attrbench.gradients.curvature.kronecker import KroneckerFactors
+    from attrbench.search.index_files import KeptIndex
+
+
+class KroneckerOptions(GradientOptions):
+    """Options of `ekfac` and `kfac`."""
+
+    grid: Literal["cubic", "uniform", "random"] = "uniform"
+    """`uniform`: evenly spaced from 0; `cubic`: the released DMin code's; `random`: drawn with replacement."""
+    timesteps: int = Field(10, ge=1, le=1000)
+    """Number of timesteps, over which gradients are averaged."""
+    noise: Literal["shared", "per-timestep", "per-item"] = "per-item"
+    """`per-item`: a noise for each item and timestep; or one a timestep, or one for everything."""
+    fisher: Literal["mc", "empirical"] = "mc"
+    """`mc`: the Gauss-Newton matrix by random outputs, one for each draw; `empirical`: by the loss gradients."""
+    sharing: Literal["expand", "reduce"] = "expand"
+    """Whether positions in an image count as samples of their own, or are added up first."""
+    draws: int = Field(4096, ge=1)
+    """Pairs of item and timestep for the eigenvectors, and as many for the eigenvalues."""
+    damping: float = Field(0.1, gt=0, allow_inf_nan=False)
+    """lam of each module, in the unit that `damping_mode` says."""
+    damping_mode: Literal["relative", "absolute"] = "relative"
+    """`relative`: times the module's mean eigenvalue; `absolute`: as it is."""
+    factor_seed: int = Field(0, ge=0)
+    """Seed of the draws."""
+
+
+class EKFAC(Method[KroneckerOptions]):
+    """tau = sum over modules of <(H_l + lam_l I)^-1 g_q,l, g_i,l>, H_l diagonal in its Kronecker eigenvectors.
+
+    g is the mean of the loss gradients over the timesteps; only Linear and Conv2d layers take part.
+    """
+
+    name = "ekfac"
+    summary = "influence function with eigenvalue-corrected Kronecker-factored curvature"
+    citation = "George et al. 2018 (arXiv 1806.03884); Grosse et al. 2023 (arXiv 2308.03296); Mlodozeniec et al. 2025"
+    Options = KroneckerOptions
+    quick: ClassVar[Mapping[str, str]] = {"draws": "64"}
+    corrected = True
+
+    def features(self) -> FeaturePlan:
+        """Inner products of mean gradients, the queries' behind the inverse."""
+        products = GradientProducts(source=self.options.source(), timesteps="mean", transform=self.key)
+        return FeaturePlan(train=products, query=products)
+
+    def fit(self, train: TrainFeatures, context: Context) -> ProductScorer:
+        """The curvature has done its work in `transform`."""
+        return ProductScorer(normalize=False)
+
+    def transform(self, gradients: Tensor, context: Context) -> Transformed:
+        """Estimates the factors, or loads what an earlier run kept, and solves for each query."""
+        started = time.perf_counter()
+        kept = self._factors(context)
+        built = time.perf_counter() - started
+        o = self.options
+        solved = kept.index.solve(gradients, self.corrected, o.damping, o.damping_mode == "relative")
+        facts = {"modules": float(len(kept.index.layers)), "draws": float(o.draws)}
+        return Transformed(solved, facts, kept.bytes, kept.earlier_seconds + built)
+
+    def _factors(self, context: Context) -> KeptIndex[KroneckerFactors]:
+        from safetensors.torch import load_file, save_file
+
+        from attrbench.gradients.curvature.kronecker import (
+            FactorOptions,
+            KroneckerFactors,
+            kronecker_factors,
+            tracked_layers,
+        )
+        from attrbench.search.index_files import kept_index
+        from attrbench.store.fingerprint import fingerprint
+
+        o = self.options
+        pairs = context.training(o.source())
+        options = FactorOptions(o.fisher, o.sharing, o.draws, o.factor_seed)
+        model, items = pairs.denoiser.fingerprint, pairs.split.items.fingerprint
+        key = fingerprint([model, items, pairs.count, o.source().model_dump(mode="json"), vars(options), self.version])
+        folder = context.workspace.with_name("ekfac")  # both methods' factors are the same
+        device = pairs.denoiser.device
+        return kept_index(
+            folder / f"factors-{key[:20]}.bin",
+            build=lambda: kronecker_factors(pairs, options),
+            save=lambda factors, path: save_file({k: v.cpu().contiguous() for k, v in factors.tensors().items()}, path),
+            load=lambda path: KroneckerFactors.of(tracked_layers(pairs), load_file(path, device=str(device))),
+        )
+
+
+class KFAC(EKFAC):
+    """EK-FAC without the correction: eigenvalues are products of the factors' own."""
+
+    name = "kfac"
+    summary = "influence function with Kronecker-factored curvature"
+    citation = "Martens and Grosse 2015 (arXiv 1503.05671); Mlodozeniec et al. 2025 (arXiv 2410.13850)"
+    corrected = False

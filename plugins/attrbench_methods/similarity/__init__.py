@@ -1,0 +1,1 @@
+"""Methods that compare images: pixels, SSIM, latents, embeddings of networks."""

@@ -1,0 +1,171 @@
+"""CLIP: similarity of the image embeddings of a CLIP model, loaded by open_clip (methods-spec M3)."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field
+
+from attrbench.contracts.feature import TrainFeatures
+from attrbench.contracts.method import Context
+from attrbench.errors import Unavailable, UsageError, unknown_name
+from attrbench.hub import hub_or_cache
+from attrbench_methods.similarity.image_embeddings import (
+    EmbeddingScorer,
+    Encoder,
+    Preparation,
+    check_file,
+    first_line,
+    first_sentence,
+    fit_embeddings,
+    optional_library,
+    weights_digest,
+)
+from attrbench_methods.similarity.image_similarity import ImageSimilarity, SimilarityOptions
+
+if TYPE_CHECKING:
+    import torch
+
+WEIGHTS_FILES = (".safetensors", ".pt", ".pth", ".bin", ".npz")
+
+
+class CLIPOptions(SimilarityOptions):
+    """Options of `clip`."""
+
+    model: str = "ViT-B-32"
+    """open_clip's name of the model."""
+    pretrained: str = "openai"
+    """open_clip's tag of the weights, or the path of a checkpoint file."""
+    similarity: Literal["cosine", "dot"] = "cosine"
+    """`cosine`, or `dot`: D-TRAK reports both."""
+    batch_size: int = Field(64, ge=1)
+    """Images a batch."""
+
+
+class CLIP(ImageSimilarity[CLIPOptions]):
+    """tau = cosine of z(q) and z(i), z the projected image embedding (`encode_image`), as D-TRAK's baseline.
+
+    Text is not used. The model computes in float32.
+    """
+
+    name = "clip"
+    summary = "cosine or dot product of CLIP image embeddings"
+    citation = "Radford et al. 2021 (arXiv 2103.00020); baseline of D-TRAK (Zheng et al. 2024, arXiv 2311.00500)"
+    Options = CLIPOptions
+
+    def check(self, train_items: int) -> None:
+        """Refuses models and tags that open_clip does not have, and files that are not there."""
+        open_clip = _open_clip()
+        model, pretrained = self.options.model, self.options.pretrained
+        if model not in open_clip.list_models():
+            raise unknown_name("model of method clip", model, open_clip.list_models())
+        if self._tag(open_clip) or Path(pretrained).is_file():
+            return
+        if Path(pretrained).suffix in WEIGHTS_FILES or "/" in pretrained:
+            check_file(self.name, pretrained)
+        raise unknown_name(f"weights of {model}", pretrained, open_clip.list_pretrained_tags_by_model(model))
+
+    def fit(self, train: TrainFeatures, context: Context) -> EmbeddingScorer:
+        """Embeds the training images."""
+        encoder = self._encoder(context.denoiser().device)
+        return fit_embeddings(train, context, encoder, self.options.similarity)
+
+    def _tag(self, open_clip: Any) -> dict[str, Any]:
+        """What open_clip knows of the weights; empty where they are a file."""
+        known: dict[str, Any] = open_clip.get_pretrained_cfg(self.options.model, self.options.pretrained)
+        return known
+
+    def _encoder(self, device: torch.device) -> Encoder:
+        open_clip = _open_clip()
+        network = self._network(open_clip, device)
+        published = open_clip.get_model_preprocess_cfg(network)
+        size = published["size"]  # one number of a ResNet, two of a transformer
+        preparation = Preparation(
+            size=(size, size) if isinstance(size, int) else tuple(size),
+            mean=tuple(published["mean"]),
+            std=tuple(published["std"]),
+            interpolation=published["interpolation"],
+            fit=published["resize_mode"],
+        )
+        return Encoder(
+            embed=lambda images: network.encode_image(preparation(images, device)),
+            identity={
+                "library": f"open_clip {open_clip.__version__}",
+                "model": self.options.model,
+                "quick_gelu": self._quick_gelu(open_clip),
+                "weights": weights_digest(network.visual),
+                "preparation": preparation.identity(),
+            },
+            batch_size=self.options.batch_size,
+        )
+
+    def _quick_gelu(self, open_clip: Any) -> bool:
+        """Whether the weights need OpenAI's approximation of GELU: open_clip only warns where the model has another."""
+        return bool(self._tag(open_clip).get("quick_gelu"))
+
+    def _network(self, open_clip: Any, device: torch.device) -> Any:
+        """The model in eval mode.
+
+        Raises:
+            Unavailable: where the weights of a tag can't be had.
+            UsageError: where a file does not hold weights of the model.
+        """
+        model, pretrained = self.options.model, self.options.pretrained
+        with _quiet_root_logger(), hub_or_cache() as hub_answers:
+            try:
+                network = open_clip.create_model(
+                    model,
+                    pretrained=pretrained,
+                    device=device,
+                    precision="fp32",
+                    force_quick_gelu=self._quick_gelu(open_clip),
+                    force_preprocess_cfg=self._preprocessing(open_clip),
+                    weights_only=True,  # nothing but tensors is ever unpickled
+                )
+            except Exception as error:  # a missing network, a full disk, a checkpoint of another model
+                if not self._tag(open_clip):
+                    raise UsageError(
+                        f"method clip: {pretrained} holds no weights of {model}: {first_sentence(error)}"
+                    ) from None
+                why = first_line(error) if hub_answers else "no hub can be reached"
+                raise Unavailable(
+                    f"method clip: no weights '{pretrained}' for {model} here and {why}: give a local checkpoint with"
+                    f" -m clip:model={self._file_model(open_clip)},pretrained=PATH"
+                ) from None
+        return network.eval()
+
+    def _file_model(self, open_clip: Any) -> str:
+        """The model's name for a file with these weights, which does not say that it needs OpenAI's GELU."""
+        model = self.options.model
+        quick = f"{model}-quickgelu"
+        return quick if self._quick_gelu(open_clip) and quick in open_clip.list_models() else model
+
+    def _preprocessing(self, open_clip: Any) -> dict[str, Any] | None:
+        """How images are prepared for a checkpoint file: as for the model's published weights, where those agree."""
+        if self._tag(open_clip):
+            return None  # open_clip knows
+        names = ("mean", "std", "interpolation", "resize_mode")
+        tags = open_clip.list_pretrained_tags_by_model(self.options.model)
+        published = [open_clip.get_pretrained_cfg(self.options.model, tag) for tag in tags]
+        ways = [{name: cfg[name] for name in names if name in cfg} for cfg in published]
+        return ways[0] if ways and all(way == ways[0] for way in ways) else None
+
+
+def _open_clip() -> Any:
+    weights = "; the weights come from the hub, or from a local checkpoint: -m clip:model=NAME,pretrained=PATH"
+    return optional_library("clip", "open_clip", "clip", weights)
+
+
+@contextmanager
+def _quiet_root_logger() -> Iterator[None]:
+    """open_clip speaks through the root logger, whose first message would give it a handler for good."""
+    root, nothing = logging.getLogger(), logging.NullHandler()
+    root.addHandler(nothing)
+    try:
+        yield
+    finally:
+        root.removeHandler(nothing)

@@ -1,0 +1,43 @@
+"""Latent similarity: cosine, Euclidean distance or inner product of the autoencoder's latents (methods-spec M4)."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from attrbench.contracts.feature import TrainFeatures
+from attrbench.contracts.method import Context
+from attrbench.errors import Unavailable
+from attrbench_methods.similarity.image_embeddings import EmbeddingScorer, Encoder, fit_embeddings
+from attrbench_methods.similarity.image_similarity import ImageSimilarity, SimilarityOptions
+
+
+class LatentOptions(SimilarityOptions):
+    """Options of `latent`."""
+
+    batch_size: int = Field(16, ge=1)
+    """Images a batch."""
+
+
+class Latent(ImageSimilarity[LatentOptions]):
+    """Similarity of flattened latents as the network gets them, as D-TRAK's "raw pixel" baseline of latent models."""
+
+    name = "latent"
+    summary = "cosine, l2 or dot product of the autoencoder's latents"
+    citation = "baseline of D-TRAK (Zheng et al. 2024, arXiv 2311.00500)"
+    Options = LatentOptions
+
+    def fit(self, train: TrainFeatures, context: Context) -> EmbeddingScorer:
+        """Encodes the training images.
+
+        Raises:
+            Unavailable: for models without an autoencoder.
+        """
+        denoiser = context.denoiser()
+        if not denoiser.has_latents:
+            raise Unavailable("method latent: this model works on pixels; use pixel")
+        encoder = Encoder(
+            embed=lambda images: denoiser.encode(images, [""] * len(images), "model").latents,
+            identity={"model": denoiser.fingerprint},
+            batch_size=self.options.batch_size,
+        )
+        return fit_embeddings(train, context, encoder, self.options.similarity)

@@ -1,0 +1,81 @@
+"""Pixel similarity: cosine, Euclidean distance or inner product of the images (methods-spec M4)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from attrbench.contracts.feature import QueryFeatures, TrainFeatures
+from attrbench.contracts.method import Context, ExhaustiveScorer, StateSize
+from attrbench_methods.similarity.image_embeddings import negative_squared_distances
+from attrbench_methods.similarity.image_similarity import ImageSimilarity, Similarity, SimilarityOptions
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+
+BLOCK_NUMBERS = 1 << 24
+"""Numbers that are compared at once: 64 MB."""
+KEPT_BYTES = 1 << 31
+
+
+class PixelOptions(SimilarityOptions):
+    """Options of `pixel`."""
+
+    similarity: Similarity = "cosine"
+    """`cosine`; `l2`, the negative squared distance; or `dot`, which favors images of high contrast."""
+
+
+class Pixel(ImageSimilarity[PixelOptions]):
+    """Similarity of flattened images with values in [-1, 1], as D-TRAK's "raw pixel" baseline."""
+
+    name = "pixel"
+    summary = "cosine, l2 or dot product of the images themselves"
+    citation = "baseline of D-TRAK (Zheng et al. 2024, arXiv 2311.00500)"
+    Options = PixelOptions
+
+    def fit(self, train: TrainFeatures, context: Context) -> PixelScorer:
+        """Flattens the training images."""
+        assert train.images is not None
+        return PixelScorer(train.images, self.options.similarity)
+
+
+class PixelScorer(ExhaustiveScorer):
+    """Scores by matrix products, a block of training images at a time.
+
+    The images' vectors are kept where they fit into KEPT_BYTES, and made anew for each query where they don't.
+    """
+
+    def __init__(self, images: NDArray[np.uint8], similarity: str) -> None:
+        self._similarity = similarity
+        self._images = images
+        size = max(1, BLOCK_NUMBERS // images[0].size)
+        self._cuts = [slice(first, first + size) for first in range(0, len(images), size)]
+        self._kept = [self._vectors(images[cut]) for cut in self._cuts] if 4 * images.size <= KEPT_BYTES else None
+
+    def _vectors(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        import numpy as np
+
+        flat = images.reshape(len(images), -1).astype(np.float32) / 127.5 - 1
+        if self._similarity == "cosine":
+            flat /= np.maximum(np.linalg.norm(flat, axis=1, keepdims=True), 1e-12)
+        return flat
+
+    def scores(self, query: QueryFeatures) -> NDArray[np.float32]:
+        """[m, n] similarities."""
+        import numpy as np
+
+        assert query.images is not None
+        vectors = self._vectors(query.images)
+        blocks = self._kept or (self._vectors(self._images[cut]) for cut in self._cuts)
+        return np.concatenate([self._similarities(vectors, block) for block in blocks], axis=1)
+
+    def _similarities(self, vectors: NDArray[np.float32], train: NDArray[np.float32]) -> NDArray[np.float32]:
+        if self._similarity == "l2":
+            return negative_squared_distances(vectors, train)
+        dots: NDArray[np.float32] = vectors @ train.T
+        return dots
+
+    def size(self) -> StateSize:
+        """The images as they are kept: four bytes a value, or one where they are too many."""
+        return StateSize(rows=self._images.nbytes if self._kept is None else 4 * self._images.size)

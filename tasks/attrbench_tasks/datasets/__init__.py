@@ -1,0 +1,1 @@
+"""Training sets of the tasks: where they come from and how they are put together."""

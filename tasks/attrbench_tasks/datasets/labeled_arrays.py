@@ -1,0 +1,74 @@
+"""Labeled images in an .npz file, listed like those of a folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from attrbench.data.manifest import Listing
+from attrbench.errors import AttrbenchError
+from attrbench.files import sha256_of
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from PIL import Image
+
+KEYS = (("x_train", "y_train"), ("x", "y"))
+
+
+def read_arrays(path: Path) -> tuple[NDArray[Any], NDArray[Any]]:
+    """The arrays `x_train` and `y_train` of a file, or `x` and `y`, whatever they are.
+
+    Raises:
+        AttrbenchError: one line, where the file is missing or has neither.
+    """
+    import numpy as np
+
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            for images, labels in KEYS:
+                if images in file and labels in file:
+                    return file[images], file[labels]
+            names = ", ".join(file) or "nothing"
+    except (OSError, ValueError) as error:
+        reason = "there is no such file" if isinstance(error, FileNotFoundError) else "it is no readable .npz file"
+        raise AttrbenchError(
+            f"cannot load images from {path}: {reason}; give one with x_train, uint8, and y_train (dataset=FILE.npz)"
+        ) from None
+    raise AttrbenchError(f"{path} holds {names}, not x_train and y_train (or x and y)")
+
+
+def list_arrays(path: Path) -> Listing:
+    """The images of such a file: [n, H, W] or [n, H, W, 3], uint8, and [n] labels, which are their groups.
+
+    Raises:
+        AttrbenchError: one line, where the file is missing or holds something else.
+    """
+    import numpy as np
+
+    images, labels = read_arrays(path)
+    if images.ndim == 4 and images.shape[-1] == 1:
+        images = images[..., 0]
+    if images.dtype != np.uint8 or images.shape[3:] not in ((), (3,)) or images.ndim < 3 or not len(images):
+        raise AttrbenchError(f"{path}: images are {images.dtype} {images.shape}, not uint8 [n, H, W] or [n, H, W, 3]")
+    if labels.shape != images.shape[:1]:
+        raise AttrbenchError(f"{path}: {len(images)} images and labels of shape {labels.shape}")
+    return Listing(
+        where=str(path),
+        names=[f"item {index}" for index in range(len(images))],
+        captions=None,
+        groups=[str(label) for label in labels.tolist()],
+        stamp=sha256_of(path),
+        open=_Opener(images),
+    )
+
+
+class _Opener:
+    def __init__(self, images: NDArray[np.uint8]) -> None:
+        self._images = images
+
+    def __call__(self, index: int) -> Image.Image:
+        from PIL import Image
+
+        return Image.fromarray(self._images[index])

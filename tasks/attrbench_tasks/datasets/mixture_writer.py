@@ -1,0 +1,169 @@
+"""Writing the mixture: image by image, resumable; `manifest.json` comes last and says that all is there."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from attrbench.errors import AttrbenchError
+from attrbench.files import write_atomically
+from attrbench.store.fingerprint import fingerprint
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from attrbench.contracts.dataset_builder import Order
+    from attrbench.contracts.dataset_source import DatasetSource
+    from attrbench.data.manifest import Listing
+    from attrbench_tasks.datasets.mixture import Entry, MixtureOptions
+
+MANIFEST = "manifest.json"
+UNFINISHED = ".unfinished.json"
+COLUMNS = ("file_name", "text", "group", "split", "source", "source_index", "noised")
+EVERY = 500
+"""Images between two lines of progress."""
+
+
+@dataclass(frozen=True)
+class Started:
+    """The folder of a mixture that is being written."""
+
+    folder: Path
+
+    def refuse_other_contents(self) -> None:
+        """Never writes over what is there.
+
+        Raises:
+            AttrbenchError: where the folder holds a whole data set, or anything but an unfinished one.
+        """
+        if (self.folder / MANIFEST).exists():
+            raise AttrbenchError(
+                f"{self.folder} holds a data set already: remove it, or name another folder with --out"
+            )
+        if self.folder.is_file() or (
+            self.folder.is_dir() and any(self.folder.iterdir()) and not (self.folder / UNFINISHED).exists()
+        ):
+            raise AttrbenchError(f"{self.folder} is not empty: name another folder with --out")
+
+    def begin(self, key: str) -> None:
+        """Marks the folder as unfinished, or finds the mark of the same data set there.
+
+        Raises:
+            AttrbenchError: where another data set was begun there, or the folder can't be written to.
+        """
+        mark = self.folder / UNFINISHED
+        if not mark.exists():
+            try:
+                write_atomically(mark, json.dumps({"fingerprint": key}).encode())
+            except OSError as error:
+                raise AttrbenchError(
+                    f"cannot write to {self.folder}: {error.strerror}; name another with --out"
+                ) from None
+        if json.loads(mark.read_bytes())["fingerprint"] != key:
+            raise AttrbenchError(
+                f"{self.folder} was begun with other sources or options: run that command again, remove the folder, or"
+                " name another one with --out"
+            )
+
+
+def write_mixture(
+    entries: Sequence[Entry],
+    found: Mapping[str, Listing],
+    sources: Mapping[str, DatasetSource],
+    options: MixtureOptions,
+    order: Order,
+    started: Started,
+) -> None:
+    """Writes images, then metadata, then the manifest."""
+    settled = {
+        "options": options.model_dump(mode="json"),
+        "sources": {name: source.model_dump(mode="json") for name, source in sources.items()},
+        "items": {name: fingerprint([listing.stamp, list(listing.names)]) for name, listing in found.items()},
+    }
+    started.begin(fingerprint(settled))
+    left_out: dict[str, str] = {}
+    for number, entry in enumerate(entries, start=1):
+        reason = _write_image(entry, found[entry.group], options, order.out)
+        if reason is not None:
+            left_out[f"{entry.split}/{entry.file_name}"] = reason
+        if number % EVERY == 0 or number == len(entries):
+            order.report(f"{number} of {len(entries)} images")
+    kept = [entry for entry in entries if f"{entry.split}/{entry.file_name}" not in left_out]
+    for split in sorted({entry.split for entry in kept}):
+        rows = [_row(entry, found[entry.group], sources[entry.group]) for entry in kept if entry.split == split]
+        write_atomically(order.out / split / "metadata.csv", _csv(rows))
+    manifest = {**settled, "counts": _counts(kept), "left_out": left_out, "columns": COLUMNS}
+    write_atomically(order.out / MANIFEST, (json.dumps(manifest, indent=1) + "\n").encode())
+    (order.out / UNFINISHED).unlink()
+
+
+def _write_image(entry: Entry, listing: Listing, options: MixtureOptions, out: Path) -> str | None:
+    """Writes an image that is not there yet; the reason where it can't be read."""
+    from PIL import Image
+
+    from attrbench.data.pixels import refusing_bombs, to_pixels, what_is_wrong
+
+    path = out / entry.split / entry.file_name
+    if path.exists():
+        return None
+    try:
+        with refusing_bombs(), listing.open(entry.place) as image:
+            pixels = to_pixels(image, (options.resolution, options.resolution, 3))
+    except Exception as error:
+        return what_is_wrong(error)
+    if entry.noised:
+        pixels = noised(pixels, options, entry)
+    data = io.BytesIO()
+    Image.fromarray(pixels).save(data, format="PNG")
+    try:
+        write_atomically(path, data.getvalue())
+    except OSError as error:
+        raise AttrbenchError(f"cannot write {path}: {error.strerror}; run the same command again to go on") from None
+    return None
+
+
+def noised(pixels: NDArray[np.uint8], options: MixtureOptions, entry: Entry) -> NDArray[np.uint8]:
+    """The pixels with Gaussian noise that seed, source and place decide, clipped to 0 .. 255."""
+    import numpy as np
+
+    words = fingerprint(["noise", options.seed, entry.group, entry.place])
+    noise = np.random.default_rng(int(words[:16], 16)).normal(0, 255 * options.noise, pixels.shape)
+    return (pixels + noise).round().clip(0, 255).astype(np.uint8)
+
+
+def _row(entry: Entry, listing: Listing, source: DatasetSource) -> dict[str, Any]:
+    assert listing.captions is not None
+    return {
+        "file_name": entry.file_name,
+        "text": listing.captions[entry.place],
+        "group": entry.group,
+        "split": entry.split,
+        "source": source.path,
+        "source_index": entry.place,
+        "noised": str(entry.noised).lower(),
+    }
+
+
+def _csv(rows: Sequence[Mapping[str, Any]]) -> bytes:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue().encode()
+
+
+def _counts(entries: Sequence[Entry]) -> dict[str, dict[str, int]]:
+    """Items of each group in each split, and how many of them are noised."""
+    counts = Counter((entry.group, entry.split) for entry in entries)
+    copies = Counter((entry.group, f"{entry.split}, noised") for entry in entries if entry.noised)
+    table: dict[str, dict[str, int]] = {}
+    for (group, column), count in (counts + copies).items():
+        table.setdefault(group, {})[column] = count
+    return table

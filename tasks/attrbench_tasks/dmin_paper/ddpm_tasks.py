@@ -1,0 +1,244 @@
+"""The paper's unconditional tasks: published DDPMs on MNIST and CIFAR-10.
+
+How the paper labels its generated queries is not published. Here a classifier does it, which is trained on the
+training images when the task is first opened and stays in the cache.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from pydantic import Field
+
+from attrbench.contracts.dataset_source import DatasetSource
+from attrbench.contracts.options import Options
+from attrbench.contracts.task import Items, OpenTask, Task, TaskMeta, Workspace
+from attrbench.errors import AttrbenchError
+from attrbench.models.config import ModelConfig
+from attrbench.store.fingerprint import fingerprint, local_state
+from attrbench_tasks.dmin_paper import constants as paper
+
+if TYPE_CHECKING:
+    from attrbench.data.manifest import Listing
+    from attrbench.models.families.ddpm import DDPMDenoiser
+    from attrbench_tasks.training.classifier import ClassifierRecipe, Labeled
+
+log = logging.getLogger("attrbench.queries")
+
+HELD_OUT = 10
+"""Every so many-th training image tests the classifier, which is trained on the others."""
+LABELS = (
+    "The paper does not say how queries are labeled. Here a classifier does it: a small CNN, trained on nine tenths of"
+    " the training images and tested on the rest (its accuracy is in the record's notes); pictures that it gives less"
+    " than 0.9 to are left out."
+)
+
+
+class PaperDDPMOptions(Options):
+    """Every id can be replaced by a path."""
+
+    needs: ClassVar = {"group_column": "dataset"}
+    model: str | None = None
+    """Pipeline: id on the hub, or a folder as `DDPMPipeline.save_pretrained` writes it."""
+    revision: str | None = None
+    """Branch, tag or commit of the model."""
+    dataset: str | None = None
+    """Training images: id on the hub; a folder of images with groups; or an .npz file with `x_train`, `y_train`."""
+    dataset_revision: str | None = None
+    """Branch, tag or commit of the data set."""
+    group_column: str | None = None
+    """The column of classes; of the paper's data sets `label`, else `group`."""
+    queries_per_group: int = Field(10, ge=1, le=500)
+    """Generated queries for each class."""
+    query_set: Literal["reported", "tuning"] = "reported"
+    """`tuning`: queries of other seeds, for choosing options; nothing may be chosen on the reported ones."""
+    sampling_steps: int = Field(50, ge=1, le=1000)
+    """DDIM steps of the queries."""
+    gradient_checkpointing: bool = False
+    """Activations are computed twice instead of kept."""
+
+
+class PaperDDPMTask(Task[PaperDDPMOptions]):
+    """A published DDPM, its training set, and queries that a classifier labels."""
+
+    Options: ClassVar[type[PaperDDPMOptions]] = PaperDDPMOptions  # type: ignore[misc]
+    tuning: ClassVar = {"query_set": "tuning"}
+    base: ClassVar[str]
+    images: ClassVar[DatasetSource]
+    epochs: ClassVar[int]
+    """Of the classifier."""
+
+    @property
+    def train_source(self) -> DatasetSource:
+        """The training images."""
+        options = self.options
+        if options.dataset is None:
+            return self.images.model_copy(update={"revision": options.dataset_revision})
+        return DatasetSource(path=options.dataset, revision=options.dataset_revision, group_column=options.group_column)
+
+    @property
+    def model(self) -> ModelConfig:
+        """The model."""
+        options = self.options
+        return ModelConfig(
+            model=options.model or self.base,
+            revision=options.revision,
+            sampling_steps=options.sampling_steps,
+            gradient_checkpointing=options.gradient_checkpointing,
+        )
+
+    def state(self) -> object:
+        """Names, sizes and times of the local files that it is made of."""
+        return local_state((self.options.model, self.options.dataset))
+
+    def open(self, workspace: Workspace) -> OpenPaperDDPM:
+        """Looks for the model and the data set before anything is loaded."""
+        from attrbench.data.open_dataset import list_items
+        from attrbench.models.loading import find_pipeline
+        from attrbench_tasks.datasets.labeled_arrays import list_arrays
+
+        source = self.train_source
+        try:
+            find_pipeline(self.model)
+            arrays = source.path.endswith(".npz")
+            train = list_arrays(Path(source.path).expanduser()) if arrays else list_items(source, workspace.cache)
+        except AttrbenchError as error:
+            raise AttrbenchError(f"task {self.meta.name}: {error}") from None
+        if train.groups is None:
+            raise AttrbenchError(
+                f"task {self.meta.name}: {train.where} has no groups, and queries are labeled by them: name their"
+                " column with group_column, or sort the images into a folder a class"
+            )
+        return OpenPaperDDPM(self, workspace, train)
+
+    def classifier(self, size: int, channels: int, classes: int) -> ClassifierRecipe:
+        """The classifier of the queries."""
+        from attrbench_tasks.training.classifier import ClassifierRecipe
+
+        return ClassifierRecipe(
+            size=size,
+            epochs=self.epochs,
+            shift=2,
+            channels=channels,
+            classes=classes,
+            widths=(16, 32) if channels == 1 else (64, 128),
+            edge="black" if channels == 1 else "copy",
+        )
+
+
+class OpenPaperDDPM(OpenTask):
+    """The open task; each part is loaded on first use."""
+
+    def __init__(self, task: PaperDDPMTask, workspace: Workspace, train: Listing) -> None:
+        self._task = task
+        self._workspace = workspace
+        self._listing = train
+        self._notes: list[str] = []
+
+    @property
+    def notes(self) -> Sequence[str]:
+        """How good the classifier is."""
+        return self._notes
+
+    @cached_property
+    def denoiser(self) -> DDPMDenoiser:
+        """The model."""
+        from attrbench.models.families.ddpm import DDPMDenoiser
+        from attrbench.models.loading import load_denoiser
+
+        loaded = load_denoiser(self._task.model, self._workspace.device)
+        if not isinstance(loaded, DDPMDenoiser):
+            raise AttrbenchError(f"task {self._task.meta.name}: model {self._task.model.model} is no DDPM")
+        return loaded
+
+    @cached_property
+    def train(self) -> Items:
+        """The training images at the model's size; the group is the class."""
+        from attrbench.data.open_dataset import items_of
+
+        shape = self.denoiser.image_shape
+        return items_of(self._listing, self._task.train_source, shape, self._workspace.cache).items
+
+    @cached_property
+    def queries(self) -> Items:
+        """Generated images, labeled by the classifier, the ambiguous ones left out; see `generated`."""
+        from attrbench.data.open_dataset import make_items
+        from attrbench_tasks.minis.query_pictures import Wanted, labeled_generations
+
+        options, classes = self._task.options, sorted(set(self.train.groups))
+        wanted = Wanted(options.queries_per_group, options.query_set, self._workspace.cache)
+        images, labels, seeds = labeled_generations(self.denoiser, self._classifier(classes), wanted)
+        groups = [classes[label] for label in labels.tolist()]
+        names = [f"seed {seed}" for seed in seeds.tolist()]
+        return make_items(images, [""] * len(images), groups, names, seeds=seeds.tolist())
+
+    def _classifier(self, classes: Sequence[str]) -> Path:
+        """The folder of the classifier, trained where it is not there yet."""
+        from attrbench_tasks.training.classifier import FILE, REPORT, accuracy_of, train_classifier
+
+        train = self.train
+        _, size, channels = train.images.shape[1:]
+        recipe = self._task.classifier(size, channels, len(classes))
+        facts = [train.fingerprint, train.grouping, recipe.model_dump(mode="json"), HELD_OUT]
+        folder = self._workspace.cache / "classifiers" / fingerprint(facts)[:20]
+        if not ((folder / REPORT).is_file() and (folder / FILE).is_file()):
+            log.info("training the classifier of the queries on %d images", len(train))
+            train_classifier(recipe, *self._labeled(classes), folder, self._workspace.device)
+        accuracy, tested = accuracy_of(folder)
+        self._notes.append(
+            f"queries are labeled by a classifier that is right on {accuracy:.1%} of {tested} training images that it"
+            " was not trained on; the paper does not say how it labels them"
+        )
+        return folder
+
+    def _labeled(self, classes: Sequence[str]) -> tuple[Labeled, Labeled]:
+        """What the classifier is trained and tested on."""
+        import numpy as np
+
+        place = {group: number for number, group in enumerate(classes)}
+        labels = np.array([place[group] for group in self.train.groups], np.int64)
+        tested = np.arange(len(labels)) % HELD_OUT == HELD_OUT - 1
+        images = self.train.images
+        return (images[~tested], labels[~tested]), (images[tested], labels[tested])
+
+
+class DDPMMnist(PaperDDPMTask):
+    """A DDPM on MNIST."""
+
+    base = paper.DDPM_MNIST
+    images = DatasetSource(path=paper.MNIST, split="train", image_column="image", group_column="label")
+    epochs = 3
+    meta = TaskMeta(
+        name="ddpm-mnist",
+        version=1,
+        summary="DMin's DDPM on the 60,000 training images of MNIST",
+        model=paper.DDPM_MNIST,
+        dataset=f"{paper.MNIST}, split train",
+        license="images: MNIST (LeCun, Cortes, Burges; CC BY-SA 3.0); weights: see the model's page",
+        train_items=None,
+        memory="not measured",
+        notes=LABELS,
+    )
+
+
+class DDPMCifar10(PaperDDPMTask):
+    """A DDPM on CIFAR-10."""
+
+    base = paper.DDPM_CIFAR10
+    images = DatasetSource(path=paper.CIFAR10, split="train", image_column="img", group_column="label")
+    epochs = 8
+    meta = TaskMeta(
+        name="ddpm-cifar10",
+        version=1,
+        summary="DMin's DDPM on the 50,000 training images of CIFAR-10",
+        model=paper.DDPM_CIFAR10,
+        dataset=f"{paper.CIFAR10}, split train",
+        license="images: CIFAR-10 (Krizhevsky 2009; no license given); weights: Apache-2.0",
+        train_items=None,
+        memory="not measured",
+        notes=LABELS,
+    )

@@ -1,0 +1,85 @@
+"""Options of the paper's text-to-image tasks."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from attrbench.contracts.options import Options
+from attrbench_tasks.dmin_paper.constants import BATCH, EPOCHS, RELEASED_SET, TRAIN_ITEMS
+
+
+class PaperOptions(Options):
+    """Every id can be replaced by a path. Those from `train_epochs` on are for `attrbench train` alone."""
+
+    needs: ClassVar = {
+        "scale_items": "weights=random",
+        **dict.fromkeys(("lora", "lora_revision", "dataset", "dataset_revision"), "weights=trained"),
+        **dict.fromkeys(("caption_column", "group_column"), "weights=trained"),
+        **dict.fromkeys(("prompts", "queries_per_group", "query_set"), "weights=trained"),
+    }
+    model: str | None = None
+    """Pipeline: id on the hub, or a folder as `save_pretrained` writes it."""
+    revision: str | None = None
+    """Branch, tag or commit of the model."""
+    lora: str | None = None
+    """LoRA weights: id, folder or file as `save_lora_weights` writes them."""
+    lora_revision: str | None = None
+    """Branch, tag or commit of the LoRA."""
+    dataset: str = RELEASED_SET
+    """Training images: id on the hub, or a folder, such as `attrbench prepare mixture` writes."""
+    dataset_revision: str | None = None
+    """Branch, tag or commit of the data set."""
+    caption_column: str | None = None
+    """The column of captions; by default `text` or `caption`."""
+    group_column: str | None = None
+    """The column of groups; by default `group`, where there is one."""
+    prompts: str | None = None
+    """CSV with columns `prompt` and `group`: the held-out prompts, where the data set has no split `test`."""
+    queries_per_group: int | None = Field(None, ge=1)
+    """Prompts drawn of each group; all held-out ones by default, 10 where training captions stand in."""
+    query_set: Literal["reported", "tuning"] = "reported"
+    """`tuning`: queries of other seeds, for choosing options; nothing may be chosen on the reported ones."""
+    resolution: int | None = Field(None, ge=8)
+    """Pixels on a side; 512, or the model's own where that is smaller."""
+    attributed: Literal["auto", "all", "lora", "transformer-blocks"] = "auto"
+    """Which parameters are differentiated (docs/models.md)."""
+    vae: Literal["mode", "sample"] = "mode"
+    """How latents are taken from the autoencoder (docs/models.md)."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Of all networks."""
+    offload: bool = False
+    """Text encoders and autoencoder lie in main memory while they are not at work."""
+    gradient_checkpointing: bool | None = None
+    """Activations are computed twice instead of kept; by default only with random weights."""
+    sampling_steps: int | None = Field(None, ge=1, le=1000)
+    """Of the queries; by default diffusers' own: 50 for SD 1.4, 28 for SD 3."""
+    guidance_scale: float | None = Field(None, ge=0)
+    """Of the queries; by default diffusers' own: 7.5 for SD 1.4, 7 for SD 3."""
+    weights: Literal["trained", "random"] = "trained"
+    """`random`: a scale run, see docs/tasks.md."""
+    scale_items: int = Field(TRAIN_ITEMS, ge=1)
+    """Training images of a scale run."""
+    train_epochs: float = Field(EPOCHS, gt=0)
+    """Passes over the training set."""
+    train_batch: int = Field(BATCH, ge=1)
+    """Images an optimizer step."""
+    train_micro_batch: int = Field(8, ge=1)
+    """Images a forward pass; their gradients are added up to those of a batch."""
+    train_learning_rate: float | None = Field(None, gt=0)
+    """Constant; 0.001 with LoRA and 0.0001 without by default."""
+    train_precision: Literal["no", "bf16"] = "no"
+    """accelerate's mixed precision; `no` is float32."""
+    train_save_every: int = Field(100, ge=1)
+    """Optimizer steps between two savings of the state."""
+    train_seed: int = Field(0, ge=0)
+    """Of initial LoRA weights, order, timesteps and noise."""
+
+
+class FullPaperOptions(PaperOptions):
+    """Options of the task without LoRA, which has none to name."""
+
+    lora: ClassVar[None] = None  # type: ignore[misc]
+    lora_revision: ClassVar[None] = None  # type: ignore[misc]
+    needs: ClassVar = {"lora": "", "lora_revision": ""}

@@ -1,0 +1,289 @@
+"""The paper's text-to-image tasks: Stable Diffusion 1.4 and 3 Medium on the six-source mixture.
+
+A task is put together from its options and then opened as a task file would be (attrbench.taskfile).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+from attrbench.contracts.dataset_source import DatasetSource
+from attrbench.contracts.task import Task, TaskMeta, Workspace
+from attrbench.errors import AttrbenchError
+from attrbench.models.config import ModelConfig
+from attrbench.store.fingerprint import local_state
+from attrbench_tasks.dmin_paper import constants as paper
+from attrbench_tasks.dmin_paper.task_options import FullPaperOptions, PaperOptions
+
+if TYPE_CHECKING:
+    import torch
+
+    from attrbench.data.manifest import Listing
+    from attrbench.taskfile.file_task import OpenFileTask
+    from attrbench.taskfile.prompts import Draw
+
+FIRST_SEED = {"reported": 0, "tuning": 1_000_000}
+STAND_INS = 10
+"""Training captions drawn of each group, where no prompts are held out."""
+HELD_OUT = "test"
+ACCESS = f"accept the license at https://huggingface.co/{paper.SD3}, log in with `hf auth login`"
+"""How to get Stable Diffusion 3, which is gated."""
+LICENSE = "the model's and the data sets' own (docs/tasks.md)"
+SET = f"{paper.RELEASED_SET}: 8,846 captioned images of six sources"
+
+
+class PaperTask(Task[PaperOptions]):
+    """A task around a Stable Diffusion model."""
+
+    Options: ClassVar[type[PaperOptions]] = PaperOptions  # type: ignore[misc]
+    tuning: ClassVar = {"query_set": "tuning"}
+    base: ClassVar[str]
+    """Id of the pipeline that was trained further."""
+    has_lora: ClassVar[bool]
+    released_lora: ClassVar[str | None] = None
+    sampling: ClassVar[tuple[int, float]]
+    """Steps and guidance of diffusers' own pipeline call; the paper names none."""
+
+    @property
+    def scale(self) -> bool:
+        """Whether weights are random."""
+        return self.options.weights == "random"
+
+    @property
+    def path(self) -> Path:
+        """What messages call it."""
+        return Path(self.meta.name)
+
+    @property
+    def query_source(self) -> DatasetSource | None:
+        """No query is a file."""
+        return None
+
+    @property
+    def train_source(self) -> DatasetSource:
+        """The training images; of a folder with a subfolder `train` only those in it."""
+        return self._split("train" if (self._folder / "train").is_dir() else None)
+
+    @property
+    def _folder(self) -> Path:
+        """Where the data set lies, if it is a folder."""
+        return Path(self.options.dataset).expanduser()
+
+    def _split(self, split: str | None) -> DatasetSource:
+        options = self.options
+        return DatasetSource(
+            path=options.dataset,
+            revision=options.dataset_revision,
+            split=split,
+            caption_column=options.caption_column,
+            group_column=options.group_column,
+        )
+
+    @property
+    def model(self) -> ModelConfig:
+        """The model, its LoRA, and how they are used."""
+        options = self.options
+        steps, guidance = self.sampling
+        lora = (options.lora or self.released_lora) if self.has_lora else None
+        source = ModelConfig(
+            model=options.model or self.base,
+            revision=options.revision,
+            lora="random" if self.scale and self.has_lora else lora,
+            lora_revision=options.lora_revision,
+            attributed=options.attributed,
+            vae=options.vae,
+            dtype=options.dtype,
+            offload=options.offload,
+            gradient_checkpointing=(
+                self.scale if options.gradient_checkpointing is None else options.gradient_checkpointing
+            ),
+            sampling_steps=options.sampling_steps or steps,
+            guidance_scale=guidance if options.guidance_scale is None else options.guidance_scale,
+            weights=options.weights,
+        )
+        return source.model_copy(update={"resolution": options.resolution or self._resolution(source)})
+
+    def _resolution(self, source: ModelConfig) -> int:
+        from attrbench.models.loading import find_pipeline, own_resolution
+
+        if source.model == self.base:
+            return paper.RESOLUTION
+        return min(paper.RESOLUTION, own_resolution(*find_pipeline(source)))
+
+    def state(self) -> object:
+        """Names, sizes and times of the local files that it is made of."""
+        options = self.options
+        return local_state((options.model, options.lora, options.dataset, options.prompts))
+
+    def open(self, workspace: Workspace) -> OpenFileTask:
+        """Looks for the model and the data set before anything is loaded."""
+        from attrbench.data.open_dataset import list_items
+        from attrbench_tasks.dmin_paper.open_tasks import OpenPaperTask, OpenScaleTask, scale_draws, scale_listing
+
+        if self.scale:
+            train, draws = scale_listing(self.options.scale_items), scale_draws()
+            return OpenScaleTask(self, workspace, train=train, pictures=None, draws=draws)
+        self._check_released()
+        self.find_model()
+        train = list_items(self.train_source, workspace.cache)
+        draws, note = self._draws(train, workspace.cache)
+        opened = OpenPaperTask(self, workspace, train=train, pictures=None, draws=draws)
+        opened.said = [] if note is None else [note]
+        return opened
+
+    def _check_released(self) -> None:
+        """Refuses to take an untrained model for the paper's, whose weights were not released.
+
+        Raises:
+            AttrbenchError: with the steps that lead to them.
+        """
+        name, options = self.meta.name, self.options
+        given, option = (options.lora or self.released_lora, "lora") if self.has_lora else (options.model, "model")
+        if given is not None:
+            return
+        raise AttrbenchError(
+            f"task {name}: the paper's {'LoRA is' if self.has_lora else 'fine-tuned weights are'} not published:"
+            f" {f'{ACCESS}, ' if self.base == paper.SD3 else ''}run `attrbench train {name} --out FOLDER` and then"
+            f" `-t {name}:{option}=FOLDER`; any other {'LoRA' if self.has_lora else 'pipeline'} can be named likewise,"
+            f" and `-t {name}:weights=random` measures time and memory without weights"
+        )
+
+    def find_model(self) -> None:
+        """Looks for the pipeline.
+
+        Raises:
+            AttrbenchError: where it is missing, with the steps that lead to it.
+        """
+        from attrbench.models.loading import find_pipeline
+
+        try:
+            find_pipeline(self.model)
+        except AttrbenchError as error:
+            gated = self.options.model in (None, paper.SD3) and self.base == paper.SD3
+            steps = f"; or, where the hub is in reach: {ACCESS}" if gated and "license" not in str(error) else ""
+            raise AttrbenchError(f"task {self.meta.name}: {error}{steps}") from None
+
+    def _draws(self, train: Listing, cache: Path) -> tuple[list[Draw], str | None]:
+        """What the model shall draw, and a note where the prompts are not held out."""
+        from attrbench.data.open_dataset import need_captions
+        from attrbench.taskfile.contents import QueryTable
+        from attrbench.taskfile.prompts import draws_of
+
+        options, note = self.options, None
+        if options.prompts is not None:
+            pairs = [(d.prompt, d.group) for d in draws_of(QueryTable(prompts=options.prompts), Path())]
+        else:
+            need_captions(train)
+            seen = set(train.captions or ())
+            pairs = [pair for pair in _pairs(self._held_out(cache)) if pair[0] not in seen]
+            if not pairs:
+                note = (
+                    f"{train.where} has no split '{HELD_OUT}' with captions of its own: queries are drawn for captions"
+                    " of the training set, not for held-out prompts; name a CSV of those with prompts=FILE"
+                )
+                pairs = _pairs(train)
+        per_group = options.queries_per_group or (None if note is None else STAND_INS)
+        return choose_draws(pairs, per_group, FIRST_SEED[options.query_set]), note
+
+    def _held_out(self, cache: Path) -> Listing | None:
+        """The data set's split `test`, where it has one."""
+        from attrbench.data.hf_datasets import is_table_folder
+        from attrbench.data.open_dataset import list_items
+
+        folder = self._folder
+        if folder.is_dir() and not is_table_folder(folder):  # what is wrong with a split that is there must be said
+            return list_items(self._split(HELD_OUT), cache) if (folder / HELD_OUT).is_dir() else None
+        try:
+            return list_items(self._split(HELD_OUT), cache)
+        except AttrbenchError:
+            return None
+
+    def train(self, out: Path, device: torch.device, report: Callable[[str], None]) -> None:
+        """The recipe of the paper's Table 7; see docs/tasks.md."""
+        from attrbench_tasks.dmin_paper.train_lora import train_paper_task
+
+        train_paper_task(self, out, device, report)
+
+
+def _pairs(listing: Listing | None) -> list[tuple[str, str]]:
+    """Caption and group of each item."""
+    if listing is None or listing.captions is None:
+        return []
+    return list(zip(listing.captions, listing.groups or [""] * len(listing), strict=True))
+
+
+def choose_draws(pairs: Sequence[tuple[str, str]], per_group: int | None, first_seed: int) -> list[Draw]:
+    """Of (prompt, group): those of the paper's three groups, where there are any; else all.
+
+    Prompts occur once a group. Where `per_group` leaves some out, a hash of the prompt chooses, whatever their order.
+    A prompt's seed is its place.
+    """
+    from attrbench.taskfile.prompts import Draw
+
+    queried = [pair for pair in pairs if pair[1] in paper.QUERIED] or list(pairs)
+    chosen: list[tuple[str, str]] = []
+    for group in sorted({group for _, group in queried}):
+        prompts = list(dict.fromkeys(prompt for prompt, of in queried if of == group))
+        if per_group is not None:
+            prompts = sorted(prompts, key=lambda prompt: hashlib.sha256(prompt.encode()).digest())[:per_group]
+        chosen += [(prompt, group) for prompt in prompts]
+    return [Draw(prompt, first_seed + place, group) for place, (prompt, group) in enumerate(chosen)]
+
+
+class SD14LoRA(PaperTask):
+    """Stable Diffusion 1.4 with LoRA."""
+
+    base = paper.SD14
+    has_lora = True
+    sampling = (50, 7.5)
+    meta = TaskMeta(
+        name="sd14-lora",
+        version=1,
+        summary="DMin's SD 1.4 with LoRA on the six-source mixture; train the LoRA first (it is not published)",
+        model=f"{paper.SD14} with LoRA of rank 4",
+        dataset=SET,
+        license=LICENSE,
+        train_items=None,
+        memory="not measured; in float32 the UNet alone has 3.4 GB of weights",
+    )
+
+
+class SD3LoRA(PaperTask):
+    """Stable Diffusion 3 Medium with LoRA."""
+
+    base = paper.SD3
+    has_lora = True
+    released_lora = paper.SD3_LORA
+    sampling = (28, 7.0)
+    meta = TaskMeta(
+        name="sd3-lora",
+        version=1,
+        summary="DMin's SD 3 Medium with the released LoRA on the released 8,846 images; the model is gated",
+        model=f"{paper.SD3} with {paper.SD3_LORA}",
+        dataset=SET,
+        license=LICENSE,
+        train_items=None,
+        memory="not measured; in float32 the transformer alone has 8.1 GB of weights, T5 19 GB",
+    )
+
+
+class SD3Full(PaperTask):
+    """Stable Diffusion 3 Medium, all of the transformer trained."""
+
+    Options: ClassVar[type[PaperOptions]] = FullPaperOptions  # type: ignore[misc]
+    base = paper.SD3
+    has_lora = False
+    sampling = (28, 7.0)
+    meta = TaskMeta(
+        name="sd3-full",
+        version=1,
+        summary="DMin's SD 3 Medium, fully fine-tuned on the mixture; train it first (it is not published)",
+        model=f"{paper.SD3}, fine-tuned",
+        dataset=SET,
+        license=LICENSE,
+        train_items=None,
+        memory="not measured; in float32 the transformer alone has 8.1 GB of weights, T5 19 GB",
+    )

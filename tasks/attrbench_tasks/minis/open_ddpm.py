@@ -1,0 +1,143 @@
+"""Small unconditional DDPMs on labeled images: what `ddpm-mnist-mini` and `digits-mini` have in common.
+
+A task gives its labeled images and its recipes; this module opens them: the training set, the shipped weights, and
+queries that the model generated with fixed seeds, labeled by a classifier that never saw its test images.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from abc import abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from pydantic import Field
+
+from attrbench.contracts.options import Options
+from attrbench.contracts.task import Items, OpenTask, Task, Workspace
+from attrbench.errors import AttrbenchError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from numpy.typing import NDArray
+
+    from attrbench.models.families.ddpm import DDPMDenoiser
+    from attrbench_tasks.training.classifier import ClassifierRecipe, Labeled
+    from attrbench_tasks.training.train_ddpm import DDPMRecipe
+
+WEIGHTS = Path(__file__).parents[1] / "weights"
+
+
+class MiniDDPMOptions(Options):
+    """Options of the mini DDPM tasks."""
+
+    queries_per_group: int = Field(10, ge=1, le=100)
+    """Generated queries for each class."""
+    query_set: Literal["reported", "tuning"] = "reported"
+    """`tuning`: queries of other seeds, for choosing options; nothing may be chosen on the reported ones."""
+
+
+@dataclass(frozen=True)
+class LabeledImages:
+    """Images ([n, H, W, C] uint8) with their class ([n]), by what they are for.
+
+    Attributes:
+        train: the training set of the diffusion model.
+        classifier: what the classifier of the queries was trained on.
+        held_out: images that neither saw; they test the classifier.
+        names: of the classes; none: their numbers.
+    """
+
+    train: Labeled
+    classifier: Labeled
+    held_out: Labeled
+    names: tuple[str, ...] = ()
+
+    def items(self, images: NDArray[np.uint8], labels: NDArray[np.int64]) -> Items:
+        """Images with the names of their classes as groups."""
+        digest = hashlib.sha256(repr(images.shape).encode() + images.tobytes() + labels.tobytes()).hexdigest()
+        groups = [self.names[label] if self.names else str(label) for label in labels]
+        return Items(images, groups, [""] * len(images), digest)
+
+
+class MiniDDPMTask(Task[MiniDDPMOptions]):
+    """A task around weights in `weights/NAME`."""
+
+    Options: ClassVar[type[MiniDDPMOptions]] = MiniDDPMOptions  # type: ignore[misc]
+    tuning: ClassVar = {"query_set": "tuning"}
+
+    @staticmethod
+    @abstractmethod
+    def data() -> LabeledImages:
+        """The images."""
+
+    @staticmethod
+    @abstractmethod
+    def recipes() -> tuple[DDPMRecipe, ClassifierRecipe]:
+        """The recipes of the diffusion model and of the classifier that labels its pictures."""
+
+    @property
+    def weights(self) -> Path:
+        """The folder of the shipped weights."""
+        return WEIGHTS / self.meta.name
+
+    def open(self, workspace: Workspace) -> OpenMiniDDPM:
+        """Checks that the weights are there."""
+        if not (self.weights / "classifier.safetensors").is_file():
+            raise AttrbenchError(
+                f"task {self.meta.name}: no weights in {self.weights}; make them with"
+                f" 'attrbench train {self.meta.name} --out {self.weights}'"
+            )
+        return OpenMiniDDPM(self, workspace)
+
+    def train(self, out: Path, device: torch.device, report: Callable[[str], None]) -> None:
+        """Trains the classifier, then the diffusion model."""
+        from attrbench_tasks.training.classifier import train_classifier
+        from attrbench_tasks.training.train_ddpm import scaled, train_ddpm
+
+        recipe, classifier_recipe = self.recipes()
+        data = self.data()
+        accuracy = train_classifier(classifier_recipe, data.classifier, data.held_out, out, device)
+        report(f"classifier: {accuracy:.2%} of {len(data.held_out[1])} held-out images right")
+        train_ddpm(
+            recipe,
+            scaled(data.train[0]),
+            out,
+            device=device,
+            report=lambda step, loss: report(f"step {step} of {recipe.steps}: loss {loss:.4f}"),
+        )
+
+
+class OpenMiniDDPM(OpenTask):
+    """The open task; each part is loaded on first use."""
+
+    def __init__(self, task: MiniDDPMTask, workspace: Workspace) -> None:
+        self._task = task
+        self._workspace = workspace
+
+    @cached_property
+    def train(self) -> Items:
+        """The training images; the group is the class."""
+        data = self._task.data()
+        return data.items(*data.train)
+
+    @cached_property
+    def queries(self) -> Items:
+        """Generated images, labeled by the classifier, the ambiguous ones left out; see `generated`."""
+        from attrbench_tasks.minis.query_pictures import Wanted, labeled_generations
+
+        options = self._task.options
+        wanted = Wanted(options.queries_per_group, options.query_set, self._workspace.cache)
+        images, labels, seeds = labeled_generations(self.denoiser, self._task.weights, wanted)
+        return replace(self._task.data().items(images, labels), seeds=seeds.tolist())
+
+    @cached_property
+    def denoiser(self) -> DDPMDenoiser:
+        """The shipped model."""
+        from attrbench.models.families.ddpm import DDPMDenoiser
+
+        return DDPMDenoiser(self._task.weights, self._workspace.device)

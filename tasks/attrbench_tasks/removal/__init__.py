@@ -1,0 +1,1 @@
+"""The MNIST removal experiment: train again without what a method ranks first."""

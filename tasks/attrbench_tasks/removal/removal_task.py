@@ -1,0 +1,224 @@
+"""Removal tasks: the queries are the generated digits with the thickest strokes, and rankings are measured by removal.
+
+A task gives its images, its recipe and the folder of its model; this module opens it. The experiment itself is
+`attrbench_tasks.removal.removal_rule`.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from pydantic import Field, model_validator
+
+from attrbench.contracts.options import Options
+from attrbench.contracts.task import Items, OpenTask, Task, Workspace
+from attrbench.errors import UsageError
+from attrbench.store.fingerprint import fingerprint
+from attrbench_tasks.removal.removal_rule import Removal, RemovalRule, Setting
+from attrbench_tasks.removal.thickness import Formula
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from numpy.typing import NDArray
+
+    from attrbench.models.families.ddpm import DDPMDenoiser
+    from attrbench_tasks.training.classifier import Labeled
+    from attrbench_tasks.training.train_ddpm import DDPMRecipe
+
+THICK_SHARE = 0.25
+"""The share of the training set whose strokes are the thickest: the group that the retrieval metrics look for."""
+FIRST_PICTURE = 1_000_000
+"""Seed of the first picture that is measured; the queries' seeds count from 0."""
+
+
+class RemovalOptions(Options):
+    """Options of the removal tasks."""
+
+    needs: ClassVar = {"removed": "removal=most-retrieved"}
+    generations: int = Field(1000, ge=1)
+    """Pictures that the model draws for the choice of the queries."""
+    queries: int = Field(100, ge=1)
+    """How many of them, those with the thickest strokes, are queries."""
+    top_k: int = Field(83, ge=1)
+    """Training items of each query that count as retrieved."""
+    removal: Literal["union", "most-retrieved"] = "most-retrieved"
+    """`union`: all that are retrieved by any query (the paper); `most-retrieved`: `removed` of them, by how many."""
+    removed: int = Field(1250, ge=1)
+    """How many items `most-retrieved` removes, of every method."""
+    seeds: int = Field(2, ge=1, le=100)
+    """Training seeds: as many models for each removed set."""
+    pictures: int = Field(512, ge=2)
+    """New pictures of each model that are measured."""
+    thickness: Formula = "skeleton"
+    """`skeleton`: twice the mean distance of a stroke's middle from its edge; `area`: ink by length of the strokes."""
+
+    @model_validator(mode="after")
+    def _enough_generations(self) -> RemovalOptions:
+        if self.queries > self.generations:
+            raise ValueError(f"queries={self.queries}: that is more than the {self.generations} generations")
+        return self
+
+    @property
+    def rule(self) -> RemovalRule:
+        """Which items are removed."""
+        return RemovalRule(self.removal, self.top_k, self.removed)
+
+
+class RemovalTask(Task[RemovalOptions]):
+    """A removal task: it gives its images, its recipe and the folder of its model."""
+
+    Options: ClassVar[type[RemovalOptions]] = RemovalOptions  # type: ignore[misc]
+
+    @abstractmethod
+    def data(self) -> Labeled:
+        """The training set: [n, H, W, 1] uint8 images and their digits."""
+
+    @staticmethod
+    @abstractmethod
+    def recipe() -> DDPMRecipe:
+        """How the model is trained, on all of the training set and on parts of it."""
+
+    @abstractmethod
+    def model(self) -> Path:
+        """The folder of the trained model.
+
+        Raises:
+            AttrbenchError: where there is none.
+        """
+
+    def open(self, workspace: Workspace) -> OpenRemoval:
+        """Checks that model and images are there."""
+        folder, data = self.model(), self.data()
+        if self.options.removal == "most-retrieved" and self.options.removed >= len(data[0]):
+            raise UsageError(
+                f"task {self.meta.name}: removed={self.options.removed} would leave nothing of the {len(data[0])}"
+                " training items"
+            )
+        return OpenRemoval(self, folder, data, workspace)
+
+    def train(self, out: Path, device: torch.device, report: Callable[[str], None]) -> None:
+        """Trains the model that all items are seen by."""
+        from attrbench_tasks.training.train_ddpm import scaled, train_ddpm
+
+        recipe = self.recipe()
+        train_ddpm(
+            recipe,
+            scaled(self.data()[0]),
+            out,
+            device=device,
+            report=lambda step, loss: report(f"step {step} of {recipe.steps}: loss {loss:.4f}"),
+        )
+
+
+class OpenRemoval(OpenTask):
+    """The open task; each part is made on first use.
+
+    Args:
+        task: the task.
+        folder: of its model.
+        data: its training images and their digits.
+        workspace: where queries and retrained models' pictures are kept.
+    """
+
+    def __init__(self, task: RemovalTask, folder: Path, data: Labeled, workspace: Workspace) -> None:
+        self._task = task
+        self._folder = folder
+        self._images, self._digits = data
+        self._workspace = workspace
+
+    @cached_property
+    def train(self) -> Items:
+        """The training set; the group says whether an item is among the quarter with the thickest strokes."""
+        import numpy as np
+
+        from attrbench.metrics.removal import highest
+
+        thick = np.zeros(len(self._images), bool)
+        thick[highest(self._strokes, int(THICK_SHARE * len(self._images)))] = True
+        groups = ["thick" if is_thick else "other" for is_thick in thick]
+        return Items(self._images, groups, [""] * len(groups), self._digest)
+
+    @cached_property
+    def _digest(self) -> str:
+        import hashlib
+
+        content = self._images.tobytes() + self._digits.tobytes()
+        return hashlib.sha256(repr(self._images.shape).encode() + content).hexdigest()
+
+    @cached_property
+    def _strokes(self) -> NDArray[np.float64]:
+        """[n] stroke thickness of the training images."""
+        from attrbench_tasks.minis.query_pictures import kept_or_made
+        from attrbench_tasks.removal.thickness import thicknesses
+
+        formula = self._task.options.thickness
+        path = self._kept("thickness", self._digest)
+        return kept_or_made(path, lambda: {"thickness": thicknesses(self._images, formula)})["thickness"]
+
+    def _kept(self, kind: str, *parts: object) -> Path:
+        key = fingerprint([kind, self._task.options.thickness, *parts])
+        return self._workspace.cache / "queries" / f"{key[:20]}.safetensors"
+
+    @cached_property
+    def queries(self) -> Items:
+        """The generated pictures with the thickest strokes, the thickest first."""
+        from attrbench_tasks.minis.query_pictures import kept_or_made
+
+        options = self._task.options
+        path = self._kept("thickest", self.denoiser.fingerprint, options.generations, options.queries)
+        kept = kept_or_made(path, self._thickest)
+        digest = fingerprint(["thickest", kept["images"].tobytes().hex()])
+        groups = ["thick"] * len(kept["images"])
+        return Items(kept["images"], groups, [""] * len(groups), digest, seeds=kept["seeds"].tolist())
+
+    def _thickest(self) -> dict[str, NDArray[np.generic]]:
+        import numpy as np
+
+        from attrbench_tasks.removal.retraining import draw
+        from attrbench_tasks.removal.thickness import thicknesses
+
+        options = self._task.options
+        pictures = draw(self.denoiser, range(options.generations))
+        strokes = np.nan_to_num(thicknesses(pictures, options.thickness))
+        seeds = np.argsort(-strokes, kind="stable")[: options.queries]
+        return {"images": np.ascontiguousarray(pictures[seeds]), "seeds": seeds, "thickness": strokes}
+
+    @cached_property
+    def denoiser(self) -> DDPMDenoiser:
+        """The model that was trained on everything."""
+        from attrbench.models.families.ddpm import DDPMDenoiser
+
+        return DDPMDenoiser(self._folder, self._workspace.device)
+
+    @cached_property
+    def counterfactual(self) -> Removal:
+        """The experiment."""
+        from attrbench_tasks.removal.retraining import Retraining
+        from attrbench_tasks.training.train_ddpm import is_trained
+
+        options, recipe = self._task.options, self._task.recipe()
+        retraining = Retraining(
+            train=self.train,
+            recipe=recipe,
+            pictures=options.pictures,
+            first_seed=FIRST_PICTURE,
+            cache=self._workspace.cache,
+            device=self._workspace.device,
+            model=self.denoiser if is_trained(self._folder, recipe) else None,
+        )
+        return Removal(
+            Setting(
+                retraining,
+                self._digits,
+                self._strokes,
+                self.queries.images,
+                options.rule,
+                options.seeds,
+                options.thickness,
+            )
+        )

@@ -1,0 +1,150 @@
+"""The classifier that labels generated pictures: a small CNN whose accuracy on held-out images is on record."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from attrbench.files import write_atomically
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from numpy.typing import NDArray
+
+    Labeled = tuple[NDArray[np.uint8], NDArray[np.int64]]
+
+FILE = "classifier.safetensors"
+REPORT = "classifier.json"
+
+
+class ClassifierRecipe(BaseModel):
+    """What decides the classifier, besides the images.
+
+    Attributes:
+        size: side of the images in pixels, divisible by 4.
+        epochs: passes over the training images.
+        shift: training images are moved by up to so many pixels each way.
+        channels: of the images.
+        classes: number of them.
+        widths: channels of the two convolutions.
+        edge: what moves in behind a moved image: black, or a copy of its edge.
+        learning_rate: peak of a one-cycle schedule for Adam.
+        seed: of the initial weights, the order and the shifts.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    size: int
+    epochs: int
+    shift: int
+    channels: int = 1
+    classes: int = 10
+    widths: tuple[int, int] = (16, 32)
+    edge: Literal["black", "copy"] = "black"
+    batch_size: int = 64
+    learning_rate: float = 2e-3
+    seed: int = 0
+
+
+def build(recipe: ClassifierRecipe) -> torch.nn.Sequential:
+    """Two convolutions and two linear layers: [B, channels, size, size] in [0, 1] to [B, classes] logits."""
+    from torch import nn
+
+    first, second = recipe.widths
+    return nn.Sequential(
+        nn.Conv2d(recipe.channels, first, 3, padding=1),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Conv2d(first, second, 3, padding=1),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Flatten(),
+        nn.Linear(second * (recipe.size // 4) ** 2, 64),
+        nn.ReLU(),
+        nn.Linear(64, recipe.classes),
+    )
+
+
+def train_classifier(recipe: ClassifierRecipe, train: Labeled, test: Labeled, out: Path, device: torch.device) -> float:
+    """Trains on `train`, saves weights and a report to `out`, and returns the accuracy on `test`."""
+    import torch
+    import torch.nn.functional as F
+    from safetensors.torch import save
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.seed)
+        model = build(recipe).to(device)
+    rng = torch.Generator().manual_seed(recipe.seed)
+    images, labels = _tensor(train[0]).to(device), torch.from_numpy(train[1]).to(device)
+    steps = len(images) // recipe.batch_size * recipe.epochs
+    optimizer = torch.optim.Adam(model.parameters(), lr=recipe.learning_rate)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.learning_rate, total_steps=steps)
+    for _ in range(recipe.epochs):
+        order = torch.randperm(len(images), generator=rng)
+        for batch in order.split(recipe.batch_size):
+            if len(batch) < recipe.batch_size:
+                continue
+            x = _shifted(images[batch.to(device)], recipe, rng)
+            loss = F.cross_entropy(model(x), labels[batch.to(device)])
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+    model.eval()
+    with torch.no_grad():
+        right = (model(_tensor(test[0]).to(device)).argmax(1).cpu().numpy() == test[1]).mean()
+    state = {name: value.cpu().contiguous() for name, value in model.state_dict().items()}
+    write_atomically(out / FILE, save(state))
+    report = {"recipe": recipe.model_dump(), "accuracy": round(float(right), 4), "test_images": len(test[1])}
+    write_atomically(out / REPORT, (json.dumps(report, indent=1) + "\n").encode())
+    return float(right)
+
+
+def recipe_of(folder: Path) -> ClassifierRecipe:
+    """The recipe of the classifier that `train_classifier` saved in `folder`."""
+    return ClassifierRecipe.model_validate(json.loads((folder / REPORT).read_text())["recipe"])
+
+
+def accuracy_of(folder: Path) -> tuple[float, int]:
+    """The accuracy that `train_classifier` measured, and on how many images."""
+    report = json.loads((folder / REPORT).read_text())
+    return float(report["accuracy"]), int(report["test_images"])
+
+
+def load_classifier(folder: Path) -> torch.nn.Sequential:
+    """The classifier that `train_classifier` saved in `folder`."""
+    from safetensors.torch import load_file
+
+    model = build(recipe_of(folder))
+    model.load_state_dict(load_file(folder / FILE))
+    return model.eval()
+
+
+def probabilities(model: torch.nn.Sequential, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """[B, classes] probabilities of [B, H, W, channels] uint8 images."""
+    import torch
+
+    with torch.no_grad():
+        result: NDArray[np.float32] = model(_tensor(images)).softmax(1).numpy()
+    return result
+
+
+def _tensor(images: NDArray[np.uint8]) -> torch.Tensor:
+    import torch
+
+    return torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
+
+
+def _shifted(images: torch.Tensor, recipe: ClassifierRecipe, rng: torch.Generator) -> torch.Tensor:
+    """The batch moved by one random offset."""
+    import torch
+    import torch.nn.functional as F
+
+    shift, size = recipe.shift, images.shape[-1]
+    dy, dx = (torch.randint(-shift, shift + 1, (2,), generator=rng)).tolist()
+    padded = F.pad(images, (shift, shift, shift, shift), mode={"black": "constant", "copy": "replicate"}[recipe.edge])
+    return padded[..., shift + dy : shift + dy + size, shift + dx : shift + dx + size]

@@ -1,0 +1,102 @@
+"""Pipeline folders put together from parts, so that what several minis share ships once."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from attrbench.contracts.denoiser import CHECKPOINTS
+from attrbench.errors import AttrbenchError
+from attrbench.files import sha256_of
+from attrbench.store.fingerprint import fingerprint
+from attrbench_tasks.training.train_text_to_image import NETWORK
+
+if TYPE_CHECKING:
+    from attrbench_tasks.training.train_text_to_image import Family
+
+INDEX: dict[str, dict[str, Any]] = {
+    "sd14": {
+        "_class_name": "StableDiffusionPipeline",
+        "requires_safety_checker": False,
+        "feature_extractor": [None, None],
+        "image_encoder": [None, None],
+        "safety_checker": [None, None],
+        "scheduler": ["diffusers", "PNDMScheduler"],
+        "text_encoder": ["transformers", "CLIPTextModel"],
+        "tokenizer": ["transformers", "CLIPTokenizer"],
+        "unet": ["diffusers", "UNet2DConditionModel"],
+        "vae": ["diffusers", "AutoencoderKL"],
+    },
+    "sd3": {
+        "_class_name": "StableDiffusion3Pipeline",
+        "feature_extractor": [None, None],
+        "image_encoder": [None, None],
+        "scheduler": ["diffusers", "FlowMatchEulerDiscreteScheduler"],
+        "text_encoder": ["transformers", "CLIPTextModelWithProjection"],
+        "text_encoder_2": ["transformers", "CLIPTextModelWithProjection"],
+        "text_encoder_3": ["transformers", "T5EncoderModel"],
+        "tokenizer": ["transformers", "CLIPTokenizer"],
+        "tokenizer_2": ["transformers", "CLIPTokenizer"],
+        "tokenizer_3": ["transformers", "T5Tokenizer"],
+        "transformer": ["diffusers", "SD3Transformer2DModel"],
+        "vae": ["diffusers", "AutoencoderKL"],
+    },
+}
+"""`model_index.json` of the pipelines: the components that are there, and those that are not."""
+
+
+def pipeline_parts(family: Family, shared: Path, own: Path | None) -> dict[str, Path]:
+    """Where each component of a pipeline lies.
+
+    Args:
+        family: of the pipeline.
+        shared: holds the autoencoder, the text encoders and, in a folder by family, the base network.
+        own: holds another network, with its scheduler and checkpoints, if any.
+    """
+    network = NETWORK[family]
+    home = shared / family if own is None else own
+    found = {name: shared / name for name, kind in INDEX[family].items() if isinstance(kind, list) and kind[0]}
+    found |= {name: home / name for name in (network, "scheduler")}
+    if "tokenizer_2" in found:
+        found["tokenizer_2"] = shared / "tokenizer"  # both CLIPs read the same tokens
+    if own is not None and (own / CHECKPOINTS).is_dir():
+        found[CHECKPOINTS] = own / CHECKPOINTS
+    return found
+
+
+def assembled(index: dict[str, Any], parts: dict[str, Path], cache: Path) -> Path:
+    """A pipeline folder in the cache, found by the contents of its parts; made where it is missing.
+
+    Args:
+        index: `model_index.json`.
+        parts: folders by their name in the pipeline.
+        cache: folder below which it lies.
+    """
+    files = {
+        f"{name}/{file.name}": file
+        for name, folder in parts.items()
+        for file in sorted(folder.iterdir())
+        if file.is_file()
+    }
+    key = fingerprint({"index": index, "files": {name: sha256_of(file) for name, file in files.items()}})
+    target = cache / "pipelines" / key[:20]
+    if target.is_dir():
+        return target
+    part = target.with_name(f"{target.name}.part-{os.getpid()}")
+    try:
+        for name, file in files.items():
+            (part / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file, part / name)
+        (part / "model_index.json").write_text(json.dumps(index, indent=1) + "\n")
+        part.replace(target)
+    except OSError as error:
+        shutil.rmtree(part, ignore_errors=True)
+        if target.is_dir():  # another process was faster
+            return target
+        raise AttrbenchError(
+            f"cannot write to the cache {target.parent}: {error.strerror}; choose another folder with --cache"
+        ) from None
+    return target

@@ -1,0 +1,109 @@
+"""Training of small unconditional DDPMs.
+
+The recipe is data (`DDPMRecipe`), is written beside the weights it made, and is what
+`attrbench train TASK` repeats. Objective and schedule: Ho et al. 2020 (arXiv 2006.11239), "simple" loss, or
+the velocity in place of the noise (Salimans and Ho 2022) where the scheduler says `v_prediction`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import Field
+
+from attrbench.files import write_atomically
+from attrbench_tasks.training.loop import RECIPE_FILE, Progress, Recipe, finish, fit
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from numpy.typing import NDArray
+
+
+class DDPMRecipe(Recipe):
+    """Everything that decides the weights, besides the images themselves.
+
+    Attributes:
+        unet: keyword arguments of `diffusers.UNet2DModel`.
+        scheduler: keyword arguments of `diffusers.DDPMScheduler`.
+    """
+
+    unet: dict[str, Any]
+    scheduler: dict[str, Any] = Field(default_factory=dict)
+
+
+def train_ddpm(
+    recipe: DDPMRecipe,
+    images: torch.Tensor,
+    out: Path,
+    *,
+    device: torch.device,
+    report: Callable[[int, float], None],
+    checkpoint_every: int = 500,
+) -> Path:
+    """Trains a DDPM and saves it in diffusers' folder format; a second call resumes where the first was cut off.
+
+    Args:
+        recipe: what to do.
+        images: [n, C, H, W] in [-1, 1].
+        out: folder of the pipeline; the state for resuming lies there too until training ends.
+        device: where to train.
+        report: called with (steps done, mean loss since the last call) at every checkpoint.
+        checkpoint_every: steps between checkpoints.
+
+    Returns:
+        `out`, loadable with `DDPMPipeline.from_pretrained`.
+    """
+    import torch
+    import torch.nn.functional as F
+    from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.seed)
+        unet = UNet2DModel(**recipe.unet).to(device).train()
+    scheduler = DDPMScheduler(**recipe.scheduler)
+    timesteps = int(scheduler.config["num_train_timesteps"])
+    velocity = scheduler.config["prediction_type"] == "v_prediction"
+    images = images.to(device)
+
+    def loss(chosen: torch.Tensor, rng: torch.Generator) -> torch.Tensor:
+        batch = images[chosen.to(device)]
+        t = torch.randint(0, timesteps, (len(batch),), generator=rng).to(device)
+        noise = torch.randn(batch.shape, generator=rng).to(device)
+        target = scheduler.get_velocity(batch, noise, t) if velocity else noise
+        return F.mse_loss(unet(scheduler.add_noise(batch, noise, t), t).sample, target)
+
+    ema = fit(recipe, unet, len(images), loss, Progress(out, report, checkpoint_every))
+    shipped = UNet2DModel(**recipe.unet)
+    shipped.load_state_dict(ema)
+    DDPMPipeline(unet=shipped.eval(), scheduler=scheduler).save_pretrained(str(out), safe_serialization=True)
+    finish(recipe, out)
+    return out
+
+
+def is_trained(folder: Path, recipe: DDPMRecipe) -> bool:
+    """Whether `train_ddpm` has finished this recipe in `folder`."""
+    try:
+        kept = json.loads((folder / RECIPE_FILE).read_bytes())
+    except (OSError, ValueError):
+        return False
+    return bool(kept == recipe.model_dump(mode="json"))
+
+
+def scaled(images: NDArray[np.uint8]) -> torch.Tensor:
+    """[n, C, H, W] in [-1, 1], as `train_ddpm` wants them, of [n, H, W, C] images."""
+    import torch
+
+    return torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+def halve_weights(folder: Path) -> None:
+    """Keeps the weights of a trained model in half precision; they are read as float32 all the same."""
+    from safetensors.torch import load_file, save
+
+    path = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    halves = {name: value.half() for name, value in load_file(path).items()}
+    write_atomically(path, save(halves, {"format": "pt"}))

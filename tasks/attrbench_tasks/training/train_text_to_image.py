@@ -1,0 +1,274 @@
+"""Training of small text-to-image networks: SD 1.x (noise target) and SD 3 (flow matching).
+
+Latents and text embeddings are made once, before training, by the frozen autoencoder and text encoders, through the
+pipelines' own `encode_prompt`. SD 1.x: Rombach et al. 2022. SD 3: Esser et al. 2024 (arXiv 2403.03206), timesteps
+drawn by the logit of a normal variable. Some prompts are dropped, so that the networks can be guided.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from attrbench_tasks.training.loop import LatentRecipe, Progress, finish, fit
+
+if TYPE_CHECKING:
+    import torch
+
+Family = Literal["sd14", "sd3"]
+NETWORK = {"sd14": "unet", "sd3": "transformer"}
+"""The network's folder in a pipeline, and its name as a component."""
+
+
+class LoRARecipe(BaseModel):
+    """A low-rank adapter (Hu et al. 2021).
+
+    Attributes:
+        rank: of each layer's update.
+        alpha: the update is multiplied by alpha / rank.
+        target_modules: ends of the adapted layers' names.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    rank: int = 4
+    alpha: int = 8
+    target_modules: tuple[str, ...] = ("to_k", "to_q", "to_v", "to_out.0")
+
+
+class TextToImageRecipe(LatentRecipe):
+    """Everything that decides the weights, besides the encoded images and the base.
+
+    Attributes:
+        family: `sd14` or `sd3`.
+        network: keyword arguments of `UNet2DConditionModel` or `SD3Transformer2DModel`; None: those of the base.
+        scheduler: keyword arguments of the scheduler that is shipped: PNDM or flow-matching Euler.
+        dropped_prompts: share of the batch whose prompt is empty.
+        lora: the adapter that is trained instead of the network, if any.
+    """
+
+    family: Family
+    network: dict[str, Any] | None = None
+    scheduler: dict[str, Any] = Field(default_factory=dict)
+    dropped_prompts: float = 0.1
+    lora: LoRARecipe | None = None
+
+
+@dataclass(frozen=True)
+class EncodedImages:
+    """A training set as the network sees it.
+
+    Attributes:
+        latents: [n, C, h, w].
+        text: the conditioning by name, each [n + 1, ...]; the last row is the empty prompt's.
+    """
+
+    latents: torch.Tensor
+    text: dict[str, torch.Tensor]
+
+
+def text_embeddings(
+    family: Family, folder: Path, prompts: Sequence[str], device: torch.device
+) -> dict[str, torch.Tensor]:
+    """What the network is conditioned on, by the name of its argument, each [n, ...].
+
+    Args:
+        family: of the pipeline.
+        folder: holds `text_encoder/`, `tokenizer/` and so on.
+        prompts: n.
+        device: where to encode.
+    """
+    import torch
+    from diffusers import StableDiffusion3Pipeline, StableDiffusionPipeline
+    from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer, T5EncoderModel, T5Tokenizer
+
+    def load(kind: Any, name: str) -> Any:
+        loaded = kind.from_pretrained(str(folder / name), local_files_only=True)
+        return loaded.to(device, torch.float32).eval() if hasattr(loaded, "eval") else loaded
+
+    absent: dict[str, Any] = {"vae": None, "scheduler": None, NETWORK[family]: None}
+    tokenizer = load(CLIPTokenizer, "tokenizer")
+    with torch.no_grad():
+        if family == "sd14":
+            safety = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
+            encoder = load(CLIPTextModel, "text_encoder")
+            pipeline = StableDiffusionPipeline(**absent, **safety, tokenizer=tokenizer, text_encoder=encoder)
+            hidden, _ = pipeline.encode_prompt(list(prompts), device, 1, False)
+            return {"encoder_hidden_states": hidden}
+        t5 = load(T5Tokenizer, "tokenizer_3")
+        pipeline = StableDiffusion3Pipeline(
+            **absent,
+            tokenizer=tokenizer,
+            tokenizer_2=tokenizer,
+            tokenizer_3=t5,
+            text_encoder=load(CLIPTextModelWithProjection, "text_encoder"),
+            text_encoder_2=load(CLIPTextModelWithProjection, "text_encoder_2"),
+            text_encoder_3=load(T5EncoderModel, "text_encoder_3"),
+        )
+        hidden, _, pooled, _ = pipeline.encode_prompt(
+            list(prompts),
+            None,
+            None,
+            device,
+            do_classifier_free_guidance=False,
+            max_sequence_length=t5.model_max_length,
+        )
+        return {"encoder_hidden_states": hidden, "pooled_projections": pooled}
+
+
+def train_base(recipe: TextToImageRecipe, data: EncodedImages, progress: Progress) -> None:
+    """Trains a network from scratch and saves it and its scheduler below the folder of `progress`."""
+    import torch
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.seed)
+        network = _kind(recipe.family)(**(recipe.network or {})).to(data.latents.device)
+    ema = _fit(recipe, network.train(), data, progress)
+    _save(recipe, network, ema, progress.folder)
+
+
+def fine_tune(recipe: TextToImageRecipe, base: Path, data: EncodedImages, progress: Progress) -> None:
+    """Trains the base, or an adapter for it, and saves what was trained to the folder of `progress`.
+
+    Args:
+        recipe: what to do.
+        base: holds the network's folder.
+        data: the training set.
+        progress: folder and report.
+    """
+    import torch
+
+    network = _kind(recipe.family).from_pretrained(str(base / NETWORK[recipe.family]), local_files_only=True)
+    network.to(data.latents.device, torch.float32)
+    if recipe.lora is None:
+        _save(recipe, network, _fit(recipe, network.train(), data, progress), progress.folder)
+        return
+    add_adapter(recipe, recipe.lora, network)
+    ema = _fit(recipe, network.train(), data, progress)
+    save_lora(recipe, network, ema, progress.folder)
+
+
+def add_adapter(recipe: TextToImageRecipe, lora: LoRARecipe, network: Any) -> None:
+    """Freezes the network and puts a LoRA of the recipe's seed into it."""
+    import torch
+    from peft import LoraConfig
+
+    network.requires_grad_(False)
+    adapter = LoraConfig(
+        r=lora.rank,
+        lora_alpha=lora.alpha,
+        init_lora_weights="gaussian",
+        target_modules=list(lora.target_modules),
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.seed)
+        network.add_adapter(adapter)
+
+
+def _fit(
+    recipe: TextToImageRecipe, network: torch.nn.Module, data: EncodedImages, progress: Progress
+) -> dict[str, torch.Tensor]:
+    import torch
+    import torch.nn.functional as F
+
+    path = _noise_path(recipe)
+    device = data.latents.device
+    empty = len(data.latents)
+
+    def loss(chosen: torch.Tensor, rng: torch.Generator) -> torch.Tensor:
+        latents = data.latents[chosen.to(device)]
+        noise = torch.randn(latents.shape, generator=rng).to(device)
+        noisy, t, target = path(latents, noise, rng)
+        dropped = torch.rand(len(chosen), generator=rng) < recipe.dropped_prompts
+        rows = torch.where(dropped, empty, chosen).to(device)
+        text = {name: value[rows] for name, value in data.text.items()}
+        predicted = network(noisy, timestep=t, **text, return_dict=False)[0]
+        return F.mse_loss(predicted.float(), target)
+
+    return fit(recipe, network, len(data.latents), loss, progress, kept=partial(_kept, recipe, network))
+
+
+def _noise_path(recipe: TextToImageRecipe) -> Callable[..., tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+    """The forward process: from (latents, noise, generator) to (noisy latents, timesteps, target)."""
+    import torch
+    from diffusers import DDPMScheduler
+
+    if recipe.family == "sd14":
+        discrete = DDPMScheduler.from_config(_scheduler(recipe).config)
+        steps = int(discrete.config["num_train_timesteps"])
+
+        def diffusion(latents: torch.Tensor, noise: torch.Tensor, rng: torch.Generator) -> tuple[torch.Tensor, ...]:
+            t = torch.randint(0, steps, (len(latents),), generator=rng).to(latents.device)
+            return discrete.add_noise(latents, noise, t), t, noise
+
+        return diffusion  # type: ignore[return-value]
+    sigmas, timesteps = (getattr(_scheduler(recipe), name) for name in ("sigmas", "timesteps"))
+
+    def flow(latents: torch.Tensor, noise: torch.Tensor, rng: torch.Generator) -> tuple[torch.Tensor, ...]:
+        drawn = torch.randn(len(latents), generator=rng).sigmoid()
+        index = (drawn * len(timesteps)).long()
+        sigma = sigmas[index].to(latents.device)[:, None, None, None]
+        return (1 - sigma) * latents + sigma * noise, timesteps[index].to(latents.device), noise - latents
+
+    return flow  # type: ignore[return-value]
+
+
+def _kind(family: Family) -> Any:
+    from diffusers import SD3Transformer2DModel, UNet2DConditionModel
+
+    return {"sd14": UNet2DConditionModel, "sd3": SD3Transformer2DModel}[family]
+
+
+def _scheduler(recipe: TextToImageRecipe) -> Any:
+    from diffusers import FlowMatchEulerDiscreteScheduler, PNDMScheduler
+
+    return {"sd14": PNDMScheduler, "sd3": FlowMatchEulerDiscreteScheduler}[recipe.family](**recipe.scheduler)
+
+
+def _kept(recipe: TextToImageRecipe, network: torch.nn.Module, ema: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The weights as a checkpoint keeps them: the whole network's, or the adapter's as diffusers names them."""
+    if recipe.lora is None:
+        return {name: ema.get(name, value) for name, value in network.state_dict().items()}
+    return {f"{NETWORK[recipe.family]}.{name.replace('.default', '')}": value for name, value in ema.items()}
+
+
+def _save(recipe: TextToImageRecipe, network: Any, ema: dict[str, torch.Tensor], folder: Path) -> None:
+    import torch
+
+    network.load_state_dict(ema, strict=False)
+    network.eval().to(getattr(torch, recipe.dtype))
+    network.save_pretrained(str(folder / NETWORK[recipe.family]), safe_serialization=True)
+    _forget_origin(folder / NETWORK[recipe.family] / "config.json")
+    _scheduler(recipe).save_pretrained(str(folder / "scheduler"))
+    finish(recipe, folder)
+
+
+def _forget_origin(config: Path) -> None:
+    """Takes out of a configuration what folder its network came from: it means nothing elsewhere."""
+    contents = json.loads(config.read_bytes())
+    contents.pop("_name_or_path", None)
+    config.write_text(json.dumps(contents, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def save_lora(recipe: TextToImageRecipe, network: Any, ema: dict[str, torch.Tensor], folder: Path) -> None:
+    """Saves adapter weights (as `fit` returns them) as diffusers' `save_lora_weights` does, with their recipe."""
+    import torch
+    from diffusers import StableDiffusion3Pipeline, StableDiffusionPipeline
+
+    pipeline = {"sd14": StableDiffusionPipeline, "sd3": StableDiffusion3Pipeline}[recipe.family]
+    name = NETWORK[recipe.family]
+    layers = {key.removeprefix(f"{name}."): value for key, value in _kept(recipe, network, ema).items()}
+    pipeline.save_lora_weights(
+        str(folder),
+        **{
+            f"{name}_lora_layers": {key: value.to(getattr(torch, recipe.dtype)) for key, value in layers.items()},
+            f"{name}_lora_adapter_metadata": network.peft_config["default"].to_dict(),  # alpha is in no weight
+        },
+    )
+    finish(recipe, folder)

@@ -1,0 +1,276 @@
+"""Finding models: local folders, the hub, and one line for everything that may be wrong with either."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+import torch
+from pydantic import ValidationError
+from safetensors.torch import save_file
+
+from attrbench.errors import AttrbenchError, UsageError
+from attrbench.models.config import ModelConfig
+from attrbench.models.families.ddpm import DDPMDenoiser
+from attrbench.models.families.stable_diffusion import StableDiffusionDenoiser
+from attrbench.models.families.stable_diffusion3 import StableDiffusion3Denoiser
+from attrbench.models.loading import load_denoiser
+from tests.models import pipelines
+
+CPU = torch.device("cpu")
+SD3 = "stabilityai/stable-diffusion-3-medium-diffusers"
+
+
+def error_of(source, match):
+    with pytest.raises(AttrbenchError, match=match) as caught:
+        load_denoiser(source, CPU)
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 500
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(("kind", "family"), [("sd1", StableDiffusionDenoiser), ("sd3", StableDiffusion3Denoiser)])
+def test_the_family_is_that_of_the_index(kind, family, load):
+    assert type(load(kind)) is family
+
+
+def test_a_ddpm_folder_is_the_ddpm_adapter_itself(tiny_folder, tiny_denoiser):
+    denoiser = load_denoiser(ModelConfig(model=str(tiny_folder)), CPU)
+    assert type(denoiser) is DDPMDenoiser
+    assert denoiser.fingerprint == tiny_denoiser.fingerprint
+    assert denoiser.sampling_steps == 50
+    checkpointed = load_denoiser(ModelConfig(model=str(tiny_folder), gradient_checkpointing=True), CPU)
+    assert checkpointed.module.is_gradient_checkpointing
+
+
+def test_a_ddpm_whose_files_lie_at_the_top_of_its_folder_is_found(tiny_folder, tiny_denoiser, tmp_path):
+    for part in ("unet", "scheduler"):
+        for file in (tiny_folder / part).iterdir():
+            shutil.copy(file, tmp_path / file.name)
+    shutil.copy(tiny_folder / "model_index.json", tmp_path)
+    denoiser = load_denoiser(ModelConfig(model=str(tmp_path)), CPU)
+    assert denoiser.fingerprint == tiny_denoiser.fingerprint
+
+
+@pytest.mark.parametrize(
+    "options", [{"lora": "x"}, {"dtype": "float16"}, {"offload": True}, {"vae": "sample"}, {"resolution": 16}], ids=str
+)
+def test_options_that_a_ddpm_has_not_are_named(options, tiny_folder):
+    error_of(ModelConfig(model=str(tiny_folder), **options), next(iter(options)))
+    with pytest.raises(UsageError, match="attributed=lora"):
+        load_denoiser(ModelConfig(model=str(tiny_folder), attributed="lora"), CPU)
+
+
+@pytest.mark.parametrize("model", ["/no/such/folder", "./nowhere", "nowhere", "a/b/c", "~/no-such-folder"])
+def test_a_path_that_does_not_exist_is_named(model):
+    error_of(ModelConfig(model=model), rf"model={model}: there is no such folder")
+
+
+def test_a_folder_without_an_index_is_named(tmp_path):
+    error_of(ModelConfig(model=str(tmp_path)), rf"no model_index.json in {tmp_path}.*save_pretrained")
+    (tmp_path / "model_index.json").write_text("{")
+    error_of(ModelConfig(model=str(tmp_path)), "not valid JSON")
+
+
+def test_an_unknown_pipeline_class_is_named_with_those_that_are_known(tmp_path):
+    (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": "FluxPipeline"}))
+    line = error_of(ModelConfig(model=str(tmp_path)), "FluxPipeline")
+    for known in ("DDPMPipeline", "StableDiffusionPipeline", "StableDiffusion3Pipeline"):
+        assert known in line
+
+
+@pytest.mark.parametrize("lost", ["unet/diffusion_pytorch_model.safetensors", "vae/config.json", "tokenizer"])
+def test_a_folder_with_missing_parts_is_one_line(lost, folders, tmp_path):
+    folder = tmp_path / "model"
+    shutil.copytree(folders("sd1"), folder)
+    shutil.rmtree(folder / lost) if (folder / lost).is_dir() else (folder / lost).unlink()
+    error_of(ModelConfig(model=str(folder)), f"model={folder}")
+
+
+def test_a_damaged_weights_file_is_one_line(folders, tmp_path):
+    folder = tmp_path / "model"
+    shutil.copytree(folders("sd3"), folder)
+    (folder / "transformer/diffusion_pytorch_model.safetensors").write_bytes(b"not a safetensors file")
+    error_of(ModelConfig(model=str(folder)), f"model={folder}")
+
+
+# --- LoRA
+
+
+def test_a_lora_may_be_a_folder_a_file_or_the_only_file_of_another_name(folders, load, tmp_path):
+    source = ModelConfig(model=str(folders("sd1")))
+    folder = folders("sd1-lora")
+    shutil.copy(folder / "pytorch_lora_weights.safetensors", tmp_path / "mine.safetensors")
+    found = [
+        load_denoiser(source.model_copy(update={"lora": str(path)}), CPU).fingerprint
+        for path in (folder, folder / "pytorch_lora_weights.safetensors", tmp_path, tmp_path / "mine.safetensors")
+    ]
+    assert len(set(found)) == 1
+    shutil.copy(tmp_path / "mine.safetensors", tmp_path / "other.safetensors")
+    error_of(source.model_copy(update={"lora": str(tmp_path)}), r"mine.safetensors, other.safetensors\): name the file")
+
+
+def test_a_lora_that_is_not_there_is_named(folders, tmp_path):
+    source = ModelConfig(model=str(folders("sd1")))
+    error_of(source.model_copy(update={"lora": "./nowhere"}), "lora=./nowhere: there is no such file or folder")
+    error_of(source.model_copy(update={"lora": str(tmp_path)}), "no pytorch_lora_weights.safetensors there")
+
+
+def test_a_lora_that_fits_nothing_is_named(folders, tmp_path):
+    source = ModelConfig(model=str(folders("sd1")))
+    error_of(source.model_copy(update={"lora": str(folders("sd3-lora"))}), "does not fit model")
+    file = tmp_path / "other.safetensors"
+    save_file(
+        {"unet.no_block.to_q.lora_A.weight": torch.zeros(4, 8), "unet.no_block.to_q.lora_B.weight": torch.zeros(8, 4)},
+        file,
+    )
+    error_of(source.model_copy(update={"lora": str(file)}), "does not fit model")
+    save_file({"weight": torch.zeros(4, 8)}, file)
+    error_of(source.model_copy(update={"lora": str(file)}), "does not fit model")
+    file.write_bytes(b"no")
+    error_of(source.model_copy(update={"lora": str(file)}), "other.safetensors is no safetensors file")
+
+
+def test_a_lora_of_which_only_a_part_fits_is_refused(folders, tmp_path):
+    from safetensors.torch import load_file
+
+    state = load_file(folders("sd1-lora") / "pytorch_lora_weights.safetensors")
+    for side, shape in (("A", (4, 8)), ("B", (8, 4))):
+        state[f"unet.mid_block.attentions.9.to_q.lora_{side}.weight"] = torch.zeros(shape)
+    save_file(state, tmp_path / "more.safetensors")
+    source = ModelConfig(model=str(folders("sd1")), lora=str(tmp_path / "more.safetensors"))
+    error_of(source, "does not fit model")
+
+
+# --- the hub
+
+
+@pytest.fixture
+def hub(monkeypatch, tmp_path):
+    """Sets what the hub answers, instead of asking it; the cache is empty."""
+    import huggingface_hub
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr("attrbench.hub.hub_or_cache", _answering)
+
+    def answer(error):
+        def download(*arguments, **options):
+            raise error
+
+        monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+
+    return answer
+
+
+class _answering:  # noqa: N801
+    def __enter__(self):
+        return True
+
+    def __exit__(self, *error):
+        return None
+
+
+def http_error(kind, status):
+    return kind("refused\nmore", response=SimpleNamespace(status_code=status, headers={}, request=None))
+
+
+def test_a_gated_model_comes_with_the_steps(hub):
+    from huggingface_hub import errors
+
+    for kind, status in ((errors.GatedRepoError, 403), (errors.GatedRepoError, 401), (errors.HfHubHTTPError, 403)):
+        hub(http_error(kind, status))
+        line = error_of(ModelConfig(model=SD3), SD3)
+        for step in (f"https://huggingface.co/{SD3}", "accept", "license", "`hf auth login`", "model=PATH"):
+            assert step in line
+
+
+def test_other_answers_of_the_hub_are_one_line_each(hub):
+    from huggingface_hub import errors
+
+    hub(http_error(errors.RepositoryNotFoundError, 404))
+    error_of(ModelConfig(model="a/b"), "model a/b: the hub has no such repository.*model=PATH")
+    hub(http_error(errors.RevisionNotFoundError, 404))
+    error_of(ModelConfig(model="a/b", revision="v9"), "model a/b has no revision v9")
+    hub(http_error(errors.HfHubHTTPError, 500))
+    error_of(ModelConfig(model="a/b"), "refused")
+    hub(OSError("No space left on device"))
+    error_of(ModelConfig(model="a/b"), "No space left")
+
+
+def test_a_lora_on_the_hub_is_asked_for_in_its_own_name(hub, folders):
+    from huggingface_hub import errors
+
+    hub(http_error(errors.RepositoryNotFoundError, 404))
+    error_of(ModelConfig(model=str(folders("sd1")), lora="a/b"), "lora a/b: .*lora=PATH")
+
+
+@pytest.mark.parametrize("offline", ["0", "1"])
+def test_a_hub_that_cannot_be_reached_is_one_line_in_time(offline, tmp_path):
+    code = (
+        "import torch, time; from attrbench.models.loading import load_denoiser;"
+        "from attrbench.models.config import ModelConfig;"
+        "started = time.perf_counter();"
+        f"\ntry: load_denoiser(ModelConfig(model='{SD3}'), torch.device('cpu'))"
+        "\nexcept Exception as error: print(type(error).__name__, time.perf_counter() - started < 20, error)"
+    )
+    nobody = {"HF_HOME": str(tmp_path), "HF_ENDPOINT": "http://127.0.0.1:9", "HF_HUB_OFFLINE": offline}
+    environment = os.environ | nobody
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
+    assert done.stdout.startswith(f"AttrbenchError True model {SD3} is not in the cache and the Hugging Face hub can't")
+    assert done.stdout.endswith("give a local path with model=PATH\n")
+
+
+def test_a_model_in_the_hubs_cache_needs_no_hub(folders, tmp_path, monkeypatch):
+    from huggingface_hub import constants
+
+    revision = "0" * 40
+    repository = tmp_path / "models--someone--tiny"
+    shutil.copytree(folders("sd1"), repository / "snapshots" / revision)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(revision)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub._snapshot_download.constants.HF_HUB_CACHE", str(tmp_path))
+    denoiser = load_denoiser(ModelConfig(model="someone/tiny"), CPU)
+    local = load_denoiser(ModelConfig(model=str(folders("sd1"))), CPU)
+    assert denoiser.fingerprint == local.fingerprint
+
+
+def test_blobs_of_the_hubs_cache_are_known_by_their_name(tmp_path):
+    from attrbench.files import sha256_of
+    from attrbench.models.model_fingerprint import file_digest
+
+    (tmp_path / "blobs").mkdir()
+    plain = tmp_path / "plain"
+    plain.write_bytes(b"weights")
+    blob = tmp_path / "blobs" / sha256_of(plain)
+    blob.write_bytes(b"weights")
+    link = tmp_path / "model.safetensors"
+    link.symlink_to(blob)
+    assert file_digest(link) == file_digest(plain) == blob.name
+    plain.write_bytes(b"changed weights")
+    assert file_digest(plain) == sha256_of(plain)
+
+
+def test_sources_refuse_what_they_do_not_know():
+    with pytest.raises(ValidationError):
+        ModelConfig(model="a/b", attributed="some")
+    with pytest.raises(ValidationError):
+        ModelConfig(model="a/b", resolutoin=256)
+    assert hash(ModelConfig(model="a/b")) == hash(ModelConfig(model="a/b"))
+
+
+def test_the_source_alone_brings_no_torch():
+    code = "import attrbench.models.config, sys; print(sorted({'torch', 'diffusers', 'numpy'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
+def test_pipelines_of_the_tests_are_as_their_families_are_saved(folders):
+    assert pipelines.index_of(folders("sd1"))["_class_name"] == "StableDiffusionPipeline"
+    assert pipelines.index_of(folders("sd3"))["_class_name"] == "StableDiffusion3Pipeline"

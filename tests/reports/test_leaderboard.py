@@ -1,0 +1,212 @@
+import csv
+import io
+import json
+
+import numpy as np
+import pytest
+
+from attrbench.contracts.record import (
+    Coverage,
+    Hardware,
+    Latency,
+    MethodInfo,
+    MetricResult,
+    Provenance,
+    Quantiles,
+    Record,
+    Storage,
+    TaskInfo,
+    read_records,
+    write_record,
+)
+from attrbench.metrics.intervals import mean_interval
+from attrbench.reports.leaderboard_table import to_csv, to_json, to_markdown, to_rich
+from attrbench.reports.ranking import build_tables
+from attrbench.reports.table_cells import human_bytes, human_seconds, storage_text
+
+
+def record(
+    label, values, *, status="complete", rows=1000, seconds=1.0, hardware="cpu", task="t", version=1, created="1"
+):
+    interval = mean_interval(values)
+    quantiles = Quantiles(p50=seconds, p95=seconds)
+    return Record(
+        identity=label * 10,
+        status=status,
+        error="boom" if status == "failed" else None,
+        created=created,
+        task=TaskInfo(
+            name=task,
+            version=version,
+            label=task,
+            options_given={},
+            options={},
+            fingerprint=f"{task}{version}",
+            main_metric="d@1",
+        ),
+        method=MethodInfo(
+            name=label, version=1, label=label, summary="", distribution="x", options_given={}, options={"label": label}
+        ),
+        coverage=Coverage(train_items=10, train_total=10, queries=len(values), queries_total=len(values)),
+        metrics=[]
+        if status == "failed"
+        else [
+            MetricResult(
+                metric="d",
+                k=1,
+                value=float(np.mean(values)),
+                low=interval[0],
+                high=interval[1],
+                ceiling=1.0,
+                random=0.1,
+                per_query=list(values),
+                higher_is_better=True,
+            )
+        ],
+        storage=Storage(rows=rows, rows_on_disk=rows, shared=0, index=0),
+        latency=Latency(cache=1, fit=1, gradient=quantiles, score=quantiles, query=quantiles),
+        hardware=Hardware(hardware_class=hardware, device="", processor="", cores=1, threads=1, memory_bytes=1),
+        provenance=Provenance(attrbench="0", code="", packages={}, python="3", git_revision=None, git_dirty=None),
+        seed=0,
+        command="",
+    )
+
+
+def noisy(mean, seed=0, n=40):
+    return list(np.clip(mean + 0.1 * np.random.default_rng(seed).standard_normal(n), 0, 1))
+
+
+def test_methods_that_the_paired_bootstrap_cannot_separate_share_a_rank():
+    base = noisy(0.8)
+    swapped = [base[1], base[0], *base[2:]]
+    tables = build_tables([record("low", noisy(0.3, 1)), record("a", base), record("b", swapped)])
+    assert [(row.record.method.label, row.rank) for row in tables[0].ranked] == [("a", 1), ("b", 1), ("low", 3)]
+
+
+def test_a_small_but_consistent_difference_separates():
+    base = noisy(0.5, n=60)
+    better = [value + 0.01 for value in base]
+    tables = build_tables([record("a", base), record("b", better)])
+    assert [(row.record.method.label, row.rank) for row in tables[0].ranked] == [("b", 1), ("a", 2)]
+
+
+@pytest.mark.parametrize("status", ["limited", "partial", "failed"])
+def test_incomplete_runs_stand_below_the_line(status):
+    table = build_tables([record("a", noisy(0.2)), record("b", noisy(0.9), status=status)])[0]
+    assert [row.record.method.label for row in table.ranked] == ["a"]
+    assert [row.record.method.label for row in table.below] == ["b"]
+    assert status in table.below[0].reason
+    assert table.below[0].rank is None
+
+
+def test_scale_runs_are_never_ranked_and_are_called_so():
+    plain = record("a", noisy(0.2))
+    scale = record("b", noisy(0.9))
+    scale = scale.model_copy(update={"task": scale.task.model_copy(update={"scale": True})})
+    (table,) = build_tables([plain, scale])
+    assert [row.record.method.label for row in table.ranked] == ["a"]
+    assert [(row.record.method.label, row.rank) for row in table.below] == [("b", None)]
+    assert table.below[0].reason.startswith("scale run: 10 items")
+
+
+def test_records_from_before_scale_runs_are_none():
+    document = json.loads(record("a", noisy(0.2)).model_dump_json())
+    del document["task"]["scale"]
+    assert not Record.model_validate(document).task.scale
+
+
+def test_a_run_without_groups_shows_its_costs_and_says_why_it_has_no_rank():
+    ungrouped = record("a", [0.5, 0.5]).model_copy(update={"metrics": [], "notes": ["no groups: rankings only"]})
+    (table,) = build_tables([ungrouped])
+    assert not table.ranked
+    (line,) = [line for line in to_markdown([table]).splitlines() if line.startswith("| –")]
+    assert line.startswith("| – | a (no d@1; no groups: rankings only) |  |  | 1 kB | 1 s |")
+
+
+def test_versions_tasks_and_hardware_are_never_mixed():
+    records = [
+        record("a", noisy(0.5)),
+        record("b", noisy(0.5), hardware="gpu"),
+        record("c", noisy(0.5), version=2),
+        record("d", noisy(0.5), task="u"),
+    ]
+    tables = build_tables(records)
+    assert len(tables) == 4
+    assert all(len(table.ranked) == 1 for table in tables)
+
+
+def test_of_repeated_runs_only_the_newest_counts():
+    table = build_tables([record("a", noisy(0.9), created="1"), record("a", noisy(0.2), created="2")])[0]
+    assert len(table.ranked) == 1
+    assert table.ranked[0].record.created == "2"
+
+
+def test_pareto_marks_the_undominated_and_nothing_that_is_not_above_chance():
+    table = build_tables(
+        [
+            record("best", noisy(0.9), rows=1000, seconds=10),
+            record("small", noisy(0.5), rows=10, seconds=10),
+            record("beaten", noisy(0.4), rows=20, seconds=10),
+            record("chance", noisy(0.1), rows=1, seconds=0.1),
+        ]
+    )[0]
+    assert [row.record.method.label for row in table.ranked if row.pareto] == ["best", "small"]
+
+
+def test_every_format_shows_every_run_and_text_is_escaped():
+    nasty = "m|[red]<b>"
+    tables = build_tables(
+        [record(nasty, noisy(0.5)), record("b", noisy(0.4)), record("c", noisy(0.3), status="failed")]
+    )
+    markdown = to_markdown(tables)
+    assert "m\\|[red]&lt;b>" in markdown
+    assert "random ranking (analytic)" in markdown
+    assert "failed: boom" in markdown
+    rows = list(csv.DictReader(io.StringIO(to_csv(tables))))
+    assert [row["method"] for row in rows] == [nasty, "b", "c"]
+    assert float(rows[0]["value"]) == pytest.approx(tables[0].ranked[0].record.metrics[0].value)
+    document = json.loads(to_json(tables))
+    assert [row["rank"] for row in document[0]["rows"]] == [1, 2, None]
+    from rich.console import Console
+
+    console = Console(width=200, file=io.StringIO())
+    console.print(to_rich(tables[0]))
+    assert nasty in console.file.getvalue()
+
+
+def test_another_metric_can_rank_and_runs_without_it_fall_below():
+    assert not build_tables([record("a", noisy(0.5))], metric="other")[0].ranked
+
+
+def test_records_survive_writing_and_reading(tmp_path):
+    original = record("a", noisy(0.5))
+    path = write_record(original, tmp_path)
+    assert path.parent.name == "t"
+    assert read_records(tmp_path) == ([original], [])
+
+
+def test_unreadable_and_foreign_files_are_named_and_left_out(tmp_path):
+    write_record(record("a", noisy(0.5)), tmp_path)
+    (tmp_path / "half.json").write_text('{"schema_version": 1, "iden')
+    (tmp_path / "future.json").write_text('{"schema_version": 99}')
+    (tmp_path / "other.json").write_text('{"hello": 1}')
+    records, problems = read_records(tmp_path)
+    assert len(records) == 1
+    assert len(problems) == 2
+    assert any("half.json" in problem for problem in problems)
+    assert any("99" in problem for problem in problems)
+
+
+def test_units_are_readable():
+    assert [human_bytes(x) for x in (12, 12_345, 327_680_000, 3.4e10)] == ["12 B", "12.3 kB", "328 MB", "34 GB"]
+    assert [human_seconds(x) for x in (1e-5, 0.0312, 44.3, 7200)] == ["10 µs", "31.2 ms", "44.3 s", "2 h"]
+
+
+def test_storage_says_what_of_it_is_an_index_beside_the_rows():
+    sizes = {"rows_on_disk": 0, "shared": 8}
+    assert storage_text(Storage(rows=2_000_000, index=50_000, **sizes)) == "2.05 MB (index 50 kB)"
+    assert storage_text(Storage(rows=0, index=50_000, **sizes)) == "50 kB"
+    assert storage_text(Storage(rows=2_000_000, index=0, **sizes)) == "2 MB"
+    assert storage_text(Storage(rows=0, index=0, rows_if_kept=7000, **sizes)) == "8 B (7 kB if kept)"
+    nothing = Storage(rows=0, index=0, rows_if_kept=7000, rows_on_disk=0, shared=0)
+    assert storage_text(nothing) == "none (7 kB if kept)"

@@ -42,8 +42,8 @@ def run_settings(
     out: Path, cache: Path | None, device: str | None, batch_size: int | None, backend: str, **others: Any
 ) -> RunSettings:
     """How to run, from what the verbs that compute gradients share and `others` of the settings."""
+    from attrbench.contracts.feature import Engine
     from attrbench.evaluation.requests import RunSettings
-    from attrbench.gradients.engine import Engine
 
     return RunSettings(
         out=out,

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from attrbench.contracts.feature import TimestepGrid
+from attrbench.contracts.gradient_source import TimestepGrid
 from attrbench.errors import Unavailable, UsageError, unknown_name
 
 CHECKPOINTS = "checkpoints"
@@ -124,14 +124,28 @@ class Denoiser(ABC):
             UsageError: where there is no such checkpoint.
             Unavailable: where `k/n` is asked of a model that has none.
         """
-        checkpoint = self.resolve(checkpoint)
+        checkpoint = self._known(checkpoint)
         if checkpoint == "final":
             return self
         if checkpoint == "untrained":
             return self._with(untrained(self.module), "untrained")
-        if checkpoint not in self.checkpoints():
-            raise unknown_name("checkpoint", checkpoint, ("final", "untrained", *self.checkpoints()))
         return self._with(self._load(checkpoint), checkpoint)
+
+    def fingerprint_at(self, checkpoint: str) -> str:
+        """Return the fingerprint of `at(checkpoint)` without loading it; raises as `at` does."""
+        checkpoint = self._known(checkpoint)
+        return self.fingerprint if checkpoint == "final" else self._fingerprint_of(checkpoint)
+
+    def _known(self, checkpoint: str) -> str:
+        checkpoint = self.resolve(checkpoint)
+        known = ("final", "untrained", *self.checkpoints())
+        if checkpoint not in known:
+            raise unknown_name("checkpoint", checkpoint, known)
+        return checkpoint
+
+    def _fingerprint_of(self, checkpoint: str) -> str:
+        """The fingerprint with weights other than the final ones."""
+        return f"{self.fingerprint}/{checkpoint}"
 
     def resolve(self, checkpoint: str) -> str:
         """The name behind `k/n`: of C checkpoints in all, the final one among them, the ceil(C k / n)-th."""
@@ -153,7 +167,7 @@ class Denoiser(ABC):
     def _with(self, module: torch.nn.Module, name: str) -> Denoiser:
         other = copy.copy(self)
         other.module = module.to(self.device).eval()
-        other.fingerprint = f"{self.fingerprint}/{name}"
+        other.fingerprint = self._fingerprint_of(name)
         return other
 
     def sampler_timesteps(self) -> tuple[float, ...]:

@@ -8,24 +8,23 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from attrbench.contracts.ground_truth import Counterfactual
 from attrbench.contracts.record import Record
 from attrbench.errors import AttrbenchError
-from attrbench.evaluation.plan import Plan
 from attrbench.evaluation.progress import Reporter
 from attrbench.evaluation.requests import MAX_DEPTH
 
 log = logging.getLogger("attrbench.run")
 
 
-def retrained(record: Record, plan: Plan, reporter: Reporter) -> Record:
+def retrained(record: Record, counterfactual: Counterfactual, reporter: Reporter) -> Record:
     """The record with what training without the top of its ranking did; a failed one where that could not be done.
 
     Its ranking is cut to what other records keep.
     """
-    assert plan.counterfactual is not None
     cut = record.model_copy(update={"ranking": [ids[:MAX_DEPTH] for ids in record.ranking]})
     try:
-        effect = plan.counterfactual.measure(np.array(record.ranking, np.int64), record.seed, reporter.stage)
+        effect = counterfactual.measure(np.array(record.ranking, np.int64), record.seed, reporter.stage)
     except Exception as error:
         return failed(cut, error)
     return cut.model_copy(

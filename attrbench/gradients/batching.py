@@ -11,8 +11,10 @@ from pathlib import Path
 import psutil
 import torch
 
+from attrbench.contracts.feature import World
 from attrbench.errors import AttrbenchError
 from attrbench.files import write_atomically
+from attrbench.store.fingerprint import fingerprint
 
 log = logging.getLogger(__name__)
 
@@ -72,6 +74,12 @@ class BatchSize:
             return max(1, int(json.loads(self._memo.read_bytes())["batch_size"])) if self._memo else 2**31
         except (OSError, ValueError, KeyError, TypeError, OverflowError):
             return 2**31
+
+
+def batch_size_file(world: World, identity: object) -> Path:
+    """Return the file that remembers the batch size of a computation on a device."""
+    key = fingerprint([identity, world.engine.backend, str(world.opened.denoiser.device)])
+    return world.cache / "batch-sizes" / f"{key[:20]}.json"
 
 
 def free_memory(device: torch.device) -> int:

@@ -42,8 +42,6 @@ class Checkpointed(Denoiser):
         module.load_state_dict(load_file(self._files()[checkpoint]))
         return module
 
-    def _with(self, module: torch.nn.Module, name: str) -> Denoiser:
-        other = super()._with(module, name)
-        if (file := self._files().get(name)) is not None:
-            other.fingerprint += "/" + sha256_of(file)
-        return other
+    def _fingerprint_of(self, checkpoint: str) -> str:
+        file = self._files().get(checkpoint)
+        return super()._fingerprint_of(checkpoint) + ("" if file is None else f"/{sha256_of(file)}")

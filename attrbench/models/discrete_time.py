@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from attrbench.contracts.denoiser import Denoiser
-from attrbench.contracts.feature import TimestepGrid
+from attrbench.contracts.gradient_source import TimestepGrid
 from attrbench.errors import AttrbenchError
 from attrbench.models.timesteps import grid_timesteps
 

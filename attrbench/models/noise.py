@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import torch
 
-from attrbench.contracts.feature import GradientSource
+from attrbench.contracts.gradient_source import GradientSource
 
 
 def seed_of(*parts: object) -> int:

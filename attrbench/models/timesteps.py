@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
-from attrbench.contracts.feature import TimestepGrid
+from attrbench.contracts.gradient_source import TimestepGrid
 from attrbench.errors import Unavailable, UsageError
 
 Timestep = TypeVar("Timestep", bound=float)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
-from attrbench.contracts.executor import Executor, InlineExecutor
+from attrbench.contracts.executor import Executor
 from attrbench.contracts.metric import Metric
+from attrbench.executors.inline import InlineExecutor
+from attrbench.executors.processes import ProcessesExecutor
 from attrbench.metrics.retrieval import AnnRecall, AveragePrecision, DetectionRate, Recall
 from attrbench.plugins.hookspecs import hookimpl
 
@@ -18,6 +21,7 @@ def register_metrics(register: Callable[[type[Metric]], None]) -> None:
 
 
 @hookimpl
-def register_executors(register: Callable[[type[Executor]], None]) -> None:
-    """Shard after shard in this process."""
-    register(InlineExecutor)
+def register_executors(register: Callable[[type[Executor[Any]]], None]) -> None:
+    """This process, or several."""
+    for executor in (InlineExecutor, ProcessesExecutor):
+        register(executor)

@@ -37,7 +37,7 @@ def register_metrics(register: Callable[[type[Metric]], None]) -> None:
 
 
 @hookspec
-def register_executors(register: Callable[[type[Executor]], None]) -> None:
+def register_executors(register: Callable[[type[Executor[Any]]], None]) -> None:
     """Call `register(ExecutorClass)` for each way to carry out the shards of a pass."""
 
 

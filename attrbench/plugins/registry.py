@@ -106,7 +106,7 @@ class Registry:
         """The task called `name`."""
         return self._get("task", name)  # type: ignore[no-any-return]
 
-    def executor(self, name: str) -> type[Executor]:
+    def executor(self, name: str) -> type[Executor[Any]]:
         """The executor called `name`."""
         return self._get("executor", name)  # type: ignore[no-any-return]
 
@@ -130,7 +130,7 @@ class Registry:
 
 def _checked_name(kind: str, entry: Any) -> str:
     """The name of what is registered, after making sure that it has what listing and running it need."""
-    own = {"task": ("meta", "Options"), "executor": ("name", "summary"), "metric": ("name", "summary")}
+    own = {"task": ("meta", "Options"), "metric": ("name", "summary")}
     needed = own.get(kind, ("name", "summary", "Options"))
     missing = [attribute for attribute in needed if not hasattr(entry, attribute)]
     if missing:

@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from attrbench.contracts.feature import QueryFeatures, Rows
-from attrbench.contracts.method import Ranking, StateSize
-from attrbench.contracts.ranking import top_k
+from attrbench.contracts.feature import QueryFeatures
+from attrbench.contracts.method import StateSize
+from attrbench.contracts.ranking import Ranking, top_k
 from attrbench.errors import UsageError
+from attrbench.features.gradient_rows import GradientRows
+from attrbench.features.views import TrainRows
 from attrbench.search.exact import ExactSearch, rows_bytes
 from attrbench.search.index_files import IndexSearch, kept_index
 from attrbench.search.vectors import query_vectors, train_vectors
@@ -49,6 +51,7 @@ class FaissSearch(IndexSearch):
 
     Args:
         rows: the training rows.
+        feature: of the queries.
         normalize: whether each timestep's gradient has unit norm.
         index: the factory string.
         nprobe: cells visited by IVF indexes; None keeps Faiss' default of 1.
@@ -59,11 +62,20 @@ class FaissSearch(IndexSearch):
     """
 
     def __init__(
-        self, rows: Rows, normalize: bool, index: str, nprobe: int | None, rerank: int, folder: Path, key: str
+        self,
+        rows: TrainRows,
+        feature: GradientRows,
+        normalize: bool,
+        index: str,
+        nprobe: int | None,
+        rerank: int,
+        folder: Path,
+        key: str,
     ) -> None:
         import faiss
 
         self._rows = rows
+        self._feature = feature
         self._normalize = normalize
         self._rerank = rerank
         name = fingerprint({"rows": key, "count": rows.count, "normalize": normalize, "index": index})
@@ -109,7 +121,7 @@ class FaissSearch(IndexSearch):
         """The k largest inner products that the index finds, exact ones with `rerank`; -1 where it finds fewer."""
         k = min(k, self._rows.count)
         candidates = min(max(1, self._rerank) * k, self._rows.count)
-        scores, ids = self._index.search(query_vectors(query, self._normalize), candidates)
+        scores, ids = self._index.search(query_vectors(query[self._feature], self._normalize), candidates)
         ids, scores = ids.astype(np.int64), scores.astype(np.float32)
         if not self._rerank:
             return Ranking(ids, scores)

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from attrbench.contracts.feature import Rows
 from attrbench.contracts.method import Scorer, StateSize
 from attrbench.errors import AttrbenchError
+from attrbench.features.gradient_rows import GradientRows
+from attrbench.features.views import TrainRows
 from attrbench.files import sha256_of
 from attrbench.search.exact import ExactSearch
 from attrbench.store.checksums import IndexSeal, drop, seal_path
@@ -89,7 +90,8 @@ def _sealed(path: Path) -> IndexSeal | None:
 class IndexSearch(Scorer):
     """A search in a kept index: what its file costs, and the exhaustive search that it is measured against."""
 
-    _rows: Rows
+    _rows: TrainRows
+    _feature: GradientRows
     _normalize: bool
     _kept: KeptIndex[Any]
 
@@ -103,4 +105,4 @@ class IndexSearch(Scorer):
 
     def exact(self) -> ExactSearch:
         """Exhaustive search over the same rows."""
-        return ExactSearch(self._rows, self._normalize)
+        return ExactSearch(self._rows, self._feature, self._normalize)

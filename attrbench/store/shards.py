@@ -16,30 +16,26 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 from safetensors.numpy import save
 
+from attrbench.contracts.feature import Unit
 from attrbench.errors import AttrbenchError
 from attrbench.files import write_atomically
 from attrbench.store.checksums import Seal, drop, seal_path
 from attrbench.store.fingerprint import fingerprint
+
+__all__ = ["FeatureStore", "Sidecar", "Timing", "Unit", "map_safetensors", "shard_items", "units"]
 
 log = logging.getLogger(__name__)
 
 SHARD_ITEMS = 64
 SHARD_BYTES = 128 * 2**20
 SHARD_SCHEMA = 3
-
-
-class Unit(NamedTuple):
-    """The items first .. last - 1: what one shard holds."""
-
-    first: int
-    last: int
 
 
 def units(count: int, size: int = SHARD_ITEMS) -> list[Unit]:
@@ -110,6 +106,10 @@ class FeatureStore:
         """The shards within `unit`, which starts where a shard does."""
         cut = units(unit.last - unit.first, self.shard_items)
         return [Unit(unit.first + part.first, unit.first + part.last) for part in cut]
+
+    def lacks(self, unit: Unit) -> bool:
+        """Whether a shard within `unit` is missing or damaged."""
+        return any(self.state(shard) != "done" for shard in self.shards(unit))
 
     def missing(self, unit: Unit) -> list[Unit]:
         """The shards within `unit` that must be computed; damaged ones are reported."""

@@ -7,12 +7,14 @@ import pytest
 import torch
 from torch import nn
 
-from attrbench.contracts.feature import FeaturePlan, GradientGram, GradientSource, TimestepGrid
+from attrbench.contracts.feature import FeatureRequest
+from attrbench.contracts.gradient_source import GradientSource, TimestepGrid
 from attrbench.errors import AttrbenchError, Unavailable, UsageError
 from attrbench.evaluation import execute_gram as grams
 from attrbench.evaluation.execute import compute_passes
 from attrbench.evaluation.feature_reader import MethodFeatures
 from attrbench.evaluation.progress import Silent
+from attrbench.features.gradient_gram import GradientGram
 from attrbench.gradients import gram_pass as gram
 from attrbench.gradients.gram_pass import GramPass
 from attrbench.gradients.samples import NoisySamples, Split
@@ -259,7 +261,7 @@ def test_a_matrix_must_be_declared_on_both_sides_and_of_the_same_parameters(open
     plan, _ = plan_of(opened, tmp_path)
     feature = GradientGram(source=SOURCE)
     (request,) = plan_of(opened, tmp_path, f"trak:{OPTIONS}")[1]
-    for features in (FeaturePlan(train=feature, query=None), FeaturePlan(train=None, query=feature)):
+    for features in (FeatureRequest(train=feature, query=None), FeatureRequest(train=None, query=feature)):
         with pytest.raises(UsageError, match="declared for training items and queries"):
             plan._add_all(features, request)
     with pytest.raises(ValueError, match="of the same parameters"):

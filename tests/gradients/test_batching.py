@@ -5,11 +5,12 @@ import numpy as np
 import pytest
 import torch
 
-from attrbench.contracts.feature import GradientRows, GradientSource, Sketch, TimestepGrid
+from attrbench.contracts.feature import Engine
+from attrbench.contracts.gradient_source import GradientSource, Sketch, TimestepGrid
 from attrbench.errors import AttrbenchError
+from attrbench.features.gradient_rows import GradientRows
 from attrbench.gradients import batching, hooks
 from attrbench.gradients.batching import ENOUGH, LARGEST, BatchSize, ran_out_of_memory
-from attrbench.gradients.engine import Engine
 from attrbench.gradients.gradient_pass import GradientPass, Split
 from attrbench.models.families.ddpm import DDPMDenoiser
 from attrbench.store.shards import FeatureStore, Unit

@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch import nn
 
-from attrbench.contracts.feature import GradientProducts, GradientSource, TimestepGrid
+from attrbench.contracts.gradient_source import GradientSource, TimestepGrid
 from attrbench.errors import Unavailable
+from attrbench.features.gradient_products import GradientProducts
 from attrbench.gradients.curvature import kronecker
 from attrbench.gradients.curvature.kronecker import FactorOptions, kronecker_factors
 from attrbench.gradients.samples import NoisySamples, Split

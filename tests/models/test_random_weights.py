@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from attrbench.contracts.feature import GradientSource, TimestepGrid
+from attrbench.contracts.feature import Engine
+from attrbench.contracts.gradient_source import GradientSource, TimestepGrid
 from attrbench.errors import UsageError
-from attrbench.gradients.engine import Engine
 from attrbench.gradients.gradient_pass import GradientPass, Split
 from attrbench.models import random_weights
 from attrbench.models.config import ModelConfig

@@ -9,8 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from attrbench.contracts.feature import GradientProducts, GradientRows, GradientSource, Sketch, TimestepGrid
+from attrbench.contracts.gradient_source import GradientSource, Sketch, TimestepGrid
 from attrbench.errors import AttrbenchError
+from attrbench.features.gradient_products import GradientProducts
+from attrbench.features.gradient_rows import GradientRows
 from attrbench.gradients.version import ENGINE_VERSION
 from attrbench.search.index_files import kept_index
 from attrbench.store.cache_index import take_inventory

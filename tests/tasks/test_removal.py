@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from attrbench.conformance.toy_task import ToyTask
-from attrbench.contracts.feature import FeaturePlan
-from attrbench.contracts.method import Method, Ranking, Scorer, StateSize
+from attrbench.contracts.feature import FeatureRequest
+from attrbench.contracts.method import Method, Scorer, StateSize
 from attrbench.contracts.options import Options
+from attrbench.contracts.ranking import Ranking
 from attrbench.contracts.record import Record
 from attrbench.contracts.task import Workspace
 from attrbench.errors import AttrbenchError, UsageError
@@ -38,7 +39,7 @@ class Tens(Method[Options]):
     found = ITEMS
 
     def features(self):
-        return FeaturePlan(train=None, query=None)
+        return FeatureRequest(train=None, query=None)
 
     def fit(self, train, context):
         return TensScorer(min(context.depth, self.found))

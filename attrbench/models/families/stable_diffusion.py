@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from attrbench.contracts.feature import TimestepGrid
+from attrbench.contracts.gradient_source import TimestepGrid
 from attrbench.models.config import ModelConfig
 from attrbench.models.discrete_time import DiscreteTime, check_prediction
 from attrbench.models.encoders import PipelineEncoders

@@ -38,7 +38,7 @@ class CheckpointOptions(BaseModel):
 
 
 class SummedScorer(ExhaustiveScorer):
-    """A weighted sum of scorers, one for each part of the features."""
+    """A weighted sum of scorers, one for each checkpoint."""
 
     def __init__(self, scorers: Sequence[ExhaustiveScorer], factors: Sequence[float]) -> None:
         self._scorers = scorers
@@ -46,9 +46,9 @@ class SummedScorer(ExhaustiveScorer):
 
     def scores(self, query: QueryFeatures) -> NDArray[np.float32]:
         """[m, n] weighted sums."""
-        parts = zip(self._scorers, self._factors, query.parts, strict=True)
+        parts = zip(self._scorers, self._factors, strict=True)
         total: NDArray[np.float32] = reduce(
-            lambda total, part: total + part, (scorer.scores(part) * factor for scorer, factor, part in parts)
+            lambda total, part: total + part, (scorer.scores(query) * factor for scorer, factor in parts)
         )
         return total
 

@@ -1,4 +1,4 @@
-"""EK-FAC and K-FAC influence functions (methods-spec M12)."""
+"""EK-FAC and K-FAC influence functions."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
-from attrbench.contracts.feature import FeaturePlan, GradientProducts, TrainFeatures
+from attrbench.contracts.feature import FeatureRequest, TrainFeatures
 from attrbench.contracts.method import Context, Method, Transformed
+from attrbench.features.gradient_products import GradientProducts
 from attrbench_methods.first_order.product_scorer import ProductScorer
 from attrbench_methods.gradient_options import GradientOptions
 
@@ -56,14 +57,17 @@ class EKFAC(Method[KroneckerOptions]):
     quick: ClassVar[Mapping[str, str]] = {"draws": "64"}
     corrected = True
 
-    def features(self) -> FeaturePlan:
+    def features(self) -> FeatureRequest:
         """Inner products of mean gradients, the queries' behind the inverse."""
-        products = GradientProducts(source=self.options.source(), timesteps="mean", transform=self.key)
-        return FeaturePlan(train=products, query=products)
+        return FeatureRequest.both(self._products)
+
+    @property
+    def _products(self) -> GradientProducts:
+        return GradientProducts(source=self.options.source(), timesteps="mean", transform=self.key)
 
     def fit(self, train: TrainFeatures, context: Context) -> ProductScorer:
         """The curvature has done its work in `transform`."""
-        return ProductScorer(normalize=False)
+        return ProductScorer(self._products, normalize=False)
 
     def transform(self, gradients: Tensor, context: Context) -> Transformed:
         """Estimates the factors, or loads what an earlier run kept, and solves for each query."""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from attrbench.contracts.feature import QueryFeatures, TrainFeatures
 from attrbench.contracts.method import Context, ExhaustiveScorer, StateSize
 from attrbench.errors import AttrbenchError, Unavailable, UsageError
+from attrbench.features.images import Images
 from attrbench_methods.similarity.image_similarity import Similarity
 
 if TYPE_CHECKING:
@@ -82,8 +83,7 @@ class EmbeddingScorer(ExhaustiveScorer):
 
     def scores(self, query: QueryFeatures) -> NDArray[np.float32]:
         """[m, n] similarities."""
-        assert query.images is not None
-        vectors = self._encoder.embeddings(query.images)
+        vectors = self._encoder.embeddings(query[Images()])
         if self._similarity == "l2":
             return negative_squared_distances(vectors, self._train)
         if self._similarity == "cosine":
@@ -108,8 +108,7 @@ def fit_embeddings(train: TrainFeatures, context: Context, encoder: Encoder, sim
     from attrbench.search.index_files import kept_index
     from attrbench.store.fingerprint import fingerprint
 
-    images = train.images
-    assert images is not None
+    images = train[Images()]
     key = fingerprint({"images": context.fingerprint, "encoder": encoder.identity, "code": CODE_VERSION})
     kept = kept_index(
         context.workspace / f"embeddings-{key[:20]}.bin",

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from attrbench.contracts.dataset_source import DatasetSource
-from attrbench.contracts.feature import TimestepGrid
+from attrbench.contracts.gradient_source import TimestepGrid
 from attrbench.contracts.task import Workspace
 from attrbench.errors import AttrbenchError, UsageError
 from attrbench.models.config import ModelConfig

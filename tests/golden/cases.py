@@ -17,6 +17,9 @@ LOOSER = {
 """Methods that round on purpose: a difference in the last bit of float32 may move an entry by a whole step there."""
 
 
+EACH = ("*",)
+
+
 def tolerance(label: str) -> float:
     """Return the tolerance of a method's arrays."""
     return LOOSER.get(label, TOLERANCE)
@@ -32,9 +35,10 @@ class Case:
         variants: `-m` strings besides every method at its defaults.
         train, queries: how many training items and queries.
         batch: pairs of item and timestep in a backward pass.
-        quick: whether `make test` runs it again.
+        quick: `-m` strings that `make test` runs again; `EACH` for all but the costly.
         every: whether all registered methods run at their defaults; else only the variants.
-        costly: `-m` strings that `make test` leaves out.
+        without: registered methods that only variants stand for, with fewer draws.
+        costly: what `EACH` leaves out.
     """
 
     name: str
@@ -43,13 +47,16 @@ class Case:
     train: int
     queries: int
     batch: int = 256
-    quick: bool = False
+    quick: tuple[str, ...] = ()
     every: bool = True
+    without: tuple[str, ...] = ()
     costly: tuple[str, ...] = ()
 
     def tested(self, labels: list[str]) -> list[str]:
-        """Return those of the labels that the test suite runs."""
-        return [label for label in labels if label not in self.costly]
+        """Return those of the labels that `make test` runs."""
+        if self.quick == EACH:
+            return [label for label in labels if label not in self.costly]
+        return [label for label in labels if label in self.quick]
 
 
 SEARCH = (
@@ -111,8 +118,6 @@ CURVATURE = (
     "lissa:damping=1",
     "lissa:blocks=module",
     "lissa:blocks=single,batch=50,iterations=60",
-    "lissa:hessian=ggn,iterations=10",
-    "lissa:hessian=hessian,iterations=10,damping=1000",
     "ekfac:damping=0.001",
     "ekfac:fisher=empirical,draws=512",
     "ekfac:sharing=reduce,draws=512",
@@ -126,7 +131,8 @@ OTHERS = (
     "random:draw=1",
     "shuffled:draw=1",
 )
-DIGITS = (*SEARCH, *ROWS, *SOURCES, *KERNELS, *CURVATURE, *OTHERS)
+ITERATED = ("lissa:hessian=ggn,iterations=10", "lissa:hessian=hessian,iterations=10,damping=1000")
+DIGITS = (*SEARCH, *ROWS, *SOURCES, *KERNELS, *CURVATURE, *ITERATED, *OTHERS)
 FEW = (
     "dmin:v=none",
     "dmin:normalise=false",
@@ -135,21 +141,32 @@ FEW = (
     "trak:v=none",
     "d-trak:v=none",
     "datainf:noise=shared,damping=0.0001",
-    "lissa:hessian=ggn,iterations=10",
+    "ekfac:draws=256",
+    "kfac:draws=256",
 )
 TEXT = (*FEW, "dmin:target=noise", "dmin:dtype=int8", "latent:similarity=l2")
 """For models with prompts and an autoencoder."""
+
+CURVED = ("ekfac", "kfac")
+PROMPTED = ("dmin", "dmin:target=noise", "latent", "d-trak:v=none")
+COSTLY = (*CURVED, "ekfac:damping=0.001", "kfac:damping=0.01", *ITERATED)
+
+
+def _slice(name: str, variants: tuple[str, ...], train: int, quick: tuple[str, ...] = ()) -> Case:
+    """Return the case of a larger model: all methods on a few items."""
+    return Case(name, f"{name}:queries_per_group=1", variants, train, 4, batch=64, quick=quick, without=CURVED)
+
 
 CASES = {
     case.name: case
     for case in (
         Case("digits-mini", "digits-mini", DIGITS, train=600, queries=30),
-        Case("digits-mini-slice", "digits-mini:queries_per_group=1", DIGITS, train=80, queries=4, quick=True),
-        Case("ddpm-mnist-mini", "ddpm-mnist-mini:queries_per_group=1", FEW, train=60, queries=4, batch=64),
-        Case("ddpm-icons-mini", "ddpm-icons-mini:queries_per_group=1", FEW, train=60, queries=4, batch=64),
-        Case("sd14-lora-mini", "sd14-lora-mini:queries_per_group=1", TEXT, train=60, queries=4, batch=64),
-        Case("sd3-lora-mini", "sd3-lora-mini:queries_per_group=1", TEXT, train=60, queries=4, batch=64),
-        Case("sd3-full-mini", "sd3-full-mini:queries_per_group=1", TEXT, train=60, queries=4, batch=64),
+        Case("digits-mini-slice", "digits-mini:queries_per_group=1", DIGITS, 80, 4, quick=EACH, costly=COSTLY),
+        _slice("ddpm-mnist-mini", FEW, 60),
+        _slice("ddpm-icons-mini", FEW, 20),
+        _slice("sd14-lora-mini", TEXT, 60),
+        _slice("sd3-lora-mini", (*TEXT, "journey-trak:sampling_steps=5"), 60, quick=PROMPTED),
+        _slice("sd3-full-mini", TEXT, 60),
         Case(
             "mnist-removal-mini",
             "mnist-removal-mini:generations=16,queries=4",

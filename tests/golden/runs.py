@@ -15,7 +15,8 @@ class OtherQueries(Exception):
 
 def labels_of(case: Case) -> list[str]:
     """Return the `-m` strings that a capture of a case runs."""
-    return [*(Probe.methods() if case.every else ()), *case.variants]
+    registered = [name for name in Probe.methods() if name not in case.without]
+    return [*(registered if case.every else ()), *case.variants]
 
 
 def run(case: Case, labels: Sequence[str], golden: Golden | None = None) -> Capture:

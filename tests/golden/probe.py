@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -17,14 +17,14 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from attrbench.features import Products, QueryFeatures, TrainFeatures
-from attrbench.gradients.engine import Engine
-from attrbench.method import ExhaustiveScorer, Ranking
-from attrbench.plugins import registry
-from attrbench.running.reporting import Silent
-from attrbench.running.run import TaskRun
-from attrbench.running.settings import MethodRequest, RunSettings, request_methods, request_tasks
-from attrbench.task import Workspace
+from attrbench.contracts.feature import Engine, QueryFeatures, TrainFeatures
+from attrbench.contracts.method import ExhaustiveScorer
+from attrbench.contracts.ranking import Ranking
+from attrbench.contracts.task import Workspace
+from attrbench.evaluation.progress import Silent
+from attrbench.evaluation.requests import MethodRequest, RunSettings, request_methods, request_tasks
+from attrbench.evaluation.task_run import TaskRun
+from attrbench.plugins.registry import registry
 
 
 class Sink(Protocol):
@@ -146,6 +146,7 @@ class _Watched:
         self._scores: dict[int, np.ndarray] = {}
         self._approximate = False
         method = request.method
+        self._method = method.name
         self._fit, method.fit = method.fit, self._watch_fit
         self._transform, method.transform = method.transform, self._watch_transform
         if hasattr(method, "_factors"):
@@ -155,7 +156,7 @@ class _Watched:
         self._sink.array(self.label, name, array)
 
     def _watch_fit(self, train: TrainFeatures, context: Any) -> Any:
-        for name, array in _of_training(train):
+        for name, array in _of_training(self._method, train):
             self._put(f"train/{name}", array)
         scorer = self._fit(train, context)
         self._approximate = not isinstance(scorer, ExhaustiveScorer)
@@ -189,7 +190,7 @@ class _Watched:
     def _note(self, query: QueryFeatures, scores: np.ndarray) -> None:
         (index,) = query.ids.tolist()  # a run asks for one query at a time
         self._scores[index] = np.array(scores[0])
-        self._queries[index] = dict(_of_queries(query))
+        self._queries[index] = dict(_of_queries(self._method, query))
 
     def _watch_transform(self, gradients: torch.Tensor, context: Any) -> Any:
         self._put("query/transform/given", gradients.detach().cpu().numpy())
@@ -232,32 +233,40 @@ class _Watched:
         )
 
 
-def _of_training(train: TrainFeatures) -> Iterator[tuple[str, np.ndarray]]:
+ALL_PARTS = ("tracin", "diffusion-retrac")
+"""Methods whose features the records call parts throughout, as version 0.1 did; of others all but the first."""
+
+
+def _named(method: str, views: Mapping[Any, Any]) -> Iterator[tuple[str, Any]]:
+    """Yield (prefix, view) of each feature in the order in which the method declares them."""
+    first = 0 if method in ALL_PARTS else 1
+    for index, view in enumerate(views.values()):
+        yield "" if index < first else f"part{index - first}/", view
+
+
+def _of_training(method: str, train: TrainFeatures) -> Iterator[tuple[str, np.ndarray]]:
     """Yield (name, array) of what `fit` gets."""
-    if train.rows is not None:
-        yield "rows", np.concatenate([rows for _, rows in train.rows.blocks()])
-        yield "norms", train.rows.norms
-    for kind in ("gram", "outputs", "images"):
-        if (array := getattr(train, kind)) is not None:
-            yield kind, array
-    for index, part in enumerate(train.parts):
-        for name, array in _of_training(part):
-            yield f"part{index}/{name}", array
+    for prefix, view in _named(method, train.views):
+        if hasattr(view, "blocks"):
+            yield f"{prefix}rows", np.concatenate([rows for _, rows in view.blocks()])
+            yield f"{prefix}norms", view.norms
+        elif hasattr(view, "matrix"):
+            yield f"{prefix}gram", view.matrix
+        elif isinstance(view, np.ndarray):
+            yield prefix + ("images" if view.dtype == np.uint8 else "outputs"), view
 
 
-def _of_queries(query: QueryFeatures) -> Iterator[tuple[str, np.ndarray]]:
+def _of_queries(method: str, query: QueryFeatures) -> Iterator[tuple[str, np.ndarray]]:
     """Yield (name, array) of what a scorer gets."""
-    for kind in ("rows", "norms", "outputs", "images", "cross"):
-        if (array := getattr(query, kind)) is not None:
-            yield kind, array
-    if query.products is not None:
-        yield from _of_products(query.products)
-    for index, part in enumerate(query.parts):
-        for name, array in _of_queries(part):
-            yield f"part{index}/{name}", array
-
-
-def _of_products(products: Products) -> Iterator[tuple[str, np.ndarray]]:
-    yield "products", products.values
-    yield "products/query_norms", products.query_norms
-    yield "products/train_norms", products.train_norms
+    for prefix, view in _named(method, query.views):
+        if hasattr(view, "rows"):
+            yield f"{prefix}rows", view.rows
+            yield f"{prefix}norms", view.norms
+        elif hasattr(view, "values"):
+            yield f"{prefix}products", view.values
+            yield f"{prefix}products/query_norms", view.query_norms
+            yield f"{prefix}products/train_norms", view.train_norms
+        elif view.dtype == np.uint8:
+            yield f"{prefix}images", view
+        else:
+            yield prefix + ("cross" if view.dtype == np.float64 else "outputs"), view

@@ -11,19 +11,20 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
+import torch
+from accelerate import Accelerator
 from pydantic import BaseModel, ConfigDict
+from safetensors import safe_open
+from safetensors.torch import save
 
 from attrbench.contracts.denoiser import CHECKPOINTS, LEARNING_RATES
+from attrbench.errors import AttrbenchError
 from attrbench.files import write_atomically
 
-if TYPE_CHECKING:
-    import torch
-    from accelerate import Accelerator
-
-    Weights = dict[str, torch.Tensor]
-    Loss = Callable[[torch.Tensor, torch.Generator], torch.Tensor | Iterator[torch.Tensor]]
+Weights = dict[str, torch.Tensor]
+Loss = Callable[[torch.Tensor, torch.Generator], torch.Tensor | Iterator[torch.Tensor]]
 
 STATE_FILE = "training-state.safetensors"
 RECIPE_FILE = "recipe.json"
@@ -77,8 +78,6 @@ class Recipe(BaseModel):
 
     def batch(self, items: int, step: int) -> tuple[torch.Tensor, torch.Generator]:
         """The items of a step ([batch_size] indices) and the generator of its other draws, both on the CPU."""
-        import torch
-
         per_epoch = max(1, items // self.batch_size)
         epoch, within = divmod(step, per_epoch)
         order = torch.randperm(items, generator=torch.Generator().manual_seed(self.seed * 1_000_003 + epoch))
@@ -156,8 +155,6 @@ def fit(
     Returns:
         The averaged weights by name, or the last ones where none are averaged. `module` holds the last ones.
     """
-    import torch
-
     parameters = {name: p for name, p in module.named_parameters() if p.requires_grad}
     averaged = recipe.ema_decay is not None
     ema = {name: p.detach().clone() if averaged else p.detach() for name, p in parameters.items()}
@@ -197,23 +194,17 @@ class _Plain:
     device: str
 
     def autocast(self) -> Any:
-        import torch
-
         return torch.autocast(self.device, torch.bfloat16, enabled=self.recipe.in_bfloat16)
 
     def backward(self, value: torch.Tensor) -> None:
         value.backward()
 
     def clip_grad_norm_(self, parameters: Iterable[torch.Tensor], most: float) -> None:
-        import torch
-
         torch.nn.utils.clip_grad_norm_(parameters, most)
 
 
 def _backward(loss: Callable[[], torch.Tensor | Iterator[torch.Tensor]], compute: Any) -> torch.Tensor:
     """Leaves the gradients of a loss, or of the sum of its parts, on the parameters, and returns its value."""
-    import torch
-
     values: list[torch.Tensor] = []
     with compute.autocast():
         found = loss()
@@ -247,8 +238,6 @@ def _average(recipe: Recipe, ema: Weights, parameters: dict[str, torch.nn.Parame
 
 def _keep(weights: Weights, path: Path) -> None:
     """Keeps weights in half precision."""
-    from safetensors.torch import save
-
     write_atomically(path, save({name: value.half().cpu().contiguous() for name, value in weights.items()}))
 
 
@@ -263,8 +252,6 @@ class _State:
     optimizer: torch.optim.AdamW
 
     def save(self, step: int) -> None:
-        from safetensors.torch import save
-
         averaged = self.recipe.ema_decay is not None
         tensors = {f"ema.{name}": value for name, value in self.ema.items() if averaged}
         for name, parameter in self.parameters.items():
@@ -280,11 +267,6 @@ class _State:
         Raises:
             AttrbenchError: for a state of another recipe.
         """
-        import torch
-        from safetensors import safe_open
-
-        from attrbench.errors import AttrbenchError
-
         if not self.path.exists():
             return 0
         with safe_open(self.path, framework="pt") as file, torch.no_grad():

@@ -12,14 +12,26 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
+import numpy as np
+import torch
+import torch.nn.functional as F
+from diffusers import (
+    DDPMScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    PNDMScheduler,
+    SD3Transformer2DModel,
+    StableDiffusion3Pipeline,
+    StableDiffusionPipeline,
+    UNet2DConditionModel,
+)
+from numpy.typing import NDArray
+from peft import LoraConfig
 from pydantic import BaseModel, ConfigDict, Field
+from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer, T5EncoderModel, T5Tokenizer
 
 from attrbench_tasks.training.loop import LatentRecipe, Progress, finish, fit
-
-if TYPE_CHECKING:
-    import torch
 
 Family = Literal["sd14", "sd3"]
 NETWORK = {"sd14": "unet", "sd3": "transformer"}
@@ -72,6 +84,12 @@ class EncodedImages:
     latents: torch.Tensor
     text: dict[str, torch.Tensor]
 
+    def subset(self, indices: NDArray[np.int64]) -> EncodedImages:
+        """Return the items with these indices ([k]), and the empty prompt behind them."""
+        rows = torch.from_numpy(indices)
+        with_empty = torch.cat([rows, torch.tensor([len(self.latents)])])
+        return EncodedImages(self.latents[rows], {name: value[with_empty] for name, value in self.text.items()})
+
 
 def text_embeddings(
     family: Family, folder: Path, prompts: Sequence[str], device: torch.device
@@ -84,9 +102,6 @@ def text_embeddings(
         prompts: n.
         device: where to encode.
     """
-    import torch
-    from diffusers import StableDiffusion3Pipeline, StableDiffusionPipeline
-    from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer, T5EncoderModel, T5Tokenizer
 
     def load(kind: Any, name: str) -> Any:
         loaded = kind.from_pretrained(str(folder / name), local_files_only=True)
@@ -124,8 +139,6 @@ def text_embeddings(
 
 def train_base(recipe: TextToImageRecipe, data: EncodedImages, progress: Progress) -> None:
     """Trains a network from scratch and saves it and its scheduler below the folder of `progress`."""
-    import torch
-
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
         network = _kind(recipe.family)(**(recipe.network or {})).to(data.latents.device)
@@ -142,8 +155,6 @@ def fine_tune(recipe: TextToImageRecipe, base: Path, data: EncodedImages, progre
         data: the training set.
         progress: folder and report.
     """
-    import torch
-
     network = _kind(recipe.family).from_pretrained(str(base / NETWORK[recipe.family]), local_files_only=True)
     network.to(data.latents.device, torch.float32)
     if recipe.lora is None:
@@ -156,9 +167,6 @@ def fine_tune(recipe: TextToImageRecipe, base: Path, data: EncodedImages, progre
 
 def add_adapter(recipe: TextToImageRecipe, lora: LoRARecipe, network: Any) -> None:
     """Freezes the network and puts a LoRA of the recipe's seed into it."""
-    import torch
-    from peft import LoraConfig
-
     network.requires_grad_(False)
     adapter = LoraConfig(
         r=lora.rank,
@@ -174,9 +182,6 @@ def add_adapter(recipe: TextToImageRecipe, lora: LoRARecipe, network: Any) -> No
 def _fit(
     recipe: TextToImageRecipe, network: torch.nn.Module, data: EncodedImages, progress: Progress
 ) -> dict[str, torch.Tensor]:
-    import torch
-    import torch.nn.functional as F
-
     path = _noise_path(recipe)
     device = data.latents.device
     empty = len(data.latents)
@@ -196,9 +201,6 @@ def _fit(
 
 def _noise_path(recipe: TextToImageRecipe) -> Callable[..., tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
     """The forward process: from (latents, noise, generator) to (noisy latents, timesteps, target)."""
-    import torch
-    from diffusers import DDPMScheduler
-
     if recipe.family == "sd14":
         discrete = DDPMScheduler.from_config(_scheduler(recipe).config)
         steps = int(discrete.config["num_train_timesteps"])
@@ -220,14 +222,10 @@ def _noise_path(recipe: TextToImageRecipe) -> Callable[..., tuple[torch.Tensor, 
 
 
 def _kind(family: Family) -> Any:
-    from diffusers import SD3Transformer2DModel, UNet2DConditionModel
-
     return {"sd14": UNet2DConditionModel, "sd3": SD3Transformer2DModel}[family]
 
 
 def _scheduler(recipe: TextToImageRecipe) -> Any:
-    from diffusers import FlowMatchEulerDiscreteScheduler, PNDMScheduler
-
     return {"sd14": PNDMScheduler, "sd3": FlowMatchEulerDiscreteScheduler}[recipe.family](**recipe.scheduler)
 
 
@@ -239,8 +237,6 @@ def _kept(recipe: TextToImageRecipe, network: torch.nn.Module, ema: dict[str, to
 
 
 def _save(recipe: TextToImageRecipe, network: Any, ema: dict[str, torch.Tensor], folder: Path) -> None:
-    import torch
-
     network.load_state_dict(ema, strict=False)
     network.eval().to(getattr(torch, recipe.dtype))
     network.save_pretrained(str(folder / NETWORK[recipe.family]), safe_serialization=True)
@@ -258,9 +254,6 @@ def _forget_origin(config: Path) -> None:
 
 def save_lora(recipe: TextToImageRecipe, network: Any, ema: dict[str, torch.Tensor], folder: Path) -> None:
     """Saves adapter weights (as `fit` returns them) as diffusers' `save_lora_weights` does, with their recipe."""
-    import torch
-    from diffusers import StableDiffusion3Pipeline, StableDiffusionPipeline
-
     pipeline = {"sd14": StableDiffusionPipeline, "sd3": StableDiffusion3Pipeline}[recipe.family]
     name = NETWORK[recipe.family]
     layers = {key.removeprefix(f"{name}."): value for key, value in _kept(recipe, network, ema).items()}

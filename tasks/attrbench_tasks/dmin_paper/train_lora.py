@@ -42,7 +42,7 @@ from attrbench_tasks.training.train_text_to_image import (
 from attrbench_tasks.training.training_request import TrainingRequest
 
 ENCODED_AT_ONCE = 256
-"""Items that are encoded at once before an offloaded training."""
+"""Items whose images are read at once to be encoded before training."""
 
 
 class PaperRecipe(TextToImageRecipe):
@@ -184,8 +184,7 @@ def train(
     else:
         add_adapter(recipe, recipe.lora, network)
     denoiser.module = accelerator.prepare_model(network)
-    if denoiser.source.offload:  # the encoders come to the device once, not with every micro-batch
-        encode_all(denoiser, items, indices)
+    encode_all(denoiser, items, indices)
     loss = PartsOfLoss(recipe, denoiser, items, indices, accelerator)
     weights = fit(recipe, network, len(indices), loss, progress, accelerator=accelerator)
     accelerator.wait_for_everyone()
@@ -199,7 +198,12 @@ def train(
 
 
 def encode_all(denoiser: LatentDenoiser, items: Items, indices: NDArray[np.int64]) -> None:
-    """Encode the items with these indices ([k]), as far as the encoders' cache in main memory has room for them."""
+    """Encode the items with these indices ([k]), as far as the encoders' cache in main memory has room for them.
+
+    Encodings differ in their last bits with the batch that they are computed in. Encoding all of them in one order
+    before the first step makes them the same in a training that was resumed. Offloaded encoders come to the device
+    once, not with every micro-batch.
+    """
     for first in range(0, len(indices), ENCODED_AT_ONCE):
         rows = indices[first : first + ENCODED_AT_ONCE].tolist()
         denoiser.encoders.latents(items.images[rows], "model")

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, ClassVar, Generic, TypeVar
 from pydantic import BaseModel, ConfigDict
 
 from attrbench.contracts.options import Options
-from attrbench.errors import UsageError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -156,12 +155,44 @@ class Task(ABC, Generic[OptionsT]):
         """Whether only time, memory and storage mean anything here: random weights, say. Such runs are never ranked."""
         return False
 
-    def train(self, out: Path, device: torch.device, report: Callable[[str], None]) -> None:
-        """Repeats the training of the task's weights into `out`; resumes where an earlier call was cut off.
+
+class Trainable(ABC):
+    """A task whose weights can be trained again: on all of its training set, or on a subset, with any seed.
+
+    A task class lists it beside `Task` among its bases; `attrbench train` and ground truths build on it.
+    """
+
+    @abstractmethod
+    def train(
+        self,
+        subset: NDArray[np.int64] | None,
+        seed: int | None,
+        out: Path,
+        device: torch.device,
+        report: Callable[[str], None],
+    ) -> Path:
+        """Train into the folder `out` and return the folder of the weights.
+
+        The weights are a function of (subset, seed). A call with the same arguments resumes where an earlier one was
+        cut off, and returns at once where it has finished.
 
         Args:
-            out: folder for the weights.
+            subset: [k] sorted, distinct indices into the training set; None for all of it.
+            seed: of initial weights, batch order and noise; None for the recipe's own.
+            out: folder for the weights and, until training ends, for the state to resume from.
             device: where to train.
             report: called with a line of progress now and then.
+
+        Raises:
+            AttrbenchError: where `out` holds another training, or what the training needs is missing.
+            UsageError: for a subset that is empty, unsorted or out of range.
         """
-        raise UsageError(f"task {self.meta.name} has no training recipe")
+
+    @abstractmethod
+    def trained(self, folder: Path, workspace: Workspace) -> Denoiser:
+        """Return the denoiser with the weights that `train` wrote.
+
+        Args:
+            folder: what `train` returned.
+            workspace: the device, and the cache in which parts of the model may be put together.
+        """

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
 
 from attrbench.data.manifest import Listing
 from attrbench.errors import AttrbenchError
 from attrbench.files import sha256_of
 
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-    from PIL import Image
-
+Labeled = tuple[NDArray[np.uint8], NDArray[np.int64]]
+"""Images, [n, H, W, C], with their labels, [n]."""
 KEYS = (("x_train", "y_train"), ("x", "y"))
 
 
@@ -23,8 +24,6 @@ def read_arrays(path: Path) -> tuple[NDArray[Any], NDArray[Any]]:
     Raises:
         AttrbenchError: one line, where the file is missing or has neither.
     """
-    import numpy as np
-
     try:
         with np.load(path, allow_pickle=False) as file:
             for images, labels in KEYS:
@@ -45,8 +44,6 @@ def list_arrays(path: Path) -> Listing:
     Raises:
         AttrbenchError: one line, where the file is missing or holds something else.
     """
-    import numpy as np
-
     images, labels = read_arrays(path)
     if images.ndim == 4 and images.shape[-1] == 1:
         images = images[..., 0]
@@ -69,6 +66,4 @@ class _Opener:
         self._images = images
 
     def __call__(self, index: int) -> Image.Image:
-        from PIL import Image
-
         return Image.fromarray(self._images[index])

@@ -9,20 +9,20 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from attrbench.contracts.dataset_builder import Order
+from attrbench.contracts.dataset_source import DatasetSource
+from attrbench.data.manifest import Listing
+from attrbench.data.pixels import refusing_bombs, to_pixels, what_is_wrong
 from attrbench.errors import AttrbenchError
 from attrbench.files import write_atomically
 from attrbench.store.fingerprint import fingerprint
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    from attrbench.contracts.dataset_builder import Order
-    from attrbench.contracts.dataset_source import DatasetSource
-    from attrbench.data.manifest import Listing
-    from attrbench_tasks.datasets.mixture import Entry, MixtureOptions
+from attrbench_tasks.datasets.mixture_entries import Entry, MixtureOptions
 
 MANIFEST = "manifest.json"
 UNFINISHED = ".unfinished.json"
@@ -106,10 +106,6 @@ def write_mixture(
 
 def _write_image(entry: Entry, listing: Listing, options: MixtureOptions, out: Path) -> str | None:
     """Writes an image that is not there yet; the reason where it can't be read."""
-    from PIL import Image
-
-    from attrbench.data.pixels import refusing_bombs, to_pixels, what_is_wrong
-
     path = out / entry.split / entry.file_name
     if path.exists():
         return None
@@ -131,8 +127,6 @@ def _write_image(entry: Entry, listing: Listing, options: MixtureOptions, out: P
 
 def noised(pixels: NDArray[np.uint8], options: MixtureOptions, entry: Entry) -> NDArray[np.uint8]:
     """The pixels with Gaussian noise that seed, source and place decide, clipped to 0 .. 255."""
-    import numpy as np
-
     words = fingerprint(["noise", options.seed, entry.group, entry.place])
     noise = np.random.default_rng(int(words[:16], 16)).normal(0, 255 * options.noise, pixels.shape)
     return (pixels + noise).round().clip(0, 255).astype(np.uint8)

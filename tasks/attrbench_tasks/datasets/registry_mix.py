@@ -16,11 +16,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
+import numpy as np
+from numpy.typing import NDArray
 
 Part = Literal["base", "tuning", "held_out"]
 PARTS: tuple[Part, ...] = ("base", "tuning", "held_out")
@@ -48,8 +47,6 @@ class Captioned:
 @cache
 def part(*names: Part) -> Captioned:
     """The images of one or more parts, in the order of the file."""
-    import numpy as np
-
     with np.load(IMAGES, allow_pickle=False) as file:
         images, captions, families = file["x"], file["caption"].tolist(), file["family"].tolist()
     parts = _parts(captions, families)
@@ -70,8 +67,6 @@ def subject(caption: str) -> str:
 
 def _parts(captions: list[str], families: list[str]) -> list[Part]:
     """The part of each image. Emoji that exist in both styles are dealt out first, as pairs."""
-    import numpy as np
-
     where: dict[str, list[int]] = {}
     for i, caption in enumerate(captions):
         where.setdefault(subject(caption), []).append(i)

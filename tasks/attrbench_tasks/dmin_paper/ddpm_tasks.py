@@ -10,22 +10,25 @@ import logging
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import ClassVar, Literal
 
+import numpy as np
 from pydantic import Field
 
 from attrbench.contracts.dataset_source import DatasetSource
 from attrbench.contracts.options import Options
 from attrbench.contracts.task import Items, OpenTask, Task, TaskMeta, Workspace
+from attrbench.data.manifest import Listing
+from attrbench.data.open_dataset import items_of, list_items, make_items
 from attrbench.errors import AttrbenchError
 from attrbench.models.config import ModelConfig
+from attrbench.models.families.ddpm import DDPMDenoiser
+from attrbench.models.loading import find_pipeline, load_denoiser
 from attrbench.store.fingerprint import fingerprint, local_state
+from attrbench_tasks.datasets.labeled_arrays import list_arrays
 from attrbench_tasks.dmin_paper import constants as paper
-
-if TYPE_CHECKING:
-    from attrbench.data.manifest import Listing
-    from attrbench.models.families.ddpm import DDPMDenoiser
-    from attrbench_tasks.training.classifier import ClassifierRecipe, Labeled
+from attrbench_tasks.minis.query_pictures import Wanted, labeled_generations
+from attrbench_tasks.training.classifier import FILE, REPORT, ClassifierRecipe, Labeled, accuracy_of, train_classifier
 
 log = logging.getLogger("attrbench.queries")
 
@@ -97,10 +100,6 @@ class PaperDDPMTask(Task[PaperDDPMOptions]):
 
     def open(self, workspace: Workspace) -> OpenPaperDDPM:
         """Looks for the model and the data set before anything is loaded."""
-        from attrbench.data.open_dataset import list_items
-        from attrbench.models.loading import find_pipeline
-        from attrbench_tasks.datasets.labeled_arrays import list_arrays
-
         source = self.train_source
         try:
             find_pipeline(self.model)
@@ -117,8 +116,6 @@ class PaperDDPMTask(Task[PaperDDPMOptions]):
 
     def classifier(self, size: int, channels: int, classes: int) -> ClassifierRecipe:
         """The classifier of the queries."""
-        from attrbench_tasks.training.classifier import ClassifierRecipe
-
         return ClassifierRecipe(
             size=size,
             epochs=self.epochs,
@@ -147,9 +144,6 @@ class OpenPaperDDPM(OpenTask):
     @cached_property
     def denoiser(self) -> DDPMDenoiser:
         """The model."""
-        from attrbench.models.families.ddpm import DDPMDenoiser
-        from attrbench.models.loading import load_denoiser
-
         loaded = load_denoiser(self._task.model, self._workspace.device)
         if not isinstance(loaded, DDPMDenoiser):
             raise AttrbenchError(f"task {self._task.meta.name}: model {self._task.model.model} is no DDPM")
@@ -158,17 +152,12 @@ class OpenPaperDDPM(OpenTask):
     @cached_property
     def train(self) -> Items:
         """The training images at the model's size; the group is the class."""
-        from attrbench.data.open_dataset import items_of
-
         shape = self.denoiser.image_shape
         return items_of(self._listing, self._task.train_source, shape, self._workspace.cache).items
 
     @cached_property
     def queries(self) -> Items:
         """Generated images, labeled by the classifier, the ambiguous ones left out; see `generated`."""
-        from attrbench.data.open_dataset import make_items
-        from attrbench_tasks.minis.query_pictures import Wanted, labeled_generations
-
         options, classes = self._task.options, sorted(set(self.train.groups))
         wanted = Wanted(options.queries_per_group, options.query_set, self._workspace.cache)
         images, labels, seeds = labeled_generations(self.denoiser, self._classifier(classes), wanted)
@@ -178,8 +167,6 @@ class OpenPaperDDPM(OpenTask):
 
     def _classifier(self, classes: Sequence[str]) -> Path:
         """The folder of the classifier, trained where it is not there yet."""
-        from attrbench_tasks.training.classifier import FILE, REPORT, accuracy_of, train_classifier
-
         train = self.train
         _, size, channels = train.images.shape[1:]
         recipe = self._task.classifier(size, channels, len(classes))
@@ -197,8 +184,6 @@ class OpenPaperDDPM(OpenTask):
 
     def _labeled(self, classes: Sequence[str]) -> tuple[Labeled, Labeled]:
         """What the classifier is trained and tested on."""
-        import numpy as np
-
         place = {group: number for number, group in enumerate(classes)}
         labels = np.array([place[group] for group in self.train.groups], np.int64)
         tested = np.arange(len(labels)) % HELD_OUT == HELD_OUT - 1

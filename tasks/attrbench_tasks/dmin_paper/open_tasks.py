@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.lib.stride_tricks import as_strided
+from numpy.typing import NDArray
 
 from attrbench.contracts.task import Items
 from attrbench.data.manifest import Listing
 from attrbench.store.fingerprint import fingerprint
 from attrbench.taskfile.file_task import OpenFileTask
 from attrbench.taskfile.prompts import Draw
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
 
 SCALE_QUERIES = 16
 STRIDE = 97
@@ -56,9 +55,6 @@ class OpenScaleTask(OpenFileTask):
 
 def scale_images(count: int, shape: tuple[int, int, int]) -> NDArray[np.uint8]:
     """[count, H, W, C] random uint8 images: overlapping, read-only windows of one strip of bytes."""
-    import numpy as np
-    from numpy.lib.stride_tricks import as_strided
-
     height, width, channels = shape
     size = height * width * channels
     strip = np.random.default_rng(0).integers(0, 256, size + STRIDE * (count - 1), dtype=np.uint8)

@@ -8,22 +8,30 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
 
 from attrbench.contracts.dataset_source import DatasetSource
-from attrbench.contracts.task import Task, TaskMeta, Workspace
-from attrbench.errors import AttrbenchError
+from attrbench.contracts.denoiser import Denoiser
+from attrbench.contracts.task import Task, TaskMeta, Trainable, Workspace
+from attrbench.data.hf_datasets import is_table_folder
+from attrbench.data.manifest import Listing
+from attrbench.data.open_dataset import list_items, need_captions
+from attrbench.errors import AttrbenchError, UsageError
 from attrbench.models.config import ModelConfig
+from attrbench.models.loading import find_pipeline, load_denoiser, own_resolution
 from attrbench.store.fingerprint import local_state
+from attrbench.taskfile.contents import QueryTable
+from attrbench.taskfile.file_task import OpenFileTask
+from attrbench.taskfile.prompts import Draw, draws_of
 from attrbench_tasks.dmin_paper import constants as paper
+from attrbench_tasks.dmin_paper.open_tasks import OpenPaperTask, OpenScaleTask, scale_draws, scale_listing
 from attrbench_tasks.dmin_paper.task_options import FullPaperOptions, PaperOptions
-
-if TYPE_CHECKING:
-    import torch
-
-    from attrbench.data.manifest import Listing
-    from attrbench.taskfile.file_task import OpenFileTask
-    from attrbench.taskfile.prompts import Draw
+from attrbench_tasks.dmin_paper.train_lora import PaperBase, train_paper_task
+from attrbench_tasks.training.train_text_to_image import Family
 
 FIRST_SEED = {"reported": 0, "tuning": 1_000_000}
 STAND_INS = 10
@@ -35,7 +43,7 @@ LICENSE = "the model's and the data sets' own (docs/tasks.md)"
 SET = f"{paper.RELEASED_SET}: 8,846 captioned images of six sources"
 
 
-class PaperTask(Task[PaperOptions]):
+class PaperTask(Task[PaperOptions], Trainable):
     """A task around a Stable Diffusion model."""
 
     Options: ClassVar[type[PaperOptions]] = PaperOptions  # type: ignore[misc]
@@ -107,8 +115,6 @@ class PaperTask(Task[PaperOptions]):
         return source.model_copy(update={"resolution": options.resolution or self._resolution(source)})
 
     def _resolution(self, source: ModelConfig) -> int:
-        from attrbench.models.loading import find_pipeline, own_resolution
-
         if source.model == self.base:
             return paper.RESOLUTION
         return min(paper.RESOLUTION, own_resolution(*find_pipeline(source)))
@@ -120,9 +126,6 @@ class PaperTask(Task[PaperOptions]):
 
     def open(self, workspace: Workspace) -> OpenFileTask:
         """Looks for the model and the data set before anything is loaded."""
-        from attrbench.data.open_dataset import list_items
-        from attrbench_tasks.dmin_paper.open_tasks import OpenPaperTask, OpenScaleTask, scale_draws, scale_listing
-
         if self.scale:
             train, draws = scale_listing(self.options.scale_items), scale_draws()
             return OpenScaleTask(self, workspace, train=train, pictures=None, draws=draws)
@@ -157,8 +160,6 @@ class PaperTask(Task[PaperOptions]):
         Raises:
             AttrbenchError: where it is missing, with the steps that lead to it.
         """
-        from attrbench.models.loading import find_pipeline
-
         try:
             find_pipeline(self.model)
         except AttrbenchError as error:
@@ -168,10 +169,6 @@ class PaperTask(Task[PaperOptions]):
 
     def _draws(self, train: Listing, cache: Path) -> tuple[list[Draw], str | None]:
         """What the model shall draw, and a note where the prompts are not held out."""
-        from attrbench.data.open_dataset import need_captions
-        from attrbench.taskfile.contents import QueryTable
-        from attrbench.taskfile.prompts import draws_of
-
         options, note = self.options, None
         if options.prompts is not None:
             pairs = [(d.prompt, d.group) for d in draws_of(QueryTable(prompts=options.prompts), Path())]
@@ -190,9 +187,6 @@ class PaperTask(Task[PaperOptions]):
 
     def _held_out(self, cache: Path) -> Listing | None:
         """The data set's split `test`, where it has one."""
-        from attrbench.data.hf_datasets import is_table_folder
-        from attrbench.data.open_dataset import list_items
-
         folder = self._folder
         if folder.is_dir() and not is_table_folder(folder):  # what is wrong with a split that is there must be said
             return list_items(self._split(HELD_OUT), cache) if (folder / HELD_OUT).is_dir() else None
@@ -201,11 +195,30 @@ class PaperTask(Task[PaperOptions]):
         except AttrbenchError:
             return None
 
-    def train(self, out: Path, device: torch.device, report: Callable[[str], None]) -> None:
-        """The recipe of the paper's Table 7; see docs/tasks.md."""
-        from attrbench_tasks.dmin_paper.train_lora import train_paper_task
+    def train(
+        self,
+        subset: NDArray[np.int64] | None,
+        seed: int | None,
+        out: Path,
+        device: torch.device,
+        report: Callable[[str], None],
+    ) -> Path:
+        """Train by the recipe of the paper's Table 7 (docs/tasks.md); see `Trainable.train`."""
+        if self.scale:
+            raise UsageError(f"task {self.meta.name}: weights=random has nothing to train")
+        self.find_model()
+        return train_paper_task(self.training_base(), self.options, subset, seed, out, device, report)
 
-        train_paper_task(self, out, device, report)
+    def training_base(self) -> PaperBase:
+        """Return the base model, in float32 and without LoRA, with the training set."""
+        model = self.model.model_copy(update={"lora": None, "attributed": "all", "dtype": "float32"})
+        family: Family = "sd14" if self.base == paper.SD14 else "sd3"
+        return PaperBase(self.path, model, family, self.has_lora, self.train_source)
+
+    def trained(self, folder: Path, workspace: Workspace) -> Denoiser:
+        """Return the base with the LoRA that `train` wrote, or the pipeline that it wrote."""
+        weights = {"lora": str(folder), "lora_revision": None} if self.has_lora else {"model": str(folder)}
+        return load_denoiser(self.model.model_copy(update=weights), workspace.device)
 
 
 def _pairs(listing: Listing | None) -> list[tuple[str, str]]:
@@ -221,8 +234,6 @@ def choose_draws(pairs: Sequence[tuple[str, str]], per_group: int | None, first_
     Prompts occur once a group. Where `per_group` leaves some out, a hash of the prompt chooses, whatever their order.
     A prompt's seed is its place.
     """
-    from attrbench.taskfile.prompts import Draw
-
     queried = [pair for pair in pairs if pair[1] in paper.QUERIED] or list(pairs)
     chosen: list[tuple[str, str]] = []
     for group in sorted({group for _, group in queried}):

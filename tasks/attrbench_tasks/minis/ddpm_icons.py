@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
 
 from attrbench.contracts.task import TaskMeta
+from attrbench_tasks.datasets.registry_mix import FAMILIES, part
 from attrbench_tasks.minis.open_ddpm import LabeledImages, MiniDDPMTask
-
-if TYPE_CHECKING:
-    import torch
-
-    from attrbench_tasks.training.classifier import ClassifierRecipe
-    from attrbench_tasks.training.train_ddpm import DDPMRecipe
+from attrbench_tasks.minis.recipes import CLASSIFIER
+from attrbench_tasks.training.classifier import ClassifierRecipe
+from attrbench_tasks.training.train_ddpm import DDPMRecipe, halve_weights
 
 
 class DDPMIconsMini(MiniDDPMTask):
@@ -37,8 +38,6 @@ class DDPMIconsMini(MiniDDPMTask):
     @cache
     def data() -> LabeledImages:
         """Both training parts for the diffusion model and the classifier; the held-out part tests the classifier."""
-        from attrbench_tasks.datasets.registry_mix import FAMILIES, part
-
         train, held_out = part("base", "tuning"), part("held_out")
         seen = (train.images, train.families)
         return LabeledImages(seen, seen, (held_out.images, held_out.families), FAMILIES)
@@ -46,9 +45,6 @@ class DDPMIconsMini(MiniDDPMTask):
     @staticmethod
     def recipes() -> tuple[DDPMRecipe, ClassifierRecipe]:
         """About 290 epochs for the diffusion model, 80 for the classifier."""
-        from attrbench_tasks.minis.recipes import CLASSIFIER
-        from attrbench_tasks.training.train_ddpm import DDPMRecipe
-
         ddpm = DDPMRecipe(
             unet={
                 "sample_size": 32,
@@ -69,9 +65,14 @@ class DDPMIconsMini(MiniDDPMTask):
         )
         return ddpm, CLASSIFIER
 
-    def train(self, out: Path, device: torch.device, report: Callable[[str], None]) -> None:
-        """As the others, and keeps the weights in half precision."""
-        from attrbench_tasks.training.train_ddpm import halve_weights
-
-        super().train(out, device, report)
-        halve_weights(out)
+    def train(
+        self,
+        subset: NDArray[np.int64] | None,
+        seed: int | None,
+        out: Path,
+        device: torch.device,
+        report: Callable[[str], None],
+    ) -> Path:
+        """Train as the other minis do, and keep the weights in half precision."""
+        halve_weights(super().train(subset, seed, out, device, report))
+        return out

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import numpy as np
 
 from attrbench.contracts.task import TaskMeta
 from attrbench_tasks.minis.open_ddpm import LabeledImages, MiniDDPMTask
-
-if TYPE_CHECKING:
-    from attrbench_tasks.training.classifier import ClassifierRecipe
-    from attrbench_tasks.training.train_ddpm import DDPMRecipe
+from attrbench_tasks.training.classifier import ClassifierRecipe
+from attrbench_tasks.training.train_ddpm import DDPMRecipe
 
 IMAGES = Path(__file__).parents[1] / "data" / "mnist5k.npz"
 TRAIN_PER_DIGIT = 200
@@ -38,8 +37,6 @@ class DDPMMnistMini(MiniDDPMTask):
     @cache
     def data() -> LabeledImages:
         """The first 200 images of each digit; the first 400 and the remaining 100 for the classifier."""
-        import numpy as np
-
         with np.load(IMAGES, allow_pickle=False) as file:
             images, labels = file["x"][..., None], file["y"].astype(np.int64)
         rank = np.empty(len(labels), np.int64)  # how many images of the same digit stand before
@@ -55,9 +52,6 @@ class DDPMMnistMini(MiniDDPMTask):
     @staticmethod
     def recipes() -> tuple[DDPMRecipe, ClassifierRecipe]:
         """About 96 epochs for the diffusion model, 30 for the classifier."""
-        from attrbench_tasks.training.classifier import ClassifierRecipe
-        from attrbench_tasks.training.train_ddpm import DDPMRecipe
-
         ddpm = DDPMRecipe(
             unet={
                 "sample_size": 28,

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from functools import cache
-from typing import TYPE_CHECKING
+
+import numpy as np
+from sklearn.datasets import load_digits
 
 from attrbench.contracts.task import TaskMeta
 from attrbench_tasks.minis.open_ddpm import LabeledImages, MiniDDPMTask
-
-if TYPE_CHECKING:
-    from attrbench_tasks.training.classifier import ClassifierRecipe
-    from attrbench_tasks.training.train_ddpm import DDPMRecipe
+from attrbench_tasks.training.classifier import ClassifierRecipe
+from attrbench_tasks.training.train_ddpm import DDPMRecipe
 
 TRAIN_IMAGES = 1500
 
@@ -35,9 +35,6 @@ class DigitsMini(MiniDDPMTask):
     @cache
     def data() -> LabeledImages:
         """The images, their 17 gray levels spread over 0 .. 255."""
-        import numpy as np
-        from sklearn.datasets import load_digits
-
         digits = load_digits()
         images = np.round(digits.images * (255 / 16)).astype(np.uint8)[..., None]
         labels = digits.target.astype(np.int64)
@@ -47,9 +44,6 @@ class DigitsMini(MiniDDPMTask):
     @staticmethod
     def recipes() -> tuple[DDPMRecipe, ClassifierRecipe]:
         """About 170 epochs for the diffusion model, 60 for the classifier."""
-        from attrbench_tasks.training.classifier import ClassifierRecipe
-        from attrbench_tasks.training.train_ddpm import DDPMRecipe
-
         ddpm = DDPMRecipe(
             unet={
                 "sample_size": 8,

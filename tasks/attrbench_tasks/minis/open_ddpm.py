@@ -12,22 +12,21 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import ClassVar, Literal
 
+import numpy as np
+import torch
+from numpy.typing import NDArray
 from pydantic import Field
 
 from attrbench.contracts.options import Options
-from attrbench.contracts.task import Items, OpenTask, Task, Workspace
+from attrbench.contracts.task import Items, OpenTask, Task, Trainable, Workspace
 from attrbench.errors import AttrbenchError
-
-if TYPE_CHECKING:
-    import numpy as np
-    import torch
-    from numpy.typing import NDArray
-
-    from attrbench.models.families.ddpm import DDPMDenoiser
-    from attrbench_tasks.training.classifier import ClassifierRecipe, Labeled
-    from attrbench_tasks.training.train_ddpm import DDPMRecipe
+from attrbench.models.families.ddpm import DDPMDenoiser
+from attrbench_tasks.minis.query_pictures import Wanted, labeled_generations
+from attrbench_tasks.training.classifier import ClassifierRecipe, Labeled, train_classifier
+from attrbench_tasks.training.train_ddpm import DDPMRecipe, scaled, train_ddpm
+from attrbench_tasks.training.training_request import TrainingRequest
 
 WEIGHTS = Path(__file__).parents[1] / "weights"
 
@@ -64,7 +63,7 @@ class LabeledImages:
         return Items(images, groups, [""] * len(images), digest)
 
 
-class MiniDDPMTask(Task[MiniDDPMOptions]):
+class MiniDDPMTask(Task[MiniDDPMOptions], Trainable):
     """A task around weights in `weights/NAME`."""
 
     Options: ClassVar[type[MiniDDPMOptions]] = MiniDDPMOptions  # type: ignore[misc]
@@ -94,22 +93,36 @@ class MiniDDPMTask(Task[MiniDDPMOptions]):
             )
         return OpenMiniDDPM(self, workspace)
 
-    def train(self, out: Path, device: torch.device, report: Callable[[str], None]) -> None:
-        """Trains the classifier, then the diffusion model."""
-        from attrbench_tasks.training.classifier import train_classifier
-        from attrbench_tasks.training.train_ddpm import scaled, train_ddpm
-
-        recipe, classifier_recipe = self.recipes()
+    def train(
+        self,
+        subset: NDArray[np.int64] | None,
+        seed: int | None,
+        out: Path,
+        device: torch.device,
+        report: Callable[[str], None],
+    ) -> Path:
+        """Train the diffusion model, and before the original one the classifier; see `Trainable.train`."""
         data = self.data()
-        accuracy = train_classifier(classifier_recipe, data.classifier, data.held_out, out, device)
-        report(f"classifier: {accuracy:.2%} of {len(data.held_out[1])} held-out images right")
-        train_ddpm(
+        request = TrainingRequest(len(data.train[0]), subset, seed)
+        ddpm_recipe, classifier_recipe = self.recipes()
+        recipe = request.recipe(ddpm_recipe)
+        if request.begin(recipe, out):
+            report(f"{self.meta.name}: {out} holds the weights of this recipe already")
+            return out
+        if request.is_original:
+            accuracy = train_classifier(classifier_recipe, data.classifier, data.held_out, out, device)
+            report(f"classifier: {accuracy:.2%} of {len(data.held_out[1])} held-out images right")
+        return train_ddpm(
             recipe,
-            scaled(data.train[0]),
+            scaled(data.train[0][request.indices]),
             out,
             device=device,
             report=lambda step, loss: report(f"step {step} of {recipe.steps}: loss {loss:.4f}"),
         )
+
+    def trained(self, folder: Path, workspace: Workspace) -> DDPMDenoiser:
+        """Return the model that `train` wrote."""
+        return DDPMDenoiser(folder, workspace.device)
 
 
 class OpenMiniDDPM(OpenTask):
@@ -128,8 +141,6 @@ class OpenMiniDDPM(OpenTask):
     @cached_property
     def queries(self) -> Items:
         """Generated images, labeled by the classifier, the ambiguous ones left out; see `generated`."""
-        from attrbench_tasks.minis.query_pictures import Wanted, labeled_generations
-
         options = self._task.options
         wanted = Wanted(options.queries_per_group, options.query_set, self._workspace.cache)
         images, labels, seeds = labeled_generations(self.denoiser, self._task.weights, wanted)
@@ -138,6 +149,4 @@ class OpenMiniDDPM(OpenTask):
     @cached_property
     def denoiser(self) -> DDPMDenoiser:
         """The shipped model."""
-        from attrbench.models.families.ddpm import DDPMDenoiser
-
         return DDPMDenoiser(self._task.weights, self._workspace.device)

@@ -15,20 +15,20 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
+import numpy as np
+from numpy.typing import NDArray
+from safetensors.numpy import load_file, save
+
+from attrbench.contracts.denoiser import Denoiser
 from attrbench.errors import AttrbenchError
+from attrbench.models.families.ddpm import DDPMDenoiser
 from attrbench.store.checksums import is_whole, write_sealed
 from attrbench.store.fingerprint import fingerprint
+from attrbench_tasks.training.classifier import FILE, load_classifier, probabilities, recipe_of
 
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    from attrbench.contracts.denoiser import Denoiser
-    from attrbench.models.families.ddpm import DDPMDenoiser
-
-    Arrays = dict[str, NDArray[Any]]
+Arrays = dict[str, NDArray[Any]]
 
 log = logging.getLogger("attrbench.queries")
 
@@ -85,8 +85,6 @@ def labeled_generations(
         weights: folder of the classifier.
         wanted: which.
     """
-    from attrbench_tasks.training.classifier import FILE
-
     facts = {
         "model": denoiser.fingerprint,
         "sampling_steps": denoiser.sampling_steps,
@@ -112,8 +110,6 @@ def kept_or_made(path: Path, make: Callable[[], Mapping[str, NDArray[Any]]]) -> 
     Raises:
         AttrbenchError: where they can't be kept.
     """
-    from safetensors.numpy import load_file, save
-
     if not is_whole(path):
         if path.exists():
             log.warning("%s is damaged (size or checksum differ): it is made again", path)
@@ -129,10 +125,6 @@ def kept_or_made(path: Path, make: Callable[[], Mapping[str, NDArray[Any]]]) -> 
 
 
 def _unambiguous(denoiser: Denoiser, weights: Path, per_group: int, first_seed: int) -> Arrays:
-    import numpy as np
-
-    from attrbench_tasks.training.classifier import load_classifier, probabilities, recipe_of
-
     classifier = load_classifier(weights)
     images, labels, seeds = [], [], []
     counts = np.zeros(recipe_of(weights).classes, np.int64)

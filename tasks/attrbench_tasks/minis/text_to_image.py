@@ -8,26 +8,32 @@ from __future__ import annotations
 
 import hashlib
 import json
+import tempfile
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import ClassVar, Literal
 
+import numpy as np
+import torch
+from numpy.typing import NDArray
 from pydantic import Field
 
+from attrbench.contracts.denoiser import Denoiser
 from attrbench.contracts.options import Options
-from attrbench.contracts.task import Items, OpenTask, Task, TaskMeta, Workspace
+from attrbench.contracts.task import Items, OpenTask, Task, TaskMeta, Trainable, Workspace
 from attrbench.errors import AttrbenchError
 from attrbench.files import write_atomically
-
-if TYPE_CHECKING:
-    import numpy as np
-    import torch
-    from numpy.typing import NDArray
-
-    from attrbench.contracts.denoiser import Denoiser
-    from attrbench_tasks.datasets.registry_mix import Captioned
-    from attrbench_tasks.training.train_text_to_image import Family, TextToImageRecipe
+from attrbench.models.config import ModelConfig
+from attrbench.models.loading import load_denoiser
+from attrbench_tasks.datasets.registry_mix import FAMILIES, Captioned, part
+from attrbench_tasks.minis.query_pictures import Wanted, prompted_generations
+from attrbench_tasks.minis.recipes import encoded, fine_tuning, prepare, progress
+from attrbench_tasks.training.classifier import load_classifier, probabilities
+from attrbench_tasks.training.loop import RECIPE_FILE
+from attrbench_tasks.training.pipeline_assembly import INDEX, assembled, pipeline_parts
+from attrbench_tasks.training.train_text_to_image import Family, TextToImageRecipe, fine_tune
+from attrbench_tasks.training.training_request import TrainingRequest, is_original_training
 
 WEIGHTS = Path(__file__).parents[1] / "weights"
 SHARED = "text-to-image-mini"
@@ -55,7 +61,7 @@ class MiniTextToImageOptions(Options):
     on the reported ones."""
 
 
-class MiniTextToImageTask(Task[MiniTextToImageOptions]):
+class MiniTextToImageTask(Task[MiniTextToImageOptions], Trainable):
     """A task around a fine-tuning of one of the shared bases."""
 
     Options: ClassVar[type[MiniTextToImageOptions]] = MiniTextToImageOptions  # type: ignore[misc]
@@ -74,14 +80,10 @@ class MiniTextToImageTask(Task[MiniTextToImageOptions]):
     @classmethod
     def recipe(cls) -> TextToImageRecipe:
         """The recipe of the fine-tuning."""
-        from attrbench_tasks.minis.recipes import fine_tuning
-
         return fine_tuning(cls.family, lora=cls.lora)
 
     def open(self, workspace: Workspace) -> OpenMiniTextToImage:
         """Checks that the weights are there."""
-        from attrbench_tasks.training.loop import RECIPE_FILE
-
         for folder in (WEIGHTS / SHARED / self.family, self.weights):
             if not (folder / RECIPE_FILE).is_file():
                 raise AttrbenchError(
@@ -90,30 +92,51 @@ class MiniTextToImageTask(Task[MiniTextToImageOptions]):
                 )
         return OpenMiniTextToImage(self, workspace)
 
-    def train(self, out: Path, device: torch.device, report: Callable[[str], None]) -> None:
-        """Fine-tunes; the shared parts lie beside `out`, and those that are missing there are trained first."""
-        from attrbench_tasks.minis.recipes import encoded, prepare, progress
-        from attrbench_tasks.training.train_text_to_image import fine_tune
+    def train(
+        self,
+        subset: NDArray[np.int64] | None,
+        seed: int | None,
+        out: Path,
+        device: torch.device,
+        report: Callable[[str], None],
+    ) -> Path:
+        """Fine-tune one of the shared bases; see `Trainable.train`.
 
+        A subset or a seed is trained on the base that ships with the package. The original training takes the shared
+        parts beside `out` instead, and trains those that are missing there first.
+        """
         out = out.absolute()
-        shared = out.parent / SHARED
-        prepare(self.family, shared, device, report)
-        data = encoded(self.family, shared, "tuning", device)
-        fine_tune(self.recipe(), shared / self.family, data, progress(self.meta.name, self.recipe(), out, report))
-        report(f"{self.meta.name}: {self.judge(out, device)}")
+        request = TrainingRequest(len(part("tuning")), subset, seed)
+        recipe = request.recipe(self.recipe())
+        if request.begin(recipe, out):
+            report(f"{self.meta.name}: {out} holds the weights of this recipe already")
+            return out
+        shared = self.shared_parts(out)
+        if request.is_original:
+            prepare(self.family, shared, device, report)
+        data = encoded(self.family, shared, "tuning", device).subset(request.indices)
+        fine_tune(recipe, shared / self.family, data, progress(self.meta.name, recipe, out, report))
+        if request.is_original:
+            report(f"{self.meta.name}: {self.judge(out, device)}")
+        return out
+
+    def trained(self, folder: Path, workspace: Workspace) -> Denoiser:
+        """Return the fine-tuned pipeline that `train` wrote."""
+        return self.pipeline(folder, workspace)
+
+    @staticmethod
+    def shared_parts(weights: Path) -> Path:
+        """Return the folder of the shared parts that a fine-tuning in the folder `weights` uses."""
+        return (weights.absolute().parent if is_original_training(weights) else WEIGHTS) / SHARED
 
     def pipeline(self, weights: Path, workspace: Workspace) -> Denoiser:
         """The fine-tuned model.
 
         Args:
-            weights: folder of the fine-tuning; the shared parts lie beside it.
+            weights: folder of the fine-tuning.
             workspace: device, and the cache in which the pipeline is put together.
         """
-        from attrbench.models.config import ModelConfig
-        from attrbench.models.loading import load_denoiser
-        from attrbench_tasks.training.pipeline_assembly import INDEX, assembled, pipeline_parts
-
-        parts = pipeline_parts(self.family, weights.parent / SHARED, None if self.lora else weights)
+        parts = pipeline_parts(self.family, self.shared_parts(weights), None if self.lora else weights)
         source = ModelConfig(
             model=str(assembled(INDEX[self.family], parts, workspace.cache)),
             lora=str(weights) if self.lora else None,
@@ -127,11 +150,6 @@ class MiniTextToImageTask(Task[MiniTextToImageOptions]):
 
         Each prompt is drawn once, with seeds that no query has. The counts are written beside the weights.
         """
-        import tempfile
-
-        from attrbench_tasks.datasets.registry_mix import FAMILIES, part
-        from attrbench_tasks.training.classifier import load_classifier, probabilities
-
         asked = part("held_out")
         with tempfile.TemporaryDirectory() as cache:
             denoiser = self.pipeline(weights, Workspace(Path(cache), device))
@@ -220,17 +238,12 @@ class OpenMiniTextToImage(OpenTask):
     @cached_property
     def train(self) -> Items:
         """The images of the fine-tuning; the group is the family."""
-        from attrbench_tasks.datasets.registry_mix import FAMILIES, part
-
         tuning = part("tuning")
         return _items(tuning.images, [FAMILIES[family] for family in tuning.families], tuning.captions)
 
     @cached_property
     def queries(self) -> Items:
         """Pictures for the held-out prompts; the group is the prompt's family. See `generated`."""
-        from attrbench_tasks.datasets.registry_mix import part
-        from attrbench_tasks.minis.query_pictures import Wanted, prompted_generations
-
         options = self._task.options
         wanted = Wanted(options.queries_per_group, options.query_set, self._workspace.cache)
         images, groups, prompts, seeds = prompted_generations(self.denoiser, by_family(part("held_out")), wanted)
@@ -244,8 +257,6 @@ class OpenMiniTextToImage(OpenTask):
 
 def by_family(items: Captioned) -> dict[str, list[str]]:
     """The captions of each family."""
-    from attrbench_tasks.datasets.registry_mix import FAMILIES
-
     found: dict[str, list[str]] = {family: [] for family in FAMILIES}
     for caption, family in zip(items.captions, items.families, strict=True):
         found[FAMILIES[family]].append(caption)

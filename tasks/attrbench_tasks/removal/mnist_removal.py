@@ -15,7 +15,9 @@ from attrbench_tasks.removal.removal_task import RemovalOptions, RemovalTask
 from attrbench_tasks.removal.thinning import METRIC
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
+    from numpy.typing import NDArray
 
     from attrbench_tasks.training.classifier import Labeled
     from attrbench_tasks.training.train_ddpm import DDPMRecipe
@@ -83,12 +85,19 @@ class MnistRemovalMini(RemovalTask):
             )
         return folder
 
-    def train(self, out: Path, device: torch.device, report: Callable[[str], None]) -> None:
-        """Trains the model, and keeps its weights in half precision, as they ship."""
+    def train(
+        self,
+        subset: NDArray[np.int64] | None,
+        seed: int | None,
+        out: Path,
+        device: torch.device,
+        report: Callable[[str], None],
+    ) -> Path:
+        """Train the model, and keep its weights in half precision, as they ship."""
         from attrbench_tasks.training.train_ddpm import halve_weights
 
-        super().train(out, device, report)
-        halve_weights(out)
+        halve_weights(super().train(subset, seed, out, device, report))
+        return out
 
 
 class PaperRemovalOptions(RemovalOptions):

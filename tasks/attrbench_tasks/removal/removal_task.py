@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from attrbench.contracts.options import Options
-from attrbench.contracts.task import Items, OpenTask, Task, Workspace
+from attrbench.contracts.task import Items, OpenTask, Task, Trainable, Workspace
 from attrbench.errors import UsageError
 from attrbench.store.fingerprint import fingerprint
 from attrbench_tasks.removal.removal_rule import Removal, RemovalRule, Setting
@@ -69,7 +69,7 @@ class RemovalOptions(Options):
         return RemovalRule(self.removal, self.top_k, self.removed)
 
 
-class RemovalTask(Task[RemovalOptions]):
+class RemovalTask(Task[RemovalOptions], Trainable):
     """A removal task: it gives its images, its recipe and the folder of its model."""
 
     Options: ClassVar[type[RemovalOptions]] = RemovalOptions  # type: ignore[misc]
@@ -101,18 +101,37 @@ class RemovalTask(Task[RemovalOptions]):
             )
         return OpenRemoval(self, folder, data, workspace)
 
-    def train(self, out: Path, device: torch.device, report: Callable[[str], None]) -> None:
-        """Trains the model that all items are seen by."""
+    def train(
+        self,
+        subset: NDArray[np.int64] | None,
+        seed: int | None,
+        out: Path,
+        device: torch.device,
+        report: Callable[[str], None],
+    ) -> Path:
+        """Train the model on all items or on a subset; see `Trainable.train`."""
         from attrbench_tasks.training.train_ddpm import scaled, train_ddpm
+        from attrbench_tasks.training.training_request import TrainingRequest
 
-        recipe = self.recipe()
-        train_ddpm(
+        images = self.data()[0]
+        request = TrainingRequest(len(images), subset, seed)
+        recipe = request.recipe(self.recipe())
+        if request.begin(recipe, out):
+            report(f"{self.meta.name}: {out} holds the weights of this recipe already")
+            return out
+        return train_ddpm(
             recipe,
-            scaled(self.data()[0]),
+            scaled(images[request.indices]),
             out,
             device=device,
             report=lambda step, loss: report(f"step {step} of {recipe.steps}: loss {loss:.4f}"),
         )
+
+    def trained(self, folder: Path, workspace: Workspace) -> DDPMDenoiser:
+        """Return the model that `train` wrote."""
+        from attrbench.models.families.ddpm import DDPMDenoiser
+
+        return DDPMDenoiser(folder, workspace.device)
 
 
 class OpenRemoval(OpenTask):

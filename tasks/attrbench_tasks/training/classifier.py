@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
+from safetensors.torch import load_file, save
+from torch import nn
 
 from attrbench.files import write_atomically
 
-if TYPE_CHECKING:
-    import numpy as np
-    import torch
-    from numpy.typing import NDArray
-
-    Labeled = tuple[NDArray[np.uint8], NDArray[np.int64]]
+Labeled = tuple[NDArray[np.uint8], NDArray[np.int64]]
 
 FILE = "classifier.safetensors"
 REPORT = "classifier.json"
@@ -52,8 +53,6 @@ class ClassifierRecipe(BaseModel):
 
 def build(recipe: ClassifierRecipe) -> torch.nn.Sequential:
     """Two convolutions and two linear layers: [B, channels, size, size] in [0, 1] to [B, classes] logits."""
-    from torch import nn
-
     first, second = recipe.widths
     return nn.Sequential(
         nn.Conv2d(recipe.channels, first, 3, padding=1),
@@ -71,10 +70,6 @@ def build(recipe: ClassifierRecipe) -> torch.nn.Sequential:
 
 def train_classifier(recipe: ClassifierRecipe, train: Labeled, test: Labeled, out: Path, device: torch.device) -> float:
     """Trains on `train`, saves weights and a report to `out`, and returns the accuracy on `test`."""
-    import torch
-    import torch.nn.functional as F
-    from safetensors.torch import save
-
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
         model = build(recipe).to(device)
@@ -117,8 +112,6 @@ def accuracy_of(folder: Path) -> tuple[float, int]:
 
 def load_classifier(folder: Path) -> torch.nn.Sequential:
     """The classifier that `train_classifier` saved in `folder`."""
-    from safetensors.torch import load_file
-
     model = build(recipe_of(folder))
     model.load_state_dict(load_file(folder / FILE))
     return model.eval()
@@ -126,24 +119,17 @@ def load_classifier(folder: Path) -> torch.nn.Sequential:
 
 def probabilities(model: torch.nn.Sequential, images: NDArray[np.uint8]) -> NDArray[np.float32]:
     """[B, classes] probabilities of [B, H, W, channels] uint8 images."""
-    import torch
-
     with torch.no_grad():
         result: NDArray[np.float32] = model(_tensor(images)).softmax(1).numpy()
     return result
 
 
 def _tensor(images: NDArray[np.uint8]) -> torch.Tensor:
-    import torch
-
     return torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
 
 
 def _shifted(images: torch.Tensor, recipe: ClassifierRecipe, rng: torch.Generator) -> torch.Tensor:
     """The batch moved by one random offset."""
-    import torch
-    import torch.nn.functional as F
-
     shift, size = recipe.shift, images.shape[-1]
     dy, dx = (torch.randint(-shift, shift + 1, (2,), generator=rng)).tolist()
     padded = F.pad(images, (shift, shift, shift, shift), mode={"black": "constant", "copy": "replicate"}[recipe.edge])

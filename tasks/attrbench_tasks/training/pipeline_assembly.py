@@ -6,16 +6,13 @@ import json
 import os
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from attrbench.contracts.denoiser import CHECKPOINTS
 from attrbench.errors import AttrbenchError
 from attrbench.files import sha256_of
 from attrbench.store.fingerprint import fingerprint
-from attrbench_tasks.training.train_text_to_image import NETWORK
-
-if TYPE_CHECKING:
-    from attrbench_tasks.training.train_text_to_image import Family
+from attrbench_tasks.training.train_text_to_image import NETWORK, Family
 
 INDEX: dict[str, dict[str, Any]] = {
     "sd14": {

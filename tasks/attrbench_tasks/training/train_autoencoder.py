@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from diffusers import AutoencoderKL
 
 from attrbench_tasks.training.loop import LatentRecipe, Progress, finish, fit
-
-if TYPE_CHECKING:
-    import torch
-    from diffusers import AutoencoderKL
 
 BATCH = 64
 
@@ -36,10 +36,6 @@ def train_autoencoder(
         device: where to train.
         progress: folder and report.
     """
-    import torch
-    import torch.nn.functional as F
-    from diffusers import AutoencoderKL
-
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
         vae = AutoencoderKL(**recipe.vae).to(device).train()
@@ -63,8 +59,6 @@ def train_autoencoder(
 
 def latents_of(vae: AutoencoderKL, images: torch.Tensor) -> torch.Tensor:
     """The modes of the posteriors, [n, C, h, w], for images [n, 3, H, W] in [-1, 1]."""
-    import torch
-
     with torch.no_grad():
         return torch.cat([vae.encode(batch).latent_dist.mode() for batch in images.split(BATCH)])
 
@@ -75,8 +69,6 @@ def standardize(vae: AutoencoderKL, images: torch.Tensor) -> None:
     The pictures stay the same. `scaling_factor` 1 and `shift_factor` 0 are right afterwards, also for SD 1.x, whose
     pipeline knows no shift.
     """
-    import torch
-
     latents = latents_of(vae, images)
     mean, std = latents.mean((0, 2, 3)), latents.std((0, 2, 3))
     into, out = vae.quant_conv, vae.post_quant_conv
@@ -91,8 +83,6 @@ def standardize(vae: AutoencoderKL, images: torch.Tensor) -> None:
 
 def psnr(vae: AutoencoderKL, images: torch.Tensor) -> float:
     """Mean over images of the peak signal-to-noise ratio of their reconstructions, in dB."""
-    import torch
-
     with torch.no_grad():
         pixels = torch.cat([vae.decode(batch).sample.clamp(-1, 1) for batch in latents_of(vae, images).split(BATCH)])
     return float((10 * (4 / (pixels - images).square().mean((1, 2, 3))).log10()).mean())

@@ -10,17 +10,18 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import numpy as np
+import torch
+import torch.nn.functional as F
+from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
+from numpy.typing import NDArray
 from pydantic import Field
+from safetensors.torch import load_file, save
 
 from attrbench.files import write_atomically
 from attrbench_tasks.training.loop import RECIPE_FILE, Progress, Recipe, finish, fit
-
-if TYPE_CHECKING:
-    import numpy as np
-    import torch
-    from numpy.typing import NDArray
 
 
 class DDPMRecipe(Recipe):
@@ -57,10 +58,6 @@ def train_ddpm(
     Returns:
         `out`, loadable with `DDPMPipeline.from_pretrained`.
     """
-    import torch
-    import torch.nn.functional as F
-    from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
-
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
         unet = UNet2DModel(**recipe.unet).to(device).train()
@@ -95,15 +92,11 @@ def is_trained(folder: Path, recipe: DDPMRecipe) -> bool:
 
 def scaled(images: NDArray[np.uint8]) -> torch.Tensor:
     """[n, C, H, W] in [-1, 1], as `train_ddpm` wants them, of [n, H, W, C] images."""
-    import torch
-
     return torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
 def halve_weights(folder: Path) -> None:
     """Keeps the weights of a trained model in half precision; they are read as float32 all the same."""
-    from safetensors.torch import load_file, save
-
     path = folder / "unet" / "diffusion_pytorch_model.safetensors"
     halves = {name: value.half() for name, value in load_file(path).items()}
     write_atomically(path, save(halves, {"format": "pt"}))

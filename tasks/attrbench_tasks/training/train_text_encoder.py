@@ -6,16 +6,26 @@ nearer to its own picture than to the others of the batch. The image encoder is 
 
 from __future__ import annotations
 
+import json
 import math
 from collections import Counter
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
+from torch import nn
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModelWithProjection,
+    CLIPTokenizer,
+    T5Config,
+    T5EncoderModel,
+    T5Tokenizer,
+)
 
 from attrbench_tasks.training.loop import LatentRecipe, Progress, finish, fit
-
-if TYPE_CHECKING:
-    import torch
-    from transformers import CLIPTokenizer, T5Tokenizer
 
 START, END, PAD = "<|startoftext|>", "<|endoftext|>", "<pad>"
 CLIPS = ("text_encoder", "text_encoder_2")
@@ -43,9 +53,6 @@ class TextEncoderRecipe(LatentRecipe):
 
 def clip_tokenizer(captions: Sequence[str], recipe: TextEncoderRecipe) -> CLIPTokenizer:
     """A byte-pair encoding of the captions that still encodes every other text."""
-    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
-    from transformers import CLIPTokenizer
-
     learned = Tokenizer(models.BPE(end_of_word_suffix=WORD_END))
     learned.normalizer = normalizers.Lowercase()
     learned.pre_tokenizer = pre_tokenizers.Whitespace()
@@ -61,9 +68,6 @@ def clip_tokenizer(captions: Sequence[str], recipe: TextEncoderRecipe) -> CLIPTo
 
 def t5_tokenizer(captions: Sequence[str], recipe: TextEncoderRecipe) -> T5Tokenizer:
     """A unigram model: every word of the captions, and a learned half of pieces for the words that are not in them."""
-    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
-    from transformers import T5Tokenizer
-
     learned = Tokenizer(models.Unigram())
     learned.normalizer = normalizers.Lowercase()
     learned.pre_tokenizer = pre_tokenizers.Metaspace()
@@ -98,9 +102,6 @@ def train_text_encoders(
         device: where to train.
         progress: folder and report.
     """
-    import torch
-    import torch.nn.functional as F
-
     clip_tokens, t5_tokens = clip_tokenizer(captions, recipe), t5_tokenizer(captions, recipe)
     ids, ids_t5 = (
         tokenizer(
@@ -143,10 +144,6 @@ def _texts(model: Any, ids: torch.Tensor, ids_t5: torch.Tensor) -> list[torch.Te
 
 
 def _build(recipe: TextEncoderRecipe, clip_tokens: CLIPTokenizer, t5_tokens: T5Tokenizer) -> Any:
-    import torch
-    from torch import nn
-    from transformers import CLIPTextConfig, CLIPTextModelWithProjection, T5Config, T5EncoderModel
-
     clip = CLIPTextConfig(
         vocab_size=len(clip_tokens),
         max_position_embeddings=recipe.length,
@@ -173,8 +170,6 @@ def _build(recipe: TextEncoderRecipe, clip_tokens: CLIPTokenizer, t5_tokens: T5T
 
 
 def _state(tokenizer: Any) -> Any:
-    import json
-
     return json.loads(tokenizer.to_str())["model"]
 
 

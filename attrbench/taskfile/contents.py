@@ -8,8 +8,8 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from attrbench.contracts.dataset_source import DatasetSource
+from attrbench.contracts.model_config import ModelConfig
 from attrbench.contracts.options import Options
-from attrbench.models.config import ModelConfig
 
 MOST_SEEDS = 10_000
 

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Protocol
 
 from attrbench.contracts.dataset_source import DatasetSource
+from attrbench.contracts.model_config import ModelConfig
 from attrbench.contracts.task import Items, OpenTask, Task, TaskMeta, Workspace
 from attrbench.data.generated_images import kept_generations
 from attrbench.data.manifest import Listing
 from attrbench.data.open_dataset import items_of, list_items, make_items, need_captions
 from attrbench.errors import AttrbenchError, UsageError
-from attrbench.models.config import ModelConfig
 from attrbench.store.fingerprint import local_state
 from attrbench.taskfile.contents import TaskFile
 from attrbench.taskfile.paths import beside_data, beside_model

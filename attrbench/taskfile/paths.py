@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from attrbench.contracts.dataset_source import DatasetSource
-from attrbench.models.config import ModelConfig
+from attrbench.contracts.model_config import ModelConfig
 
 
 def beside(folder: Path, text: str) -> str:

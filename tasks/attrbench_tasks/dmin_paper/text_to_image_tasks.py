@@ -107,11 +107,14 @@ class PaperTask(Task[PaperOptions]):
         return source.model_copy(update={"resolution": options.resolution or self._resolution(source)})
 
     def _resolution(self, source: ModelConfig) -> int:
-        from attrbench.models.loading import find_pipeline, own_resolution
+        from attrbench.models.loading import family_of, find_pipeline, own_resolution
 
         if source.model == self.base:
             return paper.RESOLUTION
-        return min(paper.RESOLUTION, own_resolution(*find_pipeline(source)))
+        folder, index = find_pipeline(source)
+        if not family_of(index, source.model).takes_prompts:
+            raise AttrbenchError(f"model {source.model} is a {index.get('_class_name')}, which takes no prompts")
+        return min(paper.RESOLUTION, own_resolution(folder, index))
 
     def state(self) -> object:
         """Names, sizes and times of the local files that it is made of."""

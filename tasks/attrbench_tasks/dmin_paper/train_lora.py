@@ -166,7 +166,7 @@ def train(
     else:
         add_adapter(recipe, recipe.lora, network)
     denoiser.module = accelerator.prepare_model(network)
-    if denoiser.source.offload:  # the encoders come to the device once, not with every micro-batch
+    if denoiser.config.offload:  # the encoders come to the device once, not with every micro-batch
         encode_all(denoiser, items)
     loss = PartsOfLoss(recipe, denoiser, items, accelerator)
     weights = fit(recipe, network, len(items), loss, progress, accelerator=accelerator)
@@ -175,7 +175,7 @@ def train(
         return
     network.eval()
     if recipe.lora is None:
-        _save_pipeline(recipe, denoiser.source, network, progress.folder)
+        _save_pipeline(recipe, denoiser.config, network, progress.folder)
     else:
         save_lora(recipe, network, weights, progress.folder)
 
@@ -237,7 +237,8 @@ class PartsOfLoss:
 
 def _save_pipeline(recipe: PaperRecipe, source: ModelConfig, network: Any, folder: Path) -> None:
     """The base's pipeline folder with the trained network in it."""
-    from attrbench.models.loading import INDEX, components, find_pipeline
+    from attrbench.models.loading import components, find_pipeline
+    from attrbench.models.pipeline import INDEX
 
     base, index = find_pipeline(source)
     name = NETWORK[recipe.family]

@@ -7,7 +7,7 @@ family that takes the pipeline's class. Families are registered by the hook `reg
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -128,7 +128,7 @@ class ModelDescription:
         """
         return self.outline.learning_rate(checkpoint)
 
-    def truncated(self, prompts: list[str]) -> list[int]:
+    def truncated(self, prompts: Sequence[str]) -> list[int]:
         """Return the indices of the prompts that are longer than the text encoders take."""
         return self.outline.truncated(prompts)
 

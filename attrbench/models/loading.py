@@ -14,8 +14,7 @@ from attrbench.contracts.denoiser import Denoiser
 from attrbench.contracts.model_config import ModelConfig
 from attrbench.contracts.model_family import META, Architecture, ModelDescription, ModelFamily
 from attrbench.errors import AttrbenchError, UsageError
-from attrbench.hub import snapshot
-from attrbench.models.lora import is_local
+from attrbench.hub import is_local, snapshot
 from attrbench.models.model_fingerprint import IGNORED
 from attrbench.models.pipeline import INDEX
 from attrbench.plugins.registry import registry
@@ -88,7 +87,7 @@ def family_of(index: Mapping[str, Any], model: object = "") -> ModelFamily:
     families, kind = _families(), str(index.get("_class_name"))
     if kind not in families:
         raise AttrbenchError(
-            f"model {model} is a {kind}; attrbench and its plugins know {', '.join(sorted(families))}"
+            f"model {model} is a {kind}; attrbench and its plugins know {', '.join(sorted(families)) or 'none'}"
             " (docs/model-families.md says how to add a family)"
         )
     return families[kind]

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from attrbench.contracts.model_config import ModelConfig
 from attrbench.errors import AttrbenchError
-from attrbench.hub import snapshot
+from attrbench.hub import is_local, snapshot
 from attrbench.models.quiet import quiet
 
 WEIGHTS = "pytorch_lora_weights.safetensors"
@@ -43,11 +43,6 @@ def find_lora(config: ModelConfig) -> Path:
         names = ", ".join(file.name for file in files) or "none"
         raise AttrbenchError(f"lora={config.lora}: no {WEIGHTS} there (safetensors files: {names}): name the file")
     return files[0]
-
-
-def is_local(name: str) -> bool:
-    """Return whether a name can't be an id on the hub, and so means a path."""
-    return name.startswith(("/", ".", "~")) or "\\" in name or name.count("/") != 1
 
 
 def add_lora(pipeline: Any, network: torch.nn.Module, config: ModelConfig, file: Path) -> None:

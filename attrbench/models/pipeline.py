@@ -45,7 +45,8 @@ def load_pipeline(
     for name in names:  # transformers makes up a tokenizer where there is none
         if not (folder / name).is_dir():
             raise AttrbenchError(f"model={config.model}: {folder} has no folder {name}, which its {INDEX} names")
-    kind = getattr(diffusers, str(index["_class_name"]), None)
+    with quiet():
+        kind = getattr(diffusers, str(index["_class_name"]), None)
     if kind is None:
         raise AttrbenchError(f"model={config.model}: diffusers {diffusers.__version__} has no {index['_class_name']}")
     parameters = inspect.signature(kind.__init__).parameters

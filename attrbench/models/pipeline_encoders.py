@@ -31,11 +31,14 @@ class PipelineEncoders(Encoders):
         config: how they are used.
         resolution: pixels on a side.
         device: where they work; on `meta` they are outlines, which only tell their shapes.
+
+    Attributes:
+        pipeline, config, device: as given.
     """
 
     def __init__(self, pipeline: Any, config: ModelConfig, resolution: int, device: torch.device) -> None:
         super().__init__(resolution, vae_factor(pipeline.vae.config), int(pipeline.vae.config.in_channels))
-        self._pipeline, self._config, self._device = pipeline, config, device
+        self.pipeline, self.config, self.device = pipeline, config, device
         self._vae = pipeline.vae.eval()
         self._scaling = float(pipeline.vae.config.scaling_factor)
         self._shift = float(getattr(pipeline.vae.config, "shift_factor", None) or 0.0)
@@ -75,7 +78,7 @@ class PipelineEncoders(Encoders):
         parts = []
         with self._at_work(self._vae):
             for few in latents.split(CHUNK):
-                scaled = few.to(self._device) / self._scaling + self._shift
+                scaled = few.to(self.device) / self._scaling + self._shift
                 decoded = self._vae.decode(scaled.to(self._vae.dtype), return_dict=False)[0].float()
                 pixels = ((decoded.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
                 parts.append(pixels.permute(0, 2, 3, 1).cpu().numpy())
@@ -83,11 +86,11 @@ class PipelineEncoders(Encoders):
 
     def _encode(self, images: NDArray[np.uint8], image_range: Range) -> torch.Tensor:
         """Return (E(x) - shift) * scaling, where E(x) is the posterior's mean, or a draw that the image decides."""
-        x = torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).to(self._device, torch.float32) / 255
+        x = torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).to(self.device, torch.float32) / 255
         x = x if image_range == "unit" else x * 2 - 1
         posterior = self._vae.encode(x.to(self._vae.dtype)).latent_dist
         latents: torch.Tensor = posterior.mode().float()
-        if self._config.vae == "sample":
+        if self.config.vae == "sample":
             digests = [hashlib.sha256(image.tobytes()).hexdigest() for image in images]
             noise = torch.stack([gaussian(latents.shape[1:], "vae", digest) for digest in digests])
             latents = latents + posterior.std.float() * noise.to(latents)
@@ -118,10 +121,10 @@ class PipelineEncoders(Encoders):
         """Keep the modules on the device meanwhile; nothing is differentiated."""
         try:
             for module in modules:
-                module.to(self._device)
+                module.to(self.device)
             with torch.no_grad(), quiet():
                 yield
         finally:
-            if self._config.offload:
+            if self.config.offload:
                 for module in modules:
                     module.to("cpu")

@@ -22,6 +22,7 @@ from attrbench.taskfile.prompts import Draw, common_query, draws_of, prompt_file
 
 if TYPE_CHECKING:
     from attrbench.contracts.denoiser import Denoiser
+    from attrbench.contracts.model_family import ModelDescription
 
 log = logging.getLogger("attrbench.taskfile")
 
@@ -133,14 +134,21 @@ class OpenFileTask(OpenTask):
 
     @cached_property
     def denoiser(self) -> Denoiser:
-        """The model."""
-        from attrbench.models.loading import load_denoiser
+        """Return the model."""
+        from attrbench.models.loading import load_denoiser  # torch and diffusers, which listing a task must not bring
 
         return load_denoiser(self._task.model, self._workspace.device)
 
     @cached_property
+    def description(self) -> ModelDescription:
+        """Return what a plan must know of the model; its weights are not read."""
+        from attrbench.models.loading import describe_model  # torch and diffusers, as above
+
+        return describe_model(self._task.model)
+
+    @cached_property
     def train(self) -> Items:
-        """The training images, at the model's size."""
+        """Return the training images at the model's size; the model is not loaded."""
         return self._items(self._train, self._task.train_source)
 
     @cached_property
@@ -154,10 +162,9 @@ class OpenFileTask(OpenTask):
         return parts[0] if len(parts) == 1 else _joined(*parts)
 
     def _items(self, listing: Listing, source: DatasetSource) -> Items:
-        denoiser = self.denoiser
-        if denoiser.takes_prompts:
+        if self.description.takes_prompts:
             need_captions(listing)
-        loaded = items_of(listing, source, denoiser.image_shape, self._workspace.cache)
+        loaded = items_of(listing, source, self.description.image_shape, self._workspace.cache)
         self._notes += [] if loaded.left_out is None else [loaded.left_out]
         self._note_truncated(loaded.items, listing.where)
         return loaded.items
@@ -165,9 +172,9 @@ class OpenFileTask(OpenTask):
     def _drawn(self) -> Items:
         prompts, seeds, groups = ([getattr(draw, name) for draw in self._draws] for name in Draw._fields)
         where = f"the prompts of {self._task.path}"
-        if self.denoiser.takes_prompts and not any(prompts):
+        if self.description.takes_prompts and not any(prompts):
             raise AttrbenchError(f"{self._task.path}: [queries] lacks prompts, and the model takes them")
-        if not self.denoiser.takes_prompts and any(prompts):
+        if not self.description.takes_prompts and any(prompts):
             raise AttrbenchError(
                 f"{self._task.path}: [queries] gives prompts, and the model takes none: give seeds alone"
             )
@@ -178,7 +185,7 @@ class OpenFileTask(OpenTask):
         return items
 
     def _note_truncated(self, items: Items, where: str) -> None:
-        cut = self.denoiser.truncated(items.prompts)
+        cut = self.description.truncated(items.prompts)
         if cut:
             line = (
                 f"{len(cut)} of {len(items)} prompts of {where} are longer than the text encoder takes and are cut"

@@ -59,12 +59,12 @@ class StableDiffusionEncoders(PipelineEncoders):
 
     def prompt_embeddings(self, prompts: list[str]) -> Mapping[str, torch.Tensor]:
         """Return `text`, [B, tokens, width]."""
-        embeddings, _ = self._pipeline.encode_prompt(prompts, self._device, 1, False)
+        embeddings, _ = self.pipeline.encode_prompt(prompts, self.device, 1, False)
         return {"text": embeddings}
 
     def tokenizer_limits(self) -> Sequence[tuple[Any, int]]:
         """Return CLIP's tokenizer and its length."""
-        tokenizer = self._pipeline.tokenizer
+        tokenizer = self.pipeline.tokenizer
         return [(tokenizer, int(tokenizer.model_max_length))]
 
 

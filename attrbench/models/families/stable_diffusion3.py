@@ -82,11 +82,11 @@ class StableDiffusion3Encoders(PipelineEncoders):
 
     def prompt_embeddings(self, prompts: list[str]) -> Mapping[str, torch.Tensor]:
         """Return `text`, [B, tokens, width], and `pooled`, [B, width]."""
-        text, _, pooled, _ = self._pipeline.encode_prompt(
+        text, _, pooled, _ = self.pipeline.encode_prompt(
             prompts,
             None,
             None,
-            device=self._device,
+            device=self.device,
             do_classifier_free_guidance=False,
             max_sequence_length=self._t5_tokens,
         )
@@ -94,16 +94,14 @@ class StableDiffusion3Encoders(PipelineEncoders):
 
     @property
     def _t5_tokens(self) -> int:
-        tokenizer = self._pipeline.tokenizer_3
+        tokenizer = self.pipeline.tokenizer_3
         return T5_TOKENS if tokenizer is None else min(T5_TOKENS, int(tokenizer.model_max_length))
 
     def tokenizer_limits(self) -> Sequence[tuple[Any, int]]:
         """Return the tokenizers of both CLIPs, and T5's where there is one."""
-        limit = int(self._pipeline.tokenizer_max_length)
-        limits = [(self._pipeline.tokenizer, limit), (self._pipeline.tokenizer_2, limit)]
-        return (
-            limits if self._pipeline.tokenizer_3 is None else [*limits, (self._pipeline.tokenizer_3, self._t5_tokens)]
-        )
+        limit = int(self.pipeline.tokenizer_max_length)
+        limits = [(self.pipeline.tokenizer, limit), (self.pipeline.tokenizer_2, limit)]
+        return limits if self.pipeline.tokenizer_3 is None else [*limits, (self.pipeline.tokenizer_3, self._t5_tokens)]
 
 
 class StableDiffusion3(LatentFamily):

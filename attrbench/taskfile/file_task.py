@@ -32,23 +32,23 @@ class Described(Protocol):
 
     @property
     def path(self) -> Path:
-        """What messages call it."""
+        """Return what messages call it."""
 
     @property
     def model(self) -> ModelConfig:
-        """The model."""
+        """Return the declaration of the model."""
 
     @property
     def train_source(self) -> DatasetSource:
-        """The training images."""
+        """Return where the training images come from."""
 
     @property
     def query_source(self) -> DatasetSource | None:
-        """Pictures that are queries, if any."""
+        """Return where pictures that are queries come from, if any."""
 
 
 class FileTask(Task[TaskFile]):
-    """The task that a file describes.
+    """A task that a file describes.
 
     Args:
         options: what the file says.
@@ -79,14 +79,14 @@ class FileTask(Task[TaskFile]):
         self.query_source = None if pictures is None else beside_data(self.folder, pictures)
 
     def state(self) -> object:
-        """Names, sizes and times of all files that it is made of."""
+        """Return names, sizes and times of all files that it is made of."""
         sources = (self.train_source, self.query_source)
         paths = [source.path for source in sources if source is not None]
         prompts = prompt_file(self.options.queries, self.folder)
         return local_state((*paths, self.model.model, self.model.lora, prompts))
 
     def with_tuning_queries(self) -> FileTask:
-        """With the queries of `[tuning]` in the place of those of `[queries]`.
+        """Return the task with the queries of `[tuning]` in the place of those of `[queries]`.
 
         Raises:
             UsageError: where one of the tables is missing, or a query is in both.
@@ -103,7 +103,7 @@ class FileTask(Task[TaskFile]):
         return FileTask(self.options.model_copy(update={"queries": tuning, "tuning": None}), self.path)
 
     def open(self, workspace: Workspace) -> OpenFileTask:
-        """Reads metadata and prompts, and looks for files, before the model is loaded."""
+        """Return the open task; metadata, prompts and names of files are read, the model is not loaded."""
         queries = self.options.queries
         return OpenFileTask(
             self,
@@ -115,7 +115,7 @@ class FileTask(Task[TaskFile]):
 
 
 class OpenFileTask(OpenTask):
-    """The open task; each part is loaded on first use."""
+    """A task file's task when it is open; each part is loaded on first use."""
 
     def __init__(
         self, task: Described, workspace: Workspace, *, train: Listing, pictures: Listing | None, draws: Sequence[Draw]
@@ -129,7 +129,7 @@ class OpenFileTask(OpenTask):
 
     @property
     def notes(self) -> Sequence[str]:
-        """Images and words that were left out."""
+        """Return a line for each kind of images and words that were left out."""
         return self._notes
 
     @cached_property
@@ -153,7 +153,7 @@ class OpenFileTask(OpenTask):
 
     @cached_property
     def queries(self) -> Items:
-        """What the model draws, then the pictures of the folder."""
+        """Return the pictures that the model draws, then those of the folder."""
         parts = [self._drawn()] if self._draws else []
         if self._pictures is not None and self._task.query_source is not None:
             parts.append(self._items(self._pictures, self._task.query_source))
@@ -196,8 +196,8 @@ class OpenFileTask(OpenTask):
 
 
 def _joined(drawn: Items, pictures: Items) -> Items:
-    """Both kinds of queries; seeds are known of the drawn ones alone, so there are no trajectories."""
-    import numpy as np
+    """Return both kinds of queries; only the drawn ones have seeds, so there are no trajectories."""
+    import numpy as np  # which reading a task file must not bring
 
     return make_items(
         np.concatenate([drawn.images, pictures.images]),

@@ -16,10 +16,11 @@ from attrbench.contracts.model_family import META, Architecture, ModelDescriptio
 from attrbench.errors import AttrbenchError, UsageError
 from attrbench.hub import is_local, snapshot
 from attrbench.models.model_fingerprint import IGNORED
-from attrbench.models.pipeline import INDEX
 from attrbench.plugins.registry import registry
 
 log = logging.getLogger(__name__)
+
+INDEX = "model_index.json"
 
 
 def load_denoiser(config: ModelConfig, device: torch.device) -> Denoiser:

@@ -15,8 +15,6 @@ from attrbench.contracts.model_config import ModelConfig
 from attrbench.errors import AttrbenchError
 from attrbench.models.quiet import quiet
 
-INDEX = "model_index.json"
-
 
 def load_pipeline(
     config: ModelConfig,
@@ -44,7 +42,9 @@ def load_pipeline(
     names = list(components)
     for name in names:  # transformers makes up a tokenizer where there is none
         if not (folder / name).is_dir():
-            raise AttrbenchError(f"model={config.model}: {folder} has no folder {name}, which its {INDEX} names")
+            raise AttrbenchError(
+                f"model={config.model}: {folder} has no folder {name}, which its model_index.json names"
+            )
     with quiet():
         kind = getattr(diffusers, str(index["_class_name"]), None)
     if kind is None:

@@ -237,8 +237,7 @@ class PartsOfLoss:
 
 def _save_pipeline(recipe: PaperRecipe, source: ModelConfig, network: Any, folder: Path) -> None:
     """The base's pipeline folder with the trained network in it."""
-    from attrbench.models.loading import components, find_pipeline
-    from attrbench.models.pipeline import INDEX
+    from attrbench.models.loading import INDEX, components, find_pipeline
 
     base, index = find_pipeline(source)
     name = NETWORK[recipe.family]

@@ -45,7 +45,8 @@ class ModelDescription:
     It agrees exactly with the loaded denoiser, because it asks the same class, over a network without weights.
 
     Attributes:
-        outline: the denoiser on the device `meta`. It can say what it is, and compute nothing.
+        outline: the denoiser on the device `meta`. It can say what it is, and compute nothing. (A loaded denoiser will
+            do as well, where a task has nothing cheaper.)
     """
 
     outline: Denoiser

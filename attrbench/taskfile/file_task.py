@@ -140,7 +140,7 @@ class OpenFileTask(OpenTask):
         return load_denoiser(self._task.model, self._workspace.device)
 
     @cached_property
-    def description(self) -> ModelDescription:
+    def model_description(self) -> ModelDescription:
         """Return what a plan must know of the model; its weights are not read."""
         from attrbench.models.loading import describe_model  # torch and diffusers, as above
 
@@ -162,9 +162,9 @@ class OpenFileTask(OpenTask):
         return parts[0] if len(parts) == 1 else _joined(*parts)
 
     def _items(self, listing: Listing, source: DatasetSource) -> Items:
-        if self.description.takes_prompts:
+        if self.model_description.takes_prompts:
             need_captions(listing)
-        loaded = items_of(listing, source, self.description.image_shape, self._workspace.cache)
+        loaded = items_of(listing, source, self.model_description.image_shape, self._workspace.cache)
         self._notes += [] if loaded.left_out is None else [loaded.left_out]
         self._note_truncated(loaded.items, listing.where)
         return loaded.items
@@ -172,9 +172,9 @@ class OpenFileTask(OpenTask):
     def _drawn(self) -> Items:
         prompts, seeds, groups = ([getattr(draw, name) for draw in self._draws] for name in Draw._fields)
         where = f"the prompts of {self._task.path}"
-        if self.description.takes_prompts and not any(prompts):
+        if self.model_description.takes_prompts and not any(prompts):
             raise AttrbenchError(f"{self._task.path}: [queries] lacks prompts, and the model takes them")
-        if not self.description.takes_prompts and any(prompts):
+        if not self.model_description.takes_prompts and any(prompts):
             raise AttrbenchError(
                 f"{self._task.path}: [queries] gives prompts, and the model takes none: give seeds alone"
             )
@@ -185,7 +185,7 @@ class OpenFileTask(OpenTask):
         return items
 
     def _note_truncated(self, items: Items, where: str) -> None:
-        cut = self.description.truncated(items.prompts)
+        cut = self.model_description.truncated(items.prompts)
         if cut:
             line = (
                 f"{len(cut)} of {len(items)} prompts of {where} are longer than the text encoder takes and are cut"

@@ -1,4 +1,4 @@
-"""What the core registers about itself: its metrics and its executor, through the hooks that plugins use."""
+"""What the core registers about itself: metrics, executor and model families, through the hooks that plugins use."""
 
 from __future__ import annotations
 
@@ -25,3 +25,20 @@ def register_executors(register: Callable[[type[Executor[Any]]], None]) -> None:
     """This process, or several."""
     for executor in (InlineExecutor, ProcessesExecutor):
         register(executor)
+
+
+@hookimpl
+def register_model_families(register: Callable[[str, str, str], None]) -> None:
+    """The families of DMin's paper."""
+    where = "attrbench.models.families"
+    register("ddpm", "unconditional DDPM: a UNet over pixels", f"{where}.ddpm:DDPM")
+    register(
+        "stable-diffusion",
+        "Stable Diffusion 1.x: a UNet over latents, conditioned on prompts",
+        f"{where}.stable_diffusion:StableDiffusion",
+    )
+    register(
+        "stable-diffusion-3",
+        "Stable Diffusion 3: a transformer over latents (MMDiT), conditioned on prompts",
+        f"{where}.stable_diffusion3:StableDiffusion3",
+    )

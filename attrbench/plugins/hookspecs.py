@@ -47,6 +47,11 @@ def register_preparations(register: Callable[[type[Preparation[Any]]], None]) ->
 
 
 @hookspec
+def register_model_families(register: Callable[[str, str, str], None]) -> None:
+    """Call `register(name, summary, "package.module:FamilyClass")` for each kind of model that can be opened."""
+
+
+@hookspec
 def stage_started(stage: str, total: int) -> None:
     """A stage of a run begins; `total` is its number of steps."""
 

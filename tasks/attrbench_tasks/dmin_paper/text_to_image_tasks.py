@@ -22,7 +22,7 @@ from attrbench.data.manifest import Listing
 from attrbench.data.open_dataset import list_items, need_captions
 from attrbench.errors import AttrbenchError, UsageError
 from attrbench.models.config import ModelConfig
-from attrbench.models.loading import find_pipeline, load_denoiser, own_resolution
+from attrbench.models.loading import family_of, find_pipeline, load_denoiser, own_resolution
 from attrbench.store.fingerprint import local_state
 from attrbench.taskfile.contents import QueryTable
 from attrbench.taskfile.file_task import OpenFileTask
@@ -117,7 +117,10 @@ class PaperTask(Task[PaperOptions], Trainable):
     def _resolution(self, source: ModelConfig) -> int:
         if source.model == self.base:
             return paper.RESOLUTION
-        return min(paper.RESOLUTION, own_resolution(*find_pipeline(source)))
+        folder, index = find_pipeline(source)
+        if not family_of(index, source.model).takes_prompts:
+            raise AttrbenchError(f"model {source.model} is a {index.get('_class_name')}, which takes no prompts")
+        return min(paper.RESOLUTION, own_resolution(folder, index))
 
     def state(self) -> object:
         """Names, sizes and times of the local files that it is made of."""

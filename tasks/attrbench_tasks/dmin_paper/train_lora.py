@@ -192,7 +192,7 @@ def train(
         return
     network.eval()
     if recipe.lora is None:
-        _save_pipeline(recipe, denoiser.source, network, progress.folder)
+        _save_pipeline(recipe, denoiser.config, network, progress.folder)
     else:
         save_lora(recipe, network, weights, progress.folder)
 

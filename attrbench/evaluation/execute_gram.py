@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 
-from safetensors.numpy import load_file, save
+from safetensors.numpy import load_file
 
 from attrbench.contracts.feature import GradientSource
 from attrbench.errors import AttrbenchError, Unavailable, UsageError
@@ -15,7 +15,7 @@ from attrbench.evaluation.progress import Reporter
 from attrbench.gradients.batching import ran_out_of_memory
 from attrbench.gradients.gram_pass import SUMS_VERSION, GramPass, GramSums, Side, SideSums
 from attrbench.gradients.samples import NoisySamples, Split
-from attrbench.store.checksums import drop, is_whole, write_sealed
+from attrbench.store.artifacts import Artifact, write_arrays
 from attrbench.store.fingerprint import fingerprint
 from attrbench.store.locks import Claims
 from attrbench.store.shards import Timing
@@ -113,7 +113,7 @@ def _side(plan: Plan, name: str, source: GradientSource) -> Side:
 
 
 class _Kept:
-    """Sums of an unfinished matrix: a file a sweep, the earlier one removed once the later one is whole.
+    """Sums of an unfinished matrix: an artifact a sweep, the earlier one removed once the later one is whole.
 
     Args:
         folder: of the files.
@@ -124,29 +124,27 @@ class _Kept:
         self._folder = folder
         self._key = key
 
-    def _files(self) -> list[Path]:
-        """The latest first."""
-        return sorted(self._folder.glob(f"{self._key}-*.safetensors"), reverse=True)
+    def _artifact(self, name: str) -> Artifact:
+        return Artifact(self._folder / name, "sums of a Gram matrix", "what an unfinished matrix has added up")
+
+    def _artifacts(self) -> list[Artifact]:
+        """Return what is there, the latest first."""
+        names = sorted((path.name for path in self._folder.glob(f"{self._key}-*.safetensors")), reverse=True)
+        return [self._artifact(name) for name in names]
 
     def latest(self) -> GramSums | None:
-        """What the latest whole file says; None where there is none."""
-        path = next(filter(is_whole, self._files()), None)
-        return None if path is None else GramSums.of(load_file(path))
+        """Return what the latest whole file says; None where there is none."""
+        kept = next((kept for kept in self._artifacts() if kept.whole() is not None), None)
+        return None if kept is None else GramSums.of(load_file(kept.path))
 
     def write(self, sums: GramSums) -> None:
-        """Keeps the sums after a sweep."""
-        path = self._folder / f"{self._key}-{sums.stage:08d}.safetensors"
-        try:
-            write_sealed(path, save(sums.arrays()))
-        except OSError as error:
-            raise AttrbenchError(
-                f"cannot write to the cache {self._folder}: {error.strerror}; free room there or choose another folder"
-                " with --cache (what earlier sweeps added up is kept)"
-            ) from None
-        self.drop_before(path)
+        """Keep the sums after a sweep."""
+        kept = self._artifact(f"{self._key}-{sums.stage:08d}.safetensors")
+        kept.write(lambda part: write_arrays(part, sums.arrays()))
+        self.drop_before(kept)
 
-    def drop_before(self, last: Path | None) -> None:
-        """Removes all files but the last."""
-        for path in self._files():
-            if path != last:
-                drop(path)
+    def drop_before(self, last: Artifact | None) -> None:
+        """Remove all files but the last."""
+        for kept in self._artifacts():
+            if kept != last:
+                kept.drop()

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
+from pydantic import BaseModel
 
 from attrbench.contracts.feature import (
     Feature,
@@ -272,7 +273,8 @@ class Plan:
             description |= {"query_model": self.denoiser(asked).fingerprint, "query_timesteps": timesteps}
             description |= self._sampling(asked)
         count = self.query_count if with_queries else self.train_count
-        return FeatureStore(self.settings.cache, description, 1 << (count - 1).bit_length())
+        items = 1 << (count - 1).bit_length()
+        return FeatureStore(self.settings.cache, description, items, _summary(feature), _kind(feature, with_queries))
 
     def items(self, split: str) -> Items:
         """The items of a split, all of them."""
@@ -292,7 +294,8 @@ class Plan:
             if feature.transform:  # which may look at all of the training set, and draw
                 description["transform"] = [self.train_count, self.settings.seed]
         most = SHARD_ITEMS if split == "train" else QUERY_SHARD
-        return FeatureStore(self.settings.cache, description, shard_items(self.item_bytes(feature), most))
+        items = shard_items(self.item_bytes(feature), most)
+        return FeatureStore(self.settings.cache, description, items, _summary(feature), _kind(feature))
 
     def _description(self, split: str, feature: GradientFeature | GradientGram) -> dict[str, object]:
         """What decides the numbers of every gradient feature."""
@@ -428,6 +431,33 @@ class Plan:
 def _without_queries(feature: GradientGram) -> GradientGram:
     """What decides the matrix alone."""
     return feature.model_copy(update={"queries": None})
+
+
+def _kind(feature: GradientFeature | GradientGram, with_queries: bool = False) -> str:
+    """Return what sort of feature it is, for `attrbench cache ls`."""
+    if isinstance(feature, GradientGram):
+        return "products of whole gradients" if with_queries else "Gram matrix"
+    if isinstance(feature, Outputs):
+        return "model outputs"
+    return "inner products with the queries" if isinstance(feature, GradientProducts) else "gradient rows"
+
+
+def _summary(feature: GradientFeature | GradientGram) -> str:
+    """Return which feature it is, for `attrbench cache ls`, such as `sketch v=4096, T=5, noise=per-item`."""
+    grid, parts = feature.source.grid, []
+    if isinstance(feature, GradientRows):
+        sketch = feature.sketch
+        parts = ["whole rows"] if sketch is None else [f"sketch v={sketch.length}", *_unusual(sketch, {"length"})]
+    parts.append(f"T={grid.steps}" + ("" if grid.kind == "cubic" else f" {grid.kind}"))
+    if isinstance(feature, GradientGram) and feature.queries is not None:
+        parts.append(f"queries at T={feature.queries.grid.steps} {feature.queries.grid.kind}")
+    return ", ".join([*parts, *_unusual(feature, {"source", "queries", "sketch"}), *_unusual(feature.source, {"grid"})])
+
+
+def _unusual(model: BaseModel, without: set[str]) -> list[str]:
+    """Return `name=value` of every field that is not at its default."""
+    fields = {name: known.default for name, known in type(model).model_fields.items() if name not in without}
+    return [f"{name}={getattr(model, name)}" for name, default in fields.items() if getattr(model, name) != default]
 
 
 def _limited(count: int, limit: int | None) -> int:

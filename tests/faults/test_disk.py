@@ -18,6 +18,7 @@ import pytest
 
 from attrbench.errors import AttrbenchError
 from attrbench.evaluation.plan import Plan
+from attrbench.store.checksums import seal_path
 from attrbench.store.shards import FeatureStore, Timing, Unit
 from tests.faults.conftest import results_of, stamps
 
@@ -63,10 +64,10 @@ def parts(folder: Path) -> list[Path]:
 
 
 def halves(folder: Path) -> list[Path]:
-    """Shards and sidecars that lack the other."""
-    found = [path for path in folder.rglob("items-*") if ".part" not in path.name]
-    other = {".json": ".safetensors", ".safetensors": ".json"}
-    return [path for path in found if not path.with_suffix(other[path.suffix]).exists()]
+    """Shards and seals that lack the other."""
+    found = {path for path in folder.rglob("items-*") if ".part" not in path.name}
+    whole = {path for path in found if seal_path(path) in found}
+    return sorted(found - whole - {seal_path(path) for path in whole})
 
 
 def assert_one_line(done, *words: str) -> None:
@@ -220,6 +221,6 @@ def test_an_index_that_did_not_fit_is_no_index(attrbench, tmp_path, with_queries
         stopped = attrbench(*arguments, "--out", tmp_path / "stopped")
     after = attrbench(*arguments, "--out", tmp_path / "after")
     assert (stopped.code, after.code) == (1, 0), after.out
-    assert "failed: cannot keep the index" in stopped.out
+    assert "failed: cannot write to the cache" in stopped.out
     assert parts(tmp_path) == []
     assert results_of(tmp_path / "after") == results_of(tmp_path / "before")

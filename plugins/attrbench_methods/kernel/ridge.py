@@ -181,21 +181,16 @@ def fit_kernel(train: TrainFeatures, options: RidgeOptions, context: Context) ->
 
 def _spectrum(train: TrainFeatures, context: Context) -> tuple[Spectrum, float]:
     """The spectrum, and the seconds it took in an earlier fit: a larger one is kept, for all methods and dampings."""
-    from safetensors.numpy import load_file, save_file
-
-    from attrbench.search.index_files import kept_index
+    from attrbench.store.artifacts import Artifact
     from attrbench.store.fingerprint import fingerprint
 
     if train.count < KEPT:
         return Spectrum.of(_gram(train)), 0.0
     key = fingerprint([SPECTRUM_VERSION, context.fingerprint, train.count])
-    kept = kept_index(
-        context.workspace.with_name("ridge") / f"spectrum-{key[:20]}.bin",
-        build=lambda: Spectrum.of(_gram(train)),
-        save=lambda spectrum, path: save_file(spectrum._asdict(), path),
-        load=lambda path: Spectrum(**load_file(path)),
-    )
-    return kept.index, kept.earlier_seconds
+    path = context.workspace.with_name("ridge") / f"spectrum-{key[:20]}.safetensors"
+    artifact = Artifact(path, "ridge spectrum", f"eigendecomposition of the Gram matrix of {train.count:,} items")
+    kept = artifact.arrays(lambda: Spectrum.of(_gram(train))._asdict())
+    return Spectrum(**kept.value), kept.earlier_seconds
 
 
 def _gram(train: TrainFeatures) -> NDArray[np.float64]:

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from attrbench.cli.common import RESULTS, Cache, Debug, Out, TerminalReporter, console
+from attrbench.cli.common import RESULTS, Cache, Debug, Out, TerminalReporter, cache_folder, console
 from attrbench.text import plain
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from attrbench.store.cache_index import Fault, File, Group, Inventory
+    from attrbench.store.cache_index import Inventory
+    from attrbench.store.pieces import Fault, File, Group
 
 COLUMNS = ("kind", "what it is", "of", "files", "items", "size", "made in", "last used", "where")
 NUMBERS = ("files", "items", "size", "made in")
@@ -39,7 +40,7 @@ def ls(out: Out = RESULTS, cache: Cache = None, as_json: AsJson = False, debug: 
     """List what is kept, with sizes and when it was last used."""
     from attrbench.store.cache_index import take_inventory
 
-    found = take_inventory(_folder(out, cache))
+    found = take_inventory(cache_folder(out, cache))
     if as_json:
         typer.echo(json.dumps(_listing(found), indent=1))
     else:
@@ -52,7 +53,7 @@ def verify(out: Out = RESULTS, cache: Cache = None, as_json: AsJson = False, deb
     """Read everything that is kept and compare size and checksum; exit 1 where one differs. Changes nothing."""
     from attrbench.store.cache_index import take_inventory
 
-    found = take_inventory(_folder(out, cache))
+    found = take_inventory(cache_folder(out, cache))
     pieces = found.pieces
     faults = [*found.unreadable, *(fault for group in found.groups if (fault := group.about_fault) is not None)]
     with TerminalReporter().stage("checksums", len(pieces)) as advance:
@@ -98,7 +99,7 @@ def gc(
     from attrbench.store.cache_index import take_inventory
     from attrbench.store.garbage import DAY, find_garbage, remove
 
-    found = take_inventory(_folder(out, cache))
+    found = take_inventory(cache_folder(out, cache))
     garbage = find_garbage(found, ENGINE_VERSION, None if older_than is None else older_than * DAY)
     failed, freed, files = False, 0, 0
     for removal in garbage.ready:
@@ -118,10 +119,6 @@ def gc(
     _name_unseen(found)
     if failed:
         raise typer.Exit(1)
-
-
-def _folder(out: Path, cache: Path | None) -> Path:
-    return out / "cache" if cache is None else cache
 
 
 def _show(found: Inventory) -> None:

@@ -179,7 +179,7 @@ class Artifact:
         )
         try:
             before = self.seal()
-            if before is None or before.sha256 != digest:  # no other data may lie beside the new seal
+            if part.is_dir() or before is None or before.sha256 != digest:  # of a file, equal data may stay
                 _remove(self.path)
             seal.write(seal_path(self.path))
             part.replace(self.path)

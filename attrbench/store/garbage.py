@@ -17,8 +17,9 @@ from pathlib import Path
 import psutil
 
 from attrbench.errors import AttrbenchError
-from attrbench.store.cache_index import PART, Fault, File, Group, Inventory, Piece, look_at
+from attrbench.store.cache_index import PART, Inventory
 from attrbench.store.locks import lock
+from attrbench.store.pieces import Fault, File, Group, Piece, look_at
 from attrbench.store.shards import SHARD_SCHEMA
 
 DAY = 86400.0
@@ -108,7 +109,7 @@ def _part(part: Piece) -> Removal:
 
 
 def _earlier(found: Inventory) -> list[Removal]:
-    """A removal for each folder of what version 0.1 kept."""
+    """Return a removal for each folder of what version 0.1 kept."""
     files: dict[Path, list[File]] = defaultdict(list)
     for piece in found.earlier:
         files[piece.path.parent].extend(piece.files)
@@ -136,7 +137,7 @@ def _broken(piece: Piece) -> list[Removal]:
 
 
 def _outdated(group: Group, engine: int) -> str | None:
-    """Why this version does not read the feature. What does not say its versions is not judged."""
+    """Return why this version does not read the feature. What does not say its versions is not judged."""
     for name, ours in (("schema", SHARD_SCHEMA), ("engine", engine)):
         theirs = group.description.get(name, ours)
         if theirs != ours:
@@ -150,7 +151,7 @@ def _unused(last_used: float, now: float, older_than: float | None) -> str | Non
 
 
 def _is_free(file: File) -> bool:
-    """Whether no other process holds a lock file; must not be asked of what this very process holds."""
+    """Return whether no other process holds a lock file; must not be asked of what this very process holds."""
     with lock(file.path, wait=False, leave=True) as ours:
         return ours
 

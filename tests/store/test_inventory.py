@@ -48,9 +48,7 @@ def fill(root, description=None, units=UNITS):
 
 def keep(root, name="hnsw-" + "a" * 20, method="dmin", summary="of 70 rows"):
     path = root / "methods" / method / f"{name}.bin"
-    kept_index(
-        path, "of 70 rows", lambda: b"index" * 10, lambda index, file: Path(file).write_bytes(index), lambda _: b""
-    )
+    kept_index(path, summary, lambda: b"index" * 10, lambda index, file: Path(file).write_bytes(index), lambda _: b"")
     return path
 
 
@@ -322,7 +320,7 @@ def test_a_shard_that_cannot_be_read_is_named_and_kept(tmp_path, monkeypatch):
     def refuse(path):
         raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr("attrbench.store.cache_index.measure", refuse)
+    monkeypatch.setattr("attrbench.store.pieces.measure", refuse)
     assert faults(tmp_path) == {store.path(unit): "cannot be read: Permission denied" for unit in UNITS}
     assert not swept(tmp_path)
 

@@ -22,7 +22,7 @@ from attrbench.store.pieces import Fault, File, Group, Piece, look_at
 from attrbench.store.shards import FEATURE
 
 _KEY = "[0-9a-f]{20}"
-_LOCK = re.compile(rf".*{_KEY}.*{re.escape(LOCK)}")
+_LOCK = re.compile(rf"(?:[a-z]+-)?{_KEY}(?:-\d+)?(?:\.[a-z]+)?{re.escape(LOCK)}")
 _EARLIER_LOCK = re.compile(rf"claims/{_KEY}")
 PART = re.compile(r"\.part-([1-9]\d{0,9})$")
 
@@ -34,7 +34,7 @@ class Inventory:
     Attributes:
         root: the folder.
         groups: the artifacts.
-        earlier: what attrbench 0.1 kept, which this version does not read.
+        earlier: what attrbench 0.1 kept, which this version does not read, by folder.
         parts: files and folders that processes were writing, some of them long gone.
         locks: lock files.
         other: files that nothing vouches for.
@@ -95,14 +95,14 @@ def take_inventory(root: Path) -> Inventory:
         owner = next((path for path in _from(root, file.path) if path in sealed), None)
         if owner is not None:
             data[owner].append(file)
-        elif file.path.name == FEATURE and file.path.parent.parent == root / "features":
+        elif file.path.name == FEATURE and file.path.parent.parent == root / "features" and not _is_earlier(file):
             abouts[file.path.parent] = file
         elif _LOCK.fullmatch(file.path.name) and file.regular and not file.bytes:
             found.locks.append(file)
         elif not file.path.name.endswith(SEAL):
             found.other.append(file)
     found.groups = _groups([Piece(path, tuple(data[path]), sidecar) for path, sidecar in sealed.items()], abouts)
-    _set_earlier_apart(found)
+    _take_earlier(found)
     return found
 
 
@@ -126,20 +126,17 @@ def _groups(pieces: list[Piece], abouts: Mapping[Path, File]) -> list[Group]:
     return [Group(folder, held, abouts.get(folder)) for (folder, _), held in alike.items()]
 
 
-def _set_earlier_apart(found: Inventory) -> None:
-    """Tell what version 0.1 wrote from what is somebody else's: its sidecars and its `feature.json`."""
+def _take_earlier(found: Inventory) -> None:
+    """Move what version 0.1 wrote from `other` to `earlier`, told by its sidecars, `feature.json` and lock files."""
     named = {file.path: file for file in found.other if file.regular}
-    for group in [group for group in found.groups if not group.pieces and group.about and _is_earlier(group.about)]:
-        assert group.about is not None
-        found.groups.remove(group)
-        named[group.about.path] = group.about
-    for path, file in list(named.items()):
-        data = [named[path.with_suffix(end)] for end in (".safetensors", ".bin") if path.with_suffix(end) in named]
-        if path.suffix == ".json" and _is_earlier(file):
-            found.earlier.append(Piece(path, (*data, file)))
-        elif _EARLIER_LOCK.fullmatch(path.relative_to(found.root).as_posix()):
-            found.earlier.append(Piece(path, (file,)))
-    known = {file.path for piece in found.earlier for file in piece.files}
+    held: dict[Path, list[File]] = defaultdict(list)
+    for path, file in named.items():
+        is_lock = _EARLIER_LOCK.fullmatch(path.relative_to(found.root).as_posix())
+        if is_lock or (path.suffix == ".json" and _is_earlier(file)):
+            data = [named[other] for end in (".safetensors", ".bin") if (other := path.with_suffix(end)) in named]
+            held[path.parent] += [*data, file]
+    found.earlier = [Piece(folder, tuple(files)) for folder, files in held.items()]
+    known = {file.path for files in held.values() for file in files}
     found.other = [file for file in found.other if file.path not in known]
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import time
-from collections import defaultdict
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain
@@ -83,7 +82,7 @@ def find_garbage(found: Inventory, engine: int, older_than: float | None = None)
     Raises:
         AttrbenchError: where the folder holds things, but none that a cache does: it is another folder by mistake.
     """
-    if (found.other or found.parts) and not (found.groups or found.earlier or found.locks):
+    if (found.other or found.parts) and not (found.groups or found.earlier):
         raise AttrbenchError(
             f"{found.root} is no cache of attrbench, nothing in it was kept by attrbench: nothing was removed (name"
             " the cache with --cache)"
@@ -91,7 +90,7 @@ def find_garbage(found: Inventory, engine: int, older_than: float | None = None)
     now = time.time()
     candidates = [
         *(_part(part) for part in found.parts if part.regular),
-        *_earlier(found),
+        *(Removal(old.path, "of an earlier version of attrbench", old.files) for old in found.earlier),
         *chain.from_iterable(_of_group(group, engine, now, older_than) for group in found.groups),
         *(Removal(file.path, "unused lock file", (file,), lock=True) for file in found.locks if _is_free(file)),
     ]
@@ -106,14 +105,6 @@ def _part(part: Piece) -> Removal:
     if pid < 2**31 and psutil.pid_exists(pid):
         return Removal(part.path, "left over for more than a day", part.files, rest=PART_AT_MOST_SECONDS)
     return Removal(part.path, f"left over by process {pid}, which is gone", part.files, rest=PART_SECONDS)
-
-
-def _earlier(found: Inventory) -> list[Removal]:
-    """Return a removal for each folder of what version 0.1 kept."""
-    files: dict[Path, list[File]] = defaultdict(list)
-    for piece in found.earlier:
-        files[piece.path.parent].extend(piece.files)
-    return [Removal(folder, "of an earlier version of attrbench", tuple(held)) for folder, held in files.items()]
 
 
 def _of_group(group: Group, engine: int, now: float, older_than: float | None) -> list[Removal]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import stat
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -60,8 +61,27 @@ class Fault:
     broken: bool = True
 
 
+class Held(ABC):
+    """Files that are kept, listed and removed together."""
+
+    @property
+    @abstractmethod
+    def files(self) -> tuple[File, ...]:
+        """All files, the one that says what they are last: while it is there, what is left can still be told."""
+
+    @property
+    def bytes(self) -> int:
+        """Size of all files."""
+        return sum(file.bytes for file in self.files)
+
+    @property
+    def last_used(self) -> float:
+        """The latest time of any file; using an artifact sets that of its seal, or of a feature's `feature.json`."""
+        return max(file.modified for file in self.files)
+
+
 @dataclass(frozen=True)
-class Piece:
+class Piece(Held):
     """An artifact or the remains of one; also what no seal is needed to tell: part files and those of version 0.1.
 
     Attributes:
@@ -76,18 +96,8 @@ class Piece:
 
     @property
     def files(self) -> tuple[File, ...]:
-        """All files, the seal last: while it is there, what is left can still be told."""
+        """The data's files, and the seal."""
         return (*self.data, *(() if self.sidecar is None else (self.sidecar,)))
-
-    @property
-    def bytes(self) -> int:
-        """Size of all files."""
-        return sum(file.bytes for file in self.files)
-
-    @property
-    def last_used(self) -> float:
-        """The latest time of any file; using an artifact sets that of its seal."""
-        return max(file.modified for file in self.files)
 
     @property
     def regular(self) -> bool:
@@ -95,36 +105,43 @@ class Piece:
         return all(file.regular for file in self.files)
 
     @cached_property
+    def _read(self) -> Seal | Fault | None:
+        """The seal, or what is wrong with it; None where there is none that may be looked at."""
+        if self.sidecar is None or not self.regular:
+            return None
+        try:
+            return Seal.read(self.sidecar.path)
+        except ValueError:
+            return Fault(self.sidecar.path, "sidecar is damaged: it does not give size and checksum")
+        except OSError as error:
+            return Fault(self.sidecar.path, f"cannot be read: {error.strerror}", broken=False)
+
+    @property
     def seal(self) -> Seal | None:
         """What the seal says; None where it can't be read, or is no seal."""
-        try:
-            return None if self.sidecar is None or not self.regular else Seal.read(self.sidecar.path)
-        except (OSError, ValueError):
-            return None
+        return self._read if isinstance(self._read, Seal) else None
 
     def fault(self, whole: bool = False) -> Fault | None:
         """Return what is wrong with it, by its size; with `whole` also by its checksum, which reads all of it."""
-        if not self.regular or self.sidecar is None:
-            return None
+        seal = self._read
+        if not isinstance(seal, Seal) or self.sidecar is None:
+            return seal if isinstance(seal, Fault) else None
+        if not self.path.exists():
+            return Fault(self.sidecar.path, "sidecar without data")
         try:
-            seal = Seal.read(self.sidecar.path)
-            if not self.data and (seal.bytes or not self.path.is_dir()):
-                return Fault(self.sidecar.path, "sidecar without data")
             size = data_bytes(self.path)
             if size != seal.bytes:
                 what = "truncated" if size < seal.bytes else "too long"
                 return Fault(self.path, f"{what}: {size} of {seal.bytes} bytes")
             if whole and measure(self.path).sha256 != seal.sha256:
                 return Fault(self.path, "checksum differs")
-        except ValueError:
-            return Fault(self.sidecar.path, "sidecar is damaged: it does not give size and checksum")
         except OSError as error:
             return Fault(Path(error.filename or self.path), f"cannot be read: {error.strerror}", broken=False)
         return None
 
 
 @dataclass(frozen=True)
-class Group:
+class Group(Held):
     """Artifacts of one folder that are of one kind and have one summary, such as the shards of a feature.
 
     Attributes:
@@ -139,18 +156,8 @@ class Group:
 
     @property
     def files(self) -> tuple[File, ...]:
-        """All files, `feature.json` last: while it is there, what is left can still be told."""
+        """The artifacts' files, and `feature.json`."""
         return (*chain.from_iterable(p.files for p in self.pieces), *(() if self.about is None else (self.about,)))
-
-    @property
-    def bytes(self) -> int:
-        """Size of all files."""
-        return sum(file.bytes for file in self.files)
-
-    @property
-    def last_used(self) -> float:
-        """The latest time of any file; a feature store sets that of `feature.json` when it is read."""
-        return max(file.modified for file in self.files)
 
     @cached_property
     def _about(self) -> FeatureFile | Fault | None:

@@ -6,8 +6,6 @@ import logging
 import os
 from pathlib import Path
 
-from platformdirs import user_cache_path
-
 VARIABLE = "ATTRBENCH_CACHE"
 """The environment variable that names a cache folder."""
 
@@ -23,6 +21,8 @@ def default_cache(out: Path) -> Path:
     named = os.environ.get(VARIABLE)
     if named:
         return Path(named)
+    from platformdirs import user_cache_path  # heavy, and the command line imports this module to list its verbs
+
     folder, earlier = user_cache_path("attrbench", appauthor=False), out / "cache"
     if earlier.is_dir() and earlier.resolve() != folder.resolve():
         log.warning("the cache is %s; %s is not read: remove it, or name it with --cache", folder, earlier)

@@ -9,8 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from filelock import BaseFileLock, FileLock, Timeout
+if TYPE_CHECKING:
+    from filelock import BaseFileLock
 
 LOCK = ".lock"
 
@@ -24,6 +26,8 @@ def lock(path: Path, wait: bool, leave: bool = False) -> Iterator[bool]:
         wait: whether to go on only when another process has let it go.
         leave: whether the file stays.
     """
+    from filelock import FileLock  # heavy, and what lists tasks imports this module
+
     holder = FileLock(path, is_singleton=True)
     try:
         yield _acquire(holder, path, wait)
@@ -38,6 +42,8 @@ def lock(path: Path, wait: bool, leave: bool = False) -> Iterator[bool]:
 
 
 def _acquire(holder: BaseFileLock, path: Path, wait: bool) -> bool:
+    from filelock import Timeout  # heavy, as above
+
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         holder.acquire(timeout=-1 if wait else 0)

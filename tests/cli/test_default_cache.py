@@ -10,7 +10,7 @@ from attrbench.store import default_cache as module
 @pytest.fixture
 def users(tmp_path, monkeypatch):
     monkeypatch.delenv(module.VARIABLE)
-    monkeypatch.setattr(module, "user_cache_path", lambda *_, **__: tmp_path / "users")
+    monkeypatch.setattr("platformdirs.user_cache_path", lambda *_, **__: tmp_path / "users")
     return tmp_path / "users"
 
 

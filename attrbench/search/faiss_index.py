@@ -81,11 +81,12 @@ class FaissSearch(IndexSearch):
         name = fingerprint({"rows": key, "count": rows.count, "normalize": normalize, "index": index})
         self._kept = kept_index(
             folder / f"faiss-{name[:20]}.bin",
+            f"Faiss index {index} of {rows.count:,} rows",
             build=lambda: self._build(index),
             save=faiss.write_index,
             load=faiss.read_index,
         )
-        self._index = self._kept.index
+        self._index = self._kept.value
         if nprobe is not None:
             try:
                 faiss.ParameterSpace().set_index_parameter(self._index, "nprobe", nprobe)

@@ -70,11 +70,12 @@ class HNSWSearch(IndexSearch):
         name = fingerprint({"rows": key, "count": rows.count, "normalize": normalize, "graph": asdict(graph)})
         self._kept = kept_index(
             folder / f"hnsw-{name[:20]}.bin",
+            f"HNSW graph of {rows.count:,} rows, M={graph.m}",
             build=lambda: self._build(graph),
             save=_save,
             load=self._load,
         )
-        self._index = self._kept.index
+        self._index = self._kept.value
 
     def _build(self, graph: HNSWGraph) -> hnswlib.Index:
         import hnswlib

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from attrbench.errors import AttrbenchError
+from attrbench.store.checksums import seal_path
 from attrbench_tasks.removal.retraining import FOLDER, Job
 from attrbench_tasks.training import loop as fitting
 from attrbench_tasks.training import train_ddpm as ddpm_training
@@ -60,7 +61,7 @@ def test_only_the_pictures_stay(tmp_path):
     models = retraining(tmp_path)
     models.complete([A], no_stage)
     names = sorted(path.name for path in (tmp_path / FOLDER).rglob("*"))
-    assert names == sorted([models.path(A).name, models.path(A).with_suffix(".json").name])
+    assert names == sorted([models.path(A).name, seal_path(models.path(A)).name])
 
 
 @pytest.mark.parametrize("moment", ["training", "drawing"])

@@ -9,16 +9,13 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterable
-from contextlib import closing
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from attrbench.errors import AttrbenchError
-from attrbench.store.checksums import is_whole, write_sealed
+from attrbench.store.artifacts import Artifact, cache_errors, write_arrays
 from attrbench.store.fingerprint import fingerprint
-from attrbench.store.locks import Claims
 
 if TYPE_CHECKING:
     import numpy as np
@@ -76,7 +73,7 @@ class Retraining:
 
     def complete(self, jobs: Iterable[Job], stage: Stage) -> None:
         """Trains the models whose pictures are missing; those that other processes are at, last."""
-        missing = [job for job in dict.fromkeys(jobs) if not is_whole(self.path(job))]
+        missing = [job for job in dict.fromkeys(jobs) if self._artifact(job).whole() is None]
         if not missing:
             return
         with stage("retraining", sum(self._units(job) for job in missing)) as advance:
@@ -117,31 +114,27 @@ class Retraining:
 
     def _claimed(self, job: Job, wait: bool, advance: Callable[[], None]) -> bool:
         """Does the job, unless another process is at it and we do not wait for that."""
-        path = self.path(job)
-        with closing(Claims(self.cache / "claims" / path.stem)) as claims, claims.claim(0, wait) as ours:
+        artifact = self._artifact(job)
+        with artifact.lock(wait) as ours:
             if not ours:
                 return False
-            done = 0
-            if not is_whole(path):
-                done = self._do(job, path, advance)
+            done = self._do(job, artifact, advance) if artifact.whole() is None else 0
             for _ in range(self._units(job) - done):
                 advance()
             return True
 
-    def _do(self, job: Job, path: Path, advance: Callable[[], None]) -> int:
-        """Trains and draws; the number of steps of progress that were shown."""
-        from safetensors.numpy import save
+    def _artifact(self, job: Job) -> Artifact:
+        summary = f"{self.pictures} of the model without {len(job.removed):,} items, seed {job.seed}"
+        return Artifact(self.path(job), "retrained model's pictures", summary)
 
-        folder = path.with_suffix("")
+    def _do(self, job: Job, artifact: Artifact, advance: Callable[[], None]) -> int:
+        """Trains and draws; the number of steps of progress that were shown."""
+        folder = artifact.path.with_suffix("")
         progress = _Progress(self.every, advance)
-        try:
-            denoiser = self._model_of(job) or self._trained(job, folder, progress)
-            write_sealed(path, save({"images": self.draw(denoiser)}))
-            shutil.rmtree(folder, ignore_errors=True)
-        except OSError as error:
-            raise AttrbenchError(
-                f"cannot write to the cache {path.parent}: {error.strerror}; choose another folder with --cache"
-            ) from None
+        with cache_errors(artifact.path.parent):
+            images = self.draw(self._model_of(job) or self._trained(job, folder, progress))
+        artifact.write(lambda part: write_arrays(part, {"images": images}))
+        shutil.rmtree(folder, ignore_errors=True)
         return progress.shown
 
     def _trained(self, job: Job, folder: Path, progress: _Progress) -> DDPMDenoiser:

@@ -1,4 +1,4 @@
-"""What a task file may say. The docstring under a field is its documentation (docs/own-model.md)."""
+"""What a task file may say. The docstring under a field is its documentation (docs/how-to/own-model.md)."""
 
 from __future__ import annotations
 

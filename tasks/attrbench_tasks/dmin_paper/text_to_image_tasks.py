@@ -31,7 +31,7 @@ STAND_INS = 10
 HELD_OUT = "test"
 ACCESS = f"accept the license at https://huggingface.co/{paper.SD3}, log in with `hf auth login`"
 """How to get Stable Diffusion 3, which is gated."""
-LICENSE = "the model's and the data sets' own (docs/tasks.md)"
+LICENSE = "the model's and the data sets' own (docs/reference/tasks.md)"
 SET = f"{paper.RELEASED_SET}: 8,846 captioned images of six sources"
 
 
@@ -202,7 +202,7 @@ class PaperTask(Task[PaperOptions]):
             return None
 
     def train(self, out: Path, device: torch.device, report: Callable[[str], None]) -> None:
-        """The recipe of the paper's Table 7; see docs/tasks.md."""
+        """The recipe of the paper's Table 7; see docs/reference/tasks.md."""
         from attrbench_tasks.dmin_paper.train_lora import train_paper_task
 
         train_paper_task(self, out, device, report)

@@ -104,3 +104,21 @@ def test_every_relative_link_leads_to_a_file_and_a_heading(page: Path) -> None:
         assert file.exists() or "reference/api" in path, f"{target} leads nowhere"
         if anchor and file.suffix == ".md":
             assert anchor in _anchors(file), f"{target}: there is no such heading"
+
+
+@pytest.mark.parametrize("page", _pages(), ids=lambda page: str(page.relative_to(DOCS.parent)))
+def test_every_path_of_the_repository_that_is_named_exists(page: Path) -> None:
+    if page.name == "CHANGELOG.md":
+        return  # what it tells of may be gone
+    text = page.read_text(encoding="utf-8")
+    for path in re.findall(r"`((?:attrbench|plugins|tasks|tests|leaderboards|docs)/[\w/.-]+)`", text):
+        if not any(part.isupper() for part in path.split("/")):  # TASK stands for the name of a task
+            assert (DOCS.parent / path).exists(), f"there is no {path}"
+
+
+def test_every_page_of_a_method_is_in_the_index_and_in_the_navigation() -> None:
+    index = (DOCS / "methods" / "index.md").read_text(encoding="utf-8")
+    navigation = (DOCS.parent / "mkdocs.yml").read_text(encoding="utf-8")
+    for name in _own("method"):
+        assert f"[{name}]({name}.md)" in index
+        assert f"{name}: methods/{name}.md" in navigation

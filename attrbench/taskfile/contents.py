@@ -1,4 +1,4 @@
-"""The tables and keys of a task file. The docstring under a field is its documentation (docs/own-model.md)."""
+"""The tables and keys of a task file. The docstring under a field is its documentation (docs/how-to/own-model.md)."""
 
 from __future__ import annotations
 

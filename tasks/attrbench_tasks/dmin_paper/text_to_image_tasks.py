@@ -39,7 +39,7 @@ STAND_INS = 10
 HELD_OUT = "test"
 ACCESS = f"accept the license at https://huggingface.co/{paper.SD3}, log in with `hf auth login`"
 """How to get Stable Diffusion 3, which is gated."""
-LICENSE = "the model's and the data sets' own (docs/tasks.md)"
+LICENSE = "the model's and the data sets' own (docs/reference/tasks.md)"
 SET = f"{paper.RELEASED_SET}: 8,846 captioned images of six sources"
 
 
@@ -206,7 +206,7 @@ class PaperTask(Task[PaperOptions], Trainable):
         device: torch.device,
         report: Callable[[str], None],
     ) -> Path:
-        """Train by the recipe of the paper's Table 7 (docs/tasks.md); see `Trainable.train`."""
+        """Train by the recipe of the paper's Table 7 (docs/reference/tasks.md); see `Trainable.train`."""
         if self.scale:
             raise UsageError(f"task {self.meta.name}: weights=random has nothing to train")
         self.find_model()

@@ -32,7 +32,7 @@ from attrbench.store.shards import SHARD_ITEMS, FeatureStore, Unit, shard_items,
 
 if TYPE_CHECKING:
     from attrbench.contracts.denoiser import Denoiser
-    from attrbench.contracts.ground_truth import Counterfactual
+    from attrbench.evaluation.ground_truth_step import GroundTruths
 
 QUERY_SHARD = 16
 
@@ -142,11 +142,18 @@ class Plan:
         opened: the task.
         methods: the requests.
         settings: the run's settings.
+        truths: the ground truths of the run; None where there are none.
     """
 
     def __init__(
-        self, meta: TaskMeta, opened: OpenTask, methods: Sequence[MethodRequest], settings: RunSettings
+        self,
+        meta: TaskMeta,
+        opened: OpenTask,
+        methods: Sequence[MethodRequest],
+        settings: RunSettings,
+        truths: GroundTruths | None = None,
     ) -> None:
+        self.truths = truths
         self.meta = meta
         self.opened = opened
         self.settings = settings
@@ -179,15 +186,9 @@ class Plan:
         return self.train_count < len(self.opened.train) or self.query_count < len(self.opened.queries)
 
     @property
-    def counterfactual(self) -> Counterfactual | None:
-        """How rankings are measured by training again; None where the task does not, or the run leaves it out."""
-        return self.opened.counterfactual if self.settings.retrain and not self.is_limited else None
-
-    @property
     def depth(self) -> int:
-        """How deep the rankings are: as deep as the metrics look, or the task's counterfactual."""
-        counterfactual = self.counterfactual
-        deepest = MAX_DEPTH if counterfactual is None else max(MAX_DEPTH, counterfactual.depth)
+        """How deep the rankings are: as deep as the metrics look, or the run's ground truths."""
+        deepest = MAX_DEPTH if self.truths is None else max(MAX_DEPTH, self.truths.depth)
         return min(deepest, self.train_count)
 
     def features(self, request: MethodRequest) -> FeaturePlan:
@@ -418,10 +419,8 @@ class Plan:
                 f"{_count(len(over_train), 'pass')} over the training set: {_count(len(served), 'method')} served"
             )
         out.append(f"{self.bytes_to_write() / 1e6:,.0f} MB to write below {self.settings.cache}")
-        if self.opened.counterfactual is not None:
-            why = "the run is limited" if self.is_limited else "options are being chosen"
-            known = self.counterfactual
-            out.append(f"retraining: {f'left out, as {why}' if known is None else known.summary}")
+        if self.truths is not None:
+            out += self.truths.lines("the run is limited" if self.is_limited else "options are being chosen")
         return out
 
 

@@ -13,18 +13,28 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from attrbench.contracts.ground_truth import TruthSetting
+from attrbench.contracts.metric import Outcome
 from attrbench.contracts.record import Coverage, Latency, MethodInfo, Quantiles, Record, Storage, TaskInfo, write_record
 from attrbench.contracts.task import OpenTask, Workspace
 from attrbench.errors import AttrbenchError, Unavailable
 from attrbench.evaluation.execute import compute_passes, method_context
 from attrbench.evaluation.feature_reader import MethodFeatures
-from attrbench.evaluation.ground_truth_step import failed, finite, retrained
+from attrbench.evaluation.ground_truth_step import (
+    GroundTruths,
+    failed,
+    finite,
+    ground_truth_states,
+    open_ground_truths,
+    request_ground_truths,
+    with_ground_truths,
+)
 from attrbench.evaluation.memory import Peaks, keep_freed_memory, reset_peaks
 from attrbench.evaluation.plan import Plan
 from attrbench.evaluation.progress import Observed, Reporter
 from attrbench.evaluation.provenance import code_digest, hardware, provenance
 from attrbench.evaluation.requests import MethodRequest, RunSettings, TaskRequest, check_methods, check_requests
-from attrbench.evaluation.score import Measured, measure_metrics, measure_queries, without_groups
+from attrbench.evaluation.score import Measured, measure_metrics, measure_queries, outcome_of, without_groups
 from attrbench.store.fingerprint import fingerprint
 
 if TYPE_CHECKING:
@@ -66,6 +76,7 @@ class TaskRun:
         self.methods = check_requests(task, methods, settings, self.reporter.note)
         self.device = torch_device(settings.device)
         self.hardware = hardware(self.device)
+        self._truths = request_ground_truths(registry, settings.ground_truths)
 
     def results(self) -> Iterator[Result]:
         """Yields a result for each method, the reused ones first; a method that raises leaves a failed record."""
@@ -79,11 +90,13 @@ class TaskRun:
         if not todo:
             return
         self.settings.make_folders()
-        opened = self.task.task.open(Workspace(self.settings.cache, self.device))
+        workspace = Workspace(self.settings.cache, self.device)
+        opened = self.task.task.open(workspace)
         with self.reporter.stage("model and queries", 1) as advance:
             if self.task.task.meta.train_items is None:
                 todo = check_methods(todo, len(opened.train), self.settings, self.reporter.note)
-            plan = Plan(self.task.task.meta, opened, todo, self.settings)
+            truths = self._open_truths(TruthSetting(self.task.task, opened, workspace))
+            plan = Plan(self.task.task.meta, opened, todo, self.settings, truths)
             advance()
         for line in plan.lines():
             self.reporter.note(line)
@@ -100,21 +113,28 @@ class TaskRun:
             yield Result(record, path, reused=False)
 
     def _records(self, plan: Plan, todo: Sequence[MethodRequest], passes: Peaks) -> Iterator[Record]:
-        """The record of each method; with a counterfactual each is trained for before the next is scored."""
-        if plan.counterfactual is None:
+        """The record of each method; with ground truths each is measured before the next is scored."""
+        if plan.truths is None or not plan.truths.measured:
             with self.reporter.stage("scoring", len(todo)) as advance:
                 for request in todo:
-                    record = self._run_method(plan, request, passes)
+                    record, _ = self._run_method(plan, request, passes)
                     advance()
                     if record is not None:
                         yield record
             return
         for request in todo:
             with self.reporter.stage(f"scoring {request.label}", 1) as advance:
-                record = self._run_method(plan, request, passes)
+                record, outcome = self._run_method(plan, request, passes)
                 advance()
             if record is not None:
-                yield record if record.status == "failed" else retrained(record, plan, self.reporter)
+                yield record if outcome is None else with_ground_truths(record, plan.truths, outcome, self.reporter)
+
+    def _open_truths(self, setting: TruthSetting) -> GroundTruths:
+        settings, opened = self.settings, setting.opened
+        limits = ((settings.limit_train, opened.train), (settings.limit_queries, opened.queries))
+        limited = any(limit is not None and limit < len(items) for limit, items in limits)
+        measure = settings.retrain and not limited
+        return open_ground_truths(self._truths, settings.ground_truths, setting, measure, self.reporter.note)
 
     def _code(self, request: MethodRequest) -> str:
         return code_digest(type(request.method).__module__, type(self.task.task).__module__)
@@ -123,6 +143,7 @@ class TaskRun:
         """Hash of all that decides the result of one method."""
         meta, settings = self.task.task.meta, self.settings
         state = self.task.task.state()
+        states = ground_truth_states(self._truths, self.task.task, settings.cache) if settings.retrain else {}
         return fingerprint(
             {
                 **({} if state is None else {"state": state}),
@@ -134,6 +155,7 @@ class TaskRun:
                     if request.tuned is None
                     else {"tuned": request.tuned.model_dump(include={"sweep", "by", "task", "fingerprint"})}
                 ),
+                **({"ground truths": states} if states else {}),
                 "seed": settings.seed,
                 "hardware": self.hardware.hardware_class,
                 "code": self._code(request),
@@ -151,8 +173,8 @@ class TaskRun:
                 return Result(record, path, reused=True)
         return None
 
-    def _run_method(self, plan: Plan, request: MethodRequest, passes: Peaks) -> Record | None:
-        """The record of one method; None where it is passed over."""
+    def _run_method(self, plan: Plan, request: MethodRequest, passes: Peaks) -> tuple[Record | None, Outcome | None]:
+        """The record of one method, None where it is passed over; and what it returned, None where it failed."""
         coverage = Coverage(
             train_items=plan.train_count,
             train_total=len(plan.opened.train),
@@ -164,18 +186,21 @@ class TaskRun:
             features = plan.features(request)
             read = MethodFeatures(plan, features)
             coverage = coverage.model_copy(update={"nonfinite": read.nonfinite()})
-            record = self._score(plan, request, read, coverage)
+            record, outcome = self._score(plan, request, read, coverage)
             peaks = Peaks.now(self.device)
             if plan.computes_for(request.label):
                 peaks = peaks.or_larger(passes)
-            return record.model_copy(update={"peak_memory_bytes": peaks.resident, "peak_device_bytes": peaks.device})
+            update = {"peak_memory_bytes": peaks.resident, "peak_device_bytes": peaks.device}
+            return record.model_copy(update=update), outcome
         except Exception as error:
             if isinstance(error, Unavailable) and request.optional:
                 self.reporter.note(f"passed over {request.label}: {error}")
-                return None
-            return failed(self._record(request, plan.opened, coverage), error)
+                return None, None
+            return failed(self._record(request, plan.opened, coverage), error), None
 
-    def _score(self, plan: Plan, request: MethodRequest, read: MethodFeatures, coverage: Coverage) -> Record:
+    def _score(
+        self, plan: Plan, request: MethodRequest, read: MethodFeatures, coverage: Coverage
+    ) -> tuple[Record, Outcome]:
         context = method_context(plan, request, read.fingerprint)
         train, query = read.train(), read.query()
         started = time.perf_counter()
@@ -185,7 +210,7 @@ class TaskRun:
         metrics = measure_metrics(self.registry, plan, measured, self.settings.seed, self.reporter.note)
         size = scorer.size()
         lost = coverage.nonfinite or (measured.ranked < 0).any()
-        return self._record(request, plan.opened, coverage).model_copy(
+        record = self._record(request, plan.opened, coverage).model_copy(
             update={
                 "status": "partial" if lost else "limited" if plan.is_limited else "complete",
                 "metrics": metrics,
@@ -204,6 +229,7 @@ class TaskRun:
                 "latency": _latency(read, fit_seconds + scorer.build_seconds(), measured),
             }
         )
+        return record, outcome_of(plan, measured)
 
     def _record(self, request: MethodRequest, opened: OpenTask, coverage: Coverage) -> Record:
         """The record of a run with everything but its results."""

@@ -23,12 +23,13 @@ from attrbench.plugins import hookspecs
 if TYPE_CHECKING:
     from attrbench.contracts.dataset_builder import Preparation
     from attrbench.contracts.executor import Executor
+    from attrbench.contracts.ground_truth import GroundTruth
     from attrbench.contracts.method import Method
     from attrbench.contracts.metric import Metric
     from attrbench.contracts.task import Task
 
 GROUP = "attrbench"
-KINDS = ("method", "task", "metric", "executor", "preparation")
+KINDS = ("method", "task", "metric", "executor", "preparation", "ground_truth")
 
 
 @dataclass
@@ -50,7 +51,7 @@ class Plugin:
 
 
 class Registry:
-    """All methods, tasks, metrics, executors and preparations by name, and the plugins they came from."""
+    """Everything that plugins register, by kind and name, and the plugins that it came from."""
 
     def __init__(self) -> None:
         self.manager = pluggy.PluginManager("attrbench")
@@ -114,6 +115,10 @@ class Registry:
         """The preparation of a data set called `name`."""
         return self._get("preparation", name)  # type: ignore[no-any-return]
 
+    def ground_truth(self, name: str) -> type[GroundTruth[Any]]:
+        """The ground truth called `name`."""
+        return self._get("ground_truth", name)  # type: ignore[no-any-return]
+
     def metrics(self) -> list[type[Metric]]:
         """All metrics, sorted by name."""
         return [self._get("metric", name) for name in self.names("metric")]
@@ -121,7 +126,7 @@ class Registry:
     def _get(self, kind: str, name: str) -> Any:
         if name in self._entries[kind]:
             return self._entries[kind][name][0]
-        error = unknown_name(kind, name, self._entries[kind])
+        error = unknown_name(kind.replace("_", " "), name, self._entries[kind])
         broken = [f"plugin {p.name} of {p.distribution} failed to load: {p.error}" for p in self.plugins if p.error]
         if broken:
             error.args = (f"{error} ({'; '.join(broken)})",)

@@ -143,6 +143,7 @@ class TaskRun:
         """Hash of all that decides the result of one method."""
         meta, settings = self.task.task.meta, self.settings
         state = self.task.task.state()
+        named = list(settings.ground_truths) if settings.retrain else []
         states = ground_truth_states(self._truths, self.task.task, settings.cache) if settings.retrain else {}
         return fingerprint(
             {
@@ -155,7 +156,7 @@ class TaskRun:
                     if request.tuned is None
                     else {"tuned": request.tuned.model_dump(include={"sweep", "by", "task", "fingerprint"})}
                 ),
-                **({"ground truths": states} if states else {}),
+                **({"ground truths": [named, states]} if named or states else {}),
                 "seed": settings.seed,
                 "hardware": self.hardware.hardware_class,
                 "code": self._code(request),

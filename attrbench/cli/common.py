@@ -40,6 +40,10 @@ BatchSize = Annotated[
 ]
 Backend = Annotated[Literal["hooks", "vmap", "loop"], typer.Option(help="How per-sample gradients are computed.")]
 Executor = Annotated[str, typer.Option(help="How shards are carried out.")]
+GroundTruths = Annotated[
+    list[str] | None,
+    typer.Option("--ground-truth", help="NAME:KEY=VALUE,...: measure this one too, or a default one with options."),
+]
 Rerun = Annotated[bool, typer.Option("--rerun", help="Score again what a record already answers.")]
 Device = Annotated[str | None, typer.Option(help="Torch device [default: cuda where there is one, else cpu].")]
 

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from attrbench.contracts.denoiser import Denoiser
-    from attrbench.contracts.ground_truth import Counterfactual
     from attrbench.contracts.model_family import ModelDescription
 
 OptionsT = TypeVar("OptionsT", bound=Options)
@@ -37,7 +36,7 @@ class TaskMeta(BaseModel):
         train_items: size of the training set; None where only opening the task can tell.
         memory: what a run needs at its peak, in words.
         main_metric: the metric that ranks the leaderboard, such as `detection-rate@10`; no cut-off where it is that of
-            a counterfactual.
+            a ground truth.
         notes: what a reader of the numbers must know, such as how queries were labeled.
     """
 
@@ -121,11 +120,6 @@ class OpenTask(ABC):
         return ModelDescription(self.denoiser)
 
     @property
-    def counterfactual(self) -> Counterfactual | None:
-        """How rankings are measured by training again; None for tasks that do not."""
-        return None
-
-    @property
     def notes(self) -> Sequence[str]:
         """What a reader of the record must know of this opening of the task, such as images left out."""
         return ()
@@ -204,3 +198,7 @@ class Trainable(ABC):
             folder: what `train` returned.
             workspace: the device, and the cache in which parts of the model may be put together.
         """
+
+    def training_recipe(self) -> Mapping[str, object]:
+        """Return what decides a training besides the items and the seed, as JSON can hold it; empty where unknown."""
+        return {}

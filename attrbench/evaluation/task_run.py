@@ -15,19 +15,30 @@ import torch
 from numpy.typing import NDArray
 
 from attrbench.contracts.executor import Executor
+from attrbench.contracts.ground_truth import TruthSetting
+from attrbench.contracts.metric import Outcome
 from attrbench.contracts.options import build_options, parse_spec
 from attrbench.contracts.record import Coverage, Latency, MethodInfo, Quantiles, Record, Storage, TaskInfo, write_record
+from attrbench.contracts.task import Workspace
 from attrbench.errors import AttrbenchError, Unavailable
 from attrbench.evaluation.execute import Progress, compute
 from attrbench.evaluation.feature_reader import FeatureReader
-from attrbench.evaluation.ground_truth_step import failed, finite, retrained
+from attrbench.evaluation.ground_truth_step import (
+    GroundTruths,
+    failed,
+    finite,
+    ground_truth_states,
+    open_ground_truths,
+    request_ground_truths,
+    with_ground_truths,
+)
 from attrbench.evaluation.jobs import TaskReference, use_world
 from attrbench.evaluation.memory import Peaks, keep_freed_memory, reset_peaks
-from attrbench.evaluation.plan import Plan, check_disk, counterfactual_of, make_plan, plan_lines
+from attrbench.evaluation.plan import Plan, check_disk, make_plan, plan_lines
 from attrbench.evaluation.progress import Observed, Reporter
 from attrbench.evaluation.provenance import code_digest, hardware, provenance
 from attrbench.evaluation.requests import MethodRequest, RunSettings, TaskRequest, check_methods, check_requests
-from attrbench.evaluation.score import Measured, measure_metrics, measure_queries, without_groups
+from attrbench.evaluation.score import Measured, measure_metrics, measure_queries, outcome_of, without_groups
 from attrbench.evaluation.world import TaskWorld
 from attrbench.store.fingerprint import fingerprint
 
@@ -71,6 +82,7 @@ class TaskRun:
         self.methods = check_requests(task, methods, settings, self.reporter.note)
         self.device = torch_device(settings.device)
         self.hardware = hardware(self.device)
+        self._truths = request_ground_truths(registry, settings.ground_truths)
 
     def results(self) -> Iterator[Result]:
         """Yields a result for each method, the reused ones first; a method that raises leaves a failed record."""
@@ -90,9 +102,10 @@ class TaskRun:
         with self.reporter.stage("model and queries", 1) as advance:
             if self.task.task.meta.train_items is None:
                 todo = check_methods(todo, world.count("train"), self.settings, self.reporter.note)
-            plan = make_plan(world, todo)
+            truths = self._open_truths(world)
+            plan = make_plan(world, todo, truths)
             advance()
-        for line in plan_lines(plan, world):
+        for line in plan_lines(plan, world, truths):
             self.reporter.note(line)
         if self.settings.dry_run:
             return
@@ -102,30 +115,44 @@ class TaskRun:
         reset_peaks(self.device)
         with closing(make_executor(self.registry, self.settings)) as executor:
             progress = compute(plan, world, reference, executor, self.reporter)
-        for record in self._records(world, progress, todo, Peaks.now(self.device)):
-            path = write_record(record, self.settings.out)
-            self.reporter.tell("record_written", record=record, path=path)
-            yield Result(record, path, reused=False)
+            for record in self._records(world, progress, todo, Peaks.now(self.device), truths, executor):
+                path = write_record(record, self.settings.out)
+                self.reporter.tell("record_written", record=record, path=path)
+                yield Result(record, path, reused=False)
 
     def _records(
-        self, world: TaskWorld, progress: Progress, todo: Sequence[MethodRequest], passes: Peaks
+        self,
+        world: TaskWorld,
+        progress: Progress,
+        todo: Sequence[MethodRequest],
+        passes: Peaks,
+        truths: GroundTruths,
+        executor: Executor[Any],
     ) -> Iterator[Record]:
-        """The record of each method; with a counterfactual each is trained for before the next is scored."""
-        counterfactual = counterfactual_of(world)
-        if counterfactual is None:
+        """Yield the record of each method; with ground truths each is measured before the next is scored."""
+        if not truths.measured:
             with self.reporter.stage("scoring", len(todo)) as advance:
                 for request in todo:
-                    record = self._run_method(world, progress, request, passes)
+                    record, _ = self._run_method(world, progress, request, passes)
                     advance()
                     if record is not None:
                         yield record
             return
         for request in todo:
             with self.reporter.stage(f"scoring {request.label}", 1) as advance:
-                record = self._run_method(world, progress, request, passes)
+                record, outcome = self._run_method(world, progress, request, passes)
                 advance()
             if record is not None:
-                yield record if record.status == "failed" else retrained(record, counterfactual, self.reporter)
+                if outcome is not None:
+                    record = with_ground_truths(record, truths, outcome, self.reporter, executor)
+                yield record
+
+    def _open_truths(self, world: TaskWorld) -> GroundTruths:
+        """The ground truths that apply to the task; a limited run only names them."""
+        settings = self.settings
+        setting = TruthSetting(self.task.task, world.opened, Workspace(settings.cache, self.device))
+        measure = settings.retrain and not world.is_limited
+        return open_ground_truths(self._truths, settings.ground_truths, setting, measure, self.reporter.note)
 
     def _code(self, request: MethodRequest) -> str:
         return code_digest(type(request.method).__module__, type(self.task.task).__module__)
@@ -134,6 +161,8 @@ class TaskRun:
         """Hash of all that decides the result of one method."""
         meta, settings = self.task.task.meta, self.settings
         state = self.task.task.state()
+        named = list(settings.ground_truths) if settings.retrain else []
+        states = ground_truth_states(self._truths, self.task.task, settings.cache) if settings.retrain else {}
         return fingerprint(
             {
                 **({} if state is None else {"state": state}),
@@ -145,6 +174,7 @@ class TaskRun:
                     if request.tuned is None
                     else {"tuned": request.tuned.model_dump(include={"sweep", "by", "task", "fingerprint"})}
                 ),
+                **({"ground truths": [named, states]} if named or states else {}),
                 "seed": settings.seed,
                 "hardware": self.hardware.hardware_class,
                 "code": self._code(request),
@@ -162,8 +192,10 @@ class TaskRun:
                 return Result(record, path, reused=True)
         return None
 
-    def _run_method(self, world: TaskWorld, progress: Progress, request: MethodRequest, passes: Peaks) -> Record | None:
-        """The record of one method; None where it is passed over."""
+    def _run_method(
+        self, world: TaskWorld, progress: Progress, request: MethodRequest, passes: Peaks
+    ) -> tuple[Record | None, Outcome | None]:
+        """Return the record of one method, None where it is passed over, and what it gave, None where it failed."""
         coverage = Coverage(
             train_items=world.count("train"),
             train_total=len(world.opened.train),
@@ -174,20 +206,21 @@ class TaskRun:
         try:
             reader = FeatureReader(world, progress.features(request.label))
             coverage = coverage.model_copy(update={"nonfinite": reader.nonfinite()})
-            record = self._score(world, progress.plan, request, reader, coverage)
+            record, outcome = self._score(world, progress.plan, request, reader, coverage)
             peaks = Peaks.now(self.device)
             if progress.plan.computes_for(request.label):
                 peaks = peaks.or_larger(passes)
-            return record.model_copy(update={"peak_memory_bytes": peaks.resident, "peak_device_bytes": peaks.device})
+            update = {"peak_memory_bytes": peaks.resident, "peak_device_bytes": peaks.device}
+            return record.model_copy(update=update), outcome
         except Exception as error:
             if isinstance(error, Unavailable) and request.optional:
                 self.reporter.note(f"passed over {request.label}: {error}")
-                return None
-            return failed(self._record(request, world.opened, coverage), error)
+                return None, None
+            return failed(self._record(request, world.opened, coverage), error), None
 
     def _score(
         self, world: TaskWorld, plan: Plan, request: MethodRequest, reader: FeatureReader, coverage: Coverage
-    ) -> Record:
+    ) -> tuple[Record, Outcome]:
         context = world.context(request, reader.fingerprint, plan.depth)
         train, query = reader.train(), reader.query()
         started = time.perf_counter()
@@ -198,7 +231,7 @@ class TaskRun:
         size = scorer.size()
         lost = coverage.nonfinite or (measured.ranked < 0).any()
         notes = [*world.opened.notes, *([] if (reason := without_groups(world)) is None else [reason])]
-        return self._record(request, world.opened, coverage).model_copy(
+        record = self._record(request, world.opened, coverage).model_copy(
             update={
                 "status": "partial" if lost else "limited" if world.is_limited else "complete",
                 "metrics": metrics,
@@ -217,6 +250,7 @@ class TaskRun:
                 "latency": _latency(reader, fit_seconds + scorer.build_seconds(), measured),
             }
         )
+        return record, outcome_of(world, measured)
 
     def _record(self, request: MethodRequest, opened: OpenTask, coverage: Coverage) -> Record:
         """The record of a run with everything but its results."""

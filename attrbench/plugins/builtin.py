@@ -6,9 +6,12 @@ from collections.abc import Callable
 from typing import Any
 
 from attrbench.contracts.executor import Executor
+from attrbench.contracts.ground_truth import GroundTruth
 from attrbench.contracts.metric import Metric
 from attrbench.executors.inline import InlineExecutor
 from attrbench.executors.processes import ProcessesExecutor
+from attrbench.ground_truth.linear_datamodeling import LinearDatamodeling
+from attrbench.ground_truth.removal import Removal
 from attrbench.metrics.retrieval import AnnRecall, AveragePrecision, DetectionRate, Recall
 from attrbench.plugins.hookspecs import hookimpl
 
@@ -25,6 +28,13 @@ def register_executors(register: Callable[[type[Executor[Any]]], None]) -> None:
     """This process, or several."""
     for executor in (InlineExecutor, ProcessesExecutor):
         register(executor)
+
+
+@hookimpl
+def register_ground_truths(register: Callable[[type[GroundTruth[Any]]], None]) -> None:
+    """The linear datamodeling score, and removal."""
+    for truth in (LinearDatamodeling, Removal):
+        register(truth)
 
 
 @hookimpl

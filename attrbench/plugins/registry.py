@@ -24,13 +24,14 @@ from attrbench.plugins import hookspecs
 if TYPE_CHECKING:
     from attrbench.contracts.dataset_builder import Preparation
     from attrbench.contracts.executor import Executor
+    from attrbench.contracts.ground_truth import GroundTruth
     from attrbench.contracts.method import Method
     from attrbench.contracts.metric import Metric
     from attrbench.contracts.model_family import ModelFamily
     from attrbench.contracts.task import Task
 
 GROUP = "attrbench"
-KINDS = ("method", "task", "metric", "executor", "preparation", "model_family")
+KINDS = ("method", "task", "metric", "executor", "preparation", "ground_truth", "model_family")
 HOOKS = {kind: f"register_{kind}s" for kind in KINDS} | {"model_family": "register_model_families"}
 
 
@@ -53,7 +54,7 @@ class Plugin:
 
 
 class Registry:
-    """All methods, tasks, metrics, executors and preparations by name, and the plugins they came from."""
+    """Everything that plugins register, by kind and name, and the plugins that it came from."""
 
     def __init__(self) -> None:
         self.manager = pluggy.PluginManager("attrbench")
@@ -118,6 +119,10 @@ class Registry:
         """The preparation of a data set called `name`."""
         return self._get("preparation", name)  # type: ignore[no-any-return]
 
+    def ground_truth(self, name: str) -> type[GroundTruth[Any]]:
+        """Return the ground truth called `name`."""
+        return self._get("ground_truth", name)  # type: ignore[no-any-return]
+
     def model_family(self, name: str) -> ModelFamily:
         """Return the model family called `name`, imported on first use.
 
@@ -137,7 +142,7 @@ class Registry:
     def _get(self, kind: str, name: str) -> Any:
         if name in self._entries[kind]:
             return self._entries[kind][name][0]
-        error = unknown_name(kind, name, self._entries[kind])
+        error = unknown_name(kind.replace("_", " "), name, self._entries[kind])
         broken = [f"plugin {p.name} of {p.distribution} failed to load: {p.error}" for p in self.plugins if p.error]
         if broken:
             error.args = (f"{error} ({'; '.join(broken)})",)

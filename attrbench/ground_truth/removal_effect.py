@@ -1,36 +1,32 @@
-"""By how much strokes became thinner: from the thickness of every picture to a result with its interval.
+"""By how much a quantity of drawn pictures fell: from one value for each picture to a result with its interval.
 
 Arrays are [seeds, pictures]: a row for each training seed, a column for each noise that pictures start from; NaN where
-a picture is empty.
+the quantity is not defined, as the stroke thickness of an empty picture.
 """
 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import ks_2samp
 
 from attrbench.contracts.record import MetricResult, TrainingNoise
 from attrbench.errors import AttrbenchError
+from attrbench.metrics.intervals import retrained_interval
 
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    Floats = NDArray[np.float64]
-
-METRIC = "thinning"
+Floats = NDArray[np.float64]
 
 
-def thinning(before: Floats, after: Floats) -> Floats:
-    """By how many pixels the strokes of each picture became thinner; pictures of equal seed and noise are compared.
+def decrease(before: Floats, after: Floats) -> Floats:
+    """Return before - after of each picture; pictures of equal seed and noise are compared.
 
-    Where one of the two is empty the mean of the others of that seed stands, which leaves the mean as it is.
+    Where one of the two is NaN the mean of the others of that seed stands, which leaves the mean as it is.
 
     Raises:
-        AttrbenchError: where a model drew nothing at all.
+        AttrbenchError: where a model's pictures are all empty.
     """
-    import numpy as np
-
     difference = before - after
     empty = np.isnan(difference)
     if empty.all(axis=1).any():
@@ -40,18 +36,16 @@ def thinning(before: Floats, after: Floats) -> Floats:
 
 
 def training_noise(means: Floats) -> TrainingNoise | None:
-    """How far the thinning of any of these sets moves with the training seeds; None for a single seed.
+    """Return how far the decrease of any of these sets moves with the training seeds; None for a single seed.
 
-    What is left of the models' thinning when the mean of the set and that of the seed are taken away (the residual of
-    a two-way layout) is noise of training, of equal variance s^2 for all sets. A thinning compares the models of two
+    What is left of the models' decrease when the mean of the set and that of the seed are taken away (the residual of
+    a two-way layout) is noise of training, of equal variance s^2 for all sets. A decrease compares the models of two
     sets, so its mean over S seeds has the variance 2 s^2 / S, and so has the difference of two.
 
     Args:
-        means: [sets, seeds] mean thinning of each model's pictures, a row for each removed set, one of them, all
+        means: [sets, seeds] mean decrease of each model's pictures, a row for each removed set, one of them, all
             zeros, for nothing removed; no set twice.
     """
-    import numpy as np
-
     sets, seeds = means.shape
     freedom = (sets - 1) * (seeds - 1)
     if freedom == 0:
@@ -62,15 +56,13 @@ def training_noise(means: Floats) -> TrainingNoise | None:
 
 
 def result(metric: str, values: Floats, noise: TrainingNoise | None) -> MetricResult:
-    """The mean, with its interval over training seeds and pictures.
+    """Return the mean over pictures and seeds, with its interval over both.
 
     Args:
         metric: its name.
         values: one for each picture.
         noise: of training; without it there is no interval.
     """
-    from attrbench.metrics.intervals import retrained_interval
-
     low, high = (None, None) if noise is None else retrained_interval(values, noise.error, noise.freedom)
     return MetricResult(
         metric=metric,
@@ -88,9 +80,6 @@ def result(metric: str, values: Floats, noise: TrainingNoise | None) -> MetricRe
 
 
 def ks_statistic(before: Floats, after: Floats) -> float:
-    """The Kolmogorov-Smirnov statistic of the two distributions of thickness: mean over training seeds."""
-    import numpy as np
-    from scipy.stats import ks_2samp
-
+    """Return the Kolmogorov-Smirnov statistic of the two distributions: mean over training seeds."""
     pairs = zip(before, after, strict=True)
     return float(np.mean([ks_2samp(b[~np.isnan(b)], a[~np.isnan(a)]).statistic for b, a in pairs]))

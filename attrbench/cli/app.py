@@ -1,4 +1,4 @@
-"""The entry point: turns errors into one line and an exit code.
+"""The entry point of the command line: load the command that was asked for, turn errors into a line and an exit code.
 
 Exit codes: 0 done, 1 failed, 2 wrong usage, 3 partial, 75 interrupted (run the same command to resume).
 """
@@ -10,57 +10,70 @@ import os
 import shlex
 import signal
 import sys
+from importlib import import_module
 from types import FrameType
 from typing import Any
 
 import typer
 
-from attrbench.cli.attribute_command import attribute
-from attrbench.cli.cache_command import cache_app
-from attrbench.cli.check_command import check
-from attrbench.cli.doctor_command import doctor
-from attrbench.cli.leaderboard_command import leaderboard
-from attrbench.cli.list_command import list_
-from attrbench.cli.new_command import new_app
-from attrbench.cli.prepare_command import prepare
-from attrbench.cli.run_command import run
-from attrbench.cli.train_command import train
-from attrbench.cli.tune_command import tune
 from attrbench.errors import AttrbenchError, Interrupted
 
 # Typer brings click along under different names in different versions; its own BadParameter leads to the base.
 ClickException: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
 
-app = typer.Typer(
-    name="attrbench",
-    help="Compare training-data attribution methods on diffusion models.",
-    no_args_is_help=True,
-    add_completion=False,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-)
-app.command("list")(list_)
-app.command("run")(run)
-app.command("tune")(tune)
-app.command("attribute")(attribute)
-app.command("leaderboard")(leaderboard)
-app.command("check")(check)
-app.command("train")(train)
-app.command("prepare")(prepare)
-app.command("doctor")(doctor)
-app.add_typer(new_app, name="new")
-app.add_typer(cache_app, name="cache")
+COMMANDS = {
+    "list": ("list_command:list_", "List methods, tasks, metrics, executors, preparations of data sets and plugins."),
+    "run": ("run_command:run", "Run methods on tasks."),
+    "tune": ("tune_command:tune", "Choose options on the task's tuning queries, and run the best on the reported ones."),
+    "attribute": ("attribute_command:attribute", "Rank the training images for a picture, and draw them on a contact sheet."),
+    "leaderboard": ("leaderboard_command:leaderboard", "Rank the records of each task."),
+    "check": ("check_command:check", "Check that a method keeps to the contract, on a tiny task; exit 1 where it does not."),
+    "train": ("train_command:train", "Repeat the training of a task's weights."),
+    "prepare": ("prepare_command:prepare", "Put a data set together, as an image folder."),
+    "doctor": ("doctor_command:doctor", "Check Python, libraries, device, memory, disk and plugins; exit 1 where something is wrong."),
+    "new": ("new_command:new_app", "Write a file to start from."),
+    "cache": ("cache_command:cache_app", "List, check and clear the cache of features and indexes."),
+}
+"""Where each command is defined, and what `attrbench --help` says of it."""
+
+
+def command_line(verb: str) -> typer.Typer:
+    """Return the command line, of which only the command `verb` is loaded: the others are names with a line of help."""
+    app = typer.Typer(
+        name="attrbench",
+        help="Compare training-data attribution methods on diffusion models.",
+        no_args_is_help=True,
+        add_completion=False,
+        rich_markup_mode=None,
+        pretty_exceptions_enable=False,
+    )
+    for name, (place, summary) in COMMANDS.items():
+        if name != verb:
+            app.command(name, help=summary)(_not_loaded)
+            continue
+        module, _, attribute = place.partition(":")
+        command = getattr(import_module(f"attrbench.cli.{module}"), attribute)
+        if isinstance(command, typer.Typer):
+            app.add_typer(command, name=name)
+        else:
+            app.command(name)(command)
+    return app
+
+
+def _not_loaded() -> None:
+    """Stand for a command that was not asked for."""
 
 
 def main() -> None:
-    """Runs the command line and exits."""
+    """Run the command line and exit."""
     debug = "--debug" in sys.argv
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     _log_to_stderr(debug)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _interrupt)
     try:
-        code = app(arguments, standalone_mode=False)
+        verb = next((argument for argument in arguments if not argument.startswith("-")), "")
+        code = command_line(verb)(arguments, standalone_mode=False)
     except ClickException as error:
         error.show()
         code = 2
@@ -87,7 +100,7 @@ def main() -> None:
 
 
 def _log_to_stderr(debug: bool) -> None:
-    """Our own warnings as plain lines, with --debug all we have to say; other libraries keep their own ways."""
+    """Write our own warnings as plain lines, with --debug all messages; other libraries keep their own ways."""
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("attrbench: %(message)s"))
     logger = logging.getLogger("attrbench")

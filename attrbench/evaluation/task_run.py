@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from attrbench.code_digest import UNKNOWN
 from attrbench.contracts.record import Coverage, Latency, MethodInfo, Quantiles, Record, Storage, TaskInfo, write_record
 from attrbench.contracts.task import OpenTask, Workspace
 from attrbench.errors import AttrbenchError, Unavailable
@@ -22,7 +23,7 @@ from attrbench.evaluation.ground_truth_step import failed, finite, retrained
 from attrbench.evaluation.memory import Peaks, keep_freed_memory, reset_peaks
 from attrbench.evaluation.plan import Plan
 from attrbench.evaluation.progress import Observed, Reporter
-from attrbench.evaluation.provenance import code_digest, hardware, provenance
+from attrbench.evaluation.provenance import code_digest, distribution, hardware, provenance
 from attrbench.evaluation.requests import MethodRequest, RunSettings, TaskRequest, check_methods, check_requests
 from attrbench.evaluation.score import Measured, measure_metrics, measure_queries, without_groups
 from attrbench.store.fingerprint import fingerprint
@@ -33,11 +34,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Result:
-    """A record, where it lies, and whether it was there before."""
+    """A record, where it lies, and whether it was there before.
+
+    Attributes:
+        scores: [m, n] float32, where they were to be kept (`RunSettings.keep_scores`) and the method scores all items.
+    """
 
     record: Record
     path: Path
     reused: bool
+    scores: NDArray[np.float32] | None = None
 
 
 class TaskRun:
@@ -66,6 +72,8 @@ class TaskRun:
         self.methods = check_requests(task, methods, settings, self.reporter.note)
         self.device = torch_device(settings.device)
         self.hardware = hardware(self.device)
+        self._codes: dict[type, str] = {}
+        self._scores: dict[str, NDArray[np.float32]] = {}
 
     def results(self) -> Iterator[Result]:
         """Yields a result for each method, the reused ones first; a method that raises leaves a failed record."""
@@ -97,7 +105,7 @@ class TaskRun:
         for record in self._records(plan, todo, Peaks.now(self.device)):
             path = write_record(record, self.settings.out)
             self.reporter.tell("record_written", record=record, path=path)
-            yield Result(record, path, reused=False)
+            yield Result(record, path, reused=False, scores=self._scores.pop(record.identity, None))
 
     def _records(self, plan: Plan, todo: Sequence[MethodRequest], passes: Peaks) -> Iterator[Record]:
         """The record of each method; with a counterfactual each is trained for before the next is scored."""
@@ -117,7 +125,11 @@ class TaskRun:
                 yield record if record.status == "failed" else retrained(record, plan, self.reporter)
 
     def _code(self, request: MethodRequest) -> str:
-        return code_digest(type(request.method).__module__, type(self.task.task).__module__)
+        """Return the digest of the code, taken once a run: what a notebook defines may change while it is at work."""
+        kind = type(request.method)
+        if kind not in self._codes:
+            self._codes[kind] = code_digest(kind, type(self.task.task))
+        return self._codes[kind]
 
     def identity(self, request: MethodRequest) -> str:
         """Hash of all that decides the result of one method."""
@@ -141,6 +153,8 @@ class TaskRun:
         )
 
     def _existing(self, request: MethodRequest) -> Result | None:
+        if self._code(request).startswith(UNKNOWN):
+            return None
         identity = self.identity(request)
         for path in sorted((self.settings.out / self.task.task.meta.name).glob(f"*-{identity[:10]}.json")):
             try:
@@ -183,6 +197,8 @@ class TaskRun:
         fit_seconds = time.perf_counter() - started
         measured = measure_queries(scorer, query, context.depth)
         metrics = measure_metrics(self.registry, plan, measured, self.settings.seed, self.reporter.note)
+        if self.settings.keep_scores and measured.scores is not None:
+            self._scores[self.identity(request)] = measured.scores
         size = scorer.size()
         lost = coverage.nonfinite or (measured.ranked < 0).any()
         return self._record(request, plan.opened, coverage).model_copy(
@@ -209,7 +225,6 @@ class TaskRun:
         """The record of a run with everything but its results."""
         task, meta, method = self.task, self.task.task.meta, request.method
         options = task.task.options.model_dump(mode="json")
-        provider = self.registry.provider("method", request.spec.name)
         return Record(
             identity=self.identity(request),
             status="failed",
@@ -232,7 +247,7 @@ class TaskRun:
                 version=method.version,
                 label=request.label,
                 summary=method.summary,
-                distribution=f"{provider.distribution} {provider.version}",
+                distribution=distribution(self.registry, request.spec.name, type(method)),
                 options_given=request.spec.given,
                 options=method.options.model_dump(mode="json"),
             ),

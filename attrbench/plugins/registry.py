@@ -77,7 +77,7 @@ class Registry:
 
     def _registrar(self, kind: str, plugin: Plugin) -> Callable[[Any], None]:
         def register(entry: Any) -> None:
-            name = _checked_name(kind, entry)
+            name = registered_name(kind, entry)
             if name in self._entries[kind]:
                 owner = self._entries[kind][name][1]
                 raise AttrbenchError(
@@ -128,7 +128,7 @@ class Registry:
         raise error
 
 
-def _checked_name(kind: str, entry: Any) -> str:
+def registered_name(kind: str, entry: Any) -> str:
     """The name of what is registered, after making sure that it has what listing and running it need."""
     own = {"task": ("meta", "Options"), "executor": ("name", "summary"), "metric": ("name", "summary")}
     needed = own.get(kind, ("name", "summary", "Options"))

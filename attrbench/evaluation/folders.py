@@ -1,0 +1,26 @@
+"""Defaults of a run: its folders and its device."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+RESULTS = Path("attrbench-results")
+
+
+def results_folder(out: str | Path | None) -> Path:
+    """Return the folder of the records: the given one, that of ATTRBENCH_OUT, or `attrbench-results` here."""
+    return Path(os.environ.get("ATTRBENCH_OUT") or RESULTS) if out is None else Path(out)
+
+
+def cache_folder(cache: str | Path | None, out: str | Path | None) -> Path:
+    """Return the folder of features and indexes: the given one, that of ATTRBENCH_CACHE, or `cache` in that of records."""
+    given = os.environ.get("ATTRBENCH_CACHE") if cache is None else cache
+    return results_folder(out) / "cache" if not given else Path(given)
+
+
+def best_device() -> str:
+    """Return `cuda` where torch finds a CUDA device, else `cpu`."""
+    import torch  # heavy: only a run needs it
+
+    return "cuda" if torch.cuda.is_available() else "cpu"

@@ -1,0 +1,123 @@
+"""Write what `attrbench list` shows: methods, tasks, metrics and the like, without importing torch, pydantic or Typer."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import TYPE_CHECKING, Any
+
+from attrbench.plugins import registry as plugins
+
+if TYPE_CHECKING:
+    from attrbench.plugins.registry import Registry
+
+KINDS = ("methods", "tasks", "metrics", "executors", "preparations", "plugins")
+BOLD, RED, PLAIN = "\033[1m", "\033[31m", "\033[0m"
+
+
+def write_listing(what: str | None, options: bool, as_json: bool) -> None:
+    """Write one kind of things, or all, to standard output."""
+    registry = plugins.registry()
+    wanted = KINDS if what is None else (what,)
+    details = options or as_json
+    listing = {
+        kind: _plugins(registry) if kind == "plugins" else _entries(registry, kind[:-1], details) for kind in wanted
+    }
+    if as_json:
+        print(json.dumps(listing, indent=1))  # noqa: T201
+    else:
+        for kind, entries in listing.items():
+            _show(kind, entries, options)
+    sys.stdout.flush()  # a pipe that is closed is told of here
+
+
+def quick_arguments(arguments: list[str]) -> dict[str, Any] | None:
+    """Return the arguments of `write_listing` where a command line is a plain `list`; None for every other one.
+
+    Typer takes longer to import than listing everything takes.
+    """
+    if arguments[:1] != ["list"] or not {*arguments[1:]} <= {*KINDS, "--options", "--json"}:
+        return None
+    kinds = [argument for argument in arguments[1:] if argument in KINDS]
+    if len(kinds) > 1:
+        return None
+    return {"what": next(iter(kinds), None), "options": "--options" in arguments, "as_json": "--json" in arguments}
+
+
+def _entries(registry: Registry, kind: str, details: bool) -> list[dict[str, Any]]:
+    entries = []
+    for name in registry.names(kind):
+        plugin = registry.provider(kind, name)
+        entry: dict[str, Any] = {"name": name, "provider": f"{plugin.distribution} {plugin.version}"}
+        match kind:
+            case "method":
+                method = registry.method(name)
+                entry |= {"summary": method.summary, "citation": method.citation}
+                entry["options"] = _options(method) if details else []
+            case "task":
+                task = registry.task(name)
+                entry |= {"summary": task.meta.summary, "meta": task.meta.model_dump()}
+                entry["options"] = _options(task) if details else []
+            case "metric":
+                entry["summary"] = next(metric.summary for metric in registry.metrics() if metric.name == name)
+            case "preparation":
+                preparation = registry.preparation(name)
+                entry["summary"] = preparation.summary
+                entry["options"] = _options(preparation) if details else []
+            case _:
+                entry["summary"] = registry.executor(name).summary
+        entries.append(entry)
+    return entries
+
+
+def _options(owner: Any) -> list[dict[str, str]]:
+    """Return name, default and meaning of each option, and what it needs of others to have an effect."""
+    from attrbench.contracts.options import as_written, meanings, needs_of  # pydantic comes with it
+
+    explained, needs = meanings(owner.Options), needs_of(owner.Options)
+    return [
+        {
+            "name": name,
+            "default": as_written(field.default),
+            "meaning": explained.get(name, ""),
+            "needs": ",".join(map(str, needs.get(name, ()))),
+        }
+        for name, field in owner.Options.model_fields.items()
+    ]
+
+
+def _plugins(registry: Registry) -> list[dict[str, Any]]:
+    return [
+        {
+            "name": plugin.name,
+            "provider": f"{plugin.distribution} {plugin.version}",
+            "summary": f"error: {plugin.error}" if plugin.error else _provides(plugin.provides),
+            "error": plugin.error,
+            "provides": plugin.provides,
+        }
+        for plugin in registry.plugins
+    ]
+
+
+def _provides(provides: dict[str, list[str]]) -> str:
+    parts = [f"{len(names)} {kind}{'s' if len(names) > 1 else ''}" for kind, names in provides.items() if names]
+    return ", ".join(parts) or "nothing registered"
+
+
+def _show(kind: str, entries: list[dict[str, Any]], options: bool) -> None:
+    """Write plain columns; rich would take longer to import than everything else here to run."""
+    _write(kind, BOLD)
+    width = max((len(entry["name"]) for entry in entries), default=0)
+    summaries = max((len(entry["summary"]) for entry in entries if not entry.get("error")), default=0)
+    for entry in entries:
+        line = f"  {entry['name']:<{width}}  {entry['summary']:<{summaries}}  ({entry['provider']})"
+        _write(line, RED if entry.get("error") else "")
+        for option in entry.get("options", ()) if options else ():
+            needs = f" (with {option['needs']} only)" if option["needs"] else ""
+            _write(f"  {'':<{width}}    {option['name']}={option['default']}: {option['meaning']}{needs}")
+    _write("")
+
+
+def _write(line: str, style: str = "") -> None:
+    """Write a line, with its style on a terminal only."""
+    sys.stdout.write(f"{style}{line}{PLAIN}\n" if style and sys.stdout.isatty() else f"{line}\n")

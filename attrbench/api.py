@@ -11,20 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from attrbench.contracts import record as record_files
-from attrbench.gradients.engine import Engine
 from attrbench.contracts.record import Record
 from attrbench.contracts.task import OpenTask, Workspace
 from attrbench.errors import AttrbenchError, UsageError
+from attrbench.evaluation.config import reporter, run_settings
 from attrbench.evaluation.folders import best_device, cache_folder, results_folder
-from attrbench.evaluation.progress import Reporter, Silent, TerminalReporter
-from attrbench.evaluation.requests import (
-    MethodLike,
-    RunSettings,
-    TaskLike,
-    request_methods,
-    request_sweeps,
-    request_tasks,
-)
+from attrbench.evaluation.progress import Reporter
+from attrbench.evaluation.requests import MethodLike, TaskLike, request_methods, request_sweeps, request_tasks
 from attrbench.plugins import registry as plugins
 
 if TYPE_CHECKING:
@@ -70,10 +63,12 @@ def run(
             instances. A class need not be registered, and may be defined in a notebook.
         tasks: one or several: names with options, paths of task files, classes, instances.
         out: folder of the records; by default that of ATTRBENCH_OUT, else `attrbench-results`.
-        cache: folder of everything that can be computed again; by default that of ATTRBENCH_CACHE, else `cache` in `out`.
+        cache: folder of everything that can be computed again; by default that of ATTRBENCH_CACHE, else `cache`
+            in `out`.
         device: torch device; None for CUDA where there is one.
         seed: of intervals, and of methods that draw.
-        limit_train, limit_queries: use only the first so many items. Such a run is never ranked.
+        limit_train: use only the first so many training items; such a run is never ranked.
+        limit_queries: use only the first so many queries, likewise.
         executor: how jobs are carried out; one of `attrbench list executors`.
         rerun: score again what a record already answers.
         progress: whether stages are shown on standard error; or a reporter that shows them.
@@ -94,7 +89,7 @@ def run(
     from attrbench.evaluation.task_run import TaskRun  # torch comes with it, and wrong names are refused before
     from attrbench.results import Results
 
-    settings = _settings(
+    settings = run_settings(
         out,
         cache,
         device,
@@ -110,11 +105,11 @@ def run(
     )
     results: list[Result] = []
     for task in task_requests:
-        _collect(TaskRun(registry, task, method_requests, settings, _reporter(progress)).results(), results, on_result)
+        _collect(TaskRun(registry, task, method_requests, settings, reporter(progress)).results(), results, on_result)
     return Results(results, task_requests, settings)
 
 
-def tune(
+def tune(  # noqa: D417
     methods: MethodLike | Sequence[MethodLike | Sequence[MethodLike]],
     tasks: TaskLike | Sequence[TaskLike],
     *,
@@ -141,10 +136,10 @@ def tune(
             classes or instances.
         tasks: as for `run`; each must have tuning queries.
         by: the metric that decides, such as `average-precision`; by default the task's main metric.
-        out, cache, device, seed, limit_train, limit_queries, executor, rerun, progress, batch_size, backend: as for
-            `run`.
-        keep_scores: as for `run`.
-        on_choice, on_result: called with each choice and each result as soon as it is there.
+        on_choice: called with each choice as soon as it is made.
+        on_result: called with each result as soon as it is there.
+
+    The other arguments are those of `run`.
 
     Returns:
         The results of what was chosen, with `choices`. A choice of which no value has a result has `chosen` None.
@@ -160,7 +155,7 @@ def tune(
     from attrbench.evaluation.tune import TuningRun  # torch comes with it, as in `run`
     from attrbench.results import TunedResults
 
-    settings = _settings(
+    settings = run_settings(
         out,
         cache,
         device,
@@ -173,7 +168,7 @@ def tune(
         rerun=rerun,
         keep_scores=keep_scores,
     )
-    runs = [TuningRun(registry, task, sweeps, settings, _reporter(progress), by) for task in task_requests]
+    runs = [TuningRun(registry, task, sweeps, settings, reporter(progress), by) for task in task_requests]
     choices: list[Choice] = []
     results: list[Result] = []
     for tuning_run in runs:
@@ -183,7 +178,7 @@ def tune(
     return TunedResults(results, task_requests, settings, choices)
 
 
-def attribute(
+def attribute(  # noqa: D417
     method: MethodLike,
     task: TaskLike,
     *,
@@ -209,7 +204,8 @@ def attribute(
         picture_seed: seed of pictures that the model draws.
         k: how many training images.
         out: folder in which the cache lies by default.
-        cache, device, limit_train, progress, batch_size, backend: as for `run`.
+
+    The other arguments are those of `run`.
 
     Returns:
         The ranking with the pictures; a notebook shows it as a contact sheet.
@@ -226,14 +222,12 @@ def attribute(
 
     pictures = [Path(image) if isinstance(image, str) else image for image in _several(images)]
     question = attribution.Question(pictures, _several(prompts), picture_seed, k)
-    settings = _settings(out, cache, device, batch_size, backend, limit_train=limit_train)
-    return attribution.attribute(
-        registry, task_requests[0], method_requests[0], question, settings, _reporter(progress)
-    )
+    settings = run_settings(out, cache, device, batch_size, backend, limit_train=limit_train)
+    return attribution.attribute(registry, task_requests[0], method_requests[0], question, settings, reporter(progress))
 
 
 def open_task(task: TaskLike, *, cache: str | Path | None = None, device: str | None = "cpu") -> OpenTask:
-    """Return a task made ready: its training set `train`, its `queries` and its model `denoiser`, each loaded on first use.
+    """Return a task made ready: with `train`, `queries` and `denoiser`, each loaded when it is first used.
 
     Args:
         task: a single task, as for `run`.
@@ -254,7 +248,7 @@ def open_task(task: TaskLike, *, cache: str | Path | None = None, device: str | 
 
 
 def read_records(*folders: str | Path) -> list[Record]:
-    """Return all records below the folders, by default that of `run`; a file that can't be read is warned of in the log.
+    """Return all records below the folders, by default that of `run`; the log warns of files that can't be read.
 
     Raises:
         AttrbenchError: for a folder that is not there.
@@ -345,27 +339,3 @@ def _ignore(finding: Finding) -> None:
 def _several(given: Any) -> list[Any]:
     """Return a list of what was given, which may be a single thing."""
     return list(given) if isinstance(given, Iterable) and not isinstance(given, str | type) else [given]
-
-
-def _reporter(progress: bool | Reporter) -> Reporter:
-    if isinstance(progress, bool):
-        return TerminalReporter() if progress else Silent()
-    return progress
-
-
-def _settings(
-    out: str | Path | None,
-    cache: str | Path | None,
-    device: str | None,
-    batch_size: int | None,
-    backend: str,
-    **others: Any,
-) -> RunSettings:
-    """Return the settings of a run, with defaults for folders and device."""
-    return RunSettings(
-        out=results_folder(out),
-        cache=cache_folder(cache, out),
-        device=best_device() if device is None else device,
-        engine=Engine(backend, batch_size),
-        **others,
-    )

@@ -170,7 +170,7 @@ class _Hasher:
         self._add_pydantic(kind)
 
     def _add_pydantic(self, kind: type) -> None:
-        """What a pydantic model keeps apart from the members of the class: its fields, and what its validators are of."""
+        """What a pydantic model keeps apart from the members of its class: fields, and what its validators check."""
         fields = getattr(kind, "__pydantic_fields__", None) or getattr(kind, "model_fields", {})
         for name, field in sorted(fields.items()):
             self._all(name, field.default, field.default_factory, list(field.metadata), str(field.annotation))

@@ -63,7 +63,7 @@ class Results(Sequence[Result]):
         return self._result(method, task).record
 
     def rankings(self, method: MethodLike, task: TaskLike | None = None) -> NDArray[np.int64]:
-        """Return [m, k] ids of the training items at the top for each query, strongest first; -1 where fewer were found.
+        """Return [m, k] ids of the strongest training items of each query, in order; -1 where fewer were found.
 
         Raises:
             UsageError: as `record`.
@@ -96,7 +96,7 @@ class Results(Sequence[Result]):
     def pictures(
         self, query: int | Sequence[int], method: MethodLike, k: int = 10, task: TaskLike | None = None
     ) -> Image.Image:
-        """Draw queries, each with its first k training images in the order of the ranking; a notebook shows the picture.
+        """Draw queries, each with its first k training images in the ranking's order; a notebook shows the picture.
 
         Args:
             query: index of a query, or several.
@@ -133,7 +133,9 @@ class Results(Sequence[Result]):
         label, on = method_label(method), None if task is None else _task_name(task)
         known = [result for result in self._results if on is None or on in _names_of_task(result.record)]
         if not known:
-            raise unknown_name("task among the results", on or "", {result.record.task.label for result in self._results})
+            raise unknown_name(
+                "task among the results", on or "", {result.record.task.label for result in self._results}
+            )
         chosen = [result for result in known if result.record.method.label == label]
         chosen = chosen or [result for result in known if result.record.method.name == label]
         if not chosen:

@@ -1,4 +1,4 @@
-"""Write what `attrbench list` shows: methods, tasks, metrics and the like, without importing torch, pydantic or Typer."""
+"""Write what `attrbench list` shows: methods, tasks, metrics and so on, without importing pydantic or Typer."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def write_listing(what: str | None, options: bool, as_json: bool) -> None:
         kind: _plugins(registry) if kind == "plugins" else _entries(registry, kind[:-1], details) for kind in wanted
     }
     if as_json:
-        print(json.dumps(listing, indent=1))  # noqa: T201
+        _write(json.dumps(listing, indent=1))
     else:
         for kind, entries in listing.items():
             _show(kind, entries, options)

@@ -73,7 +73,7 @@ def run(
 
 
 class ExitCode:
-    """Shows results as they come, and keeps the exit code that they lead to: 1 where one failed, 3 where one is partial."""
+    """Shows results as they come, and keeps the exit code: 1 where one failed, 3 where one is partial."""
 
     def __init__(self) -> None:
         self._statuses: set[str] = set()

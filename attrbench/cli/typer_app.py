@@ -16,13 +16,25 @@ ClickException: Any = next(kind for kind in typer.BadParameter.__mro__ if kind._
 COMMANDS = {
     "list": ("list_command:list_", "List methods, tasks, metrics, executors, preparations of data sets and plugins."),
     "run": ("run_command:run", "Run methods on tasks."),
-    "tune": ("tune_command:tune", "Choose options on the task's tuning queries, and run the best on the reported ones."),
-    "attribute": ("attribute_command:attribute", "Rank the training images for a picture, and draw them on a contact sheet."),
+    "tune": (
+        "tune_command:tune",
+        "Choose options on the task's tuning queries, and run the best on the reported ones.",
+    ),
+    "attribute": (
+        "attribute_command:attribute",
+        "Rank the training images for a picture, and draw them on a contact sheet.",
+    ),
     "leaderboard": ("leaderboard_command:leaderboard", "Rank the records of each task."),
-    "check": ("check_command:check", "Check that a method keeps to the contract, on a tiny task; exit 1 where it does not."),
+    "check": (
+        "check_command:check",
+        "Check that a method keeps to the contract, on a tiny task; exit 1 where it does not.",
+    ),
     "train": ("train_command:train", "Repeat the training of a task's weights."),
     "prepare": ("prepare_command:prepare", "Put a data set together, as an image folder."),
-    "doctor": ("doctor_command:doctor", "Check Python, libraries, device, memory, disk and plugins; exit 1 where something is wrong."),
+    "doctor": (
+        "doctor_command:doctor",
+        "Check Python, libraries, device, memory, disk and plugins; exit 1 where something is wrong.",
+    ),
     "new": ("new_command:new_app", "Write a file to start from."),
     "cache": ("cache_command:cache_app", "List, check and clear the cache of features and indexes."),
 }

@@ -147,7 +147,9 @@ def attribute(
         advance()
     if np.isnan(ranking.scores[ranking.ids >= 0]).any():
         raise AttrbenchError(f"{request.label} gave a score that is NaN")
-    return Attribution(task.label, task.task.meta.name, request.label, asked.queries, opened.train, ranking, read.nonfinite())
+    return Attribution(
+        task.label, task.task.meta.name, request.label, asked.queries, opened.train, ranking, read.nonfinite()
+    )
 
 
 def check_question(question: Question) -> None:

@@ -14,7 +14,7 @@ def results_folder(out: str | Path | None) -> Path:
 
 
 def cache_folder(cache: str | Path | None, out: str | Path | None) -> Path:
-    """Return the folder of features and indexes: the given one, that of ATTRBENCH_CACHE, or `cache` in that of records."""
+    """Return the folder of features and indexes: the given one, ATTRBENCH_CACHE, or `cache` in that of the records."""
     given = os.environ.get("ATTRBENCH_CACHE") if cache is None else cache
     return results_folder(out) / "cache" if not given else Path(given)
 

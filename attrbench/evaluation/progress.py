@@ -63,8 +63,14 @@ class TerminalReporter:
     def stage(self, name: str, total: int) -> Iterator[Advance]:
         """See `Reporter`."""
         started = time.perf_counter()
-        if self._console.is_terminal:
-            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn  # as above
+        if sys.stderr.isatty():  # a notebook's kernel asks rich for colors, and shows no bars
+            from rich.progress import (
+                BarColumn,
+                MofNCompleteColumn,
+                Progress,
+                TextColumn,
+                TimeRemainingColumn,
+            )  # as above
 
             columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
             with Progress(*columns, console=self._console, transient=True) as progress:

@@ -11,6 +11,7 @@ from importlib import metadata
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
+
 import psutil
 import torch
 
@@ -94,8 +95,8 @@ def code_digest(*owners: type | str) -> str:
             a file (of a notebook or a script) its own code counts, and what it refers to (attrbench.code_digest).
 
     Returns:
-        64 hex digits. It begins with `attrbench.code_digest.UNKNOWN` where something can't be told; a record with such a
-        digest answers no later run.
+        64 hex digits. It begins with `attrbench.code_digest.UNKNOWN` where something can't be told; a record with
+        such a digest answers no later run.
     """
     classes = [owner for owner in owners if isinstance(owner, type)]
     modules = {owner for owner in owners if isinstance(owner, str)} | {kind.__module__ for kind in classes}
@@ -132,7 +133,7 @@ def _files_digest(module: ModuleType | None) -> str:
 
 
 def distribution(registry: Registry, name: str, kind: type) -> str:
-    """Return the package and version that a method came with; for one that is not registered, its module or `notebook`."""
+    """Return the package and version that a method came with; without a plugin, its module or `notebook`."""
     if name in registry.names("method"):
         plugin = registry.provider("method", name)
         return f"{plugin.distribution} {plugin.version}"
@@ -154,7 +155,7 @@ def provenance(code: str) -> Provenance:
 
 @cache
 def _git() -> tuple[str | None, bool | None]:
-    """Return revision and dirty flag of the checkout that this package runs from; None where it is no tracked checkout."""
+    """Return revision and dirty flag of the checkout that this package runs from; None where it is none."""
     folder = Path(attrbench.__file__).parent
 
     def git(*arguments: str) -> str | None:

@@ -196,7 +196,9 @@ def request_methods(registry: Registry, methods: Sequence[MethodLike]) -> list[M
     kinds: dict[str, type] = {}
     for request in requests:
         if kinds.setdefault(request.spec.name, type(request.method)) is not type(request.method):
-            raise UsageError(f"two classes of methods have the name '{request.spec.name}': give one of them another name")
+            raise UsageError(
+                f"two classes of methods have the name '{request.spec.name}': give one of them another name"
+            )
     return without_doubles(requests)
 
 
@@ -232,7 +234,11 @@ def _refuse_other(registry: Registry, role: Literal["method", "task"], name: str
 
 def _given(options: Options) -> dict[str, str]:
     """Return the options that were set, as one writes them on the command line."""
-    return {name: as_written(getattr(options, name)) for name in type(options).model_fields if name in options.model_fields_set}
+    return {
+        name: as_written(getattr(options, name))
+        for name in type(options).model_fields
+        if name in options.model_fields_set
+    }
 
 
 def without_doubles(requests: Iterable[MethodRequest]) -> list[MethodRequest]:

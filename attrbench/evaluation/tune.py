@@ -158,7 +158,7 @@ def best_of(values: Sequence[float | None], higher_is_better: bool) -> int | Non
 
 
 def edge_advice(requests: Sequence[MethodRequest], best: int) -> str:
-    """Return the advice that a wider sweep may hold a better value, where the best one of a single option lies at its end."""
+    """Return the advice to widen the sweep, where the best value of a single option lies at its end; else nothing."""
     given = [request.spec.given for request in requests]
     varied = [name for name in given[0] if len({each[name] for each in given}) > 1]
     if len(varied) != 1:

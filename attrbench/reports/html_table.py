@@ -20,7 +20,9 @@ def to_html(tables: Sequence[Table]) -> str:
 def _html(table: Table) -> str:
     columns = header(table)
     rows = [_row(columns, columns, "th", "font-weight:bold;")]
-    rows += [_row(columns, ranked_cells(table, row), "td", "font-weight:bold;" * (row.rank == 1)) for row in table.ranked]
+    rows += [
+        _row(columns, ranked_cells(table, row), "td", "font-weight:bold;" * (row.rank == 1)) for row in table.ranked
+    ]
     rows += [_row(columns, cells, "td", "font-style:italic;") for cells in reference_cells(table)]
     rows += [_row(columns, below_cells(table, row), "td", "opacity:0.65;") for row in table.below]
     notes = "".join(f"<br>{escape(line)}" for line in caption(table))

@@ -54,12 +54,13 @@ class Cells:
 
     def __init__(self, *cells):
         self.module = types.ModuleType("notebook_without_file")
+        self.number = 0
         for cell in cells:
             self.run(cell)
 
-    def run(self, cell, number=[0]):
-        number[0] += 1
-        exec(compile(textwrap.dedent(cell), f"<cell {number[0]}>", "exec"), self.module.__dict__)
+    def run(self, cell):
+        self.number += 1
+        exec(compile(textwrap.dedent(cell), f"<cell {self.number}>", "exec"), self.module.__dict__)
 
     @property
     def digest(self):

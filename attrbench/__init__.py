@@ -12,8 +12,10 @@ if TYPE_CHECKING:
     from attrbench.api import attribute, check, leaderboard, open_task, read_records, run, tune
     from attrbench.contracts.executor import Executor
     from attrbench.contracts.feature import Feature
+    from attrbench.contracts.ground_truth import GroundTruth
     from attrbench.contracts.method import Method
     from attrbench.contracts.metric import Metric
+    from attrbench.contracts.model_family import ModelFamily
     from attrbench.contracts.options import Options
     from attrbench.contracts.task import Task
     from attrbench.plugins.hookspecs import hookimpl
@@ -22,8 +24,10 @@ __version__ = "0.1.0"
 __all__ = [
     "Executor",
     "Feature",
+    "GroundTruth",
     "Method",
     "Metric",
+    "ModelFamily",
     "Options",
     "Task",
     "__version__",
@@ -40,8 +44,10 @@ __all__ = [
 _MODULES = {
     "Executor": "attrbench.contracts.executor",
     "Feature": "attrbench.contracts.feature",
+    "GroundTruth": "attrbench.contracts.ground_truth",
     "Method": "attrbench.contracts.method",
     "Metric": "attrbench.contracts.metric",
+    "ModelFamily": "attrbench.contracts.model_family",
     "Options": "attrbench.contracts.options",
     "Task": "attrbench.contracts.task",
     "attribute": "attrbench.api",

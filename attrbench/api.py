@@ -71,8 +71,8 @@ def run(
             instances. A class need not be registered, and may be defined in a notebook.
         tasks: one or several: names with options, paths of task files, classes, instances.
         out: folder of the records; by default that of ATTRBENCH_OUT, else `attrbench-results`.
-        cache: folder of everything that can be computed again; by default that of ATTRBENCH_CACHE, else `cache`
-            in `out`.
+        cache: folder of everything that can be computed again; by default that of ATTRBENCH_CACHE, else the
+            user's cache folder.
         device: torch device; None for CUDA where there is one.
         seed: of intervals, and of methods that draw.
         limit_train: use only the first so many training items; such a run is never ranked.

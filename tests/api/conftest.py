@@ -33,5 +33,5 @@ def toy():
 
 @pytest.fixture(autouse=True)
 def _folders(tmp_path, monkeypatch):
-    monkeypatch.delenv("ATTRBENCH_CACHE", raising=False)
+    monkeypatch.setenv("ATTRBENCH_CACHE", str(tmp_path / "results" / "cache"))
     monkeypatch.setenv("ATTRBENCH_OUT", str(tmp_path / "results"))

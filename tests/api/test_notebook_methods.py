@@ -15,7 +15,8 @@ METHOD = """
 import numpy as np
 from pydantic import Field
 from attrbench import Method, Options
-from attrbench.contracts.feature import FeaturePlan, Images
+from attrbench.contracts.feature import FeatureRequest
+from attrbench.features.images import Images
 from attrbench.contracts.method import ExhaustiveScorer, StateSize
 
 def brightness(images):
@@ -26,7 +27,7 @@ class Nearest(ExhaustiveScorer):
         self.train = train
 
     def scores(self, query):
-        return -np.abs(brightness(query.images)[:, None] - self.train[None, :])
+        return -np.abs(brightness(query[Images()])[:, None] - self.train[None, :])
 
     def size(self):
         return StateSize(rows=self.train.nbytes)
@@ -39,22 +40,27 @@ class Brightness(Method):
         scale: float = Field(1.0, gt=0, le=10)
 
     def features(self):
-        return FeaturePlan(Images(), Images())
+        return FeatureRequest.both(Images())
 
     def fit(self, train, context):
-        return Nearest(self.options.scale * brightness(train.images))
+        return Nearest(self.options.scale * brightness(train[Images()]))
 """
 
 TRANSFORM = """
 from attrbench import Method, Options
-from attrbench.contracts.feature import FeaturePlan, GradientProducts, GradientSource, TimestepGrid
+from attrbench.contracts.feature import FeatureRequest
+from attrbench.contracts.gradient_source import GradientSource, TimestepGrid
+from attrbench.features.gradient_products import GradientProducts
 from attrbench.contracts.method import ExhaustiveScorer, StateSize, Transformed
 
 FACTOR = 2.0
 
 class Sum(ExhaustiveScorer):
+    def __init__(self, products):
+        self.products = products
+
     def scores(self, query):
-        return query.products.values.sum(axis=2)
+        return query[self.products].values.sum(axis=2)
 
     def size(self):
         return StateSize()
@@ -67,15 +73,17 @@ class Scaled(Method):
         pass
 
     def features(self):
-        source = GradientSource(grid=TimestepGrid(steps=1))
-        feature = GradientProducts(source=source, transform=self.key)
-        return FeaturePlan(feature, feature)
+        return FeatureRequest.both(self.products)
+
+    @property
+    def products(self):
+        return GradientProducts(source=GradientSource(grid=TimestepGrid(steps=1)), transform=self.key)
 
     def transform(self, gradients, context):
         return Transformed(gradients * FACTOR)
 
     def fit(self, train, context):
-        return Sum()
+        return Sum(self.products)
 """
 
 

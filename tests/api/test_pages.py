@@ -1,4 +1,4 @@
-"""What docs/python-api.md and the example notebook show is what happens."""
+"""What docs/how-to/python-api.md and the example notebook show is what happens."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ import pytest
 from PIL import Image
 
 DOCS = Path(__file__).parents[2] / "docs"
-PAGE = (DOCS / "python-api.md").read_text(encoding="utf-8")
+HOW_TO = DOCS / "how-to"
+PAGE = (HOW_TO / "python-api.md").read_text(encoding="utf-8")
 
 
 def test_every_snippet_of_the_page_runs_in_the_order_of_the_page(tmp_path, monkeypatch, capsys):
@@ -33,7 +34,7 @@ def test_every_snippet_of_the_page_runs_in_the_order_of_the_page(tmp_path, monke
 def test_links_of_the_page_lead_somewhere():
     links = re.findall(r"\]\(([^)#:]+)\)", PAGE)
     assert links
-    assert [link for link in links if not (DOCS / link).is_file()] == []
+    assert [link for link in links if not (HOW_TO / link).is_file()] == []
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +48,7 @@ def executed(tmp_path_factory):
     folder = tmp_path_factory.mktemp("notebook")
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("ATTRBENCH_OUT", raising=False)
+        patch.setenv("ATTRBENCH_CACHE", str(folder / "cache"))
         patch.setenv("OMP_NUM_THREADS", "1")
         nbclient.NotebookClient(
             notebook, timeout=600, kernel_name="python3", resources={"metadata": {"path": str(folder)}}

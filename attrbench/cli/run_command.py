@@ -130,7 +130,7 @@ def _costs(record: Record) -> str:
 
 
 def _reference(record: Record, main: MetricResult) -> str:
-    """What to compare the number with: the controls of a counterfactual, or chance."""
+    """What to compare the number with: the controls of a ground truth, or chance."""
     if record.controls:
         controls = (f"{control.name} {control.result.value:.3f}" for control in record.controls)
         return f" (controls: {', '.join(controls)})"

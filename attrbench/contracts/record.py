@@ -84,10 +84,10 @@ class MetricResult(_Part):
     Attributes:
         metric: name of the metric; `k` its cut-off.
         value: mean over the queries.
-        low, high: 95% percentile-bootstrap interval over the queries; None for a single query. Of a counterfactual,
+        low, high: 95% percentile-bootstrap interval over the queries; None for a single query. Of a ground truth,
             the interval over training seeds and pictures; None for a single seed.
-        ceiling: mean of the best reachable values; of a counterfactual, what its ceiling control reached.
-        random: expectation under a uniformly random ranking; of a counterfactual, what random removal did.
+        ceiling: mean of the best reachable values; of a ground truth, what its ceiling control reached.
+        random: expectation under a uniformly random ranking; of a ground truth, what random removal did.
         per_query: the value of each query, in query order; for a metric of retrained models, that of each picture.
         higher_is_better: the metric's direction.
         clusters: `per_query` is so many equal runs of values, one after the other, that belong together: one for each
@@ -114,7 +114,7 @@ class MetricResult(_Part):
 
 
 class Control(_Part):
-    """The main metric of a counterfactual where something else than the method chose the items to remove.
+    """The main metric of a ground truth where something else than the method chose the items to remove.
 
     Attributes:
         name: what chose them, in words.
@@ -247,7 +247,7 @@ class Record(_Part):
         facts: what the method says of itself: the damping it used, a residual, a number of steps; and what a
             counterfactual says of the items that it removed.
         tuned: how the options were chosen; None where they were given.
-        controls: of a counterfactual: the main metric where something else chose what to remove.
+        controls: of a ground truth: the main metric where something else chose what to remove.
         peak_memory_bytes, peak_device_bytes: of the process and of torch on a CUDA device, while this run's passes
             that serve the method were computed and while it was fitted and asked; libraries included.
         identity: hash of all that decides the result; a record with the same identity is not computed again.

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from attrbench.contracts.feature import FeaturePlan, Images
+from attrbench.contracts.ground_truth import GroundTruth, OpenGroundTruth
 from attrbench.contracts.method import ExhaustiveScorer, Method, StateSize
 from attrbench.contracts.options import Options
 from attrbench.contracts.record import TUNING_RUNS, Record, read_records
@@ -38,7 +39,6 @@ class TaskOptions(Options):
 
 class Open(OpenTask):
     denoiser = None
-    counterfactual = None
 
     def __init__(self, lies_at):
         self._lies_at = lies_at
@@ -74,23 +74,32 @@ class Lying2(Lying):
     meta = meta("lying2-mini")
 
 
-class Trains:
-    """A counterfactual that must not be measured."""
+class Trains(OpenGroundTruth):
+    """A ground truth that must not be measured."""
 
     depth = 5
     summary = "trains for hours"
 
+    def measure(self, outcome, seed, stage):
+        raise AssertionError
+
+
+class OfTuningQueries(GroundTruth[Options]):
+    """It applies to the tuning queries of one task."""
+
+    name = "of-tuning-queries"
+    summary = "trains for hours"
+    Options = Options
+
+    def open(self, setting):
+        asked = setting.task.meta.name == "retrained-mini" and setting.task.options.query_set == "tuning"
+        return Trains() if asked else None
+
 
 class Retrained(Lying):
-    """Its tuning queries have a counterfactual."""
+    """Its tuning queries have a ground truth."""
 
     meta = meta("retrained-mini")
-
-    def open(self, workspace):
-        opened = super().open(workspace)
-        if self.options.query_set == "tuning":
-            opened.counterfactual = Trains()
-        return opened
 
 
 class Untuned(Lying):
@@ -139,6 +148,9 @@ def tune(monkeypatch, attrbench, tmp_path):
     tasks = (Lying, Lying2, Retrained, Untuned)
     plugin.register_tasks = hookimpl(lambda register: [register(task) for task in tasks], specname="register_tasks")
     plugin.register_methods = hookimpl(lambda register: register(Place), specname="register_methods")
+    plugin.register_ground_truths = hookimpl(
+        lambda register: register(OfTuningQueries), specname="register_ground_truths"
+    )
     registry = load_registry()
     registry.load(Plugin("lying", "attrbench-tests", "1"), lambda: plugin)
     monkeypatch.setattr("attrbench.plugins.registry.registry", lambda: registry)

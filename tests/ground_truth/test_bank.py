@@ -11,8 +11,8 @@ from safetensors.numpy import load_file, save_file
 
 from attrbench.cli.app import main
 from attrbench.contracts.feature import FeaturePlan
-from attrbench.contracts.metric import Outcome
 from attrbench.contracts.method import Method, Ranking, Scorer, StateSize
+from attrbench.contracts.metric import Outcome
 from attrbench.contracts.options import Options, Spec
 from attrbench.contracts.task import Task
 from attrbench.errors import AttrbenchError, Unavailable, UsageError

@@ -12,7 +12,7 @@ def test_a_subset_depends_on_seed_and_number_alone(kind):
     assert np.array_equal(draw_subset(50, 13, 7, kind=kind), every[13])
     assert len({tuple(subset) for subset in every}) == 20
     assert not np.array_equal(draw_subset(50, 13, 8, kind=kind), every[13])
-    assert all((np.diff(subset) > 0).all() and 0 <= subset[0] and subset[-1] < 50 for subset in every)
+    assert all((np.diff(subset) > 0).all() and subset[0] >= 0 and subset[-1] < 50 for subset in every)
 
 
 def test_fixed_subsets_have_the_size_and_bernoulli_subsets_have_it_on_average():

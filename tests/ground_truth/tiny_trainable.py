@@ -7,13 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from attrbench_tasks.training.train_ddpm import DDPMRecipe, scaled, train_ddpm
 
 from attrbench.contracts.ground_truth import ShipsSubsetLosses, TruthSetting
 from attrbench.contracts.options import Options
 from attrbench.contracts.task import Items, OpenTask, Task, TaskMeta, Trainable, Workspace
 from attrbench.models.families.ddpm import DDPMDenoiser
 from attrbench.store.fingerprint import fingerprint
+from attrbench_tasks.training.train_ddpm import DDPMRecipe, scaled, train_ddpm
 
 TRAIN, QUERIES, SIDE, TIMESTEPS = 24, 5, 8, 20
 RECIPE = DDPMRecipe(

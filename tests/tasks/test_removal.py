@@ -22,8 +22,8 @@ from attrbench.plugins.registry import Plugin, Registry, load_registry
 from attrbench.reports.leaderboard_table import to_csv, to_json, to_markdown, to_rich
 from attrbench.reports.ranking import build_tables
 from attrbench_tasks.datasets.mnist_source import load_mnist
-from attrbench_tasks.removal.mnist_removal import MnistRemoval, MnistRemovalMini, PaperRemovalOptions
 from attrbench_tasks.removal import removal_task
+from attrbench_tasks.removal.mnist_removal import MnistRemoval, MnistRemovalMini, PaperRemovalOptions
 from attrbench_tasks.removal.removal_task import RemovalOptions
 from attrbench_tasks.removal.thickness import METRIC, thicknesses
 from attrbench_tasks.training.train_ddpm import is_trained, scaled, train_ddpm

@@ -7,15 +7,15 @@ import pickle
 import numpy as np
 import pytest
 import torch
-from attrbench_tasks.removal import removal_task
-from attrbench_tasks.training import loop as fitting
-from attrbench_tasks.training.loop import STATE_FILE
-from attrbench_tasks.training.train_ddpm import scaled, train_ddpm
 
 from attrbench.contracts.ground_truth import TruthSetting
 from attrbench.errors import AttrbenchError
 from attrbench.ground_truth import retraining
 from attrbench.ground_truth.retraining import FOLDER, DrawnPictures, is_done, measured, run_trainings, training_job
+from attrbench_tasks.removal import removal_task
+from attrbench_tasks.training import loop as fitting
+from attrbench_tasks.training.loop import STATE_FILE
+from attrbench_tasks.training.train_ddpm import scaled, train_ddpm
 from tests.tasks.tiny_removal import ITEMS, RECIPE, Notes, TinyRemoval, bars, job_without, no_stage, setting, tiny_task
 
 A, B = ((1, 2, 5), 0), ((1, 2, 5), 1)

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from attrbench.store import default_cache
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -22,7 +24,11 @@ RESULTS = Path("attrbench-results")
 Out = Annotated[Path, typer.Option("--out", help="Folder of the records.", envvar="ATTRBENCH_OUT")]
 Cache = Annotated[
     Path | None,
-    typer.Option("--cache", help="Folder of features and indexes [default: OUT/cache].", envvar="ATTRBENCH_CACHE"),
+    typer.Option(
+        "--cache",
+        help="Folder of features and whatever else is kept [default: the user's cache folder].",
+        envvar="ATTRBENCH_CACHE",
+    ),
 ]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 Tasks = Annotated[list[str], typer.Option("--task", "-t", help="NAME or FILE.toml, with :KEY=VALUE,... or without.")]
@@ -46,16 +52,21 @@ def run_settings(
     out: Path, cache: Path | None, device: str | None, batch_size: int | None, backend: str, **others: Any
 ) -> RunSettings:
     """How to run, from what the verbs that compute gradients share and `others` of the settings."""
+    from attrbench.contracts.feature import Engine
     from attrbench.evaluation.requests import RunSettings
-    from attrbench.gradients.engine import Engine
 
     return RunSettings(
         out=out,
-        cache=out / "cache" if cache is None else cache,
+        cache=cache_folder(out, cache),
         device=default_device(device),
         engine=Engine(backend, batch_size),
         **others,
     )
+
+
+def cache_folder(out: Path, given: Path | None) -> Path:
+    """Return the cache folder that was asked for, or the default."""
+    return default_cache.default_cache(out) if given is None else given
 
 
 def default_device(given: str | None) -> str:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from attrbench.contracts.denoiser import Denoiser
+    from attrbench.contracts.model_family import ModelDescription
 
 OptionsT = TypeVar("OptionsT", bound=Options)
 
@@ -110,6 +111,13 @@ class OpenTask(ABC):
     @abstractmethod
     def denoiser(self) -> Denoiser:
         """The trained model."""
+
+    @property
+    def model_description(self) -> ModelDescription:
+        """Return what a plan must know of the model; tasks that can tell it without loading the model override it."""
+        from attrbench.contracts.model_family import ModelDescription  # brings torch, which listing tasks must not
+
+        return ModelDescription(self.denoiser)
 
     @property
     def notes(self) -> Sequence[str]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from attrbench.contracts.executor import Executor
 from attrbench.contracts.ground_truth import Effect, GroundTruth, OpenGroundTruth, TruthSetting
 from attrbench.contracts.metric import Outcome
 from attrbench.contracts.options import Spec, build_options, parse_spec
@@ -122,7 +123,9 @@ def open_ground_truths(
     return GroundTruths(setting, found) if measure else GroundTruths(setting, {}, list(found))
 
 
-def with_ground_truths(record: Record, truths: GroundTruths, outcome: Outcome, reporter: Reporter) -> Record:
+def with_ground_truths(
+    record: Record, truths: GroundTruths, outcome: Outcome, reporter: Reporter, executor: Executor[Any]
+) -> Record:
     """Return the record with what the ground truths say; a failed one where one of them could not be measured.
 
     Its ranking is cut to what other records keep.
@@ -133,7 +136,7 @@ def with_ground_truths(record: Record, truths: GroundTruths, outcome: Outcome, r
     try:
         use_opened_task(truths.setting)
         for truth in truths.measured.values():
-            run_trainings(truth.jobs(outcome), reporter.stage)
+            run_trainings(truth.jobs(outcome), reporter.stage, executor)
             effects.append(truth.measure(outcome, record.seed, reporter.stage))
     except Exception as error:
         return failed(cut, error)

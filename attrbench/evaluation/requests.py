@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from attrbench.contracts.feature import Engine
 from attrbench.contracts.options import Spec, build_options, parse_spec
 from attrbench.errors import AttrbenchError, Unavailable, UsageError
-from attrbench.gradients.engine import Engine
 from attrbench.taskfile.read import is_file, read_task
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from attrbench.contracts.denoiser import Denoiser
-from attrbench.contracts.feature import TimestepGrid
+from attrbench.contracts.gradient_source import TimestepGrid
 from attrbench.contracts.ground_truth import Measurement
 from attrbench.contracts.task import Items, OpenTask
 from attrbench.gradients.model_outputs import loss

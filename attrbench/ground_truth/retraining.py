@@ -9,22 +9,24 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import closing
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors.numpy import load_file, save
+from safetensors.numpy import load_file
 
 from attrbench.contracts.denoiser import Denoiser
+from attrbench.contracts.executor import Executor
 from attrbench.contracts.ground_truth import Measurement, Stage, TrainingJob, TruthSetting
+from attrbench.contracts.job import Receipt
 from attrbench.contracts.task import OpenTask, Trainable, Workspace
 from attrbench.errors import AttrbenchError
-from attrbench.store.checksums import is_whole, write_sealed
+from attrbench.executors.inline import InlineExecutor, InlineOptions
+from attrbench.store.artifacts import Artifact, cache_errors, write_arrays
 from attrbench.store.fingerprint import fingerprint
-from attrbench.store.locks import Claims
 
 log = logging.getLogger("attrbench.ground_truth")
 
@@ -34,8 +36,8 @@ BATCH = 64
 """Pictures drawn at once."""
 VERSION = 2
 """Raised whenever the same job gives other numbers."""
-
-State = Literal["done", "busy"]
+ATTEMPTS = 3
+"""How often the training of one model may fail."""
 
 
 def training_job(
@@ -68,9 +70,13 @@ def training_job(
     return TrainingJob(task, indices, seed, measurement, path, workspace)
 
 
+def _artifact(job: TrainingJob) -> Artifact:
+    return Artifact(job.path, "retrained model", job.title)
+
+
 def is_done(job: TrainingJob) -> bool:
     """Return whether the measurement is there and whole; reads all of it."""
-    return is_whole(job.path)
+    return _artifact(job).whole() is not None
 
 
 def measured(job: TrainingJob) -> dict[str, NDArray[Any]]:
@@ -78,65 +84,65 @@ def measured(job: TrainingJob) -> dict[str, NDArray[Any]]:
     return load_file(job.path)
 
 
-def run_trainings(
-    jobs: Iterable[TrainingJob], stage: Stage, execute: Callable[[TrainingJob], State] | None = None
-) -> None:
+def run_trainings(jobs: Iterable[TrainingJob], stage: Stage, executor: Executor[Any] | None = None) -> None:
     """Carry out the jobs that are not done, each once; those that other processes are at come last.
 
     Args:
         jobs: the jobs, with repeats or not.
         stage: where progress is shown: one step a model.
-        execute: does one job; by default `train_subset`, in this process.
+        executor: where they run; by default in this process.
+
+    Raises:
+        AttrbenchError: where a job failed `ATTEMPTS` times; what others made is kept.
     """
-    execute = train_subset if execute is None else execute
+    executor = InlineExecutor(InlineOptions()) if executor is None else executor
     missing = [job for job in dict.fromkeys(jobs) if not is_done(job)]
     if not missing:
         return
+    attempts: Counter[str] = Counter()
     with stage("retraining", len(missing)) as advance:
-        busy = []
-        for job in missing:
-            if execute(job) == "busy":
-                busy.append(job)
-            else:
-                advance()
-        for job in busy:
-            execute(replace(job, wait=True))
-            advance()
+        while missing:
+            left: list[TrainingJob] = []
+            for receipt in executor.run(missing, train_subset):
+                job = receipt.job
+                if receipt.state == "busy":
+                    left.append(replace(job, wait=True))
+                elif receipt.state == "failed":
+                    attempts[str(job.path)] += 1
+                    if attempts[str(job.path)] >= ATTEMPTS:
+                        raise AttrbenchError(f"{job.title}: {receipt.error}")
+                    left.append(job)
+                else:
+                    advance()
+            missing = left
 
 
-def train_subset(job: TrainingJob) -> State:
-    """Train and measure the model of a job in this process, unless that is done.
+def train_subset(job: TrainingJob) -> Receipt:
+    """Train and measure the model of a job in this process, unless that is done, and return its receipt.
 
-    A training that was cut off goes on from the last state that the task's recipe keeps on disk.
-
-    Returns:
-        `done`; or `busy`, where another process is at the same job and `job.wait` is false.
+    A training that was cut off goes on from the last state that the task's recipe keeps on disk. The receipt says
+    `busy` where another process is at the same job and `job.wait` is false.
 
     Raises:
         AttrbenchError: where the cache can't be written to, or the task has no recipe.
     """
-    try:
+    artifact = _artifact(job)
+    with cache_errors(job.path.parent):
         job.path.parent.mkdir(parents=True, exist_ok=True)
-        with (
-            closing(Claims(job.workspace.cache / "claims" / job.path.stem)) as claims,
-            claims.claim(0, job.wait) as ours,
-        ):
-            if not ours:
-                return "busy"
-            if not is_done(job):
-                _train_and_measure(job)
-            return "done"
-    except OSError as error:
-        raise AttrbenchError(
-            f"cannot write to the cache {job.path.parent}: {error.strerror}; choose another folder with --cache"
-        ) from None
+    with artifact.lock(job.wait) as ours:
+        if not ours:
+            return Receipt(job, "busy")
+        if artifact.whole() is None:
+            artifact.report_damage()
+            _train_and_measure(job, artifact)
+    return Receipt(job)
 
 
-def _train_and_measure(job: TrainingJob) -> None:
+def _train_and_measure(job: TrainingJob, artifact: Artifact) -> None:
     opened, folder = _opened_task(job), job.path.with_suffix("")
     denoiser = _model(job, opened)
-    arrays = {name: np.ascontiguousarray(array) for name, array in job.measurement.measure(denoiser, opened).items()}
-    write_sealed(job.path, save(arrays))
+    arrays = job.measurement.measure(denoiser, opened)
+    artifact.write(lambda part: write_arrays(part, arrays))
     shutil.rmtree(folder, ignore_errors=True)
 
 

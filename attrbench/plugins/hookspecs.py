@@ -38,7 +38,7 @@ def register_metrics(register: Callable[[type[Metric]], None]) -> None:
 
 
 @hookspec
-def register_executors(register: Callable[[type[Executor]], None]) -> None:
+def register_executors(register: Callable[[type[Executor[Any]]], None]) -> None:
     """Call `register(ExecutorClass)` for each way to carry out the shards of a pass."""
 
 
@@ -50,6 +50,11 @@ def register_ground_truths(register: Callable[[type[GroundTruth[Any]]], None]) -
 @hookspec
 def register_preparations(register: Callable[[type[Preparation[Any]]], None]) -> None:
     """Call `register(PreparationClass)` for each data set that can be put together."""
+
+
+@hookspec
+def register_model_families(register: Callable[[str, str, str], None]) -> None:
+    """Call `register(name, summary, "package.module:FamilyClass")` for each kind of model that can be opened."""
 
 
 @hookspec

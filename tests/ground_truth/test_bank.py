@@ -10,7 +10,7 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 from attrbench.cli.app import main
-from attrbench.contracts.feature import FeaturePlan
+from attrbench.contracts.feature import FeatureRequest
 from attrbench.contracts.method import Method, Ranking, Scorer, StateSize
 from attrbench.contracts.metric import Outcome
 from attrbench.contracts.options import Options, Spec
@@ -196,7 +196,7 @@ class TopOnly(Method[Options]):
     Options = Options
 
     def features(self):
-        return FeaturePlan(train=None, query=None)
+        return FeatureRequest(train=None, query=None)
 
     def fit(self, train, context):
         return TopScorer()

@@ -14,7 +14,7 @@ from attrbench.evaluation.task_run import TaskRun
 from attrbench.plugins.registry import Plugin, load_registry
 from tests.ground_truth.tiny_trainable import QUERIES, TinyTrainable
 
-PAGE = Path(__file__).parents[2] / "docs" / "ground-truth.md"
+PAGE = Path(__file__).parents[2] / "docs" / "explanation" / "ground-truth.md"
 BLOCKS = re.findall(r"^```python\n(.*?)^```", PAGE.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from attrbench.contracts.feature import GradientSource
+from attrbench.contracts.gradient_source import GradientSource
 from attrbench.ground_truth import losses as losses_module
 from attrbench.ground_truth.losses import QueryLosses, content_key
 from attrbench.models.noise import feature_noise, gaussian

@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 
 from attrbench.contracts.task import Workspace
 from attrbench.errors import AttrbenchError
-from attrbench.models.encoders import PipelineEncoders
+from attrbench.models.pipeline_encoders import PipelineEncoders
 from attrbench_tasks.dmin_paper import constants as paper
 from attrbench_tasks.dmin_paper.text_to_image_tasks import SD3Full, SD3LoRA, SD14LoRA
 from attrbench_tasks.dmin_paper.train_lora import PaperRecipe, PartsOfLoss, recipe_of
@@ -65,17 +65,17 @@ def assert_equal(found, expected, **tolerance):
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_interrupted_training_ends_with_the_same_weights(kind, root, tmp_path, monkeypatch):
     whole, _ = trained(kind, root, tmp_path / "whole")
-    save, saved = fitting._State.save, []
+    save, saved = fitting.TrainingState.save, []
 
     def dies(self, step):
         save(self, step)
         saved.append(step)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(fitting._State, "save", dies)
+    monkeypatch.setattr(fitting.TrainingState, "save", dies)
     with pytest.raises(KeyboardInterrupt):
         trained(kind, root, tmp_path / "cut")
-    monkeypatch.setattr(fitting._State, "save", save)
+    monkeypatch.setattr(fitting.TrainingState, "save", save)
     assert saved == [2]
     assert [path.suffix for path in (tmp_path / "cut").iterdir() if path.is_file()] == [".safetensors"]
     resumed, lines = trained(kind, root, tmp_path / "cut")
@@ -124,7 +124,9 @@ def test_the_parts_of_a_loss_are_the_loss_of_the_network(root, tmp_path):
     recipe = recipe_of(task.training_base(), task.options, items)
     chosen, rng = recipe.batch(len(items), 0)
     state = rng.get_state()
-    total = sum(float(part.detach()) for part in PartsOfLoss(recipe, denoiser, items, np.arange(len(items)))(chosen, rng))
+    total = sum(
+        float(part.detach()) for part in PartsOfLoss(recipe, denoiser, items, np.arange(len(items)))(chosen, rng)
+    )
     rng.set_state(state)
     noise = torch.randn((len(chosen), *denoiser.latent_shape), generator=rng)
     t = torch.randint(0, 1000, (len(chosen),), generator=rng)
@@ -145,7 +147,9 @@ def test_the_loss_of_sd3_is_that_of_flow_matching_at_logit_normal_timesteps(kind
     recipe = recipe_of(task.training_base(), task.options, items)
     chosen, rng = recipe.batch(len(items), 0)
     state = rng.get_state()
-    total = sum(float(part.detach()) for part in PartsOfLoss(recipe, denoiser, items, np.arange(len(items)))(chosen, rng))
+    total = sum(
+        float(part.detach()) for part in PartsOfLoss(recipe, denoiser, items, np.arange(len(items)))(chosen, rng)
+    )
     rng.set_state(state)
     noise = torch.randn((len(chosen), *denoiser.latent_shape), generator=rng)
     share = ((torch.randn(len(chosen), generator=rng).sigmoid() * 1000).long() + 1) / 1000

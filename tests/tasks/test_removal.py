@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from attrbench.conformance.toy_task import ToyTask
-from attrbench.contracts.feature import FeaturePlan
+from attrbench.contracts.feature import FeatureRequest
 from attrbench.contracts.method import Method, Ranking, Scorer, StateSize
 from attrbench.contracts.metric import Outcome
 from attrbench.contracts.options import Options
@@ -43,7 +43,7 @@ class Tens(Method[Options]):
     found = ITEMS
 
     def features(self):
-        return FeaturePlan(train=None, query=None)
+        return FeatureRequest(train=None, query=None)
 
     def fit(self, train, context):
         return TensScorer(min(context.depth, self.found))

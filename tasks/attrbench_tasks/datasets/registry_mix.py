@@ -1,7 +1,7 @@
 """The captioned 32x32 images of six families that the RGB minis share, and how they are divided.
 
-`data/registry_mix32.npz` holds 1,833 images from permissively licensed packages (see docs/tasks.md). Each family is
-cut, by one seed, into three parts:
+`data/registry_mix32.npz` holds 1,833 images from permissively licensed packages (see docs/reference/tasks.md). Each
+family is cut, by one seed, into three parts:
 
 - `base` (45%): what the shared parts and the base models are pre-trained on;
 - `tuning` (45%): the training set of the fine-tunings, whose influence is asked for;

@@ -1,6 +1,6 @@
 """What DMin's paper (arXiv 2412.08637) and its released files name: models, data sets, sizes and recipes.
 
-Where the paper is silent, docs/tasks.md says what is done here instead.
+Where the paper is silent, docs/reference/tasks.md says what is done here instead.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ from accelerate import Accelerator
 from numpy.typing import NDArray
 
 from attrbench.contracts.dataset_source import DatasetSource
-from attrbench.contracts.feature import TimestepGrid
+from attrbench.contracts.gradient_source import TimestepGrid
 from attrbench.contracts.task import Items, Workspace
 from attrbench.data.open_dataset import list_items
 from attrbench.errors import UsageError
@@ -42,7 +42,7 @@ from attrbench_tasks.training.train_text_to_image import (
 from attrbench_tasks.training.training_request import TrainingRequest
 
 ENCODED_AT_ONCE = 256
-"""Items that are encoded at once before an offloaded training."""
+"""Items whose images are read at once to be encoded before training."""
 
 
 class PaperRecipe(TextToImageRecipe):
@@ -184,8 +184,7 @@ def train(
     else:
         add_adapter(recipe, recipe.lora, network)
     denoiser.module = accelerator.prepare_model(network)
-    if denoiser.source.offload:  # the encoders come to the device once, not with every micro-batch
-        encode_all(denoiser, items, indices)
+    encode_all(denoiser, items, indices)
     loss = PartsOfLoss(recipe, denoiser, items, indices, accelerator)
     weights = fit(recipe, network, len(indices), loss, progress, accelerator=accelerator)
     accelerator.wait_for_everyone()
@@ -193,13 +192,18 @@ def train(
         return
     network.eval()
     if recipe.lora is None:
-        _save_pipeline(recipe, denoiser.source, network, progress.folder)
+        _save_pipeline(recipe, denoiser.config, network, progress.folder)
     else:
         save_lora(recipe, network, weights, progress.folder)
 
 
 def encode_all(denoiser: LatentDenoiser, items: Items, indices: NDArray[np.int64]) -> None:
-    """Encode the items with these indices ([k]), as far as the encoders' cache in main memory has room for them."""
+    """Encode the items with these indices ([k]), as far as the encoders' cache in main memory has room for them.
+
+    Encodings differ in their last bits with the batch that they are computed in. Encoding all of them in one order
+    before the first step makes them the same in a training that was resumed. Offloaded encoders come to the device
+    once, not with every micro-batch.
+    """
     for first in range(0, len(indices), ENCODED_AT_ONCE):
         rows = indices[first : first + ENCODED_AT_ONCE].tolist()
         denoiser.encoders.latents(items.images[rows], "model")

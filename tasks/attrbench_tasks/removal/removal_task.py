@@ -25,8 +25,8 @@ from attrbench.ground_truth.removal import Removable, RemovalRule, RemovalStudy
 from attrbench.ground_truth.retraining import draw
 from attrbench.metrics.removal import highest
 from attrbench.models.families.ddpm import DDPMDenoiser
+from attrbench.store.artifacts import Artifact
 from attrbench.store.fingerprint import fingerprint
-from attrbench_tasks.minis.query_pictures import kept_or_made
 from attrbench_tasks.removal.thickness import METRIC, Formula, thicknesses
 from attrbench_tasks.training.classifier import Labeled
 from attrbench_tasks.training.train_ddpm import DDPMRecipe, is_trained, scaled, train_ddpm
@@ -174,19 +174,21 @@ class OpenRemoval(OpenTask, Removable):
     def _strokes(self) -> NDArray[np.float64]:
         """[n] stroke thickness of the training images."""
         formula = self._task.options.thickness
-        path = self._kept("thickness", self._digest)
-        return kept_or_made(path, lambda: {"thickness": thicknesses(self._images, formula)})["thickness"]
+        kept = self._kept("thickness", f"{len(self._images):,} training images, by {formula}", self._digest)
+        return kept.arrays(lambda: {"thickness": thicknesses(self._images, formula)}).value["thickness"]
 
-    def _kept(self, kind: str, *parts: object) -> Path:
+    def _kept(self, kind: str, summary: str, *parts: object) -> Artifact:
         key = fingerprint([kind, self._task.options.thickness, *parts])
-        return self._workspace.cache / "queries" / f"{key[:20]}.safetensors"
+        shown = {"thickness": "stroke thickness", "thickest": "generated queries"}[kind]
+        return Artifact(self._workspace.cache / "queries" / f"{key[:20]}.safetensors", shown, summary)
 
     @cached_property
     def queries(self) -> Items:
         """The generated pictures with the thickest strokes, the thickest first."""
         options = self._task.options
-        path = self._kept("thickest", self.denoiser.fingerprint, options.generations, options.queries)
-        kept = kept_or_made(path, self._thickest)
+        summary = f"the {options.queries} of {options.generations} generated pictures with the thickest strokes"
+        artifact = self._kept("thickest", summary, self.denoiser.fingerprint, options.generations, options.queries)
+        kept = artifact.arrays(self._thickest).value
         digest = fingerprint(["thickest", kept["images"].tobytes().hex()])
         groups = ["thick"] * len(kept["images"])
         return Items(kept["images"], groups, [""] * len(groups), digest, seeds=kept["seeds"].tolist())

@@ -31,11 +31,14 @@ from peft import LoraConfig
 from pydantic import BaseModel, ConfigDict, Field
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer, T5EncoderModel, T5Tokenizer
 
-from attrbench_tasks.training.loop import LatentRecipe, Progress, finish, fit
+from attrbench.files import write_atomically
+from attrbench_tasks.training.loop import LatentRecipe, Progress, Weights, finish, fit
 
 Family = Literal["sd14", "sd3"]
 NETWORK = {"sd14": "unet", "sd3": "transformer"}
 """The network's folder in a pipeline, and its name as a component."""
+LORA_FILE = "pytorch_lora_weights.safetensors"
+"""The file that diffusers' `save_lora_weights` writes."""
 
 
 class LoRARecipe(BaseModel):
@@ -179,9 +182,7 @@ def add_adapter(recipe: TextToImageRecipe, lora: LoRARecipe, network: Any) -> No
         network.add_adapter(adapter)
 
 
-def _fit(
-    recipe: TextToImageRecipe, network: torch.nn.Module, data: EncodedImages, progress: Progress
-) -> dict[str, torch.Tensor]:
+def _fit(recipe: TextToImageRecipe, network: torch.nn.Module, data: EncodedImages, progress: Progress) -> Weights:
     path = _noise_path(recipe)
     device = data.latents.device
     empty = len(data.latents)
@@ -196,7 +197,14 @@ def _fit(
         predicted = network(noisy, timestep=t, **text, return_dict=False)[0]
         return F.mse_loss(predicted.float(), target)
 
-    return fit(recipe, network, len(data.latents), loss, progress, kept=partial(_kept, recipe, network))
+    return fit(
+        recipe,
+        network,
+        len(data.latents),
+        loss,
+        progress,
+        checkpoint_weights=partial(_checkpoint_weights, recipe, network),
+    )
 
 
 def _noise_path(recipe: TextToImageRecipe) -> Callable[..., tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
@@ -229,14 +237,14 @@ def _scheduler(recipe: TextToImageRecipe) -> Any:
     return {"sd14": PNDMScheduler, "sd3": FlowMatchEulerDiscreteScheduler}[recipe.family](**recipe.scheduler)
 
 
-def _kept(recipe: TextToImageRecipe, network: torch.nn.Module, ema: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def _checkpoint_weights(recipe: TextToImageRecipe, network: torch.nn.Module, ema: Weights) -> dict[str, torch.Tensor]:
     """The weights as a checkpoint keeps them: the whole network's, or the adapter's as diffusers names them."""
     if recipe.lora is None:
         return {name: ema.get(name, value) for name, value in network.state_dict().items()}
     return {f"{NETWORK[recipe.family]}.{name.replace('.default', '')}": value for name, value in ema.items()}
 
 
-def _save(recipe: TextToImageRecipe, network: Any, ema: dict[str, torch.Tensor], folder: Path) -> None:
+def _save(recipe: TextToImageRecipe, network: Any, ema: Weights, folder: Path) -> None:
     network.load_state_dict(ema, strict=False)
     network.eval().to(getattr(torch, recipe.dtype))
     network.save_pretrained(str(folder / NETWORK[recipe.family]), safe_serialization=True)
@@ -252,16 +260,31 @@ def _forget_origin(config: Path) -> None:
     config.write_text(json.dumps(contents, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
-def save_lora(recipe: TextToImageRecipe, network: Any, ema: dict[str, torch.Tensor], folder: Path) -> None:
-    """Saves adapter weights (as `fit` returns them) as diffusers' `save_lora_weights` does, with their recipe."""
+def save_lora(recipe: TextToImageRecipe, network: Any, ema: Weights, folder: Path) -> None:
+    """Save adapter weights (as `fit` returns them) as diffusers' `save_lora_weights` does, with their recipe."""
     pipeline = {"sd14": StableDiffusionPipeline, "sd3": StableDiffusion3Pipeline}[recipe.family]
     name = NETWORK[recipe.family]
-    layers = {key.removeprefix(f"{name}."): value for key, value in _kept(recipe, network, ema).items()}
+    layers = {key.removeprefix(f"{name}."): value for key, value in _checkpoint_weights(recipe, network, ema).items()}
+    adapter = network.peft_config["default"].to_dict()
+    adapter["target_modules"] = sorted(adapter["target_modules"])  # a set, whose order depends on the process
     pipeline.save_lora_weights(
         str(folder),
         **{
             f"{name}_lora_layers": {key: value.to(getattr(torch, recipe.dtype)) for key, value in layers.items()},
-            f"{name}_lora_adapter_metadata": network.peft_config["default"].to_dict(),  # alpha is in no weight
+            f"{name}_lora_adapter_metadata": adapter,  # alpha is in no weight
         },
     )
+    sort_header(folder / LORA_FILE)
     finish(recipe, folder)
+
+
+def sort_header(path: Path) -> None:
+    """Sort the header of a safetensors file, so that equal weights and metadata are equal bytes.
+
+    safetensors writes metadata in an order that differs from call to call.
+    """
+    data = path.read_bytes()
+    end = 8 + int.from_bytes(data[:8], "little")
+    header = json.dumps(json.loads(data[8:end]), sort_keys=True, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)  # tensors begin at multiples of 8
+    write_atomically(path, len(header).to_bytes(8, "little") + header + data[end:])

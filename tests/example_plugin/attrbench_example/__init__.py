@@ -1,4 +1,4 @@
-"""An example plugin for attrbench: a method, a task, and a ground truth."""
+"""An example plugin for attrbench: a method, a task, a ground truth and a model family."""
 
 from collections.abc import Callable
 from typing import Any
@@ -28,3 +28,9 @@ def register_tasks(register: Callable[[type[Task[Any]]], None]) -> None:
 def register_ground_truths(register: Callable[[type[GroundTruth[Any]]], None]) -> None:
     """Registers the ground truth."""
     register(LeftOutColor)
+
+
+@hookimpl
+def register_model_families(register: Callable[[str, str, str], None]) -> None:
+    """Registers the family."""
+    register("dit", "class-conditional diffusion transformer over latents", "attrbench_example.dit:DiT")

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from attrbench.cli.common import RESULTS, Cache, Debug, Out, TerminalReporter, cache_folder, console
+from attrbench.cli.common import RESULTS, Cache, Debug, Out, TerminalReporter, console
+from attrbench.evaluation.folders import cache_folder
 from attrbench.text import plain
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ def ls(out: Out = RESULTS, cache: Cache = None, as_json: AsJson = False, debug: 
     """List what is kept, with sizes and when it was last used."""
     from attrbench.store.cache_index import take_inventory
 
-    found = take_inventory(cache_folder(out, cache))
+    found = take_inventory(cache_folder(cache, out))
     if as_json:
         typer.echo(json.dumps(_listing(found), indent=1))
     else:
@@ -53,7 +54,7 @@ def verify(out: Out = RESULTS, cache: Cache = None, as_json: AsJson = False, deb
     """Read everything that is kept and compare size and checksum; exit 1 where one differs. Changes nothing."""
     from attrbench.store.cache_index import take_inventory
 
-    found = take_inventory(cache_folder(out, cache))
+    found = take_inventory(cache_folder(cache, out))
     pieces = found.pieces
     faults = [*found.unreadable, *(fault for group in found.groups if (fault := group.about_fault) is not None)]
     with TerminalReporter().stage("checksums", len(pieces)) as advance:
@@ -99,7 +100,7 @@ def gc(
     from attrbench.store.cache_index import take_inventory
     from attrbench.store.garbage import DAY, find_garbage, remove
 
-    found = take_inventory(cache_folder(out, cache))
+    found = take_inventory(cache_folder(cache, out))
     garbage = find_garbage(found, ENGINE_VERSION, None if older_than is None else older_than * DAY)
     failed, freed, files = False, 0, 0
     for removal in garbage.ready:

@@ -14,10 +14,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from attrbench.code_digest import UNKNOWN
 from attrbench.contracts.executor import Executor
 from attrbench.contracts.ground_truth import TruthSetting
 from attrbench.contracts.metric import Outcome
-from attrbench.contracts.options import build_options, parse_spec
 from attrbench.contracts.record import Coverage, Latency, MethodInfo, Quantiles, Record, Storage, TaskInfo, write_record
 from attrbench.contracts.task import Workspace
 from attrbench.errors import AttrbenchError, Unavailable
@@ -36,8 +36,15 @@ from attrbench.evaluation.jobs import TaskReference, use_world
 from attrbench.evaluation.memory import Peaks, keep_freed_memory, reset_peaks
 from attrbench.evaluation.plan import Plan, check_disk, make_plan, plan_lines
 from attrbench.evaluation.progress import Observed, Reporter
-from attrbench.evaluation.provenance import code_digest, hardware, provenance
-from attrbench.evaluation.requests import MethodRequest, RunSettings, TaskRequest, check_methods, check_requests
+from attrbench.evaluation.provenance import code_digest, distribution, hardware, provenance
+from attrbench.evaluation.requests import (
+    MethodRequest,
+    RunSettings,
+    TaskRequest,
+    check_methods,
+    check_requests,
+    request_executor,
+)
 from attrbench.evaluation.score import Measured, measure_metrics, measure_queries, outcome_of, without_groups
 from attrbench.evaluation.world import TaskWorld
 from attrbench.store.fingerprint import fingerprint
@@ -49,11 +56,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Result:
-    """A record, where it lies, and whether it was there before."""
+    """A record, where it lies, and whether it was there before.
+
+    Attributes:
+        scores: [m, n] float32, where they were to be kept (`RunSettings.keep_scores`) and the method scores all items.
+    """
 
     record: Record
     path: Path
     reused: bool
+    scores: NDArray[np.float32] | None = None
 
 
 class TaskRun:
@@ -83,6 +95,8 @@ class TaskRun:
         self.device = torch_device(settings.device)
         self.hardware = hardware(self.device)
         self._truths = request_ground_truths(registry, settings.ground_truths)
+        self._codes: dict[type, str] = {}
+        self._scores: dict[str, NDArray[np.float32]] = {}
 
     def results(self) -> Iterator[Result]:
         """Yields a result for each method, the reused ones first; a method that raises leaves a failed record."""
@@ -113,12 +127,12 @@ class TaskRun:
         if plan.stages:
             keep_freed_memory(world.opened.denoiser.module)
         reset_peaks(self.device)
-        with closing(make_executor(self.registry, self.settings)) as executor:
+        with closing(request_executor(self.registry, self.settings.executor)) as executor:
             progress = compute(plan, world, reference, executor, self.reporter)
             for record in self._records(world, progress, todo, Peaks.now(self.device), truths, executor):
                 path = write_record(record, self.settings.out)
                 self.reporter.tell("record_written", record=record, path=path)
-                yield Result(record, path, reused=False)
+                yield Result(record, path, reused=False, scores=self._scores.pop(record.identity, None))
 
     def _records(
         self,
@@ -155,7 +169,11 @@ class TaskRun:
         return open_ground_truths(self._truths, settings.ground_truths, setting, measure, self.reporter.note)
 
     def _code(self, request: MethodRequest) -> str:
-        return code_digest(type(request.method).__module__, type(self.task.task).__module__)
+        """Return the digest of the code, taken once a run: what a notebook defines may change while it is at work."""
+        kind = type(request.method)
+        if kind not in self._codes:
+            self._codes[kind] = code_digest(kind, type(self.task.task))
+        return self._codes[kind]
 
     def identity(self, request: MethodRequest) -> str:
         """Hash of all that decides the result of one method."""
@@ -182,6 +200,8 @@ class TaskRun:
         )
 
     def _existing(self, request: MethodRequest) -> Result | None:
+        if self._code(request).startswith(UNKNOWN):
+            return None
         identity = self.identity(request)
         for path in sorted((self.settings.out / self.task.task.meta.name).glob(f"*-{identity[:10]}.json")):
             try:
@@ -228,6 +248,8 @@ class TaskRun:
         fit_seconds = time.perf_counter() - started
         measured = measure_queries(scorer, query, context.depth)
         metrics = measure_metrics(self.registry, world, measured, self.settings.seed, self.reporter.note)
+        if self.settings.keep_scores and measured.scores is not None:
+            self._scores[self.identity(request)] = measured.scores
         size = scorer.size()
         lost = coverage.nonfinite or (measured.ranked < 0).any()
         notes = [*world.opened.notes, *([] if (reason := without_groups(world)) is None else [reason])]
@@ -256,7 +278,6 @@ class TaskRun:
         """The record of a run with everything but its results."""
         task, meta, method = self.task, self.task.task.meta, request.method
         options = task.task.options.model_dump(mode="json")
-        provider = self.registry.provider("method", request.spec.name)
         return Record(
             identity=self.identity(request),
             status="failed",
@@ -279,7 +300,7 @@ class TaskRun:
                 version=method.version,
                 label=request.label,
                 summary=method.summary,
-                distribution=f"{provider.distribution} {provider.version}",
+                distribution=distribution(self.registry, request.spec.name, type(method)),
                 options_given=request.spec.given,
                 options=method.options.model_dump(mode="json"),
             ),
@@ -290,20 +311,6 @@ class TaskRun:
             seed=self.settings.seed,
             command=self.settings.command(request, task),
         )
-
-
-def make_executor(registry: Registry, settings: RunSettings) -> Executor[Any]:
-    """Return the executor that the settings name, such as `inline` or `processes:4`.
-
-    Raises:
-        UsageError: for an unknown name or a wrong option.
-    """
-    name, _, value = settings.executor.partition(":")
-    kind = registry.executor(name)
-    if value and "=" not in value and kind.short_option:
-        value = f"{kind.short_option}={value}"
-    (spec,) = parse_spec(f"{name}:{value}" if value else name)
-    return kind(build_options("executor", spec, kind.Options))
 
 
 def torch_device(name: str) -> torch.device:

@@ -123,12 +123,12 @@ class Place(Method[PlaceOptions]):
     Options = PlaceOptions
 
     def features(self):
-        return FeatureRequest(Images(), Images())
+        return FeatureRequest.both(Images())
 
     def fit(self, train, context):
         if self.options.place > 1:
             raise AttrbenchError("there is no such place")
-        return PlaceScorer(train.images, self.options.place)
+        return PlaceScorer(train[Images()], self.options.place)
 
 
 class PlaceScorer(ExhaustiveScorer):
@@ -136,7 +136,7 @@ class PlaceScorer(ExhaustiveScorer):
         self._images, self._place = images, place
 
     def scores(self, query):
-        mine, theirs = (pixels[:, self._place, 0, 0] for pixels in (query.images, self._images))
+        mine, theirs = (pixels[:, self._place, 0, 0] for pixels in (query[Images()], self._images))
         return (mine[:, None] == theirs[None]).astype("f4")
 
     def size(self):

@@ -130,6 +130,31 @@ def test_run_and_leaderboard_work_with_the_plugins_task_and_method(
     assert rows["mean-color"]["storage_bytes"] == 60 * 3 * 4
 
 
+def test_the_plugins_ground_truth_is_measured_on_its_task_and_on_no_other(
+    installed: Installed, first_run: subprocess.CompletedProcess[str]
+) -> None:
+    assert first_run.returncode == 0, first_run.stderr
+    listing = json.loads(installed.attrbench("list", "ground-truths", "--json").stdout)
+    entries = {entry["name"]: entry for entry in listing["ground-truths"]}
+    assert entries["left-out-color"]["provider"] == "attrbench-example 0.1.0"
+    assert [option["name"] for option in entries["left-out-color"]["options"]] == ["by"]
+    assert entries["lds"]["provider"].startswith("attrbench ") and "removal" in entries
+    assert "ground truth left-out-color: 4 models, trained in closed form" in first_run.stderr
+    found = {}
+    for path in installed.records.glob("stripes-mini/*.json"):
+        record = json.loads(path.read_text())
+        found[record["method"]["name"]] = record
+    results = {name: record["metrics"][0] for name, record in found.items()}
+    assert {result["metric"] for result in results.values()} == {"left-out-color-top1"}
+    assert results["mean-color"]["value"] == 1.0 and results["random"]["value"] < 1.0
+    assert found["mean-color"]["facts"]["mean_rise"] > 0
+    other = ["run", "-m", "pixel", "-t", "stripes-mini", "--ground-truth", "left-out-color:by=max"]
+    done = installed.attrbench(*other, "--out", str(installed.records.parent / "other"))
+    assert done.returncode == 0, done.stderr
+    wrong = installed.attrbench("run", "-m", "pixel", "-t", "stripes-mini", "--ground-truth", "removal")
+    assert wrong.returncode == 2 and "does not apply to task stripes-mini" in wrong.stderr
+
+
 def test_a_task_file_names_a_folder_of_the_plugins_model_family(installed: Installed, tmp_path: Path) -> None:
     write_dit(tmp_path / "model")
     colors = {"red": (220, 20, 20), "lime": (20, 220, 20), "blue": (20, 20, 220)}

@@ -33,6 +33,7 @@ VERBS = (
     "new task",
     "train",
     "prepare",
+    "ground-truth build",
     "doctor",
     "cache ls",
     "cache verify",

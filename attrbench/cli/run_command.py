@@ -133,7 +133,7 @@ def _costs(record: Record) -> str:
 
 
 def _reference(record: Record, main: MetricResult) -> str:
-    """Return what the number is compared with: the controls of a counterfactual, or chance."""
+    """Return what the number is compared with: the controls of a ground truth, or chance."""
     if record.controls:
         controls = (f"{control.name} {control.result.value:.3f}" for control in record.controls)
         return f" (controls: {', '.join(controls)})"

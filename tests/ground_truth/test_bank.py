@@ -196,7 +196,7 @@ class TopOnly(Method[Options]):
     Options = Options
 
     def features(self):
-        return FeatureRequest(train=None, query=None)
+        return FeatureRequest()
 
     def fit(self, train, context):
         return TopScorer()

@@ -43,7 +43,7 @@ class Tens(Method[Options]):
     found = ITEMS
 
     def features(self):
-        return FeatureRequest(train=None, query=None)
+        return FeatureRequest()
 
     def fit(self, train, context):
         return TensScorer(min(context.depth, self.found))

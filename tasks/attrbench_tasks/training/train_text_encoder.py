@@ -1,4 +1,4 @@
-"""Small text encoders for the text-to-image minis: two CLIPs and a T5, trained against pictures and then frozen.
+"""Training of the text encoders of the text-to-image minis: two CLIPs and a T5, contrastive against images.
 
 One contrastive training (Radford et al. 2021) serves all three: each caption's embedding, by each encoder, shall be
 nearer to its own picture than to the others of the batch. The image encoder is thrown away afterwards.
@@ -34,7 +34,7 @@ WORD_END = "</w>"
 
 
 class TextEncoderRecipe(LatentRecipe):
-    """Everything that decides the encoders, besides the captioned images.
+    """Everything that decides a training of the encoders, besides the captioned images.
 
     Attributes:
         vocabulary: entries of each tokenizer.
@@ -52,7 +52,7 @@ class TextEncoderRecipe(LatentRecipe):
 
 
 def clip_tokenizer(captions: Sequence[str], recipe: TextEncoderRecipe) -> CLIPTokenizer:
-    """A byte-pair encoding of the captions that still encodes every other text."""
+    """Return a tokenizer with a byte-pair encoding of the captions that can encode every other text, too."""
     learned = Tokenizer(models.BPE(end_of_word_suffix=WORD_END))
     learned.normalizer = normalizers.Lowercase()
     learned.pre_tokenizer = pre_tokenizers.Whitespace()
@@ -67,7 +67,7 @@ def clip_tokenizer(captions: Sequence[str], recipe: TextEncoderRecipe) -> CLIPTo
 
 
 def t5_tokenizer(captions: Sequence[str], recipe: TextEncoderRecipe) -> T5Tokenizer:
-    """A unigram model: every word of the captions, and a learned half of pieces for the words that are not in them."""
+    """Return a tokenizer with a unigram model of the words of the captions, and of learned pieces for other words."""
     learned = Tokenizer(models.Unigram())
     learned.normalizer = normalizers.Lowercase()
     learned.pre_tokenizer = pre_tokenizers.Metaspace()
@@ -93,7 +93,7 @@ def train_text_encoders(
     device: torch.device,
     progress: Progress,
 ) -> None:
-    """Trains the encoders and saves them, with their tokenizers, below the folder of `progress`.
+    """Train the encoders and save them, with their tokenizers, below the folder of `progress`.
 
     Args:
         recipe: what to do.
@@ -136,7 +136,7 @@ def train_text_encoders(
 
 
 def _texts(model: Any, ids: torch.Tensor, ids_t5: torch.Tensor) -> list[torch.Tensor]:
-    """The three encoders' embeddings of a batch of captions; T5's is the mean over its tokens."""
+    """Return the three encoders' embeddings, each [B, width], of B captions; T5's is the mean over tokens."""
     embeddings = [model.get_submodule(name)(input_ids=ids).text_embeds for name in CLIPS]
     words = (ids_t5 != model.text_encoder_3.config.pad_token_id)[..., None]
     hidden = model.text_encoder_3(input_ids=ids_t5).last_hidden_state

@@ -155,14 +155,10 @@ class MiniTextToImageTask(Task[MiniTextToImageOptions], Trainable):
             denoiser = self.pipeline(weights, Workspace(Path(cache), device))
             pictures = denoiser.generate(held_out.captions, range(JUDGED_SEED, JUDGED_SEED + len(held_out)))
         families = probabilities(load_classifier(weights.parent / SHARED), pictures).argmax(1)
-        counts = {
-            name: {
-                "right": int((families == i)[held_out.families == i].sum()),
-                "of": int((held_out.families == i).sum()),
-            }
-            for i, name in enumerate(FAMILIES)
-        }
-        right = int((families == held_out.families).sum())
+        is_right = families == held_out.families
+        members = {name: held_out.families == i for i, name in enumerate(FAMILIES)}
+        counts = {name: {"right": int(is_right[of].sum()), "of": int(of.sum())} for name, of in members.items()}
+        right = int(is_right.sum())
         report = {"right": right, "of": len(held_out), "share": round(right / len(held_out), 4), "families": counts}
         write_atomically(weights / JUDGED, (json.dumps(report, indent=1) + "\n").encode())
         return f"{right} of {len(held_out)} pictures for held-out prompts show the family asked for, by the classifier"

@@ -10,6 +10,7 @@ import json
 import math
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -25,7 +26,7 @@ from transformers import (
     T5Tokenizer,
 )
 
-from attrbench_tasks.training.loop import LatentRecipe, Progress, finish, fit
+from attrbench_tasks.training.loop import STATE_FILE, LatentRecipe, Progress, finish, fit
 
 START, END, PAD = "<|startoftext|>", "<|endoftext|>", "<pad>"
 CLIPS = ("text_encoder", "text_encoder_2")
@@ -102,7 +103,7 @@ def train_text_encoders(
         device: where to train.
         progress: folder and report.
     """
-    clip_tokens, t5_tokens = clip_tokenizer(captions, recipe), t5_tokenizer(captions, recipe)
+    clip_tokens, t5_tokens = _tokenizers(captions, recipe, progress.folder)
     ids, ids_t5 = (
         tokenizer(
             list(captions), padding="max_length", truncation=True, max_length=recipe.length, return_tensors="pt"
@@ -115,11 +116,15 @@ def train_text_encoders(
     images = images.to(device)
 
     def loss(chosen: torch.Tensor, rng: torch.Generator) -> torch.Tensor:
+        dropout_seed = int(torch.randint(2**62, (), generator=rng))
         chosen = chosen.to(device)
         own = torch.arange(len(chosen), device=device)
         pictures = model.image(images[chosen]).chunk(3, dim=1)
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            torch.manual_seed(dropout_seed)
+            texts = _texts(model, ids[chosen], ids_t5[chosen])
         total = torch.zeros((), device=device)
-        for text, picture in zip(_texts(model, ids[chosen], ids_t5[chosen]), pictures, strict=True):
+        for text, picture in zip(texts, pictures, strict=True):
             logits = F.normalize(text.float(), dim=1) @ F.normalize(picture.float(), dim=1).T * model.scale.exp()
             total = total + (F.cross_entropy(logits, own) + F.cross_entropy(logits.T, own)) / 6
         return total
@@ -130,9 +135,24 @@ def train_text_encoders(
     for name in (*CLIPS, T5):
         encoder = model.get_submodule(name).to(getattr(torch, recipe.dtype))
         encoder.save_pretrained(progress.folder / name, safe_serialization=True)
-    clip_tokens.save_pretrained(progress.folder / "tokenizer")
-    t5_tokens.save_pretrained(progress.folder / "tokenizer_3")
     finish(recipe, progress.folder)
+
+
+def _tokenizers(captions: Sequence[str], recipe: TextEncoderRecipe, folder: Path) -> tuple[CLIPTokenizer, T5Tokenizer]:
+    """Return the tokenizers, which are saved in `folder`; those that are there where a training was cut off there.
+
+    The library `tokenizers` orders pieces of equal frequency by chance, so a second training of them gives others.
+    """
+    clip_folder, t5_folder = folder / "tokenizer", folder / "tokenizer_3"
+    if (folder / STATE_FILE).exists():
+        return (
+            CLIPTokenizer.from_pretrained(str(clip_folder), local_files_only=True),
+            T5Tokenizer.from_pretrained(str(t5_folder), local_files_only=True),
+        )
+    tokenizers = clip_tokenizer(captions, recipe), t5_tokenizer(captions, recipe)
+    for tokenizer, target in zip(tokenizers, (clip_folder, t5_folder), strict=True):
+        tokenizer.save_pretrained(target)
+    return tokenizers
 
 
 def _texts(model: Any, ids: torch.Tensor, ids_t5: torch.Tensor) -> list[torch.Tensor]:

@@ -25,6 +25,10 @@ class Unavailable(AttrbenchError):
     """
 
 
+class FeatureFailed(AttrbenchError):
+    """A feature could not be computed. The methods that need it fail; the others of the run go on."""
+
+
 class Interrupted(BaseException):
     """The run was stopped by a signal; what is finished is kept. Exit code 75 (EX_TEMPFAIL: try again).
 

@@ -8,6 +8,14 @@ from attrbench.store.fingerprint import fingerprint
 
 
 @pytest.fixture(scope="session", autouse=True)
+def _no_cache_of_the_user(tmp_path_factory):
+    """Tests, and the processes that they start, leave the user's own cache alone."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ATTRBENCH_CACHE", str(tmp_path_factory.mktemp("default-cache")))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
 def _one_thread():
     torch.set_num_threads(1)
 

@@ -19,6 +19,7 @@ from attrbench.cli.attribute_command import attribute
 from attrbench.cli.cache_command import cache_app
 from attrbench.cli.check_command import check
 from attrbench.cli.doctor_command import doctor
+from attrbench.cli.ground_truth_command import ground_truth_app
 from attrbench.cli.leaderboard_command import leaderboard
 from attrbench.cli.list_command import list_
 from attrbench.cli.new_command import new_app
@@ -50,6 +51,7 @@ app.command("prepare")(prepare)
 app.command("doctor")(doctor)
 app.add_typer(new_app, name="new")
 app.add_typer(cache_app, name="cache")
+app.add_typer(ground_truth_app, name="ground-truth")
 
 
 def main() -> None:

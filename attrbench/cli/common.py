@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from attrbench.store import default_cache
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -22,7 +24,11 @@ RESULTS = Path("attrbench-results")
 Out = Annotated[Path, typer.Option("--out", help="Folder of the records.", envvar="ATTRBENCH_OUT")]
 Cache = Annotated[
     Path | None,
-    typer.Option("--cache", help="Folder of features and indexes [default: OUT/cache].", envvar="ATTRBENCH_CACHE"),
+    typer.Option(
+        "--cache",
+        help="Folder of features and whatever else is kept [default: the user's cache folder].",
+        envvar="ATTRBENCH_CACHE",
+    ),
 ]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 Tasks = Annotated[list[str], typer.Option("--task", "-t", help="NAME or FILE.toml, with :KEY=VALUE,... or without.")]
@@ -34,6 +40,10 @@ BatchSize = Annotated[
 ]
 Backend = Annotated[Literal["hooks", "vmap", "loop"], typer.Option(help="How per-sample gradients are computed.")]
 Executor = Annotated[str, typer.Option(help="How shards are carried out.")]
+GroundTruths = Annotated[
+    list[str] | None,
+    typer.Option("--ground-truth", help="NAME:KEY=VALUE,...: measure this one too, or a default one with options."),
+]
 Rerun = Annotated[bool, typer.Option("--rerun", help="Score again what a record already answers.")]
 Device = Annotated[str | None, typer.Option(help="Torch device [default: cuda where there is one, else cpu].")]
 
@@ -42,16 +52,21 @@ def run_settings(
     out: Path, cache: Path | None, device: str | None, batch_size: int | None, backend: str, **others: Any
 ) -> RunSettings:
     """How to run, from what the verbs that compute gradients share and `others` of the settings."""
+    from attrbench.contracts.feature import Engine
     from attrbench.evaluation.requests import RunSettings
-    from attrbench.gradients.engine import Engine
 
     return RunSettings(
         out=out,
-        cache=out / "cache" if cache is None else cache,
+        cache=cache_folder(out, cache),
         device=default_device(device),
         engine=Engine(backend, batch_size),
         **others,
     )
+
+
+def cache_folder(out: Path, given: Path | None) -> Path:
+    """Return the cache folder that was asked for, or the default."""
+    return default_cache.default_cache(out) if given is None else given
 
 
 def default_device(given: str | None) -> str:

@@ -12,7 +12,7 @@ from attrbench.cli.common import Debug
 if TYPE_CHECKING:
     from attrbench.plugins.registry import Registry
 
-What = Literal["methods", "tasks", "metrics", "executors", "preparations", "plugins"]
+What = Literal["methods", "tasks", "metrics", "executors", "preparations", "ground-truths", "plugins"]
 
 
 def list_(
@@ -21,13 +21,16 @@ def list_(
     as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
     debug: Debug = False,
 ) -> None:
-    """List methods, tasks, metrics, executors, preparations of data sets and plugins."""
+    """List methods, tasks, metrics, executors, preparations of data sets, ground truths and plugins."""
     from attrbench.plugins.registry import registry
 
     found = registry()
     wanted: tuple[What, ...] = get_args(What) if what is None else (what,)
     details = options or as_json
-    listing = {kind: _plugins(found) if kind == "plugins" else _entries(found, kind[:-1], details) for kind in wanted}
+    listing = {
+        kind: _plugins(found) if kind == "plugins" else _entries(found, kind[:-1].replace("-", "_"), details)
+        for kind in wanted
+    }
     if as_json:
         typer.echo(json.dumps(listing, indent=1))
         return
@@ -55,6 +58,10 @@ def _entries(registry: Registry, kind: str, details: bool) -> list[dict[str, Any
                 preparation = registry.preparation(name)
                 entry["summary"] = preparation.summary
                 entry["options"] = _options(preparation) if details else []
+            case "ground_truth":
+                truth = registry.ground_truth(name)
+                entry["summary"] = truth.summary
+                entry["options"] = _options(truth) if details else []
             case _:
                 entry["summary"] = registry.executor(name).summary
         entries.append(entry)
@@ -91,7 +98,11 @@ def _plugins(registry: Registry) -> list[dict[str, Any]]:
 
 
 def _provides(provides: dict[str, list[str]]) -> str:
-    parts = [f"{len(names)} {kind}{'s' if len(names) > 1 else ''}" for kind, names in provides.items() if names]
+    parts = [
+        f"{len(names)} {kind.replace('_', ' ')}{'s' if len(names) > 1 else ''}"
+        for kind, names in provides.items()
+        if names
+    ]
     return ", ".join(parts) or "nothing registered"
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from attrbench.cli.common import RESULTS, Cache, Debug, quiet_libraries
+from attrbench.cli.common import RESULTS, Cache, Debug, cache_folder, quiet_libraries
 from attrbench.errors import UsageError, unknown_name
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def prepare(
     sources = dict(_source(text, kind.sources) for text in source or ())
     quiet_libraries()
     folder = RESULTS / "prepared" / kind.name if out is None else out
-    preparation.prepare(Order(folder, RESULTS / "cache" if cache is None else cache, sources, typer.echo))
+    preparation.prepare(Order(folder, cache_folder(RESULTS, cache), sources, typer.echo))
     typer.echo(f"the data set is in {folder}")
 
 

@@ -17,6 +17,7 @@ from attrbench.cli.common import (
     Debug,
     Device,
     Executor,
+    GroundTruths,
     LimitQueries,
     LimitTrain,
     Out,
@@ -48,6 +49,7 @@ def run(
     batch_size: BatchSize = None,
     backend: Backend = "hooks",
     executor: Executor = "inline",
+    ground_truth: GroundTruths = None,
     rerun: Rerun = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and stop.")] = False,
     debug: Debug = False,
@@ -74,6 +76,7 @@ def run(
         executor=executor,
         rerun=rerun,
         dry_run=dry_run,
+        ground_truths=tuple(ground_truth or ()),
     )
     show_all(chain.from_iterable(TaskRun(found, t, methods, settings, TerminalReporter()).results() for t in tasks))
 

@@ -2,24 +2,16 @@
 
 from __future__ import annotations
 
-import copy
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
-from attrbench.conformance.feature_views import has_products, is_empty
 from attrbench.conformance.score_comparison import Scores, scores_of
 from attrbench.conformance.workbench import Bench, Features
-from attrbench.contracts.feature import (
-    FeaturePlan,
-    GradientGram,
-    GradientProducts,
-    GradientRows,
-    GradientSource,
-    Outputs,
-)
+from attrbench.contracts.feature import FeatureRequest
+from attrbench.contracts.gradient_source import GradientSource
 from attrbench.contracts.method import ExhaustiveScorer, Method, Scorer
 from attrbench.evaluation.requests import MethodRequest
 
@@ -32,7 +24,7 @@ class Subject:
         request: the method.
 
     Attributes:
-        plan: what it declared.
+        declared: the features that it asks for.
         features: what it got.
         scorer: what it made of them.
         scores: [m, n], of the generated queries, all at once.
@@ -43,7 +35,7 @@ class Subject:
         self.bench = bench
         self.request = request
         self.method: Method[Any] = request.method
-        self.plan = self.method.features()
+        self.declared = self.method.features()
         bench.open()
         started = time.perf_counter()
         self.features = bench.features(request, bench.settings())
@@ -63,14 +55,14 @@ class Subject:
     @cached_property
     def sources(self) -> tuple[GradientSource, ...]:
         """What its gradient features are of; empty for methods that ask for none."""
-        return tuple(feature.source for feature in _gradient_features(self.plan))
+        return tuple(_sources(self.declared))
 
     @property
     def not_told_apart(self) -> str:
         """Why nothing can be asked of the order of its scores; empty where it can."""
         if self.method.control:
             return "a control: its scores mean nothing by design"
-        if is_empty(self.features.train) and not has_products(self.features.query):
+        if not self.features.train.views:
             return "the method asks for no feature of a training item"
         if exhaustive(self.scorer) is None:
             return "a search without an exhaustive scorer (Scorer.exact) to hold it against"
@@ -91,35 +83,13 @@ def exhaustive_scores(features: Features) -> Scores | None:
     return None if scorer is None else scores_of(scorer, features.query, features.train.count)
 
 
-def _gradient_features(plan: FeaturePlan) -> Iterator[GradientRows | GradientProducts | GradientGram | Outputs]:
-    for feature in (plan.train, plan.query):
-        if isinstance(feature, GradientRows | GradientProducts | GradientGram | Outputs):
-            yield feature
-    for part in plan.parts:
-        yield from _gradient_features(part)
+def _sources(request: FeatureRequest) -> Iterator[GradientSource]:
+    for feature in (*request.train, *request.query):
+        source = getattr(feature, "source", None)
+        if isinstance(source, GradientSource):
+            yield source
 
 
-def with_common_noise(request: MethodRequest) -> MethodRequest:
-    """The method with features whose noise does not belong to an item: a query then has a training item's gradient."""
-    plan = _mapped(request.method.features(), _common_noise)
-    method = copy.copy(request.method)
-    vars(method)["features"] = lambda: plan
-    return replace(request, method=method)
-
-
-def _common_noise(source: GradientSource) -> GradientSource:
+def common_noise(source: GradientSource) -> GradientSource:
+    """Return the source with noise that does not belong to an item: a query then has a training item's gradient."""
     return source.model_copy(update={"noise": "per-timestep"}) if source.noise == "per-item" else source
-
-
-def _mapped(plan: FeaturePlan, change: Callable[[GradientSource], GradientSource]) -> FeaturePlan:
-    """The same plan with other sources."""
-
-    def mapped(feature: Any) -> Any:
-        if isinstance(feature, GradientGram):
-            queries = None if feature.queries is None else change(feature.queries)
-            return feature.model_copy(update={"source": change(feature.source), "queries": queries})
-        if isinstance(feature, GradientRows | GradientProducts | Outputs):
-            return feature.model_copy(update={"source": change(feature.source)})
-        return feature
-
-    return FeaturePlan(mapped(plan.train), mapped(plan.query), tuple(_mapped(part, change) for part in plan.parts))

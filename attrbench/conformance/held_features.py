@@ -13,8 +13,8 @@ import numpy as np
 import torch
 
 from attrbench.contracts.denoiser import Denoiser
-from attrbench.contracts.feature import Rows
 from attrbench.contracts.method import Context, Method
+from attrbench.features.views import TrainRows
 from attrbench.gradients.samples import NoisySamples
 
 _NOT_HELD = (Context, Denoiser, Method, NoisySamples, ModuleType, torch.nn.Module, type, PurePath, str)
@@ -81,7 +81,7 @@ def _owner(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     return array
 
 
-def _as_rows(value: Any) -> Rows | None:
+def _as_rows(value: Any) -> TrainRows | None:
     """The value, where it has the face of `attrbench.contracts.feature.Rows`."""
     face = ("row_bytes", "count", "width", "blocks", "take")
     return value if all(hasattr(value, name) for name in face) else None

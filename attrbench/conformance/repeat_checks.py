@@ -8,10 +8,9 @@ import numpy as np
 
 from attrbench.conformance.check_report import Finding, failed, passed
 from attrbench.conformance.checked_method import Subject, exhaustive_scores
-from attrbench.conformance.feature_views import chosen_queries, has_cross, has_products
 from attrbench.conformance.score_comparison import ENGINE, ROUNDING, Scores, difference, other_random_numbers, scores_of
 from attrbench.conformance.toy_task import FEW_QUERIES
-from attrbench.gradients.engine import Engine
+from attrbench.contracts.feature import Engine
 
 BATCH = 7
 """Pairs of item and timestep: a size that fits neither the items nor the timesteps."""
@@ -35,7 +34,7 @@ def _batches(subject: Subject) -> Iterator[Way]:
     single = [scores_of(subject.scorer, query.query(index), count) for index in range(len(query.ids))]
     yield "queries one by one", ROUNDING, np.concatenate(single), subject.scores
     back = np.arange(len(query.ids))[::-1]
-    reverse = scores_of(subject.scorer, chosen_queries(query, back), count)
+    reverse = scores_of(subject.scorer, query.select(back), count)
     yield "queries in reverse", ROUNDING, reverse[back], subject.scores
     recut = subject.features.gathered(np.arange(count), "/recut")
     yield "rows in small blocks", ROUNDING, scores_of(recut.fit(), recut.query, count), subject.scores
@@ -48,7 +47,7 @@ def _batches(subject: Subject) -> Iterator[Way]:
     found = exhaustive_scores(small)
     assert found is not None
     yield f"--batch-size {BATCH}", tolerance, found, expected
-    if has_products(query) or has_cross(query):
+    if any(feature.depends_on_items() for feature in query.views):
         few = bench.features(subject.fresh(), bench.settings("few", limit_queries=FEW_QUERIES))
         found = exhaustive_scores(few)
         assert found is not None

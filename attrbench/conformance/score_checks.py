@@ -7,8 +7,7 @@ from functools import partial
 import numpy as np
 
 from attrbench.conformance.check_report import Finding, failed, passed, skipped
-from attrbench.conformance.checked_method import Subject, exhaustive, exhaustive_scores, with_common_noise
-from attrbench.conformance.feature_views import has_products, items_as_queries
+from attrbench.conformance.checked_method import Subject, common_noise, exhaustive, exhaustive_scores
 from attrbench.conformance.score_comparison import ROUNDING, Scores, difference, scales, scores_of
 from attrbench.conformance.toy_task import CONSTANT, COPIES, SILENT, TWINS
 from attrbench.contracts.ranking import top_k
@@ -106,10 +105,10 @@ def _own_scores(subject: Subject) -> tuple[Scores, Scores, str]:
     the kernel without its row means has no negative trace.
     """
     features = subject.features
-    if has_products(features.query):
+    if not all(feature.tells_items_as_queries() for feature in features.query.views):
         bench = subject.bench
-        features = bench.features(with_common_noise(subject.request), bench.settings("self"), "train")
-    query = items_as_queries(features.train, features.query)
+        features = bench.features(subject.request, bench.settings("self"), "train", common_noise)
+    query = features.train.as_queries(features.query)
     scorer = exhaustive(features.fit())
     assert scorer is not None
     if query is not None:

@@ -23,7 +23,7 @@ def features(subject: Subject) -> Finding:
     check = "features"
     once, twice = subject.method.features(), subject.fresh().method.features()
     try:
-        same = once == twice == subject.plan and hash(once) == hash(twice)
+        same = once == twice == subject.declared and hash(once) == hash(twice)
     except TypeError as error:
         return failed(check, f"the declaration can't be hashed: {error}", "build it from tuples, not from lists")
     if not same:

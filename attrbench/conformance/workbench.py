@@ -2,28 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from attrbench.conformance.feature_views import Index, gathered_products, gathered_train
 from attrbench.conformance.toy_task import OpenToy, ToyOptions, ToyTask
-from attrbench.contracts.feature import QueryFeatures, TrainFeatures
+from attrbench.contracts.feature import FeatureRequest, Index, QueryFeatures, TrainFeatures
+from attrbench.contracts.gradient_source import GradientSource, with_sources
 from attrbench.contracts.method import Context, Method, Scorer
 from attrbench.contracts.options import Spec
 from attrbench.contracts.task import Workspace
-from attrbench.evaluation.execute import compute_passes, method_context
-from attrbench.evaluation.feature_reader import MethodFeatures
-from attrbench.evaluation.plan import Plan
+from attrbench.evaluation.execute import Progress, compute
+from attrbench.evaluation.feature_reader import FeatureReader
+from attrbench.evaluation.jobs import TaskReference, use_world
+from attrbench.evaluation.plan import make_plan
 from attrbench.evaluation.progress import Silent
 from attrbench.evaluation.requests import MethodRequest, RunSettings, TaskRequest
 from attrbench.evaluation.task_run import torch_device
+from attrbench.evaluation.world import TaskWorld
+from attrbench.executors.inline import InlineExecutor, InlineOptions
 
 if TYPE_CHECKING:
     from attrbench.plugins.registry import Registry
 
 QuerySet = Literal["generated", "train"]
+Change = Callable[[GradientSource], GradientSource]
 
 
 @dataclass(frozen=True)
@@ -39,8 +44,8 @@ class Features:
         """The same with the training items at `index`; `name` stands for them in the context's fingerprint."""
         return Features(
             self.method,
-            gathered_train(self.train, index),
-            gathered_products(self.query, index),
+            self.train.select(index),
+            self.query.against_items(index),
             replace(self.context, fingerprint=f"{self.context.fingerprint}{name}"),
         )
 
@@ -82,27 +87,68 @@ class Bench:
         assert len(opened.queries)
         return opened
 
-    def features(self, request: MethodRequest, settings: RunSettings, queries: QuerySet = "generated") -> Features:
-        """The features of one method; raises whatever it raised on the way."""
-        (found,) = self.features_of_many([request], settings, queries)
-        if isinstance(found, Exception):
-            raise found
-        return found
+    def features(
+        self,
+        request: MethodRequest,
+        settings: RunSettings,
+        queries: QuerySet = "generated",
+        change: Change | None = None,
+    ) -> Features:
+        """Return the features of one method; raises whatever it raised on the way.
+
+        Args:
+            request: the method.
+            settings: of the run.
+            queries: which pictures are asked about.
+            change: applied to every gradient source; the method gets the views under the features that it declared.
+        """
+        (features,) = self.features_of_many([request], settings, queries, change)
+        if isinstance(features, Exception):
+            raise features
+        return features
 
     def features_of_many(
-        self, requests: Sequence[MethodRequest], settings: RunSettings, queries: QuerySet = "generated"
+        self,
+        requests: Sequence[MethodRequest],
+        settings: RunSettings,
+        queries: QuerySet = "generated",
+        change: Change | None = None,
     ) -> list[Features | Exception]:
-        """The features of several methods out of as few passes as they need, or what each raised."""
-        plan = Plan(ToyTask.meta, self.open(queries), requests, settings)
+        """Return the features of several methods out of as few passes as they need, or what each raised."""
         settings.cache.mkdir(parents=True, exist_ok=True)
-        compute_passes(plan, self.registry, Silent())
-        return [_read(plan, request) for request in requests]
+        reference = TaskReference.of(self.task(queries), settings)
+        world = TaskWorld(ToyTask.meta, self.open(queries), settings)
+        use_world(reference, world)
+        changed = [request if change is None else _changed(request, change) for request in requests]
+        progress = compute(make_plan(world, changed), world, reference, InlineExecutor(InlineOptions()), Silent())
+        return [_read(world, progress, request) for request in requests]
 
 
-def _read(plan: Plan, request: MethodRequest) -> Features | Exception:
+def _changed(request: MethodRequest, change: Change) -> MethodRequest:
+    """The method with other gradient sources in what it declares."""
+    declared = request.method.features()
+    other = FeatureRequest(
+        tuple(with_sources(feature, change) for feature in declared.train),
+        tuple(with_sources(feature, change) for feature in declared.query),
+    )
+    method = copy.copy(request.method)
+    vars(method)["features"] = lambda: other
+    return replace(request, method=method)
+
+
+def _read(world: TaskWorld, progress: Progress, request: MethodRequest) -> Features | Exception:
     try:
-        read = MethodFeatures(plan, plan.features(request))
-        context = method_context(plan, request, read.fingerprint)
-        return Features(request.method, read.train(), read.query(), context)
+        computed, declared = progress.features(request.label), request.method.features()
+        reader = FeatureReader(world, computed)
+        context = world.context(request, reader.fingerprint, progress.plan.depth)
+        train, query = reader.train(), reader.query()
+        train_views = [train.views[feature] for feature in computed.train]
+        query_views = [query.views[feature] for feature in computed.query]
+        return Features(
+            request.method,
+            TrainFeatures(train.count, dict(zip(declared.train, train_views, strict=True))),
+            QueryFeatures(query.ids, dict(zip(declared.query, query_views, strict=True))),
+            context,
+        )
     except Exception as error:
         return error

@@ -1,34 +1,47 @@
-"""Executors carry shards to where they are computed; they never change a byte of a result."""
+"""The contract of an executor: it carries jobs to where they are done, and never changes a byte of a result."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, ClassVar
+from collections.abc import Iterator, Sequence
+from typing import Any, ClassVar, Generic, TypeVar
 
-if TYPE_CHECKING:
-    from attrbench.store.shards import Unit
+from attrbench.contracts.job import Execute, Receipt
+from attrbench.contracts.options import Options
+
+OptionsT = TypeVar("OptionsT", bound=Options)
 
 
-class Executor(ABC):
-    """A way to work through the shards of a pass."""
+class Executor(ABC, Generic[OptionsT]):
+    """A place where jobs run: this process, other processes, other machines.
+
+    Results lie in the store and nowhere else, so that an executor may lose a job, do it twice, or die: the same command
+    goes on from what is finished.
+
+    Attributes:
+        name: what `--executor` takes, followed by options: `processes:workers=4`.
+        summary: one line for `attrbench list`.
+        Options: its options.
+        short_option: the option that a bare value sets, as in `processes:4`; empty for none.
+        in_process: whether jobs run in the process that plans them, and see what it has in memory.
+    """
 
     name: ClassVar[str]
     summary: ClassVar[str]
+    Options: type[OptionsT]
+    short_option: ClassVar[str] = ""
+    in_process: ClassVar[bool] = False
+
+    def __init__(self, options: OptionsT) -> None:
+        self.options = options
 
     @abstractmethod
-    def run(self, units: Sequence[Unit], work: Callable[[Unit], None]) -> Iterator[Unit]:
-        """Calls `work` on every unit, in any order, and yields each when it is done."""
+    def run(self, jobs: Sequence[Any], execute: Execute) -> Iterator[Receipt]:
+        """Do every job by `execute(job)`, in any order, and yield the receipt of each when it is there.
 
+        A job that raises, or whose process dies, yields a receipt that says `failed`; it is handed in again later, so
+        nothing need be repeated here. An executor in this process may let exceptions through instead.
+        """
 
-class InlineExecutor(Executor):
-    """One shard after the other, in this process."""
-
-    name = "inline"
-    summary = "one shard after the other, in this process"
-
-    def run(self, units: Sequence[Unit], work: Callable[[Unit], None]) -> Iterator[Unit]:
-        """See `Executor`."""
-        for unit in units:
-            work(unit)
-            yield unit
+    def close(self) -> None:
+        """Let go of processes and connections; called once at the end of a run, however it ends."""

@@ -1,323 +1,466 @@
-"""What a method keeps of an item: declarations (light, hashable), and the views in which it gets them back.
+"""The contract of a feature: what is kept of each item, how it is computed, and the view in which a method gets it.
 
-A declaration is data. Two methods whose declarations are equal share the same bytes on disk; gradient
-declarations with an equal `GradientSource` come out of one backward pass.
+A feature is a value: two methods that declare equal features share the same bytes on disk. The kinds that ship are in
+`attrbench.features`; a method may bring a kind of its own along, and nothing but the class itself knows of it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Literal, Protocol
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, Protocol, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+import numpy as np
+from numpy.typing import NDArray
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
+    from attrbench.contracts.denoiser import Denoiser
+    from attrbench.contracts.gradient_source import TimestepGrid
+    from attrbench.contracts.method import Transformed
+    from attrbench.contracts.task import Items, OpenTask
 
-    FloatArray = NDArray[np.float32]
-
-
-class _Declaration(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class TimestepGrid(_Declaration):
-    """The timesteps at which an item is differentiated.
-
-    Attributes:
-        kind: `cubic`, the released DMin code's grid, dense at the noisiest end (methods-spec 6.3);
-            `uniform`, the grid of D-TRAK: 0, s, 2s, ... with s = 1000 // steps; `random`, drawn from all timesteps
-            with replacement; `sampler`, those that the sampler visits in `steps` steps, in its order; `single`,
-            timestep `at`, `steps` times. Flow-matching models, whose timesteps are real numbers, count their training
-            timesteps 0, 1, ... from the cleanest.
-        steps: the number of timesteps, T.
-        at: the timestep of `single`.
-        seed: of `random`.
-    """
-
-    kind: Literal["cubic", "uniform", "random", "sampler", "single"] = "cubic"
-    steps: int = Field(5, ge=1, le=1000)
-    at: int = Field(0, ge=0)
-    seed: int = Field(0, ge=0)
+Index = NDArray[np.int64]
+SplitName = Literal["train", "query"]
+TrainViewT = TypeVar("TrainViewT")
+QueryViewT = TypeVar("QueryViewT")
 
 
-class GradientSource(_Declaration):
-    """Everything that decides a per-sample gradient before the backward pass.
+class Unit(NamedTuple):
+    """The items first .. last - 1 of a split."""
 
-    Attributes:
-        output: the scalar that is differentiated (attrbench.gradients.model_outputs): `loss`, the mean squared error to
-            the target; `weighted-loss`, the same with the weight of the variational bound; `squared-norm`, the mean
-            square of the network's output (D-TRAK); `mean`, its mean (DAS); `l1`, `l2`, `linf`, its norms.
-        grid: the timesteps.
-        noise: `shared`, one noise tensor for all items and timesteps (DMin); `per-timestep`; or `per-item`,
-            one for each item and timestep.
-        noise_seed: seed of that noise.
-        image_range: `model`, the range the network was trained on, or `unit`, the [0, 1] that DMin's released
-            code feeds to networks trained on [-1, 1].
-        target: what the network's output is compared with: `trained`, what it learned to predict (noise, v or
-            velocity); or `noise`, DMin's choice whatever the network predicts, which differs for flow-matching models and for
-            v-prediction (methods-spec 6.7.1).
-        parameters: which parameters are differentiated: `attributed`, those that the model's own source names
-            (attrbench.models.config); or one of the names that it chooses from.
-        checkpoint: the weights (`Denoiser.at`): `final`; `untrained`, drawn anew; `k/n` of the way through training;
-            or one of those that the model lists.
-        latents: what is noised: `clean`, the item itself; or `trajectory`, the estimate of it that the sampler had at
-            each of its steps (Journey-TRAK), for generated items and the grids `sampler` and `single`.
-        precision: `fp32`, the reference; `tf32`, products in TensorFloat-32 on GPUs; `bf16`, bfloat16 autocast.
-    """
-
-    output: Literal["loss", "weighted-loss", "squared-norm", "mean", "l1", "l2", "linf"] = "loss"
-    grid: TimestepGrid = TimestepGrid()
-    noise: Literal["shared", "per-timestep", "per-item"] = "shared"
-    noise_seed: int = 0
-    image_range: Literal["model", "unit"] = "model"
-    target: Literal["trained", "noise"] = "trained"
-    parameters: Literal["attributed", "all", "lora", "transformer-blocks"] = "attributed"
-    checkpoint: str = "final"
-    latents: Literal["clean", "trajectory"] = "clean"
-    precision: Literal["fp32", "tf32", "bf16"] = "fp32"
-
-
-class Sketch(_Declaration):
-    """A linear sketch to `length` numbers, rebuilt from `seed` alone.
-
-    Attributes:
-        length: v.
-        seed: of signs and positions.
-        form: `rotation` (attrbench.gradients.sketching.rotation), which keeps no state but the seed; `permutation`,
-            DMin's own form; `rademacher` and `gaussian`, dense random projections (attrbench.gradients.sketching.reference).
-    """
-
-    length: int = Field(ge=1)
-    seed: int = 42
-    form: Literal["rotation", "permutation", "rademacher", "gaussian"] = "rotation"
-
-
-Layers = Literal["all", "module", "parameter"]
-
-
-class GradientRows(_Declaration):
-    """A row of T gradients an item, each sketched (or whole, where `sketch` is None) and of unit norm, and the T norms.
-
-    The norm is that of the whole gradient before sketching, so that both the normalized gradient (as stored)
-    and the raw one (multiplied by its norm) come from the same bytes.
-
-    Attributes:
-        source: what decides the gradients.
-        sketch: how they are compressed.
-        timesteps: `stack` keeps each timestep's gradient; `mean` keeps the mean of the raw gradients as a single one
-            (T = 1 in all shapes), whose norm is that of the row as sketched; `mean-normalized` likewise, of gradients
-            that are scaled to unit norm first.
-        layers: `all` sketches the gradient as one vector; `module` and `parameter` sketch that of each layer on its
-            own, to min(v, p_layer) numbers, side by side in one row (methods with a block for each layer). Without a
-            sketch the layers lie whole in the row.
-        dtype: how rows are stored; reading gives float32 whatever it is (attrbench.store.encoding).
-    """
-
-    source: GradientSource
-    sketch: Sketch | None
-    timesteps: Literal["stack", "mean", "mean-normalized"] = "stack"
-    layers: Layers = "all"
-    dtype: Literal["float32", "float16", "bfloat16", "int8"] = "float32"
-
-
-class GradientProducts(_Declaration):
-    """Inner products of each item's whole gradients with those of every query, at matching timesteps.
-
-    What methods without compression need, with no gradient ever stored: the queries' gradients are held in
-    memory while the training set passes by. The price is a pass over the training set for each set of queries.
-
-    Attributes:
-        source: what decides the gradients.
-        layers: as in `GradientRows`; where not `all`, the products of each layer are kept apart.
-        timesteps: `stack` gives the products of each timestep; `mean` the products of the mean gradients over the
-            timesteps, on both sides (T = 1 in the products).
-        transform: names what the method does to the queries' gradients before the products are taken
-            (`Method.transform`); empty for nothing. Whatever decides that must be in the name.
-    """
-
-    source: GradientSource
-    layers: Layers = "all"
-    timesteps: Literal["stack", "mean"] = "stack"
-    transform: str = ""
-
-
-class GradientGram(_Declaration):
-    """Inner products of the training items' whole mean gradients with each other, and with those of the queries.
-
-    What kernel methods without a sketch need, with no gradient ever stored: they are added up in float64 layer by
-    layer, over as many layers at a time as the memory holds of all items' gradients. The price is a sweep over the
-    training set for each such stretch of layers, and all of them again for each new set of queries.
-
-    Attributes:
-        source: what decides the gradients.
-        queries: what decides those of the queries, where it is something else.
-        timesteps: `mean` of the raw gradients over the timesteps; `mean-normalized`, of gradients that are scaled to
-            unit norm first.
-    """
-
-    source: GradientSource
-    queries: GradientSource | None = None
-    timesteps: Literal["mean", "mean-normalized"] = "mean"
-
-    @model_validator(mode="after")
-    def _of_the_same_parameters(self) -> GradientGram:
-        if self.queries is not None and self.queries.parameters != self.source.parameters:
-            raise ValueError("the gradients of queries and training items must be of the same parameters")
-        return self
-
-
-class Outputs(_Declaration):
-    """The scalars themselves that the source differentiates, such as the loss; no backward pass is needed for them.
-
-    Attributes:
-        source: what decides them.
-    """
-
-    source: GradientSource
-
-
-class Images(_Declaration):
-    """The images themselves."""
-
-
-Feature = GradientRows | GradientProducts | GradientGram | Outputs | Images
+    first: int
+    last: int
 
 
 @dataclass(frozen=True)
-class FeaturePlan:
-    """What a method keeps of a training item and of a query; None where it needs nothing.
+class Engine:
+    """How gradients are computed; no choice changes a result by more than rounding, and none is in a fingerprint.
 
     Attributes:
-        train, query: the features.
-        parts: further features, for methods that need several of a kind: `TrainFeatures.parts` and
-            `QueryFeatures.parts` have them in the same order.
+        backend: `hooks`, `vmap` or `loop` (attrbench.gradients.backends).
+        batch_size: noisy samples in a backward pass; None finds it (attrbench.gradients.batching).
     """
 
-    train: Feature | None
-    query: Feature | None
-    parts: tuple[FeaturePlan, ...] = ()
+    backend: str = "hooks"
+    batch_size: int | None = None
 
 
-class Rows(Protocol):
-    """Unit-norm gradient rows, read from memory-mapped shards block by block.
-
-    There may be more of them than the memory holds: take the blocks as they come.
-    """
+class ModelFacts(Protocol):
+    """What decides the rows of a model, known without its weights in memory."""
 
     @property
-    def count(self) -> int:
-        """Number of items, n."""
+    def fingerprint(self) -> str:
+        """Hash of the weights and of how they are used."""
 
     @property
-    def width(self) -> int:
-        """Numbers a row, T * v."""
+    def sampling(self) -> Mapping[str, object]:
+        """What decides the sampler's steps besides the weights."""
+
+    def timesteps(self, grid: TimestepGrid) -> Sequence[float]:
+        """Return the timesteps of a grid."""
+
+    def parameter_sizes(self, which: str) -> Mapping[str, int]:
+        """Return the number of entries of each attributed parameter, in the order of the whole gradient."""
+
+
+class Scope(Protocol):
+    """What a plan knows of a task: sizes and fingerprints, no image and no weight."""
 
     @property
-    def row_bytes(self) -> int:
-        """Bytes that one row takes as it is stored, its norms not counted."""
+    def task(self) -> str:
+        """Name and version of the task."""
 
     @property
-    def norms(self) -> FloatArray:
-        """[n, T] norms of the whole gradients."""
+    def seed(self) -> int:
+        """The run's seed."""
 
-    def take(self, items: NDArray[np.int64]) -> FloatArray:
-        """[len(items), T, v] rows of these items, in that order."""
+    def count(self, split: SplitName) -> int:
+        """Return the number of items of a split that the run uses."""
 
-    def blocks(self) -> Iterator[tuple[int, FloatArray]]:
-        """Yields (index of the first item, [items, T, v] rows) in item order."""
+    def items_fingerprint(self, split: SplitName) -> str:
+        """Return the hash of all items of a split."""
+
+    def model(self, checkpoint: str) -> ModelFacts:
+        """Return the facts of the model with the weights of a checkpoint."""
+
+
+class World(Scope, Protocol):
+    """What a computation works with in its process: the open task, and where it may keep files."""
+
+    @property
+    def opened(self) -> OpenTask:
+        """The open task."""
+
+    @property
+    def engine(self) -> Engine:
+        """How gradients are computed."""
+
+    @property
+    def cache(self) -> Path:
+        """Folder of everything that can be computed again."""
+
+    def items(self, split: SplitName) -> Items:
+        """Return all items of a split."""
+
+    def denoiser(self, checkpoint: str) -> Denoiser:
+        """Return the model with the weights of a checkpoint."""
+
+    def transform(self, feature: Feature[Any, Any], gradients: Any) -> Transformed:
+        """Return what the method that declared `feature` makes of the queries' gradients ([T, m, p]; T=1 for means)."""
+
+
+class Shards(Protocol):
+    """The stored shards of one feature and split, in item order."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of everything that decides the numbers."""
+
+    def blocks(self) -> Iterator[tuple[int, Mapping[str, NDArray[Any]]]]:
+        """Yield (index of the first item, arrays by name) of each shard, memory-mapped."""
+
+    def array(self, name: str) -> NDArray[Any]:
+        """Return an array of all items, joined from the shards."""
+
+    def item_seconds(self) -> NDArray[np.float64]:
+        """Return the seconds that each item took, [items]."""
+
+    @property
+    def bytes(self) -> int:
+        """Size of the files."""
+
+    def nonfinite(self) -> list[tuple[int, float]]:
+        """Return (item, timestep) of every gradient that was NaN or infinite."""
+
+    def row_error(self) -> float:
+        """Return the root mean square of the relative error that the storage type causes."""
+
+    def facts(self) -> dict[str, float]:
+        """Return the numbers that the computation noted beside the first shard."""
+
+
+class ShardWriter(Protocol):
+    """The store of one feature and split, as a computation fills it."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of everything that decides the numbers."""
+
+    @property
+    def shard_items(self) -> int:
+        """Items of a shard."""
+
+    def lacks(self, unit: Unit) -> bool:
+        """Whether a shard within `unit` is not there or damaged; says nothing of it."""
+
+    def missing(self, unit: Unit) -> list[Unit]:
+        """Return the shards within `unit` that must be computed; damaged ones are reported."""
+
+    def write(self, unit: Unit, arrays: Mapping[str, NDArray[Any]], timing: Any) -> None:
+        """Commit a shard; arrays have the leading dimension `unit.last - unit.first`."""
 
 
 @dataclass(frozen=True)
-class Products:
-    """Inner products with the queries.
+class StoreSpec:
+    """Where and how the shards of a feature are kept.
 
     Attributes:
-        values: [m, n, T] inner products of raw gradients, or [m, n, T, L] where L layers are kept apart.
-        query_norms: [m, T].
-        train_norms: [n, T].
-        bytes_if_kept: what the whole gradients of the training set would take on disk.
-        pass_seconds: what the pass over the training set took, which a new query would cost again.
-        facts: what the method's transform said of itself.
+        description: everything that decides the numbers, as JSON can hold it.
+        item_bytes: bytes of one item.
+        shard_items: items of a shard, a power of two; it must follow from the description alone.
+        kind, summary: what it is and which one, in words; `attrbench cache ls` shows them.
     """
 
-    values: FloatArray
-    query_norms: FloatArray
-    train_norms: FloatArray
-    bytes_if_kept: int
-    pass_seconds: float
+    description: Mapping[str, object]
+    item_bytes: int
+    shard_items: int = 64
+    kind: str = "feature"
+    summary: str = ""
+
+
+@dataclass(frozen=True)
+class Costs:
+    """What a feature cost, and what of it was lost.
+
+    Attributes:
+        cache_seconds: computing it for the training set, once.
+        query_seconds: computing it for each query, [m] or one number for all.
+        rows_on_disk: bytes of the files that hold the rows of the training set.
+        shared_bytes: what a new query needs besides the rows, such as a dense projection.
+        row_error: root mean square of the relative error that the storage type causes; None where no rows are kept.
+        nonfinite: (split, item, timestep) of every NaN or infinite gradient.
+        facts: numbers for the record.
+    """
+
+    cache_seconds: float = 0.0
+    query_seconds: NDArray[np.float64] | float = 0.0
+    rows_on_disk: int = 0
+    shared_bytes: int = 0
+    row_error: float | None = None
+    nonfinite: Sequence[tuple[SplitName, int, float]] = ()
     facts: Mapping[str, float] = field(default_factory=dict)
 
-    def query(self, index: int) -> Products:
-        """The products of one query, as a set of one."""
-        chosen = slice(index, index + 1)
-        return replace(self, values=self.values[chosen], query_norms=self.query_norms[chosen])
+
+@dataclass(frozen=True)
+class Prepared:
+    """A computation that is ready.
+
+    Attributes:
+        compute: computes the missing shards of a unit, and commits them.
+        failures: features that can't be computed, with the reason; the others are.
+    """
+
+    compute: Callable[[Unit], None]
+    failures: Mapping[Feature[Any, Any], Exception] = field(default_factory=dict)
+
+
+Stores = Mapping[tuple["Feature[Any, Any]", SplitName], ShardWriter]
+"""The store of each feature that a computation brings, for each split that it brings it for."""
+
+
+class Computation(ABC):
+    """How features of one split are computed together: a frozen value; features with equal computations share one.
+
+    Attributes:
+        split: whose items it goes over.
+        order: computations of a smaller number come first.
+        title: what a progress bar calls it.
+    """
+
+    split: SplitName
+    order: int = 1
+
+    @property
+    def title(self) -> str:
+        """What a progress bar calls it."""
+        return f"{self.split} features"
+
+    @abstractmethod
+    def summary(self, features: Sequence[Feature[Any, Any]], scope: Scope) -> str:
+        """Return one line that says what is computed of what, for the plan of a run."""
+
+    @abstractmethod
+    def identity(self, scope: Scope) -> object:
+        """Return what tells this computation apart from others, as JSON can hold it; names its locks."""
+
+    @abstractmethod
+    def units(self, scope: Scope) -> list[Unit]:
+        """Return the pieces of work. They follow from the counts alone, so that any worker can do any of them."""
+
+    def items_of(self, unit: Unit, split: SplitName, scope: Scope) -> Unit:
+        """Return the items of a split whose rows a unit brings."""
+        return unit
+
+    def lacks(self, unit: Unit, stores: Stores, scope: Scope) -> bool:
+        """Whether at least one store lacks a shard of a unit."""
+        return any(store.lacks(self.items_of(unit, split, scope)) for (_, split), store in stores.items())
+
+    @abstractmethod
+    def prepare(self, stores: Stores, world: World) -> Prepared:
+        """Make ready to compute units, in a process that has opened the task.
+
+        Args:
+            stores: the stores of the features that are wanted.
+            world: the open task and its surroundings.
+
+        Raises:
+            Unavailable, UsageError: where the model has not what the features ask of it.
+        """
+
+
+class Feature(ABC, Generic[TrainViewT, QueryViewT]):
+    """What is kept of each item: a frozen, hashable, picklable value with the behavior of its kind.
+
+    A method declares it (`Method.features`) and gets it back as `train[feature]` and `query[feature]`, typed by the
+    kind: `TrainViewT` is what `Method.fit` gets of the training set, `QueryViewT` what a scorer gets of m queries.
+    """
+
+    @abstractmethod
+    def summary(self) -> str:
+        """Return a few words that say what is kept, such as `sketch v=4096`."""
+
+    @abstractmethod
+    def computation(self, split: SplitName) -> Computation | None:
+        """Return how it is computed for the items of a split; None where nothing is, or the other split's brings it."""
+
+    @abstractmethod
+    def store(self, split: SplitName, scope: Scope) -> StoreSpec:
+        """Return what decides its numbers for a split, and what an item takes; asked only where it is computed."""
+
+    def stored_in(self, split: SplitName) -> SplitName:
+        """Return the split whose computation brings what is read back for `split`."""
+        return split
+
+    @abstractmethod
+    def train_view(self, data: SplitData) -> TrainViewT:
+        """Return what `Method.fit` gets of the training set."""
+
+    @abstractmethod
+    def query_view(self, data: SplitData) -> QueryViewT:
+        """Return what a scorer gets of all queries."""
+
+    def train_costs(self, data: SplitData) -> Costs:
+        """Return what it cost for the training set."""
+        if data.shards is None:
+            return Costs()
+        seconds = float(data.shards.item_seconds().sum())
+        lost = [("train", item, timestep) for item, timestep in data.shards.nonfinite()]
+        return Costs(cache_seconds=seconds, rows_on_disk=data.shards.bytes, nonfinite=lost)  # type: ignore[arg-type]
+
+    def query_costs(self, data: SplitData) -> Costs:
+        """Return what it cost for the queries."""
+        if data.shards is None:
+            return Costs()
+        lost = [("query", item, timestep) for item, timestep in data.shards.nonfinite()]
+        return Costs(query_seconds=data.shards.item_seconds(), nonfinite=lost)  # type: ignore[arg-type]
+
+    # Views seen otherwise: single queries for timing, and the invariances that `attrbench check` tries.
+
+    def select_queries(self, view: QueryViewT, queries: Any) -> QueryViewT:
+        """Return the view of the queries at `queries` (a slice, or [k] indices)."""
+        return view[queries]  # type: ignore[index, no-any-return]
+
+    def select_items(self, view: TrainViewT, items: Index) -> TrainViewT:
+        """Return the view of the training items at `items` ([k] indices, in any order and with repeats)."""
+        return view[items]  # type: ignore[index, no-any-return]
+
+    def against_items(self, view: QueryViewT, items: Index) -> QueryViewT:
+        """Return the queries' view against the training items at `items`, where it depends on them."""
+        return view
+
+    def depends_on_items(self) -> bool:
+        """Whether the queries' view depends on the training items (products with them)."""
+        return False
+
+    def tells_items_as_queries(self) -> bool:
+        """Whether the training set alone tells what an item would be as a query; products with queries do not."""
+        return True
+
+    def items_as_queries(self, train: TrainViewT, query: QueryViewT) -> QueryViewT | None:
+        """Return the training items as if they were queries; None where a query is too different a thing."""
+        return train  # type: ignore[return-value]
 
 
 @dataclass(frozen=True)
-class TrainFeatures:
-    """What `Method.fit` gets: the number of items, and the view that matches the declaration.
+class SplitData:
+    """What a feature reads itself back from.
 
     Attributes:
-        count: number of training items, n.
-        rows: for `GradientRows`.
-        gram: [n, n], for `GradientGram`; zeros for an item whose gradient was not finite.
-        layers: name and columns of each layer in a row, where a `GradientRows` keeps them apart.
-        sizes: number of parameters of each layer, p_l, under the names of `layers`; of the whole gradient under the
-            empty name, where layers are not kept apart.
-        outputs: [n, T], for `Outputs`; 0 where one is not finite.
-        images: [n, H, W, C] uint8, for `Images`.
-        facts: for `GradientProducts`: what the method's transform said of itself.
-        parts: of the features that `FeaturePlan.parts` declares.
+        items: the items of the split, as many as the run uses.
+        count: their number.
+        shards: what was computed; None for features that compute nothing.
+        scope: sizes and fingerprints.
     """
 
+    items: Items
     count: int
-    rows: Rows | None = None
-    gram: NDArray[np.float64] | None = None
-    layers: Mapping[str, slice] | None = None
-    sizes: Mapping[str, int] | None = None
-    outputs: FloatArray | None = None
-    images: NDArray[np.uint8] | None = None
-    facts: Mapping[str, float] = field(default_factory=dict)
-    parts: tuple[TrainFeatures, ...] = ()
+    shards: Shards | None
+    scope: Scope
+
+    @property
+    def stored(self) -> Shards:
+        """The shards of a feature that computes something."""
+        assert self.shards is not None
+        return self.shards
 
 
 @dataclass(frozen=True)
-class QueryFeatures:
-    """What a scorer gets of m queries.
+class FeatureRequest:
+    """What a method asks for.
 
     Attributes:
-        ids: [m] ids of the queries, for methods whose randomness depends on the query.
-        rows: [m, T, v] unit-norm rows, for `GradientRows`.
-        norms: [m, T], beside the rows.
-        outputs: [m, T], for `Outputs`.
-        images: [m, H, W, C] uint8, for `Images`.
-        products: for `GradientProducts`.
-        cross: [m, n] inner products with the training items, for `GradientGram`.
-        parts: of the features that `FeaturePlan.parts` declares.
+        train: features of the training set.
+        query: features of the queries.
     """
 
-    ids: NDArray[np.int64]
-    rows: FloatArray | None = None
-    norms: FloatArray | None = None
-    outputs: FloatArray | None = None
-    images: NDArray[np.uint8] | None = None
-    products: Products | None = None
-    cross: NDArray[np.float64] | None = None
-    parts: tuple[QueryFeatures, ...] = ()
+    train: tuple[Feature[Any, Any], ...] = ()
+    query: tuple[Feature[Any, Any], ...] = ()
+
+    @staticmethod
+    def both(*features: Feature[Any, Any]) -> FeatureRequest:
+        """Return a request for the same features of training set and queries."""
+        return FeatureRequest(features, features)
+
+
+class TrainFeatures:
+    """What `Method.fit` gets: `train[feature]` is the training set's view of a feature that the method declared.
+
+    Args:
+        count: number of training items, n.
+        views: the view of each feature.
+    """
+
+    def __init__(self, count: int, views: Mapping[Feature[Any, Any], Any] | None = None) -> None:
+        self.count = count
+        self.views: dict[Feature[Any, Any], Any] = dict(views or {})
+
+    def __getitem__(self, feature: Feature[TrainViewT, Any]) -> TrainViewT:
+        return _view(self.views, feature)  # type: ignore[no-any-return]
+
+    def select(self, items: Index) -> TrainFeatures:
+        """Return the features of the training items at `items` ([k] indices, in any order and with repeats)."""
+        views = {feature: feature.select_items(view, items) for feature, view in self.views.items()}
+        return TrainFeatures(len(items), views)
+
+    def as_queries(self, query: QueryFeatures) -> QueryFeatures | None:
+        """Return the training items as queries; None where a query is too different a thing.
+
+        Args:
+            query: what the method gets of queries, for each of whose features the training items have the view of a
+                feature of the same kind.
+        """
+        views: dict[Feature[Any, Any], Any] = {}
+        kept = list(self.views.items())
+        for feature, view in query.views.items():
+            same = next((own for key, own in kept if key == feature), None)
+            own = same if same is not None else next((own for key, own in kept if type(key) is type(feature)), None)
+            found = None if own is None else feature.items_as_queries(own, view)
+            if found is None:
+                return None
+            views[feature] = found
+        return QueryFeatures(np.arange(self.count), views)
+
+
+class QueryFeatures:
+    """What a scorer gets of m queries: `query[feature]` is their view of a feature that the method declared.
+
+    Args:
+        ids: [m] ids of the queries, for methods whose randomness depends on the query.
+        views: the view of each feature.
+    """
+
+    def __init__(self, ids: Index, views: Mapping[Feature[Any, Any], Any] | None = None) -> None:
+        self.ids = ids
+        self.views: dict[Feature[Any, Any], Any] = dict(views or {})
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, feature: Feature[Any, QueryViewT]) -> QueryViewT:
+        return _view(self.views, feature)  # type: ignore[no-any-return]
+
+    def select(self, queries: Any) -> QueryFeatures:
+        """Return the features of some queries, given as a slice or [k] indices."""
+        views = {feature: feature.select_queries(view, queries) for feature, view in self.views.items()}
+        return QueryFeatures(self.ids[queries], views)
 
     def query(self, index: int) -> QueryFeatures:
-        """The features of one query, as a set of one."""
-        one = slice(index, index + 1)
-        return QueryFeatures(
-            ids=self.ids[one],
-            rows=None if self.rows is None else self.rows[one],
-            norms=None if self.norms is None else self.norms[one],
-            outputs=None if self.outputs is None else self.outputs[one],
-            images=None if self.images is None else self.images[one],
-            products=None if self.products is None else self.products.query(index),
-            cross=None if self.cross is None else self.cross[one],
-            parts=tuple(part.query(index) for part in self.parts),
-        )
+        """Return the features of one query, as a set of one."""
+        return self.select(slice(index, index + 1))
+
+    def against_items(self, items: Index) -> QueryFeatures:
+        """Return the queries' features against the training items at `items` ([k] indices)."""
+        views = {feature: feature.against_items(view, items) for feature, view in self.views.items()}
+        return QueryFeatures(self.ids, views)
+
+
+def _view(views: Mapping[Any, Any], feature: Hashable) -> Any:
+    try:
+        return views[feature]
+    except KeyError:
+        declared = ", ".join(sorted({type(other).__name__ for other in views})) or "none"
+        raise KeyError(
+            f"the method did not declare this {type(feature).__name__} in features() (declared: {declared}): {feature}"
+        ) from None

@@ -11,10 +11,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Generic, NamedTuple, TypeVar, final
+from typing import TYPE_CHECKING, ClassVar, Generic, TypeVar, final
 
-from attrbench.contracts.feature import FeaturePlan, GradientSource, QueryFeatures, TrainFeatures
+from attrbench.contracts.feature import FeatureRequest, QueryFeatures, TrainFeatures
 from attrbench.contracts.options import Options
+from attrbench.contracts.ranking import Ranking, top_k
 
 if TYPE_CHECKING:
     import numpy as np
@@ -22,21 +23,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from attrbench.contracts.denoiser import Denoiser
+    from attrbench.contracts.gradient_source import GradientSource
     from attrbench.gradients.samples import NoisySamples
 
 OptionsT = TypeVar("OptionsT", bound=Options)
-
-
-class Ranking(NamedTuple):
-    """The k strongest training items of each query.
-
-    Attributes:
-        ids: [m, k] indices into the training set, strongest first; -1 where a search found fewer than k.
-        scores: [m, k] their scores; larger means more influential.
-    """
-
-    ids: NDArray[np.int64]
-    scores: NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -84,8 +74,9 @@ class Context:
         workspace: a folder of this method's own, kept between runs; for index files.
         fingerprint: identifies the training features; an index file is valid for one fingerprint only.
         denoiser: gives the network, for methods that need more than gradients.
-        training: gives the training set as pairs of an item and a timestep under a source, ready for the network, for
-            methods that need more of it than the features (curvature).
+        training: gives the noisy samples of the training set under a source, ready for the network, for methods that
+            need more of it than the features (curvature).
+        queries: gives those of the queries.
     """
 
     seed: int
@@ -94,6 +85,7 @@ class Context:
     fingerprint: str
     denoiser: Callable[[], Denoiser]
     training: Callable[[GradientSource], NoisySamples]
+    queries: Callable[[GradientSource], NoisySamples]
 
 
 class Scorer(ABC):
@@ -130,8 +122,6 @@ class ExhaustiveScorer(Scorer):
     @final
     def top(self, query: QueryFeatures, k: int) -> Ranking:
         """Sorts the scores; ties go to the smaller index."""
-        from attrbench.contracts.ranking import top_k
-
         return top_k(self.scores(query), k)
 
 
@@ -168,7 +158,7 @@ class Method(ABC, Generic[OptionsT]):
         return f"{self.name} v{self.version} {self.options.model_dump_json()}"
 
     @abstractmethod
-    def features(self) -> FeaturePlan:
+    def features(self) -> FeatureRequest:
         """What is kept of a training item and of a query."""
 
     def check(self, train_items: int) -> None:

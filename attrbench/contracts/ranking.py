@@ -1,11 +1,23 @@
-"""The k largest scores, with ties to the smaller index."""
+"""Rankings: the k strongest training items of each query, with ties to the smaller index."""
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from attrbench.contracts.method import Ranking
+
+class Ranking(NamedTuple):
+    """The k strongest training items of each query.
+
+    Attributes:
+        ids: [m, k] indices into the training set, strongest first; -1 where a search found fewer than k.
+        scores: [m, k] their scores; larger means more influential.
+    """
+
+    ids: NDArray[np.int64]
+    scores: NDArray[np.float32]
 
 
 def top_k(scores: NDArray[np.float32], k: int) -> Ranking:

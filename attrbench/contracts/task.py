@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from attrbench.contracts.denoiser import Denoiser
-    from attrbench.contracts.ground_truth import Counterfactual
+    from attrbench.contracts.model_family import ModelDescription
 
 OptionsT = TypeVar("OptionsT", bound=Options)
 
@@ -113,9 +113,11 @@ class OpenTask(ABC):
         """Return the trained model."""
 
     @property
-    def counterfactual(self) -> Counterfactual | None:
-        """How rankings are measured by training again; None for tasks that do not."""
-        return None
+    def model_description(self) -> ModelDescription:
+        """Return what a plan must know of the model; tasks that can tell it without loading the model override it."""
+        from attrbench.contracts.model_family import ModelDescription  # brings torch, which listing tasks must not
+
+        return ModelDescription(self.denoiser)
 
     @property
     def notes(self) -> Sequence[str]:
@@ -197,3 +199,7 @@ class Trainable(ABC):
             folder: what `train` returned.
             workspace: the device, and the cache in which parts of the model may be put together.
         """
+
+    def training_recipe(self) -> Mapping[str, object]:
+        """Return what decides a training besides the items and the seed, as JSON can hold it; empty where unknown."""
+        return {}

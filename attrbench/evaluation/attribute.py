@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from contextlib import closing
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from attrbench.contracts.task import Items, OpenTask, Workspace
+from attrbench.contracts.task import Items, OpenTask
 from attrbench.data.generated_images import kept_generations
 from attrbench.data.open_dataset import make_items
 from attrbench.data.pixels import refusing_bombs, to_pixels, what_is_wrong
 from attrbench.errors import AttrbenchError, UsageError
-from attrbench.evaluation.execute import compute_passes, method_context
-from attrbench.evaluation.feature_reader import MethodFeatures
+from attrbench.evaluation.execute import compute
+from attrbench.evaluation.feature_reader import FeatureReader
+from attrbench.evaluation.jobs import TaskReference, use_world, with_queries
 from attrbench.evaluation.memory import keep_freed_memory
-from attrbench.evaluation.plan import Plan
+from attrbench.evaluation.plan import check_disk, make_plan
 from attrbench.evaluation.progress import Reporter
 from attrbench.evaluation.requests import (
     MethodRequest,
@@ -27,11 +29,12 @@ from attrbench.evaluation.requests import (
     check_requests,
     make_folder,
 )
-from attrbench.evaluation.task_run import torch_device
+from attrbench.evaluation.task_run import make_executor, torch_device
+from attrbench.evaluation.world import TaskWorld
 
 if TYPE_CHECKING:
     from attrbench.contracts.denoiser import Denoiser
-    from attrbench.contracts.method import Ranking
+    from attrbench.contracts.ranking import Ranking
     from attrbench.plugins.registry import Registry
 
 
@@ -69,29 +72,6 @@ class Attribution:
     nonfinite: Sequence[tuple[str, int, float]]
 
 
-class _Asked(OpenTask):
-    """An open task with other queries."""
-
-    def __init__(self, opened: OpenTask, queries: Items) -> None:
-        self._opened = opened
-        self._queries = queries
-
-    @property
-    def train(self) -> Items:
-        """The task's."""
-        return self._opened.train
-
-    @property
-    def queries(self) -> Items:
-        """Those that are asked about."""
-        return self._queries
-
-    @property
-    def denoiser(self) -> Denoiser:
-        """The task's."""
-        return self._opened.denoiser
-
-
 def attribute(
     registry: Registry,
     task: TaskRequest,
@@ -108,28 +88,33 @@ def attribute(
         UsageError: for a question that the task's model can't be asked.
         AttrbenchError: for a picture that can't be read, and whatever ends a run.
     """
-    device = torch_device(settings.device)
+    torch_device(settings.device)
     (request,) = check_requests(task, [request], settings, reporter.note)
     check_question(question)
     make_folder(settings.cache, "--cache")
-    opened = task.task.open(Workspace(settings.cache, device))
+    reference = TaskReference.of(task, settings)
+    world = reference.open()
     with reporter.stage("model and pictures", 1) as advance:
-        check_methods([request], len(opened.train), settings, reporter.note)
-        asked = _Asked(opened, _queries(question, opened, settings.cache))
-        plan = Plan(task.task.meta, asked, [request], settings)
+        check_methods([request], len(world.opened.train), settings, reporter.note)
+        queries = _queries(question, world.opened, settings.cache)
+        reference = replace(reference, queries=queries)
+        world = TaskWorld(task.task.meta, with_queries(world.opened, queries), settings)
+        use_world(reference, world)
+        plan = make_plan(world, [request])
         advance()
-    plan.check_disk()
-    if plan.passes or plan.grams:
-        keep_freed_memory(opened.denoiser.module)
-    compute_passes(plan, registry, reporter)
+    check_disk(plan, world)
+    if plan.stages:
+        keep_freed_memory(world.opened.denoiser.module)
+    with closing(make_executor(registry, settings)) as executor:
+        progress = compute(plan, world, reference, executor, reporter)
     with reporter.stage("scoring", 1) as advance:
-        read = MethodFeatures(plan, plan.features(request))
-        scorer = request.method.fit(read.train(), method_context(plan, request, read.fingerprint, question.k))
-        ranking = scorer.top(read.query(), min(question.k, plan.train_count))
+        reader = FeatureReader(world, progress.features(request.label))
+        scorer = request.method.fit(reader.train(), world.context(request, reader.fingerprint, question.k))
+        ranking = scorer.top(reader.query(), min(question.k, world.count("train")))
         advance()
     if np.isnan(ranking.scores[ranking.ids >= 0]).any():
         raise AttrbenchError(f"{request.label} gave a score that is NaN")
-    return Attribution(asked.queries, opened.train, ranking, read.nonfinite())
+    return Attribution(queries, world.opened.train, ranking, reader.nonfinite())
 
 
 def check_question(question: Question) -> None:

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from attrbench.contracts.feature import Engine
 from attrbench.contracts.options import Spec, build_options, parse_spec
 from attrbench.errors import AttrbenchError, Unavailable, UsageError
-from attrbench.gradients.engine import Engine
 from attrbench.taskfile.read import is_file, read_task
 
 if TYPE_CHECKING:
@@ -38,7 +38,8 @@ class RunSettings:
         executor: name of the executor.
         rerun: compute again what an existing record already answers.
         dry_run: stop after the plan.
-        retrain: whether a task's counterfactual is measured, by training for each method.
+        retrain: whether the task's ground truths are measured, some by training for each method.
+        ground_truths: those named beside the ones that are measured by default, with options: `lds:bank=FILE`.
     """
 
     out: Path
@@ -52,6 +53,7 @@ class RunSettings:
     rerun: bool = False
     dry_run: bool = False
     retrain: bool = True
+    ground_truths: tuple[str, ...] = ()
 
     def make_folders(self) -> None:
         """Makes the folders, and refuses one that can't be written to before hours are spent.
@@ -77,6 +79,7 @@ class RunSettings:
         ):
             if value != default:
                 parts += [flag, str(value)]
+        parts += [part for text in self.ground_truths for part in ("--ground-truth", text)]
         return shlex.join(parts)
 
 

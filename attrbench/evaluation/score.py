@@ -16,8 +16,8 @@ from attrbench.contracts.metric import Outcome, PerQuery
 from attrbench.contracts.ranking import top_k
 from attrbench.contracts.record import MetricResult
 from attrbench.errors import AttrbenchError
-from attrbench.evaluation.plan import Plan
 from attrbench.evaluation.requests import CUTOFFS
+from attrbench.evaluation.world import TaskWorld
 from attrbench.metrics.intervals import mean_interval
 
 if TYPE_CHECKING:
@@ -78,15 +78,10 @@ def _answer(scorer: Scorer, query: QueryFeatures, depth: int) -> tuple[NDArray[n
 
 
 def measure_metrics(
-    registry: Registry, plan: Plan, measured: Measured, seed: int, note: Callable[[str], None]
+    registry: Registry, world: TaskWorld, measured: Measured, seed: int, note: Callable[[str], None]
 ) -> list[MetricResult]:
     """Every metric that applies, with its interval over the queries; one that fails is noted and left out."""
-    outcome = Outcome(
-        ranked=measured.ranked,
-        relevant=relevance(plan),
-        scores=measured.scores,
-        exact_ranked=measured.exact_ranked,
-    )
+    outcome = outcome_of(world, measured)
     results = []
     for kind in registry.metrics():
         try:
@@ -100,22 +95,32 @@ def measure_metrics(
     return results
 
 
-def without_groups(plan: Plan) -> str | None:
+def outcome_of(world: TaskWorld, measured: Measured) -> Outcome:
+    """Return what metrics and ground truths see of a method."""
+    return Outcome(
+        ranked=measured.ranked,
+        relevant=relevance(world),
+        scores=measured.scores,
+        exact_ranked=measured.exact_ranked,
+    )
+
+
+def without_groups(world: TaskWorld) -> str | None:
     """Why groups can't be compared, for the record; None where they can."""
-    lacking = sum(not group for group in plan.opened.queries.groups[: plan.query_count])
-    if not any(plan.opened.train.groups[: plan.train_count]):
+    lacking = sum(not group for group in world.opened.queries.groups[: world.count("query")])
+    if not any(world.opened.train.groups[: world.count("train")]):
         return "the training items have no groups: rankings only"
     if lacking:
-        return f"{lacking} of {plan.query_count} queries have no group: rankings only"
+        return f"{lacking} of {world.count('query')} queries have no group: rankings only"
     return None
 
 
-def relevance(plan: Plan) -> NDArray[np.bool_] | None:
+def relevance(world: TaskWorld) -> NDArray[np.bool_] | None:
     """[m, n] bool, whether an item shares the query's group; None where groups can't be compared."""
-    if without_groups(plan) is not None:
+    if without_groups(world) is not None:
         return None
-    train_groups = np.array(plan.opened.train.groups[: plan.train_count])
-    query_groups = np.array(plan.opened.queries.groups[: plan.query_count])
+    train_groups = np.array(world.opened.train.groups[: world.count("train")])
+    query_groups = np.array(world.opened.queries.groups[: world.count("query")])
     shared: NDArray[np.bool_] = query_groups[:, None] == train_groups[None, :]
     return shared
 

@@ -4,30 +4,46 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from attrbench.contracts.executor import Executor
+from attrbench.contracts.ground_truth import TruthSetting
+from attrbench.contracts.metric import Outcome
+from attrbench.contracts.options import build_options, parse_spec
 from attrbench.contracts.record import Coverage, Latency, MethodInfo, Quantiles, Record, Storage, TaskInfo, write_record
-from attrbench.contracts.task import OpenTask, Workspace
+from attrbench.contracts.task import Workspace
 from attrbench.errors import AttrbenchError, Unavailable
-from attrbench.evaluation.execute import compute_passes, method_context
-from attrbench.evaluation.feature_reader import MethodFeatures
-from attrbench.evaluation.ground_truth_step import failed, finite, retrained
+from attrbench.evaluation.execute import Progress, compute
+from attrbench.evaluation.feature_reader import FeatureReader
+from attrbench.evaluation.ground_truth_step import (
+    GroundTruths,
+    failed,
+    finite,
+    ground_truth_states,
+    open_ground_truths,
+    request_ground_truths,
+    with_ground_truths,
+)
+from attrbench.evaluation.jobs import TaskReference, use_world
 from attrbench.evaluation.memory import Peaks, keep_freed_memory, reset_peaks
-from attrbench.evaluation.plan import Plan
+from attrbench.evaluation.plan import Plan, check_disk, make_plan, plan_lines
 from attrbench.evaluation.progress import Observed, Reporter
 from attrbench.evaluation.provenance import code_digest, hardware, provenance
 from attrbench.evaluation.requests import MethodRequest, RunSettings, TaskRequest, check_methods, check_requests
-from attrbench.evaluation.score import Measured, measure_metrics, measure_queries, without_groups
+from attrbench.evaluation.score import Measured, measure_metrics, measure_queries, outcome_of, without_groups
+from attrbench.evaluation.world import TaskWorld
 from attrbench.store.fingerprint import fingerprint
 
 if TYPE_CHECKING:
+    from attrbench.contracts.task import OpenTask
     from attrbench.plugins.registry import Registry
 
 
@@ -66,6 +82,7 @@ class TaskRun:
         self.methods = check_requests(task, methods, settings, self.reporter.note)
         self.device = torch_device(settings.device)
         self.hardware = hardware(self.device)
+        self._truths = request_ground_truths(registry, settings.ground_truths)
 
     def results(self) -> Iterator[Result]:
         """Yields a result for each method, the reused ones first; a method that raises leaves a failed record."""
@@ -79,42 +96,63 @@ class TaskRun:
         if not todo:
             return
         self.settings.make_folders()
-        opened = self.task.task.open(Workspace(self.settings.cache, self.device))
+        reference = TaskReference.of(self.task, self.settings)
+        world = reference.open()
+        use_world(reference, world)
         with self.reporter.stage("model and queries", 1) as advance:
             if self.task.task.meta.train_items is None:
-                todo = check_methods(todo, len(opened.train), self.settings, self.reporter.note)
-            plan = Plan(self.task.task.meta, opened, todo, self.settings)
+                todo = check_methods(todo, world.count("train"), self.settings, self.reporter.note)
+            truths = self._open_truths(world)
+            plan = make_plan(world, todo, truths)
             advance()
-        for line in plan.lines():
+        for line in plan_lines(plan, world, truths):
             self.reporter.note(line)
         if self.settings.dry_run:
             return
-        plan.check_disk()
-        if plan.passes or plan.grams:
-            keep_freed_memory(opened.denoiser.module)
+        check_disk(plan, world)
+        if plan.stages:
+            keep_freed_memory(world.opened.denoiser.module)
         reset_peaks(self.device)
-        compute_passes(plan, self.registry, self.reporter)
-        for record in self._records(plan, todo, Peaks.now(self.device)):
-            path = write_record(record, self.settings.out)
-            self.reporter.tell("record_written", record=record, path=path)
-            yield Result(record, path, reused=False)
+        with closing(make_executor(self.registry, self.settings)) as executor:
+            progress = compute(plan, world, reference, executor, self.reporter)
+            for record in self._records(world, progress, todo, Peaks.now(self.device), truths, executor):
+                path = write_record(record, self.settings.out)
+                self.reporter.tell("record_written", record=record, path=path)
+                yield Result(record, path, reused=False)
 
-    def _records(self, plan: Plan, todo: Sequence[MethodRequest], passes: Peaks) -> Iterator[Record]:
-        """The record of each method; with a counterfactual each is trained for before the next is scored."""
-        if plan.counterfactual is None:
+    def _records(
+        self,
+        world: TaskWorld,
+        progress: Progress,
+        todo: Sequence[MethodRequest],
+        passes: Peaks,
+        truths: GroundTruths,
+        executor: Executor[Any],
+    ) -> Iterator[Record]:
+        """Yield the record of each method; with ground truths each is measured before the next is scored."""
+        if not truths.measured:
             with self.reporter.stage("scoring", len(todo)) as advance:
                 for request in todo:
-                    record = self._run_method(plan, request, passes)
+                    record, _ = self._run_method(world, progress, request, passes)
                     advance()
                     if record is not None:
                         yield record
             return
         for request in todo:
             with self.reporter.stage(f"scoring {request.label}", 1) as advance:
-                record = self._run_method(plan, request, passes)
+                record, outcome = self._run_method(world, progress, request, passes)
                 advance()
             if record is not None:
-                yield record if record.status == "failed" else retrained(record, plan, self.reporter)
+                if outcome is not None:
+                    record = with_ground_truths(record, truths, outcome, self.reporter, executor)
+                yield record
+
+    def _open_truths(self, world: TaskWorld) -> GroundTruths:
+        """The ground truths that apply to the task; a limited run only names them."""
+        settings = self.settings
+        setting = TruthSetting(self.task.task, world.opened, Workspace(settings.cache, self.device))
+        measure = settings.retrain and not world.is_limited
+        return open_ground_truths(self._truths, settings.ground_truths, setting, measure, self.reporter.note)
 
     def _code(self, request: MethodRequest) -> str:
         return code_digest(type(request.method).__module__, type(self.task.task).__module__)
@@ -123,6 +161,8 @@ class TaskRun:
         """Hash of all that decides the result of one method."""
         meta, settings = self.task.task.meta, self.settings
         state = self.task.task.state()
+        named = list(settings.ground_truths) if settings.retrain else []
+        states = ground_truth_states(self._truths, self.task.task, settings.cache) if settings.retrain else {}
         return fingerprint(
             {
                 **({} if state is None else {"state": state}),
@@ -134,6 +174,7 @@ class TaskRun:
                     if request.tuned is None
                     else {"tuned": request.tuned.model_dump(include={"sweep", "by", "task", "fingerprint"})}
                 ),
+                **({"ground truths": [named, states]} if named or states else {}),
                 "seed": settings.seed,
                 "hardware": self.hardware.hardware_class,
                 "code": self._code(request),
@@ -151,59 +192,65 @@ class TaskRun:
                 return Result(record, path, reused=True)
         return None
 
-    def _run_method(self, plan: Plan, request: MethodRequest, passes: Peaks) -> Record | None:
-        """The record of one method; None where it is passed over."""
+    def _run_method(
+        self, world: TaskWorld, progress: Progress, request: MethodRequest, passes: Peaks
+    ) -> tuple[Record | None, Outcome | None]:
+        """Return the record of one method, None where it is passed over, and what it gave, None where it failed."""
         coverage = Coverage(
-            train_items=plan.train_count,
-            train_total=len(plan.opened.train),
-            queries=plan.query_count,
-            queries_total=len(plan.opened.queries),
+            train_items=world.count("train"),
+            train_total=len(world.opened.train),
+            queries=world.count("query"),
+            queries_total=len(world.opened.queries),
         )
         reset_peaks(self.device)
         try:
-            features = plan.features(request)
-            read = MethodFeatures(plan, features)
-            coverage = coverage.model_copy(update={"nonfinite": read.nonfinite()})
-            record = self._score(plan, request, read, coverage)
+            reader = FeatureReader(world, progress.features(request.label))
+            coverage = coverage.model_copy(update={"nonfinite": reader.nonfinite()})
+            record, outcome = self._score(world, progress.plan, request, reader, coverage)
             peaks = Peaks.now(self.device)
-            if plan.computes_for(request.label):
+            if progress.plan.computes_for(request.label):
                 peaks = peaks.or_larger(passes)
-            return record.model_copy(update={"peak_memory_bytes": peaks.resident, "peak_device_bytes": peaks.device})
+            update = {"peak_memory_bytes": peaks.resident, "peak_device_bytes": peaks.device}
+            return record.model_copy(update=update), outcome
         except Exception as error:
             if isinstance(error, Unavailable) and request.optional:
                 self.reporter.note(f"passed over {request.label}: {error}")
-                return None
-            return failed(self._record(request, plan.opened, coverage), error)
+                return None, None
+            return failed(self._record(request, world.opened, coverage), error), None
 
-    def _score(self, plan: Plan, request: MethodRequest, read: MethodFeatures, coverage: Coverage) -> Record:
-        context = method_context(plan, request, read.fingerprint)
-        train, query = read.train(), read.query()
+    def _score(
+        self, world: TaskWorld, plan: Plan, request: MethodRequest, reader: FeatureReader, coverage: Coverage
+    ) -> tuple[Record, Outcome]:
+        context = world.context(request, reader.fingerprint, plan.depth)
+        train, query = reader.train(), reader.query()
         started = time.perf_counter()
         scorer = request.method.fit(train, context)
         fit_seconds = time.perf_counter() - started
         measured = measure_queries(scorer, query, context.depth)
-        metrics = measure_metrics(self.registry, plan, measured, self.settings.seed, self.reporter.note)
+        metrics = measure_metrics(self.registry, world, measured, self.settings.seed, self.reporter.note)
         size = scorer.size()
         lost = coverage.nonfinite or (measured.ranked < 0).any()
-        return self._record(request, plan.opened, coverage).model_copy(
+        notes = [*world.opened.notes, *([] if (reason := without_groups(world)) is None else [reason])]
+        record = self._record(request, world.opened, coverage).model_copy(
             update={
-                "status": "partial" if lost else "limited" if plan.is_limited else "complete",
+                "status": "partial" if lost else "limited" if world.is_limited else "complete",
                 "metrics": metrics,
-                "query_groups": list(plan.opened.queries.groups[: plan.query_count]),
-                "notes": [*plan.opened.notes, *([] if (reason := without_groups(plan)) is None else [reason])],
+                "query_groups": list(world.opened.queries.groups[: world.count("query")]),
+                "notes": notes,
                 "ranking": measured.ranked.tolist(),
-                "facts": finite({**read.facts(), **scorer.facts()}),
+                "facts": finite({**reader.facts(), **scorer.facts()}),
                 "storage": Storage(
                     rows=size.rows,
-                    rows_on_disk=read.rows_on_disk(),
-                    shared=size.shared + read.shared_bytes(),
+                    rows_on_disk=reader.rows_on_disk(),
+                    shared=size.shared + reader.shared_bytes(),
                     index=size.index,
                     rows_if_kept=size.rows_if_kept,
-                    row_error=read.row_error(),
+                    row_error=reader.row_error(),
                 ),
-                "latency": _latency(read, fit_seconds + scorer.build_seconds(), measured),
+                "latency": _latency(reader, fit_seconds + scorer.build_seconds(), measured),
             }
         )
+        return record, outcome_of(world, measured)
 
     def _record(self, request: MethodRequest, opened: OpenTask, coverage: Coverage) -> Record:
         """The record of a run with everything but its results."""
@@ -245,6 +292,20 @@ class TaskRun:
         )
 
 
+def make_executor(registry: Registry, settings: RunSettings) -> Executor[Any]:
+    """Return the executor that the settings name, such as `inline` or `processes:4`.
+
+    Raises:
+        UsageError: for an unknown name or a wrong option.
+    """
+    name, _, value = settings.executor.partition(":")
+    kind = registry.executor(name)
+    if value and "=" not in value and kind.short_option:
+        value = f"{kind.short_option}={value}"
+    (spec,) = parse_spec(f"{name}:{value}" if value else name)
+    return kind(build_options("executor", spec, kind.Options))
+
+
 def torch_device(name: str) -> torch.device:
     """The device called `name`.
 
@@ -259,13 +320,13 @@ def torch_device(name: str) -> torch.device:
     return device
 
 
-def _latency(read: MethodFeatures, fit_seconds: float, measured: Measured) -> Latency:
+def _latency(reader: FeatureReader, fit_seconds: float, measured: Measured) -> Latency:
     def quantiles(seconds: NDArray[np.float64]) -> Quantiles:
         return Quantiles(p50=float(np.quantile(seconds, 0.5)), p95=float(np.quantile(seconds, 0.95)))
 
-    gradient = read.query_seconds()
+    gradient = reader.query_seconds()
     return Latency(
-        cache=read.cache_seconds(),
+        cache=reader.cache_seconds(),
         fit=fit_seconds,
         gradient=quantiles(gradient),
         score=quantiles(measured.seconds),

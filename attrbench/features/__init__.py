@@ -1,1 +1,26 @@
 """Feature kinds: what is computed and stored for each item, one kind a module."""
+
+from attrbench.contracts.feature import Feature, FeatureRequest, QueryFeatures, TrainFeatures
+from attrbench.contracts.gradient_source import GradientSource, Sketch, TimestepGrid
+from attrbench.features.gradient_feature import GradientFeature
+from attrbench.features.gradient_gram import GradientGram
+from attrbench.features.gradient_products import GradientProducts
+from attrbench.features.gradient_rows import GradientRows
+from attrbench.features.images import Images
+from attrbench.features.outputs import Outputs
+
+__all__ = [
+    "Feature",
+    "FeatureRequest",
+    "GradientFeature",
+    "GradientGram",
+    "GradientProducts",
+    "GradientRows",
+    "GradientSource",
+    "Images",
+    "Outputs",
+    "QueryFeatures",
+    "Sketch",
+    "TimestepGrid",
+    "TrainFeatures",
+]

@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from attrbench.contracts.denoiser import Denoiser
-from attrbench.contracts.feature import GradientSource
+from attrbench.contracts.feature import Engine
+from attrbench.contracts.gradient_source import GradientSource
 from attrbench.errors import Unavailable
 from attrbench.gradients.batching import free_memory
-from attrbench.gradients.engine import Engine
 from attrbench.gradients.gradient_pass import GradientPass
 from attrbench.gradients.samples import Split
 from attrbench.gradients.shard_buffer import TINY
@@ -224,7 +224,7 @@ class GramPass:
         return self._normalize and sums.sides[0].norms is None and len(self.stretches()) > 1
 
     def _pass(self, side: Side, only: Sequence[str] | None) -> GradientPass:
-        return GradientPass(side.source, self._denoiser, side.split, self._engine, memo=side.memo, only=only)
+        return GradientPass(side.source, self._denoiser, side.split, self._engine, batch_size_file=side.memo, only=only)
 
     def _measure(self, side: Side, known: SideSums, advance: Callable[[], None]) -> None:
         """A sweep for the norms alone."""

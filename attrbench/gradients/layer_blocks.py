@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from attrbench.contracts.feature import Layers
+from attrbench.contracts.gradient_source import Layers
 from attrbench.errors import AttrbenchError
 
 _LORA = re.compile(r"\.lora_(?:A|B|embedding_A|embedding_B|magnitude_vector)(?:\..*)?$")

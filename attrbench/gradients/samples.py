@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from attrbench.contracts.denoiser import Denoiser, Encoded
-from attrbench.contracts.feature import GradientSource
+from attrbench.contracts.gradient_source import GradientSource
 from attrbench.contracts.task import Items
 from attrbench.errors import Unavailable
 from attrbench.gradients.backends import per_sample_gradients

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
     from attrbench.contracts.dataset_builder import Preparation
     from attrbench.contracts.executor import Executor
+    from attrbench.contracts.ground_truth import GroundTruth
     from attrbench.contracts.method import Method
     from attrbench.contracts.metric import Metric
     from attrbench.contracts.record import Record
@@ -37,13 +38,23 @@ def register_metrics(register: Callable[[type[Metric]], None]) -> None:
 
 
 @hookspec
-def register_executors(register: Callable[[type[Executor]], None]) -> None:
+def register_executors(register: Callable[[type[Executor[Any]]], None]) -> None:
     """Call `register(ExecutorClass)` for each way to carry out the shards of a pass."""
+
+
+@hookspec
+def register_ground_truths(register: Callable[[type[GroundTruth[Any]]], None]) -> None:
+    """Call `register(GroundTruthClass)` for each ground truth."""
 
 
 @hookspec
 def register_preparations(register: Callable[[type[Preparation[Any]]], None]) -> None:
     """Call `register(PreparationClass)` for each data set that can be put together."""
+
+
+@hookspec
+def register_model_families(register: Callable[[str, str, str], None]) -> None:
+    """Call `register(name, summary, "package.module:FamilyClass")` for each kind of model that can be opened."""
 
 
 @hookspec

@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cache
+from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING, Any
 
@@ -23,12 +24,15 @@ from attrbench.plugins import hookspecs
 if TYPE_CHECKING:
     from attrbench.contracts.dataset_builder import Preparation
     from attrbench.contracts.executor import Executor
+    from attrbench.contracts.ground_truth import GroundTruth
     from attrbench.contracts.method import Method
     from attrbench.contracts.metric import Metric
+    from attrbench.contracts.model_family import ModelFamily
     from attrbench.contracts.task import Task
 
 GROUP = "attrbench"
-KINDS = ("method", "task", "metric", "executor", "preparation")
+KINDS = ("method", "task", "metric", "executor", "preparation", "ground_truth", "model_family")
+HOOKS = {kind: f"register_{kind}s" for kind in KINDS} | {"model_family": "register_model_families"}
 
 
 @dataclass
@@ -50,7 +54,7 @@ class Plugin:
 
 
 class Registry:
-    """All methods, tasks, metrics, executors and preparations by name, and the plugins they came from."""
+    """Everything that plugins register, by kind and name, and the plugins that it came from."""
 
     def __init__(self) -> None:
         self.manager = pluggy.PluginManager("attrbench")
@@ -65,9 +69,10 @@ class Registry:
             module = find()
             self.manager.register(module, name=f"{plugin.distribution}:{plugin.name}")
             for kind in KINDS:
-                implementation = getattr(module, f"register_{kind}s", None)
+                implementation = getattr(module, HOOKS[kind], None)
                 if implementation is not None:
-                    implementation(self._registrar(kind, plugin))
+                    register = self._registrar(kind, plugin)
+                    implementation(_by_import_string(register) if kind == "model_family" else register)
             _check_hook_names(module)
         except (Exception, SystemExit) as error:
             text = " ".join(str(error).split())
@@ -106,13 +111,29 @@ class Registry:
         """The task called `name`."""
         return self._get("task", name)  # type: ignore[no-any-return]
 
-    def executor(self, name: str) -> type[Executor]:
+    def executor(self, name: str) -> type[Executor[Any]]:
         """The executor called `name`."""
         return self._get("executor", name)  # type: ignore[no-any-return]
 
     def preparation(self, name: str) -> type[Preparation[Any]]:
         """The preparation of a data set called `name`."""
         return self._get("preparation", name)  # type: ignore[no-any-return]
+
+    def ground_truth(self, name: str) -> type[GroundTruth[Any]]:
+        """Return the ground truth called `name`."""
+        return self._get("ground_truth", name)  # type: ignore[no-any-return]
+
+    def model_family(self, name: str) -> ModelFamily:
+        """Return the model family called `name`, imported on first use.
+
+        Raises:
+            AttrbenchError: where it can't be imported.
+        """
+        return self._get("model_family", name).load()  # type: ignore[no-any-return]
+
+    def model_families(self) -> list[ModelFamily]:
+        """Return all model families, sorted by name."""
+        return [self.model_family(name) for name in self.names("model_family")]
 
     def metrics(self) -> list[type[Metric]]:
         """All metrics, sorted by name."""
@@ -121,16 +142,50 @@ class Registry:
     def _get(self, kind: str, name: str) -> Any:
         if name in self._entries[kind]:
             return self._entries[kind][name][0]
-        error = unknown_name(kind, name, self._entries[kind])
+        error = unknown_name(kind.replace("_", " "), name, self._entries[kind])
         broken = [f"plugin {p.name} of {p.distribution} failed to load: {p.error}" for p in self.plugins if p.error]
         if broken:
             error.args = (f"{error} ({'; '.join(broken)})",)
         raise error
 
 
+@dataclass(frozen=True)
+class LazyFamily:
+    """A model family as it is registered, before its module is imported.
+
+    Attributes:
+        name: of the family.
+        summary: one line.
+        target: `package.module:Class`.
+    """
+
+    name: str
+    summary: str
+    target: str
+
+    def load(self) -> ModelFamily:
+        """Return the family.
+
+        Raises:
+            AttrbenchError: where the module can't be imported, or has no such class.
+        """
+        module, _, attribute = self.target.partition(":")
+        try:
+            kind: type[ModelFamily] = getattr(import_module(module), attribute)
+            family = kind()
+        except Exception as error:  # a plugin's own fault, of whatever kind
+            reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+            raise AttrbenchError(f"model family {self.name} ({self.target}) can't be loaded: {reason}") from error
+        return family
+
+
+def _by_import_string(register: Callable[[Any], None]) -> Callable[[str, str, str], None]:
+    return lambda name, summary, target: register(LazyFamily(name, summary, target))
+
+
 def _checked_name(kind: str, entry: Any) -> str:
     """The name of what is registered, after making sure that it has what listing and running it need."""
-    own = {"task": ("meta", "Options"), "executor": ("name", "summary"), "metric": ("name", "summary")}
+    own = {"task": ("meta", "Options"), "metric": ("name", "summary"), "model_family": ("name", "summary")}
     needed = own.get(kind, ("name", "summary", "Options"))
     missing = [attribute for attribute in needed if not hasattr(entry, attribute)]
     if missing:

@@ -9,12 +9,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from attrbench.contracts.feature import QueryFeatures, Rows
-from attrbench.contracts.method import Ranking, StateSize
-from attrbench.contracts.ranking import top_k
+from attrbench.contracts.feature import QueryFeatures
+from attrbench.contracts.method import StateSize
+from attrbench.contracts.ranking import Ranking, top_k
 from attrbench.errors import UsageError
+from attrbench.features.gradient_rows import GradientRows
+from attrbench.features.views import TrainRows
 from attrbench.search.exact import ExactSearch, rows_bytes
 from attrbench.search.index_files import IndexSearch, kept_index
+from attrbench.search.libraries import search_library
 from attrbench.search.vectors import query_vectors, train_vectors
 from attrbench.store.fingerprint import fingerprint
 
@@ -30,13 +33,14 @@ def make_index(factory: str, width: int) -> faiss.Index:
 
     Raises:
         UsageError: where Faiss does not understand the string, or can't apply it to this width.
+        Unavailable: where Faiss does not import.
     """
-    import faiss
-
+    library = search_library("faiss")
     try:
-        return faiss.index_factory(width, factory, faiss.METRIC_INNER_PRODUCT)
+        index: faiss.Index = library.index_factory(width, factory, library.METRIC_INNER_PRODUCT)
     except RuntimeError as error:
         raise UsageError(f"Faiss can't make an index from '{factory}' at width {width}: {_reason(error)}") from None
+    return index
 
 
 def _reason(error: RuntimeError) -> str:
@@ -49,6 +53,7 @@ class FaissSearch(IndexSearch):
 
     Args:
         rows: the training rows.
+        feature: of the queries.
         normalize: whether each timestep's gradient has unit norm.
         index: the factory string.
         nprobe: cells visited by IVF indexes; None keeps Faiss' default of 1.
@@ -59,24 +64,33 @@ class FaissSearch(IndexSearch):
     """
 
     def __init__(
-        self, rows: Rows, normalize: bool, index: str, nprobe: int | None, rerank: int, folder: Path, key: str
+        self,
+        rows: TrainRows,
+        feature: GradientRows,
+        normalize: bool,
+        index: str,
+        nprobe: int | None,
+        rerank: int,
+        folder: Path,
+        key: str,
     ) -> None:
-        import faiss
-
+        library = search_library("faiss")
         self._rows = rows
+        self._feature = feature
         self._normalize = normalize
         self._rerank = rerank
         name = fingerprint({"rows": key, "count": rows.count, "normalize": normalize, "index": index})
         self._kept = kept_index(
             folder / f"faiss-{name[:20]}.bin",
+            f"Faiss index {index} of {rows.count:,} rows",
             build=lambda: self._build(index),
-            save=faiss.write_index,
-            load=faiss.read_index,
+            save=library.write_index,
+            load=library.read_index,
         )
-        self._index = self._kept.index
+        self._index = self._kept.value
         if nprobe is not None:
             try:
-                faiss.ParameterSpace().set_index_parameter(self._index, "nprobe", nprobe)
+                library.ParameterSpace().set_index_parameter(self._index, "nprobe", nprobe)
             except RuntimeError:
                 raise UsageError(f"index '{index}' has no nprobe; leave the option out") from None
 
@@ -109,7 +123,7 @@ class FaissSearch(IndexSearch):
         """The k largest inner products that the index finds, exact ones with `rerank`; -1 where it finds fewer."""
         k = min(k, self._rows.count)
         candidates = min(max(1, self._rerank) * k, self._rows.count)
-        scores, ids = self._index.search(query_vectors(query, self._normalize), candidates)
+        scores, ids = self._index.search(query_vectors(query[self._feature], self._normalize), candidates)
         ids, scores = ids.astype(np.int64), scores.astype(np.float32)
         if not self._rerank:
             return Ranking(ids, scores)

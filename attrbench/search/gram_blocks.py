@@ -11,19 +11,21 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from attrbench.contracts.feature import Rows
+from attrbench.features.views import TrainRows
 
 ALL: Mapping[str, slice] = {"": slice(None)}
 BAND_BYTES = 256 * 2**20
 """Rows held in memory at once, besides the block that passes by."""
 
 
-def gram_blocks(rows: Rows, layers: Mapping[str, slice] = ALL, raw: bool = False) -> dict[str, NDArray[np.float64]]:
+def gram_blocks(
+    rows: TrainRows, layers: Mapping[str, slice] = ALL, raw: bool = False
+) -> dict[str, NDArray[np.float64]]:
     """<g_i, g_j> summed over matching timesteps, for each layer: name -> [n, n], symmetric.
 
     Args:
         rows: the training rows; they need not fit into memory.
-        layers: name and columns of each layer (`TrainFeatures.layers`); by default the whole row.
+        layers: name and columns of each layer (`TrainRows.layers`); by default the whole row.
         raw: multiplies each timestep's unit-norm row by its norm.
     """
     grams = {name: np.zeros((rows.count, rows.count)) for name in layers}
@@ -40,7 +42,7 @@ def gram_blocks(rows: Rows, layers: Mapping[str, slice] = ALL, raw: bool = False
 
 
 def cross_gram_blocks(
-    queries: NDArray[np.float32], rows: Rows, layers: Mapping[str, slice] = ALL, raw: bool = False
+    queries: NDArray[np.float32], rows: TrainRows, layers: Mapping[str, slice] = ALL, raw: bool = False
 ) -> dict[str, NDArray[np.float64]]:
     """<g_q, g_i> for queries ([m, T, w], raw or not as they come): name -> [m, n]."""
     grams = {name: np.zeros((len(queries), rows.count)) for name in layers}
@@ -58,12 +60,12 @@ def _products(left: NDArray[np.float32], right: NDArray[np.float32]) -> NDArray[
     return total
 
 
-def _blocks(rows: Rows, raw: bool) -> Iterator[tuple[int, NDArray[np.float32]]]:
+def _blocks(rows: TrainRows, raw: bool) -> Iterator[tuple[int, NDArray[np.float32]]]:
     for first, block in rows.blocks():
         yield first, block * rows.norms[first : first + len(block), :, None] if raw else block
 
 
-def _bands(rows: Rows, raw: bool) -> Iterator[tuple[int, NDArray[np.float32]]]:
+def _bands(rows: TrainRows, raw: bool) -> Iterator[tuple[int, NDArray[np.float32]]]:
     """Consecutive blocks joined up to `BAND_BYTES`."""
     held: list[NDArray[np.float32]] = []
     start = 0

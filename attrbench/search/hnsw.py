@@ -1,4 +1,4 @@
-"""HNSW graphs by hnswlib (methods-spec 6.5)."""
+"""HNSW graphs by hnswlib."""
 
 from __future__ import annotations
 
@@ -11,9 +11,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from attrbench.contracts.feature import QueryFeatures, Rows
-from attrbench.contracts.method import Ranking
+from attrbench.contracts.feature import QueryFeatures
+from attrbench.contracts.ranking import Ranking
+from attrbench.features.gradient_rows import GradientRows
+from attrbench.features.views import TrainRows
 from attrbench.search.index_files import IndexSearch, kept_index
+from attrbench.search.libraries import search_library
 from attrbench.search.vectors import query_vectors, train_vectors
 from attrbench.store.fingerprint import fingerprint
 
@@ -43,6 +46,7 @@ class HNSWSearch(IndexSearch):
 
     Args:
         rows: the training rows.
+        feature: of the queries.
         normalize: whether each timestep's gradient has unit norm.
         graph: what decides the graph.
         ef: candidates looked at while searching; raised to k where it is smaller.
@@ -50,32 +54,39 @@ class HNSWSearch(IndexSearch):
         key: fingerprint of the rows.
     """
 
-    def __init__(self, rows: Rows, normalize: bool, graph: HNSWGraph, ef: int, folder: Path, key: str) -> None:
+    def __init__(
+        self,
+        rows: TrainRows,
+        feature: GradientRows,
+        normalize: bool,
+        graph: HNSWGraph,
+        ef: int,
+        folder: Path,
+        key: str,
+    ) -> None:
         self._rows = rows
+        self._feature = feature
         self._normalize = normalize
         self._ef = ef
         name = fingerprint({"rows": key, "count": rows.count, "normalize": normalize, "graph": asdict(graph)})
         self._kept = kept_index(
             folder / f"hnsw-{name[:20]}.bin",
+            f"HNSW graph of {rows.count:,} rows, M={graph.m}",
             build=lambda: self._build(graph),
             save=_save,
             load=self._load,
         )
-        self._index = self._kept.index
+        self._index = self._kept.value
 
     def _build(self, graph: HNSWGraph) -> hnswlib.Index:
-        import hnswlib
-
-        index = hnswlib.Index(space="ip", dim=self._rows.width)
+        index = search_library("hnswlib").Index(space="ip", dim=self._rows.width)
         index.init_index(self._rows.count, graph.ef_construction, graph.m, graph.seed)
         for first, block in train_vectors(self._rows, self._normalize):
             index.add_items(block, np.arange(first, first + len(block)), num_threads=1)
         return index
 
     def _load(self, file: str) -> hnswlib.Index:
-        import hnswlib
-
-        index = hnswlib.Index(space="ip", dim=self._rows.width)
+        index = search_library("hnswlib").Index(space="ip", dim=self._rows.width)
         index.load_index(file, max_elements=self._rows.count)
         return index
 
@@ -83,7 +94,7 @@ class HNSWSearch(IndexSearch):
         """The k nearest by inner product that the graph search finds; -1 where it finds fewer."""
         k = min(k, self._rows.count)
         self._index.set_ef(max(self._ef, k))
-        vectors = query_vectors(query, self._normalize)
+        vectors = query_vectors(query[self._feature], self._normalize)
         try:
             labels, distances = self._index.knn_query(vectors, k, num_threads=1)
         except RuntimeError:  # hnswlib refuses to return fewer than k, which a graph in pieces may hold

@@ -6,8 +6,10 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from attrbench.contracts.feature import FeaturePlan, GradientRows, GradientSource, Sketch, TimestepGrid
+from attrbench.contracts.feature import FeatureRequest
+from attrbench.contracts.gradient_source import GradientSource, Sketch, TimestepGrid
 from attrbench.contracts.options import Options
+from attrbench.features.gradient_rows import GradientRows
 
 
 class GradientOptions(Options):
@@ -79,7 +81,6 @@ class MeanGradientOptions(GradientOptions):
         output: Literal["loss", "squared-norm", "mean"] = "loss",
         timesteps: Literal["mean", "mean-normalized"] = "mean",
         checkpoint: str = "final",
-    ) -> FeaturePlan:
-        """The same rows for training items and queries."""
-        rows = self.rows(output, timesteps, checkpoint)
-        return FeaturePlan(train=rows, query=rows)
+    ) -> FeatureRequest:
+        """Return the request of the same rows for training items and queries."""
+        return FeatureRequest.both(self.rows(output, timesteps, checkpoint))

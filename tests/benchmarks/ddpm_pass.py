@@ -9,10 +9,11 @@ from pathlib import Path
 
 import torch
 
-from attrbench.contracts.feature import GradientRows, GradientSource, Sketch
+from attrbench.contracts.feature import Engine
+from attrbench.contracts.gradient_source import GradientSource, Sketch
 from attrbench.contracts.task import Workspace
 from attrbench.evaluation.memory import Peaks, reset_peaks
-from attrbench.gradients.engine import Engine
+from attrbench.features.gradient_rows import GradientRows
 from attrbench.gradients.gradient_pass import GradientPass, Split
 from attrbench.store.shards import FeatureStore, Unit
 from attrbench.store.stored_rows import StoredRows

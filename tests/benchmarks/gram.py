@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from attrbench.contracts.feature import GradientRows, GradientSource, TimestepGrid
+from attrbench.contracts.feature import Engine
+from attrbench.contracts.gradient_source import GradientSource, TimestepGrid
 from attrbench.contracts.task import Workspace
 from attrbench.evaluation.requests import request_tasks
-from attrbench.gradients.engine import Engine
+from attrbench.features.gradient_rows import GradientRows
 from attrbench.gradients.gradient_pass import GradientPass
 from attrbench.gradients.gram_pass import GramPass, Side
 from attrbench.gradients.samples import Split

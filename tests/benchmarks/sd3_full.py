@@ -14,10 +14,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from attrbench.contracts.feature import GradientRows, GradientSource, Sketch, TimestepGrid
+from attrbench.contracts.feature import Engine
+from attrbench.contracts.gradient_source import GradientSource, Sketch, TimestepGrid
 from attrbench.contracts.task import Items
 from attrbench.evaluation.memory import Peaks
-from attrbench.gradients.engine import Engine
+from attrbench.features.gradient_rows import GradientRows
 from attrbench.gradients.gradient_pass import GradientPass, Split
 from attrbench.models.config import ModelConfig
 from attrbench.models.loading import load_denoiser

@@ -7,12 +7,13 @@ from typing import Literal
 import numpy as np
 import pytest
 
-from attrbench.contracts.feature import FeaturePlan, Images
+from attrbench.contracts.feature import FeatureRequest
 from attrbench.contracts.method import ExhaustiveScorer, Method, StateSize
 from attrbench.contracts.options import Options
 from attrbench.contracts.record import TUNING_RUNS, Record, read_records
 from attrbench.contracts.task import Items, OpenTask, Task, TaskMeta
 from attrbench.errors import AttrbenchError
+from attrbench.features.images import Images
 from attrbench.plugins.hookspecs import hookimpl
 from attrbench.plugins.registry import Plugin, load_registry
 from attrbench.store.fingerprint import fingerprint
@@ -113,7 +114,7 @@ class Place(Method[PlaceOptions]):
     Options = PlaceOptions
 
     def features(self):
-        return FeaturePlan(Images(), Images())
+        return FeatureRequest(Images(), Images())
 
     def fit(self, train, context):
         if self.options.place > 1:

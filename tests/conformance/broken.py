@@ -11,11 +11,13 @@ import numpy as np
 from pydantic import Field
 
 from attrbench.conformance.check_report import Report
-from attrbench.contracts.feature import FeaturePlan, GradientRows, GradientSource, Sketch, TimestepGrid
+from attrbench.contracts.feature import FeatureRequest
+from attrbench.contracts.gradient_source import GradientSource, Sketch, TimestepGrid
 from attrbench.contracts.method import ExhaustiveScorer, Method, Scorer, StateSize
 from attrbench.contracts.options import Options
 from attrbench.contracts.ranking import top_k
 from attrbench.errors import Unavailable
+from attrbench.features.gradient_rows import GradientRows
 from attrbench.plugins import builtin
 from attrbench.plugins.registry import Plugin, Registry
 
@@ -51,7 +53,7 @@ class Cosine(Method[Any]):
     def features(self):
         source = GradientSource(grid=TimestepGrid(steps=getattr(self.options, "steps", 2)))
         rows = GradientRows(source=source, sketch=Sketch(length=64))
-        return FeaturePlan(train=rows, query=rows)
+        return FeatureRequest(train=rows, query=rows)
 
     def fit(self, train, context) -> Scorer:
         return type(self).scorer(train.rows, self.options)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from attrbench.contracts.denoiser import Denoiser, Encoded
-from attrbench.contracts.feature import GradientSource, TimestepGrid
+from attrbench.contracts.gradient_source import GradientSource, TimestepGrid
 from attrbench.contracts.task import Items, OpenTask, TaskMeta
 from attrbench.gradients.samples import NoisySamples, Split
 from attrbench.store.fingerprint import fingerprint

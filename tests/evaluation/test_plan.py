@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from attrbench.contracts.feature import FeaturePlan, GradientProducts, GradientSource
+from attrbench.contracts.feature import FeatureRequest
+from attrbench.contracts.gradient_source import GradientSource
 from attrbench.contracts.method import Method, Transformed
 from attrbench.contracts.options import Options, Spec
 from attrbench.contracts.record import read_records
@@ -19,6 +20,7 @@ from attrbench.evaluation.plan import Plan
 from attrbench.evaluation.progress import Silent
 from attrbench.evaluation.requests import RunSettings, TaskRequest, request_methods
 from attrbench.evaluation.task_run import TaskRun
+from attrbench.features.gradient_products import GradientProducts
 from attrbench.gradients.gradient_pass import GradientPass
 from attrbench.plugins.hookspecs import hookimpl
 from attrbench.plugins.registry import Plugin, load_registry, registry
@@ -237,7 +239,7 @@ class Failing(Method[GradientOptions]):
 
     def features(self):
         products = GradientProducts(source=GradientSource(), timesteps="mean", transform=self.key)
-        return FeaturePlan(train=products, query=products)
+        return FeatureRequest(train=products, query=products)
 
     def transform(self, gradients, context):
         raise ValueError("one\n line")
@@ -297,7 +299,7 @@ class TwoParts(Failing):
 
     def features(self):
         parts = [GradientProducts(source=GradientSource(), timesteps="mean", transform=self.key + k) for k in "ab"]
-        return FeaturePlan(None, None, tuple(FeaturePlan(train=part, query=part) for part in parts))
+        return FeatureRequest(None, None, tuple(FeatureRequest(train=part, query=part) for part in parts))
 
 
 class Sound(Failing):

@@ -21,11 +21,11 @@ import diffusers.schedulers
 import sklearn.datasets
 import torch
 
+from attrbench.contracts.feature import Engine
 from attrbench.evaluation import plan
 from attrbench.evaluation.provenance import code_digest
 from attrbench.evaluation.requests import RunSettings, request_methods, request_tasks
 from attrbench.evaluation.task_run import TaskRun
-from attrbench.gradients.engine import Engine
 from attrbench.plugins.registry import registry
 from attrbench.store import shards
 from attrbench_tasks.minis import query_pictures as generated

@@ -7,9 +7,11 @@ import torch
 import torch.nn.functional as F
 
 from attrbench.contracts.denoiser import Encoded
-from attrbench.contracts.feature import GradientProducts, GradientRows, GradientSource, Sketch, TimestepGrid
+from attrbench.contracts.feature import Engine
+from attrbench.contracts.gradient_source import GradientSource, Sketch, TimestepGrid
 from attrbench.contracts.method import Transformed
-from attrbench.gradients.engine import Engine
+from attrbench.features.gradient_products import GradientProducts
+from attrbench.features.gradient_rows import GradientRows
 from attrbench.gradients.gradient_pass import GradientPass, Split
 from attrbench.models.families.ddpm import DDPMDenoiser
 from attrbench.models.noise import feature_noise

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from attrbench.contracts.feature import GradientSource
+from attrbench.contracts.gradient_source import GradientSource
 from attrbench.errors import UsageError
 from attrbench.gradients.curvature.hessian_products import Curvature
 from attrbench.gradients.per_sample import Batch

@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import nn
 
-from attrbench.contracts.feature import GradientSource, TimestepGrid
+from attrbench.contracts.feature import Engine
+from attrbench.contracts.gradient_source import GradientSource, TimestepGrid
 from attrbench.errors import Unavailable
 from attrbench.gradients import gram_pass as gram
-from attrbench.gradients.engine import Engine
 from attrbench.gradients.gram_pass import GramPass, GramSums, Side, inner_products
 from attrbench.gradients.samples import NoisySamples, Split
 from tests.methods.in_memory import LOSS, Small, batch_gradients, everything, seeded, small_items

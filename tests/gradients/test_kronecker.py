@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from attrbench.contracts.feature import GradientSource, TimestepGrid
+from attrbench.contracts.gradient_source import GradientSource, TimestepGrid
 from attrbench.errors import Unavailable
 from attrbench.gradients.curvature import kronecker
 from attrbench.gradients.curvature.kronecker import (

@@ -3,9 +3,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from attrbench.contracts.feature import GradientSource, TimestepGrid
+from attrbench.contracts.feature import Engine
+from attrbench.contracts.gradient_source import GradientSource, TimestepGrid
 from attrbench.errors import UsageError
-from attrbench.gradients.engine import Engine
 from attrbench.gradients.gradient_pass import GradientPass, Split
 from attrbench.gradients.model_outputs import MODEL_OUTPUTS, WEIGHTED
 from attrbench.gradients.per_sample import Batch

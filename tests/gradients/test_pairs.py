@@ -10,10 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from attrbench.contracts.feature import GradientProducts, GradientRows, GradientSource, Outputs, Sketch, TimestepGrid
+from attrbench.contracts.feature import Engine
+from attrbench.contracts.gradient_source import GradientSource, Sketch, TimestepGrid
 from attrbench.contracts.method import Transformed
 from attrbench.errors import Unavailable, UsageError
-from attrbench.gradients.engine import Engine
+from attrbench.features.gradient_products import GradientProducts
+from attrbench.features.gradient_rows import GradientRows
+from attrbench.features.outputs import Outputs
 from attrbench.gradients.gradient_pass import GradientPass
 from attrbench.gradients.model_outputs import MODEL_OUTPUTS
 from attrbench.gradients.per_sample import PerSampleGradients

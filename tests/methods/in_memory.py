@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from attrbench.contracts.denoiser import Denoiser, Encoded
-from attrbench.contracts.feature import GradientSource, Products, QueryFeatures, TimestepGrid, TrainFeatures
+from attrbench.contracts.feature import QueryFeatures, TrainFeatures
+from attrbench.contracts.gradient_source import GradientSource, TimestepGrid
 from attrbench.contracts.method import Context
 from attrbench.contracts.task import Items, OpenTask, TaskMeta
 from attrbench.evaluation.execute import compute_passes, method_context
@@ -15,6 +16,7 @@ from attrbench.evaluation.feature_reader import MethodFeatures
 from attrbench.evaluation.plan import Plan
 from attrbench.evaluation.progress import Silent
 from attrbench.evaluation.requests import RunSettings, request_methods
+from attrbench.features.views import QueryProducts
 from attrbench.gradients.samples import NoisySamples, Split
 from attrbench.models.timesteps import grid_timesteps
 from attrbench.plugins.registry import registry
@@ -59,7 +61,9 @@ def products(asked, train):
     """What the framework gives of raw gradients [m, T, p] and [n, T, p]."""
     values = np.einsum("mtp,ntp->mnt", asked, train)
     norms = (np.linalg.norm(raw, axis=2) for raw in (asked, train))
-    return QueryFeatures(np.arange(len(asked)), products=Products(values, *norms, bytes_if_kept=0, pass_seconds=0.0))
+    return QueryFeatures(
+        np.arange(len(asked)), products=QueryProducts(values, *norms, bytes_if_kept=0, pass_seconds=0.0)
+    )
 
 
 def no_model(*_):

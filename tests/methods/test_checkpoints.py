@@ -6,15 +6,11 @@ from pydantic import ValidationError
 from torch import nn
 
 from attrbench.contracts.denoiser import untrained
-from attrbench.contracts.feature import (
-    GradientProducts,
-    GradientRows,
-    GradientSource,
-    QueryFeatures,
-    TimestepGrid,
-    TrainFeatures,
-)
+from attrbench.contracts.feature import QueryFeatures, TrainFeatures
+from attrbench.contracts.gradient_source import GradientSource, TimestepGrid
 from attrbench.errors import Unavailable, UsageError
+from attrbench.features.gradient_products import GradientProducts
+from attrbench.features.gradient_rows import GradientRows
 from attrbench.gradients.samples import NoisySamples, Split
 from attrbench_methods.first_order.checkpoint_sums import CheckpointOptions, SummedScorer
 from attrbench_methods.first_order.diffusion_retrac import DiffusionReTrac, ReTracOptions

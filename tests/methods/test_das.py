@@ -5,7 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from attrbench.contracts.feature import GradientRows, Outputs, TrainFeatures
+from attrbench.contracts.feature import TrainFeatures
+from attrbench.features.gradient_rows import GradientRows
+from attrbench.features.outputs import Outputs
 from attrbench_methods.kernel.das import DAS, DASOptions
 from attrbench_methods.kernel.ridge import RidgeKernel, Spectrum
 from attrbench_methods.kernel.trak import TRAK, RidgeOptions

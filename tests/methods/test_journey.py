@@ -8,8 +8,9 @@ import torch
 from pydantic import ValidationError
 from torch import nn
 
-from attrbench.contracts.feature import GradientRows, GradientSource, TimestepGrid
+from attrbench.contracts.gradient_source import GradientSource, TimestepGrid
 from attrbench.errors import Unavailable, UsageError
+from attrbench.features.gradient_rows import GradientRows
 from attrbench.gradients.samples import NoisySamples, Split
 from attrbench_methods.kernel.journey_trak import JourneyOptions, JourneyTRAK
 from attrbench_methods.kernel.ridge import RidgeOptions

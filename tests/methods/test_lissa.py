@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from torch import nn
 
-from attrbench.contracts.feature import GradientProducts
 from attrbench.errors import AttrbenchError
+from attrbench.features.gradient_products import GradientProducts
 from attrbench_methods.second_order.lissa import (
     LiSSA,
     LiSSAOptions,

@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from attrbench.contracts.feature import GradientGram, QueryFeatures, TrainFeatures
+from attrbench.contracts.feature import QueryFeatures, TrainFeatures
 from attrbench.contracts.method import Context
+from attrbench.features.gradient_gram import GradientGram
 from attrbench.plugins.registry import registry
 from attrbench_methods.kernel import ridge
 from attrbench_methods.kernel.ridge import RidgeKernel, RidgeOptions, Spectrum

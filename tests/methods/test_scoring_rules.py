@@ -9,12 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from attrbench.contracts.denoiser import Encoded
-from attrbench.contracts.feature import Products, QueryFeatures, TimestepGrid, TrainFeatures
+from attrbench.contracts.feature import Engine, QueryFeatures, TrainFeatures
+from attrbench.contracts.gradient_source import TimestepGrid
 from attrbench.contracts.method import Context, Transformed
 from attrbench.contracts.metric import Outcome
 from attrbench.errors import UsageError
+from attrbench.features.views import QueryProducts
 from attrbench.gradients.backends import per_sample_gradients
-from attrbench.gradients.engine import Engine
 from attrbench.gradients.gradient_pass import GradientPass, Split
 from attrbench.gradients.model_outputs import MODEL_OUTPUTS, loss
 from attrbench.gradients.per_sample import Batch
@@ -51,7 +52,7 @@ G_ITEM = np.array([[6, 8], [5, 0]], np.float32)
 def test_worked_example_from_products(normalize, tau):
     values = (G_QUERY * G_ITEM).sum(1)[None, None]
     norms = [np.linalg.norm(g, axis=1)[None] for g in (G_QUERY, G_ITEM)]
-    query = QueryFeatures(np.arange(1), products=Products(values, *norms, bytes_if_kept=16, pass_seconds=0.0))
+    query = QueryFeatures(np.arange(1), products=QueryProducts(values, *norms, bytes_if_kept=16, pass_seconds=0.0))
     scorer = ProductScorer(normalize)
     assert scorer.scores(query).tolist() == [[tau]]
     assert scorer.size().rows_if_kept == 16
@@ -72,16 +73,16 @@ def test_worked_example_of_means_before_the_product():
     mean_q, mean_i = G_QUERY.mean(0, keepdims=True), G_ITEM.mean(0, keepdims=True)
     norms = [np.linalg.norm(g, axis=1)[None] for g in (mean_q, mean_i)]
     values = (mean_q * mean_i).sum(1)[None, None]
-    query = QueryFeatures(np.arange(1), products=Products(values, *norms, bytes_if_kept=8, pass_seconds=0.0))
+    query = QueryFeatures(np.arange(1), products=QueryProducts(values, *norms, bytes_if_kept=8, pass_seconds=0.0))
     assert ProductScorer(False).scores(query).tolist() == [[20.25]]
     assert (G_QUERY @ G_ITEM.T).tolist() == [[50, 15], [16, 0]] and (G_QUERY @ G_ITEM.T).sum() / 4 == 20.25
 
 
 def test_all_zero_gradients_score_zero():
     values, norms = np.zeros((1, 2, 1), np.float32), np.array([[2.0]], np.float32)
-    products = Products(values, norms, np.array([[0.0], [1.0]], np.float32), bytes_if_kept=0, pass_seconds=0.0)
+    products = QueryProducts(values, norms, np.array([[0.0], [1.0]], np.float32), bytes_if_kept=0, pass_seconds=0.0)
     for query_norms in (norms, np.zeros_like(norms)):
-        query = QueryFeatures(np.arange(1), products=Products(values, query_norms, products.train_norms, 0, 0.0))
+        query = QueryFeatures(np.arange(1), products=QueryProducts(values, query_norms, products.train_norms, 0, 0.0))
         assert ProductScorer(True).scores(query).tolist() == [[0, 0]]
 
 
@@ -104,7 +105,7 @@ def dmin_scores(tmp_path, tiny_denoiser, tiny_items):
         data = store.read(unit)
         if "products" in data:
             values = data["products"].transpose(2, 0, 1)
-            products = Products(values, data["query_norms"], data["norms"], bytes_if_kept=0, pass_seconds=0.0)
+            products = QueryProducts(values, data["query_norms"], data["norms"], bytes_if_kept=0, pass_seconds=0.0)
             query = QueryFeatures(np.arange(COUNT), products=products)
             return method.fit(TrainFeatures(COUNT), context()).scores(query)
         rows = SimpleNamespace(
@@ -234,7 +235,7 @@ def test_grad_dot_predicts_what_a_training_step_does_to_the_loss_of_the_query(
 
     mine, other = gradient(0), gradient(item)
     norms = [g.norm(dim=1, keepdim=True).numpy() for g in (mine, other)]
-    products = Products((mine @ other.T)[:, :, None].numpy(), *norms, bytes_if_kept=0, pass_seconds=0.0)
+    products = QueryProducts((mine @ other.T)[:, :, None].numpy(), *norms, bytes_if_kept=0, pass_seconds=0.0)
     query = QueryFeatures(np.arange(1), products=products)
     assert feature is not None
     tau = float(method.fit(TrainFeatures(1), context(tmp_path)).scores(query)[0, 0])

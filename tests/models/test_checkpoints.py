@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from attrbench.contracts.denoiser import untrained
-from attrbench.contracts.feature import TimestepGrid
+from attrbench.contracts.gradient_source import TimestepGrid
 from attrbench.errors import Unavailable, UsageError
 from attrbench.models.families.ddpm import DDPMDenoiser
 from tests.methods.in_memory import Small, seeded

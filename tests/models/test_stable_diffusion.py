@@ -9,10 +9,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from attrbench.contracts.feature import GradientRows, GradientSource, TimestepGrid
+from attrbench.contracts.feature import Engine
+from attrbench.contracts.gradient_source import GradientSource, TimestepGrid
 from attrbench.errors import AttrbenchError, UsageError
+from attrbench.features.gradient_rows import GradientRows
 from attrbench.gradients.backends import per_sample_gradients
-from attrbench.gradients.engine import Engine
 from attrbench.gradients.gradient_pass import GradientPass
 from attrbench.gradients.model_outputs import MODEL_OUTPUTS
 from attrbench.gradients.samples import NoisySamples, Split
@@ -32,7 +33,7 @@ def pipeline_of(source):
     """The pipeline as its users load it."""
     import diffusers
 
-    from attrbench.models.encoders import quiet
+    from attrbench.models.quiet import quiet
 
     kind = getattr(diffusers, index_of(pipelines.Path(source.model))["_class_name"])
     missing = {}

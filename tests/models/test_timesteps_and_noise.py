@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from attrbench.contracts.feature import GradientSource, TimestepGrid
+from attrbench.contracts.gradient_source import GradientSource, TimestepGrid
 from attrbench.errors import UsageError
 from attrbench.models.noise import feature_noise, gaussian, seed_of
 from attrbench.models.timesteps import flow_timesteps, grid_timesteps, stable_diffusion_timesteps

@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 
 from attrbench.contracts.task import Workspace
 from attrbench.errors import AttrbenchError
-from attrbench.models.encoders import PipelineEncoders
+from attrbench.models.pipeline_encoders import PipelineEncoders
 from attrbench_tasks.dmin_paper import constants as paper
 from attrbench_tasks.dmin_paper.text_to_image_tasks import SD3Full, SD3LoRA, SD14LoRA
 from attrbench_tasks.dmin_paper.train_lora import PaperRecipe, PartsOfLoss, recipe_of

@@ -1,4 +1,4 @@
-"""Random: the floor that every other method must clear (methods-spec M1)."""
+"""Random: the floor that every other method must clear."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from attrbench.contracts.feature import FeaturePlan, QueryFeatures, TrainFeatures
+from attrbench.contracts.feature import FeatureRequest, QueryFeatures, TrainFeatures
 from attrbench.contracts.method import Context, ExhaustiveScorer, Method, StateSize
 from attrbench.contracts.options import Options
 
@@ -30,9 +30,9 @@ class Random(Method[RandomOptions]):
     Options = RandomOptions
     control = True
 
-    def features(self) -> FeaturePlan:
+    def features(self) -> FeatureRequest:
         """Nothing is kept."""
-        return FeaturePlan(train=None, query=None)
+        return FeatureRequest()
 
     def fit(self, train: TrainFeatures, context: Context) -> RandomScorer:
         """Remembers the seed."""

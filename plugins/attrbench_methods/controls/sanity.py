@@ -1,18 +1,17 @@
-"""Rows that a method worth its cost must beat: DMin with its gradients shuffled, and of an untrained network."""
+"""TrainRows that a method worth its cost must beat: DMin with its gradients shuffled, and of an untrained network."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field
 
-from attrbench.contracts.feature import FeaturePlan, GradientRows, QueryFeatures, Rows, Sketch, TrainFeatures
+from attrbench.contracts.feature import FeatureRequest, QueryFeatures, TrainFeatures
+from attrbench.contracts.gradient_source import Sketch
 from attrbench.contracts.method import Context, ExhaustiveScorer, Method, StateSize
+from attrbench.features.gradient_rows import GradientRows
+from attrbench.search.exact import ExactSearch
 from attrbench_methods.gradient_options import GradientOptions
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
 
 
 class SanityOptions(GradientOptions):
@@ -23,11 +22,10 @@ class SanityOptions(GradientOptions):
     seed: int = Field(42, ge=0)
     """Seed of the sketch."""
 
-    def plan(self, checkpoint: str) -> FeaturePlan:
-        """`dmin`'s rows."""
+    def rows(self, checkpoint: str) -> GradientRows:
+        """Return `dmin`'s rows at a checkpoint."""
         sketch = Sketch(length=self.v, seed=self.seed)
-        rows = GradientRows(source=self.source(checkpoint=checkpoint), sketch=sketch)
-        return FeaturePlan(train=rows, query=rows)
+        return GradientRows(source=self.source(checkpoint=checkpoint), sketch=sketch)
 
 
 class ShuffledOptions(SanityOptions):
@@ -49,26 +47,22 @@ class Shuffled(Method[ShuffledOptions]):
     Options = ShuffledOptions
     control = True
 
-    def features(self) -> FeaturePlan:
+    def features(self) -> FeatureRequest:
         """`dmin`'s rows."""
-        return self.options.plan("final")
+        return FeatureRequest.both(self.options.rows("final"))
 
     def fit(self, train: TrainFeatures, context: Context) -> ShuffledScorer:
         """Draws the shuffle."""
-        import numpy as np
-
-        assert train.rows is not None
+        rows = self.options.rows("final")
         order = np.random.default_rng([context.seed, self.options.draw]).permutation(train.count)
-        return ShuffledScorer(train.rows, order)
+        return ShuffledScorer(ExactSearch(train[rows], rows, normalize=True), order)
 
 
 class ShuffledScorer(ExhaustiveScorer):
     """Item i gets the score of item order[i]."""
 
-    def __init__(self, rows: Rows, order: NDArray[np.int64]) -> None:
-        from attrbench.search.exact import ExactSearch
-
-        self._exact = ExactSearch(rows, normalize=True)
+    def __init__(self, exact: ExactSearch, order: NDArray[np.int64]) -> None:
+        self._exact = exact
         self._order = order
 
     def scores(self, query: QueryFeatures) -> NDArray[np.float32]:
@@ -88,13 +82,11 @@ class Untrained(Method[SanityOptions]):
     citation = "after Adebayo et al. 2018 (arXiv 1810.03292)"
     Options = SanityOptions
 
-    def features(self) -> FeaturePlan:
+    def features(self) -> FeatureRequest:
         """`dmin`'s rows at untrained weights."""
-        return self.options.plan("untrained")
+        return FeatureRequest.both(self.options.rows("untrained"))
 
     def fit(self, train: TrainFeatures, context: Context) -> ExhaustiveScorer:
         """There is nothing to fit."""
-        from attrbench.search.exact import ExactSearch
-
-        assert train.rows is not None
-        return ExactSearch(train.rows, normalize=True)
+        rows = self.options.rows("untrained")
+        return ExactSearch(train[rows], rows, normalize=True)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from functools import reduce
 from typing import TYPE_CHECKING, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from attrbench.contracts.feature import QueryFeatures
 from attrbench.contracts.method import ExhaustiveScorer, StateSize
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 class CheckpointOptions(BaseModel):
     """The options of methods that follow the training."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
 
     checkpoints: int = Field(4, ge=1)
     """How many checkpoints, evenly spaced through training, the final weights among them."""
@@ -38,7 +40,7 @@ class CheckpointOptions(BaseModel):
 
 
 class SummedScorer(ExhaustiveScorer):
-    """A weighted sum of scorers, one for each part of the features."""
+    """A weighted sum of scorers, one for each checkpoint."""
 
     def __init__(self, scorers: Sequence[ExhaustiveScorer], factors: Sequence[float]) -> None:
         self._scorers = scorers
@@ -46,9 +48,9 @@ class SummedScorer(ExhaustiveScorer):
 
     def scores(self, query: QueryFeatures) -> NDArray[np.float32]:
         """[m, n] weighted sums."""
-        parts = zip(self._scorers, self._factors, query.parts, strict=True)
+        parts = zip(self._scorers, self._factors, strict=True)
         total: NDArray[np.float32] = reduce(
-            lambda total, part: total + part, (scorer.scores(part) * factor for scorer, factor, part in parts)
+            lambda total, part: total + part, (scorer.scores(query) * factor for scorer, factor in parts)
         )
         return total
 

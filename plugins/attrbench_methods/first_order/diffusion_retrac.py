@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from attrbench.contracts.feature import FeaturePlan, TrainFeatures
+from attrbench.contracts.feature import FeatureRequest, TrainFeatures
 from attrbench.contracts.method import Context, Method
+from attrbench.features.gradient_rows import GradientRows
 from attrbench_methods.first_order.checkpoint_sums import CheckpointOptions, SummedScorer
 from attrbench_methods.gradient_options import MeanGradientOptions
 
@@ -28,15 +29,17 @@ class DiffusionReTrac(Method[ReTracOptions]):
     citation = "Xie et al. 2024, Diffusion-ReTrac (arXiv 2401.09031)"
     Options = ReTracOptions
 
-    def features(self) -> FeaturePlan:
+    def features(self) -> FeatureRequest:
         """Means of unit gradients, out of the passes of `trak`."""
-        plans = [self.options.plan("loss", "mean-normalized", name) for name in self.options.names()]
-        return FeaturePlan(None, None, tuple(plans))
+        return FeatureRequest.both(*self._rows)
+
+    @property
+    def _rows(self) -> list[GradientRows]:
+        return [self.options.rows("loss", "mean-normalized", name) for name in self.options.names()]
 
     def fit(self, train: TrainFeatures, context: Context) -> SummedScorer:
         """Looks the weights up."""
         from attrbench.search.exact import ExactSearch
 
-        rows = [part.rows for part in train.parts if part.rows is not None]
         factors = self.options.factors(context.denoiser())
-        return SummedScorer([ExactSearch(part, normalize=False) for part in rows], factors)
+        return SummedScorer([ExactSearch(train[rows], rows, normalize=False) for rows in self._rows], factors)

@@ -6,9 +6,13 @@ from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from attrbench.contracts.feature import FeaturePlan, GradientProducts, GradientRows, Sketch, TrainFeatures
+from attrbench.contracts.feature import FeatureRequest, TrainFeatures
+from attrbench.contracts.gradient_source import Sketch
 from attrbench.contracts.method import Context, Method, Scorer
 from attrbench.errors import UsageError
+from attrbench.features.gradient_products import GradientProducts
+from attrbench.features.gradient_rows import GradientRows
+from attrbench.search.libraries import search_library
 from attrbench_methods.first_order.product_scorer import ProductScorer
 from attrbench_methods.gradient_options import GradientOptions
 
@@ -73,17 +77,28 @@ class DMin(Method[DMinOptions]):
         if options.v is None and options.normalize and options.noise == "shared":  # a sketch may err
             self.self_first = True
 
-    def features(self) -> FeaturePlan:
+    def features(self) -> FeatureRequest:
         """Sketched rows, or without compression the inner products with the queries' gradients."""
-        source, o = self.options.source(), self.options
-        if o.v is None:
-            products = GradientProducts(source=source)
-            return FeaturePlan(train=products, query=products)
-        rows = GradientRows(source=source, sketch=Sketch(length=o.v, seed=o.seed, form=o.sketch))
-        return FeaturePlan(train=rows.model_copy(update={"dtype": o.dtype}), query=rows)
+        if self.options.v is None:
+            return FeatureRequest.both(self._products)
+        return FeatureRequest((self._train_rows,), (self._query_rows,))
+
+    @property
+    def _products(self) -> GradientProducts:
+        return GradientProducts(source=self.options.source())
+
+    @property
+    def _query_rows(self) -> GradientRows:
+        o = self.options
+        assert o.v is not None
+        return GradientRows(source=o.source(), sketch=Sketch(length=o.v, seed=o.seed, form=o.sketch))
+
+    @property
+    def _train_rows(self) -> GradientRows:
+        return self._query_rows.model_copy(update={"dtype": self.options.dtype})
 
     def check(self, train_items: int) -> None:
-        """`k` must not exceed the training set; Faiss must understand its string."""
+        """`k` must not exceed the training set; the search's library must import; Faiss must understand its string."""
         o = self.options
         if o.k is not None and o.k > train_items:
             raise UsageError(f"method dmin: k={o.k} is larger than the training set ({train_items} items)")
@@ -91,27 +106,29 @@ class DMin(Method[DMinOptions]):
             from attrbench.search.faiss_index import make_index
 
             make_index(o.index, o.timesteps * o.v)
+        if o.search == "hnsw" and o.v is not None:
+            search_library("hnswlib")
 
     def fit(self, train: TrainFeatures, context: Context) -> Scorer:
         """Builds or loads the index, where there is one."""
         o = self.options
         if o.v is None:
-            return ProductScorer(o.normalize)
-        assert train.rows is not None
+            return ProductScorer(self._products, o.normalize)
+        rows, queries = train[self._train_rows], self._query_rows
         if o.search == "hnsw":
             from attrbench.search.hnsw import HNSWGraph, HNSWSearch
 
             graph = HNSWGraph(o.M, o.ef_construction, o.seed)
-            return HNSWSearch(train.rows, o.normalize, graph, o.ef, context.workspace, context.fingerprint)
+            return HNSWSearch(rows, queries, o.normalize, graph, o.ef, context.workspace, context.fingerprint)
         if o.search == "faiss":
             from attrbench.search.faiss_index import FaissSearch
 
             return FaissSearch(
-                train.rows, o.normalize, o.index, o.nprobe, o.rerank, context.workspace, context.fingerprint
+                rows, queries, o.normalize, o.index, o.nprobe, o.rerank, context.workspace, context.fingerprint
             )
         from attrbench.search.exact import ExactSearch
 
-        return ExactSearch(train.rows, o.normalize)
+        return ExactSearch(rows, queries, o.normalize)
 
     def depth(self, wanted: int) -> int:
         """At most `k`, where that is given."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from attrbench.contracts.feature import FeaturePlan, TrainFeatures
+from attrbench.contracts.feature import FeatureRequest, TrainFeatures
 from attrbench.contracts.method import Context, Method, Scorer
 from attrbench_methods.gradient_options import MeanGradientOptions
 
@@ -16,13 +16,13 @@ class GradCos(Method[MeanGradientOptions]):
     Options = MeanGradientOptions
     self_first = True
 
-    def features(self) -> FeaturePlan:
+    def features(self) -> FeatureRequest:
         """The rows of `trak`."""
-        return self.options.plan()
+        return FeatureRequest.both(self.options.rows())
 
     def fit(self, train: TrainFeatures, context: Context) -> Scorer:
         """There is nothing to fit."""
         from attrbench.search.exact import ExactSearch
 
-        assert train.rows is not None
-        return ExactSearch(train.rows, normalize=True)
+        rows = self.options.rows()
+        return ExactSearch(train[rows], rows, normalize=True)

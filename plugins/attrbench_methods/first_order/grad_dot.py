@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from attrbench.contracts.feature import FeaturePlan, GradientProducts, TrainFeatures
+from attrbench.contracts.feature import FeatureRequest, TrainFeatures
 from attrbench.contracts.method import Context, Method
+from attrbench.features.gradient_products import GradientProducts
 from attrbench_methods.first_order.product_scorer import ProductScorer
 from attrbench_methods.gradient_options import GradientOptions
 
@@ -19,11 +20,14 @@ class GradDot(Method[GradientOptions]):
     citation = "Pruthi et al. 2020 (arXiv 2002.08484); DMin (arXiv 2412.08637), eq. 7"
     Options = GradientOptions
 
-    def features(self) -> FeaturePlan:
+    def features(self) -> FeatureRequest:
         """Inner products with the queries' gradients; no gradient is stored."""
-        feature = GradientProducts(source=self.options.source())
-        return FeaturePlan(train=feature, query=feature)
+        return FeatureRequest.both(self._products)
+
+    @property
+    def _products(self) -> GradientProducts:
+        return GradientProducts(source=self.options.source())
 
     def fit(self, train: TrainFeatures, context: Context) -> ProductScorer:
         """There is nothing to fit."""
-        return ProductScorer(normalize=False)
+        return ProductScorer(self._products, normalize=False)

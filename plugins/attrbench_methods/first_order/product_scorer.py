@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from attrbench.contracts.feature import QueryFeatures
 from attrbench.contracts.method import ExhaustiveScorer, StateSize
+from attrbench.features.gradient_products import GradientProducts
 
 if TYPE_CHECKING:
     import numpy as np
@@ -13,9 +14,15 @@ if TYPE_CHECKING:
 
 
 class ProductScorer(ExhaustiveScorer):
-    """tau = sum over t of <g_q^t, g_i^t>, where `normalize` divided by the norms of both (methods-spec 6.1)."""
+    """tau = sum over t of <g_q^t, g_i^t>, where `normalize` divided by the norms of both.
 
-    def __init__(self, normalize: bool) -> None:
+    Args:
+        feature: the products.
+        normalize: whether each timestep's gradients count with unit norm.
+    """
+
+    def __init__(self, feature: GradientProducts, normalize: bool) -> None:
+        self._feature = feature
         self._normalize = normalize
         self._bytes_if_kept: int | None = None
 
@@ -23,8 +30,7 @@ class ProductScorer(ExhaustiveScorer):
         """[m, n] scores."""
         import numpy as np
 
-        products = query.products
-        assert products is not None
+        products = query[self._feature]
         self._bytes_if_kept = products.bytes_if_kept
         values = products.values.astype(np.float64)
         if self._normalize:

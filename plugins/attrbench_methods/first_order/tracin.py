@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from attrbench.contracts.feature import FeaturePlan, GradientProducts, TrainFeatures
+from attrbench.contracts.feature import FeatureRequest, TrainFeatures
 from attrbench.contracts.method import Context, Method
+from attrbench.features.gradient_products import GradientProducts
 from attrbench_methods.first_order.checkpoint_sums import CheckpointOptions, SummedScorer
 from attrbench_methods.first_order.product_scorer import ProductScorer
 from attrbench_methods.gradient_options import GradientOptions
@@ -27,12 +28,15 @@ class TracIn(Method[TracInOptions]):
     citation = "Pruthi et al. 2020 (arXiv 2002.08484)"
     Options = TracInOptions
 
-    def features(self) -> FeaturePlan:
+    def features(self) -> FeatureRequest:
         """Inner products at each checkpoint; those at the final weights are `grad-dot`'s."""
-        products = [GradientProducts(source=self.options.source(checkpoint=name)) for name in self.options.names()]
-        return FeaturePlan(None, None, tuple(FeaturePlan(train=each, query=each) for each in products))
+        return FeatureRequest.both(*self._products)
+
+    @property
+    def _products(self) -> list[GradientProducts]:
+        return [GradientProducts(source=self.options.source(checkpoint=name)) for name in self.options.names()]
 
     def fit(self, train: TrainFeatures, context: Context) -> SummedScorer:
         """Looks the weights up."""
-        scorers = [ProductScorer(self.options.normalize) for _ in train.parts]
+        scorers = [ProductScorer(products, self.options.normalize) for products in self._products]
         return SummedScorer(scorers, self.options.factors(context.denoiser()))

@@ -1,17 +1,18 @@
-"""DAS: the squared change of the model's output when an item is left out (methods-spec M13)."""
+"""DAS: the squared change of the model's output when an item is left out."""
 
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
-from attrbench.contracts.feature import FeaturePlan, Outputs, QueryFeatures, TrainFeatures
+import numpy as np
+from numpy.typing import NDArray
+
+from attrbench.contracts.feature import FeatureRequest, QueryFeatures, TrainFeatures
 from attrbench.contracts.method import Context, ExhaustiveScorer, Method, StateSize
-from attrbench_methods.kernel.ridge import RidgeKernel, RidgeOptions, RidgeScorer, fit_kernel
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
+from attrbench.features.outputs import Outputs
+from attrbench_methods.kernel.kernel_features import KernelFeatures
+from attrbench_methods.kernel.ridge import RidgeOptions, RidgeScorer, fit_kernel
 
 
 class DASOptions(RidgeOptions):
@@ -38,41 +39,43 @@ class DAS(Method[DASOptions]):
     citation = "Lin et al. 2024, Diffusion Attribution Score (arXiv 2410.18639)"
     Options = DASOptions
 
-    def features(self) -> FeaturePlan:
+    def features(self) -> FeatureRequest:
         """Rows of the output's mean; the losses come out of the passes of `trak`, or of forward passes alone."""
-        losses = FeaturePlan(train=Outputs(source=self.options.source("loss")), query=None)
-        plan = self.options.plan("mean", "mean-normalized")
-        return FeaturePlan(plan.train, plan.query, (losses,) if self.options.residual else ())
+        request = self.means.request()
+        return FeatureRequest(request.train + ((self._losses,) if self.options.residual else ()), request.query)
+
+    @property
+    def means(self) -> KernelFeatures:
+        """Means of unit gradients of the output's mean."""
+        return self.options.means("mean", "mean-normalized")
+
+    @property
+    def _losses(self) -> Outputs:
+        return Outputs(source=self.options.source("loss"))
 
     def fit(self, train: TrainFeatures, context: Context) -> DASScorer:
         """Inverts the kernel; leverages and residuals become one factor an item."""
-        import numpy as np
-
-        kernel = fit_kernel(train, self.options, context)
+        kernel = fit_kernel(self.means, train, self.options, context)
         factors = np.ones(train.count)
         if self.options.residual:
-            losses = train.parts[0].outputs
-            assert losses is not None
-            errors = np.sqrt(losses.astype(np.float64))
+            errors = np.sqrt(train[self._losses].astype(np.float64))
             norms = np.linalg.norm(errors, axis=1, keepdims=True)
             factors *= np.divide(errors, norms, out=np.zeros_like(errors), where=norms > 0).mean(axis=1)
         if self.options.leverage:
             factors /= (1 - kernel.leverages()).clip(1e-6)
-        return DASScorer(train, kernel, factors, self.options.squared)
+        return DASScorer(RidgeScorer(self.means, train, kernel), factors, self.options.squared)
 
 
 class DASScorer(ExhaustiveScorer):
     """The kernel's scores times a factor for each item ([n]), squared or not."""
 
-    def __init__(self, train: TrainFeatures, kernel: RidgeKernel, factors: NDArray[np.float64], squared: bool) -> None:
-        self._ridge = RidgeScorer(train, kernel)
+    def __init__(self, ridge: RidgeScorer, factors: NDArray[np.float64], squared: bool) -> None:
+        self._ridge = ridge
         self._factors = factors
         self._squared = squared
 
     def scores(self, query: QueryFeatures) -> NDArray[np.float32]:
         """[m, n] scores."""
-        import numpy as np
-
         scores = self._ridge.scores(query).astype(np.float64) * self._factors
         return (scores**2 if self._squared else scores).astype(np.float32)
 

@@ -1,4 +1,4 @@
-"""Journey-TRAK: TRAK whose queries are sampling trajectories (methods-spec M9)."""
+"""Journey-TRAK: TRAK whose queries are sampling trajectories."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ from typing import ClassVar
 
 from pydantic import Field, model_validator
 
-from attrbench.contracts.feature import FeaturePlan, TimestepGrid, TrainFeatures
+from attrbench.contracts.feature import FeatureRequest, TrainFeatures
+from attrbench.contracts.gradient_source import TimestepGrid
 from attrbench.contracts.method import Context, Method, Scorer
+from attrbench_methods.kernel.kernel_features import KernelFeatures
 from attrbench_methods.kernel.ridge import RidgeOptions, RidgeScorer, fit_kernel
 
 
@@ -43,14 +45,19 @@ class JourneyTRAK(Method[JourneyOptions]):
     citation = "Georgiev et al. 2023 (arXiv 2312.06205), as adapted by Zheng et al. 2024 (arXiv 2311.00500)"
     Options = JourneyOptions
 
-    def features(self) -> FeaturePlan:
-        """`trak`'s rows for the training set; the queries' along their trajectories."""
+    def features(self) -> FeatureRequest:
+        """Return the request of the means."""
+        return self.means.request()
+
+    @property
+    def means(self) -> KernelFeatures:
+        """`trak`'s means for the training set; the queries' along their trajectories."""
         o = self.options
         grid = TimestepGrid(kind="sampler", steps=o.sampling_steps)
         if o.at is not None:
             grid = TimestepGrid(kind="single", steps=o.draws, at=o.at)
-        return o.plan(queries=o.source().model_copy(update={"grid": grid, "latents": "trajectory"}))
+        return o.means(queries=o.source().model_copy(update={"grid": grid, "latents": "trajectory"}))
 
     def fit(self, train: TrainFeatures, context: Context) -> Scorer:
-        """Inverts the kernel."""
-        return RidgeScorer(train, fit_kernel(train, self.options, context))
+        """Invert the kernel."""
+        return RidgeScorer(self.means, train, fit_kernel(self.means, train, self.options, context))

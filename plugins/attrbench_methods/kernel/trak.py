@@ -1,12 +1,13 @@
-"""TRAK, D-TRAK, Relative-IF and Renormalized-IF: one ridge kernel, four scores (methods-spec M7, M8)."""
+"""TRAK, D-TRAK, Relative-IF and Renormalized-IF: one ridge kernel, four scores."""
 
 from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-from attrbench.contracts.feature import FeaturePlan, TrainFeatures
+from attrbench.contracts.feature import FeatureRequest, TrainFeatures
 from attrbench.contracts.method import Context, Method, Scorer
-from attrbench_methods.kernel.ridge import RidgeOptions, RidgeScorer, fit_kernel, gradient_norms
+from attrbench_methods.kernel.kernel_features import KernelFeatures
+from attrbench_methods.kernel.ridge import RidgeOptions, RidgeScorer, fit_kernel
 
 
 class TRAK(Method[RidgeOptions]):
@@ -17,13 +18,18 @@ class TRAK(Method[RidgeOptions]):
     citation = "Park et al. 2023, TRAK (arXiv 2303.14186); Zheng et al. 2024, D-TRAK (arXiv 2311.00500)"
     Options = RidgeOptions
 
-    def features(self) -> FeaturePlan:
+    @property
+    def means(self) -> KernelFeatures:
         """Means of loss gradients, sketched or whole."""
-        return self.options.plan("loss")
+        return self.options.means("loss")
+
+    def features(self) -> FeatureRequest:
+        """Return the request of the means."""
+        return self.means.request()
 
     def fit(self, train: TrainFeatures, context: Context) -> Scorer:
-        """Inverts the kernel."""
-        return RidgeScorer(train, fit_kernel(train, self.options, context))
+        """Invert the kernel."""
+        return RidgeScorer(self.means, train, fit_kernel(self.means, train, self.options, context))
 
 
 class DTRAKOptions(RidgeOptions):
@@ -40,12 +46,13 @@ class DTRAK(TRAK):
     citation = "Zheng et al. 2024, D-TRAK (arXiv 2311.00500)"
     Options = DTRAKOptions
 
-    def features(self) -> FeaturePlan:
+    @property
+    def means(self) -> KernelFeatures:
         """Means of gradients of the squared norm."""
-        return self.options.plan("squared-norm")
+        return self.options.means("squared-norm")
 
 
-class NormalisedOptions(RidgeOptions):
+class NormalizedOptions(RidgeOptions):
     """Options of `relative-if` and `renorm-if`."""
 
     needs: ClassVar = {"target": "output=loss"}
@@ -53,22 +60,27 @@ class NormalisedOptions(RidgeOptions):
     """What is differentiated: the training loss, as TRAK, or the output's square, as D-TRAK."""
 
 
-class RelativeIF(Method[NormalisedOptions]):
+class RelativeIF(Method[NormalizedOptions]):
     """TRAK's score over |Phi_i (Phi^T Phi + lam I)^-1|: how much of item i's own influence falls on the query."""
 
     name = "relative-if"
     summary = "TRAK over the norm of an item's influence"
     citation = "Barshan et al. 2020, RelatIF (arXiv 2003.11630)"
-    Options = NormalisedOptions
+    Options = NormalizedOptions
 
-    def features(self) -> FeaturePlan:
+    @property
+    def means(self) -> KernelFeatures:
         """Means of gradients."""
-        return self.options.plan(self.options.output)
+        return self.options.means(self.options.output)
+
+    def features(self) -> FeatureRequest:
+        """Return the request of the means."""
+        return self.means.request()
 
     def fit(self, train: TrainFeatures, context: Context) -> Scorer:
-        """Inverts the kernel."""
-        kernel = fit_kernel(train, self.options, context)
-        return RidgeScorer(train, kernel, kernel.influence_norms())
+        """Invert the kernel."""
+        kernel = fit_kernel(self.means, train, self.options, context)
+        return RidgeScorer(self.means, train, kernel, kernel.influence_norms())
 
 
 class RenormIF(RelativeIF):
@@ -79,5 +91,6 @@ class RenormIF(RelativeIF):
     citation = "Hammoudeh and Lowd 2022 (arXiv 2201.10055)"
 
     def fit(self, train: TrainFeatures, context: Context) -> Scorer:
-        """Inverts the kernel."""
-        return RidgeScorer(train, fit_kernel(train, self.options, context), gradient_norms(train))
+        """Invert the kernel."""
+        means = self.means
+        return RidgeScorer(means, train, fit_kernel(means, train, self.options, context), means.norms(train))

@@ -1,15 +1,14 @@
-"""DataInf: an inverse Hessian in closed form, by swapping the inverse and the mean (methods-spec M10)."""
+"""DataInf: an inverse Hessian in closed form, by swapping the inverse and the mean."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import ClassVar, Literal
 
-from attrbench.contracts.feature import FeaturePlan, TrainFeatures
+import numpy as np
+
+from attrbench.contracts.feature import FeatureRequest, TrainFeatures
 from attrbench.contracts.method import Context, Method, Scorer
-from attrbench_methods.second_order.block_influence import BlockOptions, PreconditionedScorer, preconditioned
-
-if TYPE_CHECKING:
-    from attrbench_methods.second_order.block_influence import Matrix
+from attrbench_methods.second_order.block_influence import BlockOptions, Matrix, PreconditionedScorer, preconditioned
 
 
 class DataInfOptions(BlockOptions):
@@ -28,9 +27,9 @@ class DataInf(Method[DataInfOptions]):
     citation = "Kwon et al. 2024, DataInf (arXiv 2310.00902)"
     Options = DataInfOptions
 
-    def features(self) -> FeaturePlan:
+    def features(self) -> FeatureRequest:
         """Sketched gradients of each block."""
-        return self.options.block_plan()
+        return FeatureRequest.both(self.options.block_rows())
 
     def fit(self, train: TrainFeatures, context: Context) -> Scorer:
         """Applies the inverse to the training gradients."""
@@ -40,7 +39,8 @@ class DataInf(Method[DataInfOptions]):
                 return gradients
             return datainf_inverse(gradients, self.options.block_damping(gradients, parameters))
 
-        return PreconditionedScorer(preconditioned(train, inverse))
+        feature = self.options.block_rows()
+        return PreconditionedScorer(feature, preconditioned(train[feature], inverse))
 
 
 def datainf_inverse(gradients: Matrix, damping: float) -> Matrix:
@@ -50,8 +50,6 @@ def datainf_inverse(gradients: Matrix, damping: float) -> Matrix:
         gradients: [n, d] training gradients of one block.
         damping: lam.
     """
-    import numpy as np
-
     weights = 1 / (len(gradients) * (damping + (gradients**2).sum(axis=1)))
     swapped = np.linalg.multi_dot([gradients, gradients.T * weights, gradients])  # over n x n or d x d, the cheaper
     inverse: Matrix = (gradients - swapped) / damping

@@ -1,4 +1,4 @@
-"""EK-FAC and K-FAC influence functions (methods-spec M12)."""
+"""EK-FAC and K-FAC influence functions."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
-from attrbench.contracts.feature import FeaturePlan, GradientProducts, TrainFeatures
+from attrbench.contracts.feature import FeatureRequest, TrainFeatures
 from attrbench.contracts.method import Context, Method, Transformed
+from attrbench.features.gradient_products import GradientProducts
 from attrbench_methods.first_order.product_scorer import ProductScorer
 from attrbench_methods.gradient_options import GradientOptions
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from attrbench.gradients.curvature.kronecker import KroneckerFactors
-    from attrbench.search.index_files import KeptIndex
+    from attrbench.store.artifacts import Kept
 
 
 class KroneckerOptions(GradientOptions):
@@ -56,14 +57,17 @@ class EKFAC(Method[KroneckerOptions]):
     quick: ClassVar[Mapping[str, str]] = {"draws": "64"}
     corrected = True
 
-    def features(self) -> FeaturePlan:
+    def features(self) -> FeatureRequest:
         """Inner products of mean gradients, the queries' behind the inverse."""
-        products = GradientProducts(source=self.options.source(), timesteps="mean", transform=self.key)
-        return FeaturePlan(train=products, query=products)
+        return FeatureRequest.both(self._products)
+
+    @property
+    def _products(self) -> GradientProducts:
+        return GradientProducts(source=self.options.source(), timesteps="mean", transform=self.key)
 
     def fit(self, train: TrainFeatures, context: Context) -> ProductScorer:
         """The curvature has done its work in `transform`."""
-        return ProductScorer(normalize=False)
+        return ProductScorer(self._products, normalize=False)
 
     def transform(self, gradients: Tensor, context: Context) -> Transformed:
         """Estimates the factors, or loads what an earlier run kept, and solves for each query."""
@@ -71,12 +75,12 @@ class EKFAC(Method[KroneckerOptions]):
         kept = self._factors(context)
         built = time.perf_counter() - started
         o = self.options
-        solved = kept.index.solve(gradients, self.corrected, o.damping, o.damping_mode == "relative")
-        facts = {"modules": float(len(kept.index.layers)), "draws": float(o.draws)}
+        solved = kept.value.solve(gradients, self.corrected, o.damping, o.damping_mode == "relative")
+        facts = {"modules": float(len(kept.value.layers)), "draws": float(o.draws)}
         return Transformed(solved, facts, kept.bytes, kept.earlier_seconds + built)
 
-    def _factors(self, context: Context) -> KeptIndex[KroneckerFactors]:
-        from safetensors.torch import load_file, save_file
+    def _factors(self, context: Context) -> Kept[KroneckerFactors]:
+        import torch
 
         from attrbench.gradients.curvature.kronecker import (
             FactorOptions,
@@ -84,7 +88,7 @@ class EKFAC(Method[KroneckerOptions]):
             kronecker_factors,
             tracked_layers,
         )
-        from attrbench.search.index_files import kept_index
+        from attrbench.store.artifacts import Artifact, Kept
         from attrbench.store.fingerprint import fingerprint
 
         o = self.options
@@ -93,13 +97,12 @@ class EKFAC(Method[KroneckerOptions]):
         model, items = pairs.denoiser.fingerprint, pairs.split.items.fingerprint
         key = fingerprint([model, items, pairs.count, o.source().model_dump(mode="json"), vars(options), self.version])
         folder = context.workspace.with_name("ekfac")  # both methods' factors are the same
-        device = pairs.denoiser.device
-        return kept_index(
-            folder / f"factors-{key[:20]}.bin",
-            build=lambda: kronecker_factors(pairs, options),
-            save=lambda factors, path: save_file({k: v.cpu().contiguous() for k, v in factors.tensors().items()}, path),
-            load=lambda path: KroneckerFactors.of(tracked_layers(pairs), load_file(path, device=str(device))),
+        summary = f"Kronecker factors of {pairs.count:,} items, {o.fisher} Fisher, {o.draws:,} draws"
+        kept = Artifact(folder / f"factors-{key[:20]}.safetensors", "EK-FAC factors", summary).arrays(
+            lambda: {name: tensor.cpu().numpy() for name, tensor in kronecker_factors(pairs, options).tensors().items()}
         )
+        tensors = {name: torch.from_numpy(array).to(pairs.denoiser.device) for name, array in kept.value.items()}
+        return Kept(KroneckerFactors.of(tracked_layers(pairs), tensors), kept.bytes, kept.earlier_seconds)
 
 
 class KFAC(EKFAC):

@@ -9,9 +9,12 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from attrbench.contracts.feature import FeaturePlan, GradientProducts, QueryFeatures, Rows, TrainFeatures
+from attrbench.contracts.feature import FeatureRequest, QueryFeatures, TrainFeatures
 from attrbench.contracts.method import Context, ExhaustiveScorer, Method, Scorer, StateSize, Transformed
 from attrbench.errors import AttrbenchError
+from attrbench.features.gradient_products import GradientProducts
+from attrbench.features.gradient_rows import GradientRows
+from attrbench.features.views import TrainRows
 from attrbench_methods.first_order.product_scorer import ProductScorer
 from attrbench_methods.second_order.block_influence import (
     BlockOptions,
@@ -84,12 +87,15 @@ class LiSSA(Method[LiSSAOptions]):
     Options = LiSSAOptions
     quick: ClassVar[Mapping[str, str]] = {"iterations": "20"}
 
-    def features(self) -> FeaturePlan:
+    def features(self) -> FeatureRequest:
         """Sketched gradients; where the network is asked, products of whole gradients with u."""
         if self.options.hessian == "fisher":
-            return self.options.block_plan()
-        products = GradientProducts(source=self.options.source(), timesteps="mean", transform=self._network_key)
-        return FeaturePlan(train=products, query=products)
+            return FeatureRequest.both(self.options.block_rows())
+        return FeatureRequest.both(self._products)
+
+    @property
+    def _products(self) -> GradientProducts:
+        return GradientProducts(source=self.options.source(), timesteps="mean", transform=self._network_key)
 
     @property
     def _network_key(self) -> str:
@@ -101,10 +107,11 @@ class LiSSA(Method[LiSSAOptions]):
         """Runs the iteration on the training gradients, or prepares to run it on each query's."""
         o = self.options
         if o.hessian != "fisher":
-            return ProductScorer(normalize=False)
+            return ProductScorer(self._products, normalize=False)
+        feature = o.block_rows()
+        training_rows = train[feature]
         if o.batch is not None:
-            assert train.rows is not None and train.sizes is not None
-            return SampledScorer(train.rows, o, train.sizes[""], context.seed)
+            return SampledScorer(training_rows, feature, o, context.seed)
         facts: list[dict[str, float]] = []
 
         def inverse(gradients: Matrix, parameters: int) -> Matrix:
@@ -118,8 +125,8 @@ class LiSSA(Method[LiSSAOptions]):
                 raise diverged(iteration.step, facts[-1]["residual"], iteration.iterations)
             return (values * iteration.filter(spectrum)) @ vectors.T
 
-        rows = preconditioned(train, inverse)
-        return PreconditionedScorer(rows, max(facts, key=lambda fact: fact["residual"], default={}))
+        rows = preconditioned(training_rows, inverse)
+        return PreconditionedScorer(feature, rows, max(facts, key=lambda fact: fact["residual"], default={}))
 
     def transform(self, gradients: Tensor, context: Context) -> Transformed:
         """Runs the iteration on the queries' gradients with products of the network's own curvature."""
@@ -215,14 +222,15 @@ class SampledScorer(ExhaustiveScorer):
 
     Args:
         rows: training gradients.
+        feature: the queries' rows.
         options: of the method.
-        parameters: of the whole gradient.
         seed: of the draws.
     """
 
-    def __init__(self, rows: Rows, options: LiSSAOptions, parameters: int, seed: int) -> None:
+    def __init__(self, rows: TrainRows, feature: GradientRows, options: LiSSAOptions, seed: int) -> None:
+        self._feature = feature
         self._gradients = block_gradients(rows, slice(None))
-        damping = options.block_damping(self._gradients, parameters * rows.norms.shape[1])
+        damping = options.block_damping(self._gradients, rows.sizes[""] * rows.norms.shape[1])
         assert options.batch is not None
         self._batch = min(options.batch, len(self._gradients))
         if self._batch == len(self._gradients):
@@ -237,8 +245,8 @@ class SampledScorer(ExhaustiveScorer):
         """[m, n] scores."""
         import numpy as np
 
-        assert query.rows is not None and query.norms is not None
-        asked = (query.rows.astype("f8") * query.norms[:, :, None]).reshape(len(query.rows), -1)
+        view = query[self._feature]
+        asked = (view.rows.astype("f8") * view.norms[:, :, None]).reshape(len(query), -1)
         step, damping = self.iteration.step, self.iteration.damping
         draws = np.random.default_rng([self._seed, 1])
         u = step * asked
@@ -283,9 +291,9 @@ class ReleasedLiSSA(Method[ReleasedLiSSAOptions]):
     citation = "released code of Kwon et al. 2024, DataInf (arXiv 2310.00902)"
     Options = ReleasedLiSSAOptions
 
-    def features(self) -> FeaturePlan:
+    def features(self) -> FeatureRequest:
         """Sketched gradients of each block, those of `datainf`."""
-        return self.options.block_plan()
+        return FeatureRequest.both(self.options.block_rows())
 
     def fit(self, train: TrainFeatures, context: Context) -> Scorer:
         """Runs the iteration in closed form."""
@@ -305,7 +313,8 @@ class ReleasedLiSSA(Method[ReleasedLiSSAOptions]):
                 )
             return (values * powers) @ vectors.T
 
-        return PreconditionedScorer(preconditioned(train, inverse))
+        feature = o.block_rows()
+        return PreconditionedScorer(feature, preconditioned(train[feature], inverse))
 
 
 def power_sum(rate: NDArray[np.float64], last: int) -> NDArray[np.float64]:

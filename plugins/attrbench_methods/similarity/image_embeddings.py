@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from attrbench.contracts.feature import QueryFeatures, TrainFeatures
 from attrbench.contracts.method import Context, ExhaustiveScorer, StateSize
 from attrbench.errors import AttrbenchError, Unavailable, UsageError
+from attrbench.features.images import Images
 from attrbench_methods.similarity.image_similarity import Similarity
 
 if TYPE_CHECKING:
@@ -82,8 +83,7 @@ class EmbeddingScorer(ExhaustiveScorer):
 
     def scores(self, query: QueryFeatures) -> NDArray[np.float32]:
         """[m, n] similarities."""
-        assert query.images is not None
-        vectors = self._encoder.embeddings(query.images)
+        vectors = self._encoder.embeddings(query[Images()])
         if self._similarity == "l2":
             return negative_squared_distances(vectors, self._train)
         if self._similarity == "cosine":
@@ -101,36 +101,16 @@ class EmbeddingScorer(ExhaustiveScorer):
 
 
 def fit_embeddings(train: TrainFeatures, context: Context, encoder: Encoder, similarity: Similarity) -> EmbeddingScorer:
-    """Embeds the training images, or loads what an earlier run kept: one file for each set of images and encoder.
-
-    The file has the form of an index file, a sealed `.bin`, so that `attrbench cache` lists, checks and removes it.
-    """
-    from attrbench.search.index_files import kept_index
+    """Embeds the training images, or loads what an earlier run kept: one file for each set of images and encoder."""
+    from attrbench.store.artifacts import Artifact
     from attrbench.store.fingerprint import fingerprint
 
-    images = train.images
-    assert images is not None
+    images = train[Images()]
     key = fingerprint({"images": context.fingerprint, "encoder": encoder.identity, "code": CODE_VERSION})
-    kept = kept_index(
-        context.workspace / f"embeddings-{key[:20]}.bin",
-        build=lambda: encoder.embeddings(images),
-        save=_save,
-        load=_load,
-    )
-    return EmbeddingScorer(encoder, kept.index, similarity, kept.earlier_seconds)
-
-
-def _save(embeddings: NDArray[np.float32], file: str) -> None:
-    from safetensors.numpy import save
-
-    Path(file).write_bytes(save({"embeddings": embeddings}))
-
-
-def _load(file: str) -> NDArray[np.float32]:
-    from safetensors.numpy import load_file
-
-    embeddings: NDArray[np.float32] = load_file(file)["embeddings"]
-    return embeddings
+    path = context.workspace / f"embeddings-{key[:20]}.safetensors"
+    summary = f"{context.workspace.name} embeddings of {len(images):,} images"
+    kept = Artifact(path, "embeddings", summary).arrays(lambda: {"embeddings": encoder.embeddings(images)})
+    return EmbeddingScorer(encoder, kept.value["embeddings"], similarity, kept.earlier_seconds)
 
 
 def _unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -1,12 +1,13 @@
-"""What `pixel`, `latent`, `embedding` and `clip` share: vectors of images are compared (methods-spec M3, M4)."""
+"""What `pixel`, `latent`, `embedding` and `clip` share: vectors of images are compared."""
 
 from __future__ import annotations
 
 from typing import Literal, TypeVar
 
-from attrbench.contracts.feature import FeaturePlan, Images
+from attrbench.contracts.feature import FeatureRequest
 from attrbench.contracts.method import Method
 from attrbench.contracts.options import Options
+from attrbench.features.images import Images
 
 Similarity = Literal["cosine", "l2", "dot"]
 
@@ -28,6 +29,6 @@ class ImageSimilarity(Method[SimilarityOptionsT]):
         super().__init__(options)
         self.self_first = None if options.similarity == "dot" else True
 
-    def features(self) -> FeaturePlan:
+    def features(self) -> FeatureRequest:
         """The images."""
-        return FeaturePlan(train=Images(), query=Images())
+        return FeatureRequest.both(Images())

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from attrbench.contracts.feature import QueryFeatures, TrainFeatures
 from attrbench.contracts.method import Context, ExhaustiveScorer, StateSize
+from attrbench.features.images import Images
 from attrbench_methods.similarity.image_embeddings import negative_squared_distances
 from attrbench_methods.similarity.image_similarity import ImageSimilarity, Similarity, SimilarityOptions
 
@@ -36,8 +37,7 @@ class Pixel(ImageSimilarity[PixelOptions]):
 
     def fit(self, train: TrainFeatures, context: Context) -> PixelScorer:
         """Flattens the training images."""
-        assert train.images is not None
-        return PixelScorer(train.images, self.options.similarity)
+        return PixelScorer(train[Images()], self.options.similarity)
 
 
 class PixelScorer(ExhaustiveScorer):
@@ -65,8 +65,7 @@ class PixelScorer(ExhaustiveScorer):
         """[m, n] similarities."""
         import numpy as np
 
-        assert query.images is not None
-        vectors = self._vectors(query.images)
+        vectors = self._vectors(query[Images()])
         blocks = self._kept or (self._vectors(self._images[cut]) for cut in self._cuts)
         return np.concatenate([self._similarities(vectors, block) for block in blocks], axis=1)
 

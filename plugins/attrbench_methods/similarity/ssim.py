@@ -8,10 +8,11 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING
 
-from attrbench.contracts.feature import FeaturePlan, Images, QueryFeatures, TrainFeatures
+from attrbench.contracts.feature import FeatureRequest, QueryFeatures, TrainFeatures
 from attrbench.contracts.method import Context, ExhaustiveScorer, Method, StateSize
 from attrbench.contracts.options import Options
 from attrbench.errors import UsageError
+from attrbench.features.images import Images
 
 if TYPE_CHECKING:
     import numpy as np
@@ -38,14 +39,13 @@ class SSIM(Method[SSIMOptions]):
     Options = SSIMOptions
     self_first = True
 
-    def features(self) -> FeaturePlan:
+    def features(self) -> FeatureRequest:
         """The images."""
-        return FeaturePlan(train=Images(), query=Images())
+        return FeatureRequest.both(Images())
 
     def fit(self, train: TrainFeatures, context: Context) -> SSIMScorer:
         """Lays the training images out for scikit-image."""
-        assert train.images is not None
-        return SSIMScorer(train.images)
+        return SSIMScorer(train[Images()])
 
 
 class SSIMScorer(ExhaustiveScorer):
@@ -66,9 +66,8 @@ class SSIMScorer(ExhaustiveScorer):
         """[m, n] mean SSIM, at most 1."""
         import numpy as np
 
-        assert query.images is not None
         with ThreadPoolExecutor(os.cpu_count()) as pool:  # scipy's filters let go of the interpreter lock
-            columns = list(pool.map(partial(self._block_scores, query.images), self._blocks()))
+            columns = list(pool.map(partial(self._block_scores, query[Images()]), self._blocks()))
         return np.concatenate(columns, axis=1)
 
     def _blocks(self) -> Iterator[NDArray[np.uint8]]:

@@ -1,7 +1,7 @@
 """Read the captioned 32x32 icons of six families that the RGB minis share, and divide them into three parts.
 
-`data/registry_mix32.npz` holds 1,833 images from permissively licensed packages (see docs/tasks.md). Each family is
-divided, by one seed, into three parts:
+`data/registry_mix32.npz` holds 1,833 images from permissively licensed packages (see docs/reference/tasks.md). Each
+family is divided, by one seed, into three parts:
 
 - `base` (45%): what the shared parts and the base models are pre-trained on;
 - `tuning` (45%): the training set of the fine-tunings, whose influence is asked for;

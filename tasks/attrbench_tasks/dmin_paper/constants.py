@@ -1,6 +1,6 @@
 """Models, data sets, sizes and recipes that the DMin paper (arXiv 2412.08637) and its released files name.
 
-Where the paper is silent, docs/tasks.md says what is done here instead.
+Where the paper is silent, docs/reference/tasks.md says what is done here instead.
 """
 
 from __future__ import annotations

@@ -24,11 +24,12 @@ from attrbench.errors import AttrbenchError
 from attrbench.models.config import ModelConfig
 from attrbench.models.families.ddpm import DDPMDenoiser
 from attrbench.models.loading import find_pipeline, load_denoiser
+from attrbench.store.artifacts import Artifact
 from attrbench.store.fingerprint import fingerprint, local_state
 from attrbench_tasks.datasets.labeled_arrays import list_arrays
 from attrbench_tasks.dmin_paper import constants as paper
 from attrbench_tasks.minis.query_pictures import Wanted, labeled_generations
-from attrbench_tasks.training.classifier import FILE, REPORT, ClassifierRecipe, Labeled, accuracy_of, train_classifier
+from attrbench_tasks.training.classifier import ClassifierRecipe, Labeled, accuracy_of, train_classifier
 
 log = logging.getLogger("attrbench.queries")
 
@@ -171,10 +172,14 @@ class OpenPaperDDPM(OpenTask):
         _, size, channels = train.images.shape[1:]
         recipe = self._task.classifier(size, channels, len(classes))
         contents = [train.fingerprint, train.grouping, recipe.model_dump(mode="json"), HELD_OUT]
-        folder = self._workspace.cache / "classifiers" / fingerprint(contents)[:20]
-        if not ((folder / REPORT).is_file() and (folder / FILE).is_file()):
+        path = self._workspace.cache / "classifiers" / fingerprint(contents)[:20]
+
+        def build(part: Path) -> None:
             log.info("training the classifier of the queries on %d images", len(train))
-            train_classifier(recipe, *self._labeled(classes), folder, self._workspace.device)
+            train_classifier(recipe, *self._labeled(classes), part, self._workspace.device)
+
+        artifact = Artifact(path, "classifier", f"{len(classes)} classes, trained on {len(train):,} images")
+        folder = artifact.kept(build, lambda folder, _: folder).value
         accuracy, tested = accuracy_of(folder)
         self._notes.append(
             f"queries are labeled by a classifier that is right on {accuracy:.1%} of {tested} training images that it"

@@ -45,7 +45,7 @@ class OpenScaleTask(OpenFileTask):
     @cached_property
     def train(self) -> Items:
         """Return random images that are functions of their index alone and together take the memory of one."""
-        shape = self.denoiser.image_shape
+        shape = self.model_description.image_shape
         count = len(self._train)
         return Items(
             images=scale_images(count, shape),

@@ -47,9 +47,9 @@ class PaperOptions(Options):
     resolution: int | None = Field(None, ge=8)
     """Pixels on a side; 512, or the model's own where that is smaller."""
     attributed: Literal["auto", "all", "lora", "transformer-blocks"] = "auto"
-    """Which parameters are differentiated (docs/models.md)."""
+    """Which parameters are differentiated (docs/reference/models.md)."""
     vae: Literal["mode", "sample"] = "mode"
-    """How latents are taken from the autoencoder (docs/models.md)."""
+    """How latents are taken from the autoencoder (docs/reference/models.md)."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Precision of the weights of all networks."""
     offload: bool = False
@@ -61,7 +61,7 @@ class PaperOptions(Options):
     guidance_scale: float | None = Field(None, ge=0)
     """Guidance scale of the queries; by default diffusers' own: 7.5 for SD 1.4, 7 for SD 3."""
     weights: Literal["trained", "random"] = "trained"
-    """`random`: a scale run, see docs/tasks.md."""
+    """`random`: a scale run, see docs/reference/tasks.md."""
     scale_items: int = Field(TRAIN_ITEMS, ge=1)
     """Training images of a scale run."""
     train_epochs: float = Field(EPOCHS, gt=0)

@@ -22,7 +22,7 @@ from attrbench.data.manifest import Listing
 from attrbench.data.open_dataset import list_items, need_captions
 from attrbench.errors import AttrbenchError, UsageError
 from attrbench.models.config import ModelConfig
-from attrbench.models.loading import find_pipeline, load_denoiser, own_resolution
+from attrbench.models.loading import family_of, find_pipeline, load_denoiser, own_resolution
 from attrbench.store.fingerprint import local_state
 from attrbench.taskfile.contents import QueryTable
 from attrbench.taskfile.file_task import OpenFileTask
@@ -39,7 +39,7 @@ STAND_INS = 10
 HELD_OUT = "test"
 ACCESS = f"accept the license at https://huggingface.co/{paper.SD3}, log in with `hf auth login`"
 """How to get Stable Diffusion 3, which is gated."""
-LICENSE = "the model's and the data sets' own (docs/tasks.md)"
+LICENSE = "the model's and the data sets' own (docs/reference/tasks.md)"
 SET = f"{paper.RELEASED_SET}: 8,846 captioned images of six sources"
 
 
@@ -117,7 +117,10 @@ class PaperTask(Task[PaperOptions], Trainable):
     def _resolution(self, source: ModelConfig) -> int:
         if source.model == self.base:
             return paper.RESOLUTION
-        return min(paper.RESOLUTION, own_resolution(*find_pipeline(source)))
+        folder, index = find_pipeline(source)
+        if not family_of(index, source.model).takes_prompts:
+            raise AttrbenchError(f"model {source.model} is a {index.get('_class_name')}, which takes no prompts")
+        return min(paper.RESOLUTION, own_resolution(folder, index))
 
     def state(self) -> object:
         """Return names, sizes and times of the local files that the task is made of."""
@@ -203,7 +206,7 @@ class PaperTask(Task[PaperOptions], Trainable):
         device: torch.device,
         report: Callable[[str], None],
     ) -> Path:
-        """Train by the recipe of the paper's Table 7 (docs/tasks.md); see `Trainable.train`."""
+        """Train by the recipe of the paper's Table 7 (docs/reference/tasks.md); see `Trainable.train`."""
         if self.scale:
             raise UsageError(f"task {self.meta.name}: weights=random has nothing to train")
         self.find_model()

@@ -20,7 +20,7 @@ from accelerate import Accelerator
 from numpy.typing import NDArray
 
 from attrbench.contracts.dataset_source import DatasetSource
-from attrbench.contracts.feature import TimestepGrid
+from attrbench.contracts.gradient_source import TimestepGrid
 from attrbench.contracts.task import Items, Workspace
 from attrbench.data.open_dataset import list_items
 from attrbench.errors import UsageError
@@ -192,7 +192,7 @@ def train(
         return
     network.eval()
     if recipe.lora is None:
-        _save_pipeline(recipe, denoiser.source, network, progress.folder)
+        _save_pipeline(recipe, denoiser.config, network, progress.folder)
     else:
         save_lora(recipe, network, weights, progress.folder)
 

@@ -27,7 +27,7 @@ class DDPMIconsMini(MiniDDPMTask):
         summary="DDPM (454k parameters) on 1,650 RGB icons of six families, 32x32; minutes on a laptop",
         model="diffusers UNet2DModel (16, 32, 48), trained by `attrbench train ddpm-icons-mini`",
         dataset="registry_mix32 without its held-out tenth: emoji in two styles, flags, cards, game art, glyphs",
-        license="images: MIT, Apache-2.0 and CC0 (docs/tasks.md); weights: Apache-2.0",
+        license="images: MIT, Apache-2.0 and CC0 (docs/reference/tasks.md); weights: Apache-2.0",
         train_items=1650,
         memory="3 GB",
         notes="Queries are DDIM samples (50 steps) of fixed seeds. Their labels come from a classifier that"

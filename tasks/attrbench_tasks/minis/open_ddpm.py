@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -119,6 +119,10 @@ class MiniDDPMTask(Task[MiniDDPMOptions], Trainable):
             device=device,
             report=lambda step, loss: report(f"step {step} of {recipe.steps}: loss {loss:.4f}"),
         )
+
+    def training_recipe(self) -> Mapping[str, object]:
+        """Return the diffusion model's recipe without its seed; see `Trainable.training_recipe`."""
+        return self.recipes()[0].model_dump(mode="json", exclude={"seed", "checkpoints"})
 
     def trained(self, folder: Path, workspace: Workspace) -> DDPMDenoiser:
         """Return the model that `train` wrote."""

@@ -19,12 +19,11 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors.numpy import load_file, save
 
 from attrbench.contracts.denoiser import Denoiser
 from attrbench.errors import AttrbenchError
 from attrbench.models.families.ddpm import DDPMDenoiser
-from attrbench.store.checksums import is_whole, write_sealed
+from attrbench.store.artifacts import Artifact
 from attrbench.store.fingerprint import fingerprint
 from attrbench_tasks.training.classifier import FILE, load_classifier, probabilities, recipe_of
 
@@ -71,7 +70,8 @@ def prompted_generations(
     first = FIRST_SEED[wanted.query_set]
     seeds = list(range(first, first + len(used)))
     contents = {"model": denoiser.fingerprint, "sampling": denoiser.sampling, "prompts": used, "seeds": seeds}
-    kept = kept_or_made(_path(wanted.cache, contents), lambda: {"images": denoiser.generate(used, seeds)})
+    summary = f"{len(used)} pictures of {len(prompts)} groups, {wanted.query_set}"
+    kept = _kept(wanted.cache, contents, summary, lambda: {"images": denoiser.generate(used, seeds)})
     return kept["images"], groups, used, seeds
 
 
@@ -94,34 +94,15 @@ def labeled_generations(
         "query_set": wanted.query_set,
     }
     first = FIRST_SEED[wanted.query_set]
-    path = _path(wanted.cache, contents)
-    kept = kept_or_made(path, lambda: _unambiguous(denoiser, weights, wanted.per_group, first))
+    summary = f"{wanted.per_group} labeled pictures of each class, {wanted.query_set}"
+    kept = _kept(wanted.cache, contents, summary, lambda: _unambiguous(denoiser, weights, wanted.per_group, first))
     return kept["images"], kept["labels"], kept["seeds"]
 
 
-def _path(cache: Path, contents: dict[str, Any]) -> Path:
-    """Return the cache file of the pictures that are a function of `contents`."""
-    return cache / "queries" / f"{fingerprint(contents)[:20]}.safetensors"
-
-
-def kept_or_made(path: Path, make: Callable[[], Mapping[str, NDArray[Any]]]) -> dict[str, NDArray[Any]]:
-    """Return the arrays in the safetensors file `path`; compute and write them where it is missing or damaged.
-
-    Raises:
-        AttrbenchError: where the file cannot be written.
-    """
-    if not is_whole(path):
-        if path.exists():
-            log.warning("%s is damaged (size or checksum differ): it is made again", path)
-        arrays = dict(make())
-        try:
-            write_sealed(path, save(arrays))
-        except OSError as error:
-            raise AttrbenchError(
-                f"cannot write to the cache {path.parent}: {error.strerror}; choose another folder with --cache"
-            ) from None
-        return arrays
-    return load_file(path)
+def _kept(cache: Path, contents: dict[str, Any], summary: str, build: Callable[[], Arrays]) -> Arrays:
+    """Return the pictures that are a function of `contents`, from the cache, or drawn and kept there."""
+    path = cache / "queries" / f"{fingerprint(contents)[:20]}.safetensors"
+    return Artifact(path, "generated queries", summary).arrays(build).value
 
 
 def _unambiguous(denoiser: Denoiser, weights: Path, per_group: int, first_seed: int) -> Arrays:

@@ -41,7 +41,7 @@ SHARED = "text-to-image-mini"
 JUDGED = "generations.json"
 """File beside the weights with the counts that `MiniTextToImageTask.judge` returns in words."""
 JUDGED_SEED = 2_000_000
-LICENSE = "images: MIT, Apache-2.0 and CC0 (docs/tasks.md); weights: Apache-2.0"
+LICENSE = "images: MIT, Apache-2.0 and CC0 (docs/reference/tasks.md); weights: Apache-2.0"
 DATASET = "registry_mix32, the tuning part: emoji in two styles, flags, cards, game art, glyphs"
 
 NOTES = (

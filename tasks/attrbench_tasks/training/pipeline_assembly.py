@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from pathlib import Path
 from typing import Any
 
 from attrbench.contracts.denoiser import CHECKPOINTS
-from attrbench.errors import AttrbenchError
 from attrbench.files import sha256_of
+from attrbench.store.artifacts import Artifact
 from attrbench.store.fingerprint import fingerprint
 from attrbench_tasks.training.train_text_to_image import NETWORK, Family
 
@@ -79,21 +78,13 @@ def assembled(index: dict[str, Any], parts: dict[str, Path], cache: Path) -> Pat
         if file.is_file()
     }
     key = fingerprint({"index": index, "files": {name: sha256_of(file) for name, file in files.items()}})
-    target = cache / "pipelines" / key[:20]
-    if target.is_dir():
-        return target
-    part = target.with_name(f"{target.name}.part-{os.getpid()}")
-    try:
+
+    def build(part: Path) -> None:
         for name, file in files.items():
             (part / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(file, part / name)
         (part / "model_index.json").write_text(json.dumps(index, indent=1) + "\n")
-        part.replace(target)
-    except OSError as error:
-        shutil.rmtree(part, ignore_errors=True)
-        if target.is_dir():  # another process was faster
-            return target
-        raise AttrbenchError(
-            f"cannot write to the cache {target.parent}: {error.strerror}; choose another folder with --cache"
-        ) from None
-    return target
+
+    summary = f"{index['_class_name']} of {len(parts)} parts"
+    artifact = Artifact(cache / "pipelines" / key[:20], "assembled pipeline", summary)
+    return artifact.kept(build, lambda path, _: path).value

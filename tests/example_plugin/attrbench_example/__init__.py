@@ -1,4 +1,4 @@
-"""An example plugin for attrbench: the method `mean-color` and the task `stripes-mini`."""
+"""An example plugin for attrbench: the method `mean-color`, the task `stripes-mini`, the model family `dit`."""
 
 from collections.abc import Callable
 from typing import Any
@@ -20,3 +20,9 @@ def register_methods(register: Callable[[type[Method[Any]]], None]) -> None:
 def register_tasks(register: Callable[[type[Task[Any]]], None]) -> None:
     """Registers the task."""
     register(StripesMini)
+
+
+@hookimpl
+def register_model_families(register: Callable[[str, str, str], None]) -> None:
+    """Registers the family."""
+    register("dit", "class-conditional diffusion transformer over latents", "attrbench_example.dit:DiT")

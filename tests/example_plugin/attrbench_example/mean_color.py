@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal
 
-from attrbench.contracts.feature import FeaturePlan, Images, QueryFeatures, TrainFeatures
+from attrbench.contracts.feature import FeatureRequest, QueryFeatures, TrainFeatures
 from attrbench.contracts.method import Context, ExhaustiveScorer, Method, StateSize
 from attrbench.contracts.options import Options
+from attrbench.features.images import Images
 
 if TYPE_CHECKING:
     import numpy as np
@@ -26,9 +27,9 @@ class MeanColor(Method[Any]):
         distance: Literal["l1", "l2"] = "l2"
         """How the distance of two colors is taken."""
 
-    def features(self) -> FeaturePlan:
+    def features(self) -> FeatureRequest:
         """The images."""
-        return FeaturePlan(train=Images(), query=Images())
+        return FeatureRequest(train=Images(), query=Images())
 
     def fit(self, train: TrainFeatures, context: Context) -> MeanColorScorer:
         """Keeps the mean color of each training image."""

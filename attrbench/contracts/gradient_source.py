@@ -1,0 +1,102 @@
+"""Declarations of per-sample gradients: timesteps, noise, parameters, weights, and the sketch that compresses them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field
+
+DeclarationT = TypeVar("DeclarationT")
+
+
+class Declaration(BaseModel):
+    """A frozen, hashable value with validated fields."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class TimestepGrid(Declaration):
+    """The timesteps at which an item is differentiated.
+
+    Attributes:
+        kind: `cubic`, the grid of DMin's released code, dense at the noisiest end;
+            `uniform`, the grid of D-TRAK: 0, s, 2s, ... with s = 1000 // steps; `random`, drawn from all timesteps
+            with replacement; `sampler`, those that the sampler visits in `steps` steps, in its order; `single`,
+            timestep `at`, `steps` times. Flow-matching models, whose timesteps are real numbers, count their training
+            timesteps 0, 1, ... from the cleanest.
+        steps: the number of timesteps, T.
+        at: the timestep of `single`.
+        seed: of `random`.
+    """
+
+    kind: Literal["cubic", "uniform", "random", "sampler", "single"] = "cubic"
+    steps: int = Field(5, ge=1, le=1000)
+    at: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0)
+
+
+class GradientSource(Declaration):
+    """Everything that decides a per-sample gradient before the backward pass.
+
+    Attributes:
+        output: the scalar that is differentiated (attrbench.gradients.model_outputs): `loss`, the mean squared error to
+            the target; `weighted-loss`, the same with the weight of the variational bound; `squared-norm`, the mean
+            square of the network's output (D-TRAK); `mean`, its mean (DAS); `l1`, `l2`, `linf`, its norms.
+        grid: the timesteps.
+        noise: `shared`, one noise tensor for all items and timesteps (DMin); `per-timestep`; or `per-item`,
+            one for each item and timestep.
+        noise_seed: seed of that noise.
+        image_range: `model`, the range the network was trained on, or `unit`, the [0, 1] that DMin's released
+            code feeds to networks trained on [-1, 1].
+        target: what the network's output is compared with: `trained`, what it learned to predict (noise, v or
+            velocity); or `noise`, the choice of DMin's released code whatever the network predicts, which differs for
+            flow-matching models and for v-prediction.
+        parameters: which parameters are differentiated: `attributed`, those that the model's own source names
+            (attrbench.models.config); or one of the names that it chooses from.
+        checkpoint: the weights (`Denoiser.at`): `final`; `untrained`, drawn anew; `k/n` of the way through training;
+            or one of those that the model lists.
+        latents: what is noised: `clean`, the item itself; or `trajectory`, the estimate of it that the sampler had at
+            each of its steps (Journey-TRAK), for generated items and the grids `sampler` and `single`.
+        precision: `fp32`, the reference; `tf32`, products in TensorFloat-32 on GPUs; `bf16`, bfloat16 autocast.
+    """
+
+    output: Literal["loss", "weighted-loss", "squared-norm", "mean", "l1", "l2", "linf"] = "loss"
+    grid: TimestepGrid = TimestepGrid()
+    noise: Literal["shared", "per-timestep", "per-item"] = "shared"
+    noise_seed: int = 0
+    image_range: Literal["model", "unit"] = "model"
+    target: Literal["trained", "noise"] = "trained"
+    parameters: Literal["attributed", "all", "lora", "transformer-blocks"] = "attributed"
+    checkpoint: str = "final"
+    latents: Literal["clean", "trajectory"] = "clean"
+    precision: Literal["fp32", "tf32", "bf16"] = "fp32"
+
+
+class Sketch(Declaration):
+    """A linear sketch to `length` numbers, rebuilt from `seed` alone.
+
+    Attributes:
+        length: v.
+        seed: of signs and positions.
+        form: `rotation` (attrbench.gradients.sketching.rotation), which keeps no state but the seed; `permutation`,
+            DMin's own form; `rademacher` and `gaussian`, dense random projections
+            (attrbench.gradients.sketching.reference).
+    """
+
+    length: int = Field(ge=1)
+    seed: int = 42
+    form: Literal["rotation", "permutation", "rademacher", "gaussian"] = "rotation"
+
+
+def with_sources(declaration: DeclarationT, change: Callable[[GradientSource], GradientSource]) -> DeclarationT:
+    """Return the declaration with every gradient source in its fields changed; anything else as it is."""
+    if not isinstance(declaration, BaseModel):
+        return declaration
+    values = {name: getattr(declaration, name) for name in type(declaration).model_fields}
+    changed = {name: change(value) for name, value in values.items() if isinstance(value, GradientSource)}
+    return declaration.model_copy(update=changed) if changed else declaration
+
+
+Layers = Literal["all", "module", "parameter"]
+"""How a gradient is cut: not at all, by module (weight and bias together), or by parameter."""

@@ -1,0 +1,146 @@
+"""Jobs: one unit of a computation as a frozen, picklable value, and the function that does it in any process."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
+
+import torch
+
+from attrbench.contracts.feature import Computation, Feature, Prepared, SplitName, Unit
+from attrbench.contracts.job import Receipt
+from attrbench.contracts.task import Items, OpenTask, Workspace
+from attrbench.evaluation.world import PreparedFor, TaskWorld
+from attrbench.store.fingerprint import fingerprint
+from attrbench.store.locks import Claims
+
+if TYPE_CHECKING:
+    from attrbench.contracts.denoiser import Denoiser
+    from attrbench.evaluation.requests import MethodRequest, RunSettings, TaskRequest
+
+
+@dataclass(frozen=True)
+class TaskReference:
+    """How a process opens the task of a run.
+
+    Attributes:
+        task: the task.
+        settings: of the run.
+        queries: pictures in the place of the task's own queries; None for those.
+        key: tells runs apart: a process opens the task once for each.
+    """
+
+    task: TaskRequest
+    settings: RunSettings
+    queries: Items | None = None
+    key: str = ""
+
+    @staticmethod
+    def of(task: TaskRequest, settings: RunSettings, queries: Items | None = None) -> TaskReference:
+        """Return the reference of a new run."""
+        return TaskReference(task, settings, queries, uuid4().hex)
+
+    def open(self) -> TaskWorld:
+        """Open the task."""
+        workspace = Workspace(self.settings.cache, torch.device(self.settings.device))
+        opened = self.task.task.open(workspace)
+        return TaskWorld(self.task.task.meta, with_queries(opened, self.queries), self.settings)
+
+
+@dataclass(frozen=True)
+class ComputeJob:
+    """One unit of a computation.
+
+    Attributes:
+        task: where.
+        computation: what.
+        features: what is wanted of it, with the split that each is stored for.
+        transformers: the methods behind features whose queries' gradients go through a transform.
+        unit: the items.
+        wait: whether to wait where another process is at the same unit, and then compute what it did not.
+    """
+
+    task: TaskReference
+    computation: Computation
+    features: tuple[tuple[Feature[Any, Any], SplitName], ...]
+    transformers: tuple[tuple[Feature[Any, Any], MethodRequest], ...]
+    unit: Unit
+    wait: bool = False
+
+    @property
+    def title(self) -> str:
+        """What it does, in words."""
+        return f"{self.computation.title}, items {self.unit.first} to {self.unit.last - 1}"
+
+
+_worlds: dict[str, TaskWorld] = {}
+"""The open task of this process: one at a time, as a network may fill the memory."""
+
+
+def use_world(reference: TaskReference, world: TaskWorld) -> None:
+    """Let jobs of this process find a task that is open already."""
+    _worlds.clear()
+    _worlds[reference.key] = world
+
+
+def forget_worlds() -> None:
+    """Let go of the open task."""
+    _worlds.clear()
+
+
+def execute(job: ComputeJob) -> Receipt:
+    """Do a job in this process: the task is opened once, a computation made ready once for all of its units."""
+    world = _worlds.get(job.task.key)
+    if world is None:
+        world = job.task.open()
+        use_world(job.task, world)
+    world.transformers.update(job.transformers)
+    prepared = _prepared(job, world)
+    name = fingerprint(job.computation.identity(world))[:20]
+    with closing(Claims(world.cache / "claims" / name)) as claims, claims.claim(job.unit.first, job.wait) as ours:
+        if not ours:
+            return Receipt(job, "busy")
+        prepared.compute(job.unit)
+    return Receipt(job, failures=prepared.failures)
+
+
+def _prepared(job: ComputeJob, world: TaskWorld) -> Prepared:
+    """The computation made ready; an earlier one of this process, where it brings what is wanted."""
+    last, wanted = world.prepared, frozenset(job.features)
+    if last is not None and last.computation == job.computation and wanted <= last.features:
+        return last.ready
+    world.prepared = None  # lets go of what the last one held before the next takes memory
+    stores = {(feature, split): world.store(feature, split) for feature, split in job.features}
+    ready = job.computation.prepare(stores, world)
+    world.prepared = PreparedFor(job.computation, wanted, ready)
+    return ready
+
+
+def with_queries(opened: OpenTask, queries: Items | None) -> OpenTask:
+    """Return the open task, with other queries where some are given."""
+    return opened if queries is None else _OtherQueries(opened, queries)
+
+
+class _OtherQueries(OpenTask):
+    """An open task with other queries than its own."""
+
+    def __init__(self, opened: OpenTask, queries: Items) -> None:
+        self._opened = opened
+        self._queries = queries
+
+    @property
+    def train(self) -> Items:
+        """The task's training set."""
+        return self._opened.train
+
+    @property
+    def queries(self) -> Items:
+        """The pictures that are asked about."""
+        return self._queries
+
+    @property
+    def denoiser(self) -> Denoiser:
+        """The task's model."""
+        return self._opened.denoiser

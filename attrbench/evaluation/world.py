@@ -1,0 +1,193 @@
+"""An open task with its surroundings: what plans, computations and methods are given of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from attrbench.contracts.feature import Computation, Engine, Feature, Prepared, SplitName
+from attrbench.contracts.gradient_source import TimestepGrid
+from attrbench.contracts.method import Context, Transformed
+from attrbench.errors import AttrbenchError
+from attrbench.gradients.samples import NoisySamples, Split
+from attrbench.store.shards import FeatureStore
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from attrbench.contracts.denoiser import Denoiser
+    from attrbench.contracts.task import Items, OpenTask, TaskMeta
+    from attrbench.evaluation.requests import MethodRequest, RunSettings
+
+AnyFeature = Feature[Any, Any]
+SPLITS: tuple[SplitName, ...] = ("train", "query")
+
+
+@dataclass(frozen=True)
+class PreparedFor:
+    """A computation that this process has made ready.
+
+    Attributes:
+        computation: which.
+        features: what is wanted of it.
+        ready: what computes its units.
+    """
+
+    computation: Computation
+    features: frozenset[tuple[AnyFeature, SplitName]]
+    ready: Prepared
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """The facts of a model at a checkpoint, read off the loaded final one; the checkpoint itself is not loaded.
+
+    Attributes:
+        denoiser: with the final weights.
+        checkpoint: whose facts.
+    """
+
+    denoiser: Denoiser
+    checkpoint: str
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of the weights and of how they are used."""
+        return self.denoiser.fingerprint_at(self.checkpoint)
+
+    @property
+    def sampling(self) -> Mapping[str, object]:
+        """What decides the sampler's steps besides the weights."""
+        return self.denoiser.sampling
+
+    def timesteps(self, grid: TimestepGrid) -> tuple[float, ...]:
+        """Return the timesteps of a grid."""
+        return self.denoiser.timesteps(grid)
+
+    def parameter_sizes(self, which: str) -> dict[str, int]:
+        """Return the number of entries of each attributed parameter."""
+        return {name: parameter.numel() for name, parameter in self.denoiser.attributed_parameters(which).items()}
+
+
+@dataclass
+class TaskWorld:
+    """The open task of a run in one process.
+
+    Attributes:
+        meta: of the task.
+        opened: the task.
+        settings: of the run.
+        transformers: the method behind each feature whose queries' gradients go through a transform.
+    """
+
+    meta: TaskMeta
+    opened: OpenTask
+    settings: RunSettings
+    transformers: dict[AnyFeature, MethodRequest] = field(default_factory=dict)
+    _stores: dict[tuple[AnyFeature, SplitName], FeatureStore] = field(default_factory=dict)
+    _models: dict[str, LoadedModel] = field(default_factory=dict)
+    _denoisers: dict[str, Denoiser] = field(default_factory=dict)
+    prepared: PreparedFor | None = None
+
+    def __post_init__(self) -> None:
+        expected, found = self.meta.train_items, len(self.opened.train)
+        if expected not in (None, found):
+            raise AttrbenchError(f"task {self.meta.name}: its meta promises {expected} training items, it has {found}")
+
+    @property
+    def task(self) -> str:
+        """Name and version of the task."""
+        return f"{self.meta.name} v{self.meta.version}"
+
+    @property
+    def seed(self) -> int:
+        """The run's seed."""
+        return self.settings.seed
+
+    @property
+    def engine(self) -> Engine:
+        """How gradients are computed."""
+        return self.settings.engine
+
+    @property
+    def cache(self) -> Path:
+        """Folder of everything that can be computed again."""
+        return self.settings.cache
+
+    def items(self, split: SplitName) -> Items:
+        """Return all items of a split."""
+        return self.opened.train if split == "train" else self.opened.queries
+
+    @cached_property
+    def _counts(self) -> dict[str, int]:
+        limits = {"train": self.settings.limit_train, "query": self.settings.limit_queries}
+        totals = {"train": len(self.opened.train), "query": len(self.opened.queries)}
+        return {split: min(total, limits[split] or total) for split, total in totals.items()}
+
+    def count(self, split: SplitName) -> int:
+        """Return the number of items of a split that the run uses."""
+        return self._counts[split]
+
+    @property
+    def is_limited(self) -> bool:
+        """Whether the user asked for fewer items than the task has."""
+        return any(self.count(split) < len(self.items(split)) for split in SPLITS)
+
+    def items_fingerprint(self, split: SplitName) -> str:
+        """Return the hash of all items of a split."""
+        return self.items(split).fingerprint
+
+    def model(self, checkpoint: str) -> LoadedModel:
+        """Return the facts of the model with the weights of a checkpoint."""
+        if checkpoint not in self._models:
+            self._models[checkpoint] = LoadedModel(self.opened.denoiser, checkpoint)
+        return self._models[checkpoint]
+
+    def denoiser(self, checkpoint: str) -> Denoiser:
+        """Return the model with the weights of a checkpoint."""
+        if checkpoint not in self._denoisers:
+            self._denoisers[checkpoint] = self.opened.denoiser.at(checkpoint)
+        return self._denoisers[checkpoint]
+
+    def store(self, feature: AnyFeature, split: SplitName) -> FeatureStore:
+        """Return the store of a feature that is computed for a split."""
+        if (feature, split) not in self._stores:
+            spec = feature.store(split, self)
+            self._stores[feature, split] = FeatureStore(
+                self.cache, dict(spec.description), spec.shard_items, spec.summary or feature.summary(), spec.kind
+            )
+        return self._stores[feature, split]
+
+    def transform(self, feature: AnyFeature, gradients: Tensor) -> Transformed:
+        """Return what the method that declared `feature` makes of the queries' gradients, NaN taken for zero."""
+        request = self.transformers.get(feature)
+        if request is None:
+            return Transformed(gradients)
+        context = self.context(request, self.store(feature, "train").fingerprint, self.count("train"))
+        return request.method.transform(gradients.nan_to_num(0.0), context)
+
+    def context(self, request: MethodRequest, fingerprint: str, depth: int) -> Context:
+        """Return what a method may use besides its features.
+
+        Args:
+            request: the method.
+            fingerprint: of its training features.
+            depth: how many items it may have to rank.
+        """
+        return Context(
+            seed=self.seed,
+            depth=request.method.depth(min(depth, self.count("train"))),
+            workspace=self.cache / "methods" / request.spec.name,
+            fingerprint=fingerprint,
+            denoiser=lambda: self.opened.denoiser,
+            training=lambda source: self._samples("train", source),
+            queries=lambda source: self._samples("query", source),
+        )
+
+    def _samples(self, split: SplitName, source: Any) -> NoisySamples:
+        return NoisySamples(
+            source, self.denoiser(source.checkpoint), Split(split, self.items(split)), self.count(split)
+        )

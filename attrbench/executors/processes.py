@@ -1,0 +1,159 @@
+"""The executor that does jobs in several processes of this machine, one CUDA device each, or the cores shared out."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import pickle
+import signal
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from functools import partial
+from typing import Any, ClassVar
+
+import torch
+from pydantic import Field
+
+from attrbench.contracts.executor import Executor
+from attrbench.contracts.job import Execute, Receipt
+from attrbench.contracts.options import Options
+from attrbench.errors import AttrbenchError
+
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+"""Environment variables by which numeric libraries take the number of their threads, once, when they are loaded."""
+WATCH_SECONDS = 1.0
+
+
+class ProcessesOptions(Options):
+    """Options of `processes`."""
+
+    workers: int = Field(2, ge=1, le=1024)
+    """How many processes."""
+    threads: int | None = Field(None, ge=1)
+    """Threads of each; `none`: the cores of this machine shared out."""
+
+
+class ProcessesExecutor(Executor[ProcessesOptions]):
+    """Worker processes that are started anew (spawn), each with the task opened once.
+
+    A worker that dies takes no result with it but the shard it was at: that job is reported as failed, and the others
+    go on in new processes.
+    """
+
+    name = "processes"
+    summary = "several processes of this machine, one CUDA device each or the cores shared out"
+    Options: ClassVar[type[ProcessesOptions]] = ProcessesOptions  # type: ignore[misc]
+    short_option = "workers"
+
+    def __init__(self, options: ProcessesOptions) -> None:
+        super().__init__(options)
+        self._pool: ProcessPoolExecutor | None = None
+
+    def run(self, jobs: Sequence[Any], execute: Execute) -> Iterator[Receipt]:
+        """Keep as many jobs in flight as there are workers, so that those lost with a dying worker are few."""
+        waiting = list(reversed(jobs))
+        flying: dict[Future[Receipt], Any] = {}
+        while waiting or flying:
+            while waiting and len(flying) < self.options.workers:
+                job = waiting.pop()
+                flying[self._submit(partial(_guarded, execute), job)] = job
+            finished, _ = wait(flying, return_when=FIRST_COMPLETED)
+            for future in finished:
+                job = flying.pop(future)
+                try:
+                    yield future.result()
+                except BrokenProcessPool:
+                    self._drop_pool()
+                    yield Receipt(job, "failed", AttrbenchError("its process ended before it was done"))
+                    for other in flying.values():  # the pool goes as a whole: what was in flight was lost with it
+                        yield Receipt(other, "failed", AttrbenchError("another process of the pool ended meanwhile"))
+                    flying.clear()
+                    break
+
+    def _submit(self, work: Any, job: Any) -> Future[Receipt]:
+        if self._pool is None:
+            self._pool = self._start()
+        try:
+            return self._pool.submit(work, job)
+        except BrokenProcessPool:  # a worker died while idle
+            self._drop_pool()
+            self._pool = self._start()
+            return self._pool.submit(work, job)
+
+    def _start(self) -> ProcessPoolExecutor:
+        context = multiprocessing.get_context("spawn")
+        count = self.options.workers
+        threads = self.options.threads or max(1, (os.cpu_count() or 1) // count)
+        numbers = context.Queue()
+        for number in range(count):
+            numbers.put(number)
+        with _environment(dict.fromkeys(THREAD_VARIABLES, str(threads))):
+            pool = ProcessPoolExecutor(count, context, _begin, (numbers, threads, os.getpid()))
+            for _ in range(count):  # processes are started by the first submissions, with the environment of now
+                pool.submit(os.getpid)
+        return pool
+
+    def _drop_pool(self) -> None:
+        pool, self._pool = self._pool, None
+        if pool is not None:
+            for process in list((getattr(pool, "_processes", None) or {}).values()):
+                process.terminate()
+            pool.shutdown(wait=False, cancel_futures=True)
+
+    def close(self) -> None:
+        """End the processes; what they are at is lost, what they wrote is kept."""
+        self._drop_pool()
+
+
+def _begin(numbers: Any, threads: int, parent: int) -> None:
+    """Set up a worker: threads, device, signals, and an end when the parent is gone."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent is told, and ends its workers
+    torch.set_num_threads(threads)
+    if torch.cuda.is_available():
+        torch.cuda.set_device(numbers.get() % torch.cuda.device_count())
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+
+
+def _end_with(parent: int) -> None:
+    """End this process once its parent has ended, however that came: nobody else would."""
+    while os.getppid() == parent:
+        time.sleep(WATCH_SECONDS)
+    os._exit(1)
+
+
+def _guarded(execute: Execute, job: Any) -> Receipt:
+    """Do a job; an exception becomes a receipt that can travel."""
+    try:
+        receipt = execute(job)
+    except Exception as error:
+        return Receipt(job, "failed", _portable(error))
+    failures = {feature: _portable(error) for feature, error in receipt.failures.items()}
+    return Receipt(job, receipt.state, receipt.error, failures)
+
+
+def _portable(error: Exception) -> Exception:
+    """Return an exception that pickles: the same, or one of our own with its text."""
+    try:
+        pickle.loads(pickle.dumps(error))  # noqa: S301  (of our own making, within this process)
+    except Exception:
+        return AttrbenchError(f"{type(error).__name__}: {error}")
+    return error
+
+
+@contextmanager
+def _environment(values: dict[str, str]) -> Iterator[None]:
+    """Set environment variables meanwhile."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value

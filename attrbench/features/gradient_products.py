@@ -1,0 +1,189 @@
+"""Gradient products: inner products of each item's whole gradients with those of every query, no gradient kept."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from attrbench.contracts.feature import Computation, Costs, Scope, SplitData, SplitName, StoreSpec
+from attrbench.contracts.gradient_source import Declaration, GradientSource, Layers
+from attrbench.features.gradient_feature import GradientFeature
+from attrbench.features.source_facts import layout_of
+from attrbench.features.views import Index, QueryProducts, TrainProducts
+from attrbench.gradients.inner_products import InnerProductSink
+from attrbench.gradients.pass_feature import BufferedRows, ParameterLayout, PassSetting, ShardContent
+from attrbench.gradients.sinks import Sink
+
+TRANSFORM_COSTS = ("state_bytes", "state_seconds", "query_seconds")
+"""Facts of a transform that go to the record's storage and latency."""
+
+
+class GradientProducts(Declaration, GradientFeature[TrainProducts, QueryProducts]):
+    """Inner products of each item's whole gradients with those of every query, at matching timesteps.
+
+    What methods without compression need, with no gradient ever stored: the queries' gradients are held in
+    memory while the training set passes by. The price is a pass over the training set for each set of queries.
+
+    Attributes:
+        source: what decides the gradients.
+        layers: as in `GradientRows`; where not `all`, the products of each layer are kept apart.
+        timesteps: `stack` gives the products of each timestep; `mean` the products of the mean gradients over the
+            timesteps, on both sides (T = 1 in the products).
+        transform: names what the method does to the queries' gradients before the products are taken
+            (`Method.transform`); empty for nothing. Whatever decides that must be in the name.
+    """
+
+    words: ClassVar[str] = "inner products with the queries"
+    source: GradientSource
+    layers: Layers = "all"
+    timesteps: Literal["stack", "mean"] = "stack"
+    transform: str = ""
+
+    @property
+    def factor_timesteps(self) -> Literal["stack", "mean"]:
+        """Which gradients of the queries it multiplies with."""
+        return self.timesteps
+
+    def summary(self) -> str:
+        """Return what is multiplied, and whose transform the queries' gradients go through."""
+        through = f" through {self.transform.split()[0]}" if self.transform else ""
+        return f"inner products with the queries{through}"
+
+    def declared(self) -> dict[str, Any]:
+        """Return the fields as JSON can hold them."""
+        return self.model_dump(mode="json")
+
+    def computation(self, split: SplitName) -> Computation | None:  # type: ignore[override]
+        """Return the pass over the training set, which takes the queries' gradients in memory."""
+        return super().computation(split) if split == "train" else None
+
+    def stored_in(self, split: SplitName) -> SplitName:
+        """The queries' products lie in the training set's shards."""
+        return "train"
+
+    def store(self, split: SplitName, scope: Scope) -> StoreSpec:
+        """Return the description, the queries and the transform included."""
+        spec = super().store(split, scope)
+        description = dict(spec.description) | {"queries": [scope.items_fingerprint("query"), scope.count("query")]}
+        if self.transform:  # which may look at all of the training set, and draw
+            description["transform"] = [scope.count("train"), scope.seed]
+        return replace(spec, description=description)
+
+    def sink_key(self) -> tuple[object, ...]:
+        """Products of one cut share a sink."""
+        return ("products", self.layers, self.sums_suffice)
+
+    def make_sink(self, features: Sequence[GradientProducts], setting: PassSetting) -> Sink:
+        """Return one sink for products with several sets of queries."""
+        factors = [setting.factors[feature].gradients for feature in features]
+        return InnerProductSink(factors, setting.layout.layers(self.layers))
+
+    @property
+    def sums_suffice(self) -> bool:
+        """The product with a mean is linear in the gradients."""
+        return self.timesteps == "mean"
+
+    @property
+    def is_mean(self) -> bool:
+        """Whether one product an item is kept."""
+        return self.timesteps != "stack"
+
+    def width(self, setting: PassSetting) -> int:
+        """Return the number of queries times that of layers."""
+        return setting.factors[self].gradients.shape[1] * len(setting.layout.layers(self.layers))
+
+    def values(self, sink: Any, columns: slice, outputs: Tensor) -> Tensor:
+        """Return the [B, m * L] products of this feature's queries."""
+        result: Tensor = sink.result()[:, columns]
+        return result
+
+    def shard_content(self, rows: BufferedRows) -> ShardContent:
+        """Return the products, the items' norms, and the queries' norms: NaN for a query that was not finite."""
+        factor = rows.setting.factors[self]
+        norms = torch.linalg.vector_norm(factor.gradients, dim=2).T.cpu().numpy()
+        arrays = {"norms": rows.norms.numpy(), "products": rows.values.numpy(), "query_norms": norms}
+        return ShardContent(arrays, facts=factor.facts)
+
+    def item_bytes(self, layout: ParameterLayout, scope: Scope) -> int:
+        """Return the bytes of an item's products and norms."""
+        steps = self.source.grid.steps
+        kept = 1 if self.is_mean else steps
+        return 4 * (kept * scope.count("query") * len(layout.layers(self.layers)) + steps)
+
+    def train_view(self, data: SplitData) -> TrainProducts:
+        """Return the sizes of the layers, and the facts of the transform."""
+        blocks = layout_of(self.source, data.scope).layers(self.layers)
+        return TrainProducts({block.name: block.size for block in blocks}, self._facts(data))
+
+    def query_view(self, data: SplitData) -> QueryProducts:
+        """Return the products of all queries; `data` is of the training set."""
+        values: NDArray[np.float32] = data.stored.array("products")  # [n, T, m * L]
+        blocks = layout_of(self.source, data.scope).layers(self.layers)
+        if self.layers == "all":
+            by_query = values.transpose(2, 0, 1)
+        else:
+            by_query = values.reshape(*values.shape[:2], -1, len(blocks)).transpose(2, 0, 1, 3)
+        return QueryProducts(
+            values=np.ascontiguousarray(by_query),
+            query_norms=np.nan_to_num(self._query_norms(data)),
+            train_norms=data.stored.array("norms"),
+            bytes_if_kept=4 * values.shape[0] * values.shape[1] * sum(block.size for block in blocks),
+            pass_seconds=float(data.stored.item_seconds().sum()),
+            facts=self._facts(data),
+        )
+
+    @staticmethod
+    def _query_norms(data: SplitData) -> NDArray[np.float32]:
+        """[m, T] norms of the queries' gradients, which every shard holds."""
+        _, arrays = next(data.stored.blocks())
+        norms: NDArray[np.float32] = arrays["query_norms"]
+        return norms
+
+    @staticmethod
+    def _facts(data: SplitData) -> dict[str, float]:
+        return {name: value for name, value in data.stored.facts().items() if name not in TRANSFORM_COSTS}
+
+    def train_costs(self, data: SplitData) -> Costs:
+        """Return what the transform built from the training set; the pass itself is the queries' cost."""
+        facts = data.stored.facts()
+        lost: list[tuple[SplitName, int, float]] = [("train", *pair) for pair in data.stored.nonfinite()]
+        steps = data.scope.model(self.source.checkpoint).timesteps(self.source.grid)
+        norms = self._query_norms(data)
+        lost += [("query", int(query), steps[step]) for query, step in np.argwhere(np.isnan(norms))]
+        return Costs(
+            cache_seconds=facts.get("state_seconds", 0.0),
+            shared_bytes=int(facts.get("state_bytes", 0)),
+            nonfinite=lost,
+            facts=self._facts(data),
+        )
+
+    def query_costs(self, data: SplitData) -> Costs:
+        """Return the pass over the training set for each query, and its share of the transform."""
+        transform = data.stored.facts().get("query_seconds", 0.0) / data.scope.count("query")
+        return Costs(query_seconds=transform + float(data.stored.item_seconds().sum()))
+
+    def select_items(self, view: TrainProducts, items: Index) -> TrainProducts:
+        """The training set's view does not depend on the items."""
+        return view
+
+    def against_items(self, view: QueryProducts, items: Index) -> QueryProducts:
+        """Return the products with some training items."""
+        return view.against(items)
+
+    def depends_on_items(self) -> bool:
+        """The products are with the training items."""
+        return True
+
+    def tells_items_as_queries(self) -> bool:
+        """The training set's view holds no products."""
+        return False
+
+    def items_as_queries(self, train: TrainProducts, query: QueryProducts) -> QueryProducts:
+        """Return the queries' products, which must be those of the training items."""
+        return query

@@ -1,0 +1,201 @@
+"""The computation of Gram matrices; what is added up is kept between passes, so that a kill loses one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from safetensors.numpy import load_file
+
+from attrbench.contracts.feature import Computation, Feature, Prepared, Scope, SplitName, Stores, Unit, World
+from attrbench.contracts.gradient_source import GradientSource
+from attrbench.errors import FeatureFailed, Unavailable, UsageError
+from attrbench.features.pass_computation import differentiated
+from attrbench.features.source_facts import source_facts
+from attrbench.gradients.batching import batch_size_file, ran_out_of_memory
+from attrbench.gradients.gram_pass import SUMS_VERSION, GramPass, GramSums, Side, SideSums
+from attrbench.gradients.samples import NoisySamples, Split
+from attrbench.store.artifacts import Artifact, write_arrays
+from attrbench.store.fingerprint import fingerprint
+from attrbench.store.shards import Timing
+
+if TYPE_CHECKING:
+    from attrbench.features.gradient_gram import GradientGram
+
+
+@dataclass(frozen=True)
+class GramOf:
+    """What decides a Gram matrix.
+
+    Attributes:
+        source: what decides the gradients of the training items.
+        timesteps: how they are averaged over the timesteps.
+    """
+
+    source: GradientSource
+    timesteps: Literal["mean", "mean-normalized"]
+
+
+@dataclass(frozen=True)
+class GramComputation(Computation):
+    """The Gram matrix of the training items, and the products with every set of queries that is wanted.
+
+    Attributes:
+        matrix: what decides the matrix.
+    """
+
+    matrix: GramOf
+    split: SplitName = "train"
+    order: int = 2
+
+    @property
+    def title(self) -> str:
+        """What a progress bar calls it."""
+        return "Gram matrix"
+
+    def summary(self, features: Sequence[Feature[Any, Any]], scope: Scope) -> str:
+        """Return what is multiplied."""
+        source = self.matrix.source
+        return (
+            f"Gram matrix of the {differentiated(source)} of train items and queries at T={source.grid.steps}"
+            f" ({source.grid.kind}), by a pass or more"
+        )
+
+    def identity(self, scope: Scope) -> object:
+        """Return task, items, model and source."""
+        facts = source_facts(self.matrix.source, "train", scope)
+        source = self.matrix.source.model_dump(mode="json")
+        return ["gram", facts["task"], facts["items"], facts["model"], source, self.matrix.timesteps]
+
+    def units(self, scope: Scope) -> list[Unit]:
+        """Return a single unit: sums over all items are kept, not rows."""
+        return [Unit(0, scope.count("train"))]
+
+    def items_of(self, unit: Unit, split: SplitName, scope: Scope) -> Unit:
+        """The matrix has a row for each training item, the products one for each query."""
+        return Unit(0, scope.count(split))
+
+    def prepare(self, stores: Stores, world: World) -> Prepared:
+        """Find the features whose queries have not what they ask for, such as a sampling trajectory."""
+        failures: dict[Feature[Any, Any], Exception] = {}
+        for feature in _features(stores):
+            try:
+                NoisySamples(feature.query_source, world.opened.denoiser, Split("query", world.items("query")))
+            except (Unavailable, UsageError) as error:
+                failures[feature] = error
+        return Prepared(lambda unit: self._compute(stores, failures, world), failures)
+
+    def _compute(self, stores: Stores, failures: dict[Feature[Any, Any], Exception], world: World) -> None:
+        try:
+            _Sums(self, stores, [feature for feature in _features(stores) if feature not in failures], world).add_up()
+        except (RuntimeError, MemoryError) as error:
+            if not ran_out_of_memory(error):
+                raise
+            raise FeatureFailed(
+                f"memory ran out over the Gram matrix of {world.count('train')} items: use a sketch (v=...) or fewer"
+                " (--limit-train)"
+            ) from None
+
+
+def _features(stores: Stores) -> list[GradientGram]:
+    return list(dict.fromkeys(feature for feature, _ in stores))  # type: ignore[misc]
+
+
+class _Sums:
+    """The sums of one matrix and its products, from where an earlier process left them to their end."""
+
+    def __init__(
+        self, computation: GramComputation, stores: Stores, features: Sequence[GradientGram], world: World
+    ) -> None:
+        self._matrix = computation.matrix
+        self._stores = stores
+        self._features = features
+        self._world = world
+        self._rows, self._asked = Unit(0, world.count("train")), Unit(0, world.count("query"))
+
+    def add_up(self) -> None:
+        """Compute what is missing, and commit it."""
+        if not self._features:
+            return
+        matrix = self._stores[self._features[0], "train"]
+        known = not matrix.missing(self._rows)
+        lacking = [feature for feature in self._features if self._stores[feature, "query"].missing(self._asked)]
+        wanted = list(self._features) if not known else lacking
+        if not wanted:
+            return  # another process was quicker
+        wanted.sort(key=lambda feature: self._stores[feature, "query"].fingerprint)
+        world, sources = self._world, [feature.query_source for feature in wanted]
+        work = GramPass(
+            world.opened.denoiser,
+            self._side("train", self._matrix.source),
+            [self._side("query", source) for source in sources],
+            self._matrix.timesteps == "mean-normalized",
+            world.engine,
+        )
+        crosses = [self._stores[feature, "query"] for feature in wanted]
+        key = fingerprint([SUMS_VERSION, known, matrix.fingerprint, *(store.fingerprint for store in crosses)])[:20]
+        kept = KeptSums(world.cache / "grams", key)
+        sums = kept.latest() or work.start(known)
+        work.compute(sums, kept.write, lambda: None)
+        train, *asked = sums.sides
+        count = len(crosses) + 1
+        if train.products is not None:
+            seconds = train.seconds + train.product_seconds / len(train.seconds)
+            lost = self._lost(self._matrix.source, train)
+            matrix.write(self._rows, {"gram": train.products}, Timing(seconds.tolist(), count, lost))
+        for store, source, side in zip(crosses, sources, asked, strict=True):
+            assert side.products is not None
+            seconds = side.seconds + side.product_seconds / len(side.seconds) + train.seconds.sum()
+            timing = Timing(seconds.tolist(), count, self._lost(source, side))
+            store.write(self._asked, {"cross": side.products}, timing)
+        kept.drop_before(None)
+
+    def _lost(self, source: GradientSource, side: SideSums) -> list[tuple[int, float]]:
+        timesteps = self._world.denoiser(source.checkpoint).timesteps(source.grid)
+        return [(item, timesteps[place]) for item, place in side.lost.tolist()]
+
+    def _side(self, split: SplitName, source: GradientSource) -> Side:
+        world = self._world
+        items = world.items(split)
+        file = batch_size_file(world, [items.fingerprint, source.model_dump(mode="json"), "gram"])
+        return Side(source, Split(split, items, one_by_one=split == "query"), world.count(split), file)
+
+
+class KeptSums:
+    """Sums of an unfinished matrix: an artifact for each pass, the earlier one removed once the later one is whole.
+
+    Args:
+        folder: of the files.
+        key: names the work.
+    """
+
+    def __init__(self, folder: Path, key: str) -> None:
+        self._folder = folder
+        self._key = key
+
+    def _artifact(self, name: str) -> Artifact:
+        return Artifact(self._folder / name, "sums of a Gram matrix", "what an unfinished matrix has added up")
+
+    def _artifacts(self) -> list[Artifact]:
+        """Return what is there, the latest first."""
+        names = sorted((path.name for path in self._folder.glob(f"{self._key}-*.safetensors")), reverse=True)
+        return [self._artifact(name) for name in names]
+
+    def latest(self) -> GramSums | None:
+        """Return what the latest whole file says; None where there is none."""
+        kept = next((kept for kept in self._artifacts() if kept.whole() is not None), None)
+        return None if kept is None else GramSums.of(load_file(kept.path))
+
+    def write(self, sums: GramSums) -> None:
+        """Keep the sums after a pass."""
+        kept = self._artifact(f"{self._key}-{sums.stage:08d}.safetensors")
+        kept.write(lambda part: write_arrays(part, sums.arrays()))
+        self.drop_before(kept)
+
+    def drop_before(self, last: Artifact | None) -> None:
+        """Remove all files but the last."""
+        for kept in self._artifacts():
+            if kept != last:
+                kept.drop()

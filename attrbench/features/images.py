@@ -1,0 +1,35 @@
+"""Images: the pictures themselves, for methods that look at nothing else."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from attrbench.contracts.feature import Feature, Scope, SplitData, SplitName, StoreSpec
+from attrbench.contracts.gradient_source import Declaration
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+
+class Images(Declaration, Feature["NDArray[np.uint8]", "NDArray[np.uint8]"]):
+    """The images: [n, H, W, C] uint8 of the training set, [m, H, W, C] of the queries."""
+
+    def summary(self) -> str:
+        """Return what they are."""
+        return "images"
+
+    def computation(self, split: SplitName) -> None:
+        """Nothing is computed."""
+
+    def store(self, split: SplitName, scope: Scope) -> StoreSpec:
+        """Return what identifies them; nothing is written."""
+        return StoreSpec({"kind": "Images", "items": scope.items_fingerprint(split), "count": scope.count(split)}, 0)
+
+    def train_view(self, data: SplitData) -> NDArray[np.uint8]:
+        """Return the training images."""
+        return data.items.images[: data.count]
+
+    def query_view(self, data: SplitData) -> NDArray[np.uint8]:
+        """Return the queries."""
+        return data.items.images[: data.count]

@@ -1,0 +1,151 @@
+"""The computation of gradient features: one backward pass over a split serves all features of one source."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from attrbench.contracts.feature import (
+    Computation,
+    Feature,
+    Prepared,
+    Scope,
+    ShardWriter,
+    SplitName,
+    Stores,
+    Unit,
+    World,
+)
+from attrbench.contracts.gradient_source import GradientSource
+from attrbench.contracts.method import Transformed
+from attrbench.errors import AttrbenchError
+from attrbench.features.source_facts import QUERY_SHARD, source_facts
+from attrbench.gradients.batching import batch_size_file, free_memory
+from attrbench.gradients.gradient_pass import GradientPass
+from attrbench.gradients.pass_feature import PassFeature
+from attrbench.gradients.samples import Split
+from attrbench.store.shards import units
+
+AnyFeature = Feature[Any, Any]
+
+
+@dataclass(frozen=True)
+class PassComputation(Computation):
+    """A pass over the items of one split under one source.
+
+    Attributes:
+        source: what decides the gradients.
+        split: whose items.
+    """
+
+    source: GradientSource
+    split: SplitName
+
+    @property
+    def order(self) -> int:  # type: ignore[override]
+        """Queries come before the training set."""
+        return 0 if self.split == "query" else 1
+
+    @property
+    def title(self) -> str:
+        """What a progress bar calls it."""
+        return f"{self.split} gradients"
+
+    def summary(self, features: Sequence[AnyFeature], scope: Scope) -> str:
+        """Return what is differentiated of which items."""
+        forward_only = all(isinstance(feature, PassFeature) and feature.sink_key() is None for feature in features)
+        text = differentiated(self.source)
+        text = f"outputs{text.removeprefix('gradients')}" if forward_only else text
+        text += "" if self.source.latents == "clean" else " along the sampling trajectory"
+        return f"{text} of {self.split} items at T={self.source.grid.steps} ({self.source.grid.kind})"
+
+    def identity(self, scope: Scope) -> object:
+        """Return task, items, model and source."""
+        facts = source_facts(self.source, self.split, scope)
+        return ["pass", facts["task"], self.split, facts["items"], facts["model"], self.source.model_dump(mode="json")]
+
+    def units(self, scope: Scope) -> list[Unit]:
+        """Return shards of 64 training items, or of 16 queries."""
+        count = scope.count(self.split)
+        return units(count) if self.split == "train" else units(count, QUERY_SHARD)
+
+    def prepare(self, stores: Stores, world: World) -> Prepared:
+        """Load the model; for products, take the queries' gradients, through the methods' transforms."""
+        own = {feature: store for (feature, _), store in stores.items()}
+        factors, failures = _Factors(self, own, world).all()
+        wanted = {feature: store for feature, store in own.items() if feature not in failures}
+        split = Split(self.split, world.items(self.split), one_by_one=self.split == "query")
+        file = batch_size_file(world, [self.identity(world), "pass"])
+        work = GradientPass(self.source, world.opened.denoiser, split, world.engine, factors, file)
+        return Prepared(lambda unit: work.compute(unit, wanted), failures)
+
+
+def differentiated(source: GradientSource) -> str:
+    """Return which scalar is differentiated, and at which weights where they are not the final ones."""
+    text = f"gradients of the {source.output}"
+    return text + ("" if source.checkpoint == "final" else f" at {source.checkpoint} weights")
+
+
+@dataclass
+class _Factors:
+    """What the training gradients of a pass are multiplied with, held in memory while the training set passes by."""
+
+    computation: PassComputation
+    stores: Mapping[AnyFeature, ShardWriter]
+    world: World
+
+    def all(self) -> tuple[dict[PassFeature[Any, Any], Transformed], dict[AnyFeature, Exception]]:
+        """Return the factor of each feature that multiplies and is not whole yet, and the features that failed."""
+        factors: dict[PassFeature[Any, Any], Transformed] = {}
+        failures: dict[AnyFeature, Exception] = {}
+        gradients: dict[str, Tensor] = {}
+        for feature, store in self.stores.items():
+            if not isinstance(feature, PassFeature) or (which := feature.factor_timesteps) is None:
+                continue
+            if not any(store.lacks(unit) for unit in self.computation.units(self.world)):
+                continue
+            try:
+                if which not in gradients:
+                    gradients[which] = self._gradients(which == "mean")
+                factors[feature] = self._transformed(feature, gradients[which])
+            except Exception as error:  # the method's own fault, or too large: the other features go on
+                failures[feature] = error
+        return factors, failures
+
+    def _gradients(self, mean: bool) -> Tensor:
+        """Return the [T, m, p] whole gradients of the queries, or their means [1, m, p]."""
+        world, source = self.world, self.computation.source
+        split = Split("query", world.items("query"))
+        query_pass = GradientPass(source, world.opened.denoiser, split, world.engine)
+        count = world.count("query")
+        need = 4 * count * (1 if mean else len(query_pass.timesteps)) * query_pass.gradients.total
+        free = free_memory(world.opened.denoiser.device)
+        if need > 0.8 * free:
+            raise AttrbenchError(
+                f"the whole gradients of {count} queries need {need / 1e9:.1f} GB of memory, {free / 1e9:.1f} GB are"
+                " free; use a sketch (v=...) or fewer queries (--limit-queries)"
+            )
+        return query_pass.whole(Unit(0, count), mean)
+
+    def _transformed(self, feature: PassFeature[Any, Any], gradients: Tensor) -> Transformed:
+        lost = gradients.isnan().any(dim=2, keepdim=True)
+        started = time.perf_counter()
+        result = self.world.transform(feature, gradients)
+        if result.gradients is gradients:
+            return result
+        if result.gradients.shape != gradients.shape:
+            raise AttrbenchError(f"its transform turned {tuple(gradients.shape)} into {tuple(result.gradients.shape)}")
+        rows = result.gradients.to(gradients.dtype)
+        bad = ~rows.isfinite().all(dim=2)
+        if bad.any():
+            raise AttrbenchError(f"its transform of query {int(bad.nonzero()[0, 1])} is not finite")
+        seconds = time.perf_counter() - started - result.state_seconds
+        facts = {name: value for name, value in result.facts.items() if math.isfinite(value)}
+        costs = {"state_bytes": result.state_bytes, "state_seconds": result.state_seconds, "query_seconds": seconds}
+        return replace(result, gradients=rows.masked_fill(lost, torch.nan), facts={**facts, **costs})

@@ -1,0 +1,38 @@
+"""What decides the gradients of a source on a task, gathered from what a plan knows."""
+
+from __future__ import annotations
+
+from attrbench.contracts.feature import Scope, SplitName
+from attrbench.contracts.gradient_source import GradientSource
+from attrbench.gradients.pass_feature import ParameterLayout
+from attrbench.gradients.version import ENGINE_VERSION
+from attrbench.store.fingerprint import fingerprint
+
+QUERY_SHARD = 16
+"""Queries of a shard at most."""
+
+
+def source_facts(source: GradientSource, split: SplitName, scope: Scope) -> dict[str, object]:
+    """Return all that decides the gradients of a source for the items of a split, as JSON can hold it."""
+    model = scope.model(source.checkpoint)
+    sizes = model.parameter_sizes(source.parameters)
+    return {
+        "engine": ENGINE_VERSION,
+        "task": scope.task,
+        "split": split,
+        "items": scope.items_fingerprint(split),
+        "model": model.fingerprint,
+        "parameters": fingerprint([[name, size] for name, size in sizes.items()]),
+        "timesteps": list(model.timesteps(source.grid)),
+        **sampling_facts(source, scope),
+    }
+
+
+def sampling_facts(source: GradientSource, scope: Scope) -> dict[str, object]:
+    """Return what decides the sampler's steps, where the source follows them."""
+    return {"sampling": dict(scope.model(source.checkpoint).sampling)} if source.latents == "trajectory" else {}
+
+
+def layout_of(source: GradientSource, scope: Scope) -> ParameterLayout:
+    """Return the layout of the parameters that the source names."""
+    return ParameterLayout(scope.model(source.checkpoint).parameter_sizes(source.parameters))

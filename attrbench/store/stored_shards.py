@@ -1,0 +1,66 @@
+"""The shards of one feature and split, read back: arrays, and what computing them took."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from attrbench.contracts.feature import Unit
+from attrbench.store.shards import FeatureStore, Sidecar
+
+
+class StoredShards:
+    """The finished shards of a store that hold the items of one range.
+
+    Args:
+        store: of one feature and split.
+        items: the range.
+    """
+
+    def __init__(self, store: FeatureStore, items: Unit) -> None:
+        self._store = store
+        self._units = store.shards(items)
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of everything that decides the numbers."""
+        return self._store.fingerprint
+
+    def blocks(self) -> Iterator[tuple[int, Mapping[str, NDArray[Any]]]]:
+        """Yield (index of the first item, arrays by name) of each shard, memory-mapped and read-only."""
+        for unit in self._units:
+            yield unit.first, self._store.read(unit)
+
+    def array(self, name: str) -> NDArray[Any]:
+        """Return an array of all items, joined from the shards."""
+        return np.concatenate([arrays[name] for _, arrays in self.blocks()])
+
+    @cached_property
+    def _sidecars(self) -> list[Sidecar]:
+        return [self._store.sidecar(unit) for unit in self._units]
+
+    def item_seconds(self) -> NDArray[np.float64]:
+        """Return the seconds that each item took, [items]."""
+        return np.concatenate([sidecar.item_seconds for sidecar in self._sidecars])
+
+    @property
+    def bytes(self) -> int:
+        """Size of the files."""
+        return sum(sidecar.bytes for sidecar in self._sidecars)
+
+    def nonfinite(self) -> list[tuple[int, float]]:
+        """Return (item, timestep) of every gradient that was NaN or infinite."""
+        return [pair for sidecar in self._sidecars for pair in sidecar.nonfinite]
+
+    def row_error(self) -> float:
+        """Return the root mean square of the rows' relative error that their storage type causes."""
+        squares = [sidecar.rows * sidecar.row_error**2 for sidecar in self._sidecars]
+        return float(np.sqrt(sum(squares) / sum(sidecar.rows for sidecar in self._sidecars)))
+
+    def facts(self) -> dict[str, float]:
+        """Return the numbers that the computation noted beside the first shard."""
+        return self._sidecars[0].facts

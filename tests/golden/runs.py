@@ -1,0 +1,44 @@
+"""Running a case: the one place where cases, probe and files meet."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tests.golden.cases import Case
+from tests.golden.files import Capture, Golden, digest
+from tests.golden.probe import Probe
+
+
+class OtherQueries(Exception):
+    """The pictures that the model draws on this machine are not those of the record."""
+
+
+def labels_of(case: Case) -> list[str]:
+    """Return the `-m` strings that a capture of a case runs."""
+    registered = [name for name in Probe.methods() if name not in case.without]
+    return [*(registered if case.every else ()), *case.variants]
+
+
+def run(case: Case, labels: Sequence[str], golden: Golden | None = None) -> Capture:
+    """Run methods on the task of a case, from an empty cache.
+
+    Args:
+        case: which task and how much of it.
+        labels: the methods.
+        golden: the record that the run will be compared with; None for none.
+
+    Raises:
+        OtherQueries: where the record's queries are others, before anything is computed.
+        AssertionError: where its training images are others.
+    """
+    with Probe(case.task, case.train, case.queries, case.batch) as probe:
+        pictures = probe.pictures()
+        train, queries = digest(pictures.train), digest(pictures.queries)
+        if golden is not None:
+            assert train == golden.document["train"], f"{case.name}: the training images are not those of the record"
+            if queries != golden.document["queries"]:
+                raise OtherQueries(f"{case.name}: queries of this machine differ from those of the record")
+        capture = Capture(case=case.name, task=case.task, train=train, queries=queries)
+        for outcome in probe.run(list(labels), capture):
+            capture.outcome(outcome)
+    return capture

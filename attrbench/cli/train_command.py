@@ -24,10 +24,10 @@ def train(
     from attrbench.evaluation.requests import request_tasks
     from attrbench.plugins.registry import registry
 
+    quiet_libraries()
     chosen = request_tasks(registry(), [task])[0].task
     if not isinstance(chosen, Trainable):
         raise UsageError(f"task {chosen.meta.name} has no training recipe")
-    quiet_libraries()
     from attrbench.evaluation.task_run import torch_device
 
     folder = RESULTS / "trained" / chosen.meta.name if out is None else out

@@ -24,19 +24,19 @@ OptionsT = TypeVar("OptionsT", bound=Options)
 
 
 class TaskMeta(BaseModel):
-    """What a task is, readable without opening it.
+    """Description of a task, readable without opening it.
 
     Attributes:
-        name: what `-t` takes.
+        name: the name by which `-t` selects it.
         version: raised whenever the training set, the weights or the queries change; never mixed on a leaderboard.
-        summary: one line for `attrbench list`.
+        summary: one line, which `attrbench list` shows.
         model: the model, with id and revision where it has one.
-        dataset: the training set, likewise.
+        dataset: the training set, with id and revision where it has one.
         license: of data and weights.
         train_items: size of the training set; None where only opening the task can tell.
-        memory: what a run needs at its peak, in words.
-        main_metric: the metric that ranks the leaderboard, such as `detection-rate@10`; no cut-off where it is that of
-            a ground truth.
+        memory: peak memory of a run, in words.
+        main_metric: the metric that ranks the leaderboard, such as `detection-rate@10`; without a cut-off (`@k`) where
+            it is that of a ground truth.
         notes: what a reader of the numbers must know, such as how queries were labeled.
     """
 
@@ -56,16 +56,16 @@ class TaskMeta(BaseModel):
 
 @dataclass(frozen=True)
 class Items:
-    """Images with what belongs to them, in a fixed order; an item's id is its index.
+    """Images with their groups, prompts, seeds and names, in a fixed order; an item's id is its index.
 
     Attributes:
         images: [n, H, W, C] uint8; may be memory-mapped and read-only, and larger than the memory.
-        groups: the group of each item, what the detection rate compares; empty for an item that has none.
-        prompts: the prompt of each item, empty for unconditional models.
+        groups: the group of each item, which the detection rate compares; an empty string for an item without one.
+        prompts: the prompt of each item, an empty string for unconditional models.
         fingerprint: hash of the contents.
         seeds: for pictures that `Denoiser.generate` made: the seed of each, from which its sampling trajectory can be
             run again; None for pictures from elsewhere.
-        names: what people call each item, such as its file's name; empty where they have no names.
+        names: the name of each item for people, such as that of its file; empty where items have no names.
         grouping: hash of the groups, where `fingerprint` leaves them out, so that features outlive other groups.
     """
 
@@ -83,7 +83,7 @@ class Items:
 
 @dataclass(frozen=True)
 class Workspace:
-    """Where a task and a run may keep files, and on what they compute.
+    """The folder in which a task and a run may keep files, and the device on which they compute.
 
     Attributes:
         cache: folder for generated queries, feature shards and index files.
@@ -100,17 +100,17 @@ class OpenTask(ABC):
     @property
     @abstractmethod
     def train(self) -> Items:
-        """The training set."""
+        """Return the training set."""
 
     @property
     @abstractmethod
     def queries(self) -> Items:
-        """Images that the model generated with fixed seeds."""
+        """Return the queries: images that the model generated with fixed seeds."""
 
     @property
     @abstractmethod
     def denoiser(self) -> Denoiser:
-        """The trained model."""
+        """Return the trained model."""
 
     @property
     def model_description(self) -> ModelDescription:
@@ -121,14 +121,15 @@ class OpenTask(ABC):
 
     @property
     def notes(self) -> Sequence[str]:
-        """What a reader of the record must know of this opening of the task, such as images left out."""
+        """Return what a reader of the record must know, such as images that were left out; one string a note."""
         return ()
 
 
 class Task(ABC, Generic[OptionsT]):
-    """A task as it is registered: light until `open` is called. `meta` stands on the class of a registered task.
+    """A trained model, its training set and generated queries, under a name; light until `open` is called.
 
     Attributes:
+        meta: its description; a class attribute of a registered task.
         tuning: options that give the task other queries, on which options of methods may be chosen (`attrbench tune`);
             empty where there are none.
     """
@@ -142,10 +143,10 @@ class Task(ABC, Generic[OptionsT]):
 
     @abstractmethod
     def open(self, workspace: Workspace) -> OpenTask:
-        """Checks that everything is there and returns the open task."""
+        """Check that everything is there and return the open task."""
 
     def state(self) -> object:
-        """What decides the task and is in neither its version nor its options: files of the user's own, say.
+        """Return what decides the task but is in neither its version nor its options, such as files of the user's own.
 
         Returns:
             Anything that JSON can hold; a record of another state is not taken for an answer.
@@ -154,7 +155,7 @@ class Task(ABC, Generic[OptionsT]):
 
     @property
     def scale(self) -> bool:
-        """Whether only time, memory and storage mean anything here: random weights, say. Such runs are never ranked."""
+        """Return whether only time, memory and storage are measured, as with random weights; never ranked."""
         return False
 
 

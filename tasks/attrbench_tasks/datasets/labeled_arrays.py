@@ -1,4 +1,4 @@
-"""Labeled images in an .npz file, listed like those of a folder."""
+"""Read labeled images from an .npz file, as arrays or as a listing like that of a folder."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ KEYS = (("x_train", "y_train"), ("x", "y"))
 
 
 def read_arrays(path: Path) -> tuple[NDArray[Any], NDArray[Any]]:
-    """The arrays `x_train` and `y_train` of a file, or `x` and `y`, whatever they are.
+    """Return the arrays `x_train` and `y_train` of a file, or `x` and `y`, of any shape and type.
 
     Raises:
         AttrbenchError: one line, where the file is missing or has neither.
@@ -39,7 +39,7 @@ def read_arrays(path: Path) -> tuple[NDArray[Any], NDArray[Any]]:
 
 
 def list_arrays(path: Path) -> Listing:
-    """The images of such a file: [n, H, W] or [n, H, W, 3], uint8, and [n] labels, which are their groups.
+    """Return a listing of a file's images, [n, H, W] or [n, H, W, 3] uint8, with their labels, [n], as groups.
 
     Raises:
         AttrbenchError: one line, where the file is missing or holds something else.

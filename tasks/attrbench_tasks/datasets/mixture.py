@@ -1,6 +1,6 @@
-"""`attrbench prepare mixture`: the six-source data set of the paper, as an image folder.
+"""Data set `mixture`: the six sources of the DMin paper (arXiv 2412.08637) as one image folder.
 
-Paper, supplement 7.2: six data sets together; noise is added to 5% of the items, chosen at random, and these are
+The paper's supplement 7.2: six data sets together; noise is added to 5% of the items, chosen at random, and these are
 appended; 80% are for training. Neither the noise nor the seed nor the order is published: here all items, noised ones
 included, are split by one seeded permutation, and the noise is Gaussian on the pixels.
 """
@@ -23,7 +23,7 @@ from attrbench_tasks.datasets.mixture_writer import Started, write_mixture
 from attrbench_tasks.dmin_paper import constants as paper
 
 CAPTIONS = ("en_text", "prompt", "long_prompt", "short_prompt")
-"""Columns of captions that are looked for where there is neither `text` nor `caption`."""
+"""Columns to take captions from where there is neither `text` nor `caption`, the first that is there."""
 
 
 class Mixture(Preparation[MixtureOptions]):
@@ -48,7 +48,7 @@ class Mixture(Preparation[MixtureOptions]):
 
 
 def pinned(source: DatasetSource) -> DatasetSource:
-    """The source at the commit that the hub has now, where it answers and no revision is asked for."""
+    """Return the source with the commit that the hub has now, where it answers and no revision is named."""
     if Path(source.path).exists() or source.revision is not None:
         return source
     with hub_or_cache() as answers:
@@ -61,7 +61,7 @@ def pinned(source: DatasetSource) -> DatasetSource:
 
 
 def listed(name: str, source: DatasetSource, cache: Path) -> tuple[Listing, DatasetSource]:
-    """The items of a source, and the source with the columns that were taken.
+    """Return a listing of a source's items, and the source with the columns that were taken.
 
     The sources' columns are not the same, and may change: where none is named, captions are looked for in the usual
     columns, then in `CAPTIONS`, and images in the only column there is, else in `image`.

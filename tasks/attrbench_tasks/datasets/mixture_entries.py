@@ -17,7 +17,7 @@ class MixtureOptions(Options):
     resolution: int = Field(paper.RESOLUTION, ge=8)
     """Pixels on a side of the images."""
     seed: int = Field(0, ge=0)
-    """Of the split, of the choice of noised items, and of their noise."""
+    """Seed of the split, of the choice of noised items, and of their noise."""
     noised_share: float = Field(paper.NOISED_SHARE, ge=0, le=1)
     """How many noised copies are appended, as a share of all items."""
     noise: float = Field(0.1, ge=0, le=1)
@@ -31,13 +31,13 @@ class Entry(NamedTuple):
 
     group: str
     place: int
-    """In its source."""
+    """Index in its source."""
     noised: bool
     split: str
 
     @property
     def file_name(self) -> str:
-        """Its file below the folder of its split."""
+        """Return the name of its file in the folder of its split."""
         return f"{self.group}-{self.place:06d}{'-noised' if self.noised else ''}.png"
 
 

@@ -1,4 +1,4 @@
-"""The full MNIST training set, from the hub or from a file."""
+"""Load the full MNIST training set from the hub or from a file."""
 
 from __future__ import annotations
 

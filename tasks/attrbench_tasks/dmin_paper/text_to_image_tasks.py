@@ -1,4 +1,4 @@
-"""The paper's text-to-image tasks: Stable Diffusion 1.4 and 3 Medium on the six-source mixture.
+"""Tasks `sd14-lora`, `sd3-lora` and `sd3-full`: Stable Diffusion 1.4 and 3 Medium on the DMin paper's mixture.
 
 A task is put together from its options and then opened as a task file would be (attrbench.taskfile).
 """
@@ -44,7 +44,7 @@ SET = f"{paper.RELEASED_SET}: 8,846 captioned images of six sources"
 
 
 class PaperTask(Task[PaperOptions], Trainable):
-    """A task around a Stable Diffusion model."""
+    """A task around a Stable Diffusion model that was fine-tuned on the mixture, wholly or with LoRA."""
 
     Options: ClassVar[type[PaperOptions]] = PaperOptions  # type: ignore[misc]
     tuning: ClassVar = {"query_set": "tuning"}
@@ -53,31 +53,31 @@ class PaperTask(Task[PaperOptions], Trainable):
     has_lora: ClassVar[bool]
     released_lora: ClassVar[str | None] = None
     sampling: ClassVar[tuple[int, float]]
-    """Steps and guidance of diffusers' own pipeline call; the paper names none."""
+    """Sampling steps and guidance scale of the queries: diffusers' defaults, since the paper names none."""
 
     @property
     def scale(self) -> bool:
-        """Whether weights are random."""
+        """Return whether weights are random."""
         return self.options.weights == "random"
 
     @property
     def path(self) -> Path:
-        """What messages call it."""
+        """Return the name of the task, which messages show in place of a file's path."""
         return Path(self.meta.name)
 
     @property
     def query_source(self) -> DatasetSource | None:
-        """No query is a file."""
+        """Return None: queries are drawn, not read from files."""
         return None
 
     @property
     def train_source(self) -> DatasetSource:
-        """The training images; of a folder with a subfolder `train` only those in it."""
+        """Return the source of the training images; of a folder with a subfolder `train` only those in it."""
         return self._split("train" if (self._folder / "train").is_dir() else None)
 
     @property
     def _folder(self) -> Path:
-        """Where the data set lies, if it is a folder."""
+        """Return the path of the data set, if it is a folder."""
         return Path(self.options.dataset).expanduser()
 
     def _split(self, split: str | None) -> DatasetSource:
@@ -92,7 +92,7 @@ class PaperTask(Task[PaperOptions], Trainable):
 
     @property
     def model(self) -> ModelConfig:
-        """The model, its LoRA, and how they are used."""
+        """Return the configuration of the model and its LoRA."""
         options = self.options
         steps, guidance = self.sampling
         lora = (options.lora or self.released_lora) if self.has_lora else None
@@ -123,12 +123,12 @@ class PaperTask(Task[PaperOptions], Trainable):
         return min(paper.RESOLUTION, own_resolution(folder, index))
 
     def state(self) -> object:
-        """Names, sizes and times of the local files that it is made of."""
+        """Return names, sizes and times of the local files that the task is made of."""
         options = self.options
         return local_state((options.model, options.lora, options.dataset, options.prompts))
 
     def open(self, workspace: Workspace) -> OpenFileTask:
-        """Looks for the model and the data set before anything is loaded."""
+        """Return the open task, after checking that model and data set are within reach."""
         if self.scale:
             train, draws = scale_listing(self.options.scale_items), scale_draws()
             return OpenScaleTask(self, workspace, train=train, pictures=None, draws=draws)
@@ -141,7 +141,7 @@ class PaperTask(Task[PaperOptions], Trainable):
         return opened
 
     def _check_released(self) -> None:
-        """Refuses to take an untrained model for the paper's, whose weights were not released.
+        """Refuse a base model without the fine-tuned weights, which the paper's authors did not release.
 
         Raises:
             AttrbenchError: with the steps that lead to them.
@@ -158,7 +158,7 @@ class PaperTask(Task[PaperOptions], Trainable):
         )
 
     def find_model(self) -> None:
-        """Looks for the pipeline.
+        """Check that the pipeline is within reach.
 
         Raises:
             AttrbenchError: where it is missing, with the steps that lead to it.
@@ -171,7 +171,7 @@ class PaperTask(Task[PaperOptions], Trainable):
             raise AttrbenchError(f"task {self.meta.name}: {error}{steps}") from None
 
     def _draws(self, train: Listing, cache: Path) -> tuple[list[Draw], str | None]:
-        """What the model shall draw, and a note where the prompts are not held out."""
+        """Return the prompts, seeds and groups of the queries, and a note where the prompts are not held out."""
         options, note = self.options, None
         if options.prompts is not None:
             pairs = [(d.prompt, d.group) for d in draws_of(QueryTable(prompts=options.prompts), Path())]
@@ -189,7 +189,7 @@ class PaperTask(Task[PaperOptions], Trainable):
         return choose_draws(pairs, per_group, FIRST_SEED[options.query_set]), note
 
     def _held_out(self, cache: Path) -> Listing | None:
-        """The data set's split `test`, where it has one."""
+        """Return the data set's split `test`, or None where it has none."""
         folder = self._folder
         if folder.is_dir() and not is_table_folder(folder):  # what is wrong with a split that is there must be said
             return list_items(self._split(HELD_OUT), cache) if (folder / HELD_OUT).is_dir() else None
@@ -225,14 +225,14 @@ class PaperTask(Task[PaperOptions], Trainable):
 
 
 def _pairs(listing: Listing | None) -> list[tuple[str, str]]:
-    """Caption and group of each item."""
+    """Return caption and group of each item; nothing where there are no captions."""
     if listing is None or listing.captions is None:
         return []
     return list(zip(listing.captions, listing.groups or [""] * len(listing), strict=True))
 
 
 def choose_draws(pairs: Sequence[tuple[str, str]], per_group: int | None, first_seed: int) -> list[Draw]:
-    """Of (prompt, group): those of the paper's three groups, where there are any; else all.
+    """Return the queries for (prompt, group) pairs of the paper's three groups, or of all where none of them is there.
 
     Prompts occur once a group. Where `per_group` leaves some out, a hash of the prompt chooses, whatever their order.
     A prompt's seed is its place.
@@ -248,7 +248,7 @@ def choose_draws(pairs: Sequence[tuple[str, str]], per_group: int | None, first_
 
 
 class SD14LoRA(PaperTask):
-    """Stable Diffusion 1.4 with LoRA."""
+    """The paper's Stable Diffusion 1.4 with LoRA."""
 
     base = paper.SD14
     has_lora = True
@@ -266,7 +266,7 @@ class SD14LoRA(PaperTask):
 
 
 class SD3LoRA(PaperTask):
-    """Stable Diffusion 3 Medium with LoRA."""
+    """The paper's Stable Diffusion 3 Medium with LoRA."""
 
     base = paper.SD3
     has_lora = True
@@ -285,7 +285,7 @@ class SD3LoRA(PaperTask):
 
 
 class SD3Full(PaperTask):
-    """Stable Diffusion 3 Medium, all of the transformer trained."""
+    """The paper's Stable Diffusion 3 Medium with a fully fine-tuned transformer."""
 
     Options: ClassVar[type[PaperOptions]] = FullPaperOptions  # type: ignore[misc]
     base = paper.SD3

@@ -1,4 +1,4 @@
-"""The paper's training recipe (Table 7) for its text-to-image tasks, with accelerate and peft.
+"""Training of the paper's text-to-image models by its Table 7 (arXiv 2412.08637), with accelerate and peft.
 
 Optimizer, schedule, timesteps and the share of dropped prompts are not published. Here: AdamW (weight decay 0.01),
 a constant learning rate, gradients clipped at norm 1, timesteps as the model was pre-trained (uniform for SD 1.x, the
@@ -46,7 +46,7 @@ ENCODED_AT_ONCE = 256
 
 
 class PaperRecipe(TextToImageRecipe):
-    """Everything that decides the weights, besides base model and images.
+    """Everything that decides a fine-tuning by the paper's Table 7, besides base model and images.
 
     Attributes:
         model: the base.
@@ -211,7 +211,7 @@ def encode_all(denoiser: LatentDenoiser, items: Items, indices: NDArray[np.int64
 
 
 class PartsOfLoss:
-    """The loss of a batch, micro-batch by micro-batch; every process takes its share of them.
+    """Compute the loss of a batch, micro-batch by micro-batch; every process computes its share of them.
 
     Noise and timesteps are drawn for the whole batch first, so that the batch's loss does not depend on how it is cut.
     """
@@ -235,7 +235,7 @@ class PartsOfLoss:
         self._timesteps = denoiser.timesteps(grid)
 
     def __call__(self, chosen: torch.Tensor, rng: torch.Generator) -> Iterator[torch.Tensor]:
-        """Yields parts of the mean squared error that add up to it (over the processes, to their mean)."""
+        """Yield parts of the mean squared error that add up to it (over the processes, to their mean)."""
         denoiser = self._denoiser
         noises = torch.randn((len(chosen), *denoiser.latent_shape), generator=rng)
         times = self._draw(len(chosen), rng)
@@ -250,7 +250,7 @@ class PartsOfLoss:
             yield error * (len(part) / len(chosen) * self._processes)
 
     def _draw(self, count: int, rng: torch.Generator) -> torch.Tensor:
-        """Timesteps, [count]."""
+        """Return random timesteps, [count]: uniform for SD 1.x, the logit of a normal variable for SD 3."""
         every = torch.tensor(self._timesteps)
         if self._recipe.family == "sd14":
             return every[torch.randint(0, len(every), (count,), generator=rng)]
@@ -259,7 +259,7 @@ class PartsOfLoss:
 
 
 def _save_pipeline(recipe: PaperRecipe, source: ModelConfig, network: Any, folder: Path) -> None:
-    """The base's pipeline folder with the trained network in it."""
+    """Write a copy of the base's pipeline folder with the trained network in it."""
     base, index = find_pipeline(source)
     name = NETWORK[recipe.family]
     for component in components(index):

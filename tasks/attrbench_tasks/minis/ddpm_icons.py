@@ -1,4 +1,4 @@
-"""DDPM on the captioned icons, RGB and unconditional: the mini twin of DDPM on CIFAR-10."""
+"""Task `ddpm-icons-mini`: an unconditional DDPM on 32x32 RGB icons, the small counterpart of `ddpm-cifar10`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from attrbench_tasks.training.train_ddpm import DDPMRecipe, halve_weights
 
 
 class DDPMIconsMini(MiniDDPMTask):
-    """All images of the mixture but the held-out tenth, which tests the classifier of the six families."""
+    """A DDPM trained on 1,650 icons of six families; the other 183 test the classifier that labels its queries."""
 
     meta = TaskMeta(
         name="ddpm-icons-mini",
@@ -37,14 +37,14 @@ class DDPMIconsMini(MiniDDPMTask):
     @staticmethod
     @cache
     def data() -> LabeledImages:
-        """Both training parts for the diffusion model and the classifier; the held-out part tests the classifier."""
+        """Return the parts `base` and `tuning` to train both networks on, and `held_out` to test the classifier."""
         train, held_out = part("base", "tuning"), part("held_out")
         seen = (train.images, train.families)
         return LabeledImages(seen, seen, (held_out.images, held_out.families), FAMILIES)
 
     @staticmethod
     def recipes() -> tuple[DDPMRecipe, ClassifierRecipe]:
-        """About 290 epochs for the diffusion model, 80 for the classifier."""
+        """Return the recipes: about 290 epochs for the diffusion model, 80 for the classifier."""
         ddpm = DDPMRecipe(
             unet={
                 "sample_size": 32,

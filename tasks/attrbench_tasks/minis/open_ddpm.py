@@ -1,4 +1,4 @@
-"""Small unconditional DDPMs on labeled images: what `ddpm-mnist-mini` and `digits-mini` have in common.
+"""Base classes of the mini tasks around small unconditional DDPMs on labeled images.
 
 A task gives its labeled images and its recipes; this module opens them: the training set, the shipped weights, and
 queries that the model generated with fixed seeds, labeled by a classifier that never saw its test images.
@@ -32,7 +32,7 @@ WEIGHTS = Path(__file__).parents[1] / "weights"
 
 
 class MiniDDPMOptions(Options):
-    """Options of the mini DDPM tasks."""
+    """Options of the mini DDPM tasks: number and kind of queries."""
 
     queries_per_group: int = Field(10, ge=1, le=100)
     """Generated queries for each class."""
@@ -42,13 +42,13 @@ class MiniDDPMOptions(Options):
 
 @dataclass(frozen=True)
 class LabeledImages:
-    """Images ([n, H, W, C] uint8) with their class ([n]), by what they are for.
+    """The images of a task, [n, H, W, C] uint8, with their class numbers, [n], by their use.
 
     Attributes:
         train: the training set of the diffusion model.
         classifier: what the classifier of the queries was trained on.
         held_out: images that neither saw; they test the classifier.
-        names: of the classes; none: their numbers.
+        names: of the classes; where empty, classes are called by their numbers.
     """
 
     train: Labeled
@@ -57,14 +57,14 @@ class LabeledImages:
     names: tuple[str, ...] = ()
 
     def items(self, images: NDArray[np.uint8], labels: NDArray[np.int64]) -> Items:
-        """Images with the names of their classes as groups."""
+        """Return images, [n, H, W, C], as items whose groups are the names of their classes, [n]."""
         digest = hashlib.sha256(repr(images.shape).encode() + images.tobytes() + labels.tobytes()).hexdigest()
         groups = [self.names[label] if self.names else str(label) for label in labels]
         return Items(images, groups, [""] * len(images), digest)
 
 
 class MiniDDPMTask(Task[MiniDDPMOptions], Trainable):
-    """A task around weights in `weights/NAME`."""
+    """A task around a DDPM and a classifier that ship in `weights/NAME`."""
 
     Options: ClassVar[type[MiniDDPMOptions]] = MiniDDPMOptions  # type: ignore[misc]
     tuning: ClassVar = {"query_set": "tuning"}
@@ -72,20 +72,20 @@ class MiniDDPMTask(Task[MiniDDPMOptions], Trainable):
     @staticmethod
     @abstractmethod
     def data() -> LabeledImages:
-        """The images."""
+        """Return the images of the task."""
 
     @staticmethod
     @abstractmethod
     def recipes() -> tuple[DDPMRecipe, ClassifierRecipe]:
-        """The recipes of the diffusion model and of the classifier that labels its pictures."""
+        """Return the recipes of the diffusion model and of the classifier that labels its queries."""
 
     @property
     def weights(self) -> Path:
-        """The folder of the shipped weights."""
+        """Return the folder of the shipped weights."""
         return WEIGHTS / self.meta.name
 
     def open(self, workspace: Workspace) -> OpenMiniDDPM:
-        """Checks that the weights are there."""
+        """Return the open task, after checking that its weights are there."""
         if not (self.weights / "classifier.safetensors").is_file():
             raise AttrbenchError(
                 f"task {self.meta.name}: no weights in {self.weights}; make them with"
@@ -101,7 +101,7 @@ class MiniDDPMTask(Task[MiniDDPMOptions], Trainable):
         device: torch.device,
         report: Callable[[str], None],
     ) -> Path:
-        """Train the diffusion model, and before the original one the classifier; see `Trainable.train`."""
+        """Train the diffusion model, for the original training the classifier first; see `Trainable.train`."""
         data = self.data()
         request = TrainingRequest(len(data.train[0]), subset, seed)
         ddpm_recipe, classifier_recipe = self.recipes()
@@ -130,7 +130,7 @@ class MiniDDPMTask(Task[MiniDDPMOptions], Trainable):
 
 
 class OpenMiniDDPM(OpenTask):
-    """The open task; each part is loaded on first use."""
+    """An open mini DDPM task; training set, queries and model are loaded on first use."""
 
     def __init__(self, task: MiniDDPMTask, workspace: Workspace) -> None:
         self._task = task
@@ -138,13 +138,13 @@ class OpenMiniDDPM(OpenTask):
 
     @cached_property
     def train(self) -> Items:
-        """The training images; the group is the class."""
+        """Return the training images; the group of an item is its class."""
         data = self._task.data()
         return data.items(*data.train)
 
     @cached_property
     def queries(self) -> Items:
-        """Generated images, labeled by the classifier, the ambiguous ones left out; see `generated`."""
+        """Return generated images, labeled by the classifier, ambiguous ones left out (see `query_pictures`)."""
         options = self._task.options
         wanted = Wanted(options.queries_per_group, options.query_set, self._workspace.cache)
         images, labels, seeds = labeled_generations(self.denoiser, self._task.weights, wanted)
@@ -152,5 +152,5 @@ class OpenMiniDDPM(OpenTask):
 
     @cached_property
     def denoiser(self) -> DDPMDenoiser:
-        """The shipped model."""
+        """Return the shipped model."""
         return DDPMDenoiser(self._task.weights, self._workspace.device)

@@ -1,4 +1,4 @@
-"""The recipes of the text-to-image minis: one autoencoder, one set of text encoders, two bases, three fine-tunings.
+"""Recipes of the text-to-image minis: one autoencoder, one set of text encoders, two bases, three fine-tunings.
 
 `prepare` trains what is missing below one folder, in this order, and resumes what was cut off:
 
@@ -152,7 +152,7 @@ CLASSIFIER = ClassifierRecipe(
 
 
 def fine_tuning(base: Family, *, lora: bool) -> TextToImageRecipe:
-    """The recipe of a fine-tuning; LoRA as in DMin's Table 7: rank 4, alpha 8."""
+    """Return the recipe of a fine-tuning; LoRA has rank 4 and alpha 8, as in Table 7 of DMin (arXiv 2412.08637)."""
     recipe = BASES[base]
     return TextToImageRecipe(
         family=base,
@@ -168,7 +168,7 @@ def fine_tuning(base: Family, *, lora: bool) -> TextToImageRecipe:
 
 
 def prepare(family: Family, folder: Path, device: torch.device, report: Report) -> None:
-    """Trains what is missing of the parts that the minis of one family share.
+    """Train those of the parts shared by the minis of one family that the folder lacks.
 
     Args:
         family: which base.
@@ -196,7 +196,7 @@ def prepare(family: Family, folder: Path, device: torch.device, report: Report) 
 
 
 def encoded(family: Family, folder: Path, name: Part, device: torch.device) -> EncodedImages:
-    """A part of the mixture as the networks see it, the empty prompt behind its captions."""
+    """Return a part of the icons as latents and text embeddings, with the empty prompt after its captions."""
     items = part(name)
     vae = AutoencoderKL.from_pretrained(str(folder / "vae"), local_files_only=True).to(device, torch.float32).eval()
     latents = latents_of(vae, pixels(items.images).to(device))
@@ -204,10 +204,10 @@ def encoded(family: Family, folder: Path, name: Part, device: torch.device) -> E
 
 
 def pixels(images: NDArray[np.uint8]) -> torch.Tensor:
-    """[n, H, W, 3] uint8 to [n, 3, H, W] in [-1, 1]."""
+    """Return [n, H, W, 3] uint8 images as floats, [n, 3, H, W], in [-1, 1]."""
     return torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
 def progress(name: str, recipe: Recipe, folder: Path, report: Report, every: int = 250) -> Progress:
-    """Lines of progress that name what is trained."""
+    """Return a `Progress` that reports lines with the name of what is trained."""
     return Progress(folder, lambda step, loss: report(f"{name}: step {step} of {recipe.steps}: loss {loss:.4f}"), every)

@@ -1,7 +1,7 @@
-"""The text-to-image minis: small Stable Diffusion pipelines, fine-tuned on captioned icons of six families.
+"""Tasks `sd14-lora-mini`, `sd3-lora-mini` and `sd3-full-mini`: small Stable Diffusion pipelines on captioned icons.
 
-All three share an autoencoder, text encoders and, by family, a pre-trained base (`weights/text-to-image-mini`). What
-is asked for is the influence of the images of the fine-tuning.
+All three share an autoencoder, text encoders and, by family, a pre-trained base (`weights/text-to-image-mini`). The
+training set of a task is that of the fine-tuning.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ WEIGHTS = Path(__file__).parents[1] / "weights"
 SHARED = "text-to-image-mini"
 """Folder of the parts that the minis share, beside those of the minis."""
 JUDGED = "generations.json"
-"""File beside the weights: how many pictures the classifier took for the family asked for."""
+"""File beside the weights with the counts that `MiniTextToImageTask.judge` returns in words."""
 JUDGED_SEED = 2_000_000
 LICENSE = "images: MIT, Apache-2.0 and CC0 (docs/reference/tasks.md); weights: Apache-2.0"
 DATASET = "registry_mix32, the tuning part: emoji in two styles, flags, cards, game art, glyphs"
@@ -52,7 +52,7 @@ NOTES = (
 
 
 class MiniTextToImageOptions(Options):
-    """Options of the text-to-image minis."""
+    """Options of the text-to-image minis: number and kind of queries."""
 
     queries_per_group: int = Field(10, ge=1, le=100)
     """Generated queries for each family."""
@@ -62,7 +62,7 @@ class MiniTextToImageOptions(Options):
 
 
 class MiniTextToImageTask(Task[MiniTextToImageOptions], Trainable):
-    """A task around a fine-tuning of one of the shared bases."""
+    """A task around a fine-tuned base, which ships in `weights/NAME`."""
 
     Options: ClassVar[type[MiniTextToImageOptions]] = MiniTextToImageOptions  # type: ignore[misc]
     tuning: ClassVar = {"query_set": "tuning"}
@@ -74,16 +74,16 @@ class MiniTextToImageTask(Task[MiniTextToImageOptions], Trainable):
 
     @property
     def weights(self) -> Path:
-        """The folder of the fine-tuning's weights."""
+        """Return the folder of the shipped weights of the fine-tuning."""
         return WEIGHTS / self.meta.name
 
     @classmethod
     def recipe(cls) -> TextToImageRecipe:
-        """The recipe of the fine-tuning."""
+        """Return the recipe of the fine-tuning."""
         return fine_tuning(cls.family, lora=cls.lora)
 
     def open(self, workspace: Workspace) -> OpenMiniTextToImage:
-        """Checks that the weights are there."""
+        """Return the open task, after checking that its weights are there."""
         for folder in (WEIGHTS / SHARED / self.family, self.weights):
             if not (folder / RECIPE_FILE).is_file():
                 raise AttrbenchError(
@@ -130,7 +130,7 @@ class MiniTextToImageTask(Task[MiniTextToImageOptions], Trainable):
         return (weights.absolute().parent if is_original_training(weights) else WEIGHTS) / SHARED
 
     def pipeline(self, weights: Path, workspace: Workspace) -> Denoiser:
-        """The fine-tuned model.
+        """Return the pipeline with fine-tuned weights, ready to compute.
 
         Args:
             weights: folder of the fine-tuning.
@@ -146,27 +146,26 @@ class MiniTextToImageTask(Task[MiniTextToImageOptions], Trainable):
         return load_denoiser(source, workspace.device)
 
     def judge(self, weights: Path, device: torch.device) -> str:
-        """How many pictures for the held-out prompts the classifier takes for the family asked for.
+        """Return in words how many pictures for held-out prompts the classifier assigns to the prompt's family.
 
         Each prompt is drawn once, with seeds that no query has. The counts are written beside the weights.
         """
-        asked = part("held_out")
+        held_out = part("held_out")
         with tempfile.TemporaryDirectory() as cache:
             denoiser = self.pipeline(weights, Workspace(Path(cache), device))
-            pictures = denoiser.generate(asked.captions, range(JUDGED_SEED, JUDGED_SEED + len(asked)))
-        found = probabilities(load_classifier(weights.parent / SHARED), pictures).argmax(1)
-        counts = {
-            name: {"right": int((found == i)[asked.families == i].sum()), "of": int((asked.families == i).sum())}
-            for i, name in enumerate(FAMILIES)
-        }
-        right = int((found == asked.families).sum())
-        report = {"right": right, "of": len(asked), "share": round(right / len(asked), 4), "families": counts}
+            pictures = denoiser.generate(held_out.captions, range(JUDGED_SEED, JUDGED_SEED + len(held_out)))
+        families = probabilities(load_classifier(weights.parent / SHARED), pictures).argmax(1)
+        is_right = families == held_out.families
+        members = {name: held_out.families == i for i, name in enumerate(FAMILIES)}
+        counts = {name: {"right": int(is_right[of].sum()), "of": int(of.sum())} for name, of in members.items()}
+        right = int(is_right.sum())
+        report = {"right": right, "of": len(held_out), "share": round(right / len(held_out), 4), "families": counts}
         write_atomically(weights / JUDGED, (json.dumps(report, indent=1) + "\n").encode())
-        return f"{right} of {len(asked)} pictures for held-out prompts show the family asked for, by the classifier"
+        return f"{right} of {len(held_out)} pictures for held-out prompts show the family asked for, by the classifier"
 
 
 class SD14LoRAMini(MiniTextToImageTask):
-    """The twin of `sd14-lora`."""
+    """The small counterpart of `sd14-lora`."""
 
     family = "sd14"
     lora = True
@@ -187,7 +186,7 @@ class SD14LoRAMini(MiniTextToImageTask):
 
 
 class SD3LoRAMini(MiniTextToImageTask):
-    """The twin of `sd3-lora`."""
+    """The small counterpart of `sd3-lora`."""
 
     family = "sd3"
     lora = True
@@ -208,7 +207,7 @@ class SD3LoRAMini(MiniTextToImageTask):
 
 
 class SD3FullMini(MiniTextToImageTask):
-    """The twin of `sd3-full`."""
+    """The small counterpart of `sd3-full`."""
 
     family = "sd3"
     lora = False
@@ -229,7 +228,7 @@ class SD3FullMini(MiniTextToImageTask):
 
 
 class OpenMiniTextToImage(OpenTask):
-    """The open task; each part is loaded on first use."""
+    """An open text-to-image mini; training set, queries and model are loaded on first use."""
 
     def __init__(self, task: MiniTextToImageTask, workspace: Workspace) -> None:
         self._task = task
@@ -237,13 +236,13 @@ class OpenMiniTextToImage(OpenTask):
 
     @cached_property
     def train(self) -> Items:
-        """The images of the fine-tuning; the group is the family."""
+        """Return the images of the fine-tuning; the group of an item is its family."""
         tuning = part("tuning")
         return _items(tuning.images, [FAMILIES[family] for family in tuning.families], tuning.captions)
 
     @cached_property
     def queries(self) -> Items:
-        """Pictures for the held-out prompts; the group is the prompt's family. See `generated`."""
+        """Return pictures for held-out prompts; the group is the prompt's family (see `query_pictures`)."""
         options = self._task.options
         wanted = Wanted(options.queries_per_group, options.query_set, self._workspace.cache)
         images, groups, prompts, seeds = prompted_generations(self.denoiser, by_family(part("held_out")), wanted)
@@ -251,16 +250,16 @@ class OpenMiniTextToImage(OpenTask):
 
     @cached_property
     def denoiser(self) -> Denoiser:
-        """The shipped pipeline, put together from its parts, and the LoRA."""
+        """Return the shipped pipeline, put together from its parts, with its LoRA where it has one."""
         return self._task.pipeline(self._task.weights, self._workspace)
 
 
 def by_family(items: Captioned) -> dict[str, list[str]]:
-    """The captions of each family."""
-    found: dict[str, list[str]] = {family: [] for family in FAMILIES}
+    """Return the captions of each family, by its name."""
+    captions: dict[str, list[str]] = {family: [] for family in FAMILIES}
     for caption, family in zip(items.captions, items.families, strict=True):
-        found[FAMILIES[family]].append(caption)
-    return found
+        captions[FAMILIES[family]].append(caption)
+    return captions
 
 
 def _items(

@@ -1,4 +1,4 @@
-"""The classifier that labels generated pictures: a small CNN whose accuracy on held-out images is on record."""
+"""Training of the classifier that labels generated pictures: a small CNN, with its accuracy on held-out images."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ REPORT = "classifier.json"
 
 
 class ClassifierRecipe(BaseModel):
-    """What decides the classifier, besides the images.
+    """Everything that decides the classifier, besides the images.
 
     Attributes:
         size: side of the images in pixels, divisible by 4.
@@ -52,7 +52,10 @@ class ClassifierRecipe(BaseModel):
 
 
 def build(recipe: ClassifierRecipe) -> torch.nn.Sequential:
-    """Two convolutions and two linear layers: [B, channels, size, size] in [0, 1] to [B, classes] logits."""
+    """Return a network of two convolutions and two linear layers.
+
+    It maps [B, channels, size, size] images in [0, 1] to [B, classes] logits.
+    """
     first, second = recipe.widths
     return nn.Sequential(
         nn.Conv2d(recipe.channels, first, 3, padding=1),
@@ -69,7 +72,7 @@ def build(recipe: ClassifierRecipe) -> torch.nn.Sequential:
 
 
 def train_classifier(recipe: ClassifierRecipe, train: Labeled, test: Labeled, out: Path, device: torch.device) -> float:
-    """Trains on `train`, saves weights and a report to `out`, and returns the accuracy on `test`."""
+    """Train on `train`, save weights and a report to `out`, and return the accuracy on `test`, a share of 1."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
         model = build(recipe).to(device)
@@ -100,25 +103,25 @@ def train_classifier(recipe: ClassifierRecipe, train: Labeled, test: Labeled, ou
 
 
 def recipe_of(folder: Path) -> ClassifierRecipe:
-    """The recipe of the classifier that `train_classifier` saved in `folder`."""
+    """Return the recipe of the classifier that `train_classifier` saved in `folder`."""
     return ClassifierRecipe.model_validate(json.loads((folder / REPORT).read_text())["recipe"])
 
 
 def accuracy_of(folder: Path) -> tuple[float, int]:
-    """The accuracy that `train_classifier` measured, and on how many images."""
+    """Return the accuracy that `train_classifier` measured, and the number of images that it was measured on."""
     report = json.loads((folder / REPORT).read_text())
     return float(report["accuracy"]), int(report["test_images"])
 
 
 def load_classifier(folder: Path) -> torch.nn.Sequential:
-    """The classifier that `train_classifier` saved in `folder`."""
+    """Return the classifier that `train_classifier` saved in `folder`."""
     model = build(recipe_of(folder))
     model.load_state_dict(load_file(folder / FILE))
     return model.eval()
 
 
 def probabilities(model: torch.nn.Sequential, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """[B, classes] probabilities of [B, H, W, channels] uint8 images."""
+    """Return the probabilities of the classes, [B, classes], of [B, H, W, channels] uint8 images."""
     with torch.no_grad():
         result: NDArray[np.float32] = model(_tensor(images)).softmax(1).numpy()
     return result
@@ -129,7 +132,7 @@ def _tensor(images: NDArray[np.uint8]) -> torch.Tensor:
 
 
 def _shifted(images: torch.Tensor, recipe: ClassifierRecipe, rng: torch.Generator) -> torch.Tensor:
-    """The batch moved by one random offset."""
+    """Return the batch of images moved by one random offset."""
     shift, size = recipe.shift, images.shape[-1]
     dy, dx = (torch.randint(-shift, shift + 1, (2,), generator=rng)).tolist()
     padded = F.pad(images, (shift, shift, shift, shift), mode={"black": "constant", "copy": "replicate"}[recipe.edge])

@@ -1,4 +1,4 @@
-"""Pipeline folders put together from parts, so that what several minis share ships once."""
+"""Assemble pipeline folders from parts, so that what several minis share ships once."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ INDEX: dict[str, dict[str, Any]] = {
 
 
 def pipeline_parts(family: Family, shared: Path, own: Path | None) -> dict[str, Path]:
-    """Where each component of a pipeline lies.
+    """Return the folder of each component of a pipeline, by its name.
 
     Args:
         family: of the pipeline.
@@ -54,17 +54,17 @@ def pipeline_parts(family: Family, shared: Path, own: Path | None) -> dict[str, 
     """
     network = NETWORK[family]
     home = shared / family if own is None else own
-    found = {name: shared / name for name, kind in INDEX[family].items() if isinstance(kind, list) and kind[0]}
-    found |= {name: home / name for name in (network, "scheduler")}
-    if "tokenizer_2" in found:
-        found["tokenizer_2"] = shared / "tokenizer"  # both CLIPs read the same tokens
+    folders = {name: shared / name for name, kind in INDEX[family].items() if isinstance(kind, list) and kind[0]}
+    folders |= {name: home / name for name in (network, "scheduler")}
+    if "tokenizer_2" in folders:
+        folders["tokenizer_2"] = shared / "tokenizer"  # both CLIPs read the same tokens
     if own is not None and (own / CHECKPOINTS).is_dir():
-        found[CHECKPOINTS] = own / CHECKPOINTS
-    return found
+        folders[CHECKPOINTS] = own / CHECKPOINTS
+    return folders
 
 
 def assembled(index: dict[str, Any], parts: dict[str, Path], cache: Path) -> Path:
-    """A pipeline folder in the cache, found by the contents of its parts; made where it is missing.
+    """Return a pipeline folder in the cache, named by the contents of its parts; assemble it where it is missing.
 
     Args:
         index: `model_index.json`.

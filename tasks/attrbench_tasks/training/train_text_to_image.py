@@ -58,7 +58,7 @@ class LoRARecipe(BaseModel):
 
 
 class TextToImageRecipe(LatentRecipe):
-    """Everything that decides the weights, besides the encoded images and the base.
+    """Everything that decides the weights of a text-to-image network, besides the encoded images and the base.
 
     Attributes:
         family: `sd14` or `sd3`.
@@ -77,7 +77,7 @@ class TextToImageRecipe(LatentRecipe):
 
 @dataclass(frozen=True)
 class EncodedImages:
-    """A training set as the network sees it.
+    """A training set as latents and text embeddings.
 
     Attributes:
         latents: [n, C, h, w].
@@ -97,7 +97,7 @@ class EncodedImages:
 def text_embeddings(
     family: Family, folder: Path, prompts: Sequence[str], device: torch.device
 ) -> dict[str, torch.Tensor]:
-    """What the network is conditioned on, by the name of its argument, each [n, ...].
+    """Return the text embeddings of prompts, by the name of the network's argument, each [n, ...].
 
     Args:
         family: of the pipeline.
@@ -141,7 +141,7 @@ def text_embeddings(
 
 
 def train_base(recipe: TextToImageRecipe, data: EncodedImages, progress: Progress) -> None:
-    """Trains a network from scratch and saves it and its scheduler below the folder of `progress`."""
+    """Train a network from scratch and save it and its scheduler below the folder of `progress`."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
         network = _kind(recipe.family)(**(recipe.network or {})).to(data.latents.device)
@@ -150,7 +150,7 @@ def train_base(recipe: TextToImageRecipe, data: EncodedImages, progress: Progres
 
 
 def fine_tune(recipe: TextToImageRecipe, base: Path, data: EncodedImages, progress: Progress) -> None:
-    """Trains the base, or an adapter for it, and saves what was trained to the folder of `progress`.
+    """Train the base, or an adapter for it, and save what was trained to the folder of `progress`.
 
     Args:
         recipe: what to do.
@@ -169,7 +169,7 @@ def fine_tune(recipe: TextToImageRecipe, base: Path, data: EncodedImages, progre
 
 
 def add_adapter(recipe: TextToImageRecipe, lora: LoRARecipe, network: Any) -> None:
-    """Freezes the network and puts a LoRA of the recipe's seed into it."""
+    """Freeze the network and add a LoRA whose initial weights come from the recipe's seed."""
     network.requires_grad_(False)
     adapter = LoraConfig(
         r=lora.rank,
@@ -208,7 +208,7 @@ def _fit(recipe: TextToImageRecipe, network: torch.nn.Module, data: EncodedImage
 
 
 def _noise_path(recipe: TextToImageRecipe) -> Callable[..., tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
-    """The forward process: from (latents, noise, generator) to (noisy latents, timesteps, target)."""
+    """Return the forward process: a function of (latents, noise, generator) to (noisy latents, timesteps, target)."""
     if recipe.family == "sd14":
         discrete = DDPMScheduler.from_config(_scheduler(recipe).config)
         steps = int(discrete.config["num_train_timesteps"])
@@ -238,7 +238,7 @@ def _scheduler(recipe: TextToImageRecipe) -> Any:
 
 
 def _checkpoint_weights(recipe: TextToImageRecipe, network: torch.nn.Module, ema: Weights) -> dict[str, torch.Tensor]:
-    """The weights as a checkpoint keeps them: the whole network's, or the adapter's as diffusers names them."""
+    """Return the weights of a checkpoint: the whole network's, or the adapter's under diffusers' names."""
     if recipe.lora is None:
         return {name: ema.get(name, value) for name, value in network.state_dict().items()}
     return {f"{NETWORK[recipe.family]}.{name.replace('.default', '')}": value for name, value in ema.items()}
@@ -254,7 +254,7 @@ def _save(recipe: TextToImageRecipe, network: Any, ema: Weights, folder: Path) -
 
 
 def _forget_origin(config: Path) -> None:
-    """Takes out of a configuration what folder its network came from: it means nothing elsewhere."""
+    """Remove from a configuration the folder that its network was loaded from, which means nothing elsewhere."""
     contents = json.loads(config.read_bytes())
     contents.pop("_name_or_path", None)
     config.write_text(json.dumps(contents, indent=2, sort_keys=True) + "\n", encoding="utf-8")

@@ -1,4 +1,4 @@
-"""What one call of `Trainable.train` asks for: a subset of the training set, a seed, and whether both are done."""
+"""The subset and seed that a call of `Trainable.train` asks for, and the mark that they leave beside the weights."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ RecipeT = TypeVar("RecipeT", bound=Recipe)
 
 @dataclass(frozen=True)
 class TrainingRequest:
-    """The items and the seed of a training.
+    """The items and the seed of a training, checked.
 
     Attributes:
         items: size of the whole training set.
@@ -48,12 +48,12 @@ class TrainingRequest:
 
     @property
     def is_original(self) -> bool:
-        """Whether this is the training that the task's own weights came from."""
+        """Return whether this is the training that the task's own weights came from."""
         return self.subset is None and self.seed is None
 
     @property
     def indices(self) -> NDArray[np.int64]:
-        """The indices of the items to train on, [k]."""
+        """Return the indices of the items to train on, [k]."""
         return np.arange(self.items) if self.subset is None else self.subset.astype(np.int64)
 
     def recipe(self, recipe: RecipeT) -> RecipeT:

@@ -326,3 +326,7 @@ def test_the_resolution_of_a_folder_is_that_of_its_pictures(kind, folders, load)
     from attrbench.models.loading import find_pipeline, own_resolution
 
     assert own_resolution(*find_pipeline(ModelConfig(model=str(folders(kind))))) == load(kind).image_shape[0]
+
+
+def test_a_family_without_random_weights_says_so(tiny_folder):
+    error_of(ModelConfig(model=str(tiny_folder), weights="random"), "the family ddpm has no weights=random")

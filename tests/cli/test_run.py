@@ -126,7 +126,7 @@ def test_a_truncated_shard_is_named_and_computed_again(attrbench, tmp_path, cach
 def test_a_complete_cache_is_enough_when_it_cannot_be_written_to(attrbench, tmp_path, monkeypatch):
     arguments = ("run", "-m", "dmin:v=256,timesteps=1", *SMALL, "--cache", tmp_path / "cache")
     attrbench(*arguments, "--out", tmp_path / "a")
-    monkeypatch.setattr("attrbench.store.shards.write_atomically", _read_only)
+    monkeypatch.setattr("attrbench.store.checksums.write_atomically", _read_only)
     assert attrbench(*arguments, "--out", tmp_path / "b").code == 0
     done = attrbench("run", "-m", "dmin:v=512,timesteps=1", *arguments[3:], "--out", tmp_path / "c")
     assert done.code == 1

@@ -28,7 +28,7 @@ test-fast: $(VENV)/.installed  ## the fast layer, for while one works
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m 'unit and not slow'
 
 test-wheel:  ## what a user installs: the wheel in a bare environment
-	$(PYTHON) tests/packaging/wheel.py --torch '$(TORCH)'
+	OMP_NUM_THREADS=1 $(PYTHON) tests/packaging/wheel.py --torch '$(TORCH)'
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff format --check .

@@ -24,6 +24,12 @@ demo: $(VENV)/.installed  ## every method of the demo on ddpm-mnist-mini, then t
 test: $(VENV)/.installed
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
+test-fast: $(VENV)/.installed  ## the fast layer, for while one works
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m 'unit and not slow'
+
+test-wheel:  ## what a user installs: the wheel in a bare environment
+	OMP_NUM_THREADS=1 $(PYTHON) tests/packaging/wheel.py --torch '$(TORCH)'
+
 lint: $(VENV)/.installed
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .

@@ -89,7 +89,7 @@ def family_of(index: Mapping[str, Any], model: object = "") -> ModelFamily:
     if kind not in families:
         raise AttrbenchError(
             f"model {model} is a {kind}; attrbench and its plugins know {', '.join(sorted(families)) or 'none'}"
-            " (docs/model-families.md says how to add a family)"
+            " (docs/how-to/model-families.md says how to add a family)"
         )
     return families[kind]
 

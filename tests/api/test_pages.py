@@ -23,7 +23,7 @@ def test_every_snippet_of_the_page_runs_in_the_order_of_the_page(tmp_path, monke
     assert len(snippets) >= 9
     names = {"__name__": "a_page_without_file"}
     for snippet in snippets:
-        exec(compile(snippet, "docs/python-api.md", "exec"), names)
+        exec(compile(snippet, "docs/how-to/python-api.md", "exec"), names)
     printed = capsys.readouterr().out
     assert "thumbnail:side=1" in printed
     assert "passed []" in printed

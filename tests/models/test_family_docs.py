@@ -1,4 +1,4 @@
-"""The snippets of docs/model-families.md run, on tiny folders with random weights."""
+"""The snippets of docs/how-to/model-families.md run, on tiny folders with random weights."""
 
 import re
 import sys

@@ -12,8 +12,9 @@ from attrbench.features.views import QueryRows
 from attrbench.search.exact import ExactSearch
 from attrbench.search.faiss_index import FaissSearch
 from attrbench.store.encoding import encode_rows
-from attrbench.store.shards import FeatureStore, Timing, units
+from attrbench.store.shards import FeatureStore, Timing, Unit, units
 from attrbench.store.stored_rows import StoredRows
+from attrbench.store.stored_shards import StoredShards
 
 FEATURE = GradientRows(source=GradientSource(), sketch=None)
 N, T, V, M, K = 600, 2, 64, 20, 10
@@ -47,7 +48,7 @@ def stored(folder, values, norms, dtype="float32"):
         part = slice(unit.first, unit.last)
         arrays = encode_rows(values[part], dtype) | {"norms": norms[part]}
         store.write(unit, arrays, Timing([0.0] * (unit.last - unit.first), 1))
-    return Watched(store, len(values))
+    return Watched(StoredShards(store, Unit(0, len(values))), None, {"": values.shape[2]})
 
 
 def asked(values, norms):

@@ -17,8 +17,9 @@ from attrbench.search.exact import ExactSearch
 from attrbench.search.faiss_index import FaissSearch
 from attrbench.search.hnsw import HNSWGraph, HNSWSearch
 from attrbench.store.encoding import decode_rows, encode_rows, row_bytes
-from attrbench.store.shards import FeatureStore, Timing, units
+from attrbench.store.shards import FeatureStore, Timing, Unit, units
 from attrbench.store.stored_rows import StoredRows
+from attrbench.store.stored_shards import StoredShards
 
 FEATURE = GradientRows(source=GradientSource(), sketch=None)
 N, T, V, M = 300, 2, 8, 6
@@ -288,10 +289,11 @@ def test_exact_search_over_stored_rows_is_numpy_on_the_decoded_ones(
     decoded = FakeRows(decode_rows(encode_rows(values, dtype)), norms)
     view = QueryRows(rng.normal(size=(3, steps, width)).astype("f4"), np.ones((3, steps), "f4") * 2)
     query = QueryFeatures(np.arange(3), {FEATURE: view})
-    search = ExactSearch(StoredRows(store, count), FEATURE, normalize)
+    stored = StoredRows(StoredShards(store, Unit(0, count)), None, {"": width})
+    search = ExactSearch(stored, FEATURE, normalize)
     expected = numpy_scores(decoded, query, normalize)
     np.testing.assert_allclose(search.scores(query), expected, rtol=1e-4, atol=1e-3)
     chosen = rng.integers(0, count, 7)
     np.testing.assert_allclose(search.rescore(query.query(1), chosen), expected[1, chosen], rtol=1e-4, atol=1e-3)
-    stored = row_bytes(dtype, steps, width) + (0 if normalize else 4 * steps)
-    assert search.size().rows == count * stored
+    row_size = row_bytes(dtype, steps, width) + (0 if normalize else 4 * steps)
+    assert search.size().rows == count * row_size

@@ -195,7 +195,7 @@ def narrow(denoiser, kind, fitting=FITTING):
 def rows_of(folder, denoiser, items, engine, memo=None):
     store = FeatureStore(folder, {"feature": "rows"})
     unit = Unit(0, COUNT)
-    GradientPass(SOURCE, denoiser, Split("train", items), engine, memo=memo).compute(unit, {FEATURE: store})
+    GradientPass(SOURCE, denoiser, Split("train", items), engine, batch_size_file=memo).compute(unit, {FEATURE: store})
     return store.read(unit)
 
 

@@ -18,7 +18,7 @@ from tests.methods.in_memory import (
     everything,
     seeded,
     small_items,
-    small_pairs,
+    small_samples,
 )
 
 KINDS = ["hessian", "ggn"]
@@ -58,7 +58,7 @@ NETWORKS = [Convolutions, Attention, Affine]
 def problems():
     def make(kind):
         denoiser = Small(seeded(kind), (2, 3, 3))
-        return denoiser, small_pairs(denoiser, 2)
+        return denoiser, small_samples(denoiser, 2)
 
     return {kind: make(kind) for kind in NETWORKS}
 
@@ -74,9 +74,9 @@ def total(denoiser):
 @pytest.mark.parametrize("network", NETWORKS)
 @pytest.mark.parametrize("kind", KINDS)
 def test_products_are_those_of_the_dense_matrix(problems, network, kind):
-    denoiser, pairs = problems[network]
-    batch = everything(pairs)
-    found = Curvature(pairs, kind)(torch.eye(total(denoiser), dtype=torch.float64), batch)
+    denoiser, samples = problems[network]
+    batch = everything(samples)
+    found = Curvature(samples, kind)(torch.eye(total(denoiser), dtype=torch.float64), batch)
     expected = dense_curvature(denoiser, batch, kind)
     torch.testing.assert_close(found, expected, rtol=1e-8, atol=1e-10 * float(expected.abs().max()))
     torch.testing.assert_close(found, found.T, rtol=1e-8, atol=1e-10 * float(expected.abs().max()))
@@ -84,32 +84,32 @@ def test_products_are_those_of_the_dense_matrix(problems, network, kind):
 
 @pytest.mark.parametrize("network", NETWORKS)
 def test_gauss_newton_matrix_has_no_negative_eigenvalue_and_the_hessian_of_a_curved_network_has(problems, network):
-    denoiser, pairs = problems[network]
-    batch, identity = everything(pairs), torch.eye(total(denoiser), dtype=torch.float64)
-    values = torch.linalg.eigvalsh(Curvature(pairs, "ggn")(identity, batch))
+    denoiser, samples = problems[network]
+    batch, identity = everything(samples), torch.eye(total(denoiser), dtype=torch.float64)
+    values = torch.linalg.eigvalsh(Curvature(samples, "ggn")(identity, batch))
     assert values[0] > -1e-12 * values[-1]
-    hessian = Curvature(pairs, "hessian")(identity, batch)
+    hessian = Curvature(samples, "hessian")(identity, batch)
     lowest = torch.linalg.eigvalsh(hessian)[0]
     assert (lowest < -1e-3 * values[-1]) == (network is not Affine)
-    same = torch.allclose(hessian, Curvature(pairs, "ggn")(identity, batch), atol=1e-10)
+    same = torch.allclose(hessian, Curvature(samples, "ggn")(identity, batch), atol=1e-10)
     assert same == (network is Affine)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_two_agree_where_the_residual_is_zero(problems, kind):
-    denoiser, pairs = problems[Convolutions]
-    batch = everything(pairs)
+    denoiser, samples = problems[Convolutions]
+    batch = everything(samples)
     with torch.no_grad():
         fitted = Batch(batch.noisy, denoiser.module(batch.noisy), batch.t, {})
     vectors = random_vectors(3, total(denoiser))
     expected = vectors @ dense_curvature(denoiser, batch, "ggn")
-    torch.testing.assert_close(Curvature(pairs, kind)(vectors, fitted), expected)
+    torch.testing.assert_close(Curvature(samples, kind)(vectors, fitted), expected)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_product_of_a_batch_is_the_mean_of_its_pairs(problems, kind):
-    denoiser, pairs = problems[Convolutions]
-    batch, product = everything(pairs), Curvature(pairs, kind)
+def test_product_of_a_batch_is_the_mean_of_its_samples(problems, kind):
+    denoiser, samples = problems[Convolutions]
+    batch, product = everything(samples), Curvature(samples, kind)
     vectors = random_vectors(2, total(denoiser))
     alone = torch.stack([product(vectors, batch.sample(b)) for b in range(len(batch.t))])
     torch.testing.assert_close(product(vectors, batch), alone.mean(0))
@@ -117,8 +117,8 @@ def test_product_of_a_batch_is_the_mean_of_its_pairs(problems, kind):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_vectors_together_give_what_each_gives_alone(problems, kind):
-    denoiser, pairs = problems[Attention]
-    batch, product = everything(pairs), Curvature(pairs, kind)
+    denoiser, samples = problems[Attention]
+    batch, product = everything(samples), Curvature(samples, kind)
     vectors = random_vectors(3, total(denoiser))
     vectors[2] = 2 * vectors[0] - vectors[1]
     together = product(vectors, batch)
@@ -129,47 +129,47 @@ def test_vectors_together_give_what_each_gives_alone(problems, kind):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_parameters_that_nothing_depends_on_have_no_curvature(problems, kind):
-    denoiser, pairs = problems[Attention]
+    denoiser, samples = problems[Attention]
     unused = torch.cat(
         [
             torch.full((parameter.numel(),), name.startswith("unused"))
             for name, parameter in denoiser.attributed_parameters("all").items()
         ]
     )
-    found = Curvature(pairs, kind)(random_vectors(2, total(denoiser)), everything(pairs))
+    found = Curvature(samples, kind)(random_vectors(2, total(denoiser)), everything(samples))
     assert not found[:, unused].any()
     assert found[:, ~unused].norm() > 0.1
     only = torch.zeros(1, total(denoiser), dtype=torch.float64)
     only[:, unused] = 1
-    assert not Curvature(pairs, kind)(only, everything(pairs)).any()
+    assert not Curvature(samples, kind)(only, everything(samples)).any()
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_flags_and_gradients_of_the_parameters_stay_as_they_are(kind):
     denoiser = Small(seeded(Convolutions), (2, 3, 3))
-    pairs = small_pairs(denoiser, 2)
+    samples = small_samples(denoiser, 2)
     parameters = list(denoiser.module.parameters())
     for index, parameter in enumerate(parameters):
         parameter.requires_grad_(index % 2 == 0)
     flags = [parameter.requires_grad for parameter in parameters]
     vectors = random_vectors(1, total(denoiser))
-    found = Curvature(pairs, kind)(vectors, everything(pairs))
+    found = Curvature(samples, kind)(vectors, everything(samples))
     assert not found.requires_grad
     assert [parameter.requires_grad for parameter in parameters] == flags
     assert all(parameter.grad is None for parameter in parameters)
-    torch.testing.assert_close(found, vectors @ dense_curvature(denoiser, everything(pairs), kind))
+    torch.testing.assert_close(found, vectors @ dense_curvature(denoiser, everything(samples), kind))
     with pytest.raises(RuntimeError, match="sum exactly"):
-        Curvature(pairs, kind)(random_vectors(1, total(denoiser) + 1), everything(pairs))
+        Curvature(samples, kind)(random_vectors(1, total(denoiser) + 1), everything(samples))
     assert [parameter.requires_grad for parameter in parameters] == flags
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_products_under_no_grad_are_the_same(problems, kind):
-    denoiser, pairs = problems[Convolutions]
+    denoiser, samples = problems[Convolutions]
     vectors = random_vectors(2, total(denoiser))
-    expected = Curvature(pairs, kind)(vectors, everything(pairs))
+    expected = Curvature(samples, kind)(vectors, everything(samples))
     with torch.no_grad():
-        assert torch.equal(Curvature(pairs, kind)(vectors, everything(pairs)), expected)
+        assert torch.equal(Curvature(samples, kind)(vectors, everything(samples)), expected)
 
 
 @pytest.mark.parametrize("output", ["squared-norm", "mean", "weighted-loss"])
@@ -177,7 +177,7 @@ def test_other_outputs_than_the_loss_are_refused(problems, output):
     denoiser, _ = problems[Affine]
     source = LOSS.model_copy(update={"output": output})
     with pytest.raises(UsageError, match=output):
-        Curvature(small_pairs(denoiser, source=source), "ggn")
+        Curvature(small_samples(denoiser, source=source), "ggn")
 
 
 # --- on the UNet of the fixtures, which has convolutions, norms and attention
@@ -189,23 +189,23 @@ def unet(tiny_denoiser):
     denoiser.module.double()
     x, noise = torch.randn(2, 3, 1, 8, 8, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
     t = torch.tensor([0, 500, 999])
-    pairs = NoisySamples(GradientSource(), denoiser, Split("train", small_items(3, (1, 8, 8))))
-    return denoiser, pairs, Batch(denoiser.noisy(x, noise, t), noise, t, {})
+    samples = NoisySamples(GradientSource(), denoiser, Split("train", small_items(3, (1, 8, 8))))
+    return denoiser, samples, Batch(denoiser.noisy(x, noise, t), noise, t, {})
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_products_of_a_unet_are_symmetric(unet, kind):
-    denoiser, pairs, batch = unet
-    assert any("attentions" in name for name in pairs.parameters)
+    denoiser, samples, batch = unet
+    assert any("attentions" in name for name in samples.parameters)
     vectors = random_vectors(3, total(denoiser))
-    found = Curvature(pairs, kind)(vectors, batch) @ vectors.T
+    found = Curvature(samples, kind)(vectors, batch) @ vectors.T
     torch.testing.assert_close(found, found.T, rtol=0, atol=1e-5 * float(found.abs().max()))
     if kind == "ggn":
         assert torch.linalg.eigvalsh((found + found.T) / 2)[0] > 0
 
 
 def test_hessian_of_a_unet_is_the_slope_of_its_gradient(unet):
-    denoiser, pairs, batch = unet
+    denoiser, samples, batch = unet
 
     def gradient(shift):
         moved = copy.deepcopy(denoiser)
@@ -221,5 +221,5 @@ def test_hessian_of_a_unet_is_the_slope_of_its_gradient(unet):
     (vector,) = random_vectors(1, total(denoiser))
     eta = 1e-4
     slope = (gradient(eta * vector) - gradient(-eta * vector)) / (2 * eta)
-    found = Curvature(pairs, "hessian")(vector[None], batch)[0]
+    found = Curvature(samples, "hessian")(vector[None], batch)[0]
     assert (found - slope).norm() < 1e-3 * slope.norm()

@@ -21,6 +21,7 @@ from attrbench.models.noise import seed_of
 from attrbench.store.encoding import decode_rows, encode_rows
 from attrbench.store.shards import FeatureStore, Unit
 from attrbench.store.stored_rows import StoredRows
+from attrbench.store.stored_shards import StoredShards
 
 SOURCE = GradientSource(grid=TimestepGrid(steps=3), noise="per-item")
 TIMESTEPS = (999, 962, 703)
@@ -221,7 +222,7 @@ def test_columns_of_a_layer_are_the_sketch_of_its_gradient_under_its_own_seed(co
 @pytest.mark.parametrize("cut", ["module", "parameter"])
 def test_columns_of_the_layers_cover_the_row_once(compute, whole, cut, length):
     rows, _ = compute.rows(rows_feature(length, layers=cut))
-    columns = layer_columns(compute.work().layers(cut), length)
+    columns = layer_columns(compute.work().setting.layout.layers(cut), length)
     assert [column for part in columns.values() for column in range(rows.shape[2])[part]] == list(range(rows.shape[2]))
     assert (rows.shape[2] == whole.shape[2]) == (length == HUGE)
 
@@ -440,7 +441,7 @@ def test_nothing_is_computed_where_nothing_is_missing(compute, cache, watched):
 # --- a gradient that is not finite
 
 
-class BrokenPair(DDPMDenoiser):
+class BrokenSample(DDPMDenoiser):
     """A NaN input for one item at one timestep."""
 
     marked: float
@@ -460,7 +461,7 @@ def broken(tiny_denoiser, tiny_items):
     encoded: Encoded = tiny_denoiser.encode(tiny_items.images, tiny_items.prompts, "model")
     corner = encoded.latents[:, 0, 0, 0]
     denoiser = copy.copy(tiny_denoiser)
-    denoiser.__class__ = BrokenPair
+    denoiser.__class__ = BrokenSample
     denoiser.marked = float(corner[LOST])
     assert int((corner == denoiser.marked).sum()) == 1
     denoiser.timestep = TIMESTEPS[1]
@@ -494,7 +495,7 @@ def test_nan_at_one_timestep_of_one_item_is_named_and_harms_that_row_and_its_mea
 def test_lost_row_reads_as_zero_and_counts_nothing_in_the_error(compute, broken):
     feature, full = rows_feature(64, dtype="int8"), rows_feature(64)
     stores = compute([feature, full], denoiser=broken)
-    rows = StoredRows(stores[feature], COUNT)
+    rows = StoredRows(StoredShards(stores[feature], ALL), None, {"": 64})
     assert not rows.take(np.array([LOST]))[0, 1].any()
     exact = decode_rows(contents(stores[full])[0]).reshape(-1, 1, 64)
     there = exact.any(axis=(1, 2))

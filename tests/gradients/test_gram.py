@@ -144,9 +144,9 @@ def test_an_item_with_a_gradient_that_is_not_finite_has_zeros_and_touches_no_oth
             return self.module(noisy) * torch.where(bad, torch.nan, 1.0)[:, None, None, None]
 
     model = Broken(seeded(network), SHAPE)
-    pairs = [NoisySamples(LOSS, model, split) for split in splits()]
+    samples = [NoisySamples(LOSS, model, split) for split in splits()]
     places = [STEPS * 0 + COUNT * 1 + 2, QUERIES * 1 + 3]  # timestep by timestep: item 2, query 3
-    model.broken = torch.stack([everything(p).noisy[b, 0, 0, 0] for p, b in zip(pairs, places, strict=True)])
+    model.broken = torch.stack([everything(p).noisy[b, 0, 0, 0] for p, b in zip(samples, places, strict=True)])
     own, asked = added_up(work_of(model, normalize=normalize, room=room)).sides
     assert own.lost.tolist() == [[2, 1]] and asked.lost.tolist() == [[3, 1]]
     train, query = (means(denoiser, LOSS, split, normalize) for split in splits())

@@ -35,7 +35,7 @@ from tests.methods.in_memory import (
     everything,
     seeded,
     small_items,
-    small_pairs,
+    small_samples,
 )
 
 COUNT, STEPS = 6, 3
@@ -72,13 +72,13 @@ def linear(width=4, bias=True):
     return lambda: nn.Sequential(nn.Linear(width, width, bias=bias))
 
 
-def pairs_of(make, shape, count=COUNT, seed=0, **options):
-    return small_pairs(Small(seeded(make, seed), shape), count, kind=InTurn, **options)
+def samples_of(make, shape, count=COUNT, seed=0, **options):
+    return small_samples(Small(seeded(make, seed), shape), count, kind=InTurn, **options)
 
 
 @pytest.fixture(scope="module")
 def problems():
-    return {network: pairs_of(network, shape) for network, shape in NETWORKS.items()}
+    return {network: samples_of(network, shape) for network, shape in NETWORKS.items()}
 
 
 def matrix(factors, corrected):
@@ -93,12 +93,12 @@ def layer_gradients(layer, whole):
     return layer.take(whole).flatten(1)
 
 
-def measured(pairs, options, purpose):
-    """[draws, p] gradients of the pairs that are drawn for a purpose, by the loop back end."""
+def measured(samples, options, purpose):
+    """[draws, p] gradients of the samples that are drawn for a purpose, by the loop back end."""
     output = kronecker._output(options.fisher)
     rows = []
-    for batch in kronecker._draws(pairs, options, purpose):
-        compute = pairs.gradients(output, "loop")
+    for batch in kronecker._draws(samples, options, purpose):
+        compute = samples.gradients(output, "loop")
         whole = torch.zeros(len(batch.t), compute.total, dtype=torch.float64)
         compute(batch, lambda offset, part, whole=whole: whole[:, offset : offset + part.shape[1]].copy_(part))
         rows.append(whole)
@@ -122,9 +122,9 @@ def close(found, expected, tolerance=1e-5):
 @pytest.mark.parametrize("lam", [1e-3, 1.0])
 def test_one_draw_of_one_linear_layer_gives_the_explicit_inverse(corrected, bias, lam):
     """F = vec(s a^T) vec(s a^T)^T exactly; a turned-round eigenbasis would not pass."""
-    pairs = pairs_of(linear(bias=bias), (1, 1, 4), count=1, source=ONE)
-    factors = kronecker_factors(pairs, FactorOptions("empirical", draws=1))
-    gradient = batch_gradients(pairs.denoiser, everything(pairs))
+    samples = samples_of(linear(bias=bias), (1, 1, 4), count=1, source=ONE)
+    factors = kronecker_factors(samples, FactorOptions("empirical", draws=1))
+    gradient = batch_gradients(samples.denoiser, everything(samples))
     (layer,) = factors.layers
     asked = torch.randn(5, gradient.shape[1], generator=torch.Generator().manual_seed(0))
     flat, mine = layer_gradients(layer, gradient), layer_gradients(layer, asked).double()
@@ -145,8 +145,8 @@ def test_worked_example():
 
     module = seeded(lambda: nn.Sequential(nn.Linear(2, 1, bias=False)))
     nn.init.zeros_(module[0].weight)
-    pairs = small_pairs(Example(module, (1, 1, 2)), 1, ONE, InTurn)
-    factors = kronecker_factors(pairs, FactorOptions("empirical", draws=1))
+    samples = small_samples(Example(module, (1, 1, 2)), 1, ONE, InTurn)
+    factors = kronecker_factors(samples, FactorOptions("empirical", draws=1))
     for values in (factors.factors["0"].ekfac, factors.factors["0"].kfac):
         close(values, [[0.0, 45.0]])
     for corrected in (True, False):
@@ -180,9 +180,9 @@ def test_layer_without_curvature_is_damped_as_if_its_unit_were_one():
 @pytest.mark.parametrize("fisher", FISHERS)
 @pytest.mark.parametrize("network", NETWORKS)
 def test_eigenvalues_are_second_moments_in_the_eigenbasis_and_add_up_to_the_squared_norm(problems, network, fisher):
-    pairs, options = problems[network], FactorOptions(fisher, draws=37)
-    factors = kronecker_factors(pairs, options)
-    rows = measured(pairs, options, "values")
+    samples, options = problems[network], FactorOptions(fisher, draws=37)
+    factors = kronecker_factors(samples, options)
+    rows = measured(samples, options, "values")
     assert len(rows) == 37
     for layer in factors.layers:
         each, found = layer.take(rows), factors.factors[layer.name]
@@ -195,9 +195,9 @@ def test_eigenvalues_are_second_moments_in_the_eigenbasis_and_add_up_to_the_squa
 @pytest.mark.parametrize("fisher", FISHERS)
 @pytest.mark.parametrize("network", NETWORKS)
 def test_corrected_eigenvalues_are_never_further_from_the_fisher_matrix(problems, network, fisher, sharing):
-    pairs, options = problems[network], FactorOptions(fisher, sharing, draws=DRAWS)
-    factors = kronecker_factors(pairs, options)
-    rows = measured(pairs, options, "values")
+    samples, options = problems[network], FactorOptions(fisher, sharing, draws=DRAWS)
+    factors = kronecker_factors(samples, options)
+    rows = measured(samples, options, "values")
     for layer in factors.layers:
         explicit, found = second_moment(layer_gradients(layer, rows)), factors.factors[layer.name]
         corrected, plain = ((explicit - matrix(found, each)).norm() for each in (True, False))
@@ -207,7 +207,7 @@ def test_corrected_eigenvalues_are_never_further_from_the_fisher_matrix(problems
             assert corrected < (explicit - matrix(other, True)).norm()
 
 
-def listened(pairs, batch):
+def listened(samples, batch):
     """{layer: [(a [R, i], s [R, o]) of each pair]}, pair by pair."""
     found = {}
     for b in range(len(batch.t)):
@@ -218,12 +218,12 @@ def listened(pairs, batch):
                 output.retain_grad()
                 seen[module] = inputs[0].detach(), output
 
-            for module in pairs.denoiser.module.modules():
+            for module in samples.denoiser.module.modules():
                 if isinstance(module, nn.Linear | nn.Conv2d):
                     hooks.callback(module.register_forward_hook(keep).remove)
-            predicted = pairs.denoiser.module(batch.noisy[b : b + 1])
+            predicted = samples.denoiser.module(batch.noisy[b : b + 1])
         (predicted - batch.target[b : b + 1]).square().mean().backward()
-        for name, module in pairs.denoiser.module.named_modules():
+        for name, module in samples.denoiser.module.named_modules():
             if module not in seen:
                 continue
             x, y = seen[module]
@@ -234,7 +234,7 @@ def listened(pairs, batch):
             if module.bias is not None:
                 a = torch.cat([a, torch.ones(len(a), 1, dtype=a.dtype)], dim=1)
             found.setdefault(name, []).append((a, s))
-    pairs.denoiser.module.zero_grad(set_to_none=True)
+    samples.denoiser.module.zero_grad(set_to_none=True)
     return found
 
 
@@ -254,11 +254,11 @@ def convolution_patches(module, x):
 
 @pytest.mark.parametrize("sharing", ["expand", "reduce"])
 @pytest.mark.parametrize("network", NETWORKS)
-def test_factors_are_those_of_explicit_loops_over_pairs_and_positions(problems, network, sharing):
+def test_factors_are_those_of_explicit_loops_over_samples_and_positions(problems, network, sharing):
     """A is a mean over positions and S a sum, so that their product is the curvature of the sum over positions."""
-    pairs = problems[network]
-    factors = kronecker_factors(pairs, FactorOptions("empirical", sharing, draws=DRAWS))
-    seen = listened(pairs, everything(pairs))
+    samples = problems[network]
+    factors = kronecker_factors(samples, FactorOptions("empirical", sharing, draws=DRAWS))
+    seen = listened(samples, everything(samples))
     assert set(seen) == {layer.name for layer in factors.layers}
     for name, each in seen.items():
         if sharing == "reduce":
@@ -279,23 +279,23 @@ def test_sharing_makes_a_difference_where_there_are_several_positions(problems, 
 
 
 def test_sharing_makes_none_where_there_is_one():
-    pairs = pairs_of(linear(), (1, 1, 4))
-    expand, reduce = (kronecker_factors(pairs, FactorOptions("mc", s, DRAWS)) for s in ("expand", "reduce"))
+    samples = samples_of(linear(), (1, 1, 4))
+    expand, reduce = (kronecker_factors(samples, FactorOptions("mc", s, DRAWS)) for s in ("expand", "reduce"))
     close(matrix(expand.factors["0"], False), matrix(reduce.factors["0"], False))
 
 
 @pytest.mark.parametrize("network", NETWORKS)
 def test_expectation_over_random_outputs_is_the_gauss_newton_matrix(problems, network):
     """The output is linear in u, so that u running through a basis stands for E[u u^T] = I."""
-    pairs = problems[network]
-    one = everything(pairs).sample(4)
+    samples = problems[network]
+    one = everything(samples).sample(4)
     basis = torch.eye(one.target.numel(), dtype=torch.float64).view(-1, *one.target.shape[1:])
     several = one.select(torch.zeros(len(basis), dtype=torch.long))
-    gradients = pairs.gradients(kronecker._random_output)
+    gradients = samples.gradients(kronecker._random_output)
     rows = torch.zeros(len(basis), gradients.total, dtype=torch.float64)
     batch = Batch(several.noisy, basis, several.t, {})
     gradients(batch, lambda offset, part: rows[:, offset : offset + part.shape[1]].copy_(part))
-    close(rows.T @ rows, dense_curvature(pairs.denoiser, one, "ggn"), 1e-9)
+    close(rows.T @ rows, dense_curvature(samples.denoiser, one, "ggn"), 1e-9)
 
 
 @pytest.fixture
@@ -304,14 +304,14 @@ def large_batches(monkeypatch):
 
 
 @pytest.fixture
-def linear_pairs():
+def linear_samples():
     """Two layers without anything between: inputs and gradients of outputs are independent, whatever the layer."""
-    return pairs_of(lambda: nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 4, bias=False)), (1, 1, 4))
+    return samples_of(lambda: nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 4, bias=False)), (1, 1, 4))
 
 
-def test_independent_inputs_and_gradients_make_kfac_the_fisher_matrix(linear_pairs, large_batches):
-    factors = kronecker_factors(linear_pairs, FactorOptions("mc", draws=18_000))
-    ggn = dense_curvature(linear_pairs.denoiser, everything(linear_pairs), "ggn")
+def test_independent_inputs_and_gradients_make_kfac_the_fisher_matrix(linear_samples, large_batches):
+    factors = kronecker_factors(linear_samples, FactorOptions("mc", draws=18_000))
+    ggn = dense_curvature(linear_samples.denoiser, everything(linear_samples), "ggn")
     for layer in factors.layers:
         block = layer_gradients(layer, layer_gradients(layer, ggn).T)  # in the layer's own order, rows and columns
         for corrected in (True, False):
@@ -320,9 +320,9 @@ def test_independent_inputs_and_gradients_make_kfac_the_fisher_matrix(linear_pai
 
 def test_dependent_inputs_and_gradients_do_not(problems):
     """So that the test above can tell: the empirical Fisher matrix of one item's residuals is no product."""
-    pairs = problems[Tokens]
-    factors = kronecker_factors(pairs, FactorOptions("empirical", draws=DRAWS))
-    rows = batch_gradients(pairs.denoiser, everything(pairs))
+    samples = problems[Tokens]
+    factors = kronecker_factors(samples, FactorOptions("empirical", draws=DRAWS))
+    rows = batch_gradients(samples.denoiser, everything(samples))
     for layer in factors.layers:
         block = second_moment(layer_gradients(layer, rows))
         assert (matrix(factors.factors[layer.name], False) - block).norm() > 0.1 * block.norm()
@@ -331,9 +331,9 @@ def test_dependent_inputs_and_gradients_do_not(problems):
 # --- solving
 
 
-def asked_and_train(pairs, seed=0):
-    """Two queries' random gradients and those of the pairs, in single precision as a run has them."""
-    train = batch_gradients(pairs.denoiser, everything(pairs))
+def asked_and_train(samples, seed=0):
+    """Two queries' random gradients and those of the samples, in single precision as a run has them."""
+    train = batch_gradients(samples.denoiser, everything(samples))
     asked = torch.randn(2, train.shape[1], generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     return (asked * train.norm(dim=1).mean()).float(), train.float()
 
@@ -341,9 +341,9 @@ def asked_and_train(pairs, seed=0):
 @pytest.mark.parametrize("corrected", [True, False], ids=["ekfac", "kfac"])
 @pytest.mark.parametrize("network", NETWORKS)
 def test_large_damping_leaves_the_inner_product_over_the_tracked_layers(problems, network, corrected):
-    pairs = problems[network]
-    factors = kronecker_factors(pairs, FactorOptions(draws=DRAWS))
-    asked, train = asked_and_train(pairs)
+    samples = problems[network]
+    factors = kronecker_factors(samples, FactorOptions(draws=DRAWS))
+    asked, train = asked_and_train(samples)
     found = factors.solve(asked, corrected, 1e9, relative=False) * 1e9
     expected = sum(layer_gradients(layer, asked) @ layer_gradients(layer, train).T for layer in factors.layers)
     close(found @ train.T, expected, 1e-4)
@@ -353,9 +353,9 @@ def test_large_damping_leaves_the_inner_product_over_the_tracked_layers(problems
 @pytest.mark.parametrize("corrected", [True, False], ids=["ekfac", "kfac"])
 @pytest.mark.parametrize("network", NETWORKS)
 def test_the_inverse_is_symmetric_and_positive(problems, network, corrected):
-    pairs = problems[network]
-    factors = kronecker_factors(pairs, FactorOptions(draws=DRAWS))
-    _, train = asked_and_train(pairs)
+    samples = problems[network]
+    factors = kronecker_factors(samples, FactorOptions(draws=DRAWS))
+    _, train = asked_and_train(samples)
     scores = factors.solve(train, corrected, 0.1, relative=True) @ train.T
     close(scores, scores.T, 1e-4)
     assert scores.diagonal().min() > 0
@@ -363,9 +363,9 @@ def test_the_inverse_is_symmetric_and_positive(problems, network, corrected):
 
 @pytest.mark.parametrize("corrected", [True, False], ids=["ekfac", "kfac"])
 def test_relative_damping_is_in_units_of_each_layers_mean_eigenvalue(problems, corrected):
-    pairs = problems[Tokens]
-    factors = kronecker_factors(pairs, FactorOptions(draws=DRAWS))
-    asked, _ = asked_and_train(pairs)
+    samples = problems[Tokens]
+    factors = kronecker_factors(samples, FactorOptions(draws=DRAWS))
+    asked, _ = asked_and_train(samples)
     found = factors.solve(asked, corrected, 0.1, relative=True)
     means = []
     for layer in factors.layers:
@@ -385,9 +385,9 @@ def test_another_orthonormal_basis_of_the_inputs_changes_nothing(corrected, fish
             return super().noisy(latents, noise, t) @ rotation.T
 
     def scores(kind, module):
-        pairs = small_pairs(kind(module, (1, 1, 4)), kind=InTurn)
-        factors = kronecker_factors(pairs, FactorOptions(fisher, draws=DRAWS))
-        train = batch_gradients(pairs.denoiser, everything(pairs)).float()
+        samples = small_samples(kind(module, (1, 1, 4)), kind=InTurn)
+        factors = kronecker_factors(samples, FactorOptions(fisher, draws=DRAWS))
+        train = batch_gradients(samples.denoiser, everything(samples)).float()
         return train, factors.solve(train, corrected, 0.1, relative=True) @ train.T
 
     module, turned = (seeded(lambda: nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 4))) for _ in range(2))
@@ -405,9 +405,9 @@ def test_convolution_of_one_pixel_is_a_linear_layer(fisher):
     convolution[0].bias.data = layer[0].bias.data
     found = []
     for module, shape in ((layer, wide), (convolution, deep)):
-        pairs = small_pairs(Small(module, shape), kind=InTurn)
-        factors = kronecker_factors(pairs, FactorOptions(fisher, draws=DRAWS))
-        asked, train = asked_and_train(pairs)
+        samples = small_samples(Small(module, shape), kind=InTurn)
+        factors = kronecker_factors(samples, FactorOptions(fisher, draws=DRAWS))
+        asked, train = asked_and_train(samples)
         found.append([*(matrix(factors.factors["0"], each) for each in (True, False)), train])
         found[-1].append(factors.solve(asked, True, 0.1, relative=True))
     for one, other in zip(*found, strict=True):
@@ -461,16 +461,16 @@ def test_bias_is_a_last_column_of_ones(problems):
 @pytest.mark.parametrize("network", NETWORKS)
 @pytest.mark.parametrize("leading", [(), (4,), (1, 4)])
 def test_parts_that_are_taken_and_put_back_restore_the_whole(problems, network, leading):
-    pairs = problems[network]
-    total = pairs.gradients().total
+    samples = problems[network]
+    total = samples.gradients().total
     whole = torch.randn(*leading, total, generator=torch.Generator().manual_seed(0))
     restored = torch.full_like(whole, torch.nan)
-    for layer in tracked_layers(pairs):
+    for layer in tracked_layers(samples):
         layer.put(restored, layer.take(whole))
     kept = ~restored.isnan()
     assert torch.equal(restored[kept], whole[kept])
     norm = {"norm.weight", "norm.bias"}
-    lost = sum(parameter.numel() for name, parameter in pairs.parameters.items() if name in norm)
+    lost = sum(parameter.numel() for name, parameter in samples.parameters.items() if name in norm)
     assert kept.sum() == (total - lost) * np.prod(leading, dtype=int)
 
 
@@ -498,20 +498,20 @@ class Odd(nn.Module):
 
 
 def test_layers_of_other_forms_are_left_out_and_named(caplog):
-    pairs = pairs_of(Odd, (2, 2, 4))
+    samples = samples_of(Odd, (2, 2, 4))
     with caplog.at_level(logging.INFO):
-        assert [layer.name for layer in tracked_layers(pairs)] == ["plain"]
+        assert [layer.name for layer in tracked_layers(samples)] == ["plain"]
     assert "10 parameters of other layers" in caplog.text
     assert "circular" in caplog.text
-    factors = kronecker_factors(pairs, FactorOptions(draws=DRAWS))
-    solved = factors.solve(torch.ones(1, pairs.gradients().total), True, 0.1, relative=True)
+    factors = kronecker_factors(samples, FactorOptions(draws=DRAWS))
+    solved = factors.solve(torch.ones(1, samples.gradients().total), True, 0.1, relative=True)
     assert solved[0, :20].all()
     assert not solved[0, 20:].any()
 
 
 def test_network_without_any_such_layer_is_unavailable():
     with pytest.raises(Unavailable, match="Linear or Conv2d"):
-        tracked_layers(pairs_of(lambda: nn.Sequential(nn.GroupNorm(1, 2)), (2, 2, 2)))
+        tracked_layers(samples_of(lambda: nn.Sequential(nn.GroupNorm(1, 2)), (2, 2, 2)))
 
 
 class PartlyUnused(nn.Module):
@@ -525,9 +525,9 @@ class PartlyUnused(nn.Module):
 
 
 def test_layer_that_nothing_depends_on_takes_no_part():
-    pairs = pairs_of(PartlyUnused, (1, 1, 4))
-    factors = kronecker_factors(pairs, FactorOptions(draws=DRAWS))
-    _, train = asked_and_train(pairs)
+    samples = samples_of(PartlyUnused, (1, 1, 4))
+    factors = kronecker_factors(samples, FactorOptions(draws=DRAWS))
+    _, train = asked_and_train(samples)
     solved = factors.solve(train, True, 0.1, relative=True)
     assert solved[:, :20].any()
     assert not solved[:, 20:].any()
@@ -560,8 +560,8 @@ class OneByOne(AtOnce):
 def test_layer_called_for_each_position_is_the_layer_called_for_all(corrected):
     found = []
     for network in (AtOnce, OneByOne):
-        pairs = pairs_of(network, (1, 2, 3))
-        factors = kronecker_factors(pairs, FactorOptions(draws=DRAWS))
+        samples = samples_of(network, (1, 2, 3))
+        factors = kronecker_factors(samples, FactorOptions(draws=DRAWS))
         found.append(matrix(factors.factors["layer"], corrected))
     close(found[1], found[0], 1e-4)
 
@@ -569,10 +569,10 @@ def test_layer_called_for_each_position_is_the_layer_called_for_all(corrected):
 # --- draws
 
 
-def test_eigenvalues_are_means_where_there_are_fewer_pairs_than_a_batch_takes(problems):
+def test_eigenvalues_are_means_where_there_are_fewer_samples_than_a_batch_takes(problems):
     """Six items at three timesteps, 32 draws a batch: `Pairs.drawn` gives all 18."""
-    pairs = small_pairs(problems[Tokens].denoiser)
-    found = kronecker_factors(pairs, FactorOptions("empirical", draws=64))
+    samples = small_samples(problems[Tokens].denoiser)
+    found = kronecker_factors(samples, FactorOptions("empirical", draws=64))
     expected = kronecker_factors(problems[Tokens], FactorOptions("empirical", draws=DRAWS))
     for layer in found.layers:
         one, other = (each.factors[layer.name] for each in (found, expected))
@@ -581,48 +581,48 @@ def test_eigenvalues_are_means_where_there_are_fewer_pairs_than_a_batch_takes(pr
 
 
 def test_factors_are_decided_by_the_options_and_keep_to_their_number_of_draws(problems):
-    pairs = small_pairs(problems[Tokens].denoiser, 14)  # as a run draws them
-    first, again = (kronecker_factors(pairs, FactorOptions(draws=37)).tensors() for _ in range(2))
+    samples = small_samples(problems[Tokens].denoiser, 14)  # as a run draws them
+    first, again = (kronecker_factors(samples, FactorOptions(draws=37)).tensors() for _ in range(2))
     assert all(torch.equal(first[name], again[name]) for name in first)
     for other in (FactorOptions(draws=37, seed=1), FactorOptions(draws=38), FactorOptions("empirical", draws=37)):
-        found = kronecker_factors(pairs, other).tensors()
+        found = kronecker_factors(samples, other).tensors()
         assert (found["inner/ekfac"] - first["inner/ekfac"]).norm() > 1e-3 * first["inner/ekfac"].norm()
     for purpose in ("vectors", "values"):
-        assert [len(b.t) for b in kronecker._draws(pairs, FactorOptions(draws=37), purpose)] == [32, 5]
+        assert [len(b.t) for b in kronecker._draws(samples, FactorOptions(draws=37), purpose)] == [32, 5]
 
 
 def test_eigenvectors_and_eigenvalues_come_from_draws_of_their_own(problems):
-    pairs = small_pairs(problems[Tokens].denoiser, 14)
-    one, other = (next(iter(kronecker._draws(pairs, FactorOptions(), purpose))) for purpose in ("vectors", "values"))
+    samples = small_samples(problems[Tokens].denoiser, 14)
+    one, other = (next(iter(kronecker._draws(samples, FactorOptions(), purpose))) for purpose in ("vectors", "values"))
     assert not torch.equal(one.noisy, other.noisy)
     assert not torch.equal(one.target, other.target)
 
 
 def test_listening_leaves_no_hooks_no_gradients_and_the_flags_as_they_were():
-    pairs = pairs_of(Tokens, NETWORKS[Tokens])
-    parameters = list(pairs.denoiser.module.parameters())
+    samples = samples_of(Tokens, NETWORKS[Tokens])
+    parameters = list(samples.denoiser.module.parameters())
     parameters[0].requires_grad_(False)
-    kronecker_factors(pairs, FactorOptions(draws=DRAWS))
+    kronecker_factors(samples, FactorOptions(draws=DRAWS))
     assert [parameter.requires_grad for parameter in parameters] == [False, True, True, True, True]
     assert all(parameter.grad is None for parameter in parameters)
-    assert not any(module._forward_hooks for module in pairs.denoiser.module.modules())
+    assert not any(module._forward_hooks for module in samples.denoiser.module.modules())
 
 
 def test_tensors_and_back_make_the_same_factors(problems):
-    pairs = problems[Convolutions]
-    factors = kronecker_factors(pairs, FactorOptions(draws=DRAWS))
-    again = kronecker.KroneckerFactors.of(tracked_layers(pairs), factors.tensors())
-    asked, _ = asked_and_train(pairs)
+    samples = problems[Convolutions]
+    factors = kronecker_factors(samples, FactorOptions(draws=DRAWS))
+    again = kronecker.KroneckerFactors.of(tracked_layers(samples), factors.tensors())
+    asked, _ = asked_and_train(samples)
     assert torch.equal(again.solve(asked, True, 0.1, True), factors.solve(asked, True, 0.1, True))
 
 
 def test_factors_of_a_unet_are_those_of_all_its_linear_and_convolution_layers(tiny_denoiser):
-    pairs = InTurn(ONE, tiny_denoiser, Split("train", small_items(4, tiny_denoiser.latent_shape)))
-    factors = kronecker_factors(pairs, FactorOptions(draws=8))
+    samples = InTurn(ONE, tiny_denoiser, Split("train", small_items(4, tiny_denoiser.latent_shape)))
+    factors = kronecker_factors(samples, FactorOptions(draws=8))
     kinds = nn.Linear | nn.Conv2d
     names = {name for name, module in tiny_denoiser.module.named_modules() if isinstance(module, kinds)}
     assert {layer.name for layer in factors.layers} == names
-    rows = torch.randn(3, pairs.gradients().total, generator=torch.Generator().manual_seed(0))
+    rows = torch.randn(3, samples.gradients().total, generator=torch.Generator().manual_seed(0))
     scores = factors.solve(rows, True, 0.1, relative=True) @ rows.T
     close(scores, scores.T, 1e-4)
     restored = torch.zeros_like(rows)

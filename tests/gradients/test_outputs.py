@@ -126,7 +126,7 @@ def test_gradients_of_each_output_in_a_pass_are_those_of_its_formula(name, tiny_
     work = GradientPass(source(output=name), tiny_denoiser, Split("train", tiny_items), Engine())
     encoded = tiny_denoiser.encode(tiny_items.images[:1], [""], "model")
     for step, t in enumerate(work.timesteps):
-        one = work.pairs.batch(0, encoded, torch.tensor([0]), torch.tensor([step]))
+        one = work.samples.batch(0, encoded, torch.tensor([0]), torch.tensor([step]))
         e = tiny_denoiser.module(one.noisy, torch.tensor([t])).sample
         seed = torch.from_numpy(DERIVATIVES[name](e.detach().flatten().numpy(), one.target.flatten().numpy()))
         weight = 1.0 if one.weight is None else float(one.weight)

@@ -1,5 +1,6 @@
 """What methods are given, without a store or a trained model: rows, products, and a small network in float64."""
 
+import copy
 from pathlib import Path
 
 import numpy as np
@@ -11,16 +12,54 @@ from attrbench.contracts.feature import QueryFeatures, TrainFeatures
 from attrbench.contracts.gradient_source import GradientSource, TimestepGrid
 from attrbench.contracts.method import Context
 from attrbench.contracts.task import Items, OpenTask, TaskMeta
-from attrbench.evaluation.execute import compute_passes, method_context
-from attrbench.evaluation.feature_reader import MethodFeatures
-from attrbench.evaluation.plan import Plan
+from attrbench.evaluation.execute import Progress, compute
+from attrbench.evaluation.feature_reader import FeatureReader
+from attrbench.evaluation.jobs import TaskReference, use_world
+from attrbench.evaluation.plan import make_plan
 from attrbench.evaluation.progress import Silent
 from attrbench.evaluation.requests import RunSettings, request_methods
-from attrbench.features.views import QueryProducts
+from attrbench.evaluation.world import TaskWorld
+from attrbench.executors.inline import InlineExecutor, InlineOptions
+from attrbench.features.gradient_gram import GradientGram
+from attrbench.features.gradient_products import GradientProducts
+from attrbench.features.gradient_rows import GradientRows
+from attrbench.features.images import Images
+from attrbench.features.outputs import Outputs
+from attrbench.features.views import QueryProducts, QueryRows
 from attrbench.gradients.samples import NoisySamples, Split
 from attrbench.models.timesteps import grid_timesteps
 from attrbench.plugins.registry import registry
 from attrbench.store.fingerprint import fingerprint
+
+KINDS = {
+    "rows": GradientRows,
+    "products": GradientProducts,
+    "gram": GradientGram,
+    "outputs": Outputs,
+    "images": Images,
+}
+
+
+def _declared(features, views):
+    """Return the view of each declared feature, given by its kind."""
+    by_kind = {KINDS[name]: view for name, view in views.items()}
+    return {feature: by_kind[type(feature)] for feature in features}
+
+
+def train_features(method, count, **views):
+    """Return what `fit` gets of `count` training items: a view for each kind of feature that the method declares.
+
+    Args:
+        method: its own features are the keys.
+        count: number of training items.
+        views: by the names in `KINDS`; two features of one kind get the same.
+    """
+    return TrainFeatures(count, _declared(method.features().train, views))
+
+
+def query_features(method, count, **views):
+    """Return what a scorer of the method gets of `count` queries; arguments as for `train_features`."""
+    return QueryFeatures(np.arange(count), _declared(method.features().query, views))
 
 
 class InMemory:
@@ -34,6 +73,7 @@ class InMemory:
         self._rows = (raw / np.maximum(norms, 1e-30)[:, :, None]).astype("f4")
         self.count, self.width = len(raw), raw.shape[1] * raw.shape[2]
         self.row_bytes = 4 * self.width
+        self.layers, self.sizes = None, {"": raw.shape[2]}
 
     def take(self, items):
         return self._rows[items]
@@ -42,14 +82,28 @@ class InMemory:
         for first in range(0, self.count, 8):
             yield first, self._rows[first : first + 8]
 
-    def query(self):
-        return QueryFeatures(np.arange(self.count), rows=self._rows, norms=self.norms)
+    def asked(self):
+        """Return the rows as those of queries."""
+        return QueryRows(self._rows, self.norms)
 
-    def train(self, layers=None, sizes=None, parts=()):
-        """With as many parameters as there are columns, unless other numbers are given."""
+    def query(self, method):
+        """Return what a scorer of the method gets of queries with these rows."""
+        return query_features(method, self.count, rows=self.asked())
+
+    def train(self, method, layers=None, sizes=None, **others):
+        """Return what `fit` gets of training items with these rows.
+
+        Args:
+            method: whose features are the keys.
+            layers: name and columns of each layer, where they are kept apart.
+            sizes: parameters of each layer; as many as there are columns, unless other numbers are given.
+            others: views of other kinds of features, as for `train_features`.
+        """
         columns = layers or {"": slice(0, self._rows.shape[2])}
-        sizes = sizes or {name: part.stop - part.start for name, part in columns.items()}
-        return TrainFeatures(self.count, rows=self, layers=layers, sizes=sizes, parts=parts)
+        rows = copy.copy(self)
+        rows.layers = layers
+        rows.sizes = sizes or {name: part.stop - part.start for name, part in columns.items()}
+        return train_features(method, self.count, rows=rows, **others)
 
 
 def raw_rows(count, seed, width=12):
@@ -58,12 +112,10 @@ def raw_rows(count, seed, width=12):
 
 
 def products(asked, train):
-    """What the framework gives of raw gradients [m, T, p] and [n, T, p]."""
+    """Return the products of raw gradients [m, T, p] of queries and [n, T, p] of training items."""
     values = np.einsum("mtp,ntp->mnt", asked, train)
     norms = (np.linalg.norm(raw, axis=2) for raw in (asked, train))
-    return QueryFeatures(
-        np.arange(len(asked)), products=QueryProducts(values, *norms, bytes_if_kept=0, pass_seconds=0.0)
-    )
+    return QueryProducts(values, *norms)
 
 
 def no_model(*_):
@@ -71,7 +123,7 @@ def no_model(*_):
 
 
 def context(seed=0, workspace=Path(), denoiser=no_model, training=no_model):
-    return Context(seed, 10, workspace, "key", denoiser, training)
+    return Context(seed, 10, workspace, "key", denoiser, training, queries=no_model)
 
 
 def seeded(make, seed=0):
@@ -131,18 +183,18 @@ def small_items(count, shape, seed=0, seeds=None):
 LOSS = GradientSource(grid=TimestepGrid(kind="uniform", steps=3), noise="per-item")
 
 
-def small_pairs(denoiser, count=6, source=LOSS, kind=NoisySamples):
+def small_samples(denoiser, count=6, source=LOSS, kind=NoisySamples):
     return kind(source, denoiser, Split("train", small_items(count, denoiser.latent_shape)))
 
 
-def everything(pairs):
-    """All pairs in one batch, timestep by timestep."""
-    ((_, _, batch),) = pairs.batches(10**6, pairs.count)
+def everything(samples):
+    """All samples in one batch, timestep by timestep."""
+    ((_, _, batch),) = samples.batches(10**6, samples.count)
     return batch
 
 
 class InTurn(NoisySamples):
-    """The pairs in turn: as many draws as there are pairs make each of them once, more make them all again."""
+    """The samples in turn: as many draws as there are samples make each of them once, more make them all again."""
 
     def drawn(self, size, draws):
         every = everything(self)
@@ -150,7 +202,7 @@ class InTurn(NoisySamples):
 
 
 def batch_gradients(denoiser, batch):
-    """[B, p] float64 gradients of the loss, by plain autograd pair by pair."""
+    """[B, p] float64 gradients of the loss, by plain autograd sample by sample."""
     parameters = list(denoiser.attributed_parameters("all").values())
     rows = []
     for noisy, target in zip(batch.noisy, batch.target, strict=True):
@@ -191,18 +243,48 @@ def meta_of(opened):
     return TaskMeta(name="small", version=1, train_items=len(opened.train), **words)
 
 
-def plan_of(opened, folder, *specs):
-    requests = request_methods(registry(), specs)
-    return Plan(meta_of(opened), opened, requests, RunSettings(folder / "out", folder / "cache")), requests
+class SmallRun:
+    """Methods on an open task, by the way that a run takes: plan, jobs, shards, views.
+
+    Args:
+        opened: the task.
+        folder: of records and cache.
+        specs: the methods.
+
+    Attributes:
+        world: the task with the settings of the run.
+        plan: what is to be computed.
+        requests: the methods.
+    """
+
+    def __init__(self, opened, folder, *specs):
+        self.requests = request_methods(registry(), specs)
+        settings = RunSettings(folder / "out", folder / "cache")
+        settings.make_folders()
+        self.world = TaskWorld(meta_of(opened), opened, settings)
+        self.plan = make_plan(self.world, self.requests)
+        self.progress = Progress(self.plan)
+
+    def compute(self):
+        """Carry the plan out in this process."""
+        reference = TaskReference.of(None, self.world.settings)
+        use_world(reference, self.world)
+        self.progress = compute(self.plan, self.world, reference, InlineExecutor(InlineOptions()), Silent())
+        return self
+
+    def features(self, request):
+        """Return what the method declared; raises why it can't be had."""
+        return self.progress.features(request.label)
+
+    def fitted(self, request):
+        """Return the method's scorer, and what it gets of the queries."""
+        reader = FeatureReader(self.world, self.features(request))
+        context = self.world.context(request, reader.fingerprint, self.plan.depth)
+        return request.method.fit(reader.train(), context), reader.query()
 
 
 def scores_by_run(opened, folder, *specs):
-    """[m, n] scores of each method, by the way that a run takes: plan, passes, shards, fit, score."""
-    plan, requests = plan_of(opened, folder, *specs)
-    compute_passes(plan, registry(), Silent())
-    found = []
-    for request in requests:
-        read = MethodFeatures(plan, plan.features(request))
-        scorer = request.method.fit(read.train(), method_context(plan, request, read.fingerprint))
-        found.append(np.asarray(scorer.scores(read.query()), "f8"))
-    return found
+    """Return the [m, n] scores of each method, by the way that a run takes."""
+    run = SmallRun(opened, folder, *specs).compute()
+    scorers = [run.fitted(request) for request in run.requests]
+    return [np.asarray(scorer.scores(query), "f8") for scorer, query in scorers]

@@ -6,7 +6,7 @@ from pydantic import ValidationError
 from torch import nn
 
 from attrbench.contracts.denoiser import untrained
-from attrbench.contracts.feature import QueryFeatures, TrainFeatures
+from attrbench.contracts.feature import QueryFeatures
 from attrbench.contracts.gradient_source import GradientSource, TimestepGrid
 from attrbench.errors import Unavailable, UsageError
 from attrbench.features.gradient_products import GradientProducts
@@ -23,11 +23,11 @@ from attrbench_methods.kernel.trak import TRAK, RidgeOptions
 from tests.methods.in_memory import (
     InMemory,
     Small,
+    SmallRun,
     SmallTask,
     batch_gradients,
     context,
     everything,
-    plan_of,
     products,
     raw_rows,
     scores_by_run,
@@ -77,8 +77,8 @@ def gradients(opened, checkpoint):
     source = GradientSource(grid=TimestepGrid(kind="uniform", steps=T), noise="per-item", checkpoint=checkpoint)
     found = []
     for name, items in (("query", opened.queries), ("train", opened.train)):
-        pairs = NoisySamples(source, opened.denoiser, Split(name, items))
-        rows = batch_gradients(pairs.denoiser, everything(pairs)).numpy()
+        samples = NoisySamples(source, opened.denoiser, Split(name, items))
+        rows = batch_gradients(samples.denoiser, everything(samples)).numpy()
         found.append(rows.reshape(T, len(items), -1).transpose(1, 0, 2))
     return found
 
@@ -136,19 +136,20 @@ def test_tracin_at_the_final_weights_by_learning_rate_is_grad_dot_times_that(sco
 
 
 def test_products_at_the_final_weights_are_those_of_grad_dot():
-    parts = TracIn(TracInOptions()).features().parts
+    request = TracIn(TracInOptions()).features()
     dot = GradDot(GradientOptions()).features()
-    assert parts[-1] == dot
-    assert [part.train.source.checkpoint for part in parts] == ["1/4", "2/4", "3/4", "final"]
-    assert all(isinstance(part.train, GradientProducts) and part.train == part.query for part in parts)
+    assert (request.train[-1],) == dot.train == dot.query
+    assert [feature.source.checkpoint for feature in request.train] == ["1/4", "2/4", "3/4", "final"]
+    assert all(isinstance(feature, GradientProducts) for feature in request.train)
+    assert request.train == request.query
 
 
 @pytest.mark.parametrize("method", ["tracin", "diffusion-retrac"])
 def test_more_checkpoints_than_there_are_are_unavailable_and_nothing_is_computed(opened, tmp_path, method):
-    plan, (request, _) = plan_of(opened, tmp_path, f"{method}:{GRID},checkpoints=5", f"grad-dot:{GRID}")
+    run = SmallRun(opened, tmp_path, f"{method}:{GRID},checkpoints=5", f"grad-dot:{GRID}")
     with pytest.raises(Unavailable, match="5 checkpoints are asked for"):
-        plan.features(request)
-    assert {label for planned in plan.passes.values() for label in planned.methods} == {f"grad-dot:{GRID}"}
+        run.features(run.requests[0])
+    assert {label for stage in run.plan.stages for label in stage.methods} == {f"grad-dot:{GRID}"}
 
 
 def test_unknown_learning_rates_are_an_error_that_names_the_checkpoint(opened, tmp_path):
@@ -173,29 +174,25 @@ def test_no_checkpoint_at_all_is_refused():
 def test_summed_scores_and_sizes_are_those_of_the_parts():
     rng = np.random.default_rng(0)
     parts = [products(rng.normal(size=(M, T, K)), rng.normal(size=(N, T, K))) for _ in range(3)]
-    scorers = [ProductScorer(normalize=False) for _ in parts]
+    features = [GradientProducts(source=GradientSource(checkpoint=name)) for name in NAMES]
+    scorers = [ProductScorer(feature, normalize=False) for feature in features]
     summed = SummedScorer(scorers, [1.0, 0.5, -2.0])
-    found = summed.scores(QueryFeatures(np.arange(M), parts=tuple(parts)))
-    one, other, third = (scorer.scores(part) for scorer, part in zip(scorers, parts, strict=True))
+    query = QueryFeatures(np.arange(M), dict(zip(features, parts, strict=True)))
+    found = summed.scores(query)
+    one, other, third = (scorer.scores(query) for scorer in scorers)
+    np.testing.assert_allclose(other, parts[1].values.sum(axis=2), rtol=1e-6)
     np.testing.assert_allclose(found, one + 0.5 * other - 2 * third, rtol=1e-5, atol=1e-5)
     assert (summed.size().rows, summed.size().rows_if_kept) == (0, 0)
-    with pytest.raises(ValueError, match="shorter"):
-        summed.scores(QueryFeatures(np.arange(M), parts=tuple(parts[:2])))
+    with pytest.raises(KeyError, match="did not declare this GradientProducts"):
+        summed.scores(QueryFeatures(np.arange(M), dict(zip(features[:2], parts[:2], strict=True))))
 
 
 def test_a_query_alone_has_the_scores_that_it_has_among_others(opened, tmp_path):
-    from attrbench.evaluation.execute import compute_passes, method_context
-    from attrbench.evaluation.feature_reader import MethodFeatures
-    from attrbench.evaluation.progress import Silent
-    from attrbench.plugins.registry import registry
-
-    plan, (request,) = plan_of(opened, tmp_path, f"tracin:{GRID},checkpoints=2")
-    compute_passes(plan, registry(), Silent())
-    read = MethodFeatures(plan, plan.features(request))
-    scorer = request.method.fit(read.train(), method_context(plan, request, read.fingerprint))
-    together = scorer.scores(read.query())
+    run = SmallRun(opened, tmp_path, f"tracin:{GRID},checkpoints=2").compute()
+    scorer, query = run.fitted(run.requests[0])
+    together = scorer.scores(query)
     for q in range(M):
-        assert_close(scorer.scores(read.query().query(q))[0], together[q])
+        assert_close(scorer.scores(query.query(q))[0], together[q])
 
 
 # --- grad-cos
@@ -211,8 +208,9 @@ def test_grad_cos_is_the_cosine_of_mean_gradients(scores, opened):
 def test_grad_cos_does_not_see_the_size_of_gradients():
     train, asked = raw_rows(N, 0), raw_rows(M, 1)
     sizes = np.geomspace(1e-3, 1e3, N)[:, None]
+    method = GradCos(MeanGradientOptions())
     one, other = (
-        GradCos(MeanGradientOptions()).fit(rows.train(), context()).scores(InMemory(factor * asked).query())
+        method.fit(rows.train(method), context()).scores(InMemory(factor * asked).query(method))
         for rows, factor in ((InMemory(train), 1), (InMemory(sizes * train), 7))
     )
     np.testing.assert_allclose(one, other, atol=1e-6)
@@ -251,16 +249,18 @@ def test_retrac_sums_over_checkpoints(scores, opened, weights):
 
 
 def test_retrac_takes_the_passes_of_trak():
-    (part,) = DiffusionReTrac(ReTracOptions()).features().parts
-    assert isinstance(part.train, GradientRows)
-    assert part.train == part.query
-    assert part.train.timesteps == "mean-normalized"
-    assert part.train.source == TRAK(RidgeOptions()).features().train.source
+    request = DiffusionReTrac(ReTracOptions()).features()
+    (rows,) = request.train
+    assert isinstance(rows, GradientRows)
+    assert request.train == request.query
+    assert rows.timesteps == "mean-normalized"
+    assert rows.source == TRAK(RidgeOptions()).features().train[0].source
 
 
 def test_retrac_counts_its_rows():
-    rows = InMemory(raw_rows(N, 0))
-    features = TrainFeatures(N, parts=(rows.train(), rows.train()))
-    scorer = DiffusionReTrac(ReTracOptions(checkpoints=2)).fit(features, context(denoiser=lambda: None))
+    method = DiffusionReTrac(ReTracOptions(checkpoints=2))
+    features = InMemory(raw_rows(N, 0)).train(method)
+    assert len(features.views) == 2
+    scorer = method.fit(features, context(denoiser=lambda: None))
     assert scorer.size().rows == 2 * N * (4 * K + 4)
     assert scorer.size().rows_if_kept is None

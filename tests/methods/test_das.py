@@ -5,7 +5,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from attrbench.contracts.feature import TrainFeatures
 from attrbench.features.gradient_rows import GradientRows
 from attrbench.features.outputs import Outputs
 from attrbench_methods.kernel.das import DAS, DASOptions
@@ -21,9 +20,10 @@ def losses(seed=2):
 
 
 def scores(train, asked, outputs=None, **options):
-    parts = () if outputs is None else (TrainFeatures(len(train), outputs=outputs),)
-    scorer = DAS(DASOptions(**options)).fit(InMemory(train).train(parts=parts), context())
-    return scorer.scores(InMemory(asked).query()).astype("f8")
+    method = DAS(DASOptions(**options))
+    others = {} if outputs is None else {"outputs": outputs}
+    scorer = method.fit(InMemory(train).train(method, **others), context())
+    return scorer.scores(InMemory(asked).query(method)).astype("f8")
 
 
 def absolute(damping):
@@ -65,7 +65,8 @@ def test_scores_are_the_formula(squared, leverage, residual):
 
 def test_without_all_three_it_is_the_ridge_kernel():
     train, asked = raw_rows(N, 0), raw_rows(M, 1)
-    trak = TRAK(RidgeOptions()).fit(InMemory(train).train(), context()).scores(InMemory(asked).query())
+    method = TRAK(RidgeOptions())
+    trak = method.fit(InMemory(train).train(method), context()).scores(InMemory(asked).query(method))
     assert_close(scores(train, asked, losses(), squared=False, leverage=False, residual=False), trak)
 
 
@@ -148,21 +149,21 @@ def test_leverages_of_one_leave_the_scores_finite_and_their_signs_alone():
 
 
 def test_features_are_those_of_the_outputs_mean_with_the_losses_of_traks_passes():
-    plan = DAS(DASOptions()).features()
-    assert isinstance(plan.train, GradientRows)
-    assert plan.train == plan.query
-    assert (plan.train.source.output, plan.train.timesteps) == ("mean", "mean-normalized")
-    (part,) = plan.parts
-    assert isinstance(part.train, Outputs)
-    assert part.query is None
-    assert part.train.source == TRAK(RidgeOptions()).features().train.source
-    assert DAS(DASOptions(residual=False)).features().parts == ()
+    request = DAS(DASOptions()).features()
+    rows, losses = request.train
+    assert isinstance(rows, GradientRows)
+    assert request.query == (rows,)
+    assert (rows.source.output, rows.timesteps) == ("mean", "mean-normalized")
+    assert isinstance(losses, Outputs)
+    assert losses.source == TRAK(RidgeOptions()).features().train[0].source
+    without = DAS(DASOptions(residual=False)).features()
+    assert without.train == without.query == (rows,)
 
 
 def test_storage_counts_the_kernels_and_a_factor_an_item():
-    part = TrainFeatures(N, outputs=losses())
-    train = InMemory(raw_rows(N, 0)).train(parts=(part,))
-    das, trak = DAS(DASOptions()).fit(train, context()), TRAK(RidgeOptions()).fit(train, context())
+    rows = InMemory(raw_rows(N, 0))
+    methods = (DAS(DASOptions()), TRAK(RidgeOptions()))
+    das, trak = (method.fit(rows.train(method, outputs=losses()), context()) for method in methods)
     assert das.size().rows == trak.size().rows
     assert das.size().shared == trak.size().shared + 8 * N
     assert das.facts() == trak.facts()

@@ -17,8 +17,9 @@ SHAPES = st.tuples(st.integers(1, 12), st.integers(1, 12))
 
 
 def scores(train, asked, layers=None, sizes=None, **options):
-    scorer = DataInf(DataInfOptions(**options)).fit(InMemory(train).train(layers, sizes), context())
-    return scorer.scores(InMemory(asked).query()).astype("f8")
+    method = DataInf(DataInfOptions(**options))
+    scorer = method.fit(InMemory(train).train(method, layers, sizes), context())
+    return scorer.scores(InMemory(asked).query(method)).astype("f8")
 
 
 def absolute(damping):
@@ -158,10 +159,11 @@ def test_a_block_without_any_gradient_but_rounding_takes_no_part(method, size, c
     train, asked = raw_rows(N, 0), raw_rows(M, 1)
     train[:, BLOCKS["b"]] *= size
     asked[:, BLOCKS["b"]] *= size
-    found = method.fit(InMemory(train).train(BLOCKS), context()).scores(InMemory(asked).query())
+    found = method.fit(InMemory(train).train(method, BLOCKS), context()).scores(InMemory(asked).query(method))
     others = {"a": BLOCKS["a"], "c": slice(5, 11)}
     kept = np.delete(np.arange(K), 5)
-    without = method.fit(InMemory(train[:, kept]).train(others), context()).scores(InMemory(asked[:, kept]).query())
+    scorer = method.fit(InMemory(train[:, kept]).train(method, others), context())
+    without = scorer.scores(InMemory(asked[:, kept]).query(method))
     assert np.isfinite(found).all()
     assert np.allclose(found, without, rtol=1e-4, atol=1e-4 * np.abs(without).max()) != counts
 
@@ -191,7 +193,8 @@ def test_concatenated_timesteps_are_one_long_gradient():
 
 
 def test_storage_is_the_preconditioned_rows():
-    scorer = DataInf(DataInfOptions()).fit(InMemory(raw_rows(N, 0)).train(), context())
+    method = DataInf(DataInfOptions())
+    scorer = method.fit(InMemory(raw_rows(N, 0)).train(method), context())
     assert (scorer.size().rows, scorer.size().shared, scorer.size().index) == (4 * N * K, 0, 0)
 
 
@@ -199,8 +202,9 @@ def test_storage_is_the_preconditioned_rows():
 @pytest.mark.parametrize(("concatenate", "timesteps"), [(False, "mean"), (True, "stack")])
 def test_features_are_sketches_of_each_block_and_lissa_has_the_same(blocks, layers, concatenate, timesteps):
     options = {"blocks": blocks, "concatenate": concatenate, "v": 99}
-    plan = DataInf(DataInfOptions(**options)).features()
-    assert plan == LiSSA(LiSSAOptions(**options)).features()
-    assert plan.train == plan.query
-    assert (plan.train.layers, plan.train.timesteps, plan.train.sketch.length) == (layers, timesteps, 99)
-    assert DataInf(DataInfOptions(v=None)).features().train.sketch is None
+    request = DataInf(DataInfOptions(**options)).features()
+    assert request == LiSSA(LiSSAOptions(**options)).features()
+    assert request.train == request.query
+    (rows,) = request.train
+    assert (rows.layers, rows.timesteps, rows.sketch.length) == (layers, timesteps, 99)
+    assert DataInf(DataInfOptions(v=None)).features().train[0].sketch is None

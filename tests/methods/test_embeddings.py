@@ -18,6 +18,7 @@ from attrbench.contracts.denoiser import Encoded
 from attrbench.contracts.feature import QueryFeatures, TrainFeatures
 from attrbench.contracts.method import Context
 from attrbench.errors import AttrbenchError, Unavailable, UsageError
+from attrbench.features.images import Images
 from attrbench.models.families.ddpm import DDPMDenoiser
 from attrbench.store.cache_index import take_inventory
 from attrbench.store.checksums import seal_path
@@ -39,8 +40,12 @@ COUNT = 12
 CPU = SimpleNamespace(device=torch.device("cpu"), has_latents=False)
 
 
+def no_gradients(source):
+    pytest.fail("no gradients here")
+
+
 def context(workspace, denoiser=CPU, images="images"):
-    return Context(0, COUNT, workspace, images, lambda: denoiser, lambda source: pytest.fail("no gradients here"))
+    return Context(0, COUNT, workspace, images, lambda: denoiser, no_gradients, no_gradients)
 
 
 def random_images(count=COUNT, side=8, channels=1, seed=0):
@@ -48,7 +53,7 @@ def random_images(count=COUNT, side=8, channels=1, seed=0):
 
 
 def of_images(images):
-    return QueryFeatures(np.arange(len(images)), images=images)
+    return QueryFeatures(np.arange(len(images)), {Images(): images})
 
 
 class SmallNetwork(torch.nn.Module):
@@ -188,7 +193,7 @@ def test_embeddings_are_float32_and_counted_at_four_bytes():
 
 def fitted(folder, images=None, key="images", **identity):
     encoder, seen = small_encoder(**identity)
-    train = TrainFeatures(COUNT, images=random_images() if images is None else images)
+    train = TrainFeatures(COUNT, {Images(): random_images() if images is None else images})
     return fit_embeddings(train, context(folder, images=key), encoder, "cosine"), seen
 
 
@@ -331,11 +336,17 @@ def test_a_library_that_is_missing_or_broken_gives_one_line(tmp_path, monkeypatc
         optional_library("x", "broken_library", "y")
 
 
-def test_registration_stays_light():
-    code = (
-        "import sys, attrbench_methods.similarity.clip, attrbench_methods.similarity.embedding;"
-        "print(sorted({'torch', 'numpy', 'timm', 'open_clip', 'huggingface_hub'} & sys.modules.keys()))"
-    )
+@pytest.mark.parametrize(
+    ("code", "heavy"),
+    [
+        ("import attrbench_methods.similarity.clip, attrbench_methods.similarity.embedding", ()),
+        ("from attrbench.plugins.registry import registry; registry().names('method')", ("torch", "numpy")),
+    ],
+    ids=["module", "registration"],
+)
+def test_optional_libraries_are_not_imported_before_they_are_used_and_registration_stays_light(code, heavy):
+    names = ("timm", "open_clip", "huggingface_hub", *heavy)
+    code = f"import sys; {code}; print(sorted(set({names}) & sys.modules.keys()))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 
@@ -359,7 +370,7 @@ def latent_denoiser():
 def test_latent_compares_what_the_network_gets(tmp_path, similarity):
     denoiser, images = latent_denoiser(), random_images()
     method = Latent(LatentOptions(similarity=similarity, batch_size=5))
-    fitted_scorer = method.fit(TrainFeatures(COUNT, images=images), context(tmp_path, denoiser))
+    fitted_scorer = method.fit(TrainFeatures(COUNT, {Images(): images}), context(tmp_path, denoiser))
     found = fitted_scorer.scores(of_images(images[:4]))
     z = images.reshape(COUNT, 4, 2, 4, 2).astype("f8").mean(axis=(2, 4)).reshape(COUNT, -1) / 127.5 - 1
     dots, squares = z[:4] @ z.T, (z**2).sum(1)
@@ -377,7 +388,7 @@ def test_latent_compares_what_the_network_gets(tmp_path, similarity):
 def test_latent_needs_an_autoencoder(tmp_path):
     assert CPU.has_latents == DDPMDenoiser.has_latents
     with pytest.raises(Unavailable, match="use pixel"):
-        Latent(LatentOptions()).fit(TrainFeatures(COUNT, images=random_images()), context(tmp_path))
+        Latent(LatentOptions()).fit(TrainFeatures(COUNT, {Images(): random_images()}), context(tmp_path))
 
 
 # --- embedding
@@ -397,7 +408,7 @@ def lite0(tmp_path):
 
     def score(train, queries, **options):
         method = embedding(size=32, **options)
-        return method.fit(TrainFeatures(len(train), images=train), context(tmp_path)).scores(of_images(queries))
+        return method.fit(TrainFeatures(len(train), {Images(): train}), context(tmp_path)).scores(of_images(queries))
 
     return score
 
@@ -486,7 +497,7 @@ def test_embedding_takes_any_timm_model_with_a_local_file(tmp_path):
     method = embedding(model="small.in1k", weights=str(tmp_path / "w.safetensors"))
     method.check(COUNT)
     images = random_images()
-    found = method.fit(TrainFeatures(COUNT, images=images), context(tmp_path)).scores(of_images(images))
+    found = method.fit(TrainFeatures(COUNT, {Images(): images}), context(tmp_path)).scores(of_images(images))
     np.testing.assert_allclose(found, scores(images, images), atol=1e-6)
 
 
@@ -498,7 +509,7 @@ def test_embedding_names_near_models_and_says_what_is_missing(tmp_path, monkeypa
     with pytest.raises(UsageError, match="did you mean efficientnet-lite0"):
         embedding(model="efficientnet-lite").check(COUNT)
     with pytest.raises(Unavailable, match=r"^method embedding: no weights for small here and no hub can be r"):
-        embedding(model="small").fit(TrainFeatures(COUNT, images=random_images()), context(tmp_path))
+        embedding(model="small").fit(TrainFeatures(COUNT, {Images(): random_images()}), context(tmp_path))
 
 
 def test_embedding_by_a_real_timm_model(tmp_path):
@@ -508,7 +519,7 @@ def test_embedding_by_a_real_timm_model(tmp_path):
     method = embedding(model="resnet10t", weights=str(tmp_path / "w.safetensors"), size=32)
     method.check(COUNT)
     images = random_images()
-    found = method.fit(TrainFeatures(COUNT, images=images), context(tmp_path)).scores(of_images(images))
+    found = method.fit(TrainFeatures(COUNT, {Images(): images}), context(tmp_path)).scores(of_images(images))
     np.testing.assert_allclose(np.diag(found), 1, atol=1e-5)
     with pytest.raises(UsageError, match="did you mean resnet10t"):
         embedding(model="resnet10tt").check(COUNT)
@@ -571,7 +582,7 @@ def test_clip_with_a_checkpoint_file(tmp_path, fake_open_clip):
     for similarity in ("cosine", "dot"):
         method = clip(model="small", pretrained=str(tmp_path / "w.pt"), similarity=similarity)
         method.check(COUNT)
-        found = method.fit(TrainFeatures(COUNT, images=images), context(tmp_path)).scores(of_images(images))
+        found = method.fit(TrainFeatures(COUNT, {Images(): images}), context(tmp_path)).scores(of_images(images))
         np.testing.assert_allclose(found, scores(images, images, similarity), atol=1e-4)
     asked = fake_open_clip.asked
     assert asked["weights_only"] is True
@@ -586,7 +597,7 @@ def test_clip_takes_models_that_give_their_size_as_one_number(tmp_path, fake_ope
     torch.save(FakeCLIP().state_dict(), tmp_path / "w.pt")
     images = random_images()
     method = clip(model="small", pretrained=str(tmp_path / "w.pt"))
-    found = method.fit(TrainFeatures(COUNT, images=images), context(tmp_path)).scores(of_images(images))
+    found = method.fit(TrainFeatures(COUNT, {Images(): images}), context(tmp_path)).scores(of_images(images))
     np.testing.assert_allclose(found, scores(images, images, "cosine"), atol=1e-4)
 
 
@@ -594,7 +605,7 @@ def test_clip_without_weights_says_what_to_give_and_leaves_the_root_logger_alone
     clip(model="small").check(COUNT)
     handlers = list(logging.getLogger().handlers)
     with pytest.raises(Unavailable) as caught:
-        clip(model="small").fit(TrainFeatures(COUNT, images=random_images()), context(tmp_path))
+        clip(model="small").fit(TrainFeatures(COUNT, {Images(): random_images()}), context(tmp_path))
     assert str(caught.value) == (
         "method clip: no weights 'openai' for small here and no hub can be reached: give a local checkpoint with"
         " -m clip:model=small-quickgelu,pretrained=PATH"
@@ -615,7 +626,7 @@ def test_clip_refuses_unknown_names_and_files_that_are_not_there(tmp_path):
     save_file({"other": torch.zeros(1)}, tmp_path / "other.safetensors")
     method = clip(model="small", pretrained=str(tmp_path / "other.safetensors"))
     with pytest.raises(UsageError, match=r"holds no weights of small: Error\(s\) in loading state_dict$"):
-        method.fit(TrainFeatures(COUNT, images=random_images()), context(tmp_path))
+        method.fit(TrainFeatures(COUNT, {Images(): random_images()}), context(tmp_path))
 
 
 def test_clip_without_open_clip_says_what_to_install(monkeypatch):
@@ -674,7 +685,7 @@ def test_clip_by_the_real_open_clip(tmp_path, tiny_clip, file):
     method.check(COUNT)
     images = random_images(side=28)
     images[0] = 0
-    found = method.fit(TrainFeatures(COUNT, images=images), context(tmp_path)).scores(of_images(images))
+    found = method.fit(TrainFeatures(COUNT, {Images(): images}), context(tmp_path)).scores(of_images(images))
     np.testing.assert_allclose(np.diag(found), 1, atol=1e-5)
     assert (found.argmax(axis=1) == np.arange(COUNT)).all()
     assert found.max() <= 1 + 1e-5
@@ -690,7 +701,7 @@ def test_clip_prepares_images_as_open_clip_does(tmp_path, tiny_clip):
     with torch.no_grad():
         expected = tiny_clip.network.encode_image(x, normalize=True).numpy()
     method = clip(model="tiny-clip", pretrained=str(tiny_clip.folder / "tiny.pt"))
-    found = method.fit(TrainFeatures(4, images=images), context(tmp_path)).scores(of_images(images))
+    found = method.fit(TrainFeatures(4, {Images(): images}), context(tmp_path)).scores(of_images(images))
     np.testing.assert_allclose(found, expected @ expected.T, atol=1e-3)  # pixels differ by one level at most
 
 
@@ -701,11 +712,11 @@ def test_clip_by_the_real_open_clip_without_its_weights(tmp_path, tiny_clip, mon
     method.check(COUNT)
     started = time.perf_counter()
     with pytest.raises(Unavailable, match=r"^method clip: no weights 'openai' for ViT-B-32 here and no hub can be"):
-        method.fit(TrainFeatures(COUNT, images=random_images()), context(tmp_path))
+        method.fit(TrainFeatures(COUNT, {Images(): random_images()}), context(tmp_path))
     assert time.perf_counter() - started < 20
     with pytest.raises(UsageError, match="did you mean ViT-B-32"):
         clip(model="VIT-B-32").check(COUNT)
     with pytest.raises(UsageError, match="holds no weights of ViT-B-32"):
         clip(pretrained=str(tiny_clip.folder / "tiny.pt")).fit(
-            TrainFeatures(COUNT, images=random_images()), context(tmp_path)
+            TrainFeatures(COUNT, {Images(): random_images()}), context(tmp_path)
         )

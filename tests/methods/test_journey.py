@@ -18,11 +18,11 @@ from attrbench_methods.kernel.trak import TRAK
 from tests.methods.in_memory import (
     InMemory,
     Small,
+    SmallRun,
     SmallTask,
     batch_gradients,
     context,
     everything,
-    plan_of,
     raw_rows,
     scores_by_run,
     seeded,
@@ -109,10 +109,11 @@ def test_scores_are_the_mean_of_the_scores_of_each_step(tmp_path):
     """The kernel is linear in the query."""
     opened = task(Wandering)
     train, asked = dense_gradients(opened)
-    scorer = JourneyTRAK(JourneyOptions()).fit(InMemory(train).train(), context())
-    each = np.stack([scorer.scores(InMemory(asked[:, step]).query()) for step in range(T)])
+    method = JourneyTRAK(JourneyOptions())
+    scorer = method.fit(InMemory(train).train(method), context())
+    each = np.stack([scorer.scores(InMemory(asked[:, step]).query(method)) for step in range(T)])
     assert each.std(axis=0).max() > 0.1 * np.abs(each).max()
-    assert_close(scorer.scores(InMemory(asked.mean(axis=1)).query()), each.mean(axis=0))
+    assert_close(scorer.scores(InMemory(asked.mean(axis=1)).query(method)), each.mean(axis=0))
     assert_close(journey(opened, tmp_path), each.mean(axis=0))
 
 
@@ -120,17 +121,18 @@ def test_at_takes_the_estimate_of_one_step_with_several_noises(tmp_path):
     opened = task(Wandering)
     draws = 3
     found = journey(opened, tmp_path, at=480, draws=draws)
-    source = JourneyTRAK(JourneyOptions(timesteps=T, at=480, draws=draws)).features().query.source
-    pairs = NoisySamples(source, opened.denoiser, Split("query", opened.queries))
-    batch = everything(pairs)
+    source = JourneyTRAK(JourneyOptions(timesteps=T, at=480, draws=draws)).features().query[0].source
+    samples = NoisySamples(source, opened.denoiser, Split("query", opened.queries))
+    batch = everything(samples)
     assert batch.t.tolist() == [480] * draws * M
     clean = opened.denoiser.trajectory([""] * M, opened.queries.seeds)[:, 1]  # 500 is the nearest step
     torch.testing.assert_close(batch.noisy, 0.52 * clean.repeat(draws, 1, 1, 1) + 0.48 * batch.target)
     assert len({row.numpy().tobytes() for row in batch.target}) == draws * M
     asked = batch_gradients(opened.denoiser, batch).numpy().reshape(draws, M, -1).mean(axis=0)
     train, _ = dense_gradients(opened)
-    scorer = JourneyTRAK(JourneyOptions()).fit(InMemory(train).train(), context())
-    assert_close(found, scorer.scores(InMemory(asked).query()))
+    method = JourneyTRAK(JourneyOptions())
+    scorer = method.fit(InMemory(train).train(method), context())
+    assert_close(found, scorer.scores(InMemory(asked).query(method)))
 
 
 def test_a_query_has_the_gradient_of_its_own_trajectory_wherever_it_stands(tmp_path):
@@ -155,10 +157,10 @@ def test_models_without_a_sampler_that_can_be_followed_are_unavailable(tmp_path)
 
 
 def test_more_steps_than_the_sampler_takes_are_refused(tmp_path):
-    plan, (request,) = plan_of(task(Certain), tmp_path, f"journey-trak:timesteps={T},sampling_steps={T + 1}")
+    run = SmallRun(task(Certain), tmp_path, f"journey-trak:timesteps={T},sampling_steps={T + 1}")
     with pytest.raises(UsageError, match=f"takes {T}"):
-        plan.features(request)
-    assert not plan.passes
+        run.features(run.requests[0])
+    assert not run.plan.stages
 
 
 def test_trajectories_are_in_the_range_of_the_model():
@@ -169,28 +171,30 @@ def test_trajectories_are_in_the_range_of_the_model():
 def test_training_rows_are_those_of_trak():
     for options in ({}, {"at": 300}, {"v": 64, "timesteps": 3, "noise_seed": 4}):
         journey_options = {key: value for key, value in options.items() if key != "at"}
-        plan = JourneyTRAK(JourneyOptions(**options)).features()
-        assert plan.train == TRAK(RidgeOptions(**journey_options)).features().train
-        assert isinstance(plan.query, GradientRows)
-        assert (plan.query.source.latents, plan.query.timesteps) == ("trajectory", "mean")
-        same = {"grid": plan.train.source.grid, "latents": "clean"}
-        assert plan.query.model_copy(update={"source": plan.query.source.model_copy(update=same)}) == plan.train
+        request = JourneyTRAK(JourneyOptions(**options)).features()
+        assert request.train == TRAK(RidgeOptions(**journey_options)).features().train
+        (train,), (query,) = request.train, request.query
+        assert isinstance(query, GradientRows)
+        assert (query.source.latents, query.timesteps) == ("trajectory", "mean")
+        same = {"grid": train.source.grid, "latents": "clean"}
+        assert query.model_copy(update={"source": query.source.model_copy(update=same)}) == train
 
 
 def test_grids_of_the_queries_are_the_samplers_or_a_single_timestep():
-    assert JourneyTRAK(JourneyOptions(sampling_steps=7)).features().query.source.grid == TimestepGrid(
+    assert JourneyTRAK(JourneyOptions(sampling_steps=7)).features().query[0].source.grid == TimestepGrid(
         kind="sampler", steps=7
     )
-    assert JourneyTRAK(JourneyOptions(at=300, draws=5)).features().query.source.grid == TimestepGrid(
+    assert JourneyTRAK(JourneyOptions(at=300, draws=5)).features().query[0].source.grid == TimestepGrid(
         kind="single", at=300, steps=5
     )
 
 
 def test_the_kernel_is_that_of_trak():
     train, asked = InMemory(raw_rows(N, 0)), InMemory(raw_rows(M, 1))
-    journey, trak = (
-        method.fit(train.train(), context())
-        for method in (JourneyTRAK(JourneyOptions(damping=0.3)), TRAK(RidgeOptions(damping=0.3)))
+    methods = (JourneyTRAK(JourneyOptions(damping=0.3)), TRAK(RidgeOptions(damping=0.3)))
+    journey, trak = (method.fit(train.train(method), context()) for method in methods)
+    found, expected = (
+        scorer.scores(asked.query(method)) for scorer, method in zip((journey, trak), methods, strict=True)
     )
-    np.testing.assert_array_equal(journey.scores(asked.query()), trak.scores(asked.query()))
+    np.testing.assert_array_equal(found, expected)
     assert journey.facts() == trak.facts()

@@ -1,7 +1,5 @@
 """EK-FAC and K-FAC as methods: what they score, and what they keep (methods-spec M12)."""
 
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 import torch
@@ -10,6 +8,7 @@ from torch import nn
 from attrbench.contracts.gradient_source import GradientSource, TimestepGrid
 from attrbench.errors import Unavailable
 from attrbench.features.gradient_products import GradientProducts
+from attrbench.features.views import TrainProducts
 from attrbench.gradients.curvature import kronecker
 from attrbench.gradients.curvature.kronecker import FactorOptions, kronecker_factors
 from attrbench.gradients.samples import NoisySamples, Split
@@ -23,9 +22,11 @@ from tests.methods.in_memory import (
     context,
     everything,
     products,
+    query_features,
     scores_by_run,
     seeded,
     small_items,
+    train_features,
 )
 
 SHAPE = (2, 3, 3)
@@ -53,15 +54,15 @@ def opened():
     return SmallTask(Small(seeded(Network), SHAPE), small_items(N, SHAPE), small_items(M, SHAPE, 1))
 
 
-def pairs_of(opened, split="train"):
+def samples_of(opened, split="train"):
     return NoisySamples(SOURCE, opened.denoiser, Split(split, opened.train if split == "train" else opened.queries))
 
 
 def mean_gradients(opened, split):
     """[n, p] by plain autograd."""
-    pairs = pairs_of(opened, split)
-    rows = batch_gradients(opened.denoiser, everything(pairs))
-    return rows.view(T, pairs.count, -1).mean(0)
+    samples = samples_of(opened, split)
+    rows = batch_gradients(opened.denoiser, everything(samples))
+    return rows.view(T, samples.count, -1).mean(0)
 
 
 def tracked(opened):
@@ -74,9 +75,9 @@ def method(kind, **options):
     return kind(KroneckerOptions(timesteps=T, **{"draws": 64, **options}))
 
 
-def workplace(opened, folder, pairs=None):
+def workplace(opened, folder, samples=None):
     """A context with a folder of its own."""
-    return context(workspace=folder / "methods" / "any", training=lambda source: pairs or pairs_of(opened))
+    return context(workspace=folder / "methods" / "any", training=lambda source: samples or samples_of(opened))
 
 
 def assert_close(found, expected, tolerance=1e-3):
@@ -90,7 +91,7 @@ def assert_close(found, expected, tolerance=1e-3):
 @pytest.mark.parametrize("mode", ["relative", "absolute"])
 def test_scores_are_inner_products_behind_the_inverse_of_the_factors(opened, tmp_path, kind, mode):
     (found,) = scores_by_run(opened, tmp_path, f"{kind.name}:{OPTIONS},damping=0.05,damping_mode={mode}")
-    factors = kronecker_factors(pairs_of(opened), FactorOptions(draws=64))
+    factors = kronecker_factors(samples_of(opened), FactorOptions(draws=64))
     asked, train = (mean_gradients(opened, split).float() for split in ("query", "train"))
     expected = factors.solve(asked, kind.corrected, 0.05, mode == "relative") @ train.T
     assert_close(found, expected)
@@ -131,8 +132,9 @@ def test_large_damping_leaves_the_inner_product_over_the_tracked_layers(opened, 
 def test_scores_of_a_common_set_are_symmetric(opened, tmp_path, kind):
     train = mean_gradients(opened, "train").float()
     made = method(kind).transform(train[None], workplace(opened, tmp_path))
-    scorer = method(kind).fit(SimpleNamespace(), context())
-    found = scorer.scores(products(made.gradients.transpose(0, 1).double().numpy(), train[:, None].double().numpy()))
+    scorer = method(kind).fit(train_features(method(kind), N, products=TrainProducts({})), context())
+    view = products(made.gradients.transpose(0, 1).double().numpy(), train[:, None].double().numpy())
+    found = scorer.scores(query_features(method(kind), N, products=view))
     assert_close(found, found.T)
 
 
@@ -165,13 +167,14 @@ def test_network_without_such_layers_is_unavailable(tmp_path):
 
 
 def test_features_are_products_of_means_in_the_passes_of_trak():
-    plans = [kind(KroneckerOptions(**options)).features() for kind in METHODS for options in ({}, {"damping": 0.2})]
-    trak = TRAK(RidgeOptions()).features().train.source
-    for plan in plans:
-        assert isinstance(plan.train, GradientProducts)
-        assert plan.train == plan.query
-        assert (plan.train.source, plan.train.timesteps) == (trak, "mean")
-    assert len({plan.train.transform for plan in plans}) == len(plans)
+    requests = [kind(KroneckerOptions(**options)).features() for kind in METHODS for options in ({}, {"damping": 0.2})]
+    trak = TRAK(RidgeOptions()).features().train[0].source
+    for request in requests:
+        (feature,) = request.train
+        assert isinstance(feature, GradientProducts)
+        assert request.query == (feature,)
+        assert (feature.source, feature.timesteps) == (trak, "mean")
+    assert len({request.train[0].transform for request in requests}) == len(requests)
 
 
 # --- what is kept
@@ -183,9 +186,9 @@ def builds(monkeypatch):
     done = []
     inner = kronecker.kronecker_factors
 
-    def counted(pairs, options):
+    def counted(samples, options):
         done.append(options)
-        return inner(pairs, options)
+        return inner(samples, options)
 
     monkeypatch.setattr(kronecker, "kronecker_factors", counted)
     return done
@@ -236,8 +239,8 @@ def test_other_items_weights_sources_and_limits_have_factors_of_their_own(opened
         NoisySamples(SOURCE, opened.denoiser, Split("train", small_items(N, SHAPE, 9))),
         NoisySamples(SOURCE, Small(seeded(Network, 1), SHAPE), items),
     ]
-    for pairs in others * 2:
-        method(EKFAC).transform(asked, workplace(opened, tmp_path, pairs))
+    for samples in others * 2:
+        method(EKFAC).transform(asked, workplace(opened, tmp_path, samples))
     assert len(builds) == len(others)
     method(EKFAC, noise_seed=1).transform(asked, workplace(opened, tmp_path))
     assert len(builds) == len(others) + 1

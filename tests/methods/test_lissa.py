@@ -1,7 +1,6 @@
 """LiSSA (methods-spec 11.2, 11.6, T10 and worked example I.6)."""
 
 from contextlib import suppress
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,6 +12,7 @@ from torch import nn
 
 from attrbench.errors import AttrbenchError
 from attrbench.features.gradient_products import GradientProducts
+from attrbench.features.views import TrainProducts
 from attrbench_methods.second_order.lissa import (
     LiSSA,
     LiSSAOptions,
@@ -31,9 +31,11 @@ from tests.methods.in_memory import (
     dense_curvature,
     everything,
     products,
+    query_features,
     raw_rows,
     seeded,
-    small_pairs,
+    small_samples,
+    train_features,
 )
 
 N, M, K = 20, 6, 12
@@ -42,16 +44,23 @@ EXACT = 1e-300  # a tolerance that is never met: all the iterations are taken
 
 
 def fitted(train, layers=None, seed=0, **options):
-    return LiSSA(LiSSAOptions(**options)).fit(InMemory(train).train(layers), context(seed))
+    method = LiSSA(LiSSAOptions(**options))
+    return method.fit(InMemory(train).train(method, layers), context(seed))
+
+
+def asked_of(asked, **options):
+    """Return what the scorer of LiSSA with these options gets of queries."""
+    return InMemory(asked).query(LiSSA(LiSSAOptions(**options)))
 
 
 def scores(train, asked, layers=None, seed=0, **options):
-    return fitted(train, layers, seed, **options).scores(InMemory(asked).query()).astype("f8")
+    return fitted(train, layers, seed, **options).scores(asked_of(asked, **options)).astype("f8")
 
 
 def released(train, asked, **options):
-    scorer = ReleasedLiSSA(ReleasedLiSSAOptions(**options)).fit(InMemory(train).train(), context())
-    return scorer.scores(InMemory(asked).query()).astype("f8")
+    method = ReleasedLiSSA(ReleasedLiSSAOptions(**options))
+    scorer = method.fit(InMemory(train).train(method), context())
+    return scorer.scores(InMemory(asked).query(method)).astype("f8")
 
 
 def absolute(damping):
@@ -243,10 +252,11 @@ def test_sampled_recursion_is_decided_by_the_seed():
 
 def test_a_query_gets_the_draws_that_it_gets_among_others():
     train, asked = raw_rows(N, 0), raw_rows(M, 1)
-    scorer = fitted(train, blocks="single", batch=3, iterations=30)
-    together = scorer.scores(InMemory(asked).query())
+    options = {"blocks": "single", "batch": 3, "iterations": 30}
+    scorer = fitted(train, **options)
+    together = scorer.scores(asked_of(asked, **options))
     for q in range(M):
-        assert_close(scorer.scores(InMemory(asked[q : q + 1]).query())[0], together[q], 1e-5)
+        assert_close(scorer.scores(asked_of(asked[q : q + 1], **options))[0], together[q], 1e-5)
 
 
 def test_sampled_recursion_is_linear_in_the_query():
@@ -285,9 +295,10 @@ def test_larger_batches_come_closer():
 
 def test_residual_of_the_sampled_recursion_is_measured_on_all_items():
     train, asked = raw_rows(N, 0), raw_rows(M, 1)
-    scorer = fitted(train, blocks="single", batch=3, iterations=30)
+    options = {"blocks": "single", "batch": 3, "iterations": 30}
+    scorer = fitted(train, **options)
     assert isinstance(scorer, SampledScorer)
-    u = np.linalg.lstsq(train, scorer.scores(InMemory(asked).query()).T.astype("f8"), rcond=None)[0].T
+    u = np.linalg.lstsq(train, scorer.scores(asked_of(asked, **options)).T.astype("f8"), rcond=None)[0].T
     damping = 0.1 * (train**2).mean()
     left = asked - u @ fisher(train) - damping * u
     expected = (np.linalg.norm(left, axis=1) / np.linalg.norm(asked, axis=1)).max()
@@ -361,26 +372,26 @@ def curved():
     return Small(seeded(lambda: nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 3))), (1, 2, 3))
 
 
-def asking(pairs, seed=0):
-    """A context that gives these pairs as the training set."""
-    return context(seed, training=lambda source: pairs)
+def asking(samples, seed=0):
+    """A context that gives these samples as the training set."""
+    return context(seed, training=lambda source: samples)
 
 
 def network(**options):
     return LiSSAOptions(**{"hessian": "ggn", "tolerance": 1e-9, "iterations": 20_000, **options})
 
 
-def queries(pairs, count=4):
+def queries(samples, count=4):
     """[1, m, p] gradients to solve for."""
-    return batch_gradients(pairs.denoiser, everything(pairs))[:count][None]
+    return batch_gradients(samples.denoiser, everything(samples))[:count][None]
 
 
 @pytest.mark.parametrize("hessian", ["ggn", "hessian"])
 def test_network_recursion_on_a_quadratic_loss_converges_to_the_dense_solution(quadratic, hessian):
-    pairs = small_pairs(quadratic)
-    matrix = dense_curvature(quadratic, everything(pairs), "hessian").numpy()
-    asked = queries(pairs)
-    made = solve(asked, network(hessian=hessian, **absolute(0.05)), asking(pairs))
+    samples = small_samples(quadratic)
+    matrix = dense_curvature(quadratic, everything(samples), "hessian").numpy()
+    asked = queries(samples)
+    made = solve(asked, network(hessian=hessian, **absolute(0.05)), asking(samples))
     np.testing.assert_allclose(made.gradients[0], dense(asked[0].numpy(), matrix, 0.05), rtol=1e-6, atol=1e-8)
     assert made.gradients.shape == asked.shape
     assert made.facts["residual"] <= 1e-9
@@ -389,20 +400,20 @@ def test_network_recursion_on_a_quadratic_loss_converges_to_the_dense_solution(q
 
 
 def test_network_recursion_with_the_gauss_newton_matrix_of_a_curved_network(curved):
-    pairs = small_pairs(curved)
-    matrix = dense_curvature(curved, everything(pairs), "ggn").numpy()
-    asked = queries(pairs)
-    made = solve(asked, network(**absolute(0.1)), asking(pairs))
+    samples = small_samples(curved)
+    matrix = dense_curvature(curved, everything(samples), "ggn").numpy()
+    asked = queries(samples)
+    made = solve(asked, network(**absolute(0.1)), asking(samples))
     np.testing.assert_allclose(made.gradients[0], dense(asked[0].numpy(), matrix, 0.1), rtol=1e-5, atol=1e-7)
 
 
 def test_closed_form_for_a_linear_layer(quadratic):
     """H = (2 / d) sum over positions of mean(a a^T), for each output alike, a the input with a one behind it."""
-    pairs = small_pairs(quadratic)
-    x = everything(pairs).noisy.flatten(0, 2).numpy()
+    samples = small_samples(quadratic)
+    x = everything(samples).noisy.flatten(0, 2).numpy()
     a = np.concatenate([x, np.ones((len(x), 1))], axis=1)
     block = 2 / 6 * 2 * a.T @ a / len(a)  # d = 6 outputs at 2 positions
-    matrix = dense_curvature(quadratic, everything(pairs), "ggn").numpy()
+    matrix = dense_curvature(quadratic, everything(samples), "ggn").numpy()
     weights, bias = np.arange(9).reshape(3, 3), np.arange(9, 12)
     for o in range(3):
         mine = [*weights[o], bias[o]]
@@ -415,13 +426,13 @@ def test_closed_form_for_a_linear_layer(quadratic):
     [(25, 5, EXACT, 0.3), (1000, 1000, 0.02, 0.01), (1000, 1000, 0.015, 0.01)],
 )
 def test_each_query_is_solved_as_it_is_alone(quadratic, iterations, batch, tolerance, damping):
-    pairs = small_pairs(quadratic)
-    asked = queries(pairs, 3)
+    samples = small_samples(quadratic)
+    asked = queries(samples, 3)
     options = network(iterations=iterations, tolerance=tolerance, batch=batch, **absolute(damping))
-    together = solve(asked, options, asking(pairs)).gradients
+    together = solve(asked, options, asking(samples)).gradients
     steps = set()
     for q in range(3):
-        alone = solve(asked[:, q : q + 1], options, asking(pairs))
+        alone = solve(asked[:, q : q + 1], options, asking(samples))
         steps.add(alone.facts["iterations"])
         torch.testing.assert_close(alone.gradients[:, 0], together[:, q])
     assert tolerance == EXACT or len(steps) > 1  # they do not stop together
@@ -435,23 +446,23 @@ def test_sums_of_powers_are_those_added_one_by_one(rates, last):
 
 
 def test_network_recursion_is_linear_in_the_query(curved):
-    pairs = small_pairs(curved)
-    asked = queries(pairs, 3).clone()
+    samples = small_samples(curved)
+    asked = queries(samples, 3).clone()
     asked[0, 2] = 3 * asked[0, 0] - asked[0, 1]
     options = network(iterations=25, tolerance=EXACT, batch=5, **absolute(0.3))
-    (found,) = solve(asked, options, asking(pairs)).gradients
+    (found,) = solve(asked, options, asking(samples)).gradients
     torch.testing.assert_close(found[2], 3 * found[0] - found[1])
 
 
 def test_drawn_batches_are_decided_by_the_seed_and_come_near_the_dense_solution(quadratic):
-    pairs = small_pairs(quadratic, 20)
-    asked = queries(pairs)
-    expected = dense(asked[0].numpy(), dense_curvature(quadratic, everything(pairs), "ggn").numpy(), 0.3)
+    samples = small_samples(quadratic, 20)
+    asked = queries(samples)
+    expected = dense(asked[0].numpy(), dense_curvature(quadratic, everything(samples), "ggn").numpy(), 0.3)
     expected = torch.from_numpy(expected)
     errors = []
     for batch in (20, 50):
         options = network(iterations=30, tolerance=EXACT, batch=batch, **absolute(0.3))
-        first, again, other = (solve(asked, options, asking(pairs, seed)).gradients for seed in (0, 0, 1))
+        first, again, other = (solve(asked, options, asking(samples, seed)).gradients for seed in (0, 0, 1))
         assert torch.equal(first, again)
         assert not torch.equal(first, other)
         errors.append((first[0] - expected).norm() / expected.norm())
@@ -459,35 +470,35 @@ def test_drawn_batches_are_decided_by_the_seed_and_come_near_the_dense_solution(
 
 
 def test_too_large_a_step_is_an_error_of_one_line_that_says_what_to_do(quadratic):
-    pairs = small_pairs(quadratic)
+    samples = small_samples(quadratic)
     with pytest.raises(AttrbenchError, match=r"diverges.*step=") as error:
-        solve(queries(pairs), network(step=1e3), asking(pairs))
+        solve(queries(samples), network(step=1e3), asking(samples))
     assert "\n" not in str(error.value)
 
 
 def test_negative_eigenvalues_beyond_the_damping_are_an_error_that_names_the_gauss_newton_matrix(curved):
-    pairs = small_pairs(curved)
-    lowest = float(torch.linalg.eigvalsh(dense_curvature(curved, everything(pairs), "hessian"))[0])
+    samples = small_samples(curved)
+    lowest = float(torch.linalg.eigvalsh(dense_curvature(curved, everything(samples), "hessian"))[0])
     assert lowest < -0.01
     with pytest.raises(AttrbenchError, match="hessian=ggn"):
-        solve(queries(pairs), network(hessian="hessian", **absolute(1e-6)), asking(pairs))
-    solve(queries(pairs), network(hessian="hessian", **absolute(-2 * lowest)), asking(pairs))
+        solve(queries(samples), network(hessian="hessian", **absolute(1e-6)), asking(samples))
+    solve(queries(samples), network(hessian="hessian", **absolute(-2 * lowest)), asking(samples))
 
 
 def test_queries_of_negative_curvature_are_counted(curved):
     """The fewer of them the better the Hessian is for a step: here the query is its lowest eigenvector."""
-    pairs = small_pairs(curved)
-    matrix = dense_curvature(curved, everything(pairs), "hessian")
+    samples = small_samples(curved)
+    matrix = dense_curvature(curved, everything(samples), "hessian")
     values, vectors = torch.linalg.eigh(matrix)
     asked = vectors[:, [0, -1]].T[None]
     options = network(hessian="hessian", **absolute(-2 * float(values[0])))
-    assert solve(asked, options, asking(pairs)).facts["queries_with_negative_curvature"] == 1
+    assert solve(asked, options, asking(samples)).facts["queries_with_negative_curvature"] == 1
 
 
 def test_relative_damping_is_in_units_of_the_mean_diagonal(quadratic):
-    pairs = small_pairs(quadratic)
-    facts = solve(queries(pairs), network(damping=0.5), asking(pairs)).facts
-    mean = float(dense_curvature(quadratic, everything(pairs), "ggn").diagonal().mean())
+    samples = small_samples(quadratic)
+    facts = solve(queries(samples), network(damping=0.5), asking(samples)).facts
+    mean = float(dense_curvature(quadratic, everything(samples), "ggn").diagonal().mean())
     assert facts["damping"] == pytest.approx(0.5 * mean, rel=0.5)  # eight probes
 
 
@@ -503,17 +514,17 @@ class Silent(nn.Module):
 
 
 def test_network_without_curvature_leaves_the_gradient_over_the_damping():
-    pairs = small_pairs(Small(seeded(Silent), (1, 2, 3)))
+    samples = small_samples(Small(seeded(Silent), (1, 2, 3)))
     asked = torch.randn(1, 2, 12, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    made = solve(asked, network(iterations=10, **absolute(0.25)), asking(pairs))
+    made = solve(asked, network(iterations=10, **absolute(0.25)), asking(samples))
     torch.testing.assert_close(made.gradients, 4 * asked)
 
 
 @pytest.mark.parametrize("hessian", ["ggn", "hessian"])
 def test_relative_damping_without_curvature_is_refused(hessian):
-    pairs = small_pairs(Small(seeded(Silent), (1, 2, 3)))
+    samples = small_samples(Small(seeded(Silent), (1, 2, 3)))
     with pytest.raises(AttrbenchError, match="damping_mode=absolute"):
-        solve(torch.ones(1, 2, 12, dtype=torch.float64), network(hessian=hessian), asking(pairs))
+        solve(torch.ones(1, 2, 12, dtype=torch.float64), network(hessian=hessian), asking(samples))
 
 
 def test_relative_damping_of_a_hessian_of_negative_trace_is_refused():
@@ -523,11 +534,11 @@ def test_relative_damping_of_a_hessian_of_negative_trace_is_refused():
         def target(self, latents, noise, t):
             return torch.full_like(latents, 100.0)
 
-    pairs = small_pairs(Concave(seeded(lambda: nn.Sequential(nn.Linear(3, 3), Square())), (1, 2, 3)))
-    assert dense_curvature(pairs.denoiser, everything(pairs), "hessian").trace() < 0
+    samples = small_samples(Concave(seeded(lambda: nn.Sequential(nn.Linear(3, 3), Square())), (1, 2, 3)))
+    assert dense_curvature(samples.denoiser, everything(samples), "hessian").trace() < 0
     asked = torch.ones(1, 2, 12, dtype=torch.float64)
     with pytest.raises(AttrbenchError, match="hessian=ggn"):
-        solve(asked, network(hessian="hessian"), asking(pairs))
+        solve(asked, network(hessian="hessian"), asking(samples))
 
 
 class Square(nn.Module):
@@ -537,10 +548,10 @@ class Square(nn.Module):
 
 @pytest.mark.parametrize("iterations", [1, 2, 15])
 def test_residual_is_measured_after_the_last_step_however_few_there_are(quadratic, iterations):
-    pairs = small_pairs(quadratic)
-    asked = queries(pairs)
-    matrix = dense_curvature(quadratic, everything(pairs), "ggn").numpy()
-    made = solve(asked, network(iterations=iterations, tolerance=EXACT, **absolute(0.05)), asking(pairs))
+    samples = small_samples(quadratic)
+    asked = queries(samples)
+    matrix = dense_curvature(quadratic, everything(samples), "ggn").numpy()
+    made = solve(asked, network(iterations=iterations, tolerance=EXACT, **absolute(0.05)), asking(samples))
     expected = richardson(asked[0].numpy(), matrix, 0.05, made.facts["step"], iterations)
     np.testing.assert_allclose(made.gradients[0], expected, rtol=1e-6, atol=1e-9)
     left = asked[0].numpy() - expected @ matrix - 0.05 * expected
@@ -571,24 +582,27 @@ def test_mean_diagonal_is_exact_for_diagonal_matrices_and_close_for_others():
 
 
 def test_the_method_asks_the_network_through_its_transform(quadratic):
-    pairs = small_pairs(quadratic)
+    samples = small_samples(quadratic)
     method = LiSSA(network(**absolute(0.05)))
-    plan = method.features()
-    assert isinstance(plan.train, GradientProducts)
-    assert (plan.train, plan.train.timesteps) == (plan.query, "mean")
-    asked = queries(pairs)
-    made = method.transform(asked, asking(pairs))
-    train = batch_gradients(quadratic, everything(pairs))[:, None].numpy()
-    found = method.fit(SimpleNamespace(), context()).scores(products(made.gradients.transpose(0, 1).numpy(), train))
-    matrix = dense_curvature(quadratic, everything(pairs), "ggn").numpy()
+    request = method.features()
+    (feature,) = request.train
+    assert isinstance(feature, GradientProducts)
+    assert (request.query, feature.timesteps) == ((feature,), "mean")
+    asked = queries(samples)
+    made = method.transform(asked, asking(samples))
+    train = batch_gradients(quadratic, everything(samples))[:, None].numpy()
+    view = products(made.gradients.transpose(0, 1).numpy(), train)
+    scorer = method.fit(train_features(method, len(train), products=TrainProducts({})), context())
+    found = scorer.scores(query_features(method, len(view.values), products=view))
+    matrix = dense_curvature(quadratic, everything(samples), "ggn").numpy()
     np.testing.assert_allclose(found, dense(asked[0].numpy(), matrix, 0.05) @ train[:, 0].T, rtol=1e-4, atol=1e-6)
 
 
 def test_what_the_transform_depends_on_is_in_its_name():
-    name = LiSSA(network()).features().train
+    (name,) = LiSSA(network()).features().train
     changes = {"hessian": "hessian", "damping": 0.2, "damping_mode": "absolute", "iterations": 3, "tolerance": 0.1}
     for option, value in {**changes, "step": 0.1, "batch": 5, "timesteps": 3, "noise_seed": 1}.items():
-        assert LiSSA(network(**{option: value})).features().train != name, option
+        assert LiSSA(network(**{option: value})).features().train != (name,), option
 
 
 @pytest.mark.parametrize(

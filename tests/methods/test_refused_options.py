@@ -91,4 +91,4 @@ def test_so_are_those_of_tasks(text, line):
 
 def test_d_trak_compares_the_output_with_nothing():
     assert "target" not in built("d-trak").model_dump()
-    assert registry().method("d-trak")(built("d-trak")).features().train.source.target == "trained"
+    assert registry().method("d-trak")(built("d-trak")).features().train[0].source.target == "trained"

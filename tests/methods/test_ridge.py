@@ -1,41 +1,34 @@
 """The ridge kernel methods (methods-spec 7.6, 8.6, T6, T13, T14 and worked example I.4)."""
 
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from attrbench.contracts.feature import QueryFeatures, TrainFeatures
-from attrbench.contracts.method import Context
 from attrbench.features.gradient_gram import GradientGram
+from attrbench.features.views import TrainGram
 from attrbench.plugins.registry import registry
 from attrbench_methods.kernel import ridge
+from attrbench_methods.kernel.kernel_features import SketchedMeans
 from attrbench_methods.kernel.ridge import RidgeKernel, RidgeOptions, Spectrum
-from attrbench_methods.kernel.trak import DTRAK, TRAK, NormalisedOptions, RelativeIF, RenormIF
-from tests.methods.in_memory import Small, SmallTask, scores_by_run, seeded, small_items
+from attrbench_methods.kernel.trak import DTRAK, TRAK, NormalizedOptions, RelativeIF, RenormIF
+from tests.methods.in_memory import (
+    InMemory,
+    Small,
+    SmallTask,
+    context,
+    query_features,
+    scores_by_run,
+    seeded,
+    small_items,
+    train_features,
+)
 
 N, M, K = 30, 7, 12
-CONTEXT = Context(0, N, Path(), "key", *[lambda *_: pytest.fail("no model is needed")] * 2)
+CONTEXT = replace(context(), depth=N)
 METHODS = [TRAK, RelativeIF, RenormIF]
-
-
-class InMemory:
-    """Mean rows (T = 1) of unit norm beside their norms, in blocks of 8."""
-
-    def __init__(self, phi):
-        self.norms = np.linalg.norm(phi, axis=1, keepdims=True).astype("f4")
-        self._rows = (phi / np.maximum(self.norms, 1e-12)).astype("f4")[:, None]
-        self.count, self.width, self.row_bytes = len(phi), phi.shape[1], 4 * phi.shape[1]
-
-    def blocks(self):
-        for first in range(0, self.count, 8):
-            yield first, self._rows[first : first + 8]
-
-    def query(self):
-        return QueryFeatures(np.arange(self.count), rows=self._rows, norms=self.norms)
 
 
 def phi(count, seed, width=K):
@@ -43,9 +36,10 @@ def phi(count, seed, width=K):
 
 
 def scores(method, train, asked, context=CONTEXT, **options):
-    kind = NormalisedOptions if issubclass(method, RelativeIF) else RidgeOptions
-    scorer = method(kind(**options)).fit(TrainFeatures(len(train), rows=InMemory(train)), context)
-    return scorer.scores(InMemory(asked).query()).astype("f8")
+    kind = NormalizedOptions if issubclass(method, RelativeIF) else RidgeOptions
+    chosen = method(kind(**options))
+    scorer = chosen.fit(InMemory(train).train(chosen), context)
+    return scorer.scores(InMemory(asked).query(chosen)).astype("f8")
 
 
 def primal(train, asked, lam):
@@ -149,17 +143,18 @@ def test_one_training_item_is_enough(method):
 
 
 def test_storage_counts_rows_norms_and_the_inverse():
-    scorer = TRAK(RidgeOptions()).fit(TrainFeatures(N, rows=InMemory(phi(N, 0))), CONTEXT)
-    size = scorer.size()
+    method = TRAK(RidgeOptions())
+    size = method.fit(InMemory(phi(N, 0)).train(method), CONTEXT).size()
     assert (size.rows, size.shared, size.index) == (N * (4 * K + 4), 8 * N * N, 0)
 
 
 def test_trak_differentiates_the_loss_and_d_trak_the_squared_norm_of_the_same_passes():
     loss, squared = (kind(RidgeOptions()).features() for kind in (TRAK, DTRAK))
-    assert (loss.train.source.output, squared.train.source.output) == ("loss", "squared-norm")
     assert loss.train == loss.query and squared.train == squared.query
-    assert loss.train.timesteps == "mean" and loss.train.source.grid.kind == "uniform"
-    both = RelativeIF(NormalisedOptions()).features(), RenormIF(NormalisedOptions()).features()
+    (rows,), (squared_rows,) = loss.train, squared.train
+    assert (rows.source.output, squared_rows.source.output) == ("loss", "squared-norm")
+    assert rows.timesteps == "mean" and rows.source.grid.kind == "uniform"
+    both = RelativeIF(NormalizedOptions()).features(), RenormIF(NormalizedOptions()).features()
     assert both == (loss, loss)  # one pass serves the three
 
 
@@ -173,7 +168,8 @@ def test_all_dampings_and_relatives_come_from_one_decomposition(tmp_path, monkey
     decompositions, grams = [], []
     monkeypatch.setattr(ridge, "KEPT", 1)
     monkeypatch.setattr(np.linalg, "eigh", lambda gram, eigh=np.linalg.eigh: decompositions.append(1) or eigh(gram))
-    monkeypatch.setattr(ridge, "_gram", lambda train, gram=ridge._gram: grams.append(1) or gram(train))
+    gram = SketchedMeans.gram
+    monkeypatch.setattr(SketchedMeans, "gram", lambda means, train: grams.append(1) or gram(means, train))
     context = replace(CONTEXT, workspace=tmp_path / "trak")
     for damping in (0.01, 0.3):
         scores(TRAK, train, asked, context=context, damping=damping)
@@ -189,9 +185,10 @@ def test_all_dampings_and_relatives_come_from_one_decomposition(tmp_path, monkey
 def test_a_gram_matrix_scores_as_the_rows_that_it_is_of(method):
     train, asked = phi(N, 0), phi(M, 1)
     train[4] = 0
-    options = NormalisedOptions(v=None) if issubclass(method, RelativeIF) else RidgeOptions(v=None)
-    scorer = method(options).fit(TrainFeatures(N, gram=train @ train.T, sizes={"": K}), CONTEXT)
-    found = scorer.scores(QueryFeatures(np.arange(M), cross=asked @ train.T))
+    options = NormalizedOptions(v=None) if issubclass(method, RelativeIF) else RidgeOptions(v=None)
+    whole = method(options)
+    scorer = whole.fit(train_features(whole, N, gram=TrainGram(train @ train.T, {"": K})), CONTEXT)
+    found = scorer.scores(query_features(whole, M, gram=asked @ train.T))
     np.testing.assert_allclose(found, scores(method, train, asked), rtol=1e-4, atol=1e-4)
     assert not found[:, 4].any()
     size = scorer.size()
@@ -201,9 +198,10 @@ def test_a_gram_matrix_scores_as_the_rows_that_it_is_of(method):
 
 def test_without_a_sketch_no_gradient_is_kept():
     for method in (TRAK, DTRAK):
-        plan = method(RidgeOptions(v=None)).features()
-        assert isinstance(plan.train, GradientGram) and plan.train == plan.query
-        assert plan.train.source == method(RidgeOptions()).features().train.source
+        request = method(RidgeOptions(v=None)).features()
+        (feature,) = request.train
+        assert isinstance(feature, GradientGram) and request.query == (feature,)
+        assert feature.source == method(RidgeOptions()).features().train[0].source
 
 
 class BiasOnly(nn.Module):

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 from torch import nn
 
-from attrbench.contracts.feature import QueryFeatures, TrainFeatures
 from attrbench.contracts.metric import Outcome
 from attrbench.metrics.retrieval import DetectionRate
 from attrbench_methods.controls.sanity import SanityOptions, Shuffled, ShuffledOptions, Untrained
@@ -16,7 +15,17 @@ from attrbench_methods.kernel.das import DAS, DASOptions
 from attrbench_methods.kernel.journey_trak import JourneyOptions, JourneyTRAK
 from attrbench_methods.second_order.datainf import DataInf, DataInfOptions
 from attrbench_methods.second_order.lissa import LiSSA, LiSSAOptions, ReleasedLiSSA, ReleasedLiSSAOptions
-from tests.methods.in_memory import InMemory, Small, SmallTask, context, raw_rows, scores_by_run, seeded, small_items
+from tests.methods.in_memory import (
+    InMemory,
+    Small,
+    SmallTask,
+    context,
+    no_model,
+    raw_rows,
+    scores_by_run,
+    seeded,
+    small_items,
+)
 
 N, M, K, STEPS = 20, 6, 12, 3
 LAYERS = {"a": slice(0, 5), "b": slice(5, K)}
@@ -30,7 +39,7 @@ def stacked(count, seed):
 
 
 def scores_of(method, train, asked, seed=0):
-    return method.fit(InMemory(train).train(), context(seed)).scores(InMemory(asked).query())
+    return method.fit(InMemory(train).train(method), context(seed)).scores(InMemory(asked).query(method))
 
 
 def shuffled(train, asked, seed=0, **options):
@@ -76,17 +85,19 @@ def test_shuffled_detects_at_chance_where_dmin_detects_everything():
 @pytest.mark.parametrize("kind", [Shuffled, Untrained])
 def test_sanity_rows_have_the_features_of_dmin(kind):
     options = {"timesteps": 3, "v": 64, "seed": 7, "noise_seed": 1, "grid": "uniform"}
-    plan, dmin = kind(kind.Options(**options)).features(), DMin(DMinOptions(**options)).features()
+    request, dmin = kind(kind.Options(**options)).features(), DMin(DMinOptions(**options)).features()
     if kind is Shuffled:
-        assert plan == dmin
+        assert request == dmin
     else:
-        source = dmin.train.source.model_copy(update={"checkpoint": "untrained"})
-        assert plan.train == plan.query == dmin.train.model_copy(update={"source": source})
+        (rows,) = dmin.train
+        source = rows.source.model_copy(update={"checkpoint": "untrained"})
+        assert request.train == request.query == (rows.model_copy(update={"source": source}),)
 
 
 def test_storage_of_the_shuffle_is_counted():
-    train = InMemory(stacked(N, 0)).train()
-    dmin, found = (method.fit(train, context()) for method in (DMin(DMinOptions()), Shuffled(ShuffledOptions())))
+    rows = InMemory(stacked(N, 0))
+    methods = (DMin(DMinOptions()), Shuffled(ShuffledOptions()))
+    dmin, found = (method.fit(rows.train(method), context()) for method in methods)
     assert found.size().rows == dmin.size().rows
     assert found.size().shared == 8 * N
 
@@ -120,19 +131,10 @@ def test_untrained_needs_no_more_than_the_rows():
 # --- every method over rows: the order of the training set, duplicates, zeros, a single item
 
 
-def of_rows(method, layers=None):
+def of_rows(method, layers=None, denoiser=no_model):
     def scores(train, asked):
-        return method.fit(InMemory(train).train(layers), context()).scores(InMemory(asked).query())
-
-    return scores
-
-
-def of_parts(method):
-    def scores(train, asked):
-        rows = InMemory(train)
-        features = TrainFeatures(rows.count, parts=(rows.train(),))
-        query = QueryFeatures(np.arange(len(asked)), parts=(InMemory(asked).query(),))
-        return method.fit(features, context(denoiser=lambda: None)).scores(query)
+        scorer = method.fit(InMemory(train).train(method, layers), context(denoiser=denoiser))
+        return scorer.scores(InMemory(asked).query(method))
 
     return scores
 
@@ -140,8 +142,9 @@ def of_parts(method):
 def das(train, asked):
     """With losses that belong to the rows, so that they move with them."""
     losses = np.abs(train[:, :3]).astype("f4")
-    features = InMemory(train).train(parts=(TrainFeatures(len(train), outputs=losses),))
-    return DAS(DASOptions()).fit(features, context()).scores(InMemory(asked).query())
+    method = DAS(DASOptions())
+    features = InMemory(train).train(method, outputs=losses)
+    return method.fit(features, context()).scores(InMemory(asked).query(method))
 
 
 METHODS = {
@@ -152,7 +155,7 @@ METHODS = {
     "lissa single": of_rows(LiSSA(LiSSAOptions(blocks="single"))),
     "lissa-released": of_rows(ReleasedLiSSA(ReleasedLiSSAOptions(step=0.01)), LAYERS),
     "grad-cos": of_rows(GradCos(MeanGradientOptions())),
-    "diffusion-retrac": of_parts(DiffusionReTrac(ReTracOptions())),
+    "diffusion-retrac": of_rows(DiffusionReTrac(ReTracOptions()), denoiser=lambda: None),
     "journey-trak": of_rows(JourneyTRAK(JourneyOptions())),
     "das": das,
     "untrained": of_rows(Untrained(SanityOptions())),

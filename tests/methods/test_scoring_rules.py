@@ -1,4 +1,5 @@
 import copy
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,11 +11,14 @@ from hypothesis import strategies as st
 
 from attrbench.contracts.denoiser import Encoded
 from attrbench.contracts.feature import Engine, QueryFeatures, TrainFeatures
-from attrbench.contracts.gradient_source import TimestepGrid
-from attrbench.contracts.method import Context, Transformed
+from attrbench.contracts.gradient_source import GradientSource, TimestepGrid
+from attrbench.contracts.method import Transformed
 from attrbench.contracts.metric import Outcome
 from attrbench.errors import UsageError
-from attrbench.features.views import QueryProducts
+from attrbench.features.gradient_products import GradientProducts
+from attrbench.features.gradient_rows import GradientRows
+from attrbench.features.images import Images
+from attrbench.features.views import QueryProducts, QueryRows, TrainProducts
 from attrbench.gradients.backends import per_sample_gradients
 from attrbench.gradients.gradient_pass import GradientPass, Split
 from attrbench.gradients.model_outputs import MODEL_OUTPUTS, loss
@@ -30,16 +34,27 @@ from attrbench_methods.first_order.product_scorer import ProductScorer
 from attrbench_methods.gradient_options import GradientOptions
 from attrbench_methods.similarity.pixel import Pixel, PixelOptions
 from attrbench_methods.similarity.ssim import SSIM, SSIMOptions
+from tests.methods.in_memory import context as small_context
+from tests.methods.in_memory import query_features, train_features
 
 COUNT, STEPS = 12, 3
 
 
+PRODUCTS = GradientProducts(source=GradientSource())
+ROWS = GradientRows(source=GradientSource(), sketch=None)
+
+
 def context(workspace=Path(), seed=0):
-    return Context(seed, COUNT, workspace, "key", *[lambda *_: pytest.fail("no method here needs the model")] * 2)
+    return replace(small_context(seed, workspace), depth=COUNT)
 
 
 def of_images(images):
-    return QueryFeatures(np.arange(len(images)), images=images)
+    return QueryFeatures(np.arange(len(images)), {Images(): images})
+
+
+def of_products(view):
+    """One set of queries with these products."""
+    return QueryFeatures(np.arange(len(view.values)), {PRODUCTS: view})
 
 
 # --- the worked example of methods-spec I.2: T = 2, cosines 1 and 0, inner products 50 and 0
@@ -52,9 +67,8 @@ G_ITEM = np.array([[6, 8], [5, 0]], np.float32)
 def test_worked_example_from_products(normalize, tau):
     values = (G_QUERY * G_ITEM).sum(1)[None, None]
     norms = [np.linalg.norm(g, axis=1)[None] for g in (G_QUERY, G_ITEM)]
-    query = QueryFeatures(np.arange(1), products=QueryProducts(values, *norms, bytes_if_kept=16, pass_seconds=0.0))
-    scorer = ProductScorer(normalize)
-    assert scorer.scores(query).tolist() == [[tau]]
+    scorer = ProductScorer(PRODUCTS, normalize)
+    assert scorer.scores(of_products(QueryProducts(values, *norms, bytes_if_kept=16))).tolist() == [[tau]]
     assert scorer.size().rows_if_kept == 16
 
 
@@ -64,8 +78,8 @@ def test_worked_example_from_rows(normalize, tau):
         (g / np.linalg.norm(g, axis=1)[:, None], np.linalg.norm(g, axis=1)) for g in (G_QUERY, G_ITEM)
     )
     rows = SimpleNamespace(count=1, width=4, norms=i_norms[None], blocks=lambda: iter([(0, i[None])]))
-    query = QueryFeatures(np.arange(1), rows=q[None], norms=q_norms[None])
-    assert ExactSearch(rows, normalize).scores(query)[0, 0] == pytest.approx(tau, rel=1e-6)
+    query = QueryFeatures(np.arange(1), {ROWS: QueryRows(q[None], q_norms[None])})
+    assert ExactSearch(rows, ROWS, normalize).scores(query)[0, 0] == pytest.approx(tau, rel=1e-6)
 
 
 def test_worked_example_of_means_before_the_product():
@@ -73,17 +87,17 @@ def test_worked_example_of_means_before_the_product():
     mean_q, mean_i = G_QUERY.mean(0, keepdims=True), G_ITEM.mean(0, keepdims=True)
     norms = [np.linalg.norm(g, axis=1)[None] for g in (mean_q, mean_i)]
     values = (mean_q * mean_i).sum(1)[None, None]
-    query = QueryFeatures(np.arange(1), products=QueryProducts(values, *norms, bytes_if_kept=8, pass_seconds=0.0))
-    assert ProductScorer(False).scores(query).tolist() == [[20.25]]
+    query = of_products(QueryProducts(values, *norms, bytes_if_kept=8))
+    assert ProductScorer(PRODUCTS, False).scores(query).tolist() == [[20.25]]
     assert (G_QUERY @ G_ITEM.T).tolist() == [[50, 15], [16, 0]] and (G_QUERY @ G_ITEM.T).sum() / 4 == 20.25
 
 
 def test_all_zero_gradients_score_zero():
     values, norms = np.zeros((1, 2, 1), np.float32), np.array([[2.0]], np.float32)
-    products = QueryProducts(values, norms, np.array([[0.0], [1.0]], np.float32), bytes_if_kept=0, pass_seconds=0.0)
+    train_norms = np.array([[0.0], [1.0]], np.float32)
     for query_norms in (norms, np.zeros_like(norms)):
-        query = QueryFeatures(np.arange(1), products=QueryProducts(values, query_norms, products.train_norms, 0, 0.0))
-        assert ProductScorer(True).scores(query).tolist() == [[0, 0]]
+        query = of_products(QueryProducts(values, query_norms, train_norms))
+        assert ProductScorer(PRODUCTS, True).scores(query).tolist() == [[0, 0]]
 
 
 # --- DMin without compression, and with a sketch, on a network
@@ -95,7 +109,7 @@ def dmin_scores(tmp_path, tiny_denoiser, tiny_items):
 
     def scores(method):
         split, unit = Split("train", tiny_items), Unit(0, COUNT)
-        feature = method.features().train
+        (feature,) = method.features().train
         whole = Transformed(GradientPass(feature.source, tiny_denoiser, split, Engine()).whole(unit))
         store = FeatureStore(tmp_path, {"feature": repr(feature)})
         store.folder.mkdir(parents=True, exist_ok=True)
@@ -105,14 +119,14 @@ def dmin_scores(tmp_path, tiny_denoiser, tiny_items):
         data = store.read(unit)
         if "products" in data:
             values = data["products"].transpose(2, 0, 1)
-            products = QueryProducts(values, data["query_norms"], data["norms"], bytes_if_kept=0, pass_seconds=0.0)
-            query = QueryFeatures(np.arange(COUNT), products=products)
-            return method.fit(TrainFeatures(COUNT), context()).scores(query)
+            query = query_features(method, COUNT, products=QueryProducts(values, data["query_norms"], data["norms"]))
+            train = train_features(method, COUNT, products=TrainProducts({}))
+            return method.fit(train, context()).scores(query)
         rows = SimpleNamespace(
             count=COUNT, width=data["rows"][0].size, norms=data["norms"], blocks=lambda: iter([(0, data["rows"])])
         )
-        query = QueryFeatures(np.arange(COUNT), rows=data["rows"], norms=data["norms"])
-        return method.fit(TrainFeatures(COUNT, rows=rows), context()).scores(query)
+        query = query_features(method, COUNT, rows=QueryRows(data["rows"], data["norms"]))
+        return method.fit(train_features(method, COUNT, rows=rows), context()).scores(query)
 
     return scores
 
@@ -190,8 +204,9 @@ def test_search_that_looks_at_every_item_equals_exact(options, tmp_path):
         take=lambda items: values[items],
         blocks=lambda: iter([(0, values)]),
     )
-    query = QueryFeatures(np.arange(4), rows=values[:4], norms=rows.norms[:4])
-    scorer = dmin(**options).fit(TrainFeatures(COUNT, rows=rows), context(tmp_path))
+    method = dmin(**options)
+    query = query_features(method, 4, rows=QueryRows(values[:4], rows.norms[:4]))
+    scorer = method.fit(train_features(method, COUNT, rows=rows), context(tmp_path))
     np.testing.assert_array_equal(scorer.top(query, 6).ids, scorer.exact().top(query, 6).ids)
 
 
@@ -217,7 +232,6 @@ def test_grad_dot_predicts_what_a_training_step_does_to_the_loss_of_the_query(
 ):
     """One SGD step of size eta on an item changes the query's loss by -eta tau + O(eta^2)."""
     method = GradDot(GradientOptions(timesteps=1, grid="uniform"))
-    feature = method.features().train
     encoded = double_denoiser.encode(tiny_items.images, tiny_items.prompts, "model").latents
     noise = torch.randn(1, 8, 8, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
     t = torch.tensor([400])
@@ -235,10 +249,9 @@ def test_grad_dot_predicts_what_a_training_step_does_to_the_loss_of_the_query(
 
     mine, other = gradient(0), gradient(item)
     norms = [g.norm(dim=1, keepdim=True).numpy() for g in (mine, other)]
-    products = QueryProducts((mine @ other.T)[:, :, None].numpy(), *norms, bytes_if_kept=0, pass_seconds=0.0)
-    query = QueryFeatures(np.arange(1), products=products)
-    assert feature is not None
-    tau = float(method.fit(TrainFeatures(1), context(tmp_path)).scores(query)[0, 0])
+    query = query_features(method, 1, products=QueryProducts((mine @ other.T)[:, :, None].numpy(), *norms))
+    train = train_features(method, 1, products=TrainProducts({}))
+    tau = float(method.fit(train, context(tmp_path)).scores(query)[0, 0])
 
     def change(eta):
         stepped = copy.deepcopy(double_denoiser)
@@ -264,7 +277,7 @@ def random_images(count, side=8, channels=1, seed=0):
 
 def image_scores(kind, options, train, queries):
     method = kind(options)
-    scorer = method.fit(TrainFeatures(len(train), images=train), context())
+    scorer = method.fit(TrainFeatures(len(train), {Images(): train}), context())
     assert scorer.size().rows == train.nbytes * (4 if kind is Pixel else 1)
     return scorer.scores(of_images(queries))
 
@@ -316,7 +329,7 @@ def test_blocks_and_what_is_kept_are_no_part_of_the_result(similarity, monkeypat
     monkeypatch.setattr(pixel, "BLOCK_NUMBERS", 7 * train[0].size + 1)
     np.testing.assert_allclose(pixel_scores(similarity, mapped, queries), whole, rtol=1e-5, atol=1e-3)
     monkeypatch.setattr(pixel, "KEPT_BYTES", 4 * train.size - 1)
-    scorer = Pixel(PixelOptions(similarity=similarity)).fit(TrainFeatures(len(mapped), images=mapped), context())
+    scorer = Pixel(PixelOptions(similarity=similarity)).fit(TrainFeatures(len(mapped), {Images(): mapped}), context())
     assert scorer.size().rows == train.nbytes
     np.testing.assert_allclose(scorer.scores(of_images(queries)), whole, rtol=1e-5, atol=1e-3)
 
@@ -415,6 +428,6 @@ def test_random_detects_a_class_at_its_share():
 
 
 def test_declared_grid_is_the_one_asked_for():
-    source = DMin(DMinOptions(timesteps=7, grid="uniform", noise="per-item", noise_seed=3)).features().train.source
+    source = DMin(DMinOptions(timesteps=7, grid="uniform", noise="per-item", noise_seed=3)).features().train[0].source
     assert (source.grid, source.noise, source.noise_seed) == (TimestepGrid(kind="uniform", steps=7), "per-item", 3)
     assert source.output == "loss"

@@ -3,8 +3,9 @@ import pytest
 
 from attrbench.search import gram_blocks as gram
 from attrbench.search.gram_blocks import cross_gram_blocks, gram_blocks
-from attrbench.store.shards import FeatureStore, Timing, units
+from attrbench.store.shards import FeatureStore, Timing, Unit, units
 from attrbench.store.stored_rows import StoredRows
+from attrbench.store.stored_shards import StoredShards
 
 N, T, W = 23, 3, 10
 LAYERS = {"first": slice(0, 4), "second": slice(4, 10)}
@@ -22,7 +23,7 @@ def rows(tmp_path, values):
     for unit in units(N, 4):
         part = {"rows": values[0][unit.first : unit.last], "norms": values[1][unit.first : unit.last]}
         store.write(unit, part, Timing([0.0] * (unit.last - unit.first), 1))
-    return StoredRows(store, N)
+    return StoredRows(StoredShards(store, Unit(0, N)), None, {"": W})
 
 
 @pytest.mark.parametrize("band_bytes", [1, 1000, 10**9])

@@ -5,13 +5,18 @@ import pytest
 
 import attrbench.search.faiss_index as module
 from attrbench.contracts.feature import QueryFeatures
+from attrbench.contracts.gradient_source import GradientSource
 from attrbench.contracts.method import StateSize
+from attrbench.features.gradient_rows import GradientRows
+from attrbench.features.views import QueryRows
 from attrbench.search.exact import ExactSearch
 from attrbench.search.faiss_index import FaissSearch
 from attrbench.store.encoding import encode_rows
-from attrbench.store.shards import FeatureStore, Timing, units
+from attrbench.store.shards import FeatureStore, Timing, Unit, units
 from attrbench.store.stored_rows import StoredRows
+from attrbench.store.stored_shards import StoredShards
 
+FEATURE = GradientRows(source=GradientSource(), sketch=None)
 N, T, V, M, K = 600, 2, 64, 20, 10
 APPROXIMATE = ["SQ8", "SQ4", "PQ8x4", "PQ16x4fs", "IVF8,Flat", "IVF8,SQ8", "HNSW8", "RaBitQ", "IVF8,RaBitQ"]
 
@@ -43,11 +48,11 @@ def stored(folder, values, norms, dtype="float32"):
         part = slice(unit.first, unit.last)
         arrays = encode_rows(values[part], dtype) | {"norms": norms[part]}
         store.write(unit, arrays, Timing([0.0] * (unit.last - unit.first), 1))
-    return Watched(store, len(values))
+    return Watched(StoredShards(store, Unit(0, len(values))), None, {"": values.shape[2]})
 
 
 def asked(values, norms):
-    return QueryFeatures(np.arange(len(values)), rows=values, norms=norms)
+    return QueryFeatures(np.arange(len(values)), {FEATURE: QueryRows(values, norms)})
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +74,7 @@ def query():
 @pytest.fixture
 def search(rows, folder):
     def make(index, rerank, normalize=True, nprobe=None):
-        return FaissSearch(rows, normalize, index, nprobe, rerank, folder, "key")
+        return FaissSearch(rows, FEATURE, normalize, index, nprobe, rerank, folder, "key")
 
     return make
 
@@ -94,8 +99,8 @@ def test_with_every_item_a_candidate_the_ranking_is_exact(search, query, index, 
 @pytest.mark.parametrize("normalize", [True, False])
 @pytest.mark.parametrize("index", APPROXIMATE)
 def test_scores_are_exact_and_sorted_and_recall_only_gains(search, rows, query, index, normalize):
-    everything = ExactSearch(rows, normalize).scores(query)
-    exact = ExactSearch(rows, normalize).top(query, K)
+    everything = ExactSearch(rows, FEATURE, normalize).scores(query)
+    exact = ExactSearch(rows, FEATURE, normalize).top(query, K)
     before = recall(search(index, 0, normalize, nprobe_of(index, 3)).top(query, K), exact)
     for rerank in (1, 2, 5):
         ranking = search(index, rerank, normalize, nprobe_of(index, 3)).top(query, K)
@@ -123,7 +128,7 @@ def test_items_beyond_those_that_the_index_finds_are_minus_one(search, query, ro
     """One cell of eight holds about 75 items."""
     k = 200
     ranking = search("IVF8,Flat", rerank, nprobe=1).top(query, k)
-    everything = ExactSearch(rows, True).scores(query)
+    everything = ExactSearch(rows, FEATURE, True).scores(query)
     plain = search("IVF8,Flat", 0, nprobe=1).top(query, k)
     for q in range(M):
         found = ranking.ids[q] >= 0
@@ -149,7 +154,7 @@ def test_query_for_which_the_index_finds_nothing_gets_minus_one_throughout(searc
 @pytest.mark.parametrize("rerank", [0, 1, 10, 1000])
 def test_search_returns_no_more_than_there_is(tmp_path, query, rerank):
     few = stored(tmp_path, *clustered(7, T, V, 3, seed=2))
-    ranking = FaissSearch(few, True, "Flat", None, rerank, tmp_path, "key").top(query, 50)
+    ranking = FaissSearch(few, FEATURE, True, "Flat", None, rerank, tmp_path, "key").top(query, 50)
     assert ranking.ids.shape == (M, 7)
     assert all(sorted(row) == list(range(7)) for row in ranking.ids.tolist())
 
@@ -171,15 +176,15 @@ def test_ties_go_to_the_smaller_index(tmp_path, normalize):
     values = kinds[rng.integers(0, 5, 60)]
     rows = stored(tmp_path, values, np.full((60, 1), 2, np.float32))
     query = asked(rng.integers(-3, 4, (6, 1, 8)).astype("f4"), np.ones((6, 1), np.float32))
-    ranking = FaissSearch(rows, normalize, "Flat", None, 60, tmp_path, "key").top(query, 30)
-    scores = np.einsum("itv,qtv->qi", values, query.rows) * (1 if normalize else 2)
+    ranking = FaissSearch(rows, FEATURE, normalize, "Flat", None, 60, tmp_path, "key").top(query, 30)
+    scores = np.einsum("itv,qtv->qi", values, query[FEATURE].rows) * (1 if normalize else 2)
     np.testing.assert_array_equal(ranking.ids, np.argsort(-scores, axis=1, kind="stable")[:, :30])
     np.testing.assert_array_equal(ranking.scores, -np.sort(-scores, axis=1)[:, :30])
 
 
 def test_rows_of_fewer_bits_are_scored_as_they_are_stored(tmp_path, query):
     rows = stored(tmp_path, *clustered(N, T, V, 12, seed=0), dtype="int8")
-    found = FaissSearch(rows, False, "SQ8", None, 5, tmp_path, "key")
+    found = FaissSearch(rows, FEATURE, False, "SQ8", None, 5, tmp_path, "key")
     ranking, everything = found.top(query, K), found.exact().scores(query)
     np.testing.assert_allclose(
         ranking.scores, np.take_along_axis(everything, ranking.ids, axis=1), rtol=1e-5, atol=1e-5
@@ -231,10 +236,12 @@ def test_index_of_one_bit_a_number_with_reranking_finds_nearly_all_in_a_32nd_of_
     count, width = 1500, 2048
     rows = stored(tmp_path, *clustered(count, 1, width, 15, seed=0))
     query = asked(*clustered(30, 1, width, 15, seed=1))
-    found = FaissSearch(rows, normalize, "RaBitQ", None, 10, tmp_path, "key")
+    found = FaissSearch(rows, FEATURE, normalize, "RaBitQ", None, 10, tmp_path, "key")
     exact = found.exact().top(query, 10)
     assert recall(found.top(query, 10), exact) >= 0.95
-    assert recall(FaissSearch(rows, normalize, "RaBitQ", None, 0, tmp_path, "key").top(query, 10), exact) < 0.95
+    assert (
+        recall(FaissSearch(rows, FEATURE, normalize, "RaBitQ", None, 0, tmp_path, "key").top(query, 10), exact) < 0.95
+    )
     assert 28 < 4 * count * width / found.size().index < 33
 
 
@@ -249,12 +256,12 @@ def test_training_takes_no_more_rows_than_fit_evenly_spaced(tmp_path, monkeypatc
     trained = []
     real = FaissSearch._training_vectors
     monkeypatch.setattr(FaissSearch, "_training_vectors", lambda self: trained.append(real(self)) or trained[0])
-    found = FaissSearch(rows, normalize, "SQ8", None, N, tmp_path, "key")
+    found = FaissSearch(rows, FEATURE, normalize, "SQ8", None, N, tmp_path, "key")
     (items,), (vectors,) = rows.taken, trained
     assert 0 < len(items) <= most
     assert len(items) > min(most, N) / 2
     assert len({b - a for a, b in pairwise(items)}) <= 1
-    whole = ExactSearch(rows, normalize)._rows.take(np.array(items))
+    whole = ExactSearch(rows, FEATURE, normalize)._rows.take(np.array(items))
     expected = whole if normalize else whole * rows.norms[items][:, :, None]
     np.testing.assert_array_equal(vectors, expected.reshape(len(items), -1))
     np.testing.assert_array_equal(found.top(query, K).ids, found.exact().top(query, K).ids)
@@ -262,5 +269,5 @@ def test_training_takes_no_more_rows_than_fit_evenly_spaced(tmp_path, monkeypatc
 
 def test_index_that_needs_no_training_takes_no_rows_for_it(tmp_path):
     rows = stored(tmp_path, *clustered(50, T, V, 3, seed=0))
-    FaissSearch(rows, True, "Flat", None, 0, tmp_path, "key")
+    FaissSearch(rows, FEATURE, True, "Flat", None, 0, tmp_path, "key")
     assert rows.taken == []

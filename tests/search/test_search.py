@@ -7,17 +7,22 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from attrbench.contracts.feature import QueryFeatures
+from attrbench.contracts.gradient_source import GradientSource
 from attrbench.contracts.method import StateSize
 from attrbench.contracts.ranking import top_k
 from attrbench.errors import AttrbenchError, UsageError
+from attrbench.features.gradient_rows import GradientRows
+from attrbench.features.views import QueryRows
 from attrbench.search.exact import ExactSearch
 from attrbench.search.faiss_index import FaissSearch
 from attrbench.search.hnsw import HNSWGraph, HNSWSearch
 from attrbench.store.checksums import seal_path
 from attrbench.store.encoding import decode_rows, encode_rows, row_bytes
-from attrbench.store.shards import FeatureStore, Timing, units
+from attrbench.store.shards import FeatureStore, Timing, Unit, units
 from attrbench.store.stored_rows import StoredRows
+from attrbench.store.stored_shards import StoredShards
 
+FEATURE = GradientRows(source=GradientSource(), sketch=None)
 N, T, V, M = 300, 2, 8, 6
 
 
@@ -66,13 +71,14 @@ def rows():
 @pytest.fixture
 def query():
     values, norms = unit_rows(M, 1)
-    return QueryFeatures(np.arange(M), rows=values, norms=norms)
+    return QueryFeatures(np.arange(M), {FEATURE: QueryRows(values, norms)})
 
 
 def numpy_scores(rows, query, normalize):
-    train, asked = rows.values.astype("f8"), query.rows.astype("f8")
+    view = query[FEATURE]
+    train, asked = rows.values.astype("f8"), view.rows.astype("f8")
     if not normalize:
-        train, asked = train * rows.norms[:, :, None], asked * query.norms[:, :, None]
+        train, asked = train * rows.norms[:, :, None], asked * view.norms[:, :, None]
     return np.einsum("itv,qtv->qi", train, asked)
 
 
@@ -105,7 +111,7 @@ def test_ties_go_to_the_smaller_index():
 
 @pytest.mark.parametrize("normalize", [True, False])
 def test_exact_search_is_the_inner_product_over_timesteps(rows, query, normalize):
-    search = ExactSearch(rows, normalize)
+    search = ExactSearch(rows, FEATURE, normalize)
     expected = numpy_scores(rows, query, normalize)
     np.testing.assert_allclose(search.scores(query), expected, atol=1e-5)
     ids, scores = search.top(query, 7)
@@ -114,14 +120,14 @@ def test_exact_search_is_the_inner_product_over_timesteps(rows, query, normalize
 
 
 def test_scores_of_a_query_do_not_depend_on_the_other_queries(rows, query):
-    together = ExactSearch(rows, True).scores(query)
+    together = ExactSearch(rows, FEATURE, True).scores(query)
     for q in range(M):
-        np.testing.assert_allclose(ExactSearch(rows, True).scores(query.query(q))[0], together[q], atol=1e-6)
+        np.testing.assert_allclose(ExactSearch(rows, FEATURE, True).scores(query.query(q))[0], together[q], atol=1e-6)
 
 
 @pytest.mark.parametrize("normalize", [True, False])
 def test_faiss_flat_is_exact(rows, query, normalize, tmp_path):
-    search = FaissSearch(rows, normalize, "Flat", None, 0, tmp_path, "key")
+    search = FaissSearch(rows, FEATURE, normalize, "Flat", None, 0, tmp_path, "key")
     ids, scores = search.top(query, 20)
     exact = search.exact().top(query, 20)
     np.testing.assert_array_equal(ids, exact.ids)
@@ -130,7 +136,7 @@ def test_faiss_flat_is_exact(rows, query, normalize, tmp_path):
 
 @pytest.mark.parametrize("normalize", [True, False])
 def test_hnsw_that_looks_at_every_item_misses_none(rows, query, normalize, tmp_path):
-    search = HNSWSearch(rows, normalize, HNSWGraph(), N, tmp_path, "key")
+    search = HNSWSearch(rows, FEATURE, normalize, HNSWGraph(), N, tmp_path, "key")
     ids, scores = search.top(query, 20)
     exact = search.exact().top(query, 20)
     np.testing.assert_array_equal(ids, exact.ids)
@@ -139,19 +145,19 @@ def test_hnsw_that_looks_at_every_item_misses_none(rows, query, normalize, tmp_p
 
 def test_hnsw_built_twice_gives_identical_results(rows, query, tmp_path):
     graph = HNSWGraph(m=2, ef_construction=5)
-    first, second = (HNSWSearch(rows, True, graph, 1, tmp_path / name, "key").top(query, 30) for name in "ab")
+    first, second = (HNSWSearch(rows, FEATURE, True, graph, 1, tmp_path / name, "key").top(query, 30) for name in "ab")
     np.testing.assert_array_equal(first.ids, second.ids)
     np.testing.assert_array_equal(first.scores, second.scores)
-    exact = ExactSearch(rows, True).top(query, 30)
+    exact = ExactSearch(rows, FEATURE, True).top(query, 30)
     assert not np.array_equal(first.ids, exact.ids)  # so poor a graph that another would give other results
 
 
 def hnsw(rows, folder, key="key", normalize=True, seed=42):
-    return HNSWSearch(rows, normalize, HNSWGraph(seed=seed), 50, folder, key)
+    return HNSWSearch(rows, FEATURE, normalize, HNSWGraph(seed=seed), 50, folder, key)
 
 
 def faiss(rows, folder, key="key", normalize=True, seed="Flat"):
-    return FaissSearch(rows, normalize, str(seed), None, 0, folder, key)
+    return FaissSearch(rows, FEATURE, normalize, str(seed), None, 0, folder, key)
 
 
 @pytest.mark.parametrize("build", [hnsw, faiss])
@@ -214,23 +220,23 @@ def test_index_of_other_rows_or_settings_is_not_used(rows, tmp_path, build, chan
 
 def test_search_returns_no_more_than_there_is(rows, query, tmp_path):
     few = FakeRows(rows.values[:5], rows.norms[:5])
-    for search in (ExactSearch(few, True), hnsw(few, tmp_path), faiss(few, tmp_path)):
+    for search in (ExactSearch(few, FEATURE, True), hnsw(few, tmp_path), faiss(few, tmp_path)):
         ids, scores = search.top(query, 20)
         assert ids.shape == scores.shape == (M, 5)
         assert all(sorted(row) == [0, 1, 2, 3, 4] for row in ids.tolist())
 
 
 def test_ivf_that_visits_one_cell_finds_fewer_and_says_so_by_minus_one(rows, query, tmp_path):
-    one = FaissSearch(rows, True, "IVF16,Flat", 1, 0, tmp_path, "key").top(query, 100)
+    one = FaissSearch(rows, FEATURE, True, "IVF16,Flat", 1, 0, tmp_path, "key").top(query, 100)
     assert (one.ids == -1).any()
-    every = FaissSearch(rows, True, "IVF16,Flat", 16, 0, tmp_path, "key").top(query, 100)
-    np.testing.assert_array_equal(every.ids, ExactSearch(rows, True).top(query, 100).ids)
+    every = FaissSearch(rows, FEATURE, True, "IVF16,Flat", 16, 0, tmp_path, "key").top(query, 100)
+    np.testing.assert_array_equal(every.ids, ExactSearch(rows, FEATURE, True).top(query, 100).ids)
 
 
 @pytest.mark.parametrize("string", ["nonsense", "Flatt", "IVF16", "IVF99999,Flat", "PQ7"])
 def test_wrong_faiss_string_is_a_usage_error_of_one_line(rows, tmp_path, string):
     with pytest.raises(UsageError) as caught:
-        FaissSearch(rows, True, string, None, 0, tmp_path, "key")
+        FaissSearch(rows, FEATURE, True, string, None, 0, tmp_path, "key")
     assert string in str(caught.value)
     assert "\n" not in str(caught.value)
     assert list(tmp_path.iterdir()) == []
@@ -238,12 +244,12 @@ def test_wrong_faiss_string_is_a_usage_error_of_one_line(rows, tmp_path, string)
 
 def test_nprobe_of_an_index_without_cells_is_a_usage_error(rows, tmp_path):
     with pytest.raises(UsageError, match="nprobe"):
-        FaissSearch(rows, True, "Flat", 4, 0, tmp_path, "key")
+        FaissSearch(rows, FEATURE, True, "Flat", 4, 0, tmp_path, "key")
 
 
 def test_sizes_count_rows_norms_and_index_files_and_nothing_shared(rows, tmp_path):
-    assert ExactSearch(rows, True).size() == StateSize(rows=4 * N * T * V)
-    assert ExactSearch(rows, False).size() == StateSize(rows=4 * N * (T * V + T))
+    assert ExactSearch(rows, FEATURE, True).size() == StateSize(rows=4 * N * T * V)
+    assert ExactSearch(rows, FEATURE, False).size() == StateSize(rows=4 * N * (T * V + T))
     for build in (hnsw, faiss):
         size = build(rows, tmp_path / build.__name__).size()
         (path,) = (tmp_path / build.__name__).glob("*.bin")
@@ -252,7 +258,7 @@ def test_sizes_count_rows_norms_and_index_files_and_nothing_shared(rows, tmp_pat
 
 @pytest.mark.parametrize("normalize", [True, False])
 def test_some_items_score_as_they_do_among_all(rows, query, normalize):
-    search = ExactSearch(rows, normalize)
+    search = ExactSearch(rows, FEATURE, normalize)
     items = np.array([7, 299, 0, 7, 130])
     for q in range(M):
         expected = numpy_scores(rows, query, normalize)[q, items]
@@ -282,11 +288,13 @@ def test_exact_search_over_stored_rows_is_numpy_on_the_decoded_ones(
         timing = Timing([0.0] * (unit.last - unit.first), 1)
         store.write(unit, encode_rows(values[part], dtype) | {"norms": norms[part]}, timing)
     decoded = FakeRows(decode_rows(encode_rows(values, dtype)), norms)
-    query = QueryFeatures(np.arange(3), rng.normal(size=(3, steps, width)).astype("f4"), np.ones((3, steps), "f4") * 2)
-    search = ExactSearch(StoredRows(store, count), normalize)
+    view = QueryRows(rng.normal(size=(3, steps, width)).astype("f4"), np.ones((3, steps), "f4") * 2)
+    query = QueryFeatures(np.arange(3), {FEATURE: view})
+    stored = StoredRows(StoredShards(store, Unit(0, count)), None, {"": width})
+    search = ExactSearch(stored, FEATURE, normalize)
     expected = numpy_scores(decoded, query, normalize)
     np.testing.assert_allclose(search.scores(query), expected, rtol=1e-4, atol=1e-3)
     chosen = rng.integers(0, count, 7)
     np.testing.assert_allclose(search.rescore(query.query(1), chosen), expected[1, chosen], rtol=1e-4, atol=1e-3)
-    stored = row_bytes(dtype, steps, width) + (0 if normalize else 4 * steps)
-    assert search.size().rows == count * stored
+    row_size = row_bytes(dtype, steps, width) + (0 if normalize else 4 * steps)
+    assert search.size().rows == count * row_size

@@ -1,4 +1,4 @@
-"""TrainRows that a method worth its cost must beat: DMin with its gradients shuffled, and of an untrained network."""
+"""Rows that a method worth its cost must beat: DMin with its gradients shuffled, and of an untrained network."""
 
 from __future__ import annotations
 

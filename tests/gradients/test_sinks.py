@@ -1,4 +1,4 @@
-"""What consumers make of a batch's gradients does not depend on how the batch is cut, ordered or handed on."""
+"""What sinks make of a batch's gradients does not depend on how the batch is cut, ordered or handed on."""
 
 import pytest
 import torch
@@ -15,15 +15,15 @@ TOTAL = 1008
 CPU = torch.device("cpu")
 
 
-def fed(consumer, items, timesteps, gradients, through=None):
-    """The consumer after a batch, parameter by parameter in the order of a backward pass."""
-    target = consumer if through is None else through
+def fed(sink, items, timesteps, gradients, through=None):
+    """The sink after a batch, parameter by parameter in the order of a backward pass."""
+    target = sink if through is None else through
     target.start(items, timesteps, gradients.dtype, CPU)
     for name in reversed(SIZES):
         target.add(OFFSETS[name], gradients[:, OFFSETS[name] : OFFSETS[name] + SIZES[name]])
     if through is not None:
         through.hand_on()
-    return consumer
+    return sink
 
 
 def random(*shape, seed=0):
@@ -69,8 +69,8 @@ def test_products_in_single_precision_with_several_sets_stand_side_by_side(steps
 def test_a_query_without_a_gradient_has_products_of_zero_with_all():
     queries, gradients = random(1, 4, TOTAL).float(), random(6, TOTAL, seed=1).float()
     queries[0, 2] = torch.nan
-    consumer = InnerProductSink([queries], layer_blocks(OFFSETS, SIZES, "all"))
-    found = fed(consumer, torch.arange(6), torch.zeros(6, dtype=torch.int64), gradients).result()
+    sink = InnerProductSink([queries], layer_blocks(OFFSETS, SIZES, "all"))
+    found = fed(sink, torch.arange(6), torch.zeros(6, dtype=torch.int64), gradients).result()
     assert torch.equal(found[:, 2], torch.zeros(6)) and bool(found[:, [0, 1, 3]].all())
 
 
@@ -134,8 +134,8 @@ def test_a_gradient_that_is_not_finite_stays_with_its_item():
 def test_handed_on_in_one_piece_or_parameter_by_parameter_is_the_same(make):
     items, timesteps, gradients = torch.arange(4), torch.tensor([0, 1, 0, 1]), random(4, TOTAL)
 
-    def result(consumer):
-        return consumer.result(64) if isinstance(consumer, SketchSink) else consumer.result()
+    def result(sink):
+        return sink.result(64) if isinstance(sink, SketchSink) else sink.result()
 
     gathered = make()
     fed(gathered, items, timesteps, gradients, through=GatheringSink(TOTAL, [gathered], list(OFFSETS.values())))

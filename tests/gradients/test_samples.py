@@ -25,7 +25,7 @@ from attrbench.gradients.sketching.rotation import sketch
 from attrbench.models.noise import feature_noise
 from attrbench.models.timesteps import grid_draws, grid_timesteps, sampler_steps
 from attrbench.store.shards import FeatureStore, Unit
-from tests.methods.in_memory import LOSS, Small, batch_gradients, everything, seeded, small_items, small_pairs
+from tests.methods.in_memory import LOSS, Small, batch_gradients, everything, seeded, small_items, small_samples
 
 SHAPE = (2, 3, 3)
 COUNT, STEPS = 6, 3
@@ -51,20 +51,20 @@ def assert_same_batch(found, expected):
         assert torch.equal(getattr(found, name), getattr(expected, name)), name
 
 
-# --- pairs
+# --- samples
 
 
 @pytest.mark.parametrize(("size", "block"), [(1, 64), (4, 2), (5, 4), (1000, 64)])
-def test_batches_hold_every_pair_once_and_each_is_the_same_in_any_batch(denoiser, size, block):
-    pairs = small_pairs(denoiser)
+def test_batches_hold_every_sample_once_and_each_is_the_same_in_any_batch(denoiser, size, block):
+    samples = small_samples(denoiser)
     seen = {}
-    for items, steps, batch in pairs.batches(size, block):
+    for items, steps, batch in samples.batches(size, block):
         assert len(items) == len(steps) == len(batch.t) <= size
         for b, key in enumerate(zip(items.tolist(), steps.tolist(), strict=True)):
             assert key not in seen
             seen[key] = batch.sample(b)
     assert sorted(seen) == [(item, step) for item in range(COUNT) for step in range(STEPS)]
-    encoded = denoiser.encode(pairs.split.items.images, (), "model").latents
+    encoded = denoiser.encode(samples.split.items.images, (), "model").latents
     for (item, step), one in seen.items():
         noise = feature_noise(LOSS, "train", item, TIMES[step], SHAPE)[None].double()
         t = torch.tensor([TIMES[step]])
@@ -73,9 +73,9 @@ def test_batches_hold_every_pair_once_and_each_is_the_same_in_any_batch(denoiser
         assert torch.equal(one.t, t)
 
 
-def keys_of(batch, pairs):
-    """(item, step) of each pair of a batch, by its noisy latents."""
-    every = everything(pairs)
+def keys_of(batch, samples):
+    """(item, step) of each sample of a batch, by its noisy latents."""
+    every = everything(samples)
     keys = {row.numpy().tobytes(): index for index, row in enumerate(every.noisy)}
     assert len(keys) == len(every.t)
     found = [keys[row.numpy().tobytes()] for row in batch.noisy]
@@ -84,26 +84,26 @@ def keys_of(batch, pairs):
     return found
 
 
-def test_drawn_pairs_are_different_ones_of_the_pairs_there_are(denoiser):
-    pairs = small_pairs(denoiser)
-    found = keys_of(pairs.drawn(7, torch.Generator().manual_seed(0)), pairs)
+def test_drawn_samples_are_different_ones_of_the_samples_there_are(denoiser):
+    samples = small_samples(denoiser)
+    found = keys_of(samples.drawn(7, torch.Generator().manual_seed(0)), samples)
     assert len(set(found)) == 7
-    again = keys_of(pairs.drawn(7, torch.Generator().manual_seed(0)), pairs)
-    other = keys_of(pairs.drawn(7, torch.Generator().manual_seed(1)), pairs)
+    again = keys_of(samples.drawn(7, torch.Generator().manual_seed(0)), samples)
+    other = keys_of(samples.drawn(7, torch.Generator().manual_seed(1)), samples)
     assert found == again != other
 
 
 @pytest.mark.parametrize("size", [COUNT * STEPS, 1000])
-def test_as_many_as_there_are_pairs_are_all_of_them(denoiser, size):
-    pairs = small_pairs(denoiser)
-    found = keys_of(pairs.drawn(size, torch.Generator().manual_seed(0)), pairs)
+def test_as_many_as_there_are_samples_are_all_of_them(denoiser, size):
+    samples = small_samples(denoiser)
+    found = keys_of(samples.drawn(size, torch.Generator().manual_seed(0)), samples)
     assert sorted(found) == list(range(COUNT * STEPS))
 
 
-def test_every_pair_is_drawn_equally_often(denoiser):
-    pairs = small_pairs(denoiser)
+def test_every_sample_is_drawn_equally_often(denoiser):
+    samples = small_samples(denoiser)
     draws = torch.Generator().manual_seed(0)
-    counts = Counter(key for _ in range(300) for key in keys_of(pairs.drawn(6, draws), pairs))
+    counts = Counter(key for _ in range(300) for key in keys_of(samples.drawn(6, draws), samples))
     expected = 300 * 6 / (COUNT * STEPS)
     assert set(counts) == set(range(COUNT * STEPS))
     assert all(abs(count - expected) < 4 * np.sqrt(expected) for count in counts.values())
@@ -118,16 +118,16 @@ def test_only_the_first_items_take_part_where_a_count_is_given(denoiser):
     assert {index % COUNT for index in keys_of(drawn, every)} == {0, 1}
 
 
-def test_pairs_of_other_weights_have_their_gradients():
+def test_samples_of_other_weights_have_their_gradients():
     denoiser = Small(seeded(network), SHAPE)
     untrained = denoiser.at("untrained")
-    pairs = small_pairs(denoiser, source=LOSS.model_copy(update={"checkpoint": "untrained"}))
+    samples = small_samples(denoiser, source=LOSS.model_copy(update={"checkpoint": "untrained"}))
     assert all(
         torch.equal(parameter, other)
-        for parameter, other in zip(pairs.parameters.values(), untrained.module.parameters(), strict=True)
+        for parameter, other in zip(samples.parameters.values(), untrained.module.parameters(), strict=True)
     )
-    assert not torch.equal(next(iter(pairs.parameters.values())), next(denoiser.module.parameters()))
-    assert_same_batch(everything(pairs), everything(small_pairs(denoiser)))
+    assert not torch.equal(next(iter(samples.parameters.values())), next(denoiser.module.parameters()))
+    assert_same_batch(everything(samples), everything(small_samples(denoiser)))
 
 
 # --- grids
@@ -216,27 +216,27 @@ def test_repeats_of_a_timestep_are_noised_anew(denoiser, kind, policy):
         def timesteps(self, grid):
             return tuple(t % 10 for t in super().timesteps(grid))
 
-    pairs = small_pairs(Short(seeded(network), SHAPE), 2, source)
-    assert len(set(pairs.timesteps)) < steps
-    targets = everything(pairs).target.reshape(steps, 2, -1)  # timestep by timestep
+    samples = small_samples(Short(seeded(network), SHAPE), 2, source)
+    assert len(set(samples.timesteps)) < steps
+    targets = everything(samples).target.reshape(steps, 2, -1)  # timestep by timestep
     of_first = {targets[step, 0].numpy().tobytes() for step in range(steps)}
     assert len(of_first) == (1 if policy == "shared" else steps)
     assert torch.equal(targets[:, 0], targets[:, 1]) == (policy != "per-item")
 
 
-def test_a_duplicate_of_the_cubic_grid_is_the_same_pair_twice(denoiser):
+def test_a_duplicate_of_the_cubic_grid_is_the_same_sample_twice(denoiser):
     source = source_of("cubic", steps=30)
-    pairs = small_pairs(denoiser, 1, source)
-    assert pairs.timesteps[0] == pairs.timesteps[1]
-    batch = everything(pairs)
+    samples = small_samples(denoiser, 1, source)
+    assert samples.timesteps[0] == samples.timesteps[1]
+    batch = everything(samples)
     assert torch.equal(batch.noisy[0], batch.noisy[1])
 
 
-def test_weights_of_the_variational_bound_go_with_the_pairs(tiny_denoiser):
+def test_weights_of_the_variational_bound_go_with_the_samples(tiny_denoiser):
     split = Split("train", small_items(2, (1, 8, 8)))
     for output in ("weighted-loss", "loss"):
-        pairs = NoisySamples(source_of(output=output), tiny_denoiser, split)
-        weights = everything(pairs).weight
+        samples = NoisySamples(source_of(output=output), tiny_denoiser, split)
+        weights = everything(samples).weight
         if output == "loss":
             assert weights is None
         else:
@@ -271,11 +271,11 @@ def along(denoiser, grid, seeds=(7, 3)):
 
 @pytest.mark.parametrize(("steps", "taken"), [(4, [0, 1, 2, 3]), (2, [0, 2])])
 def test_each_timestep_has_the_estimate_of_its_own_sampling_step(followed, steps, taken):
-    pairs = along(followed, TimestepGrid(kind="sampler", steps=steps))
-    batch = everything(pairs)
+    samples = along(followed, TimestepGrid(kind="sampler", steps=steps))
+    batch = everything(samples)
     assert batch.t.tolist() == [VISITED[step] for step in taken for _ in range(2)]
     assert batch.noisy[:, 0, 0, 0].tolist() == [10 * seed + step for step in taken for seed in (7, 3)]
-    drawn = pairs.drawn(3, torch.Generator().manual_seed(0))
+    drawn = samples.drawn(3, torch.Generator().manual_seed(0))
     assert len(drawn.t) == 3
     for number, t in zip(drawn.noisy[:, 0, 0, 0].tolist(), drawn.t.tolist(), strict=True):
         assert VISITED[int(number) % 10] == t
@@ -304,7 +304,7 @@ def test_models_without_a_sampler_have_no_trajectory(denoiser):
 
 @pytest.fixture
 def compute(tmp_path, denoiser):
-    """Runs a pass into a new cache; gives each feature's arrays and the list of lost pairs."""
+    """Runs a pass into a new cache; gives each feature's arrays and the list of lost samples."""
     runs = iter(range(100))
 
     def run(*features, model=denoiser, factors=None, batch_size=None, items=None):
@@ -321,7 +321,7 @@ def compute(tmp_path, denoiser):
 
 def gradients(denoiser, source=LOSS, output="loss"):
     """[n, T, p] by plain autograd."""
-    batch = everything(small_pairs(denoiser, COUNT, source))
+    batch = everything(small_samples(denoiser, COUNT, source))
     if output == "loss":
         rows = batch_gradients(denoiser, batch)
     else:
@@ -420,7 +420,7 @@ def test_products_behind_a_transform_are_those_with_what_it_made_and_keep_its_fa
 @pytest.mark.parametrize("output", ["loss", "squared-norm", "mean", "l1"])
 def test_outputs_are_the_scalars_of_each_item_and_timestep_with_and_without_a_backward_pass(compute, denoiser, output):
     source = source_of(output=output)
-    batch = everything(small_pairs(denoiser, COUNT, source))
+    batch = everything(small_samples(denoiser, COUNT, source))
     expected = MODEL_OUTPUTS[output](denoiser.module(batch.noisy), batch.target).detach()
     expected = expected.reshape(STEPS, COUNT).T.numpy()
     outputs, rows = Outputs(source=source), GradientRows(source=source, sketch=None)

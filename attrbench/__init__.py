@@ -8,6 +8,8 @@ when it is first used, so that importing this package imports neither torch nor 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from attrbench.version import __version__
+
 if TYPE_CHECKING:
     from attrbench.api import attribute, check, leaderboard, open_task, read_records, run, tune
     from attrbench.contracts.executor import Executor
@@ -20,7 +22,6 @@ if TYPE_CHECKING:
     from attrbench.contracts.task import Task
     from attrbench.plugins.hookspecs import hookimpl
 
-__version__ = "0.1.0"
 __all__ = [
     "Executor",
     "Feature",

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING
 import psutil
 import torch
 
-import attrbench
 from attrbench.code_digest import UNKNOWN, class_digest, is_fileless, is_library
 from attrbench.contracts.record import Hardware, Provenance
 from attrbench.store.fingerprint import fingerprint, folder_digest
+from attrbench.version import __version__
 
 if TYPE_CHECKING:
     from attrbench.plugins.registry import Registry
@@ -144,7 +144,7 @@ def provenance(code: str) -> Provenance:
     """Return versions and git revision of the code that runs; `code` is its digest."""
     revision, dirty = _git()
     return Provenance(
-        attrbench=attrbench.__version__,
+        attrbench=__version__,
         code=code,
         packages=installed_packages(),
         python=platform.python_version(),
@@ -156,7 +156,7 @@ def provenance(code: str) -> Provenance:
 @cache
 def _git() -> tuple[str | None, bool | None]:
     """Return revision and dirty flag of the checkout that this package runs from; None where it is none."""
-    folder = Path(attrbench.__file__).parent
+    folder = Path(__file__).parents[1]
 
     def git(*arguments: str) -> str | None:
         try:

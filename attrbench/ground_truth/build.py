@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-import attrbench
 from attrbench.contracts.ground_truth import Stage, TrainingJob, TruthSetting
 from attrbench.contracts.task import Trainable
 from attrbench.errors import UsageError
@@ -15,6 +14,7 @@ from attrbench.ground_truth.bank import BankFacts, BankPlan, SubsetBank
 from attrbench.ground_truth.losses import QueryLosses
 from attrbench.ground_truth.retraining import is_done, measured, run_trainings, training_job, use_opened_task
 from attrbench.ground_truth.subsets import draw_subset, membership
+from attrbench.version import __version__
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ class BankBuild:
             recipe=self._recipe,
             code=code.digest,
             revision=code.revision,
-            attrbench=attrbench.__version__,
+            attrbench=__version__,
         )
         return SubsetBank(
             losses=np.stack([[measured(job)["losses"] for job in row] for row in jobs]),

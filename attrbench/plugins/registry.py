@@ -20,6 +20,7 @@ import pluggy
 
 from attrbench.errors import AttrbenchError, unknown_name
 from attrbench.plugins import builtin, hookspecs
+from attrbench.version import __version__
 
 if TYPE_CHECKING:
     from attrbench.contracts.dataset_builder import Preparation
@@ -265,8 +266,6 @@ def _distribution(point: EntryPoint) -> tuple[str, str]:
 
 def load_registry() -> Registry:
     """Return a registry with what the core brings and every installed plugin."""
-    from attrbench import __version__  # the package's own names are lazy, and lead here
-
     registry = Registry()
     registry.load(Plugin("core", "attrbench", __version__), lambda: builtin)
     found = list(installed_plugins())

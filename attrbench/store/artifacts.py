@@ -18,10 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
-from attrbench import __version__
 from attrbench.errors import AttrbenchError
 from attrbench.store.checksums import Seal, files_of, measure, seal_path
 from attrbench.store.locks import LOCK, lock
+from attrbench.version import __version__
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -10,7 +10,7 @@ from attrbench.conformance.check_report import Finding, failed, passed
 from attrbench.conformance.checked_method import Subject, exhaustive_scores
 from attrbench.conformance.score_comparison import ENGINE, ROUNDING, Scores, difference, other_random_numbers, scores_of
 from attrbench.conformance.toy_task import FEW_QUERIES
-from attrbench.contracts.feature import Engine
+from attrbench.contracts.computation import Engine
 
 BATCH = 7
 """Pairs of item and timestep: a size that fits neither the items nor the timesteps."""

@@ -108,7 +108,7 @@ def _own_scores(subject: Subject) -> tuple[Scores, Scores, str]:
     if not all(feature.tells_items_as_queries() for feature in features.query.views):
         bench = subject.bench
         features = bench.features(subject.request, bench.settings("self"), "train", common_noise)
-    query = features.train.as_queries(features.query)
+    query = features.train.as_queries(features.query, np.arange(features.train.count))
     scorer = exhaustive(features.fit())
     assert scorer is not None
     if query is not None:

@@ -9,14 +9,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Generic, TypeVar, final
 
 from attrbench.code_digest import class_digest
 from attrbench.contracts.feature import FeatureRequest, QueryFeatures, TrainFeatures
 from attrbench.contracts.options import Options
-from attrbench.contracts.ranking import Ranking, top_k
 
 if TYPE_CHECKING:
     import numpy as np
@@ -25,7 +24,9 @@ if TYPE_CHECKING:
 
     from attrbench.contracts.denoiser import Denoiser
     from attrbench.contracts.gradient_source import GradientSource
-    from attrbench.gradients.samples import NoisySamples
+    from attrbench.contracts.method_results import Transformed
+    from attrbench.contracts.ranking import Ranking
+    from attrbench.contracts.samples import Samples
 
 OptionsT = TypeVar("OptionsT", bound=Options)
 
@@ -49,23 +50,6 @@ class StateSize:
 
 
 @dataclass(frozen=True)
-class Transformed:
-    """What `Method.transform` returns.
-
-    Attributes:
-        gradients: [T, m, p] what takes the place of the queries' gradients.
-        facts: numbers that the record reports, such as a damping or a residual.
-        state_bytes: what was built from the training set for it, and is needed for every new query.
-        state_seconds: what building that took; the rest of the time is the queries'.
-    """
-
-    gradients: Tensor
-    facts: Mapping[str, float] = field(default_factory=dict)
-    state_bytes: int = 0
-    state_seconds: float = 0.0
-
-
-@dataclass(frozen=True)
 class Context:
     """What `fit` and `transform` may use besides the features.
 
@@ -85,8 +69,8 @@ class Context:
     workspace: Path
     fingerprint: str
     denoiser: Callable[[], Denoiser]
-    training: Callable[[GradientSource], NoisySamples]
-    queries: Callable[[GradientSource], NoisySamples]
+    training: Callable[[GradientSource], Samples]
+    queries: Callable[[GradientSource], Samples]
 
 
 class Scorer(ABC):
@@ -123,6 +107,8 @@ class ExhaustiveScorer(Scorer):
     @final
     def top(self, query: QueryFeatures, k: int) -> Ranking:
         """Sorts the scores; ties go to the smaller index."""
+        from attrbench.contracts.ranking import top_k  # NumPy comes with it, and wrong names are refused before
+
         return top_k(self.scores(query), k)
 
 

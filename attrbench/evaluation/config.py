@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from attrbench.contracts.feature import Engine
+from attrbench.contracts.computation import Engine
 from attrbench.evaluation.folders import best_device, cache_folder, results_folder
 from attrbench.evaluation.progress import Reporter, Silent, TerminalReporter
 from attrbench.evaluation.requests import RunSettings

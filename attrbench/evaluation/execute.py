@@ -6,8 +6,9 @@ from collections import Counter
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from attrbench.contracts.computation import Unit
 from attrbench.contracts.executor import Executor
-from attrbench.contracts.feature import FeatureRequest, Unit
+from attrbench.contracts.feature import FeatureRequest
 from attrbench.contracts.job import Receipt
 from attrbench.errors import AttrbenchError, FeatureFailed, Unavailable, UsageError
 from attrbench.evaluation.jobs import ComputeJob, TaskReference, execute

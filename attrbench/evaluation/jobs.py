@@ -9,7 +9,8 @@ from uuid import uuid4
 
 import torch
 
-from attrbench.contracts.feature import Computation, Feature, Prepared, SplitName, Unit
+from attrbench.contracts.computation import Computation, Prepared, SplitName, Unit
+from attrbench.contracts.feature import Feature
 from attrbench.contracts.job import Receipt
 from attrbench.contracts.task import Items, OpenTask, Workspace
 from attrbench.evaluation.world import PreparedFor, TaskWorld
@@ -63,7 +64,7 @@ class ComputeJob:
     """
 
     task: TaskReference
-    computation: Computation
+    computation: Computation[Any]
     features: tuple[tuple[Feature[Any, Any], SplitName], ...]
     transformers: tuple[tuple[Feature[Any, Any], MethodRequest], ...]
     unit: Unit
@@ -106,7 +107,7 @@ def execute(job: ComputeJob) -> Receipt:
     return Receipt(job, failures=prepared.failures)
 
 
-def _prepared(job: ComputeJob, world: TaskWorld) -> Prepared:
+def _prepared(job: ComputeJob, world: TaskWorld) -> Prepared[Any]:
     """The computation made ready; an earlier one of this process, where it brings what is wanted."""
     last, wanted = world.prepared, frozenset(job.features)
     if last is not None and last.computation == job.computation and wanted <= last.features:

@@ -7,7 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from attrbench.contracts.feature import Computation, Feature, FeatureRequest, SplitName, Unit
+from attrbench.contracts.computation import Computation, SplitName, Unit
+from attrbench.contracts.feature import Feature, FeatureRequest
 from attrbench.errors import AttrbenchError
 from attrbench.evaluation.requests import MAX_DEPTH, MethodRequest
 from attrbench.evaluation.world import TaskWorld
@@ -32,7 +33,7 @@ class Stage:
         units: the pieces of work.
     """
 
-    computation: Computation
+    computation: Computation[Any]
     stores: Mapping[Stored, FeatureStore]
     serves: Mapping[Stored, tuple[str, ...]]
     units: tuple[Unit, ...]
@@ -107,8 +108,8 @@ class _Draft:
     requests: dict[str, FeatureRequest] = field(default_factory=dict)
     faults: dict[str, Exception] = field(default_factory=dict)
     transformers: dict[AnyFeature, MethodRequest] = field(default_factory=dict)
-    _stores: dict[Computation, dict[Stored, FeatureStore]] = field(default_factory=dict)
-    _serves: dict[Computation, dict[Stored, list[str]]] = field(default_factory=dict)
+    _stores: dict[Computation[Any], dict[Stored, FeatureStore]] = field(default_factory=dict)
+    _serves: dict[Computation[Any], dict[Stored, list[str]]] = field(default_factory=dict)
 
     def add(self, request: MethodRequest, features: FeatureRequest) -> None:
         """Add the features of a method; all of them, or none where one can't be had."""
@@ -132,7 +133,7 @@ class _Draft:
             yield Stage(computation, stores, serves, tuple(computation.units(self.world)))
 
 
-def _computed(features: FeatureRequest) -> Iterator[tuple[Computation, AnyFeature, SplitName]]:
+def _computed(features: FeatureRequest) -> Iterator[tuple[Computation[Any], AnyFeature, SplitName]]:
     """Yield what must be computed so that all features of a request can be read back."""
     asked: list[tuple[SplitName, AnyFeature]] = [("train", feature) for feature in features.train]
     asked += [("query", feature) for feature in features.query]

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-from attrbench.contracts.feature import Engine
+from attrbench.contracts.computation import Engine
 from attrbench.contracts.method import Method
 from attrbench.contracts.options import Options, Spec, as_written, build_options, parse_spec
 from attrbench.contracts.task import Task

@@ -8,9 +8,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from attrbench.contracts.feature import Computation, Engine, Feature, Prepared, SplitName
+from attrbench.contracts.computation import Computation, Engine, Prepared, SplitName
+from attrbench.contracts.feature import Feature
 from attrbench.contracts.gradient_source import TimestepGrid
-from attrbench.contracts.method import Context, Transformed
+from attrbench.contracts.method import Context
+from attrbench.contracts.method_results import Transformed
 from attrbench.errors import AttrbenchError
 from attrbench.gradients.samples import NoisySamples, Split
 from attrbench.store.shards import FeatureStore
@@ -36,9 +38,9 @@ class PreparedFor:
         ready: what computes its units.
     """
 
-    computation: Computation
+    computation: Computation[Any]
     features: frozenset[tuple[AnyFeature, SplitName]]
-    ready: Prepared
+    ready: Prepared[Any]
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from abc import abstractmethod
 from typing import Any, ClassVar
 
-from attrbench.contracts.feature import Computation, QueryViewT, Scope, SplitName, StoreSpec, TrainViewT
+from attrbench.contracts.computation import Scope, SplitName, StoreSpec
+from attrbench.contracts.feature import QueryViewT, TrainViewT
 from attrbench.contracts.gradient_source import GradientSource
 from attrbench.features.pass_computation import PassComputation
 from attrbench.features.source_facts import QUERY_SHARD, layout_of, source_facts
@@ -38,7 +39,7 @@ class GradientFeature(PassFeature[TrainViewT, QueryViewT]):
         """Summary, timesteps, and what is not at its default."""
         return f"{self.summary()}, {timesteps_text(self.source)}"
 
-    def computation(self, split: SplitName) -> Computation:
+    def computation(self, split: SplitName) -> PassComputation | None:
         """Return the pass over the items of the split."""
         return PassComputation(self.source, split)
 

@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import model_validator
 
-from attrbench.contracts.feature import Computation, Costs, Feature, Scope, SplitData, SplitName, StoreSpec
+from attrbench.contracts.computation import Costs, Scope, SplitName, StoreSpec
+from attrbench.contracts.feature import Feature, SplitData
 from attrbench.contracts.gradient_source import Declaration, GradientSource
 from attrbench.features.gradient_feature import timesteps_text
 from attrbench.features.gram_computation import GramComputation, GramOf
@@ -53,7 +54,7 @@ class GradientGram(Declaration, Feature[TrainGram, Cross]):
         """Return what is kept."""
         return f"Gram matrix of whole gradients ({self.timesteps} over timesteps)"
 
-    def computation(self, split: SplitName) -> Computation:
+    def computation(self, split: SplitName) -> GramComputation:
         """Return the computation of the matrix; features that differ in the queries alone share it."""
         return GramComputation(GramOf(self.source, self.timesteps))
 

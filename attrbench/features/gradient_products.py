@@ -11,9 +11,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from attrbench.contracts.feature import Computation, Costs, Scope, SplitData, SplitName, StoreSpec
+from attrbench.contracts.computation import Costs, Scope, SplitName, StoreSpec
+from attrbench.contracts.feature import SplitData
 from attrbench.contracts.gradient_source import Declaration, GradientSource, Layers
 from attrbench.features.gradient_feature import GradientFeature
+from attrbench.features.pass_computation import PassComputation
 from attrbench.features.source_facts import layout_of
 from attrbench.features.views import Index, QueryProducts, TrainProducts
 from attrbench.gradients.inner_products import InnerProductSink
@@ -59,7 +61,7 @@ class GradientProducts(Declaration, GradientFeature[TrainProducts, QueryProducts
         """Return the fields as JSON can hold them."""
         return self.model_dump(mode="json")
 
-    def computation(self, split: SplitName) -> Computation | None:  # type: ignore[override]
+    def computation(self, split: SplitName) -> PassComputation | None:
         """Return the pass over the training set, which takes the queries' gradients in memory."""
         return super().computation(split) if split == "train" else None
 

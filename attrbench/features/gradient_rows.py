@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from attrbench.contracts.feature import Costs, Scope, SplitData
+from attrbench.contracts.computation import Costs, Scope
+from attrbench.contracts.feature import SplitData
 from attrbench.contracts.gradient_source import Declaration, GradientSource, Layers, Sketch
 from attrbench.features.gradient_feature import GradientFeature
 from attrbench.features.source_facts import layout_of

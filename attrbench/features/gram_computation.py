@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Literal, Protocol
 
 from safetensors.numpy import load_file
 
-from attrbench.contracts.feature import Computation, Feature, Prepared, Scope, SplitName, Stores, Unit, World
+from attrbench.contracts.computation import Computation, Prepared, Scope, SplitName, Stores, Unit, World
 from attrbench.contracts.gradient_source import GradientSource
 from attrbench.errors import FeatureFailed, Unavailable, UsageError
 from attrbench.features.pass_computation import differentiated
@@ -21,8 +21,15 @@ from attrbench.store.artifacts import Artifact, write_arrays
 from attrbench.store.fingerprint import fingerprint
 from attrbench.store.shards import Timing
 
-if TYPE_CHECKING:
-    from attrbench.features.gradient_gram import GradientGram
+
+class GramFeature(Protocol):
+    """What the computation must know of a feature (attrbench.features.gradient_gram)."""
+
+    @property
+    def query_source(self) -> GradientSource:
+        """What decides the queries' gradients."""
+
+    def __hash__(self) -> int: ...
 
 
 @dataclass(frozen=True)
@@ -39,7 +46,7 @@ class GramOf:
 
 
 @dataclass(frozen=True)
-class GramComputation(Computation):
+class GramComputation(Computation[GramFeature]):
     """The Gram matrix of the training items, and the products with every set of queries that is wanted.
 
     Attributes:
@@ -55,7 +62,7 @@ class GramComputation(Computation):
         """What a progress bar calls it."""
         return "Gram matrix"
 
-    def summary(self, features: Sequence[Feature[Any, Any]], scope: Scope) -> str:
+    def summary(self, features: Sequence[GramFeature], scope: Scope) -> str:
         """Return what is multiplied."""
         source = self.matrix.source
         return (
@@ -77,9 +84,9 @@ class GramComputation(Computation):
         """The matrix has a row for each training item, the products one for each query."""
         return Unit(0, scope.count(split))
 
-    def prepare(self, stores: Stores, world: World) -> Prepared:
+    def prepare(self, stores: Stores[GramFeature], world: World) -> Prepared[GramFeature]:
         """Find the features whose queries have not what they ask for, such as a sampling trajectory."""
-        failures: dict[Feature[Any, Any], Exception] = {}
+        failures: dict[GramFeature, Exception] = {}
         for feature in _features(stores):
             try:
                 NoisySamples(feature.query_source, world.opened.denoiser, Split("query", world.items("query")))
@@ -87,7 +94,7 @@ class GramComputation(Computation):
                 failures[feature] = error
         return Prepared(lambda unit: self._compute(stores, failures, world), failures)
 
-    def _compute(self, stores: Stores, failures: dict[Feature[Any, Any], Exception], world: World) -> None:
+    def _compute(self, stores: Stores[GramFeature], failures: dict[GramFeature, Exception], world: World) -> None:
         try:
             _Sums(self, stores, [feature for feature in _features(stores) if feature not in failures], world).add_up()
         except (RuntimeError, MemoryError) as error:
@@ -99,15 +106,15 @@ class GramComputation(Computation):
             ) from None
 
 
-def _features(stores: Stores) -> list[GradientGram]:
-    return list(dict.fromkeys(feature for feature, _ in stores))  # type: ignore[misc]
+def _features(stores: Stores[GramFeature]) -> list[GramFeature]:
+    return list(dict.fromkeys(feature for feature, _ in stores))
 
 
 class _Sums:
     """The sums of one matrix and its products, from where an earlier process left them to their end."""
 
     def __init__(
-        self, computation: GramComputation, stores: Stores, features: Sequence[GradientGram], world: World
+        self, computation: GramComputation, stores: Stores[GramFeature], features: Sequence[GramFeature], world: World
     ) -> None:
         self._matrix = computation.matrix
         self._stores = stores

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from attrbench.contracts.feature import Feature, Scope, SplitData, SplitName, StoreSpec
+from attrbench.contracts.computation import Scope, SplitName, StoreSpec
+from attrbench.contracts.feature import Feature, SplitData
 from attrbench.contracts.gradient_source import Declaration
 
 if TYPE_CHECKING:

@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from attrbench.contracts.feature import Scope, SplitData
+from attrbench.contracts.computation import Scope
+from attrbench.contracts.feature import SplitData
 from attrbench.contracts.gradient_source import Declaration, GradientSource
 from attrbench.features.gradient_feature import GradientFeature
 from attrbench.gradients.pass_feature import BufferedRows, ParameterLayout, PassSetting, ShardContent

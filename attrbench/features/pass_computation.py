@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from attrbench.contracts.feature import Computation, Feature, Prepared, Scope, ShardWriter, SplitName, Stores, Unit, World
+from attrbench.contracts.computation import Computation, Prepared, Scope, ShardWriter, SplitName, Stores, Unit, World
 from attrbench.contracts.gradient_source import GradientSource
-from attrbench.contracts.method import Transformed
+from attrbench.contracts.method_results import Transformed
 from attrbench.errors import AttrbenchError
 from attrbench.features.source_facts import QUERY_SHARD, source_facts
 from attrbench.gradients.batching import batch_size_file, free_memory
@@ -22,11 +22,11 @@ from attrbench.gradients.pass_feature import PassFeature
 from attrbench.gradients.samples import Split
 from attrbench.store.shards import units
 
-AnyFeature = Feature[Any, Any]
+AnyFeature = PassFeature[Any, Any]
 
 
 @dataclass(frozen=True)
-class PassComputation(Computation):
+class PassComputation(Computation[AnyFeature]):
     """A pass over the items of one split under one source.
 
     Attributes:
@@ -49,7 +49,7 @@ class PassComputation(Computation):
 
     def summary(self, features: Sequence[AnyFeature], scope: Scope) -> str:
         """Return what is differentiated of which items."""
-        forward_only = all(isinstance(feature, PassFeature) and feature.sink_key() is None for feature in features)
+        forward_only = all(feature.sink_key() is None for feature in features)
         text = differentiated(self.source)
         text = f"outputs{text.removeprefix('gradients')}" if forward_only else text
         text += "" if self.source.latents == "clean" else " along the sampling trajectory"
@@ -65,7 +65,7 @@ class PassComputation(Computation):
         count = scope.count(self.split)
         return units(count) if self.split == "train" else units(count, QUERY_SHARD)
 
-    def prepare(self, stores: Stores, world: World) -> Prepared:
+    def prepare(self, stores: Stores[AnyFeature], world: World) -> Prepared[AnyFeature]:
         """Load the model; for products, take the queries' gradients, through the methods' transforms."""
         own = {feature: store for (feature, _), store in stores.items()}
         factors, failures = _Factors(self, own, world).all()
@@ -90,13 +90,13 @@ class _Factors:
     stores: Mapping[AnyFeature, ShardWriter]
     world: World
 
-    def all(self) -> tuple[dict[PassFeature[Any, Any], Transformed], dict[AnyFeature, Exception]]:
+    def all(self) -> tuple[dict[AnyFeature, Transformed], dict[AnyFeature, Exception]]:
         """Return the factor of each feature that multiplies and is not whole yet, and the features that failed."""
-        factors: dict[PassFeature[Any, Any], Transformed] = {}
+        factors: dict[AnyFeature, Transformed] = {}
         failures: dict[AnyFeature, Exception] = {}
         gradients: dict[str, Tensor] = {}
         for feature, store in self.stores.items():
-            if not isinstance(feature, PassFeature) or (which := feature.factor_timesteps) is None:
+            if (which := feature.factor_timesteps) is None:
                 continue
             if not any(store.lacks(unit) for unit in self.computation.units(self.world)):
                 continue
@@ -123,7 +123,7 @@ class _Factors:
             )
         return query_pass.whole(Unit(0, count), mean)
 
-    def _transformed(self, feature: PassFeature[Any, Any], gradients: Tensor) -> Transformed:
+    def _transformed(self, feature: AnyFeature, gradients: Tensor) -> Transformed:
         lost = gradients.isnan().any(dim=2, keepdim=True)
         started = time.perf_counter()
         result = self.world.transform(feature, gradients)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from attrbench.contracts.feature import Scope, SplitName
+from attrbench.contracts.computation import Scope, SplitName
 from attrbench.contracts.gradient_source import GradientSource
 from attrbench.gradients.pass_feature import ParameterLayout
 from attrbench.gradients.version import ENGINE_VERSION

@@ -5,8 +5,8 @@ from __future__ import annotations
 from torch import nn
 
 from attrbench.contracts.denoiser import Denoiser
+from attrbench.contracts.samples import ModelOutput
 from attrbench.gradients.hooks import HookedGradients
-from attrbench.gradients.model_outputs import ModelOutput
 from attrbench.gradients.per_sample import LoopGradients, PerSampleGradients, Precision, VmapGradients
 
 BACKENDS: dict[str, type[PerSampleGradients]] = {"hooks": HookedGradients, "vmap": VmapGradients, "loop": LoopGradients}

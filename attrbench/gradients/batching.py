@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import torch
 
-from attrbench.contracts.feature import World
+from attrbench.contracts.computation import World
 from attrbench.errors import AttrbenchError
 from attrbench.store.artifacts import Artifact
 from attrbench.store.fingerprint import fingerprint

@@ -11,13 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from attrbench.contracts.computation import Engine, ShardWriter, Unit
 from attrbench.contracts.denoiser import Denoiser, Encoded
-from attrbench.contracts.feature import Engine, ShardWriter, Unit
 from attrbench.contracts.gradient_source import GradientSource
-from attrbench.contracts.method import Transformed
+from attrbench.contracts.method_results import Transformed
+from attrbench.contracts.samples import Batch
 from attrbench.gradients.batching import BatchSize, ran_out_of_memory
 from attrbench.gradients.pass_feature import ParameterLayout, PassFeature, PassSetting
-from attrbench.gradients.per_sample import Batch
 from attrbench.gradients.samples import NoisySamples, Split
 from attrbench.gradients.shard_buffer import ShardBuffer
 from attrbench.gradients.sinks import GatheringSink, NormSink, Sink, TimestepSumSink, WholeGradientSink

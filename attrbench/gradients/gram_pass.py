@@ -17,8 +17,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from attrbench.contracts.computation import Engine
 from attrbench.contracts.denoiser import Denoiser
-from attrbench.contracts.feature import Engine
 from attrbench.contracts.gradient_source import GradientSource
 from attrbench.errors import Unavailable
 from attrbench.gradients.batching import free_memory

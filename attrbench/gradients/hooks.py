@@ -20,18 +20,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from attrbench.contracts.samples import Batch, GradientSink
 from attrbench.errors import AttrbenchError
 from attrbench.gradients.batching import ran_out_of_memory
 from attrbench.gradients.layers import has_rule, layer_gradients
-from attrbench.gradients.per_sample import (
-    Batch,
-    LoopGradients,
-    PerSampleGradients,
-    Sink,
-    VmapGradients,
-    frozen,
-    tensor_float_32,
-)
+from attrbench.gradients.per_sample import LoopGradients, PerSampleGradients, VmapGradients, frozen, tensor_float_32
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +58,7 @@ class HookedGradients(PerSampleGradients):
         self._examined = False
         self._leave_to_fallback(uncovered)
 
-    def __call__(self, batch: Batch, sink: Sink) -> Tensor:
+    def __call__(self, batch: Batch, sink: GradientSink) -> Tensor:
         """See `PerSampleGradients`."""
         if not self._examined:
             self._leave_to_fallback(_examine(self, self._layers, batch))
@@ -77,7 +70,7 @@ class HookedGradients(PerSampleGradients):
             outputs = rest if rest is not None else self.outputs(batch).detach()
         return outputs
 
-    def _by_hooks(self, batch: Batch, sink: Sink) -> Tensor:
+    def _by_hooks(self, batch: Batch, sink: GradientSink) -> Tensor:
         collector = _Collector(len(batch.t), self._layers, self.offsets, sink)
         with (
             tensor_float_32(self.precision == "tf32"),
@@ -161,7 +154,7 @@ class _Fallback(PerSampleGradients):
 
     _loop: LoopGradients | None = None
 
-    def __call__(self, batch: Batch, sink: Sink) -> Tensor:
+    def __call__(self, batch: Batch, sink: GradientSink) -> Tensor:
         """See `PerSampleGradients`."""
         arguments = (self.denoiser, self.parameters, self.output, self.precision, self.offsets)
         if self._loop is None:
@@ -259,7 +252,9 @@ class _Collector:
     share) has its gradients added up before they are handed on.
     """
 
-    def __init__(self, size: int, layers: dict[nn.Module, dict[str, str]], offsets: dict[str, int], sink: Sink) -> None:
+    def __init__(
+        self, size: int, layers: dict[nn.Module, dict[str, str]], offsets: dict[str, int], sink: GradientSink
+    ) -> None:
         self._size = size
         self._layers = layers
         self._offsets = offsets

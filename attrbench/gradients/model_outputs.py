@@ -6,12 +6,10 @@ denoiser's weight of the timestep.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
-ModelOutput = Callable[[Tensor, Tensor], Tensor]
+from attrbench.contracts.samples import ModelOutput
 
 
 def _mean(values: Tensor) -> Tensor:

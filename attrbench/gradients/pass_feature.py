@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from attrbench.contracts.gradient_source import GradientSource, Layers
-    from attrbench.contracts.method import Transformed
+    from attrbench.contracts.method_results import Transformed
     from attrbench.gradients.sinks import Sink
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from itertools import accumulate
@@ -18,44 +18,11 @@ import torch
 from torch import Tensor, nn
 
 from attrbench.contracts.denoiser import Denoiser
-from attrbench.gradients.model_outputs import ModelOutput
+from attrbench.contracts.samples import Batch, GradientSink, ModelOutput
 
 log = logging.getLogger(__name__)
 
 Precision = Literal["fp32", "tf32", "bf16"]
-
-Sink = Callable[[int, Tensor], None]
-"""Receives (offset of the parameter in the concatenated vector, its gradients [B, numel]), once a parameter."""
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Pairs of an item and a timestep.
-
-    Attributes:
-        noisy: [B, C, H, W] network input x_t.
-        target: [B, C, H, W] regression target.
-        t: [B] timesteps.
-        conditioning: tensors with leading dimension B.
-        weight: [B] factors of the model output, or None for 1.
-    """
-
-    noisy: Tensor
-    target: Tensor
-    t: Tensor
-    conditioning: Mapping[str, Tensor]
-    weight: Tensor | None = None
-
-    def sample(self, index: int) -> Batch:
-        """One pair, as a batch of one."""
-        return self.select(torch.tensor([index]))
-
-    def select(self, index: Tensor) -> Batch:
-        """The pairs at `index` ([k] integers)."""
-        index = index.to(self.noisy.device)
-        conditioning = {name: value[index] for name, value in self.conditioning.items()}
-        weight = None if self.weight is None else self.weight[index]
-        return Batch(self.noisy[index], self.target[index], self.t[index], conditioning, weight)
 
 
 @dataclass(eq=False)
@@ -85,7 +52,7 @@ class PerSampleGradients(ABC):
         self.offsets = self.offsets or dict(zip(self.parameters, ends, strict=False))
 
     @abstractmethod
-    def __call__(self, batch: Batch, sink: Sink) -> Tensor:
+    def __call__(self, batch: Batch, sink: GradientSink) -> Tensor:
         """Runs one forward and backward pass, handing every parameter's gradients to `sink`; returns [B] outputs."""
 
     def outputs(self, batch: Batch) -> Tensor:
@@ -138,7 +105,7 @@ def tensor_float_32(allowed: bool) -> Iterator[None]:
 class LoopGradients(PerSampleGradients):
     """One sample at a time, by plain autograd: the reference for everything else."""
 
-    def __call__(self, batch: Batch, sink: Sink) -> Tensor:
+    def __call__(self, batch: Batch, sink: GradientSink) -> Tensor:
         """See `PerSampleGradients`."""
         rows, values = [], []
         for b in range(len(batch.t)):
@@ -188,7 +155,7 @@ def frozen(module: nn.Module) -> Iterator[None]:
 class VmapGradients(PerSampleGradients):
     """`torch.func.vmap(grad)`: any module without batch-coupled layers; holds B whole gradients at once."""
 
-    def __call__(self, batch: Batch, sink: Sink) -> Tensor:
+    def __call__(self, batch: Batch, sink: GradientSink) -> Tensor:
         """See `PerSampleGradients`."""
         values = {name: parameter.detach() for name, parameter in self.parameters.items()}
         forward = _Forward(self)

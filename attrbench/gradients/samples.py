@@ -10,11 +10,12 @@ from torch import Tensor, nn
 
 from attrbench.contracts.denoiser import Denoiser, Encoded
 from attrbench.contracts.gradient_source import GradientSource
+from attrbench.contracts.samples import Batch, ModelOutput
 from attrbench.contracts.task import Items
 from attrbench.errors import Unavailable
 from attrbench.gradients.backends import per_sample_gradients
-from attrbench.gradients.model_outputs import MODEL_OUTPUTS, WEIGHTED, ModelOutput
-from attrbench.gradients.per_sample import Batch, PerSampleGradients
+from attrbench.gradients.model_outputs import MODEL_OUTPUTS, WEIGHTED
+from attrbench.gradients.per_sample import PerSampleGradients
 from attrbench.models.noise import feature_noise
 from attrbench.models.timesteps import grid_draws, sampler_steps
 
@@ -72,6 +73,11 @@ class NoisySamples:
             raise Unavailable(f"the {split.name} items have no sampling trajectory: their seeds are not known")
         named = self.denoiser.attributed_parameters(source.parameters)
         self.parameters: dict[str, nn.Parameter] = {k: p for k, p in named.items() if only is None or k in only}
+
+    @property
+    def items_fingerprint(self) -> str:
+        """Hash of all items of the split."""
+        return self.split.items.fingerprint
 
     def gradients(self, output: ModelOutput | None = None, backend: str = "hooks") -> PerSampleGradients:
         """Per-sample gradients of the source's output, or of another one."""

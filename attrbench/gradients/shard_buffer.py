@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from attrbench.contracts.feature import ShardWriter, Unit
+from attrbench.contracts.computation import ShardWriter, Unit
 from attrbench.gradients.pass_feature import BufferedRows, PassFeature, PassSetting
 from attrbench.store.shards import Timing
 

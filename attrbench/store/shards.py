@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 from safetensors.numpy import save
 
-from attrbench.contracts.feature import Unit
+from attrbench.contracts.computation import Unit
 from attrbench.errors import AttrbenchError
 from attrbench.store.artifacts import Artifact, cache_errors
 from attrbench.store.checksums import Checked, Seal

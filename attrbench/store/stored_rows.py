@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from attrbench.contracts.feature import Shards
+from attrbench.contracts.computation import Shards
 from attrbench.store.encoding import decode_rows
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from attrbench.contracts.feature import Unit
+from attrbench.contracts.computation import Unit
 from attrbench.store.shards import FeatureStore, Sidecar
 
 

@@ -51,7 +51,8 @@ from attrbench import Method, Options
 from attrbench.contracts.feature import FeatureRequest
 from attrbench.contracts.gradient_source import GradientSource, TimestepGrid
 from attrbench.features.gradient_products import GradientProducts
-from attrbench.contracts.method import ExhaustiveScorer, StateSize, Transformed
+from attrbench.contracts.method import ExhaustiveScorer, StateSize
+from attrbench.contracts.method_results import Transformed
 
 FACTOR = 2.0
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from attrbench.contracts.feature import Engine
+from attrbench.contracts.computation import Engine
 from attrbench.contracts.gradient_source import GradientSource, Sketch
 from attrbench.contracts.task import Workspace
 from attrbench.evaluation.memory import Peaks, reset_peaks

@@ -5,10 +5,11 @@ from __future__ import annotations
 import torch
 
 from attrbench.contracts.denoiser import Denoiser
+from attrbench.contracts.samples import Batch
 from attrbench.gradients.backends import BACKENDS
 from attrbench.gradients.layer_blocks import layer_blocks
 from attrbench.gradients.model_outputs import MODEL_OUTPUTS
-from attrbench.gradients.per_sample import Batch, PerSampleGradients
+from attrbench.gradients.per_sample import PerSampleGradients
 from attrbench.gradients.sinks import NormSink, SketchSink
 from tests.benchmarks.timing import Figure, paired
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from attrbench.contracts.feature import Engine
+from attrbench.contracts.computation import Engine
 from attrbench.contracts.gradient_source import GradientSource, TimestepGrid
 from attrbench.contracts.task import Workspace
 from attrbench.evaluation.requests import request_tasks

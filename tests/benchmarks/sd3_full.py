@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from attrbench.contracts.feature import Engine
+from attrbench.contracts.computation import Engine
 from attrbench.contracts.gradient_source import GradientSource, Sketch, TimestepGrid
 from attrbench.contracts.task import Items
 from attrbench.evaluation.memory import Peaks

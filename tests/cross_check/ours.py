@@ -15,12 +15,12 @@ import torch
 
 from attrbench.contracts.feature import QueryFeatures, TrainFeatures
 from attrbench.contracts.method import Context
+from attrbench.contracts.samples import Batch
 from attrbench.evaluation.execute import compute_passes, method_context
 from attrbench.evaluation.feature_reader import MethodFeatures
 from attrbench.evaluation.plan import Plan
 from attrbench.evaluation.progress import Silent
 from attrbench.evaluation.requests import RunSettings, request_methods
-from attrbench.gradients.per_sample import Batch
 from attrbench.gradients.samples import NoisySamples
 from attrbench.plugins.registry import registry
 from tests.cross_check.problems import OPTIONS, problem

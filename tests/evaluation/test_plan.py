@@ -10,7 +10,8 @@ from torch import nn
 
 from attrbench.contracts.feature import FeatureRequest
 from attrbench.contracts.gradient_source import GradientSource
-from attrbench.contracts.method import Method, Transformed
+from attrbench.contracts.method import Method
+from attrbench.contracts.method_results import Transformed
 from attrbench.contracts.options import Options, Spec
 from attrbench.contracts.record import read_records
 from attrbench.contracts.task import Task

@@ -21,7 +21,7 @@ import diffusers.schedulers
 import sklearn.datasets
 import torch
 
-from attrbench.contracts.feature import Engine
+from attrbench.contracts.computation import Engine
 from attrbench.evaluation import plan
 from attrbench.evaluation.provenance import code_digest
 from attrbench.evaluation.requests import RunSettings, request_methods, request_tasks

@@ -17,7 +17,8 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from attrbench.contracts.feature import Engine, QueryFeatures, TrainFeatures
+from attrbench.contracts.computation import Engine
+from attrbench.contracts.feature import QueryFeatures, TrainFeatures
 from attrbench.contracts.method import ExhaustiveScorer
 from attrbench.contracts.ranking import Ranking
 from attrbench.contracts.task import Workspace

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from attrbench.contracts.feature import Engine
+from attrbench.contracts.computation import Engine
 from attrbench.contracts.gradient_source import GradientSource, Sketch, TimestepGrid
 from attrbench.errors import AttrbenchError
 from attrbench.features.gradient_rows import GradientRows

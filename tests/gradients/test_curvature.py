@@ -7,9 +7,9 @@ import torch
 from torch import nn
 
 from attrbench.contracts.gradient_source import GradientSource
+from attrbench.contracts.samples import Batch
 from attrbench.errors import UsageError
 from attrbench.gradients.curvature.hessian_products import Curvature
-from attrbench.gradients.per_sample import Batch
 from attrbench.gradients.samples import NoisySamples, Split
 from tests.methods.in_memory import (
     LOSS,

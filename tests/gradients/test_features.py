@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 
+from attrbench.contracts.computation import Engine
 from attrbench.contracts.denoiser import Encoded
-from attrbench.contracts.feature import Engine
 from attrbench.contracts.gradient_source import GradientSource, Sketch, TimestepGrid
-from attrbench.contracts.method import Transformed
+from attrbench.contracts.method_results import Transformed
 from attrbench.features.gradient_products import GradientProducts
 from attrbench.features.gradient_rows import GradientRows
 from attrbench.gradients.gradient_pass import GradientPass, Split

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from attrbench.contracts.feature import Engine
+from attrbench.contracts.computation import Engine
 from attrbench.contracts.gradient_source import GradientSource, TimestepGrid
 from attrbench.errors import Unavailable
 from attrbench.gradients import gram_pass as gram

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from attrbench.contracts.gradient_source import GradientSource, TimestepGrid
+from attrbench.contracts.samples import Batch
 from attrbench.errors import Unavailable
 from attrbench.gradients.curvature import kronecker
 from attrbench.gradients.curvature.kronecker import (
@@ -25,7 +26,6 @@ from attrbench.gradients.curvature.kronecker import (
     kronecker_factors,
     tracked_layers,
 )
-from attrbench.gradients.per_sample import Batch
 from attrbench.gradients.samples import Split
 from tests.methods.in_memory import (
     InTurn,

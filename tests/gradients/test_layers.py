@@ -9,12 +9,12 @@ from torch import nn
 from torch.nn.utils import parametrizations, prune
 from torch.utils.checkpoint import checkpoint
 
+from attrbench.contracts.samples import Batch
 from attrbench.errors import AttrbenchError
 from attrbench.gradients import hooks
 from attrbench.gradients.backends import per_sample_gradients
 from attrbench.gradients.layers import has_rule
 from attrbench.gradients.model_outputs import MODEL_OUTPUTS
-from attrbench.gradients.per_sample import Batch
 from tests.gradients.test_per_sample import ToyDenoiser, assert_equal_rows
 
 SIZE = 4

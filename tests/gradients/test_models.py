@@ -8,9 +8,9 @@ import torch.nn.functional as F
 from torch import nn
 from torch.multiprocessing.reductions import StorageWeakRef
 
+from attrbench.contracts.samples import Batch
 from attrbench.gradients.backends import per_sample_gradients
 from attrbench.gradients.model_outputs import MODEL_OUTPUTS
-from attrbench.gradients.per_sample import Batch
 from attrbench.gradients.sketching.rotation import sketch
 from tests.gradients.test_layers import lines, rows_of
 from tests.gradients.test_per_sample import ToyDenoiser

@@ -3,12 +3,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from attrbench.contracts.feature import Engine
+from attrbench.contracts.computation import Engine
 from attrbench.contracts.gradient_source import GradientSource, TimestepGrid
+from attrbench.contracts.samples import Batch
 from attrbench.errors import UsageError
 from attrbench.gradients.gradient_pass import GradientPass, Split
 from attrbench.gradients.model_outputs import MODEL_OUTPUTS, WEIGHTED
-from attrbench.gradients.per_sample import Batch
 from attrbench.store.shards import Unit
 from tests.gradients.test_layers import lines, rows_of
 from tests.gradients.test_per_sample import ToyDenoiser

@@ -8,9 +8,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from attrbench.contracts.denoiser import Denoiser, Encoded
+from attrbench.contracts.samples import Batch
 from attrbench.gradients.backends import per_sample_gradients
 from attrbench.gradients.model_outputs import MODEL_OUTPUTS
-from attrbench.gradients.per_sample import Batch
 
 SIZE = 5
 

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from attrbench.contracts.feature import Engine
+from attrbench.contracts.computation import Engine
 from attrbench.contracts.gradient_source import GradientSource, Sketch, TimestepGrid
-from attrbench.contracts.method import Transformed
+from attrbench.contracts.method_results import Transformed
 from attrbench.errors import Unavailable, UsageError
 from attrbench.features.gradient_products import GradientProducts
 from attrbench.features.gradient_rows import GradientRows

@@ -9,11 +9,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from attrbench.contracts.computation import Engine
 from attrbench.contracts.denoiser import Encoded
-from attrbench.contracts.feature import Engine, QueryFeatures, TrainFeatures
+from attrbench.contracts.feature import QueryFeatures, TrainFeatures
 from attrbench.contracts.gradient_source import GradientSource, TimestepGrid
-from attrbench.contracts.method import Transformed
+from attrbench.contracts.method_results import Transformed
 from attrbench.contracts.metric import Outcome
+from attrbench.contracts.samples import Batch
 from attrbench.errors import UsageError
 from attrbench.features.gradient_products import GradientProducts
 from attrbench.features.gradient_rows import GradientRows
@@ -22,7 +24,6 @@ from attrbench.features.views import QueryProducts, QueryRows, TrainProducts
 from attrbench.gradients.backends import per_sample_gradients
 from attrbench.gradients.gradient_pass import GradientPass, Split
 from attrbench.gradients.model_outputs import MODEL_OUTPUTS, loss
-from attrbench.gradients.per_sample import Batch
 from attrbench.metrics.retrieval import DetectionRate
 from attrbench.models.families.ddpm import DDPMDenoiser
 from attrbench.search.exact import ExactSearch

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from attrbench.contracts.feature import Engine
+from attrbench.contracts.computation import Engine
 from attrbench.contracts.gradient_source import GradientSource, TimestepGrid
 from attrbench.errors import UsageError
 from attrbench.gradients.gradient_pass import GradientPass, Split

@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from attrbench.contracts.feature import Engine
+from attrbench.contracts.computation import Engine
 from attrbench.contracts.gradient_source import GradientSource, TimestepGrid
 from attrbench.errors import AttrbenchError, UsageError
 from attrbench.features.gradient_rows import GradientRows

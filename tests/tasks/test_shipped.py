@@ -90,7 +90,7 @@ def test_training_images_are_seen_by_the_model_in_its_range(kind, cache):
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_gradient_rows_on_cuda_equal_those_on_cpu(tmp_path):
-    from attrbench.contracts.feature import Engine
+    from attrbench.contracts.computation import Engine
     from attrbench.contracts.gradient_source import GradientSource, Sketch
     from attrbench.features.gradient_rows import GradientRows
     from attrbench.gradients.gradient_pass import GradientPass, Split

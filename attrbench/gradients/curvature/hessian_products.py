@@ -9,9 +9,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from attrbench.contracts.samples import Batch, Samples
 from attrbench.errors import UsageError
-from attrbench.gradients.per_sample import Batch, asking
-from attrbench.gradients.samples import NoisySamples
+from attrbench.gradients.per_sample import asking
 
 Product = Callable[[Sequence[Tensor]], Sequence[Tensor]]
 
@@ -26,7 +26,7 @@ class Curvature:
         kind: which matrix.
     """
 
-    def __init__(self, pairs: NoisySamples, kind: Literal["hessian", "ggn"]) -> None:
+    def __init__(self, pairs: Samples, kind: Literal["hessian", "ggn"]) -> None:
         if pairs.source.output != "loss":
             raise UsageError(f"curvature is that of the loss, not of {pairs.source.output}")
         self._kind = kind

@@ -19,12 +19,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from attrbench.contracts.samples import Batch, ModelOutput, SampleGradients, Samples
 from attrbench.errors import Unavailable
 from attrbench.gradients.hooks import tapped
 from attrbench.gradients.layers import has_rule
-from attrbench.gradients.model_outputs import ModelOutput, loss
-from attrbench.gradients.per_sample import Batch, PerSampleGradients, frozen
-from attrbench.gradients.samples import NoisySamples
+from attrbench.gradients.model_outputs import loss
+from attrbench.gradients.per_sample import frozen
 from attrbench.models.noise import seed_of
 
 log = logging.getLogger(__name__)
@@ -154,7 +154,7 @@ class KroneckerFactors:
         return KroneckerFactors(layers, {name: LayerFactors(**each) for name, each in found.items()})
 
 
-def tracked_layers(pairs: NoisySamples) -> list[TrackedLayer]:
+def tracked_layers(pairs: Samples) -> list[TrackedLayer]:
     """The Linear and Conv2d modules whose weights are attributed; others are named in the log and left out.
 
     Raises:
@@ -182,7 +182,7 @@ def _fits(module: nn.Module) -> bool:
     return isinstance(module, nn.Linear | nn.Conv2d) and has_rule(module)
 
 
-def kronecker_factors(pairs: NoisySamples, options: FactorOptions) -> KroneckerFactors:
+def kronecker_factors(pairs: Samples, options: FactorOptions) -> KroneckerFactors:
     """Estimates the factors over pairs drawn from all there are, batch by batch.
 
     Second moments are sums over items of what one pair contributes, the loss being a mean over the d outputs.
@@ -218,7 +218,7 @@ def _add_squares(
     layers: list[TrackedLayer],
     eigen: Mapping[str, Eigen],
     corrected: Mapping[str, Tensor],
-    gradients: PerSampleGradients,
+    gradients: SampleGradients,
     batch: Batch,
 ) -> None:
     """Adds the squares of each pair's own gradient, in the eigenvectors, layer by layer as the gradients come."""
@@ -284,7 +284,7 @@ def _random_output(predicted: Tensor, target: Tensor) -> Tensor:
     return (predicted * target).flatten(1).sum(1) * math.sqrt(2 / d)
 
 
-def _draws(pairs: NoisySamples, options: FactorOptions, purpose: str) -> Iterator[Batch]:
+def _draws(pairs: Samples, options: FactorOptions, purpose: str) -> Iterator[Batch]:
     """Batches of drawn pairs, with random numbers for targets where the output is random."""
     draws = torch.Generator().manual_seed(seed_of("kronecker", purpose, options.seed))
     for first in range(0, options.draws, BATCH):
@@ -295,7 +295,7 @@ def _draws(pairs: NoisySamples, options: FactorOptions, purpose: str) -> Iterato
         yield batch
 
 
-def _backward(pairs: NoisySamples, batch: Batch, output: ModelOutput) -> None:
+def _backward(pairs: Samples, batch: Batch, output: ModelOutput) -> None:
     with frozen(pairs.denoiser.module), torch.enable_grad():
         predicted = pairs.denoiser.predict(batch.noisy, batch.t, batch.conditioning)
         values = output(predicted, batch.target)

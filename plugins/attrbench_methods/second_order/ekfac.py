@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from pydantic import Field
 
 from attrbench.contracts.feature import FeatureRequest, TrainFeatures
-from attrbench.contracts.method import Context, Method, Transformed
+from attrbench.contracts.method import Context, Method
+from attrbench.contracts.method_results import Transformed
 from attrbench.features.gradient_products import GradientProducts
 from attrbench_methods.first_order.product_scorer import ProductScorer
 from attrbench_methods.gradient_options import GradientOptions
@@ -94,7 +95,7 @@ class EKFAC(Method[KroneckerOptions]):
         o = self.options
         pairs = context.training(o.source())
         options = FactorOptions(o.fisher, o.sharing, o.draws, o.factor_seed)
-        model, items = pairs.denoiser.fingerprint, pairs.split.items.fingerprint
+        model, items = pairs.denoiser.fingerprint, pairs.items_fingerprint
         key = fingerprint([model, items, pairs.count, o.source().model_dump(mode="json"), vars(options), self.version])
         folder = context.workspace.with_name("ekfac")  # both methods' factors are the same
         summary = f"Kronecker factors of {pairs.count:,} items, {o.fisher} Fisher, {o.draws:,} draws"

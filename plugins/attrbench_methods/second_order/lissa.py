@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from attrbench.contracts.feature import FeatureRequest, QueryFeatures, TrainFeatures
-from attrbench.contracts.method import Context, ExhaustiveScorer, Method, Scorer, StateSize, Transformed
+from attrbench.contracts.method import Context, ExhaustiveScorer, Method, Scorer, StateSize
+from attrbench.contracts.method_results import Transformed
 from attrbench.errors import AttrbenchError
 from attrbench.features.gradient_products import GradientProducts
 from attrbench.features.gradient_rows import GradientRows

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from attrbench.contracts.method import Context, Transformed
+from attrbench.contracts.method import Context
+from attrbench.contracts.method_results import Transformed
 from attrbench.errors import AttrbenchError
 from attrbench.gradients.curvature.hessian_products import Curvature
 from attrbench.models.noise import seed_of

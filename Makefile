@@ -4,11 +4,12 @@ TORCH ?= torch==2.13.0
 VENV := .venv
 BIN := $(VENV)/bin
 CROSS := .venv-cross
+DOCS := .venv-docs
 DEMO_METHODS := -m random -m pixel -m ssim -m grad-dot -m 'dmin:v=4096|8192' -m dmin:search=hnsw \
 	-m dmin:normalise=false -m dmin:v=none -m dmin:dtype=int8 \
 	-m dmin:search=faiss,index=RaBitQ,rerank=5
 
-.PHONY: demo test lint bench cross-check clean
+.PHONY: demo test test-fast test-wheel lint docs bench cross-check clean
 
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -23,11 +24,25 @@ demo: $(VENV)/.installed  ## every method of the demo on ddpm-mnist-mini, then t
 test: $(VENV)/.installed
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
+test-fast: $(VENV)/.installed  ## the fast layer, for while one works
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m 'unit and not slow'
+
+test-wheel:  ## what a user installs: the wheel in a bare environment
+	OMP_NUM_THREADS=1 $(PYTHON) tests/packaging/wheel.py --torch '$(TORCH)'
+
 lint: $(VENV)/.installed
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+$(DOCS)/.installed: docs/requirements.txt
+	$(PYTHON) -m venv $(DOCS)
+	$(DOCS)/bin/python -m pip install --quiet --disable-pip-version-check -r docs/requirements.txt
+	touch $@
+
+docs: $(DOCS)/.installed  ## the site, in build/site; a warning is an error
+	NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs build --strict --quiet
 
 bench: $(VENV)/.installed  ## ratios against references measured in the same run; BENCH=name JSON=file
 	$(BIN)/python -m tests.benchmarks $(if $(JSON),--json $(JSON))
@@ -44,4 +59,4 @@ cross-check: $(CROSS)/.installed  ## our scores beside those of dattri, traker a
 	OMP_NUM_THREADS=1 $(CROSS)/bin/python -m tests.cross_check $(if $(JSON),--json $(JSON))
 
 clean:
-	rm -rf $(VENV) $(CROSS) attrbench-results
+	rm -rf $(VENV) $(CROSS) $(DOCS) build attrbench-results

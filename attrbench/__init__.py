@@ -1,10 +1,74 @@
 """attrbench: compare training-data attribution methods on diffusion models.
 
-Plugin authors need `hookimpl` from here and the contracts in `attrbench.contracts.method`, `attrbench.contracts.task`,
-`attrbench.contracts.metric` and `attrbench.contracts.feature`. Importing this package imports no torch.
+The functions `run`, `tune`, `attribute`, `leaderboard`, `read_records`, `open_task` and `check` do what the command
+line does; `Method`, `Task`, `Metric` and the other classes are the contracts that plugins fulfill. Each name is loaded
+when it is first used, so that importing this package imports neither torch nor NumPy nor pydantic.
 """
 
-from attrbench.plugins.hookspecs import hookimpl
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from attrbench.api import attribute, check, leaderboard, open_task, read_records, run, tune
+    from attrbench.contracts.executor import Executor
+    from attrbench.contracts.feature import Feature
+    from attrbench.contracts.ground_truth import GroundTruth
+    from attrbench.contracts.method import Method
+    from attrbench.contracts.metric import Metric
+    from attrbench.contracts.model_family import ModelFamily
+    from attrbench.contracts.options import Options
+    from attrbench.contracts.task import Task
+    from attrbench.plugins.hookspecs import hookimpl
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "hookimpl"]
+__all__ = [
+    "Executor",
+    "Feature",
+    "GroundTruth",
+    "Method",
+    "Metric",
+    "ModelFamily",
+    "Options",
+    "Task",
+    "__version__",
+    "attribute",
+    "check",
+    "hookimpl",
+    "leaderboard",
+    "open_task",
+    "read_records",
+    "run",
+    "tune",
+]
+
+_MODULES = {
+    "Executor": "attrbench.contracts.executor",
+    "Feature": "attrbench.contracts.feature",
+    "GroundTruth": "attrbench.contracts.ground_truth",
+    "Method": "attrbench.contracts.method",
+    "Metric": "attrbench.contracts.metric",
+    "ModelFamily": "attrbench.contracts.model_family",
+    "Options": "attrbench.contracts.options",
+    "Task": "attrbench.contracts.task",
+    "attribute": "attrbench.api",
+    "check": "attrbench.api",
+    "hookimpl": "attrbench.plugins.hookspecs",
+    "leaderboard": "attrbench.api",
+    "open_task": "attrbench.api",
+    "read_records": "attrbench.api",
+    "run": "attrbench.api",
+    "tune": "attrbench.api",
+}
+"""Where each public name is defined."""
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module 'attrbench' has no attribute '{name}'")
+    value = getattr(import_module(_MODULES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

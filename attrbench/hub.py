@@ -33,6 +33,11 @@ def hub_or_cache() -> Iterator[bool]:
         constants.HF_HUB_OFFLINE = before
 
 
+def is_local(name: str) -> bool:
+    """Return whether a name can't be an id on the hub, and so means a path."""
+    return name.startswith(("/", ".", "~")) or "\\" in name or name.count("/") != 1
+
+
 def snapshot(
     option: str, repository: str, revision: str | None, allow: Sequence[str], ignore: Sequence[str] = ()
 ) -> Path:

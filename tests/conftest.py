@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -5,6 +7,49 @@ import torch
 from attrbench.contracts.task import Items
 from attrbench.models.families.ddpm import DDPMDenoiser
 from attrbench.store.fingerprint import fingerprint
+
+TESTS = Path(__file__).parent
+FAULTS = ("faults",)
+INTEGRATION = (
+    "api",
+    "cli",
+    "conformance",
+    "cross_check",
+    "evaluation",
+    "executors",
+    "golden",
+    "gradients/test_models.py",
+    "ground_truth",
+    "models/test_loading.py",
+    "models/test_methods_on_latent_models.py",
+    "models/test_stable_diffusion.py",
+    "packaging",
+    "tasks",
+    "test_example_plugin.py",
+    "test_readme.py",
+)
+
+
+def layer_of(path: Path) -> str:
+    """Return the layer of the tests in a file: `faults` and `integration` as listed above, else `unit`."""
+    for layer, places in (("faults", FAULTS), ("integration", INTEGRATION)):
+        if any(path.is_relative_to(TESTS / place) for place in places):
+            return layer
+    return "unit"
+
+
+def pytest_collection_modifyitems(items):
+    """Mark every test with its layer, so that `pytest -m unit` and the like choose among all."""
+    for item in items:
+        item.add_marker(layer_of(item.path))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_cache_of_the_user(tmp_path_factory):
+    """Tests, and the processes that they start, leave the user's own cache alone."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ATTRBENCH_CACHE", str(tmp_path_factory.mktemp("default-cache")))
+        yield
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -13,7 +13,7 @@ from attrbench.plugins import hookspecs
 from attrbench.plugins.registry import registry
 
 DOCS = Path(__file__).parent.parent / "docs"
-PLUGINS = (DOCS / "plugins.md").read_text(encoding="utf-8")
+PLUGINS = (DOCS / "how-to" / "plugins.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```python\n(.*?)^```", PLUGINS, flags=re.DOTALL | re.MULTILINE)
 HOOKS = {
     name: list(inspect.signature(hook).parameters)
@@ -40,7 +40,7 @@ def test_every_hook_is_documented_with_its_parameters(name: str) -> None:
         for node in ast.walk(ast.parse(block))
         if isinstance(node, ast.FunctionDef) and node.name == name
     ]
-    assert documented, f"docs/plugins.md has no 'def {name}(...)'"
+    assert documented, f"docs/how-to/plugins.md has no 'def {name}(...)'"
     for parameters in documented:
         assert parameters == HOOKS[name]
 
@@ -71,7 +71,7 @@ def _shown(default: object) -> str:
 
 @pytest.mark.parametrize("name", _own("task"))
 def test_every_task_and_its_options_are_documented(name: str) -> None:
-    text = (DOCS / "tasks.md").read_text(encoding="utf-8")
+    text = (DOCS / "reference" / "tasks.md").read_text(encoding="utf-8")
     assert f"`{name}`" in text
     for option in registry().task(name).Options.model_fields:
         assert f"`{option}`" in text
@@ -79,4 +79,46 @@ def test_every_task_and_its_options_are_documented(name: str) -> None:
 
 @pytest.mark.parametrize("name", _own("metric"))
 def test_every_metric_is_documented(name: str) -> None:
-    assert f"`{name}`" in (DOCS / "metrics.md").read_text(encoding="utf-8")
+    assert f"`{name}`" in (DOCS / "reference" / "metrics.md").read_text(encoding="utf-8")
+
+
+def _pages() -> list[Path]:
+    """Return every Markdown page of the repository that links to others."""
+    return [*sorted(DOCS.rglob("*.md")), *sorted(DOCS.parent.glob("*.md")), *DOCS.parent.glob("leaderboards/*.md")]
+
+
+def _anchors(page: Path) -> set[str]:
+    """Return the anchors of the headings of a page, as GitHub and Python-Markdown both form them."""
+    text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+    headings = re.findall(r"^#+ (.+)$", text, flags=re.MULTILINE)
+    return {re.sub(r"[-\s]+", "-", re.sub(r"[^\w\s-]", "", heading).strip().lower()) for heading in headings}
+
+
+@pytest.mark.parametrize("page", _pages(), ids=lambda page: str(page.relative_to(DOCS.parent)))
+def test_every_relative_link_leads_to_a_file_and_a_heading(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8")):
+        if re.match(r"[a-z]+:", target):
+            continue
+        path, _, anchor = target.partition("#")
+        file = (page.parent / path).resolve() if path else page
+        assert file.exists() or "reference/api" in path, f"{target} leads nowhere"
+        if anchor and file.suffix == ".md":
+            assert anchor in _anchors(file), f"{target}: there is no such heading"
+
+
+@pytest.mark.parametrize("page", _pages(), ids=lambda page: str(page.relative_to(DOCS.parent)))
+def test_every_path_of_the_repository_that_is_named_exists(page: Path) -> None:
+    if page.name == "CHANGELOG.md":
+        return  # what it tells of may be gone
+    text = page.read_text(encoding="utf-8")
+    for path in re.findall(r"`((?:attrbench|plugins|tasks|tests|leaderboards|docs)/[\w/.-]+)`", text):
+        if not any(Path(part).stem.isupper() for part in path.split("/")):  # TASK, NAME.md stand for names
+            assert (DOCS.parent / path).exists(), f"there is no {path}"
+
+
+def test_every_page_of_a_method_is_in_the_index_and_in_the_navigation() -> None:
+    index = (DOCS / "methods" / "index.md").read_text(encoding="utf-8")
+    navigation = (DOCS.parent / "mkdocs.yml").read_text(encoding="utf-8")
+    for name in _own("method"):
+        assert f"[{name}]({name}.md)" in index
+        assert f"{name}: methods/{name}.md" in navigation

@@ -12,6 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from PIL import Image
+
+from attrbench.contracts.record import read_records
+from tests.models.dit_folder import write_dit
 
 HERE = Path(__file__).parent
 CONSOLE_SCRIPT = Path(sys.executable).with_name("attrbench")
@@ -22,6 +26,23 @@ COMMAND = (
 )
 RUN = ["run", "-m", "mean-color", "-m", "random", "-m", "dmin:v=256,timesteps=2", "-t", "stripes-mini"]
 LABELS = {"mean-color", "random", "dmin:v=256,timesteps=2"}
+
+
+DIT_TASK = """
+[task]
+name = "my-dit"
+[model]
+model = "model"
+sampling_steps = 2
+guidance_scale = 2.0
+[train]
+path = "images"
+group_column = "text"
+[queries]
+prompts = ["red", "2"]
+groups = ["red", "blue"]
+seeds = "0-0"
+"""
 
 
 @dataclass(frozen=True)
@@ -107,6 +128,56 @@ def test_run_and_leaderboard_work_with_the_plugins_task_and_method(
     assert {row["status"] for row in rows.values()} == {"complete"}
     assert rows["mean-color"]["value"] == 1.0  # the groups are colors
     assert rows["mean-color"]["storage_bytes"] == 60 * 3 * 4
+
+
+def test_the_plugins_ground_truth_is_measured_on_its_task_and_on_no_other(
+    installed: Installed, first_run: subprocess.CompletedProcess[str]
+) -> None:
+    assert first_run.returncode == 0, first_run.stderr
+    listing = json.loads(installed.attrbench("list", "ground-truths", "--json").stdout)
+    entries = {entry["name"]: entry for entry in listing["ground-truths"]}
+    assert entries["left-out-color"]["provider"] == "attrbench-example 0.1.0"
+    assert [option["name"] for option in entries["left-out-color"]["options"]] == ["by"]
+    assert entries["lds"]["provider"].startswith("attrbench ") and "removal" in entries
+    assert "ground truth left-out-color: 4 models, trained in closed form" in first_run.stderr
+    found = {}
+    for path in installed.records.glob("stripes-mini/*.json"):
+        record = json.loads(path.read_text())
+        found[record["method"]["name"]] = record
+    results = {name: record["metrics"][0] for name, record in found.items()}
+    assert {result["metric"] for result in results.values()} == {"left-out-color-top1"}
+    assert results["mean-color"]["value"] == 1.0 and results["random"]["value"] < 1.0
+    assert found["mean-color"]["facts"]["mean_rise"] > 0
+    other = ["run", "-m", "pixel", "-t", "stripes-mini", "--ground-truth", "left-out-color:by=max"]
+    done = installed.attrbench(*other, "--out", str(installed.records.parent / "other"))
+    assert done.returncode == 0, done.stderr
+    wrong = installed.attrbench("run", "-m", "pixel", "-t", "stripes-mini", "--ground-truth", "removal")
+    assert wrong.returncode == 2 and "does not apply to task stripes-mini" in wrong.stderr
+
+
+def test_a_task_file_names_a_folder_of_the_plugins_model_family(installed: Installed, tmp_path: Path) -> None:
+    write_dit(tmp_path / "model")
+    colors = {"red": (220, 20, 20), "lime": (20, 220, 20), "blue": (20, 20, 220)}
+    (tmp_path / "images").mkdir()
+    lines = ["file_name,text"]
+    for index, label in enumerate([*colors, *colors]):
+        Image.new("RGB", (16, 16), colors[label]).save(tmp_path / "images" / f"{index}.png")
+        lines.append(f"{index}.png,{label}")
+    (tmp_path / "images" / "metadata.csv").write_text("\n".join(lines))
+    (tmp_path / "dit.toml").write_text(DIT_TASK)
+    methods = ("-m", "dmin:v=64,timesteps=2", "-m", "pixel")
+    limits = ("--limit-train", "5", "--limit-queries", "1", "--device", "cpu")
+    arguments = ("run", "-t", str(tmp_path / "dit.toml"), *methods, *limits, "--out", str(tmp_path / "records"))
+    done = installed.attrbench(*arguments)
+    assert done.returncode == 0, done.stderr
+    records, problems = read_records(tmp_path / "records")
+    assert not problems
+    assert {record.method.name for record in records} == {"dmin", "pixel"}
+    assert {(record.coverage.train_items, record.coverage.queries) for record in records} == {(5, 1)}
+    without = installed.attrbench(*arguments, "--rerun", ATTRBENCH_LOAD_PLUGINS="methods")
+    assert without.returncode == 1
+    (line,) = without.stderr.splitlines()
+    assert "DiTPipeline" in line and "StableDiffusionPipeline" in line
 
 
 def test_a_broken_plugin_stops_no_command_and_is_named(

@@ -58,6 +58,13 @@ def test_meanings_are_the_strings_under_the_declarations_and_are_inherited():
     assert meanings(Child) == {"v": "Length.", "extra": "More."}
 
 
+def test_an_option_that_gets_another_default_keeps_its_meaning():
+    class Longer(Example):
+        v: int | None = 8
+
+    assert meanings(Longer) == {"v": "Length."}
+
+
 def test_none_stays_a_word_where_none_is_not_allowed():
     assert build_options("method", Spec("m", {"name": "none"}), Example).name == "none"
 

@@ -1,4 +1,4 @@
-"""What README.md and docs/cli.md show is what the code does and the published records say.
+"""What README.md and docs/reference/cli.md show is what the code does and the published records say.
 
 `ATTRBENCH_WRITE_DOCS=1 pytest tests/test_readme.py` rewrites the generated parts.
 """
@@ -22,7 +22,7 @@ from attrbench.taskfile.read import is_file
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
-CLI = ROOT / "docs" / "cli.md"
+CLI = ROOT / "docs" / "reference" / "cli.md"
 VERBS = (
     "list",
     "run",
@@ -33,6 +33,7 @@ VERBS = (
     "new task",
     "train",
     "prepare",
+    "ground-truth build",
     "doctor",
     "cache ls",
     "cache verify",

@@ -7,7 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich import box
+from rich.table import Table
+from rich.text import Text
 
+from attrbench import api
 from attrbench.cli.common import (
     RESULTS,
     Backend,
@@ -17,12 +21,10 @@ from attrbench.cli.common import (
     Device,
     LimitTrain,
     Out,
-    TerminalReporter,
     console,
     quiet_libraries,
-    run_settings,
 )
-from attrbench.errors import UsageError
+from attrbench.text import one_line
 
 if TYPE_CHECKING:
     from attrbench.evaluation.attribute import Attribution
@@ -52,28 +54,29 @@ def attribute(
     debug: Debug = False,
 ) -> None:
     """Rank the training images for a picture, and draw them on a contact sheet. Uses the same cache as `run`."""
-    from attrbench.evaluation.requests import request_methods, request_tasks
-    from attrbench.plugins.registry import registry
-
-    found = registry()
-    requests, tasks = request_methods(found, [method]), request_tasks(found, [task])
-    if len(requests) != 1 or len(tasks) != 1:
-        raise UsageError("attribute takes one method and one task: neither 'all' nor a|b")
     quiet_libraries()
-    from attrbench.evaluation.attribute import Question, attribute
-    from attrbench.reports.contact_sheet import write_sheet
+    answer = api.attribute(
+        method,
+        task,
+        images=image or (),
+        prompts=prompt or (),
+        picture_seed=seed,
+        k=k,
+        out=out,
+        cache=cache,
+        device=device,
+        limit_train=limit_train,
+        batch_size=batch_size,
+        backend=backend,
+    )
+    from attrbench.reports.contact_sheet import write_sheet  # NumPy comes with it, and wrong names are refused before
 
-    settings = run_settings(out, cache, device, batch_size, backend, limit_train=limit_train)
-    question = Question(image or (), prompt or (), seed, k)
-    answer = attribute(found, tasks[0], requests[0], question, settings, TerminalReporter())
     if sheet is None:
-        name = "".join(c if c.isalnum() or c in "-_.=" else "-" for c in requests[0].label)[:80]
-        sheet = out / tasks[0].task.meta.name / f"attributed-{name}-{answer.queries.fingerprint[:8]}.png"
-    write_sheet(answer, sheet)
+        name = "".join(c if c.isalnum() or c in "-_.=" else "-" for c in answer.method)[:80]
+        sheet = out / answer.task_name / f"attributed-{name}-{answer.queries.fingerprint[:8]}.png"
+    write_sheet(answer.picture(), sheet)
     if as_json:
-        typer.echo(
-            json.dumps({"method": requests[0].label, "task": tasks[0].label, **_document(answer, sheet)}, indent=1)
-        )
+        typer.echo(json.dumps({"method": answer.method, "task": answer.task, **_document(answer, sheet)}, indent=1))
     else:
         _show(answer)
         typer.echo(f"contact sheet: {sheet}")
@@ -88,7 +91,7 @@ def attribute(
 
 
 def _rows(answer: Attribution, query: int) -> list[dict[str, Any]]:
-    """The training items of one query; a search may have found fewer than were asked for."""
+    """Return the training items of one query; a search may have found fewer than were asked for."""
     train, ranking = answer.train, answer.ranking
     return [
         {
@@ -116,13 +119,7 @@ def _document(answer: Attribution, sheet: Path) -> dict[str, Any]:
 
 
 def _show(answer: Attribution) -> None:
-    """A table a query. What data sets say is shown as it is, never as markup."""
-    from rich import box
-    from rich.table import Table
-    from rich.text import Text
-
-    from attrbench.text import one_line
-
+    """Print a table for each query. What data sets say is shown as it is, never as markup."""
     terminal = console()
     for query in range(len(answer.queries)):
         rows = _rows(answer, query)

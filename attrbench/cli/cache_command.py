@@ -11,21 +11,24 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from attrbench.cli.common import RESULTS, Cache, Debug, Out, TerminalReporter, console
+from attrbench.evaluation.folders import cache_folder
 from attrbench.text import plain
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from attrbench.store.cache_index import Fault, Inventory, Piece, StoredFeature
+    from attrbench.store.cache_index import Inventory
+    from attrbench.store.pieces import Fault, File, Group
 
-FEATURE_COLUMNS = ("task", "split", "features", "rows as", "shards", "items", "size", "last used", "folder")
-INDEX_COLUMNS = ("method", "index file", "size", "built in", "last used", "state")
-NUMBERS = ("shards", "items", "size", "built in")
+COLUMNS = ("kind", "what it is", "of", "files", "items", "size", "made in", "last used", "where")
+NUMBERS = ("files", "items", "size", "made in")
+NAMED = 5
+"""Files that nothing vouches for that are named one by one, of each folder at the top of the cache."""
 
 AsJson = Annotated[bool, typer.Option("--json", help="As JSON.")]
 
 cache_app = typer.Typer(
-    help="List, check and clear the cache of features and indexes.",
+    help="List, check and clear the cache of features, indexes, pictures and whatever else is kept.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
@@ -35,10 +38,10 @@ cache_app = typer.Typer(
 
 @cache_app.command("ls")
 def ls(out: Out = RESULTS, cache: Cache = None, as_json: AsJson = False, debug: Debug = False) -> None:
-    """List features and index files, with their sizes and when they were last used."""
+    """List what is kept, with sizes and when it was last used."""
     from attrbench.store.cache_index import take_inventory
 
-    found = take_inventory(_folder(out, cache))
+    found = take_inventory(cache_folder(cache, out))
     if as_json:
         typer.echo(json.dumps(_listing(found), indent=1))
     else:
@@ -48,24 +51,32 @@ def ls(out: Out = RESULTS, cache: Cache = None, as_json: AsJson = False, debug: 
 
 @cache_app.command("verify")
 def verify(out: Out = RESULTS, cache: Cache = None, as_json: AsJson = False, debug: Debug = False) -> None:
-    """Read every shard and index file and compare size and checksum; exit 1 where one differs. Changes nothing."""
+    """Read everything that is kept and compare size and checksum; exit 1 where one differs. Changes nothing."""
     from attrbench.store.cache_index import take_inventory
 
-    found = take_inventory(_folder(out, cache))
+    found = take_inventory(cache_folder(cache, out))
     pieces = found.pieces
-    faults = [*found.unreadable, *(fault for feature in found.features if (fault := feature.about_fault) is not None)]
+    faults = [*found.unreadable, *(fault for group in found.groups if (fault := group.about_fault) is not None)]
     with TerminalReporter().stage("checksums", len(pieces)) as advance:
         for piece in pieces:
             fault = piece.fault(whole=True)
             if fault is not None:
                 faults.append(fault)
             advance()
-    size = sum(piece.data.bytes for piece in pieces if piece.data is not None)
+    size = sum(piece.bytes for piece in pieces)
+    unknown = [file for file in found.other if file.regular]
     if as_json:
-        document = {"cache": str(found.root), "files": len(pieces), "bytes": size, "faults": list(map(_fault, faults))}
+        document = {
+            "cache": str(found.root),
+            "files": len(pieces),
+            "bytes": size,
+            "faults": list(map(_fault, faults)),
+            "unknown": [str(file.path) for file in unknown],
+        }
         typer.echo(json.dumps(document, indent=1))
     else:
-        _say_faults(faults, f"{_count(len(pieces), 'shard or index file', 'shards and index files')}, {_size(size)}")
+        _say_faults(faults, f"{_count(len(pieces), 'sealed file')}, {_size(size)}")
+        _name_unknown(found.root, unknown)
     _name_links(found)
     if faults:
         raise typer.Exit(1)
@@ -76,23 +87,23 @@ def gc(
     out: Out = RESULTS,
     cache: Cache = None,
     older_than: Annotated[
-        float | None, typer.Option(metavar="DAYS", min=0, help="Also features and index files not used for DAYS.")
+        float | None, typer.Option(metavar="DAYS", min=0, help="Also what was not used for DAYS.")
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list what would be removed.")] = False,
     debug: Debug = False,
 ) -> None:
-    """Remove leftovers of killed runs, what is not whole, and features that this version does not read.
+    """Remove leftovers of killed runs, what is not whole, and what this version does not read.
 
     What was used or written within the last hour stays.
     """
     from attrbench.gradients.version import ENGINE_VERSION
     from attrbench.store.cache_index import take_inventory
-    from attrbench.store.garbage import DAY, remove, sweep
+    from attrbench.store.garbage import DAY, find_garbage, remove
 
-    found = take_inventory(_folder(out, cache))
-    swept = sweep(found, ENGINE_VERSION, None if older_than is None else older_than * DAY)
+    found = take_inventory(cache_folder(cache, out))
+    garbage = find_garbage(found, ENGINE_VERSION, None if older_than is None else older_than * DAY)
     failed, freed, files = False, 0, 0
-    for removal in swept.ready:
+    for removal in garbage.ready:
         fault = None if dry_run else remove(found.root, removal)
         if fault is not None:
             failed = True
@@ -103,26 +114,21 @@ def gc(
         freed, files = freed + removal.bytes, files + len(removal.files)
     verb = "would free" if dry_run else "freed"
     typer.echo(f"{verb} {_size(freed)} in {_count(files, 'file')}" if files else "nothing to remove")
-    if swept.waiting:
-        number = _count(len(swept.waiting), "more stays", "more stay")
+    if garbage.waiting:
+        number = _count(len(garbage.waiting), "more stays", "more stay")
         typer.echo(f"{number} for now: changed so lately that a run may be at work there")
     _name_unseen(found)
     if failed:
         raise typer.Exit(1)
 
 
-def _folder(out: Path, cache: Path | None) -> Path:
-    return out / "cache" if cache is None else cache
-
-
 def _show(found: Inventory) -> None:
-    terminal = console()
-    if found.features:
-        features = sorted(found.features, key=lambda feature: feature.last_used, reverse=True)
-        terminal.print(_table(FEATURE_COLUMNS, map(_feature_cells, features)))
-    if found.indexes:
-        indexes = sorted(found.indexes, key=lambda piece: piece.last_used, reverse=True)
-        terminal.print(_table(INDEX_COLUMNS, map(_index_cells, indexes)))
+    groups = sorted(found.groups, key=lambda group: group.last_used, reverse=True)
+    if groups:
+        console().print(_table(COLUMNS, (_cells(group, found.root) for group in groups)))
+    if found.earlier:
+        size = sum(piece.bytes for piece in found.earlier)
+        typer.echo(f"of an earlier version, for 'attrbench cache gc' to remove: {_size(size)}")
     if found.rest:
         typer.echo(f"everything else: {_everything_else(found)}")
     typer.echo(f"{_size(found.bytes)} in {plain(found.root)}")
@@ -141,43 +147,26 @@ def _table(columns: Iterable[str], rows: Iterable[Iterable[str]]) -> Table:
     return table
 
 
-def _feature_cells(feature: StoredFeature) -> list[str]:
-    wrong = len(feature.faults)
+def _cells(group: Group, root: Path) -> list[str]:
+    kind, summary = group.told
+    wrong, seconds = len(group.faults), _seconds(group)
+    where = group.folder if group.about or len(group.pieces) > 1 else group.pieces[0].path
     return [
-        str(feature.description.get("task", "?")),
-        str(feature.description.get("split", "?")),
-        feature.words,
-        feature.dtype,
-        f"{len(feature.done)}" + (f" ({wrong} not whole)" if wrong else ""),
-        f"{feature.items}",
-        _size(feature.bytes),
-        _local(feature.last_used),
-        feature.folder.name,
-    ]
-
-
-def _index_cells(piece: Piece) -> list[str]:
-    seconds, fault = _build_seconds(piece), piece.fault()
-    return [
-        piece.path.parent.name,
-        piece.path.name,
-        _size(piece.bytes),
+        kind,
+        summary,
+        group.of,
+        f"{len(group.done)}" + (f" ({wrong} not whole)" if wrong else ""),
+        f"{group.items or ''}",
+        _size(group.bytes),
         "" if seconds is None else f"{seconds:.3g} s",
-        _local(piece.last_used),
-        ("whole by its size" if piece.regular else "a link") if fault is None else fault.what,
+        _local(group.last_used),
+        where.relative_to(root).as_posix(),
     ]
 
 
-def _build_seconds(piece: Piece) -> float | None:
-    from attrbench.store.checksums import IndexSeal
-
-    if not piece.regular or piece.sidecar is None:
-        return None
-    try:
-        about = piece.about()
-    except (OSError, ValueError):
-        return None
-    return about.seconds if isinstance(about, IndexSeal) else None
+def _seconds(group: Group) -> float | None:
+    """What making them took; None of shards, whose passes make several features at once."""
+    return None if group.about else sum(piece.seal.seconds for piece in group.pieces if piece.seal is not None)
 
 
 def _everything_else(found: Inventory) -> str:
@@ -191,31 +180,22 @@ def _everything_else(found: Inventory) -> str:
 def _listing(found: Inventory) -> dict[str, object]:
     return {
         "cache": str(found.root),
-        "features": [
+        "artifacts": [
             {
-                "folder": str(feature.folder),
-                "description": feature.description,
-                "words": feature.words,
-                "shards": len(feature.done),
-                "items": feature.items,
-                "bytes": feature.bytes,
-                "dtype": feature.dtype,
-                "last_used": _utc(feature.last_used),
-                "faults": list(map(_fault, feature.faults)),
+                "folder": str(group.folder),
+                "kind": group.told[0],
+                "summary": group.told[1],
+                "description": group.description,
+                "files": [piece.path.name for piece in group.done],
+                "items": group.items,
+                "bytes": group.bytes,
+                "build_seconds": _seconds(group),
+                "last_used": _utc(group.last_used),
+                "faults": list(map(_fault, group.faults)),
             }
-            for feature in found.features
+            for group in found.groups
         ],
-        "indexes": [
-            {
-                "file": str(piece.path),
-                "method": piece.path.parent.name,
-                "bytes": piece.bytes,
-                "build_seconds": _build_seconds(piece),
-                "last_used": _utc(piece.last_used),
-                "faults": [] if (fault := piece.fault()) is None else [_fault(fault)],
-            }
-            for piece in found.indexes
-        ],
+        "earlier": {"files": len(found.earlier), "bytes": sum(piece.bytes for piece in found.earlier)},
         "other": {"files": len(found.rest), "bytes": sum(file.bytes for file in found.rest)},
         "bytes": found.bytes,
     }
@@ -233,6 +213,18 @@ def _say_faults(faults: list[Fault], read: str) -> None:
         return
     again = "; the next run that needs them makes the broken ones again" if any(f.broken for f in faults) else ""
     typer.echo(f"{_count(len(faults), 'fault')} found in {read}; nothing was changed{again}")
+
+
+def _name_unknown(root: Path, files: list[File]) -> None:
+    """Names the files that nothing vouches for, a few of each folder at the top of the cache."""
+    folders: dict[str, list[File]] = {}
+    for file in files:
+        folders.setdefault(file.path.relative_to(root).parts[0], []).append(file)
+    for name, held in folders.items():
+        for file in held[:NAMED]:
+            typer.echo(f"unknown: {plain(file.path)} (nothing vouches for it)")
+        if len(held) > NAMED:
+            typer.echo(f"unknown: {len(held) - NAMED} more below {plain(root / name)}")
 
 
 def _name_unseen(found: Inventory) -> None:

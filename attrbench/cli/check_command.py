@@ -1,4 +1,4 @@
-"""`attrbench check`: does a method keep to the contract?"""
+"""`attrbench check`: check that a method keeps to the contract."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from attrbench.cli.common import Debug, Device, default_device, quiet_libraries
+from attrbench import api
+from attrbench.cli.common import Debug, Device, quiet_libraries
 
 if TYPE_CHECKING:
     from attrbench.conformance.check_report import Finding, Report
@@ -25,38 +26,28 @@ def check(
     debug: Debug = False,
 ) -> None:
     """Check that a method keeps to the contract, on a tiny task; exit 1 where it does not."""
-    from attrbench.evaluation.requests import request_methods
-    from attrbench.plugins.registry import registry
-
-    found = registry()
-    requests = request_methods(found, [method])
     quiet_libraries()
-    from attrbench.conformance.method_check import check_method  # torch comes with it
-
-    place, reports = default_device(device), []
-    for request in requests:
-        if not as_json:
-            typer.secho(request.label, bold=True)
-        report = check_method(found, request, place, _silent if as_json else _show)
-        reports.append(report)
-        if not as_json:
-            _sum_up(report)
+    tell = not as_json
+    reports = api.check(
+        method,
+        device=device,
+        on_method=_title if tell else None,
+        on_finding=_show if tell else None,
+        on_report=_sum_up if tell else None,
+    )
     if as_json:
         typer.echo(json.dumps([report.as_json() for report in reports], indent=1))
-    wrong = [
-        report.status == "failed" or (report.status == "unavailable" and not request.optional)
-        for request, report in zip(requests, reports, strict=True)
-    ]
-    if any(wrong):
+    wrong = {"failed"} if method == "all" else {"failed", "unavailable"}  # of all methods some may be unavailable
+    if any(report.status in wrong for report in reports):
         raise typer.Exit(1)
 
 
-def _silent(finding: Finding) -> None:
-    """The JSON comes at the end."""
+def _title(label: str) -> None:
+    typer.secho(label, bold=True)
 
 
 def _show(finding: Finding) -> None:
-    """One line; below a check that failed, what to do."""
+    """Print one line; below a check that failed, what to do."""
     line = f"  {finding.status:<{STATUS_WIDTH}}  {finding.check:<{CHECK_WIDTH}}  {finding.found}"
     typer.secho(line, fg=COLORS[finding.status])
     if finding.advice:

@@ -1,15 +1,14 @@
-"""`attrbench leaderboard`: what the records say together."""
+"""`attrbench leaderboard`: rank records."""
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
+from attrbench import api
 from attrbench.cli.common import RESULTS, Debug, console
-from attrbench.errors import AttrbenchError, unknown_name
 
 
 def leaderboard(
@@ -22,34 +21,13 @@ def leaderboard(
     debug: Debug = False,
 ) -> None:
     """Rank the records of each task. Limited, partial and failed runs stand below the line."""
-    from attrbench.contracts.record import read_records
-    from attrbench.reports.leaderboard_table import to_csv, to_json, to_markdown, to_rich
-    from attrbench.reports.ranking import build_tables
-
-    found, problems = [], []
-    for folder in records or [RESULTS]:
-        if not folder.is_dir():
-            raise AttrbenchError(f"no folder {folder}: run 'attrbench run' first, or name a folder of records")
-        more, bad = read_records(folder)
-        found += more
-        problems += bad
-    for problem in problems:
-        sys.stderr.write(f"attrbench: left out {problem}\n")
-    names = {record.task.name for record in found}
-    for name in task or ():
-        if name not in names:
-            raise unknown_name("task among the records", name, names)
-    if metric is not None:
-        known = {result.name for record in found for result in record.metrics}
-        if metric not in known:
-            raise unknown_name("metric among the records", metric, known)
-    tables = build_tables([record for record in found if not task or record.task.name in task], metric)
-    if not tables:
-        raise AttrbenchError("no records found: run 'attrbench run' first, or name a folder of records")
+    board = api.leaderboard(records or [RESULTS], tasks=task or (), metric=metric)
     if format_ == "rich":
-        out = console()
-        for table in tables:
-            out.print(to_rich(table))
-            out.print()
+        from attrbench.reports.leaderboard_table import to_rich  # NumPy comes with it, which --help needs not
+
+        terminal = console()
+        for table in board.tables:
+            terminal.print(to_rich(table))
+            terminal.print()
     else:
-        typer.echo({"md": to_markdown, "csv": to_csv, "json": to_json}[format_](tables), nl=False)
+        typer.echo({"md": board.to_markdown, "csv": board.to_csv, "json": board.to_json}[format_](), nl=False)

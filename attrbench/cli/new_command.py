@@ -34,7 +34,7 @@ def task(
     force: Annotated[bool, typer.Option("--force", help="Write over a file that is there.")] = False,
     debug: Debug = False,
 ) -> None:
-    """Write a commented task file for your own model (docs/own-model.md)."""
+    """Write a commented task file for your own model (docs/how-to/own-model.md)."""
     from attrbench.files import write_atomically
     from attrbench.taskfile.template import template
 

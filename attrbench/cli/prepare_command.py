@@ -9,6 +9,7 @@ import typer
 
 from attrbench.cli.common import RESULTS, Cache, Debug, quiet_libraries
 from attrbench.errors import UsageError, unknown_name
+from attrbench.evaluation.folders import cache_folder
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -44,7 +45,7 @@ def prepare(
     sources = dict(_source(text, kind.sources) for text in source or ())
     quiet_libraries()
     folder = RESULTS / "prepared" / kind.name if out is None else out
-    preparation.prepare(Order(folder, RESULTS / "cache" if cache is None else cache, sources, typer.echo))
+    preparation.prepare(Order(folder, cache_folder(cache, RESULTS), sources, typer.echo))
     typer.echo(f"the data set is in {folder}")
 
 

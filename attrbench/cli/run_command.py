@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from attrbench import api
 from attrbench.cli.common import (
     RESULTS,
     Backend,
@@ -17,15 +16,14 @@ from attrbench.cli.common import (
     Debug,
     Device,
     Executor,
+    GroundTruths,
     LimitQueries,
     LimitTrain,
     Out,
     Rerun,
     Seed,
     Tasks,
-    TerminalReporter,
     quiet_libraries,
-    run_settings,
 )
 
 if TYPE_CHECKING:
@@ -48,48 +46,56 @@ def run(
     batch_size: BatchSize = None,
     backend: Backend = "hooks",
     executor: Executor = "inline",
+    ground_truth: GroundTruths = None,
     rerun: Rerun = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and stop.")] = False,
     debug: Debug = False,
 ) -> None:
     """Run methods on tasks. What is already computed is not computed again: the same command resumes."""
-    from attrbench.evaluation.requests import request_methods, request_tasks
-    from attrbench.plugins.registry import registry
-
-    found = registry()
-    methods, tasks = request_methods(found, method), request_tasks(found, task)
-    found.executor(executor)
     quiet_libraries()
-    from attrbench.evaluation.task_run import TaskRun  # torch comes with it, so wrong names are refused before
-
-    settings = run_settings(
-        out,
-        cache,
-        device,
-        batch_size,
-        backend,
+    exit_code = ExitCode()
+    api.run(
+        method,
+        task,
+        out=out,
+        cache=cache,
+        device=device,
         seed=seed,
         limit_train=limit_train,
         limit_queries=limit_queries,
         executor=executor,
         rerun=rerun,
+        batch_size=batch_size,
+        backend=backend,
         dry_run=dry_run,
+        ground_truths=tuple(ground_truth or ()),
+        keep_scores=False,
+        on_result=exit_code.show,
     )
-    show_all(chain.from_iterable(TaskRun(found, t, methods, settings, TerminalReporter()).results() for t in tasks))
+    exit_code.leave()
 
 
-def show_all(results: Iterable[Result]) -> None:
-    """One line a run as it is done, on standard output; exits with 1 where one failed, with 3 where one is partial."""
-    worst = 0
-    for result in results:
+class ExitCode:
+    """Shows results as they come, and keeps the exit code: 1 where one failed, 3 where one is partial."""
+
+    def __init__(self) -> None:
+        self._statuses: set[str] = set()
+
+    def show(self, result: Result) -> None:
+        """Write one line on standard output."""
         _show(result)
-        worst = max(worst, {"failed": 4, "partial": 3}.get(result.record.status, 0))
-    if worst:
-        raise typer.Exit(1 if worst == 4 else 3)
+        self._statuses.add(result.record.status)
+
+    def leave(self) -> None:
+        """Exit where the code is not 0."""
+        if "failed" in self._statuses:
+            raise typer.Exit(1)
+        if "partial" in self._statuses:
+            raise typer.Exit(3)
 
 
 def _show(result: Result) -> None:
-    from attrbench.reports.table_cells import human_seconds, interval_text, method_text, storage_text
+    from attrbench.reports.table_cells import human_seconds, interval_text, method_text, storage_text  # NumPy comes too
 
     record, path = result.record, result.path
     line = f"{method_text(record)} on {record.task.label}: "
@@ -113,8 +119,8 @@ def _show(result: Result) -> None:
 
 
 def _costs(record: Record) -> str:
-    """What a scale run is for."""
-    from attrbench.reports.table_cells import human_bytes, human_seconds, storage_text
+    """Return the costs that a scale run is for."""
+    from attrbench.reports.table_cells import human_bytes, human_seconds, storage_text  # NumPy comes too
 
     storage, latency, items = record.storage, record.latency, record.coverage.train_items
     assert storage is not None and latency is not None
@@ -127,7 +133,7 @@ def _costs(record: Record) -> str:
 
 
 def _reference(record: Record, main: MetricResult) -> str:
-    """What to compare the number with: the controls of a counterfactual, or chance."""
+    """Return what the number is compared with: the controls of a ground truth, or chance."""
     if record.controls:
         controls = (f"{control.name} {control.result.value:.3f}" for control in record.controls)
         return f" (controls: {', '.join(controls)})"
@@ -135,7 +141,7 @@ def _reference(record: Record, main: MetricResult) -> str:
 
 
 def _lost(gradients: list[tuple[str, int, int | float]]) -> str:
-    """Names the first gradients that were NaN or infinite."""
+    """Return the names of the first gradients that were NaN or infinite."""
     if not gradients:
         return ""
     named = ", ".join(f"{split} item {item} at timestep {t:g}" for split, item, t in gradients[:3])

@@ -1,4 +1,4 @@
-"""`attrbench train`: repeats the training of a task's weights."""
+"""`attrbench train`: repeat the training of a task's weights."""
 
 from __future__ import annotations
 
@@ -19,13 +19,17 @@ def train(
     debug: Debug = False,
 ) -> None:
     """Repeat the training of a task's weights. The same command resumes after an interruption."""
+    from attrbench.contracts.task import Trainable
+    from attrbench.errors import UsageError
     from attrbench.evaluation.requests import request_tasks
     from attrbench.plugins.registry import registry
 
-    chosen = request_tasks(registry(), [task])[0].task
     quiet_libraries()
+    chosen = request_tasks(registry(), [task])[0].task
+    if not isinstance(chosen, Trainable):
+        raise UsageError(f"task {chosen.meta.name} has no training recipe")
     from attrbench.evaluation.task_run import torch_device
 
     folder = RESULTS / "trained" / chosen.meta.name if out is None else out
-    chosen.train(folder, torch_device(default_device(device)), typer.echo)
-    typer.echo(f"weights are in {folder}")
+    trained = chosen.train(None, None, folder, torch_device(default_device(device)), typer.echo)
+    typer.echo(f"weights are in {trained}")

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich import box
+from rich.markup import escape
+from rich.table import Table
 
+from attrbench import api
 from attrbench.cli.common import (
     RESULTS,
     Backend,
@@ -21,16 +24,13 @@ from attrbench.cli.common import (
     Rerun,
     Seed,
     Tasks,
-    TerminalReporter,
     console,
     quiet_libraries,
-    run_settings,
 )
-from attrbench.cli.run_command import show_all
+from attrbench.cli.run_command import ExitCode
 
 if TYPE_CHECKING:
-    from attrbench.evaluation.task_run import Result
-    from attrbench.evaluation.tune import Choice, TuningRun
+    from attrbench.evaluation.tune import Choice
 
 
 def tune(
@@ -55,51 +55,35 @@ def tune(
     debug: Debug = False,
 ) -> None:
     """Choose options on the task's tuning queries, and run the best on the reported ones. Each -m is a choice."""
-    from attrbench.evaluation.requests import request_sweeps, request_tasks
-    from attrbench.plugins.registry import registry
-
-    found = registry()
-    sweeps, tasks = request_sweeps(found, method), request_tasks(found, task)
-    found.executor(executor)
     quiet_libraries()
-    from attrbench.evaluation.tune import TuningRun, without_result  # torch comes with it, as in `run`
-
-    settings = run_settings(
-        out,
-        cache,
-        device,
-        batch_size,
-        backend,
+    exit_code = ExitCode()
+    results = api.tune(
+        method,
+        task,
+        by=by,
+        out=out,
+        cache=cache,
+        device=device,
         seed=seed,
         limit_train=limit_train,
         limit_queries=limit_queries,
         executor=executor,
         rerun=rerun,
+        batch_size=batch_size,
+        backend=backend,
+        keep_scores=False,
+        on_choice=_show,
+        on_result=exit_code.show,
     )
-    runs = [TuningRun(found, request, sweeps, settings, TerminalReporter(), by) for request in tasks]
-    choices: list[Choice] = []
-    show_all(result for run in runs for result in _results(run, choices))
-    for choice in choices:
+    exit_code.leave()
+    for choice in results.choices:
         if choice.chosen is None:
-            raise without_result(choice)
-
-
-def _results(run: TuningRun, made: list[Choice]) -> Iterator[Result]:
-    """Shows what each value reached, then runs the chosen ones; adds the choices to those that were made."""
-    choices = run.choices()
-    made += choices
-    for choice in choices:
-        _show(choice)
-    yield from run.results(choices)
+            raise choice.without_result()
 
 
 def _show(choice: Choice) -> None:
-    """A table of the values, the chosen one marked."""
-    from rich import box
-    from rich.markup import escape
-    from rich.table import Table
-
-    from attrbench.reports.table_cells import interval_text
+    """Print a table of the values, the chosen one marked."""
+    from attrbench.reports.table_cells import interval_text  # NumPy comes too
 
     tuned = choice.tuned
     grid = Table(title=escape(f"{tuned.task}: {tuned.queries} tuning queries"), box=box.SIMPLE_HEAD)

@@ -106,4 +106,4 @@ def _findings(bench: Bench, request: MethodRequest) -> Iterator[Finding]:
         try:
             yield check(subject)
         except Exception as error:
-            yield failed(name, f"raised {one_line(error)}", "see docs/check.md for what the check does")
+            yield failed(name, f"raised {one_line(error)}", "see docs/how-to/check.md for what the check does")

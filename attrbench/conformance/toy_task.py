@@ -21,6 +21,7 @@ from attrbench.contracts.denoiser import Encoded
 from attrbench.contracts.options import Options
 from attrbench.contracts.task import Items, OpenTask, Task, TaskMeta, Workspace
 from attrbench.models.families.ddpm import DDPMDenoiser
+from attrbench.store.artifacts import Artifact
 from attrbench.store.fingerprint import fingerprint
 
 TRAIN, QUERIES, SIDE = 24, 6, 8
@@ -166,9 +167,13 @@ class ToyDenoiser(DDPMDenoiser):
 
 def network_folder(cache: Path) -> Path:
     """A pipeline folder with the network, as `DDPMPipeline.save_pretrained` writes it."""
+    artifact = Artifact(cache / "network", "toy network", "a DDPM with random weights")
+    return artifact.kept(_save_network, lambda folder, _: folder).value
+
+
+def _save_network(folder: Path) -> None:
     from diffusers import DDPMScheduler, UNet2DModel  # their pipeline would bring transformers along
 
-    folder = cache / "network"
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         unet = UNet2DModel(
@@ -184,4 +189,3 @@ def network_folder(cache: Path) -> Path:
         )
     unet.save_pretrained(str(folder / "unet"))
     DDPMScheduler(num_train_timesteps=1000).save_pretrained(str(folder / "scheduler"))
-    return folder

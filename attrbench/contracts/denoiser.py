@@ -1,4 +1,4 @@
-"""The contract that hides the model families (DDPM, SD 1.x, SD 3) from everything else."""
+"""The contract of a trained diffusion model: encode, add noise, predict, generate, whatever its family."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ LEARNING_RATES = "learning-rates.json"
 
 @dataclass(frozen=True)
 class Encoded:
-    """Items as the network sees them: encoded once an item, never once a timestep.
+    """A batch of items as the network sees them: encoded once an item, never once a timestep.
 
     Attributes:
         latents: [B, C, H, W] clean latents, or images for pixel models.
@@ -38,7 +38,7 @@ class Encoded:
         return len(self.latents)
 
     def select(self, index: torch.Tensor) -> Encoded:
-        """The items at `index` ([k] integers), in that order and with repeats."""
+        """Return the items at `index` ([k] integers), in that order and with repeats."""
         return Encoded(self.latents[index], {name: value[index] for name, value in self.conditioning.items()})
 
 
@@ -71,30 +71,46 @@ class Denoiser(ABC):
     def encode(
         self, images: NDArray[np.uint8], prompts: Sequence[str], image_range: Literal["model", "unit"]
     ) -> Encoded:
-        """Encodes images ([B, H, W, C] uint8) and their prompts. `unit` feeds [0, 1] instead of the trained range."""
+        """Return latents and conditioning of images ([B, H, W, C] uint8) and their prompts.
+
+        Args:
+            images: [B, H, W, C], as large as `image_shape` says.
+            prompts: B of them; empty strings for unconditional models.
+            image_range: `model`, pixels in the range of the training; `unit`, in [0, 1].
+        """
 
     @abstractmethod
     def attributed_parameters(self, which: str) -> dict[str, torch.nn.Parameter]:
-        """The differentiated parameters by name, in a fixed order; `which` as in `GradientSource.parameters`."""
+        """Return the differentiated parameters by name, in a fixed order.
+
+        Args:
+            which: as in `GradientSource.parameters`.
+
+        Raises:
+            UsageError: where the model has no such parameters.
+        """
 
     @abstractmethod
     def timesteps(self, grid: TimestepGrid) -> tuple[float, ...]:
-        """The timesteps of a grid, in the network's units: integers, or real numbers for flow-matching models."""
+        """Return the T timesteps of a grid, in the network's units: integers, or real numbers for flow matching."""
 
     @abstractmethod
     def noisy(self, latents: torch.Tensor, noise: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-        """The forward process q(x_t | x_0): [B, C, H, W] at timesteps t ([B])."""
+        """Return x_t of the forward process q(x_t | x_0), [B, C, H, W], at timesteps t ([B])."""
 
     @abstractmethod
     def predict(self, noisy: torch.Tensor, t: torch.Tensor, conditioning: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        """The network's output, [B, C, H, W]."""
+        """Return the network's prediction, [B, C, H, W], comparable with `target`.
+
+        Networks that predict more (a learned variance, say) give the part that `target` is the target of.
+        """
 
     @abstractmethod
     def target(self, latents: torch.Tensor, noise: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-        """What the network was trained to predict, [B, C, H, W]."""
+        """Return what the network was trained to predict, [B, C, H, W]: noise, v or velocity."""
 
     def loss_weights(self, t: torch.Tensor) -> torch.Tensor:
-        """[B] weights of the variational bound at timesteps t, for the model output `weighted-loss`.
+        """Return the [B] weights of the variational bound at timesteps t, for the model output `weighted-loss`.
 
         Raises:
             UsageError: where the model has none.
@@ -102,11 +118,11 @@ class Denoiser(ABC):
         raise UsageError(f"{type(self).__name__} has no weights for the model output weighted-loss; use loss")
 
     def checkpoints(self) -> tuple[str, ...]:
-        """Names of weights from earlier in training, earliest first; `final` is not among them."""
+        """Return the names of weights from earlier in training, earliest first; `final` is not among them."""
         return ()
 
     def learning_rate(self, checkpoint: str) -> float:
-        """The learning rate at a checkpoint.
+        """Return the learning rate at a checkpoint.
 
         Raises:
             UsageError: where it is not known.
@@ -114,7 +130,7 @@ class Denoiser(ABC):
         raise UsageError(f"the learning rate at checkpoint {checkpoint} is not known")
 
     def at(self, checkpoint: str) -> Denoiser:
-        """The model with other weights.
+        """Return the model with the weights of a checkpoint.
 
         Args:
             checkpoint: `final`, its own; `untrained`, drawn anew; one of `checkpoints()`; or `k/n` for the one that
@@ -134,7 +150,7 @@ class Denoiser(ABC):
     def fingerprint_at(self, checkpoint: str) -> str:
         """Return the fingerprint of `at(checkpoint)` without loading it; raises as `at` does."""
         checkpoint = self._known(checkpoint)
-        return self.fingerprint if checkpoint == "final" else self._fingerprint_of(checkpoint)
+        return self.fingerprint if checkpoint == "final" else self._fingerprint_with(checkpoint)
 
     def _known(self, checkpoint: str) -> str:
         checkpoint = self.resolve(checkpoint)
@@ -143,12 +159,12 @@ class Denoiser(ABC):
             raise unknown_name("checkpoint", checkpoint, known)
         return checkpoint
 
-    def _fingerprint_of(self, checkpoint: str) -> str:
-        """The fingerprint with weights other than the final ones."""
-        return f"{self.fingerprint}/{checkpoint}"
-
     def resolve(self, checkpoint: str) -> str:
-        """The name behind `k/n`: of C checkpoints in all, the final one among them, the ceil(C k / n)-th."""
+        """Return the name of the checkpoint that `k/n` means: the ceil(C k / n)-th of C, the final one among them.
+
+        Raises:
+            Unavailable: where the model has fewer than n.
+        """
         share, slash, parts = checkpoint.partition("/")
         if not slash:
             return checkpoint
@@ -160,18 +176,23 @@ class Denoiser(ABC):
             )
         return every[-(-len(every) * int(share) // int(parts)) - 1]
 
+    def _fingerprint_with(self, name: str) -> str:
+        """Return the fingerprint of the model with other weights, by their name."""
+        return f"{self.fingerprint}/{name}"
+
     def _load(self, checkpoint: str) -> torch.nn.Module:
-        """A copy of the module with the weights of one of `checkpoints()`."""
+        """Return a copy of the module with the weights of one of `checkpoints()`."""
         raise NotImplementedError
 
     def _with(self, module: torch.nn.Module, name: str) -> Denoiser:
+        """Return a copy of the denoiser over another network, whose weights are called `name`."""
         other = copy.copy(self)
         other.module = module.to(self.device).eval()
-        other.fingerprint = self._fingerprint_of(name)
+        other.fingerprint = self._fingerprint_with(name)
         return other
 
     def sampler_timesteps(self) -> tuple[float, ...]:
-        """The timesteps that `generate` visits, in its order.
+        """Return the timesteps that `generate` visits, in its order.
 
         Raises:
             Unavailable: where the model cannot say.
@@ -179,7 +200,7 @@ class Denoiser(ABC):
         raise Unavailable(f"{type(self).__name__} has no sampling trajectories")
 
     def trajectory(self, prompts: Sequence[str], seeds: Sequence[int]) -> torch.Tensor:
-        """What `generate` took for the clean latents at each of its steps: [B, steps, C, H, W], first step first.
+        """Return the clean latents that `generate` predicts at each step: [B, steps, C, H, W], first step first.
 
         Args:
             prompts: of the pictures.
@@ -191,16 +212,16 @@ class Denoiser(ABC):
         raise Unavailable(f"{type(self).__name__} has no sampling trajectories")
 
     def truncated(self, prompts: Sequence[str]) -> list[int]:
-        """Places of the prompts that are longer than the text encoders take, and are cut."""
+        """Return the indices of the prompts that are longer than the text encoders take, and are truncated."""
         return []
 
     @abstractmethod
     def generate(self, prompts: Sequence[str], seeds: Sequence[int]) -> NDArray[np.uint8]:
-        """One image a seed, [B, H, W, C] uint8; an image depends on its own prompt and seed alone."""
+        """Return one image for each seed, [B, H, W, C] uint8; an image depends on its own prompt and seed alone."""
 
 
 def untrained(module: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
-    """A copy of the module whose weights are drawn anew, each layer as it initializes itself."""
+    """Return a copy of the module whose weights are drawn anew, each layer as it initializes itself."""
     fresh = copy.deepcopy(module).cpu()
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(seed)

@@ -170,11 +170,14 @@ class StoreSpec:
         description: everything that decides the numbers, as JSON can hold it.
         item_bytes: bytes of one item.
         shard_items: items of a shard, a power of two; it must follow from the description alone.
+        kind, summary: what it is and which one, in words; `attrbench cache ls` shows them.
     """
 
     description: Mapping[str, object]
     item_bytes: int
     shard_items: int = 64
+    kind: str = "feature"
+    summary: str = ""
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Generic, TypeVar, final
 
+from attrbench.code_digest import class_digest
 from attrbench.contracts.feature import FeatureRequest, QueryFeatures, TrainFeatures
 from attrbench.contracts.options import Options
 from attrbench.contracts.ranking import Ranking, top_k
@@ -154,8 +155,13 @@ class Method(ABC, Generic[OptionsT]):
 
     @property
     def key(self) -> str:
-        """Name, version and options in one line; for `GradientProducts.transform`, which must name all of them."""
-        return f"{self.name} v{self.version} {self.options.model_dump_json()}"
+        """Return name, version and options in one line, for `GradientProducts.transform`, which must name all of them.
+
+        For a class without a file (attrbench.code_digest) it ends in the digest of its code, so that products that an
+        earlier version of the class transformed are not taken for those of this one.
+        """
+        code = class_digest(type(self))
+        return f"{self.name} v{self.version} {self.options.model_dump_json()}" + (f" code {code}" if code else "")
 
     @abstractmethod
     def features(self) -> FeatureRequest:

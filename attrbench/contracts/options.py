@@ -6,11 +6,8 @@ the fingerprint all come from that model.
 
 from __future__ import annotations
 
-import ast
-import inspect
 import itertools
 import re
-import textwrap
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
@@ -25,6 +22,8 @@ from attrbench.errors import UsageError, unknown_name
 class Options(BaseModel):
     """Base of every options model. Unknown names are refused; the word `none` means None where that is allowed.
 
+    The string under an option's declaration is its documentation.
+
     Attributes:
         needs: option -> what it needs of others to have an effect, as one writes it on the command line:
             `search=hnsw`; `hessian=ggn|hessian`; `v`, which must not be none; several with commas. An option that is
@@ -33,7 +32,7 @@ class Options(BaseModel):
         aliases: old name of an option -> its name now; `build_options` takes both.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
     needs: ClassVar[Mapping[str, str]] = {}
     aliases: ClassVar[Mapping[str, str]] = {}
 
@@ -141,21 +140,16 @@ def _need(text: str) -> Need:
 
 
 def meanings(model: type[BaseModel]) -> dict[str, str]:
-    """What each option means: the string that stands under its declaration, read from the source only when asked."""
-    found: dict[str, str] = {}
+    """Return option -> its documentation: the string under its declaration, which pydantic reads as the description.
+
+    pydantic drops the description of an option that a subclass declares again with another default only; the nearest
+    base that documents it is asked then.
+    """
+    texts: dict[str, str] = {}
     for owner in reversed(model.__mro__):
-        if owner is BaseModel or not issubclass(owner, BaseModel):
-            continue
-        try:
-            body = ast.parse(textwrap.dedent(inspect.getsource(owner))).body[0]
-        except (OSError, TypeError):  # a plugin may come without its source
-            continue
-        assert isinstance(body, ast.ClassDef)
-        for field_, below in itertools.pairwise(body.body):
-            match field_, below:
-                case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(text))):
-                    found[name] = inspect.cleandoc(text)
-    return found
+        if issubclass(owner, BaseModel):
+            texts |= {name: option.description for name, option in owner.model_fields.items() if option.description}
+    return texts
 
 
 @dataclass(frozen=True)

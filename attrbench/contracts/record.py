@@ -84,10 +84,11 @@ class MetricResult(_Part):
     Attributes:
         metric: name of the metric; `k` its cut-off.
         value: mean over the queries.
-        low, high: 95% percentile-bootstrap interval over the queries; None for a single query. Of a counterfactual,
-            the interval over training seeds and pictures; None for a single seed.
-        ceiling: mean of the best reachable values; of a counterfactual, what its ceiling control reached.
-        random: expectation under a uniformly random ranking; of a counterfactual, what random removal did.
+        low, high: 95% percentile-bootstrap interval over the queries; None for a single query. Of a ground truth,
+            the interval over what it draws: training seeds and pictures, or queries and subsets; None for too few.
+        ceiling: mean of the best reachable values; of a ground truth, what its ceiling control
+            reached, or its noise ceiling.
+        random: expectation under a uniformly random ranking; of a ground truth, what random removal did, or 0.
         per_query: the value of each query, in query order; for a metric of retrained models, that of each picture.
         higher_is_better: the metric's direction.
         clusters: `per_query` is so many equal runs of values, one after the other, that belong together: one for each
@@ -114,7 +115,7 @@ class MetricResult(_Part):
 
 
 class Control(_Part):
-    """The main metric of a counterfactual where something else than the method chose the items to remove.
+    """The main metric of a ground truth where something else than the method chose the items to remove.
 
     Attributes:
         name: what chose them, in words.
@@ -245,9 +246,9 @@ class Record(_Part):
         ranking: for each query the training ids at the top, strongest first.
         notes: what a reader must know: images that were left out, metrics that do not apply and why.
         facts: what the method says of itself: the damping it used, a residual, a number of steps; and what a
-            counterfactual says of the items that it removed.
+            ground truth says of itself: how many items it removed, how many models it rests on.
         tuned: how the options were chosen; None where they were given.
-        controls: of a counterfactual: the main metric where something else chose what to remove.
+        controls: of a ground truth: the main metric where something else chose what to remove.
         peak_memory_bytes, peak_device_bytes: of the process and of torch on a CUDA device, while this run's passes
             that serve the method were computed and while it was fitted and asked; libraries included.
         identity: hash of all that decides the result; a record with the same identity is not computed again.

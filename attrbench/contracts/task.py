@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, ClassVar, Generic, TypeVar
 from pydantic import BaseModel, ConfigDict
 
 from attrbench.contracts.options import Options
-from attrbench.errors import UsageError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -19,25 +18,25 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from attrbench.contracts.denoiser import Denoiser
-    from attrbench.contracts.ground_truth import Counterfactual
+    from attrbench.contracts.model_family import ModelDescription
 
 OptionsT = TypeVar("OptionsT", bound=Options)
 
 
 class TaskMeta(BaseModel):
-    """What a task is, readable without opening it.
+    """Description of a task, readable without opening it.
 
     Attributes:
-        name: what `-t` takes.
+        name: the name by which `-t` selects it.
         version: raised whenever the training set, the weights or the queries change; never mixed on a leaderboard.
-        summary: one line for `attrbench list`.
+        summary: one line, which `attrbench list` shows.
         model: the model, with id and revision where it has one.
-        dataset: the training set, likewise.
+        dataset: the training set, with id and revision where it has one.
         license: of data and weights.
         train_items: size of the training set; None where only opening the task can tell.
-        memory: what a run needs at its peak, in words.
-        main_metric: the metric that ranks the leaderboard, such as `detection-rate@10`; no cut-off where it is that of
-            a counterfactual.
+        memory: peak memory of a run, in words.
+        main_metric: the metric that ranks the leaderboard, such as `detection-rate@10`; without a cut-off (`@k`) where
+            it is that of a ground truth.
         notes: what a reader of the numbers must know, such as how queries were labeled.
     """
 
@@ -57,16 +56,16 @@ class TaskMeta(BaseModel):
 
 @dataclass(frozen=True)
 class Items:
-    """Images with what belongs to them, in a fixed order; an item's id is its index.
+    """Images with their groups, prompts, seeds and names, in a fixed order; an item's id is its index.
 
     Attributes:
         images: [n, H, W, C] uint8; may be memory-mapped and read-only, and larger than the memory.
-        groups: the group of each item, what the detection rate compares; empty for an item that has none.
-        prompts: the prompt of each item, empty for unconditional models.
+        groups: the group of each item, which the detection rate compares; an empty string for an item without one.
+        prompts: the prompt of each item, an empty string for unconditional models.
         fingerprint: hash of the contents.
         seeds: for pictures that `Denoiser.generate` made: the seed of each, from which its sampling trajectory can be
             run again; None for pictures from elsewhere.
-        names: what people call each item, such as its file's name; empty where they have no names.
+        names: the name of each item for people, such as that of its file; empty where items have no names.
         grouping: hash of the groups, where `fingerprint` leaves them out, so that features outlive other groups.
     """
 
@@ -84,7 +83,7 @@ class Items:
 
 @dataclass(frozen=True)
 class Workspace:
-    """Where a task and a run may keep files, and on what they compute.
+    """The folder in which a task and a run may keep files, and the device on which they compute.
 
     Attributes:
         cache: folder for generated queries, feature shards and index files.
@@ -101,33 +100,36 @@ class OpenTask(ABC):
     @property
     @abstractmethod
     def train(self) -> Items:
-        """The training set."""
+        """Return the training set."""
 
     @property
     @abstractmethod
     def queries(self) -> Items:
-        """Images that the model generated with fixed seeds."""
+        """Return the queries: images that the model generated with fixed seeds."""
 
     @property
     @abstractmethod
     def denoiser(self) -> Denoiser:
-        """The trained model."""
+        """Return the trained model."""
 
     @property
-    def counterfactual(self) -> Counterfactual | None:
-        """How rankings are measured by training again; None for tasks that do not."""
-        return None
+    def model_description(self) -> ModelDescription:
+        """Return what a plan must know of the model; tasks that can tell it without loading the model override it."""
+        from attrbench.contracts.model_family import ModelDescription  # brings torch, which listing tasks must not
+
+        return ModelDescription(self.denoiser)
 
     @property
     def notes(self) -> Sequence[str]:
-        """What a reader of the record must know of this opening of the task, such as images left out."""
+        """Return what a reader of the record must know, such as images that were left out; one string a note."""
         return ()
 
 
 class Task(ABC, Generic[OptionsT]):
-    """A task as it is registered: light until `open` is called. `meta` stands on the class of a registered task.
+    """A trained model, its training set and generated queries, under a name; light until `open` is called.
 
     Attributes:
+        meta: its description; a class attribute of a registered task.
         tuning: options that give the task other queries, on which options of methods may be chosen (`attrbench tune`);
             empty where there are none.
     """
@@ -141,10 +143,10 @@ class Task(ABC, Generic[OptionsT]):
 
     @abstractmethod
     def open(self, workspace: Workspace) -> OpenTask:
-        """Checks that everything is there and returns the open task."""
+        """Check that everything is there and return the open task."""
 
     def state(self) -> object:
-        """What decides the task and is in neither its version nor its options: files of the user's own, say.
+        """Return what decides the task but is in neither its version nor its options, such as files of the user's own.
 
         Returns:
             Anything that JSON can hold; a record of another state is not taken for an answer.
@@ -153,15 +155,51 @@ class Task(ABC, Generic[OptionsT]):
 
     @property
     def scale(self) -> bool:
-        """Whether only time, memory and storage mean anything here: random weights, say. Such runs are never ranked."""
+        """Return whether only time, memory and storage are measured, as with random weights; never ranked."""
         return False
 
-    def train(self, out: Path, device: torch.device, report: Callable[[str], None]) -> None:
-        """Repeats the training of the task's weights into `out`; resumes where an earlier call was cut off.
+
+class Trainable(ABC):
+    """A task whose weights can be trained again: on all of its training set, or on a subset, with any seed.
+
+    A task class lists it beside `Task` among its bases; `attrbench train` and ground truths build on it.
+    """
+
+    @abstractmethod
+    def train(
+        self,
+        subset: NDArray[np.int64] | None,
+        seed: int | None,
+        out: Path,
+        device: torch.device,
+        report: Callable[[str], None],
+    ) -> Path:
+        """Train into the folder `out` and return the folder of the weights.
+
+        The weights are a function of (subset, seed). A call with the same arguments resumes where an earlier one was
+        cut off, and returns at once where it has finished.
 
         Args:
-            out: folder for the weights.
+            subset: [k] sorted, distinct indices into the training set; None for all of it.
+            seed: of initial weights, batch order and noise; None for the recipe's own.
+            out: folder for the weights and, until training ends, for the state to resume from.
             device: where to train.
             report: called with a line of progress now and then.
+
+        Raises:
+            AttrbenchError: where `out` holds another training, or what the training needs is missing.
+            UsageError: for a subset that is empty, unsorted or out of range.
         """
-        raise UsageError(f"task {self.meta.name} has no training recipe")
+
+    @abstractmethod
+    def trained(self, folder: Path, workspace: Workspace) -> Denoiser:
+        """Return the denoiser with the weights that `train` wrote.
+
+        Args:
+            folder: what `train` returned.
+            workspace: the device, and the cache in which parts of the model may be put together.
+        """
+
+    def training_recipe(self) -> Mapping[str, object]:
+        """Return what decides a training besides the items and the seed, as JSON can hold it; empty where unknown."""
+        return {}

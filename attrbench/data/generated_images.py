@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
-from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from attrbench.errors import AttrbenchError
-from attrbench.store.checksums import is_whole, write_sealed
+from attrbench.store.artifacts import Artifact
 from attrbench.store.fingerprint import fingerprint
-from attrbench.store.locks import Claims
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
     from attrbench.contracts.denoiser import Denoiser
-
-log = logging.getLogger("attrbench.queries")
 
 BATCH = 16
 """Pictures drawn at once and kept in one file; of large models `Denoiser.generate` draws fewer at a time."""
@@ -52,30 +46,11 @@ def kept_generations(
 
 
 def _kept_batch(denoiser: Denoiser, pairs: Sequence[tuple[str, int]], cache: Path) -> NDArray[np.uint8]:
-    from safetensors.numpy import load_file
-
     key = fingerprint(
         {"model": denoiser.fingerprint, "sampling": dict(denoiser.sampling), "pairs": [list(pair) for pair in pairs]}
     )
-    path = cache / "queries" / f"{key[:20]}.safetensors"
-    if not is_whole(path):
-        with closing(Claims(cache / "claims" / path.stem)) as claims, claims.claim(0, wait=True):
-            if not is_whole(path):  # another process may just have drawn them
-                return _draw(denoiser, pairs, path)
-    kept: NDArray[np.uint8] = load_file(path)["images"]
-    return kept
-
-
-def _draw(denoiser: Denoiser, pairs: Sequence[tuple[str, int]], path: Path) -> NDArray[np.uint8]:
-    from safetensors.numpy import save
-
-    if path.exists():
-        log.warning("pictures %s are damaged (size or checksum differ): drawing them again", path)
-    images = denoiser.generate([prompt for prompt, _ in pairs], [seed for _, seed in pairs])
-    try:
-        write_sealed(path, save({"images": images}))
-    except OSError as error:
-        raise AttrbenchError(
-            f"cannot write to the cache {path.parent}: {error.strerror}; choose another folder with --cache"
-        ) from None
+    summary = f"{len(pairs)} pictures from seeds {pairs[0][1]} to {pairs[-1][1]}"
+    artifact = Artifact(cache / "queries" / f"{key[:20]}.safetensors", "generated pictures", summary)
+    prompts, seeds = [prompt for prompt, _ in pairs], [seed for _, seed in pairs]
+    images: NDArray[np.uint8] = artifact.arrays(lambda: {"images": denoiser.generate(prompts, seeds)}).value["images"]
     return images

@@ -1,4 +1,4 @@
-"""Attributing single pictures: the training items that a method ranks first, by the same passes and cache as a run."""
+"""Attribute single pictures: rank the training items for them, by the same passes and cache as a run."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
 
 from attrbench.contracts.task import Items, OpenTask
 from attrbench.data.generated_images import kept_generations
@@ -28,9 +30,11 @@ from attrbench.evaluation.requests import (
     check_methods,
     check_requests,
     make_folder,
+    request_executor,
 )
-from attrbench.evaluation.task_run import make_executor, torch_device
+from attrbench.evaluation.task_run import torch_device
 from attrbench.evaluation.world import TaskWorld
+from attrbench.reports.contact_sheet import contact_sheet, png
 
 if TYPE_CHECKING:
     from attrbench.contracts.denoiser import Denoiser
@@ -43,33 +47,48 @@ class Question:
     """The pictures that are asked about.
 
     Attributes:
-        images: their files; where there are none, the model draws one picture for each prompt.
+        images: their files, or PIL images; where there are none, the model draws one picture for each prompt.
         prompts: one for each image, or one for all of them.
         seed: of drawn pictures; None for images, or for 0.
         k: how many training items are wanted.
     """
 
-    images: Sequence[Path] = ()
+    images: Sequence[Path | Image.Image] = ()
     prompts: Sequence[str] = ()
     seed: int | None = None
     k: int = 20
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Attribution:
-    """What a method answered.
+    """The training items that a method ranks first for pictures. A notebook shows it as a contact sheet.
 
     Attributes:
+        task, method: labels of the two; `task_name` is the task's name without options.
         queries: the pictures, as the model saw them.
         train: the training set.
         ranking: [m, k] ids and scores, strongest first.
         nonfinite: (split, item, timestep) of every gradient that was NaN or infinite.
     """
 
+    task: str
+    task_name: str
+    method: str
     queries: Items
     train: Items
     ranking: Ranking
     nonfinite: Sequence[tuple[str, int, float]]
+
+    def picture(self) -> Image.Image:
+        """Draw the contact sheet: each picture with its training images."""
+        return contact_sheet(self.queries, self.train, self.ranking)
+
+    def _repr_png_(self) -> bytes:
+        return png(self.picture())
+
+    def __repr__(self) -> str:
+        m, k = self.ranking.ids.shape
+        return f"<Attribution of {m} {'picture' if m == 1 else 'pictures'} on {self.task} by {self.method}: k = {k}>"
 
 
 def attribute(
@@ -80,7 +99,7 @@ def attribute(
     settings: RunSettings,
     reporter: Reporter,
 ) -> Attribution:
-    """The k training items that a method ranks first for each picture.
+    """Return the k training items that a method ranks first for each picture.
 
     Training features come from the cache, or go there; so a second picture costs its own gradients only.
 
@@ -105,7 +124,7 @@ def attribute(
     check_disk(plan, world)
     if plan.stages:
         keep_freed_memory(world.opened.denoiser.module)
-    with closing(make_executor(registry, settings)) as executor:
+    with closing(request_executor(registry, settings.executor)) as executor:
         progress = compute(plan, world, reference, executor, reporter)
     with reporter.stage("scoring", 1) as advance:
         reader = FeatureReader(world, progress.features(request.label))
@@ -114,11 +133,12 @@ def attribute(
         advance()
     if np.isnan(ranking.scores[ranking.ids >= 0]).any():
         raise AttrbenchError(f"{request.label} gave a score that is NaN")
-    return Attribution(queries, world.opened.train, ranking, reader.nonfinite())
+    name = task.task.meta.name
+    return Attribution(task.label, name, request.label, queries, world.opened.train, ranking, reader.nonfinite())
 
 
 def check_question(question: Question) -> None:
-    """Refuses a question that no task can be asked.
+    """Refuse a question that no task can be asked.
 
     Raises:
         UsageError: one line that says which option is too much or missing.
@@ -132,9 +152,9 @@ def check_question(question: Question) -> None:
         )
     if images and prompts not in (0, 1, images):
         raise UsageError(f"{prompts} prompts for {images} images: give one for each image, or one for all")
-    for path in question.images:
-        if not path.is_file():
-            raise UsageError(f"--image {path}: there is no such file")
+    for image in question.images:
+        if isinstance(image, Path) and not image.is_file():
+            raise UsageError(f"--image {image}: there is no such file")
 
 
 def _queries(question: Question, opened: OpenTask, cache: Path) -> Items:
@@ -142,8 +162,12 @@ def _queries(question: Question, opened: OpenTask, cache: Path) -> Items:
     prompts = _prompts(question, denoiser)
     if question.images:
         height, width, channels = opened.train.images.shape[1:]
-        images = np.stack([read_picture(path, (height, width, channels)) for path in question.images])
-        return make_items(images, prompts, [""] * len(images), [str(path) for path in question.images])
+        images = np.stack([read_picture(image, (height, width, channels)) for image in question.images])
+        names = [
+            str(image) if isinstance(image, Path) else f"picture {number}"
+            for number, image in enumerate(question.images)
+        ]
+        return make_items(images, prompts, [""] * len(images), names)
     seeds = [question.seed or 0] * len(prompts)
     names = [
         f"seed {seed}" + (f" of '{prompt}'" if prompt else "") for prompt, seed in zip(prompts, seeds, strict=True)
@@ -153,7 +177,7 @@ def _queries(question: Question, opened: OpenTask, cache: Path) -> Items:
 
 
 def _prompts(question: Question, denoiser: Denoiser) -> Sequence[str]:
-    """A prompt for each picture."""
+    """Return a prompt for each picture."""
     count = len(question.images) or max(1, len(question.prompts))
     if not denoiser.takes_prompts:
         if question.prompts:
@@ -164,16 +188,16 @@ def _prompts(question: Question, denoiser: Denoiser) -> Sequence[str]:
     return list(question.prompts) * (count if len(question.prompts) == 1 else 1)
 
 
-def read_picture(path: Path, shape: tuple[int, int, int]) -> np.typing.NDArray[np.uint8]:
-    """A picture as the training set's policy makes it (attrbench.data.pixels): [H, W, C] uint8.
+def read_picture(picture: Path | Image.Image, shape: tuple[int, int, int]) -> NDArray[np.uint8]:
+    """Return a picture as the training set's policy makes it (attrbench.data.pixels): [H, W, C] uint8.
 
     Raises:
         AttrbenchError: where it can't be read.
     """
-    from PIL import Image
-
     try:
-        with refusing_bombs(), Image.open(path) as image:
+        if isinstance(picture, Image.Image):
+            return to_pixels(picture, shape)
+        with refusing_bombs(), Image.open(picture) as image:
             return to_pixels(image, shape)
     except Exception as error:  # Pillow's plugins raise anything over broken files
-        raise AttrbenchError(f"--image {path} cannot be read: {what_is_wrong(error)}") from None
+        raise AttrbenchError(f"--image {picture} cannot be read: {what_is_wrong(error)}") from None

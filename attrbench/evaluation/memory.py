@@ -1,15 +1,15 @@
-"""The memory of this process: its peaks since the last reset, and what becomes of freed memory."""
+"""Measure the peaks of this process's memory, and set what becomes of freed memory."""
 
 from __future__ import annotations
 
 import ctypes
 import re
-import resource
 import sys
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import torch
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
@@ -21,7 +21,7 @@ SMALL = 2**30
 
 
 def keep_freed_memory(module: torch.nn.Module) -> None:
-    """Lets glibc keep what tensors of up to 1 GB leave behind, where there is a glibc and the network is small.
+    """Let glibc keep what tensors of up to 1 GB leave behind, where there is a glibc and the network is small.
 
     It would give each back to the system and fault in every page anew for the next batch, which on a small network
     costs as much as the batch itself. On a large one it costs next to nothing, and what is kept would raise the peak.
@@ -35,7 +35,7 @@ def keep_freed_memory(module: torch.nn.Module) -> None:
 
 
 def reset_peaks(device: torch.device) -> None:
-    """Starts the high-water marks anew, where the system can: the host's on Linux, the device's on CUDA."""
+    """Start the high-water marks anew, where the system can: the host's on Linux, the device's on CUDA."""
     with suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)  # what is kept but free is nobody's peak
     with suppress(OSError):
@@ -53,20 +53,28 @@ class Peaks:
 
     @staticmethod
     def now(device: torch.device) -> Peaks:
-        """As they stand."""
+        """Return the marks as they stand."""
         cuda = device.type == "cuda"
         return Peaks(_peak_resident(), int(torch.cuda.max_memory_allocated(device)) if cuda else None)
 
     def or_larger(self, other: Peaks) -> Peaks:
-        """The larger of each."""
+        """Return the larger of each mark."""
         return Peaks(max(self.resident, other.resident), max(self.device or 0, other.device or 0) or None)
 
 
 def _peak_resident() -> int:
-    """Since the last reset; since the process began where there is no Linux to reset it."""
+    """Return the peak of this process's memory in bytes.
+
+    It is that since the last reset on Linux, that since the process began on Windows and macOS.
+    """
     with suppress(OSError):
-        found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
-        if found is not None:
-            return int(found[1]) * 1024
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
+        line = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
+        if line is not None:
+            return int(line[1]) * 1024
+    with suppress(ImportError):
+        import resource  # there is none on Windows, and psutil knows no peak on macOS
+
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak if sys.platform == "darwin" else peak * 1024
+    memory = psutil.Process().memory_info()
+    return int(getattr(memory, "peak_wset", memory.rss))

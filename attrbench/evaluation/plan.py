@@ -15,7 +15,7 @@ from attrbench.evaluation.world import TaskWorld
 from attrbench.store.shards import FeatureStore
 
 if TYPE_CHECKING:
-    from attrbench.contracts.ground_truth import Counterfactual
+    from attrbench.evaluation.ground_truth_step import GroundTruths
 
 AnyFeature = Feature[Any, Any]
 Stored = tuple[AnyFeature, SplitName]
@@ -61,7 +61,7 @@ class Plan:
         faults: why the others can't be had.
         stages: the computations, in the order in which they are done.
         transformers: the method behind each feature whose queries' gradients go through a transform.
-        depth: how deep the rankings are: as deep as the metrics look, or the task's counterfactual.
+        depth: how deep the rankings are: as deep as the metrics look, or the run's ground truths.
     """
 
     requests: Mapping[str, FeatureRequest]
@@ -75,8 +75,14 @@ class Plan:
         return any(label in stage.methods for stage in self.stages)
 
 
-def make_plan(world: TaskWorld, methods: Sequence[MethodRequest]) -> Plan:
-    """Return the plan of a run. A method whose declaration raises, or that asks what is not there, is a fault."""
+def make_plan(world: TaskWorld, methods: Sequence[MethodRequest], truths: GroundTruths | None = None) -> Plan:
+    """Return the plan of a run. A method whose declaration raises, or that asks what is not there, is a fault.
+
+    Args:
+        world: the open task.
+        methods: the methods.
+        truths: the ground truths that are measured.
+    """
     draft = _Draft(world)
     for request in methods:
         try:
@@ -84,8 +90,7 @@ def make_plan(world: TaskWorld, methods: Sequence[MethodRequest]) -> Plan:
             draft.add(request, features)
         except Exception as error:  # the method's own fault: kept for its record, the others go on
             draft.faults[request.label] = error
-    counterfactual = counterfactual_of(world)
-    deepest = MAX_DEPTH if counterfactual is None else max(MAX_DEPTH, counterfactual.depth)
+    deepest = MAX_DEPTH if truths is None else max(MAX_DEPTH, truths.depth)
     return Plan(
         draft.requests,
         draft.faults,
@@ -139,11 +144,6 @@ def _computed(features: FeatureRequest) -> Iterator[tuple[Computation, AnyFeatur
             yield computation, feature, split
 
 
-def counterfactual_of(world: TaskWorld) -> Counterfactual | None:
-    """Return how rankings are measured by training again; None where the task does not, or the run leaves it out."""
-    return world.opened.counterfactual if world.settings.retrain and not world.is_limited else None
-
-
 def bytes_to_write(plan: Plan, world: TaskWorld) -> int:
     """Return the size of what is still missing."""
     sizes: dict[Path, int] = {}  # by file, as features that differ in the queries alone share that of the training set
@@ -172,7 +172,7 @@ def check_disk(plan: Plan, world: TaskWorld) -> None:
         )
 
 
-def plan_lines(plan: Plan, world: TaskWorld) -> list[str]:
+def plan_lines(plan: Plan, world: TaskWorld, truths: GroundTruths | None = None) -> list[str]:
     """Return the plan in words, one line for each computation."""
     lines = [f"{world.count('train')} training items, {world.count('query')} queries"]
     for stage in plan.stages:
@@ -189,10 +189,8 @@ def plan_lines(plan: Plan, world: TaskWorld) -> list[str]:
         passes, methods = _count(len(over_train), "pass"), _count(len(served), "method")
         lines.append(f"{passes} over the training set: {methods} served")
     lines.append(f"{bytes_to_write(plan, world) / 1e6:,.0f} MB to write below {world.cache}")
-    if world.opened.counterfactual is not None:
-        why = "the run is limited" if world.is_limited else "options are being chosen"
-        known = counterfactual_of(world)
-        lines.append(f"retraining: {f'left out, as {why}' if known is None else known.summary}")
+    if truths is not None:
+        lines += truths.lines("the run is limited" if world.is_limited else "options are being chosen")
     return lines
 
 

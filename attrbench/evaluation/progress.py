@@ -1,20 +1,23 @@
-"""What a run tells the person who waits for it. The command line implements it; tests may stay silent."""
+"""Reporters: how a run tells the person who waits for it how far it is."""
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from attrbench.plugins.registry import Registry
 
 Advance = Callable[[], None]
 
 
 class Reporter(Protocol):
-    """Shows stages as they go."""
+    """Shows the stages of a run as they go."""
 
     def stage(self, name: str, total: int) -> AbstractContextManager[Advance]:
         """A stage of `total` steps; the context gives a function to call after each."""
@@ -33,6 +36,72 @@ class Silent:
 
     def note(self, line: str) -> None:
         """See `Reporter`."""
+
+
+def console(stderr: bool = False) -> Console:
+    """Return a rich console; as wide as its tables need where the output is not a terminal."""
+    from rich.console import Console  # takes longer to import than `attrbench list` to run
+
+    stream = sys.stderr if stderr else sys.stdout
+    terminal = stream.isatty()
+    return Console(
+        file=stream,
+        width=None if terminal else 160,
+        highlight=False,
+        soft_wrap=not terminal,
+        force_jupyter=False,  # a notebook gets the same plain lines
+    )
+
+
+class TerminalReporter:
+    """Shows a progress bar for each stage on a terminal, plain lines elsewhere; on standard error."""
+
+    def __init__(self) -> None:
+        self._console = console(stderr=True)
+
+    @contextmanager
+    def stage(self, name: str, total: int) -> Iterator[Advance]:
+        """See `Reporter`."""
+        started = time.perf_counter()
+        if sys.stderr.isatty():  # a notebook's kernel asks rich for colors, and shows no bars
+            from rich.progress import (
+                BarColumn,
+                MofNCompleteColumn,
+                Progress,
+                TextColumn,
+                TimeRemainingColumn,
+            )  # as above
+
+            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+            with Progress(*columns, console=self._console, transient=True) as progress:
+                bar = progress.add_task(name, total=total)
+                yield lambda: progress.advance(bar)
+        else:
+            yield _PlainAdvance(self, name, total)
+        self.note(f"{name}: {time.perf_counter() - started:.1f} s")
+
+    def note(self, line: str) -> None:
+        """See `Reporter`."""
+        from rich.text import Text  # as above
+
+        self._console.print(Text(line))
+
+
+class _PlainAdvance:
+    """Says at most every ten seconds how far a stage is."""
+
+    def __init__(self, reporter: TerminalReporter, name: str, total: int) -> None:
+        self._reporter, self._name, self._total = reporter, name, total
+        self._done = 0
+        self._said = self._started = time.perf_counter()
+
+    def __call__(self) -> None:
+        self._done += 1
+        now = time.perf_counter()
+        if now - self._said >= 10 and self._done < self._total:
+            self._said = now
+            left = (now - self._started) / self._done * (self._total - self._done)
+            self._reporter.note(f"{self._name}: {self._done} of {self._total}, about {left:.0f} s left")
 
 
 class Observed:

@@ -1,4 +1,4 @@
-"""Where and with what a run took place."""
+"""What a record says of the machine, the packages and the code that it was made with."""
 
 from __future__ import annotations
 
@@ -9,14 +9,19 @@ import sys
 from functools import cache
 from importlib import metadata
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING
 
+import psutil
+import torch
+
 import attrbench
+from attrbench.code_digest import UNKNOWN, class_digest, is_fileless, is_library
 from attrbench.contracts.record import Hardware, Provenance
 from attrbench.store.fingerprint import fingerprint, folder_digest
 
 if TYPE_CHECKING:
-    import torch
+    from attrbench.plugins.registry import Registry
 
 PACKAGES = (
     "torch",
@@ -41,10 +46,7 @@ PACKAGES = (
 
 
 def hardware(device: torch.device) -> Hardware:
-    """The machine, and the class under which leaderboards compare its times."""
-    import psutil
-    import torch
-
+    """Return what the machine is, with the class of hardware within which leaderboards compare times."""
     processor = _processor()
     cores = os.cpu_count() or 1
     if device.type == "cuda":
@@ -74,34 +76,72 @@ def _processor() -> str:
 
 
 def installed_packages() -> dict[str, str]:
-    """Versions of the packages whose code decides results."""
-    found = {}
+    """Return the versions of the packages whose code decides results."""
+    versions = {}
     for name in PACKAGES:
         try:
-            found[name] = metadata.version(name)
+            versions[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
-    return found
+    return versions
 
 
-@cache
+def code_digest(*owners: type | str) -> str:
+    """Return the hash of attrbench's sources and of all code that the given classes consist of.
+
+    Args:
+        owners: classes, or names of modules. For a class with a file the whole package counts that its module belongs
+            to, data files included; so do the packages of its bases, where these are no libraries. For a class without
+            a file (of a notebook or a script) its own code counts, and what it refers to (attrbench.code_digest).
+
+    Returns:
+        64 hex digits. It begins with `attrbench.code_digest.UNKNOWN` where something can't be told; a record with
+        such a digest answers no later run.
+    """
+    classes = [owner for owner in owners if isinstance(owner, type)]
+    modules = {owner for owner in owners if isinstance(owner, str)} | {kind.__module__ for kind in classes}
+    modules |= {base.__module__ for kind in classes for base in kind.__mro__ if not is_library(base.__module__)}
+    tops = sorted({"attrbench", *(module.partition(".")[0] for module in modules if not is_fileless(module))})
+    parts: list[list[str]] = [[top, _module_digest(top)] for top in tops]
+    digests = [digest for kind in classes if (digest := class_digest(kind))]
+    unknown = next((digest for digest in digests if digest.startswith(UNKNOWN)), None)
+    return unknown or fingerprint(parts + [["class", digest] for digest in digests])
+
+
+_digests: dict[str, tuple[str, dict[str, object]]] = {}
+
+
 def _module_digest(module: str) -> str:
-    found = sys.modules.get(module)
-    file = getattr(found, "__file__", None)
+    """Return the hash of the files of a top-level module or package, taken once and again where it was reloaded."""
+    prefix = f"{module}."
+    if module in _digests:
+        digest, specs = _digests[module]
+        if all(getattr(sys.modules.get(name), "__spec__", None) is spec for name, spec in specs.items()):
+            return digest
+    loaded = {name: found for name, found in sys.modules.items() if name == module or name.startswith(prefix)}
+    digest = _files_digest(sys.modules.get(module))
+    _digests[module] = digest, {name: getattr(found, "__spec__", None) for name, found in loaded.items()}
+    return digest
+
+
+def _files_digest(module: ModuleType | None) -> str:
+    file = getattr(module, "__file__", None)
     if file is None:  # a namespace package
-        return fingerprint([folder_digest(Path(folder)) for folder in getattr(found, "__path__", [])])
+        return fingerprint([folder_digest(Path(folder)) for folder in getattr(module, "__path__", [])])
     path = Path(file)
     return folder_digest(path.parent) if path.name == "__init__.py" else fingerprint(path.read_text())
 
 
-def code_digest(*modules: str) -> str:
-    """Hash of attrbench's sources and those of the packages that `modules` belong to, data files included."""
-    tops = sorted({"attrbench", *(module.partition(".")[0] for module in modules)})
-    return fingerprint([[top, _module_digest(top)] for top in tops])
+def distribution(registry: Registry, name: str, kind: type) -> str:
+    """Return the package and version that a method came with; without a plugin, its module or `notebook`."""
+    if name in registry.names("method"):
+        plugin = registry.provider("method", name)
+        return f"{plugin.distribution} {plugin.version}"
+    return "notebook" if is_fileless(kind.__module__) else kind.__module__
 
 
 def provenance(code: str) -> Provenance:
-    """The code that runs; `code` is its digest."""
+    """Return versions and git revision of the code that runs; `code` is its digest."""
     revision, dirty = _git()
     return Provenance(
         attrbench=attrbench.__version__,
@@ -115,7 +155,7 @@ def provenance(code: str) -> Provenance:
 
 @cache
 def _git() -> tuple[str | None, bool | None]:
-    """Revision and dirty flag of the checkout that this package runs from; None where it is no tracked checkout."""
+    """Return revision and dirty flag of the checkout that this package runs from; None where it is none."""
     folder = Path(attrbench.__file__).parent
 
     def git(*arguments: str) -> str | None:

@@ -1,27 +1,34 @@
-"""What the user asked for: methods, a task, and how to run them."""
+"""Requests: the methods and tasks that a user asked for, validated, and the settings of a run."""
 
 from __future__ import annotations
 
 import shlex
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from attrbench.contracts.feature import Engine
-from attrbench.contracts.options import Spec, build_options, parse_spec
+from attrbench.contracts.method import Method
+from attrbench.contracts.options import Options, Spec, as_written, build_options, parse_spec
+from attrbench.contracts.task import Task
 from attrbench.errors import AttrbenchError, Unavailable, UsageError
+from attrbench.plugins.registry import registered_name
 from attrbench.taskfile.read import is_file, read_task
 
 if TYPE_CHECKING:
-    from attrbench.contracts.method import Method
+    from attrbench.contracts.executor import Executor
     from attrbench.contracts.record import Tuned
-    from attrbench.contracts.task import Task
     from attrbench.plugins.registry import Registry
 
 CUTOFFS = (5, 10, 50, 100)  # DMin, section 4.1
 MAX_DEPTH = max(CUTOFFS)
+
+MethodLike: TypeAlias = "str | type[Method[Any]] | Method[Any]"
+"""A method as one may ask for it: NAME or NAME:KEY=VALUE,... , a class, or an instance."""
+TaskLike: TypeAlias = "str | Path | type[Task[Any]] | Task[Any]"
+"""A task as one may ask for it: NAME:KEY=VALUE,... , the path of a task file, a class, or an instance."""
 
 
 @dataclass(frozen=True)
@@ -35,10 +42,12 @@ class RunSettings:
         seed: of the run: random scores and bootstrap.
         limit_train, limit_queries: use only the first so many items; such runs are never ranked.
         engine: how gradients are computed.
-        executor: name of the executor.
+        executor: the executor, with options: `processes:4`.
         rerun: compute again what an existing record already answers.
         dry_run: stop after the plan.
-        retrain: whether a task's counterfactual is measured, by training for each method.
+        retrain: whether the task's ground truths are measured, some by training for each method.
+        ground_truths: those named beside the ones that are measured by default, with options: `lds:bank=FILE`.
+        keep_scores: keep the [m, n] scores of each method in memory, beside its record.
     """
 
     out: Path
@@ -52,9 +61,11 @@ class RunSettings:
     rerun: bool = False
     dry_run: bool = False
     retrain: bool = True
+    ground_truths: tuple[str, ...] = ()
+    keep_scores: bool = False
 
     def make_folders(self) -> None:
-        """Makes the folders, and refuses one that can't be written to before hours are spent.
+        """Make the folders, and refuse one that can't be written to before hours are spent.
 
         Raises:
             AttrbenchError: one line that names it.
@@ -63,7 +74,7 @@ class RunSettings:
         make_folder(self.cache, "--cache")
 
     def command(self, method: MethodRequest, task: TaskRequest) -> str:
-        """The command line that repeats one run."""
+        """Return the command line that repeats one run."""
         tuned = method.tuned
         verb, label = ("run", method.label) if tuned is None else ("tune", tuned.sweep)
         parts = ["attrbench", verb, "-m", label, "-t", task.label]
@@ -77,6 +88,7 @@ class RunSettings:
         ):
             if value != default:
                 parts += [flag, str(value)]
+        parts += [part for text in self.ground_truths for part in ("--ground-truth", text)]
         return shlex.join(parts)
 
 
@@ -85,6 +97,8 @@ class MethodRequest:
     """A method with validated options.
 
     Attributes:
+        spec: name and options as given.
+        method: the method itself, of a class that is registered or not.
         optional: asked for by `all`: where it is unavailable it is passed over.
         tuned: how its options were chosen; None where they were given.
     """
@@ -96,7 +110,7 @@ class MethodRequest:
 
     @property
     def label(self) -> str:
-        """The `-m` string."""
+        """Return the `-m` string."""
         return str(self.spec)
 
 
@@ -109,7 +123,7 @@ class TaskRequest:
 
     @property
     def label(self) -> str:
-        """The `-t` string."""
+        """Return the `-t` string."""
         return str(self.spec)
 
 
@@ -126,27 +140,43 @@ class Sweep:
     requests: Sequence[MethodRequest]
 
 
-def request_sweeps(registry: Registry, texts: Sequence[str]) -> list[Sweep]:
-    """Reads `-m` strings, each of which must give several values to choose from.
+def request_sweeps(registry: Registry, methods: Sequence[MethodLike | Sequence[MethodLike]]) -> list[Sweep]:
+    """Return the choices that `tune` is asked to make: `-m` strings with several values, or lists of methods.
 
     Raises:
-        UsageError: for one that does not, or is wrong.
+        UsageError: for one that gives nothing to choose from, or is wrong.
     """
     sweeps = []
-    for text in texts:
-        if text == "all":
+    for method in methods:
+        if method == "all":
             raise UsageError(
                 "-m all: name the method whose options are to be chosen, such as 'd-trak:damping=0.01|0.1'"
             )
-        requests = request_methods(registry, [text])
+        several = isinstance(method, Sequence) and not isinstance(method, str)
+        requests = request_methods(registry, method if several else [method])  # type: ignore[list-item, arg-type]
+        text = method if isinstance(method, str) else " | ".join(request.label for request in requests)
         if len(requests) < 2:
             raise UsageError(f"-m {text}: there is nothing to choose from; give values, such as damping=0.01|0.1|1")
         sweeps.append(Sweep(text, requests))
     return sweeps
 
 
+def request_executor(registry: Registry, text: str) -> Executor[Any]:
+    """Return the executor that a text names, such as `inline` or `processes:4`.
+
+    Raises:
+        UsageError: for an unknown name or a wrong option.
+    """
+    name, _, value = text.partition(":")
+    kind = registry.executor(name)
+    if value and "=" not in value and kind.short_option:
+        value = f"{kind.short_option}={value}"
+    (spec,) = parse_spec(f"{name}:{value}" if value else name)
+    return kind(build_options("executor", spec, kind.Options))
+
+
 def make_folder(folder: Path, flag: str, written: bool = False) -> None:
-    """Makes a folder, with `written` makes sure that it can be written to.
+    """Make a folder; with `written` make sure that it can be written to.
 
     Raises:
         AttrbenchError: where it can't, with the flag that names another.
@@ -159,43 +189,118 @@ def make_folder(folder: Path, flag: str, written: bool = False) -> None:
         raise AttrbenchError(f"cannot write to {folder}: {error.strerror}; choose another folder with {flag}") from None
 
 
-def request_methods(registry: Registry, texts: Sequence[str]) -> list[MethodRequest]:
-    """Reads `-m` strings, sweeps and `all` expanded, doubles dropped.
+def request_methods(registry: Registry, methods: Sequence[MethodLike]) -> list[MethodRequest]:
+    """Return the methods with validated options: sweeps and `all` expanded, doubles dropped.
+
+    Args:
+        registry: the plugins.
+        methods: `-m` strings; classes, which run with their defaults; instances. A class need not be registered.
 
     Raises:
-        UsageError: for an unknown name or a wrong option.
+        UsageError: for an unknown name or a wrong option; for a class that is none of a method, or whose name is that
+            of another one.
     """
     requests: list[MethodRequest] = []
-    named = [(text, False) for text in texts if text != "all"]
-    every = [(name, True) for name in registry.names("method")] if "all" in texts else []
-    for text, optional in named + every:
-        for spec in parse_spec(text):
+    named = [(method, False) for method in methods if method != "all"]
+    every = [(name, True) for name in registry.names("method")] if "all" in methods else []
+    for method, optional in named + every:
+        if not isinstance(method, str):
+            requests.append(_request_object(registry, method))
+            continue
+        for spec in parse_spec(method):
             kind = registry.method(spec.name)
-            method = kind(build_options("method", spec, kind.Options))
-            requests.append(MethodRequest(spec.renamed(kind.Options.aliases), method, optional))
+            made = kind(build_options("method", spec, kind.Options))
+            requests.append(MethodRequest(spec.renamed(kind.Options.aliases), made, optional))
+    kinds: dict[str, type] = {}
+    for request in requests:
+        if kinds.setdefault(request.spec.name, type(request.method)) is not type(request.method):
+            raise UsageError(
+                f"two classes of methods have the name '{request.spec.name}': give one of them another name"
+            )
     return without_doubles(requests)
 
 
+def _request_object(registry: Registry, method: object) -> MethodRequest:
+    """Return the request of a method that is given as a class or an instance."""
+    kind = method if isinstance(method, type) else type(method)
+    if not issubclass(kind, Method):
+        raise UsageError(f"{method!r} is no method: give a name, or a class or an instance of attrbench.Method")
+    name = registered_name("method", kind)
+    _refuse_other(registry, "method", name, kind)
+    if isinstance(method, Method):
+        return MethodRequest(Spec(name, _given(method.options)), method)
+    try:
+        return MethodRequest(Spec(name), kind(build_options("method", Spec(name), kind.Options)))
+    except TypeError as error:  # an abstract class
+        raise UsageError(f"method '{name}': {error}") from None
+
+
+def method_label(method: MethodLike) -> str:
+    """Return the `-m` string of a method, however it is given; of a class, its name."""
+    if isinstance(method, Method):
+        return str(Spec(method.name, _given(method.options)))
+    return method if isinstance(method, str) else method.name
+
+
+def _refuse_other(registry: Registry, role: Literal["method", "task"], name: str, kind: type) -> None:
+    """Refuse a class whose name is that of another one that is registered."""
+    if name in registry.names(role) and getattr(registry, role)(name) is not kind:
+        plugin = registry.provider(role, name)
+        owner = f"{plugin.distribution} {plugin.version}"
+        raise UsageError(f"{role} '{name}' is one of {owner} already: give the class {kind.__qualname__} another name")
+
+
+def _given(options: Options) -> dict[str, str]:
+    """Return the options that were set, as one writes them on the command line."""
+    return {
+        name: as_written(getattr(options, name))
+        for name in type(options).model_fields
+        if name in options.model_fields_set
+    }
+
+
 def without_doubles(requests: Iterable[MethodRequest]) -> list[MethodRequest]:
-    """The first request of each method with the same options, however they were written."""
+    """Return the first request of each method with the same options, however they were written."""
     distinct: dict[tuple[str, str], MethodRequest] = {}
     for request in requests:
         distinct.setdefault((request.spec.name, request.method.options.model_dump_json()), request)
     return list(distinct.values())
 
 
-def request_tasks(registry: Registry, texts: Sequence[str]) -> list[TaskRequest]:
-    """Reads `-t` strings likewise: names of tasks, or paths of task files.
+def request_tasks(registry: Registry, tasks: Sequence[TaskLike]) -> list[TaskRequest]:
+    """Return the tasks with validated options.
+
+    Args:
+        registry: the plugins.
+        tasks: `-t` strings, which are names of tasks or paths of task files; such paths; classes; instances.
 
     Raises:
-        UsageError: likewise.
+        UsageError: for an unknown name or a wrong option, or what is no task.
         AttrbenchError: for a task file that is missing or wrong.
     """
-    return [request_task(registry, spec) for text in texts for spec in parse_spec(text)]
+    requests = []
+    for task in tasks:
+        if isinstance(task, str | Path):
+            requests += [request_task(registry, spec) for spec in parse_spec(str(task))]
+        else:
+            requests.append(_task_object(registry, task))
+    return requests
+
+
+def _task_object(registry: Registry, task: object) -> TaskRequest:
+    """Return the request of a task that is given as a class or an instance."""
+    kind = task if isinstance(task, type) else type(task)
+    if not issubclass(kind, Task):
+        raise UsageError(f"{task!r} is no task: give a name, the path of a task file, or an attrbench.Task")
+    name = task.meta.name if isinstance(task, Task) else registered_name("task", kind)
+    _refuse_other(registry, "task", name, kind)
+    if isinstance(task, Task):
+        return TaskRequest(Spec(name, _given(task.options)), task)
+    return TaskRequest(Spec(name), kind(build_options("task", Spec(name), kind.Options)))
 
 
 def request_task(registry: Registry, spec: Spec) -> TaskRequest:
-    """One task; raises as `request_tasks`."""
+    """Return one task that is given by name or file; raises as `request_tasks`."""
     if not is_file(spec.name):
         kind = registry.task(spec.name)
         return TaskRequest(spec, kind(build_options("task", spec, kind.Options)))
@@ -207,10 +312,19 @@ def request_task(registry: Registry, spec: Spec) -> TaskRequest:
     return TaskRequest(spec, task)
 
 
+def with_options(registry: Registry, request: TaskRequest, options: Mapping[str, str]) -> TaskRequest:
+    """Return the task with further options in place of those that it has."""
+    spec = Spec(request.spec.name, {**request.spec.given, **options})
+    if is_file(spec.name) or spec.name in registry.names("task"):
+        return request_task(registry, spec)
+    kind = type(request.task)
+    return TaskRequest(spec, kind(build_options("task", spec, kind.Options)))
+
+
 def check_requests(
     task: TaskRequest, methods: Sequence[MethodRequest], settings: RunSettings, note: Callable[[str], None]
 ) -> list[MethodRequest]:
-    """Refuses what can't work before anything is opened; returns the methods that can.
+    """Refuse what can't work before anything is opened, and return the methods that can.
 
     Methods are checked later, where only the open task knows the size of its training set.
 
@@ -227,13 +341,13 @@ def check_requests(
 def check_methods(
     methods: Sequence[MethodRequest], train_items: int, settings: RunSettings, note: Callable[[str], None]
 ) -> list[MethodRequest]:
-    """The methods that can work with a training set of this size; those of `all` that can't are passed over.
+    """Return the methods that can work with a training set of this size; those of `all` that can't are passed over.
 
     Raises:
         UsageError: for options that the training set cannot meet.
     """
     count = train_items if settings.limit_train is None else min(train_items, settings.limit_train)
-    able = []
+    able: list[MethodRequest] = []
     for request in methods:
         try:
             request.method.check(count)

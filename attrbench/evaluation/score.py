@@ -81,12 +81,7 @@ def measure_metrics(
     registry: Registry, world: TaskWorld, measured: Measured, seed: int, note: Callable[[str], None]
 ) -> list[MetricResult]:
     """Every metric that applies, with its interval over the queries; one that fails is noted and left out."""
-    outcome = Outcome(
-        ranked=measured.ranked,
-        relevant=relevance(world),
-        scores=measured.scores,
-        exact_ranked=measured.exact_ranked,
-    )
+    outcome = outcome_of(world, measured)
     results = []
     for kind in registry.metrics():
         try:
@@ -98,6 +93,16 @@ def measure_metrics(
         except Exception as error:
             note(f"metric {kind.name} is left out: {type(error).__name__}: {error}")
     return results
+
+
+def outcome_of(world: TaskWorld, measured: Measured) -> Outcome:
+    """Return what metrics and ground truths see of a method."""
+    return Outcome(
+        ranked=measured.ranked,
+        relevant=relevance(world),
+        scores=measured.scores,
+        exact_ranked=measured.exact_ranked,
+    )
 
 
 def without_groups(world: TaskWorld) -> str | None:

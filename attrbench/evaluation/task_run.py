@@ -14,20 +14,38 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from attrbench.code_digest import UNKNOWN
 from attrbench.contracts.executor import Executor
-from attrbench.contracts.options import build_options, parse_spec
+from attrbench.contracts.ground_truth import TruthSetting
+from attrbench.contracts.metric import Outcome
 from attrbench.contracts.record import Coverage, Latency, MethodInfo, Quantiles, Record, Storage, TaskInfo, write_record
+from attrbench.contracts.task import Workspace
 from attrbench.errors import AttrbenchError, Unavailable
 from attrbench.evaluation.execute import Progress, compute
 from attrbench.evaluation.feature_reader import FeatureReader
-from attrbench.evaluation.ground_truth_step import failed, finite, retrained
+from attrbench.evaluation.ground_truth_step import (
+    GroundTruths,
+    failed,
+    finite,
+    ground_truth_states,
+    open_ground_truths,
+    request_ground_truths,
+    with_ground_truths,
+)
 from attrbench.evaluation.jobs import TaskReference, use_world
 from attrbench.evaluation.memory import Peaks, keep_freed_memory, reset_peaks
-from attrbench.evaluation.plan import Plan, check_disk, counterfactual_of, make_plan, plan_lines
+from attrbench.evaluation.plan import Plan, check_disk, make_plan, plan_lines
 from attrbench.evaluation.progress import Observed, Reporter
-from attrbench.evaluation.provenance import code_digest, hardware, provenance
-from attrbench.evaluation.requests import MethodRequest, RunSettings, TaskRequest, check_methods, check_requests
-from attrbench.evaluation.score import Measured, measure_metrics, measure_queries, without_groups
+from attrbench.evaluation.provenance import code_digest, distribution, hardware, provenance
+from attrbench.evaluation.requests import (
+    MethodRequest,
+    RunSettings,
+    TaskRequest,
+    check_methods,
+    check_requests,
+    request_executor,
+)
+from attrbench.evaluation.score import Measured, measure_metrics, measure_queries, outcome_of, without_groups
 from attrbench.evaluation.world import TaskWorld
 from attrbench.store.fingerprint import fingerprint
 
@@ -38,11 +56,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Result:
-    """A record, where it lies, and whether it was there before."""
+    """A record, where it lies, and whether it was there before.
+
+    Attributes:
+        scores: [m, n] float32, where they were to be kept (`RunSettings.keep_scores`) and the method scores all items.
+    """
 
     record: Record
     path: Path
     reused: bool
+    scores: NDArray[np.float32] | None = None
 
 
 class TaskRun:
@@ -71,6 +94,9 @@ class TaskRun:
         self.methods = check_requests(task, methods, settings, self.reporter.note)
         self.device = torch_device(settings.device)
         self.hardware = hardware(self.device)
+        self._truths = request_ground_truths(registry, settings.ground_truths)
+        self._codes: dict[type, str] = {}
+        self._scores: dict[str, NDArray[np.float32]] = {}
 
     def results(self) -> Iterator[Result]:
         """Yields a result for each method, the reused ones first; a method that raises leaves a failed record."""
@@ -90,9 +116,10 @@ class TaskRun:
         with self.reporter.stage("model and queries", 1) as advance:
             if self.task.task.meta.train_items is None:
                 todo = check_methods(todo, world.count("train"), self.settings, self.reporter.note)
-            plan = make_plan(world, todo)
+            truths = self._open_truths(world)
+            plan = make_plan(world, todo, truths)
             advance()
-        for line in plan_lines(plan, world):
+        for line in plan_lines(plan, world, truths):
             self.reporter.note(line)
         if self.settings.dry_run:
             return
@@ -100,40 +127,60 @@ class TaskRun:
         if plan.stages:
             keep_freed_memory(world.opened.denoiser.module)
         reset_peaks(self.device)
-        with closing(make_executor(self.registry, self.settings)) as executor:
+        with closing(request_executor(self.registry, self.settings.executor)) as executor:
             progress = compute(plan, world, reference, executor, self.reporter)
-        for record in self._records(world, progress, todo, Peaks.now(self.device)):
-            path = write_record(record, self.settings.out)
-            self.reporter.tell("record_written", record=record, path=path)
-            yield Result(record, path, reused=False)
+            for record in self._records(world, progress, todo, Peaks.now(self.device), truths, executor):
+                path = write_record(record, self.settings.out)
+                self.reporter.tell("record_written", record=record, path=path)
+                yield Result(record, path, reused=False, scores=self._scores.pop(record.identity, None))
 
     def _records(
-        self, world: TaskWorld, progress: Progress, todo: Sequence[MethodRequest], passes: Peaks
+        self,
+        world: TaskWorld,
+        progress: Progress,
+        todo: Sequence[MethodRequest],
+        passes: Peaks,
+        truths: GroundTruths,
+        executor: Executor[Any],
     ) -> Iterator[Record]:
-        """The record of each method; with a counterfactual each is trained for before the next is scored."""
-        counterfactual = counterfactual_of(world)
-        if counterfactual is None:
+        """Yield the record of each method; with ground truths each is measured before the next is scored."""
+        if not truths.measured:
             with self.reporter.stage("scoring", len(todo)) as advance:
                 for request in todo:
-                    record = self._run_method(world, progress, request, passes)
+                    record, _ = self._run_method(world, progress, request, passes)
                     advance()
                     if record is not None:
                         yield record
             return
         for request in todo:
             with self.reporter.stage(f"scoring {request.label}", 1) as advance:
-                record = self._run_method(world, progress, request, passes)
+                record, outcome = self._run_method(world, progress, request, passes)
                 advance()
             if record is not None:
-                yield record if record.status == "failed" else retrained(record, counterfactual, self.reporter)
+                if outcome is not None:
+                    record = with_ground_truths(record, truths, outcome, self.reporter, executor)
+                yield record
+
+    def _open_truths(self, world: TaskWorld) -> GroundTruths:
+        """The ground truths that apply to the task; a limited run only names them."""
+        settings = self.settings
+        setting = TruthSetting(self.task.task, world.opened, Workspace(settings.cache, self.device))
+        measure = settings.retrain and not world.is_limited
+        return open_ground_truths(self._truths, settings.ground_truths, setting, measure, self.reporter.note)
 
     def _code(self, request: MethodRequest) -> str:
-        return code_digest(type(request.method).__module__, type(self.task.task).__module__)
+        """Return the digest of the code, taken once a run: what a notebook defines may change while it is at work."""
+        kind = type(request.method)
+        if kind not in self._codes:
+            self._codes[kind] = code_digest(kind, type(self.task.task))
+        return self._codes[kind]
 
     def identity(self, request: MethodRequest) -> str:
         """Hash of all that decides the result of one method."""
         meta, settings = self.task.task.meta, self.settings
         state = self.task.task.state()
+        named = list(settings.ground_truths) if settings.retrain else []
+        states = ground_truth_states(self._truths, self.task.task, settings.cache) if settings.retrain else {}
         return fingerprint(
             {
                 **({} if state is None else {"state": state}),
@@ -145,6 +192,7 @@ class TaskRun:
                     if request.tuned is None
                     else {"tuned": request.tuned.model_dump(include={"sweep", "by", "task", "fingerprint"})}
                 ),
+                **({"ground truths": [named, states]} if named or states else {}),
                 "seed": settings.seed,
                 "hardware": self.hardware.hardware_class,
                 "code": self._code(request),
@@ -152,6 +200,8 @@ class TaskRun:
         )
 
     def _existing(self, request: MethodRequest) -> Result | None:
+        if self._code(request).startswith(UNKNOWN):
+            return None
         identity = self.identity(request)
         for path in sorted((self.settings.out / self.task.task.meta.name).glob(f"*-{identity[:10]}.json")):
             try:
@@ -162,8 +212,10 @@ class TaskRun:
                 return Result(record, path, reused=True)
         return None
 
-    def _run_method(self, world: TaskWorld, progress: Progress, request: MethodRequest, passes: Peaks) -> Record | None:
-        """The record of one method; None where it is passed over."""
+    def _run_method(
+        self, world: TaskWorld, progress: Progress, request: MethodRequest, passes: Peaks
+    ) -> tuple[Record | None, Outcome | None]:
+        """Return the record of one method, None where it is passed over, and what it gave, None where it failed."""
         coverage = Coverage(
             train_items=world.count("train"),
             train_total=len(world.opened.train),
@@ -174,20 +226,21 @@ class TaskRun:
         try:
             reader = FeatureReader(world, progress.features(request.label))
             coverage = coverage.model_copy(update={"nonfinite": reader.nonfinite()})
-            record = self._score(world, progress.plan, request, reader, coverage)
+            record, outcome = self._score(world, progress.plan, request, reader, coverage)
             peaks = Peaks.now(self.device)
             if progress.plan.computes_for(request.label):
                 peaks = peaks.or_larger(passes)
-            return record.model_copy(update={"peak_memory_bytes": peaks.resident, "peak_device_bytes": peaks.device})
+            update = {"peak_memory_bytes": peaks.resident, "peak_device_bytes": peaks.device}
+            return record.model_copy(update=update), outcome
         except Exception as error:
             if isinstance(error, Unavailable) and request.optional:
                 self.reporter.note(f"passed over {request.label}: {error}")
-                return None
-            return failed(self._record(request, world.opened, coverage), error)
+                return None, None
+            return failed(self._record(request, world.opened, coverage), error), None
 
     def _score(
         self, world: TaskWorld, plan: Plan, request: MethodRequest, reader: FeatureReader, coverage: Coverage
-    ) -> Record:
+    ) -> tuple[Record, Outcome]:
         context = world.context(request, reader.fingerprint, plan.depth)
         train, query = reader.train(), reader.query()
         started = time.perf_counter()
@@ -195,10 +248,12 @@ class TaskRun:
         fit_seconds = time.perf_counter() - started
         measured = measure_queries(scorer, query, context.depth)
         metrics = measure_metrics(self.registry, world, measured, self.settings.seed, self.reporter.note)
+        if self.settings.keep_scores and measured.scores is not None:
+            self._scores[self.identity(request)] = measured.scores
         size = scorer.size()
         lost = coverage.nonfinite or (measured.ranked < 0).any()
         notes = [*world.opened.notes, *([] if (reason := without_groups(world)) is None else [reason])]
-        return self._record(request, world.opened, coverage).model_copy(
+        record = self._record(request, world.opened, coverage).model_copy(
             update={
                 "status": "partial" if lost else "limited" if world.is_limited else "complete",
                 "metrics": metrics,
@@ -217,12 +272,12 @@ class TaskRun:
                 "latency": _latency(reader, fit_seconds + scorer.build_seconds(), measured),
             }
         )
+        return record, outcome_of(world, measured)
 
     def _record(self, request: MethodRequest, opened: OpenTask, coverage: Coverage) -> Record:
         """The record of a run with everything but its results."""
         task, meta, method = self.task, self.task.task.meta, request.method
         options = task.task.options.model_dump(mode="json")
-        provider = self.registry.provider("method", request.spec.name)
         return Record(
             identity=self.identity(request),
             status="failed",
@@ -245,7 +300,7 @@ class TaskRun:
                 version=method.version,
                 label=request.label,
                 summary=method.summary,
-                distribution=f"{provider.distribution} {provider.version}",
+                distribution=distribution(self.registry, request.spec.name, type(method)),
                 options_given=request.spec.given,
                 options=method.options.model_dump(mode="json"),
             ),
@@ -256,20 +311,6 @@ class TaskRun:
             seed=self.settings.seed,
             command=self.settings.command(request, task),
         )
-
-
-def make_executor(registry: Registry, settings: RunSettings) -> Executor[Any]:
-    """Return the executor that the settings name, such as `inline` or `processes:4`.
-
-    Raises:
-        UsageError: for an unknown name or a wrong option.
-    """
-    name, _, value = settings.executor.partition(":")
-    kind = registry.executor(name)
-    if value and "=" not in value and kind.short_option:
-        value = f"{kind.short_option}={value}"
-    (spec,) = parse_spec(f"{name}:{value}" if value else name)
-    return kind(build_options("executor", spec, kind.Options))
 
 
 def torch_device(name: str) -> torch.device:

@@ -1,4 +1,4 @@
-"""Choosing options on queries of their own: each value of a sweep is tried there, the best is run on the reported ones.
+"""Choose options on tuning queries: try each value of a sweep there, then run the best on the reported queries.
 
 Nothing is ever chosen by the queries that a leaderboard reports. Training features serve both sets of queries and all
 values, so that tuning costs little more than the tuning queries' own gradients.
@@ -10,10 +10,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from attrbench.contracts.options import Spec
 from attrbench.contracts.record import TUNING_RUNS, Record, Tried, Tuned
 from attrbench.errors import AttrbenchError, UsageError, unknown_name
-from attrbench.evaluation.requests import MethodRequest, RunSettings, Sweep, TaskRequest, request_task, without_doubles
+from attrbench.evaluation.requests import MethodRequest, RunSettings, Sweep, TaskRequest, with_options, without_doubles
 from attrbench.evaluation.task_run import Result, TaskRun
 
 if TYPE_CHECKING:
@@ -21,9 +20,9 @@ if TYPE_CHECKING:
     from attrbench.plugins.registry import Registry
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Choice:
-    """What a sweep came to.
+    """The value that was chosen from a sweep, and what each value reached.
 
     Attributes:
         sweep: the values.
@@ -36,6 +35,17 @@ class Choice:
     tuned: Tuned
     chosen: MethodRequest | None
     advice: str = ""
+
+    def without_result(self) -> AttrbenchError:
+        """Return the error that says why nothing was chosen."""
+        first = self.tuned.tried[0]
+        return AttrbenchError(
+            f"-m {self.sweep.text}: no value has a result on the tuning queries; {first.label}: {first.why}"
+        )
+
+    def __repr__(self) -> str:
+        chosen = "nothing chosen" if self.chosen is None else f"chosen {self.chosen.label}"
+        return f"<Choice of {self.sweep.text} on {self.tuned.task} by {self.tuned.by}: {chosen}>"
 
 
 class TuningRun:
@@ -71,7 +81,7 @@ class TuningRun:
             raise unknown_name("metric", by, known)
 
     def choices(self) -> list[Choice]:
-        """Tries all values of all sweeps in one run on the tuning queries.
+        """Try all values of all sweeps in one run on the tuning queries.
 
         Raises:
             UsageError: where no value that ran has the metric that is to decide.
@@ -85,7 +95,7 @@ class TuningRun:
         return [self._choice(sweep, [records.get(run.identity(r)) for r in sweep.requests]) for sweep in self._sweeps]
 
     def results(self, choices: Sequence[Choice]) -> Iterator[Result]:
-        """Runs what was chosen on the reported queries."""
+        """Run what was chosen on the reported queries, and yield the results."""
         chosen = [
             replace(choice.chosen, optional=False, tuned=choice.tuned)
             for choice in choices
@@ -104,7 +114,7 @@ class TuningRun:
             )
 
     def _choice(self, sweep: Sweep, records: Sequence[Record | None]) -> Choice:
-        """The best value by the records of the sweep's values, None for one that has none."""
+        """Return the best value by the records of the sweep's values, None for one that has none."""
         there = [record for record in records if record is not None]
         values = zip(sweep.requests, records, strict=True)
         tried = [_tried(request.label, record, self._by) for request, record in values]
@@ -125,7 +135,7 @@ class TuningRun:
 
 
 def tuning_request(registry: Registry, task: TaskRequest) -> TaskRequest:
-    """The task with its tuning queries.
+    """Return the task with its tuning queries.
 
     Raises:
         UsageError: where it has none, or has them already, or gives no results by which to choose.
@@ -137,18 +147,18 @@ def tuning_request(registry: Registry, task: TaskRequest) -> TaskRequest:
         raise UsageError(f"task {task.task.meta.name}: with random weights no option can be chosen")
     if tuning.items() <= task.spec.given.items():
         raise UsageError(f"task {task.label}: these queries are for choosing options, and nothing is reported on them")
-    return request_task(registry, Spec(task.spec.name, {**task.spec.given, **tuning}))
+    return with_options(registry, task, tuning)
 
 
 def best_of(values: Sequence[float | None], higher_is_better: bool) -> int | None:
-    """The place of the best value, of equal ones the first; None where there is none."""
-    places = [place for place, value in enumerate(values) if value is not None]
+    """Return the index of the best value, of equal ones the first; None where there is none."""
+    indices = [index for index, value in enumerate(values) if value is not None]
     sign = 1 if higher_is_better else -1
-    return max(places, key=lambda place: (sign * (values[place] or 0.0), -place), default=None)
+    return max(indices, key=lambda index: (sign * (values[index] or 0.0), -index), default=None)
 
 
 def edge_advice(requests: Sequence[MethodRequest], best: int) -> str:
-    """That a wider sweep may hold a better value, where the best one of a single option lies at its end."""
+    """Return the advice to widen the sweep, where the best value of a single option lies at its end; else nothing."""
     given = [request.spec.given for request in requests]
     varied = [name for name in given[0] if len({each[name] for each in given}) > 1]
     if len(varied) != 1:
@@ -164,7 +174,7 @@ def edge_advice(requests: Sequence[MethodRequest], best: int) -> str:
 
 
 def _tried(label: str, record: Record | None, by: str) -> Tried:
-    """What a value reached; nothing where it failed or gradients are missing."""
+    """Return what a value reached; nothing where it failed or gradients are missing."""
     if record is None:
         return Tried(label=label, why="passed over")
     result = record.metric(by)
@@ -173,11 +183,3 @@ def _tried(label: str, record: Record | None, by: str) -> Tried:
     if result is None:
         return Tried(label=label, why=f"no {by}")
     return Tried(label=label, value=result.value, low=result.low, high=result.high)
-
-
-def without_result(choice: Choice) -> AttrbenchError:
-    """Why a sweep came to nothing."""
-    first = choice.tuned.tried[0]
-    return AttrbenchError(
-        f"-m {choice.sweep.text}: no value has a result on the tuning queries; {first.label}: {first.why}"
-    )

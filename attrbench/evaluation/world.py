@@ -156,7 +156,9 @@ class TaskWorld:
         """Return the store of a feature that is computed for a split."""
         if (feature, split) not in self._stores:
             spec = feature.store(split, self)
-            self._stores[feature, split] = FeatureStore(self.cache, dict(spec.description), spec.shard_items)
+            self._stores[feature, split] = FeatureStore(
+                self.cache, dict(spec.description), spec.shard_items, spec.summary or feature.summary(), spec.kind
+            )
         return self._stores[feature, split]
 
     def transform(self, feature: AnyFeature, gradients: Tensor) -> Transformed:

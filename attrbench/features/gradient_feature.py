@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Any
+from typing import Any, ClassVar
 
 from attrbench.contracts.feature import Computation, QueryViewT, Scope, SplitName, StoreSpec, TrainViewT
 from attrbench.contracts.gradient_source import GradientSource
@@ -18,7 +18,12 @@ class GradientFeature(PassFeature[TrainViewT, QueryViewT]):
 
     Besides what `PassFeature` asks for, a kind says how many bytes an item takes. Its fields must say all that decides
     its numbers: they are its identity on disk.
+
+    Attributes:
+        words: what the kind is called.
     """
+
+    words: ClassVar[str] = "gradient feature"
 
     @abstractmethod
     def item_bytes(self, layout: ParameterLayout, scope: Scope) -> int:
@@ -27,6 +32,11 @@ class GradientFeature(PassFeature[TrainViewT, QueryViewT]):
     @abstractmethod
     def declared(self) -> dict[str, Any]:
         """Return the fields as JSON can hold them."""
+
+    @property
+    def text(self) -> str:
+        """Summary, timesteps, and what is not at its default."""
+        return f"{self.summary()}, {timesteps_text(self.source)}"
 
     def computation(self, split: SplitName) -> Computation:
         """Return the pass over the items of the split."""
@@ -40,7 +50,8 @@ class GradientFeature(PassFeature[TrainViewT, QueryViewT]):
             "feature": self.declared(),
         }
         size = self.item_bytes(layout_of(self.source, scope), scope)
-        return StoreSpec(description, size, shard_items(size, SHARD_ITEMS if split == "train" else QUERY_SHARD))
+        items = shard_items(size, SHARD_ITEMS if split == "train" else QUERY_SHARD)
+        return StoreSpec(description, size, items, self.words, self.text)
 
 
 def timesteps_text(source: GradientSource) -> str:

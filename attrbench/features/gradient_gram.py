@@ -10,6 +10,7 @@ from pydantic import model_validator
 
 from attrbench.contracts.feature import Computation, Costs, Feature, Scope, SplitData, SplitName, StoreSpec
 from attrbench.contracts.gradient_source import Declaration, GradientSource
+from attrbench.features.gradient_feature import timesteps_text
 from attrbench.features.gram_computation import GramComputation, GramOf
 from attrbench.features.source_facts import layout_of, sampling_facts, source_facts
 from attrbench.features.views import Index, TrainGram
@@ -72,7 +73,9 @@ class GradientGram(Declaration, Feature[TrainGram, Cross]):
             description |= {"query_timesteps": list(model.timesteps(self.query_source.grid))}
             description |= sampling_facts(self.query_source, scope)
         count = scope.count(split)
-        return StoreSpec(description, 8 * scope.count("train"), 1 << (count - 1).bit_length())
+        kind = "Gram matrix" if split == "train" else "products of whole gradients"
+        size = 8 * scope.count("train")
+        return StoreSpec(description, size, 1 << (count - 1).bit_length(), kind, timesteps_text(self.source))
 
     def train_view(self, data: SplitData) -> TrainGram:
         """Return the matrix."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from dataclasses import replace
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -38,6 +39,7 @@ class GradientProducts(Declaration, GradientFeature[TrainProducts, QueryProducts
             (`Method.transform`); empty for nothing. Whatever decides that must be in the name.
     """
 
+    words: ClassVar[str] = "inner products with the queries"
     source: GradientSource
     layers: Layers = "all"
     timesteps: Literal["stack", "mean"] = "stack"
@@ -71,7 +73,7 @@ class GradientProducts(Declaration, GradientFeature[TrainProducts, QueryProducts
         description = dict(spec.description) | {"queries": [scope.items_fingerprint("query"), scope.count("query")]}
         if self.transform:  # which may look at all of the training set, and draw
             description["transform"] = [scope.count("train"), scope.seed]
-        return StoreSpec(description, spec.item_bytes, spec.shard_items)
+        return replace(spec, description=description)
 
     def sink_key(self) -> tuple[object, ...]:
         """Products of one cut share a sink."""

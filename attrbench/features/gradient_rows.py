@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from attrbench.contracts.feature import Costs, Scope, SplitData
 from attrbench.contracts.gradient_source import Declaration, GradientSource, Layers, Sketch
-from attrbench.features.gradient_feature import GradientFeature, timesteps_text
+from attrbench.features.gradient_feature import GradientFeature
 from attrbench.features.source_facts import layout_of
 from attrbench.features.views import ChosenRows, Index, QueryRows, TrainRows
 from attrbench.gradients.layer_blocks import layer_columns
@@ -41,6 +41,7 @@ class GradientRows(Declaration, GradientFeature[TrainRows, QueryRows]):
         dtype: how rows are stored; reading gives float32 whatever it is (attrbench.store.encoding).
     """
 
+    words: ClassVar[str] = "gradient rows"
     source: GradientSource
     sketch: Sketch | None
     timesteps: Literal["stack", "mean", "mean-normalized"] = "stack"
@@ -165,8 +166,3 @@ class GradientRows(Declaration, GradientFeature[TrainRows, QueryRows]):
         """Return the training rows as queries' rows, where they are as long."""
         rows = train.take(np.arange(train.count))
         return QueryRows(rows, train.norms) if rows.shape[1:] == query.rows.shape[1:] else None
-
-    @property
-    def text(self) -> str:
-        """Summary with the timesteps."""
-        return f"{self.summary()}, {timesteps_text(self.source)}"

@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from safetensors.numpy import load_file, save
+from safetensors.numpy import load_file
 
 from attrbench.contracts.feature import Computation, Feature, Prepared, Scope, SplitName, Stores, Unit, World
 from attrbench.contracts.gradient_source import GradientSource
-from attrbench.errors import AttrbenchError, FeatureFailed, Unavailable, UsageError
+from attrbench.errors import FeatureFailed, Unavailable, UsageError
 from attrbench.features.pass_computation import differentiated
 from attrbench.features.source_facts import source_facts
 from attrbench.gradients.batching import batch_size_file, ran_out_of_memory
 from attrbench.gradients.gram_pass import SUMS_VERSION, GramPass, GramSums, Side, SideSums
 from attrbench.gradients.samples import NoisySamples, Split
-from attrbench.store.checksums import drop, is_whole, write_sealed
+from attrbench.store.artifacts import Artifact, write_arrays
 from attrbench.store.fingerprint import fingerprint
 from attrbench.store.shards import Timing
 
@@ -165,7 +164,7 @@ class _Sums:
 
 
 class KeptSums:
-    """Sums of an unfinished matrix: a file for each pass, the earlier one removed once the later one is whole.
+    """Sums of an unfinished matrix: an artifact for each pass, the earlier one removed once the later one is whole.
 
     Args:
         folder: of the files.
@@ -176,30 +175,27 @@ class KeptSums:
         self._folder = folder
         self._key = key
 
-    def _files(self) -> list[Path]:
-        """Return the files, the latest first."""
-        return sorted(self._folder.glob(f"{self._key}-*.safetensors"), reverse=True)
+    def _artifact(self, name: str) -> Artifact:
+        return Artifact(self._folder / name, "sums of a Gram matrix", "what an unfinished matrix has added up")
+
+    def _artifacts(self) -> list[Artifact]:
+        """Return what is there, the latest first."""
+        names = sorted((path.name for path in self._folder.glob(f"{self._key}-*.safetensors")), reverse=True)
+        return [self._artifact(name) for name in names]
 
     def latest(self) -> GramSums | None:
         """Return what the latest whole file says; None where there is none."""
-        path = next(filter(is_whole, self._files()), None)
-        return None if path is None else GramSums.of(load_file(path))
+        kept = next((kept for kept in self._artifacts() if kept.whole() is not None), None)
+        return None if kept is None else GramSums.of(load_file(kept.path))
 
     def write(self, sums: GramSums) -> None:
         """Keep the sums after a pass."""
-        path = self._folder / f"{self._key}-{sums.stage:08d}.safetensors"
-        try:
-            write_sealed(path, save(sums.arrays()))
-        except OSError as error:
-            raise AttrbenchError(
-                f"cannot write to the cache {self._folder}: {error.strerror}; free room there or choose another folder"
-                " with --cache (what earlier passes added up is kept)"
-            ) from None
-        self.drop_before(path)
+        kept = self._artifact(f"{self._key}-{sums.stage:08d}.safetensors")
+        kept.write(lambda part: write_arrays(part, sums.arrays()))
+        self.drop_before(kept)
 
-    def drop_before(self, last: Path | None) -> None:
+    def drop_before(self, last: Artifact | None) -> None:
         """Remove all files but the last."""
-        for path in self._files():
-            if path != last:
-                with suppress(OSError):
-                    drop(path)
+        for kept in self._artifacts():
+            if kept != last:
+                kept.drop()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Never
+from typing import Any, ClassVar, Never
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +24,7 @@ class Outputs(Declaration, GradientFeature[Outputs_, Outputs_]):
         source: what decides them.
     """
 
+    words: ClassVar[str] = "model outputs"
     source: GradientSource
 
     def summary(self) -> str:

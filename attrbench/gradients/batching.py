@@ -13,7 +13,7 @@ import torch
 
 from attrbench.contracts.feature import World
 from attrbench.errors import AttrbenchError
-from attrbench.files import write_atomically
+from attrbench.store.artifacts import Artifact
 from attrbench.store.fingerprint import fingerprint
 
 log = logging.getLogger(__name__)
@@ -65,15 +65,17 @@ class BatchSize:
         log.warning("out of memory: going on with %d pairs of item and timestep a batch", self._size)
         if self._memo is not None:
             try:
-                write_atomically(self._memo, json.dumps({"batch_size": self._size}).encode())
-            except OSError:  # only a convenience for the next run
+                self._kept(self._memo).write_bytes(json.dumps({"batch_size": self._size}).encode())
+            except AttrbenchError:  # only a convenience for the next run
                 log.debug("can't remember the batch size in %s", self._memo)
 
     def _remembered(self) -> int:
-        try:
-            return max(1, int(json.loads(self._memo.read_bytes())["batch_size"])) if self._memo else 2**31
-        except (OSError, ValueError, KeyError, TypeError, OverflowError):
+        if self._memo is None or self._kept(self._memo).whole() is None:
             return 2**31
+        return int(json.loads(self._memo.read_bytes())["batch_size"])
+
+    def _kept(self, memo: Path) -> Artifact:
+        return Artifact(memo, "batch size", f"the size that fits into the memory of {self._device}")
 
 
 def batch_size_file(world: World, identity: object) -> Path:

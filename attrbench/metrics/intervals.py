@@ -1,4 +1,4 @@
-"""95% intervals: over queries by percentile bootstrap (methods-spec A1, A7), of retrained models by their noise."""
+"""95% intervals: over queries by percentile bootstrap, of retrained models by their noise."""
 
 from __future__ import annotations
 

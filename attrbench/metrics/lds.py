@@ -1,18 +1,30 @@
-"""The linear datamodeling score (Park et al. 2023, TRAK, eq. 4; methods-spec A2)."""
+"""The linear datamodeling score, its noise ceiling, and its interval over queries and subsets.
+
+For a query q, subsets S_j of the training set (j = 1 .. J), models trained on each with several seeds, and scores
+tau(q, i): LDS(q) is Spearman's rank correlation, over j, of -L_j(q), the negated loss of q averaged over seeds, with
+g_j(q) = sum of tau(q, i) over i in S_j (Park et al., "TRAK", 2023, eq. 4; with losses of diffusion models, Zheng et
+al., "D-TRAK", 2024, section 4).
+"""
 
 from __future__ import annotations
 
+import itertools
+import math
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import spearmanr
+from scipy.stats import rankdata, t
 
 from attrbench.errors import AttrbenchError
+
+Floats = NDArray[np.float64]
 
 
 def linear_datamodeling_score(
     scores: NDArray[np.floating], subsets: NDArray[np.bool_], losses: NDArray[np.floating]
-) -> NDArray[np.float64]:
-    """[m] rank correlation, over subsets S_j, of -loss(q | trained on S_j) with the sum of tau(q, i) over i in S_j.
+) -> Floats:
+    """Return the LDS of every query, [m].
 
     Ties have their mean rank. A query whose predictions (or losses) are all equal scores 0.
 
@@ -24,17 +36,122 @@ def linear_datamodeling_score(
     Raises:
         AttrbenchError: where a number is not finite, or there are fewer than two subsets.
     """
-    if len(subsets) < 2:
-        raise AttrbenchError(f"the linear datamodeling score needs at least two subsets, not {len(subsets)}")
-    for name, values in (("scores", scores), ("losses", losses)):
-        if not np.isfinite(values).all():
-            query = int(np.argwhere(~np.isfinite(values))[0, 0])
-            raise AttrbenchError(f"linear datamodeling score: the {name} of query {query} are not finite")
-    predicted = scores.astype(np.float64) @ subsets.astype(np.float64).T
-    return np.array([_correlation(mine, -true) for mine, true in zip(predicted, losses, strict=True)])
+    return rank_correlation(predictions(scores, subsets), -_checked(losses, "losses", len(subsets)))
 
 
-def _correlation(a: NDArray[np.float64], b: NDArray[np.floating]) -> float:
-    if np.ptp(a) == 0 or np.ptp(b) == 0:
-        return 0.0
-    return float(spearmanr(a, b).statistic)
+def predictions(scores: NDArray[np.floating], subsets: NDArray[np.bool_]) -> Floats:
+    """Return the sum of a method's scores over each subset, [m, J].
+
+    Raises:
+        AttrbenchError: where a score is not finite.
+    """
+    sums: Floats = _checked(scores, "scores", len(subsets)) @ subsets.astype(np.float64).T
+    return sums
+
+
+def _checked(values: NDArray[np.floating], name: str, subsets: int) -> Floats:
+    if subsets < 2:
+        raise AttrbenchError(f"the linear datamodeling score needs at least two subsets, not {subsets}")
+    if not np.isfinite(values).all():
+        query = int(np.argwhere(~np.isfinite(values))[0, 0])
+        raise AttrbenchError(f"linear datamodeling score: the {name} of query {query} are not finite")
+    return values.astype(np.float64)
+
+
+def rank_correlation(a: Floats, b: Floats) -> Floats:
+    """Return Spearman's correlation of each row of a with that row of b ([m, J] each), [m]; 0 where one is constant."""
+    ranks = [rankdata(values, axis=1) for values in (a, b)]
+    x, y = (values - values.mean(axis=1, keepdims=True) for values in ranks)
+    scale = np.sqrt((x * x).sum(axis=1) * (y * y).sum(axis=1))
+    products = (x * y).sum(axis=1)
+    correlation: Floats = np.divide(products, scale, out=np.zeros_like(products), where=scale > 0)
+    return correlation
+
+
+@dataclass(frozen=True)
+class NoiseCeiling:
+    """What the noise of training leaves for any predictor to reach.
+
+    Attributes:
+        single: r, the mean over queries of Spearman's correlation of one training seed's losses with another's, mean
+            over all pairs of seeds: the reliability of one seed. None for a single seed.
+        corrected: the correlation of a perfect predictor of the expected loss with the mean of the S seeds' losses:
+            the square root of that mean's reliability, R = S r / (1 + (S - 1) r) (Spearman, 1910; Brown, 1910). None
+            for a single seed; 0 where r is not positive.
+    """
+
+    single: float | None
+    corrected: float | None
+
+
+def noise_ceiling(losses: NDArray[np.floating]) -> NoiseCeiling:
+    """Estimate the noise ceiling of an LDS from losses of several training seeds.
+
+    Both formulae are exact for linear correlations of independent noise of equal variance; for ranks they hold to
+    within a few hundredths (tests/metrics/test_lds.py). r is averaged over queries before the root is taken, as single
+    r are too noisy; as the root is concave that lies somewhat above the mean of the queries' own ceilings.
+
+    Args:
+        losses: [J, S, m].
+    """
+    seeds = losses.shape[1]
+    if seeds < 2:
+        return NoiseCeiling(None, None)
+    by_seed = losses.astype(np.float64).transpose(1, 2, 0)  # [S, m, J]
+    pairs = itertools.combinations(range(seeds), 2)
+    single = float(np.mean([rank_correlation(by_seed[a], by_seed[b]).mean() for a, b in pairs]))
+    reliability = seeds * single / (1 + (seeds - 1) * single) if single > 0 else 0.0
+    return NoiseCeiling(single, math.sqrt(reliability))
+
+
+@dataclass(frozen=True)
+class MeanScore:
+    """The mean LDS over queries, with its uncertainty.
+
+    Attributes:
+        value: the mean.
+        low, high: its 95% interval over queries and subsets; None for fewer than two queries or four subsets.
+        subset_error: the part of its standard error that other subsets (and models) would bring; None likewise.
+        freedom: degrees of freedom of the errors.
+    """
+
+    value: float
+    low: float | None
+    high: float | None
+    subset_error: float | None
+    freedom: int
+
+
+def mean_score(predicted: Floats, losses: Floats) -> MeanScore:
+    """Return the mean LDS with an interval over queries and subsets.
+
+    The queries of a task share their subset models, so that an interval over queries alone is far too narrow. Here
+    each subset is left out once (the jackknife, which unlike a bootstrap repeats no subset and makes no ties), which
+    gives pseudo-values P(q, j) = J LDS(q) - (J - 1) LDS(q without j). Their table has two random factors, and the
+    variance of its mean is [MS_rest + (MS_queries - MS_rest)+ + (MS_subsets - MS_rest)+] / (m J) with the mean squares
+    of the two-way layout (Searle et al., "Variance Components", 1992, chapter 4). The interval is Student's with J - 1
+    degrees of freedom.
+
+    Args:
+        predicted: [m, J] sums of scores.
+        losses: [m, J] mean losses over training seeds.
+    """
+    whole = rank_correlation(predicted, -losses)
+    queries, subsets = predicted.shape
+    value = float(whole.mean())
+    if queries < 2 or subsets < 4:
+        return MeanScore(value, None, None, None, max(1, subsets - 1))
+    without = np.stack([_without(predicted, losses, left_out) for left_out in range(subsets)], axis=1)
+    pseudo = subsets * whole[:, None] - (subsets - 1) * without
+    of_query, of_subset, middle = pseudo.mean(1, keepdims=True), pseudo.mean(0, keepdims=True), pseudo.mean()
+    rest = float(np.square(pseudo - of_query - of_subset + middle).sum()) / ((queries - 1) * (subsets - 1))
+    by_query = subsets * float(np.square(of_query - middle).sum()) / (queries - 1)
+    by_subset = queries * float(np.square(of_subset - middle).sum()) / (subsets - 1)
+    total = rest + max(0.0, by_query - rest) + max(0.0, by_subset - rest)
+    count, freedom = queries * subsets, subsets - 1
+    half = float(t.ppf(0.975, freedom)) * math.sqrt(total / count)
+    return MeanScore(value, value - half, value + half, math.sqrt(max(by_subset, rest) / count), freedom)
+
+
+def _without(predicted: Floats, losses: Floats, left_out: int) -> Floats:
+    return rank_correlation(np.delete(predicted, left_out, axis=1), -np.delete(losses, left_out, axis=1))

@@ -1,7 +1,7 @@
 """Which training items to remove for a ranking, which others to compare with, and how hubby a ranking is.
 
-All sets are sorted [r] arrays of training ids. Source: DMin's supplement, "Effect of removing influential samples";
-controls and hubness: methods-spec A4.
+All sets are sorted [r] arrays of training ids. Source: Lin et al., "DMin", 2024, supplement, "Effect of removing
+influential samples"; controls and hubness are additions to it.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ Ids = NDArray[np.int64]
 
 
 def union(ranked: Ids, k: int) -> Ids:
-    """Every item that is in the top k of at least one query ([m, depth] ids, -1 for none); DMin's rule."""
+    """Return every item that is in the top k of at least one query ([m, depth] ids, -1 for none); DMin's rule."""
     top = ranked[:, :k]
     return np.unique(top[top >= 0])
 
 
 def most_retrieved(ranked: Ids, k: int, count: int, items: int) -> Ids:
-    """The `count` items that are in the top k of most queries.
+    """Return the `count` items that are in the top k of most queries.
 
     Ties go to the better best rank of any query, then to the smaller index. Items that are in no top k come after all
     that are, by their best rank further down.
@@ -50,13 +50,13 @@ def most_retrieved(ranked: Ids, k: int, count: int, items: int) -> Ids:
 
 
 def in_degree(ranked: Ids, k: int, items: int) -> Ids:
-    """[items] for how many queries each item is in the top k."""
+    """Return for how many queries each item is in the top k, [items]."""
     top = ranked[:, :k]
     return np.bincount(top[top >= 0], minlength=items)
 
 
 def hubness(ranked: Ids, k: int, removed: Ids, items: int) -> dict[str, float]:
-    """How unevenly the queries retrieve: whether a few items, the hubs, turn up for all of them.
+    """Compute how unevenly the queries retrieve: whether a few items, the hubs, turn up for all of them.
 
     Returns:
         `mean_in_degree` of the removed items; `gini_in_degree` over all items, 0 where each is retrieved equally
@@ -73,12 +73,12 @@ def hubness(ranked: Ids, k: int, removed: Ids, items: int) -> dict[str, float]:
 
 
 def random_items(count: int, items: int, seed: int) -> Ids:
-    """`count` items, drawn without replacement."""
+    """Return `count` items, drawn without replacement."""
     return np.sort(np.random.default_rng(seed).permutation(items)[:count])
 
 
 def class_matched(removed: Ids, labels: NDArray[np.int64], seed: int) -> Ids:
-    """Items drawn at random, as many of each class ([items] labels) as were removed."""
+    """Return items drawn at random, as many of each class ([items] labels) as were removed."""
     rng = np.random.default_rng(seed)
     chosen = [
         rng.permutation(np.flatnonzero(labels == label))[: int((labels[removed] == label).sum())]
@@ -88,6 +88,6 @@ def class_matched(removed: Ids, labels: NDArray[np.int64], seed: int) -> Ids:
 
 
 def highest(values: NDArray[np.float64], count: int) -> Ids:
-    """The `count` items of the largest value, ties to the smaller index; NaN counts as smaller than everything."""
+    """Return the `count` items of the largest value, ties to the smaller index; NaN is smaller than everything."""
     order = np.argsort(-np.where(np.isnan(values), -np.inf, values), kind="stable")
     return np.sort(order[:count])

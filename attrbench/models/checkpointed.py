@@ -7,9 +7,10 @@ import json
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file
 
 from attrbench.contracts.denoiser import LEARNING_RATES, Denoiser
-from attrbench.files import sha256_of
+from attrbench.models.model_fingerprint import file_digest
 
 
 class Checkpointed(Denoiser):
@@ -25,23 +26,26 @@ class Checkpointed(Denoiser):
         return {file.stem: file for file in self.checkpoint_folder.glob("*-*.safetensors")}
 
     def checkpoints(self) -> tuple[str, ...]:
-        """Files `NAME-STEP.safetensors`, by step."""
+        """Return the names NAME-STEP of the files `NAME-STEP.safetensors`, by step."""
         numbered = [name for name in self._files() if name.rpartition("-")[2].isdecimal()]
         return tuple(sorted(numbered, key=lambda name: int(name.rpartition("-")[2])))
 
     def learning_rate(self, checkpoint: str) -> float:
-        """As `learning-rates.json` says."""
+        """Return the learning rate at a checkpoint, as `learning-rates.json` says.
+
+        Raises:
+            UsageError: where it does not say so.
+        """
         file = self.checkpoint_folder / LEARNING_RATES
         rates = json.loads(file.read_bytes()) if file.is_file() else {}
         return float(rates[checkpoint]) if checkpoint in rates else super().learning_rate(checkpoint)
 
     def _load(self, checkpoint: str) -> torch.nn.Module:
-        from safetensors.torch import load_file
-
         module = copy.deepcopy(self.module)
         module.load_state_dict(load_file(self._files()[checkpoint]))
         return module
 
-    def _fingerprint_of(self, checkpoint: str) -> str:
-        file = self._files().get(checkpoint)
-        return super()._fingerprint_of(checkpoint) + ("" if file is None else f"/{sha256_of(file)}")
+    def _fingerprint_with(self, name: str) -> str:
+        own = super()._fingerprint_with(name)
+        file = self._files().get(name)
+        return own if file is None else f"{own}/{file_digest(file)}"

@@ -1,4 +1,4 @@
-"""Noise processes in discrete time (Ho et al. 2020), as diffusers' DDPMScheduler describes them."""
+"""Noise processes in discrete time (Ho et al. 2020, arXiv:2006.11239), as diffusers' DDPMScheduler describes them."""
 
 from __future__ import annotations
 
@@ -7,48 +7,45 @@ from typing import Any
 
 import torch
 
-from attrbench.contracts.denoiser import Denoiser
 from attrbench.contracts.gradient_source import TimestepGrid
 from attrbench.errors import AttrbenchError
+from attrbench.models.sampled import Sampled
 from attrbench.models.timesteps import grid_timesteps
 
 
-class DiscreteTime(Denoiser):
+class DiscreteTime(Sampled):
     """A denoiser of x_t = sqrt(abar_t) x_0 + sqrt(1 - abar_t) eps, sampled by deterministic DDIM (eta 0).
 
     Attributes:
         scheduler: the noise process, diffusers' DDPMScheduler.
         sampler: DDIM over the same process.
-        sampling_steps: DDIM steps of `generate`.
     """
 
     scheduler: Any
-    sampler: Any
-    sampling_steps: int
 
     def timesteps(self, grid: TimestepGrid) -> tuple[int, ...]:
-        """See `attrbench.models.timesteps`."""
+        """Return the timesteps of a grid, as `attrbench.models.timesteps.grid_timesteps`."""
         return grid_timesteps(grid, self.training_steps, self.sampler_timesteps)
 
     def sampler_timesteps(self) -> tuple[int, ...]:
-        """DDIM's, noisiest first."""
-        self.sampler.set_timesteps(self.sampling_steps)
+        """Return DDIM's timesteps, noisiest first."""
+        self.start_sampler()
         return tuple(self.sampler.timesteps.tolist())
 
     def noisy(self, latents: torch.Tensor, noise: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-        """x_t = sqrt(abar_t) x_0 + sqrt(1 - abar_t) eps."""
+        """Return x_t = sqrt(abar_t) x_0 + sqrt(1 - abar_t) eps."""
         noised: torch.Tensor = self.scheduler.add_noise(latents, noise, t)
         return noised
 
     def target(self, latents: torch.Tensor, noise: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-        """The noise, or the velocity for models trained with `v_prediction`."""
+        """Return the noise, or the velocity for models trained with `v_prediction`."""
         if self.scheduler.config["prediction_type"] == "v_prediction":
             velocity: torch.Tensor = self.scheduler.get_velocity(latents, noise, t)
             return velocity
         return noise
 
     def loss_weights(self, t: torch.Tensor) -> torch.Tensor:
-        """beta_t / (2 alpha_t (1 - abar_t)) (methods-spec 1)."""
+        """Return beta_t / (2 alpha_t (1 - abar_t)), the weights of Ho et al.'s Eq. 12 with sigma_t^2 = beta_t."""
         t = t.cpu()
         beta, alpha = self.scheduler.betas[t], self.scheduler.alphas[t]
         weights: torch.Tensor = beta / (2 * alpha * (1 - self.scheduler.alphas_cumprod[t]))
@@ -56,7 +53,7 @@ class DiscreteTime(Denoiser):
 
 
 def check_prediction(config: Mapping[str, Any], model: object) -> None:
-    """Refuses models whose output `DiscreteTime.target` does not know.
+    """Refuse models whose output `DiscreteTime.target` does not know.
 
     Args:
         config: of the scheduler.
@@ -65,6 +62,6 @@ def check_prediction(config: Mapping[str, Any], model: object) -> None:
     Raises:
         AttrbenchError: where the model predicts something else than noise or velocity.
     """
-    predicts = config.get("prediction_type", "epsilon")
-    if predicts not in ("epsilon", "v_prediction"):
-        raise AttrbenchError(f"model {model} predicts {predicts}, not noise or v")
+    prediction = config.get("prediction_type", "epsilon")
+    if prediction not in ("epsilon", "v_prediction"):
+        raise AttrbenchError(f"model {model} predicts {prediction}, not noise or v")

@@ -1,4 +1,4 @@
-"""What was encoded once is kept in memory, so that several passes over a set encode an item once in all."""
+"""Encodings of items in memory, so that several passes over a set encode an item once in all."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ class EncodingCache:
         self._kept: dict[str, Encoding] = {}
 
     def through(self, keys: Sequence[str], compute: Callable[[list[int]], Sequence[Encoding]]) -> list[Encoding]:
-        """The encodings of all keys.
+        """Return the encodings of all keys, and keep the new ones as far as there is room.
 
         Args:
             keys: of the items; equal ones are computed once.
-            compute: gives the encodings of the items at some places in `keys`.
+            compute: gives the encodings of the items at some indices in `keys`.
         """
-        first = {key: place for place, key in reversed(list(enumerate(keys))) if key not in self._kept}
+        first = {key: index for index, key in reversed(list(enumerate(keys))) if key not in self._kept}
         missing = sorted(first.values())
-        fresh = dict(zip((keys[place] for place in missing), compute(missing), strict=True)) if missing else {}
+        fresh = dict(zip((keys[index] for index in missing), compute(missing), strict=True)) if missing else {}
         for key, encoding in fresh.items():
             size = sum(tensor.numel() * tensor.element_size() for tensor in encoding)
             if size <= self._room:

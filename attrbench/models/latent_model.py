@@ -1,4 +1,4 @@
-"""What Stable Diffusion 1.x and 3 have in common: a network over latents, conditioned on prompts, maybe with LoRA."""
+"""Models over latents: a network between an autoencoder's two halves, conditioned on prompts, maybe with LoRA."""
 
 from __future__ import annotations
 
@@ -8,26 +8,22 @@ from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
+from diffusers import DDIMScheduler, DDPMScheduler
 from numpy.typing import NDArray
 
 from attrbench.contracts.denoiser import Encoded
+from attrbench.contracts.model_config import ModelConfig
 from attrbench.errors import UsageError
 from attrbench.models.checkpointed import Checkpointed
-from attrbench.models.config import ModelConfig
+from attrbench.models.discrete_time import DiscreteTime, check_prediction
 from attrbench.models.encoders import CHUNK, Encoders
 from attrbench.models.lora import load_lora_state
 from attrbench.models.noise import gaussian
-
-WORDS: dict[str, tuple[str, ...]] = {
-    "all": (),
-    "lora": ("lora", "transformer_blocks"),
-    "transformer-blocks": ("transformer_blocks",),
-}
-"""What the names of the attributed parameters contain."""
+from attrbench.models.sampled import Sampled
 
 
 @dataclass(frozen=True)
@@ -49,75 +45,102 @@ class Parts:
     checkpoint_folder: Path
 
 
-class LatentDenoiser(Checkpointed):
+class LatentDenoiser(Checkpointed, Sampled):
     """A network over the latents of an autoencoder.
+
+    Subclasses give the noise process (`DiscreteTime` or `RectifiedFlow`), the call of the network and a step of the
+    sampler, and set `sampler`, `sampling` and `training_steps`.
 
     Args:
         parts: the model.
-        source: how it is used.
+        config: how it is used.
         device: where the network runs.
     """
 
     has_latents = True
     takes_prompts = True
-    sampler: Any
-    sampling_steps: int
+    attributed_words: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "all": (),
+        "lora": ("lora", "transformer_blocks"),
+        "transformer-blocks": ("transformer_blocks",),
+    }
+    """What the names of the attributed parameters contain, for each choice of `ModelConfig.attributed`."""
 
-    def __init__(self, parts: Parts, source: ModelConfig, device: torch.device) -> None:
-        if source.gradient_checkpointing:
+    def __init__(self, parts: Parts, config: ModelConfig, device: torch.device) -> None:
+        if config.gradient_checkpointing:
             parts.network.enable_gradient_checkpointing()
         self.module = parts.network.to(device).eval()
         self.device = device
-        self.source = source
+        self.config = config
         self.encoders = parts.encoders
         self.image_shape = parts.encoders.image_shape
+        size = parts.encoders.latent_size
+        self.latent_shape = (self.latent_channels(parts.network.config), size, size)
         self.fingerprint = parts.fingerprint
         self.checkpoint_folder = parts.checkpoint_folder
-        self.sampling_steps = source.sampling_steps
+        self.sampling_steps = config.sampling_steps
+
+    def latent_channels(self, network: Any) -> int:
+        """Return C of the latents, from the network's configuration: its `in_channels`, unless it packs them."""
+        return int(network.in_channels)
 
     def encode(
         self, images: NDArray[np.uint8], prompts: Sequence[str], image_range: Literal["model", "unit"]
     ) -> Encoded:
-        """Latents and text embeddings; what was encoded before is remembered, as far as memory allows."""
+        """Return latents and conditioning; what was encoded before is remembered, as far as memory allows."""
         return Encoded(self.encoders.latents(images, image_range).to(self.device), self._conditioning(prompts))
 
     def _conditioning(self, prompts: Sequence[str]) -> dict[str, torch.Tensor]:
         return {name: value.to(self.device) for name, value in self.encoders.conditioning(prompts).items()}
 
     def truncated(self, prompts: Sequence[str]) -> list[int]:
-        """Places of the prompts that are cut."""
+        """Return the indices of the prompts that are truncated."""
         return self.encoders.truncated(prompts)
 
     def attributed_parameters(self, which: str) -> dict[str, torch.nn.Parameter]:
-        """As `ModelConfig.attributed` says, in the module's order (methods-spec 6.2).
+        """Return the parameters that `ModelConfig.attributed` names, in the module's order.
 
         Raises:
             UsageError: where the model has none of them.
         """
-        which = self.source.attributed if which == "attributed" else which
+        which = self.config.attributed if which == "attributed" else which
         if which == "auto":
-            which = "transformer-blocks" if self.source.lora is None else "lora"
+            which = "transformer-blocks" if self.config.lora is None else "lora"
         named = {
             name: parameter
             for name, parameter in self.module.named_parameters()
-            if all(word in name for word in WORDS[which])
+            if all(word in name for word in self.attributed_words[which])
         }
         if not named:
-            raise UsageError(f"attributed={which}: model {self.source.model} has no such parameters")
+            raise UsageError(f"attributed={which}: model {self.config.model} has no such parameters")
         return named
 
     def predict(self, noisy: torch.Tensor, t: torch.Tensor, conditioning: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        """The network's output in the precision of `noisy`, whatever its own."""
+        """Return the network's prediction in the precision of `noisy`, whatever its own."""
         dtype = next(self.module.parameters()).dtype
-        text = {name: value.to(dtype) for name, value in conditioning.items()}
-        return self._network(noisy.to(dtype), t, text).to(noisy.dtype)
+        given = {name: value.to(dtype) if value.is_floating_point() else value for name, value in conditioning.items()}
+        return self.call_network(noisy.to(dtype), t, given).to(noisy.dtype)
 
     @abstractmethod
-    def _network(self, x: torch.Tensor, t: torch.Tensor, text: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        """One call of the network."""
+    def call_network(self, x: torch.Tensor, t: torch.Tensor, conditioning: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """Return the prediction of one call of the network, [B, C, H, W].
+
+        Args:
+            x: [B, C, H, W] noisy latents, in the network's precision.
+            t: [B] timesteps.
+            conditioning: what the encoders made of the prompts; floating point tensors in the network's precision.
+        """
+
+    @abstractmethod
+    def sampler_step(self, output: torch.Tensor, t: torch.Tensor, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Take one step of the sampler from `x` at `t`; return the next sample, and the clean latents it leads to."""
+
+    def unconditional(self, prompts: Sequence[str]) -> dict[str, torch.Tensor]:
+        """Return the conditioning without prompts that guidance departs from, for as many: that of empty prompts."""
+        return self._conditioning([""] * len(prompts))
 
     def _load(self, checkpoint: str) -> torch.nn.Module:
-        if self.source.lora is None:
+        if self.config.lora is None:
             return super()._load(checkpoint)
         shared = {id(p): p for name, p in self.module.named_parameters() if "lora" not in name}  # only the LoRA differs
         module: torch.nn.Module = copy.deepcopy(self.module, shared)
@@ -125,65 +148,69 @@ class LatentDenoiser(Checkpointed):
         return module
 
     def generate(self, prompts: Sequence[str], seeds: Sequence[int]) -> NDArray[np.uint8]:
-        """Samples with guidance from the noise of each seed, a few pictures at once.
+        """Sample with guidance from the noise of each seed, a few pictures at once.
 
-        With random weights the network is not asked: its pictures would mean no more than the noise itself.
+        With random weights the network is not called: its pictures would mean no more than the noise itself.
         """
-        found = []
+        parts = []
         for few in _few(prompts, seeds):
             x = self._noise(few[1])
-            if self.source.weights == "trained":
+            if self.config.weights == "trained":
                 x, _ = deque(self._sample(*few), maxlen=1).pop()
-            found.append(self.encoders.pictures(x))
-        return np.concatenate(found)
+            parts.append(self.encoders.pictures(x))
+        return np.concatenate(parts)
 
     def _noise(self, seeds: Sequence[int]) -> torch.Tensor:
         return torch.stack([gaussian(self.latent_shape, "generate", seed) for seed in seeds]).to(self.device)
 
     def trajectory(self, prompts: Sequence[str], seeds: Sequence[int]) -> torch.Tensor:
-        """The sampler's predictions of the clean latents, guidance included."""
+        """Return the sampler's predictions of the clean latents, guidance included: [B, steps, C, H, W]."""
         steps = (torch.stack([clean for _, clean in self._sample(*few)], dim=1) for few in _few(prompts, seeds))
         return torch.cat(list(steps))
 
     @torch.no_grad()
     def _sample(self, prompts: Sequence[str], seeds: Sequence[int]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Yields, after each step, the sample and the clean latents that the step took it to lead to."""
-        scale = self.source.guidance_scale
-        text = self._conditioning(prompts)
+        """Yield, after each step, the sample and the clean latents that the step predicts."""
+        scale = self.config.guidance_scale
+        conditioning = self._conditioning(prompts)
         if guided := scale > 1:
-            blank = self._conditioning([""] * len(prompts))
-            text = {name: torch.cat([blank[name], value]) for name, value in text.items()}
+            blank = self.unconditional(prompts)
+            conditioning = {name: torch.cat([blank[name], value]) for name, value in conditioning.items()}
         x = self._noise(seeds)
-        self.sampler.set_timesteps(self.sampling_steps)
+        self.start_sampler()
         for t in self.sampler.timesteps:
             times = t.to(self.device).expand(len(x) * (2 if guided else 1))
-            output = self.predict(torch.cat([x, x]) if guided else x, times, text)
+            output = self.predict(torch.cat([x, x]) if guided else x, times, conditioning)
             if guided:
                 without, given = output.chunk(2)
                 output = without + scale * (given - without)
-            x, clean = self._step(output, t, x)
+            x, clean = self.sampler_step(output, t, x)
             yield x, clean
 
-    @abstractmethod
-    def _step(self, output: torch.Tensor, t: torch.Tensor, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """One step of the sampler from `x` at `t`: the next sample, and the clean latents that it leads to."""
 
+class DiscreteLatentDenoiser(LatentDenoiser, DiscreteTime):
+    """A latent model in discrete time, sampled by deterministic DDIM (eta 0) with guidance, whatever its own sampler.
 
-def resolution_of(source: ModelConfig, config: Any, factor: int) -> int:
-    """Pixels on a side, for a network with this configuration and an autoencoder with this factor.
-
-    Raises:
-        UsageError: where the network can't take pictures of that size.
+    Args:
+        parts: the model.
+        config: how it is used.
+        device: where the network runs.
     """
-    own = config["sample_size"]
-    resolution = source.resolution or int(own if isinstance(own, int) else own[0]) * factor
-    patch = int(config.get("patch_size") or 1)
-    if resolution % (factor * patch):
-        raise UsageError(f"resolution={resolution}: model {source.model} takes multiples of {factor * patch} pixels")
-    most = config.get("pos_embed_max_size")
-    if most is not None and resolution > most * factor * patch:
-        raise UsageError(f"resolution={resolution}: model {source.model} takes up to {most * factor * patch} pixels")
-    return resolution
+
+    def __init__(self, parts: Parts, config: ModelConfig, device: torch.device) -> None:
+        super().__init__(parts, config, device)
+        process = parts.scheduler.config
+        check_prediction(process, config.model)
+        self.scheduler = DDPMScheduler.from_config(process)
+        # latents are not bounded as pixels are, and PNDM's own configuration does not say so
+        self.sampler = DDIMScheduler.from_config(process, clip_sample=False, thresholding=False)
+        self.training_steps = int(self.scheduler.config["num_train_timesteps"])
+        self.sampling = {"sampler": "ddim", "steps": config.sampling_steps, "guidance": config.guidance_scale}
+
+    def sampler_step(self, output: torch.Tensor, t: torch.Tensor, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Take one step of DDIM; return the next sample, and the clean latents that it predicts."""
+        step = self.sampler.step(output, t, x, eta=0.0)
+        return step.prev_sample, step.pred_original_sample
 
 
 def _few(prompts: Sequence[str], seeds: Sequence[int]) -> Iterator[tuple[Sequence[str], Sequence[int]]]:

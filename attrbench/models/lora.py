@@ -6,11 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from peft import LoraConfig
+from safetensors import safe_open
+from safetensors.torch import load_file
 
+from attrbench.contracts.model_config import ModelConfig
 from attrbench.errors import AttrbenchError
-from attrbench.hub import snapshot
-from attrbench.models.config import ModelConfig
-from attrbench.models.encoders import quiet
+from attrbench.hub import is_local, snapshot
+from attrbench.models.quiet import quiet
 
 WEIGHTS = "pytorch_lora_weights.safetensors"
 ADAPTER = "default"
@@ -19,48 +22,41 @@ TARGETS = ("to_k", "to_q", "to_v", "to_out.0")
 RANK, ALPHA = 4, 8
 
 
-def find_lora(source: ModelConfig) -> Path:
-    """The file that `source.lora` names.
+def find_lora(config: ModelConfig) -> Path:
+    """Return the file that `config.lora` names, from the hub where it is no path.
 
     Raises:
         AttrbenchError: where there is none.
     """
-    assert source.lora is not None
-    path = Path(source.lora).expanduser()
+    assert config.lora is not None
+    path = Path(config.lora).expanduser()
     if path.is_file():
         return path
     if not path.is_dir():
-        if is_local(source.lora):
-            raise AttrbenchError(f"lora={source.lora}: there is no such file or folder")
-        path = snapshot("lora", source.lora, source.lora_revision, ("*.safetensors",), ("*/*",))
+        if is_local(config.lora):
+            raise AttrbenchError(f"lora={config.lora}: there is no such file or folder")
+        path = snapshot("lora", config.lora, config.lora_revision, ("*.safetensors",), ("*/*",))
     if (path / WEIGHTS).is_file():
         return path / WEIGHTS
     files = sorted(path.glob("*.safetensors"))
     if len(files) != 1:
-        found = ", ".join(file.name for file in files) or "none"
-        raise AttrbenchError(f"lora={source.lora}: no {WEIGHTS} there (safetensors files: {found}): name the file")
+        names = ", ".join(file.name for file in files) or "none"
+        raise AttrbenchError(f"lora={config.lora}: no {WEIGHTS} there (safetensors files: {names}): name the file")
     return files[0]
 
 
-def is_local(name: str) -> bool:
-    """Whether a name can't be an id on the hub, and so means a path."""
-    return name.startswith(("/", ".", "~")) or "\\" in name or name.count("/") != 1
-
-
-def add_lora(pipeline: Any, network: torch.nn.Module, source: ModelConfig, file: Path) -> None:
-    """Loads the weights into the pipeline by its own loader.
+def add_lora(pipeline: Any, network: torch.nn.Module, config: ModelConfig, file: Path) -> None:
+    """Load the weights into the pipeline by its own loader; networks on the device `meta` get layers without weights.
 
     Raises:
         AttrbenchError: where they do not fit the network.
     """
-    from safetensors import safe_open
-
-    wrong = f"lora={source.lora} does not fit model {source.model}"
+    wrong = f"lora={config.lora} does not fit model {config.model}"
     try:
         with safe_open(file, "pt") as weights:
             pairs = sum(name.endswith("lora_A.weight") for name in weights.keys())  # noqa: SIM118
     except Exception:  # safetensors has its own error
-        raise AttrbenchError(f"lora={source.lora}: {file.name} is no safetensors file") from None
+        raise AttrbenchError(f"lora={config.lora}: {file.name} is no safetensors file") from None
     try:
         with quiet():
             pipeline.load_lora_weights(
@@ -85,22 +81,22 @@ def _parts(pipeline: Any) -> list[torch.nn.Module]:
 
 
 def load_lora_state(module: torch.nn.Module, file: Path) -> None:
-    """Replaces the LoRA's weights in a network by those of a file."""
-    from safetensors.torch import load_file
+    """Replace the LoRA's weights in a network by those of a file.
 
-    found = {}
+    Raises:
+        AttrbenchError: where the file does not hold all of them.
+    """
+    state = {}
     for name, value in load_file(file).items():
         part, _, inner = name.partition(".")
         if part in ("unet", "transformer"):
-            found[inner.replace(".weight", f".{ADAPTER}.weight")] = value
-    missing, unexpected = module.load_state_dict(found, strict=False)
+            state[inner.replace(".weight", f".{ADAPTER}.weight")] = value
+    missing, unexpected = module.load_state_dict(state, strict=False)
     if unexpected or any("lora" in name for name in missing):
         raise AttrbenchError(f"checkpoint {file} does not hold the LoRA of this model")
 
 
 def add_random_lora(module: Any) -> None:
-    """Puts a LoRA of DMin's shape into a network; its weights are what peft starts with."""
-    from peft import LoraConfig
-
-    config = LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules=list(TARGETS), init_lora_weights="gaussian")
-    module.add_adapter(config, adapter_name=ADAPTER)
+    """Put a LoRA of DMin's shape into a network; its weights are what peft starts with."""
+    shape = LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules=list(TARGETS), init_lora_weights="gaussian")
+    module.add_adapter(shape, adapter_name=ADAPTER)

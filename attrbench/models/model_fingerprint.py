@@ -1,4 +1,4 @@
-"""What a model's fingerprint is made of: the files that decide its numbers."""
+"""Fingerprints of models: hashes of the files and options that decide their numbers."""
 
 from __future__ import annotations
 
@@ -8,15 +8,17 @@ from fnmatch import fnmatch
 from functools import lru_cache
 from pathlib import Path
 
+from attrbench.contracts.model_config import ModelConfig
 from attrbench.files import sha256_of
-from attrbench.models.config import ModelConfig
 
 IGNORED = ("*.fp16.*", "*.fp16-*", "*non_ema*", "*.bin", "*.msgpack", "*.onnx*", "*.ckpt", "*.md", ".*")
 """Files of a pipeline folder that are never loaded here."""
+BLOCK = 2**20
+"""Bytes of a file in memory at a time."""
 
 
 def folder_files(folder: Path, components: Iterable[str]) -> list[Path]:
-    """The files of some components of a pipeline, in a fixed order."""
+    """Return the files of some components of a pipeline, in a fixed order."""
     return [
         file
         for component in sorted(components)
@@ -26,7 +28,10 @@ def folder_files(folder: Path, components: Iterable[str]) -> list[Path]:
 
 
 def file_digest(file: Path) -> str:
-    """sha256 of a file's content; of large files in the hub's cache it is the name of the blob, and nothing is read."""
+    """Return the sha256 of a file's content; of large files in the hub's cache it is the blob's name, and none is read.
+
+    A file is read once a process, unless it was written over.
+    """
     blob = file.resolve()
     if file.is_symlink() and blob.parent.name == "blobs" and len(blob.name) == 64:
         return blob.name
@@ -36,12 +41,37 @@ def file_digest(file: Path) -> str:
 
 @lru_cache(maxsize=4096)
 def _digest(file: Path, size: int, modified: int) -> str:
-    """Read once a process; `size` and `modified` tell an overwritten file apart."""
+    """Return the digest of a file; `size` and `modified` tell an overwritten file apart."""
     return sha256_of(file)
 
 
-def model_digest(source: ModelConfig, resolution: int, files: Mapping[str, str]) -> str:
-    """Fingerprint of a latent model: its files, and the options that change an item's latents or gradient."""
-    options = {name: getattr(source, name) for name in ("attributed", "vae", "dtype", "weights")}
+def concatenation_digest(files: Iterable[Path]) -> str:
+    """Return the sha256 of the contents of some files behind each other; they are read once a process."""
+    resolved = [file.resolve() for file in files]
+    states = [file.stat() for file in resolved]
+    return _concatenation_digest(
+        tuple((file, state.st_size, state.st_mtime_ns) for file, state in zip(resolved, states, strict=True))
+    )
+
+
+@lru_cache(maxsize=256)
+def _concatenation_digest(states: tuple[tuple[Path, int, int], ...]) -> str:
+    digest = hashlib.sha256()
+    for file, _, _ in states:
+        with file.open("rb") as content:
+            while block := content.read(BLOCK):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+def model_digest(config: ModelConfig, resolution: int, files: Mapping[str, str]) -> str:
+    """Return the fingerprint of a latent model: its files, and the options that change an item's latents or gradient.
+
+    Args:
+        config: how the model is used.
+        resolution: pixels on a side of its pictures.
+        files: digest of each file, by its path in the folder.
+    """
+    options = {name: getattr(config, name) for name in ("attributed", "vae", "dtype", "weights")}
     lines = [f"{name}\0{value}" for name, value in sorted({**files, **options, "resolution": resolution}.items())]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()

@@ -11,20 +11,20 @@ from attrbench.contracts.gradient_source import GradientSource
 
 
 def seed_of(*parts: object) -> int:
-    """A 63-bit seed from any parts, stable across processes and platforms."""
+    """Return a 63-bit seed from any parts, stable across processes and platforms."""
     digest = hashlib.sha256("/".join(str(part) for part in parts).encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1
 
 
 def gaussian(shape: Sequence[int], *parts: object) -> torch.Tensor:
-    """Standard normal noise of `shape`, decided by `parts` alone; drawn on the CPU whatever the run's device."""
+    """Return standard normal noise of `shape`, decided by `parts` alone; drawn on the CPU whatever the run's device."""
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed_of(*parts)))
 
 
 def feature_noise(
     source: GradientSource, split: str, item: int, timestep: float, shape: Sequence[int], draw: int = 0
 ) -> torch.Tensor:
-    """The noise with which `item` of `split` is differentiated at `timestep`, by the source's policy (methods-spec 2).
+    """Return the noise with which `item` of `split` is differentiated at `timestep`, by the source's policy.
 
     `draw` tells apart the occurrences of one timestep in grids of random draws.
 

@@ -1,4 +1,4 @@
-"""Timestep grids, as explicit lists of training timesteps."""
+"""Timestep grids as explicit tuples of training timesteps."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ def _no_sampler() -> Sequence[int]:
 def grid_timesteps(
     grid: TimestepGrid, training_steps: int = 1000, sampler: Callable[[], Sequence[int]] = _no_sampler
 ) -> tuple[int, ...]:
-    """The timesteps of `grid` for a model trained on timesteps 0 .. training_steps - 1.
+    """Return the timesteps of `grid` for a model trained on timesteps 0 .. training_steps - 1.
 
-    `cubic` (DMin's released code, methods-spec 6.3): idx_k = floor((k / T)^3 * training_steps) for k < T, read off
-    the descending list of timesteps. Duplicates, which occur for T >= 20, are kept: they weigh double there too.
-    `uniform` (D-TRAK): k * (training_steps // T).
+    `cubic` (the released code of DMin, arXiv:2412.08637): idx_k = floor((k / T)^3 * training_steps) for k < T, read
+    off the descending list of timesteps. Duplicates, which occur for T >= 20, are kept: they weigh double there too.
+    `uniform` (D-TRAK, arXiv:2311.00500): k * (training_steps // T).
     `random`: T seeded draws from all timesteps, with replacement. `single`: `at`, T times.
     `sampler`: T of the timesteps that the sampler visits, evenly spaced among them, in its order.
 
@@ -32,6 +32,10 @@ def grid_timesteps(
         grid: the grid.
         training_steps: how many timesteps the model was trained on.
         sampler: gives the timesteps that the model's sampler visits.
+
+    Raises:
+        UsageError: where the model was trained on fewer timesteps than the grid asks for.
+        Unavailable: for the grid `sampler`, where the model has none.
     """
     steps = grid.steps
     if grid.kind == "sampler":
@@ -52,23 +56,23 @@ def grid_timesteps(
 def stable_diffusion_timesteps(
     grid: TimestepGrid, training_steps: int = 1000, sampler: Callable[[], Sequence[int]] = _no_sampler
 ) -> tuple[int, ...]:
-    """The timesteps of `grid` for Stable Diffusion 1.x: as `grid_timesteps`, but for `cubic`.
+    """Return the timesteps of `grid` for Stable Diffusion 1.x: as `grid_timesteps`, but for `cubic`.
 
-    There the released code reads the list of PNDM, which its constructor's `steps_offset` shifts by one and which has
-    its second entry twice (N, N-1, N-1, N-2, ..., 1), at the places k = 1 .. T instead of 0 .. T - 1, and subtracts
-    1 from what it finds (methods-spec 6.3). So the grid leaves out the noisiest timestep and ends with t = 0.
+    There the released code of DMin reads the list of PNDM, which its constructor's `steps_offset` shifts by one and
+    which has its second entry twice (N, N-1, N-1, N-2, ..., 1), at the cubic indices of k = 1 .. T instead of
+    0 .. T - 1, and subtracts 1 from each. So the grid leaves out the noisiest timestep and ends with t = 0.
     """
     if grid.kind != "cubic":
         return grid_timesteps(grid, training_steps, sampler)
     _check_steps(grid, training_steps)
-    places = [k**3 * training_steps // grid.steps**3 for k in range(1, grid.steps + 1)]
-    return tuple(training_steps - place - (place < 2) for place in places)
+    indices = [k**3 * training_steps // grid.steps**3 for k in range(1, grid.steps + 1)]
+    return tuple(training_steps - index - (index < 2) for index in indices)
 
 
 def flow_timesteps(
     grid: TimestepGrid, schedule: Sequence[float], sampler: Callable[[], Sequence[float]] = _no_sampler
 ) -> tuple[float, ...]:
-    """The timesteps of `grid` for a flow-matching model: of its training timesteps those that `grid_timesteps` counts.
+    """Return the timesteps of `grid` for a flow-matching model: entries of its training schedule.
 
     Args:
         grid: the grid.
@@ -78,11 +82,15 @@ def flow_timesteps(
     """
     if grid.kind == "sampler":
         return visited_timesteps(grid, sampler())
-    return tuple(schedule[place] for place in grid_timesteps(grid, len(schedule)))
+    return tuple(schedule[index] for index in grid_timesteps(grid, len(schedule)))
 
 
 def visited_timesteps(grid: TimestepGrid, visited: Sequence[Timestep]) -> tuple[Timestep, ...]:
-    """The timesteps of the grid `sampler`, of those that the sampler visits."""
+    """Return the timesteps of the grid `sampler`, of those that the sampler visits.
+
+    Raises:
+        UsageError: where the sampler takes fewer steps.
+    """
     if grid.steps > len(visited):
         raise UsageError(f"{grid.steps} of the sampler's steps are asked for, it takes {len(visited)}")
     return tuple(visited[step] for step in sampler_steps(grid.steps, len(visited)))
@@ -94,12 +102,12 @@ def _check_steps(grid: TimestepGrid, training_steps: int) -> None:
 
 
 def sampler_steps(steps: int, visited: int) -> tuple[int, ...]:
-    """Which `steps` of the sampler's `visited` steps the grid `sampler` takes."""
+    """Return the indices of the `steps` among the sampler's `visited` steps that the grid `sampler` takes."""
     return tuple(k * visited // steps for k in range(steps))
 
 
 def grid_draws(grid: TimestepGrid, timesteps: Sequence[float]) -> tuple[int, ...]:
-    """How often each timestep occurred before its place in the grid: which draw of its noise it takes.
+    """Return how often each timestep occurred earlier in the grid: the number of its draw of noise.
 
     Only `random` and `single` are draws; a duplicate in the other grids is the same point twice.
     """

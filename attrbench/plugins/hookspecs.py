@@ -1,49 +1,61 @@
-"""The hooks that a plugin may implement. Each takes a `register` callback or observes a run; none returns a value."""
+"""The hooks that a plugin may implement. Each takes a `register` function or observes a run; none returns a value.
+
+Registering imports nothing: `register(name, summary, "package.module:Class")` names the class, and its module is
+imported when it is first asked for, so that listing what there is stays fast.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pluggy
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from attrbench.contracts.dataset_builder import Preparation
-    from attrbench.contracts.executor import Executor
-    from attrbench.contracts.method import Method
-    from attrbench.contracts.metric import Metric
     from attrbench.contracts.record import Record
-    from attrbench.contracts.task import Task
 
 hookspec = pluggy.HookspecMarker("attrbench")
 hookimpl = pluggy.HookimplMarker("attrbench")
 
-
-@hookspec
-def register_methods(register: Callable[[type[Method[Any]]], None]) -> None:
-    """Call `register(MethodClass)` for each method."""
+Register = Callable[[str, str, str], None]
+"""Takes a name, a line that says what it is, and where its class is: `package.module:Class`."""
 
 
 @hookspec
-def register_tasks(register: Callable[[type[Task[Any]]], None]) -> None:
-    """Call `register(TaskClass)` for each task."""
+def register_methods(register: Register) -> None:
+    """Register methods (attrbench.contracts.method)."""
 
 
 @hookspec
-def register_metrics(register: Callable[[type[Metric]], None]) -> None:
-    """Call `register(MetricClass)` for each metric."""
+def register_tasks(register: Register) -> None:
+    """Register tasks (attrbench.contracts.task)."""
 
 
 @hookspec
-def register_executors(register: Callable[[type[Executor[Any]]], None]) -> None:
-    """Call `register(ExecutorClass)` for each way to carry out the shards of a pass."""
+def register_metrics(register: Register) -> None:
+    """Register metrics (attrbench.contracts.metric)."""
 
 
 @hookspec
-def register_preparations(register: Callable[[type[Preparation[Any]]], None]) -> None:
-    """Call `register(PreparationClass)` for each data set that can be put together."""
+def register_executors(register: Register) -> None:
+    """Register executors, places where jobs run (attrbench.contracts.executor)."""
+
+
+@hookspec
+def register_ground_truths(register: Register) -> None:
+    """Register ground truths, what retraining says (attrbench.contracts.ground_truth)."""
+
+
+@hookspec
+def register_model_families(register: Register) -> None:
+    """Register model families, kinds of diffusers folders that can be opened (attrbench.contracts.model_family)."""
+
+
+@hookspec
+def register_preparations(register: Register) -> None:
+    """Register data sets that can be put together (attrbench.contracts.dataset_builder)."""
 
 
 @hookspec

@@ -12,23 +12,46 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cache
+from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING, Any
 
 import pluggy
 
 from attrbench.errors import AttrbenchError, unknown_name
-from attrbench.plugins import hookspecs
+from attrbench.plugins import builtin, hookspecs
 
 if TYPE_CHECKING:
     from attrbench.contracts.dataset_builder import Preparation
     from attrbench.contracts.executor import Executor
+    from attrbench.contracts.ground_truth import GroundTruth
     from attrbench.contracts.method import Method
     from attrbench.contracts.metric import Metric
+    from attrbench.contracts.model_family import ModelFamily
     from attrbench.contracts.task import Task
 
 GROUP = "attrbench"
-KINDS = ("method", "task", "metric", "executor", "preparation")
+HOOKS = {
+    "method": "register_methods",
+    "task": "register_tasks",
+    "metric": "register_metrics",
+    "executor": "register_executors",
+    "ground_truth": "register_ground_truths",
+    "model_family": "register_model_families",
+    "preparation": "register_preparations",
+}
+"""Kind -> the hook by which it comes in."""
+KINDS = tuple(HOOKS)
+NEEDED = {
+    "method": ("name", "summary", "Options"),
+    "task": ("meta", "Options"),
+    "metric": ("name", "summary"),
+    "executor": ("name", "summary", "Options"),
+    "ground_truth": ("name", "summary", "Options"),
+    "model_family": ("name",),
+    "preparation": ("name", "summary", "Options"),
+}
+"""Kind -> attributes without which a class can't be listed or run."""
 
 
 @dataclass
@@ -49,23 +72,63 @@ class Plugin:
     provides: dict[str, list[str]] = field(default_factory=lambda: {kind: [] for kind in KINDS})
 
 
+@dataclass
+class Entry:
+    """Something that was registered; its module is imported on first use.
+
+    Attributes:
+        kind, name, summary: as registered.
+        target: `package.module:Class`.
+        plugin: who brought it.
+    """
+
+    kind: str
+    name: str
+    summary: str
+    target: str
+    plugin: Plugin
+    _loaded: Any = None
+
+    def load(self) -> Any:
+        """Return the class.
+
+        Raises:
+            AttrbenchError: one line, where its module can't be imported, or the class is not what was registered.
+        """
+        if self._loaded is None:
+            what = self.kind.replace("_", " ")
+            module, _, attribute = self.target.partition(":")
+            try:
+                loaded = getattr(import_module(module), attribute)
+            except Exception as error:  # a plugin's own fault, of whatever kind
+                reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+                who = f"{self.plugin.distribution} {self.plugin.version}"
+                raise AttrbenchError(f"{what} '{self.name}' of {who} can't be loaded: {reason}") from error
+            if (own := registered_name(self.kind, loaded)) != self.name:
+                raise AttrbenchError(
+                    f"{what} '{self.name}' is registered for {self.target}, which calls itself '{own}'"
+                )
+            self._loaded = loaded
+        return self._loaded
+
+
 class Registry:
-    """All methods, tasks, metrics, executors and preparations by name, and the plugins they came from."""
+    """All that plugins registered, by kind and name, and the plugins that it came from."""
 
     def __init__(self) -> None:
         self.manager = pluggy.PluginManager("attrbench")
         self.manager.add_hookspecs(hookspecs)
         self.plugins: list[Plugin] = []
-        self._entries: dict[str, dict[str, tuple[Any, Plugin]]] = {kind: {} for kind in KINDS}
+        self._entries: dict[str, dict[str, Entry]] = {kind: {} for kind in KINDS}
 
     def load(self, plugin: Plugin, find: Callable[[], object]) -> None:
-        """Loads one plugin; any fault of it is kept in `plugin.error`."""
+        """Load one plugin; any fault of it is kept in `plugin.error`."""
         self.plugins.append(plugin)
         try:
             module = find()
             self.manager.register(module, name=f"{plugin.distribution}:{plugin.name}")
-            for kind in KINDS:
-                implementation = getattr(module, f"register_{kind}s", None)
+            for kind, hook in HOOKS.items():
+                implementation = getattr(module, hook, None)
                 if implementation is not None:
                     implementation(self._registrar(kind, plugin))
             _check_hook_names(module)
@@ -75,70 +138,99 @@ class Registry:
             if os.environ.get("ATTRBENCH_STRICT_PLUGINS") == "1":
                 raise AttrbenchError(f"plugin {plugin.name} of {plugin.distribution}: {plugin.error}") from error
 
-    def _registrar(self, kind: str, plugin: Plugin) -> Callable[[Any], None]:
-        def register(entry: Any) -> None:
-            name = _checked_name(kind, entry)
+    def _registrar(self, kind: str, plugin: Plugin) -> Callable[[str, str, str], None]:
+        what = kind.replace("_", " ")
+
+        def register(name: str, summary: str, target: str) -> None:
+            check_name(kind, name)
+            if not re.fullmatch(r"[\w.]+:\w+", target):
+                raise AttrbenchError(f"{what} '{name}': '{target}' does not name a class as package.module:Class")
             if name in self._entries[kind]:
-                owner = self._entries[kind][name][1]
+                owner = self._entries[kind][name].plugin
                 raise AttrbenchError(
-                    f"{kind} '{name}' is claimed by {plugin.distribution} {plugin.version}"
+                    f"{what} '{name}' is claimed by {plugin.distribution} {plugin.version}"
                     f" and already by {owner.distribution} {owner.version}"
                 )
-            self._entries[kind][name] = (entry, plugin)
+            self._entries[kind][name] = Entry(kind, name, summary, target, plugin)
             plugin.provides[kind].append(name)
 
         return register
 
     def names(self, kind: str) -> list[str]:
-        """Names of one kind, sorted."""
+        """Return the names of one kind, sorted."""
         return sorted(self._entries[kind])
 
-    def provider(self, kind: str, name: str) -> Plugin:
-        """The plugin that registered `name`."""
-        self._get(kind, name)
-        return self._entries[kind][name][1]
+    def entry(self, kind: str, name: str) -> Entry:
+        """Return what was registered under a name, without importing it.
 
-    def method(self, name: str) -> type[Method[Any]]:
-        """The method called `name`."""
-        return self._get("method", name)  # type: ignore[no-any-return]
-
-    def task(self, name: str) -> type[Task[Any]]:
-        """The task called `name`."""
-        return self._get("task", name)  # type: ignore[no-any-return]
-
-    def executor(self, name: str) -> type[Executor[Any]]:
-        """The executor called `name`."""
-        return self._get("executor", name)  # type: ignore[no-any-return]
-
-    def preparation(self, name: str) -> type[Preparation[Any]]:
-        """The preparation of a data set called `name`."""
-        return self._get("preparation", name)  # type: ignore[no-any-return]
-
-    def metrics(self) -> list[type[Metric]]:
-        """All metrics, sorted by name."""
-        return [self._get("metric", name) for name in self.names("metric")]
-
-    def _get(self, kind: str, name: str) -> Any:
+        Raises:
+            UsageError: for an unknown name, with the nearest known ones, and the plugins that failed.
+        """
         if name in self._entries[kind]:
-            return self._entries[kind][name][0]
-        error = unknown_name(kind, name, self._entries[kind])
+            return self._entries[kind][name]
+        error = unknown_name(kind.replace("_", " "), name, self._entries[kind])
         broken = [f"plugin {p.name} of {p.distribution} failed to load: {p.error}" for p in self.plugins if p.error]
         if broken:
             error.args = (f"{error} ({'; '.join(broken)})",)
         raise error
 
+    def provider(self, kind: str, name: str) -> Plugin:
+        """Return the plugin that registered `name`."""
+        return self.entry(kind, name).plugin
 
-def _checked_name(kind: str, entry: Any) -> str:
-    """The name of what is registered, after making sure that it has what listing and running it need."""
-    own = {"task": ("meta", "Options"), "metric": ("name", "summary")}
-    needed = own.get(kind, ("name", "summary", "Options"))
-    missing = [attribute for attribute in needed if not hasattr(entry, attribute)]
+    def method(self, name: str) -> type[Method[Any]]:
+        """Return the method called `name`."""
+        return self.entry("method", name).load()  # type: ignore[no-any-return]
+
+    def task(self, name: str) -> type[Task[Any]]:
+        """Return the task called `name`."""
+        return self.entry("task", name).load()  # type: ignore[no-any-return]
+
+    def executor(self, name: str) -> type[Executor[Any]]:
+        """Return the executor called `name`."""
+        return self.entry("executor", name).load()  # type: ignore[no-any-return]
+
+    def preparation(self, name: str) -> type[Preparation[Any]]:
+        """Return the preparation of a data set called `name`."""
+        return self.entry("preparation", name).load()  # type: ignore[no-any-return]
+
+    def ground_truth(self, name: str) -> type[GroundTruth[Any]]:
+        """Return the ground truth called `name`."""
+        return self.entry("ground_truth", name).load()  # type: ignore[no-any-return]
+
+    def model_family(self, name: str) -> ModelFamily:
+        """Return the model family called `name`."""
+        return self.entry("model_family", name).load()()  # type: ignore[no-any-return]
+
+    def model_families(self) -> list[ModelFamily]:
+        """Return all model families, sorted by name."""
+        return [self.model_family(name) for name in self.names("model_family")]
+
+    def metrics(self) -> list[type[Metric]]:
+        """Return all metrics, sorted by name."""
+        return [self.entry("metric", name).load() for name in self.names("metric")]
+
+
+def registered_name(kind: str, entry: Any) -> str:
+    """Return the name of a class, after making sure that it has what listing and running it need."""
+    what = kind.replace("_", " ")
+    missing = [attribute for attribute in NEEDED[kind] if not hasattr(entry, attribute)]
     if missing:
-        raise AttrbenchError(f"{kind} {entry!r} lacks {', '.join(missing)}")
+        raise AttrbenchError(f"{what} {entry!r} lacks {', '.join(missing)}")
     name = str(entry.meta.name if kind == "task" else entry.name)
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name) or name == "all":
-        raise AttrbenchError(f"{kind} name '{name}' is not allowed: letters, digits, '.', '_' and '-', and not 'all'")
+    check_name(kind, name)
     return name
+
+
+def check_name(kind: str, name: str) -> None:
+    """Refuse a name that the command line could not take.
+
+    Raises:
+        AttrbenchError: one line that says what is allowed.
+    """
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name) or name == "all":
+        what = kind.replace("_", " ")
+        raise AttrbenchError(f"{what} name '{name}' is not allowed: letters, digits, '.', '_' and '-', and not 'all'")
 
 
 def _check_hook_names(module: object) -> None:
@@ -172,9 +264,8 @@ def _distribution(point: EntryPoint) -> tuple[str, str]:
 
 
 def load_registry() -> Registry:
-    """A registry with the core's own metrics and executors and every installed plugin."""
-    from attrbench import __version__
-    from attrbench.plugins import builtin
+    """Return a registry with what the core brings and every installed plugin."""
+    from attrbench import __version__  # the package's own names are lazy, and lead here
 
     registry = Registry()
     registry.load(Plugin("core", "attrbench", __version__), lambda: builtin)

@@ -1,23 +1,27 @@
-"""Contact sheets: a picture, and the training images that a method ranks first for it."""
+"""Draw contact sheets: a picture, and the training images that a method ranks first for it."""
 
 from __future__ import annotations
 
 import io
+import math
 import textwrap
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
 
 from attrbench.errors import AttrbenchError
 from attrbench.files import write_atomically
 from attrbench.text import one_line
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
-    from PIL import Image
 
-    from attrbench.evaluation.attribute import Attribution
+    from attrbench.contracts.ranking import Ranking
+    from attrbench.contracts.task import Items
 
 TILE = 144
 GAP = 8
@@ -27,54 +31,66 @@ COLUMNS = 7
 QUERY_COLOR = "#c03030"
 
 
-def write_sheet(attribution: Attribution, path: Path) -> None:
-    """Writes a PNG: for each query a block of rows, the query first and framed, then its training images by rank.
+def contact_sheet(queries: Items, train: Items, ranking: Ranking, chosen: Sequence[int] | None = None) -> Image.Image:
+    """Draw for each query a block of rows: the query first and framed, then its training images by rank.
 
-    Raises:
-        AttrbenchError: where the file can't be written.
+    Args:
+        queries: the queries.
+        train: the training set.
+        ranking: [m, k] ids and scores; a score that is NaN is left out of the text.
+        chosen: indices of the queries that are drawn; None for all.
     """
-    from PIL import Image
-
-    blocks = [_block(attribution, index) for index in range(len(attribution.queries))]
+    places = range(len(queries)) if chosen is None else chosen
+    blocks = [_block(queries, train, ranking, query) for query in places]
     sheet = Image.new("RGB", (max(block.width for block in blocks), sum(block.height for block in blocks)), "white")
     top = 0
     for block in blocks:
         sheet.paste(block, (0, top))
         top += block.height
+    return sheet
+
+
+def png(picture: Image.Image) -> bytes:
+    """Return a picture as the bytes of a PNG file."""
     buffer = io.BytesIO()
-    sheet.save(buffer, "PNG")
+    picture.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def write_sheet(sheet: Image.Image, path: Path) -> None:
+    """Write a contact sheet as a PNG.
+
+    Raises:
+        AttrbenchError: where the file can't be written.
+    """
     try:
-        write_atomically(path, buffer.getvalue())
+        write_atomically(path, png(sheet))
     except OSError as error:
         raise AttrbenchError(f"cannot write the contact sheet {path}: {error.strerror}") from None
 
 
-def _block(attribution: Attribution, query: int) -> Image.Image:
-    """One query's rows."""
-    from PIL import Image, ImageDraw
-
-    ranking, train = attribution.ranking, attribution.train
+def _block(queries: Items, train: Items, ranking: Ranking, query: int) -> Image.Image:
+    """Draw the rows of one query."""
     found = [(rank, item) for rank, item in enumerate(ranking.ids[query].tolist(), start=1) if item >= 0]
     columns = min(COLUMNS, len(found) + 1)
     rows = -(-(len(found) + 1) // columns)
     step = TILE + GAP, TILE + LINES * LINE + 2 * GAP
     block = Image.new("RGB", (columns * step[0] + GAP, rows * step[1] + GAP), "white")
     draw = ImageDraw.Draw(block)
-    about = attribution.queries.prompts[query] or attribution.queries.names[query]
-    _tile(block, (GAP, GAP), attribution.queries.images[query], ["query", *_wrapped(about)])
+    about = queries.prompts[query] or (queries.names[query] if queries.names else queries.groups[query])
+    _tile(block, (GAP, GAP), queries.images[query], ["query", *_wrapped(about)])
     draw.rectangle((GAP - 4, GAP - 4, GAP + TILE + 3, GAP + TILE + 3), outline=QUERY_COLOR, width=3)
     for rank, item in found:
         at = GAP + rank % columns * step[0], GAP + rank // columns * step[1]
-        score = f"{rank}.  {ranking.scores[query, rank - 1]:.4g}  {one_line(train.groups[item])}"
+        score = float(ranking.scores[query, rank - 1])
+        line = f"{rank}.  {'' if math.isnan(score) else f'{score:.4g}  '}{one_line(train.groups[item])}"
         about = train.prompts[item] or (train.names[item] if train.names else "")
-        _tile(block, at, train.images[item], [score, *_wrapped(about)])
+        _tile(block, at, train.images[item], [line, *_wrapped(about)])
     return block
 
 
 def _tile(block: Image.Image, at: tuple[int, int], pixels: NDArray[np.uint8], lines: list[str]) -> None:
-    """A picture with lines of text under it."""
-    from PIL import ImageDraw
-
+    """Draw a picture with lines of text under it."""
     picture = picture_of(pixels)
     left, top = at
     block.paste(picture, (left + (TILE - picture.width) // 2, top + (TILE - picture.height) // 2))
@@ -84,10 +100,7 @@ def _tile(block: Image.Image, at: tuple[int, int], pixels: NDArray[np.uint8], li
 
 
 def picture_of(pixels: NDArray[np.uint8]) -> Image.Image:
-    """[H, W, C] pixels as an RGB picture that fits a tile; small ones are enlarged pixel by pixel."""
-    import numpy as np
-    from PIL import Image
-
+    """Return [H, W, C] pixels as an RGB picture that fits a tile; small ones are enlarged pixel by pixel."""
     picture = Image.fromarray(np.ascontiguousarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)).convert("RGB")
     scale = TILE / max(picture.size)
     size = max(1, round(picture.width * scale)), max(1, round(picture.height * scale))
@@ -99,7 +112,7 @@ def _wrapped(text: str) -> list[str]:
 
 
 def _cut(draw: Any, line: str) -> str:
-    """The line as far as it fits under a tile."""
+    """Return the line, truncated where it does not fit under a tile."""
     if draw.textlength(line, font=_font()) <= TILE:
         return line
     while line and draw.textlength(f"{line}…", font=_font()) > TILE:
@@ -109,6 +122,4 @@ def _cut(draw: Any, line: str) -> str:
 
 @cache
 def _font() -> Any:
-    from PIL import ImageFont
-
     return ImageFont.load_default(size=11)

@@ -60,11 +60,11 @@ def _md_line(cells: Sequence[str]) -> str:
 def to_csv(tables: Sequence[Table]) -> str:
     """CSV with plain numbers, one line a run; numbers have SI units (bytes, seconds)."""
     out = io.StringIO()
-    writer = csv.DictWriter(out, fieldnames=list(_flat(None, None)), lineterminator="\n")
+    writer = csv.DictWriter(out, fieldnames=list(row_values(None, None)), lineterminator="\n")
     writer.writeheader()
     for table in tables:
         for row in [*table.ranked, *table.below]:
-            writer.writerow(_flat(table, row))
+            writer.writerow(row_values(table, row))
     return out.getvalue()
 
 
@@ -82,15 +82,15 @@ def to_json(tables: Sequence[Table]) -> str:
                 {"name": control.name, **control.result.model_dump(include={"value", "low", "high"})}
                 for control in table.controls
             ],
-            "rows": [_flat(table, row) for row in [*table.ranked, *table.below]],
+            "rows": [row_values(table, row) for row in [*table.ranked, *table.below]],
         }
         for table in tables
     ]
     return json.dumps(documents, indent=1) + "\n"
 
 
-def _flat(table: Table | None, row: Row | None) -> dict[str, object]:
-    """One run as plain values; the keys alone where there is none."""
+def row_values(table: Table | None, row: Row | None) -> dict[str, object]:
+    """Return one run as plain values in bytes and seconds; the keys alone where there is none."""
     record = None if row is None else row.record
     result = None if record is None or table is None else record.metric(table.metric)
     storage = None if record is None else record.storage

@@ -41,7 +41,7 @@ class Table:
         below: limited, partial and failed runs, and scale runs: never ranked.
         random: expectation of `metric` under a uniformly random ranking.
         ceiling: the best value any ranking could reach.
-        controls: where the metric is that of a counterfactual: what other choices of items do, the newest of each.
+        controls: where the metric is that of a ground truth: what other choices of items do, the newest of each.
     """
 
     task: str
@@ -166,7 +166,7 @@ def _quality(record: Record, metric: str) -> float:
 def _beats(a: Record, b: Record, metric: str) -> bool:
     """Whether a is better than b on the same queries, by a 95% paired interval that excludes 0.
 
-    Results of other numbers of values (a counterfactual with other seeds or pictures) are never told apart, nor are
+    Results of other numbers of values (a ground truth with other seeds or pictures) are never told apart, nor are
     those without an interval.
     """
     mine, theirs = a.metric(metric), b.metric(metric)

@@ -36,7 +36,7 @@ def ranked_cells(table: Table, row: Row) -> list[str]:
 
 
 def reference_cells(table: Table) -> list[list[str]]:
-    """What to compare with: the analytic expectation of a random ranking; the controls of a counterfactual."""
+    """What to compare with: the analytic expectation of a random ranking; the controls of a ground truth."""
     rest = [""] * (len(COLUMNS) - 4)
     if table.controls:
         return [

@@ -17,6 +17,7 @@ from attrbench.features.gradient_rows import GradientRows
 from attrbench.features.views import TrainRows
 from attrbench.search.exact import ExactSearch, rows_bytes
 from attrbench.search.index_files import IndexSearch, kept_index
+from attrbench.search.libraries import search_library
 from attrbench.search.vectors import query_vectors, train_vectors
 from attrbench.store.fingerprint import fingerprint
 
@@ -32,13 +33,14 @@ def make_index(factory: str, width: int) -> faiss.Index:
 
     Raises:
         UsageError: where Faiss does not understand the string, or can't apply it to this width.
+        Unavailable: where Faiss does not import.
     """
-    import faiss
-
+    library = search_library("faiss")
     try:
-        return faiss.index_factory(width, factory, faiss.METRIC_INNER_PRODUCT)
+        index: faiss.Index = library.index_factory(width, factory, library.METRIC_INNER_PRODUCT)
     except RuntimeError as error:
         raise UsageError(f"Faiss can't make an index from '{factory}' at width {width}: {_reason(error)}") from None
+    return index
 
 
 def _reason(error: RuntimeError) -> str:
@@ -72,8 +74,7 @@ class FaissSearch(IndexSearch):
         folder: Path,
         key: str,
     ) -> None:
-        import faiss
-
+        library = search_library("faiss")
         self._rows = rows
         self._feature = feature
         self._normalize = normalize
@@ -81,14 +82,15 @@ class FaissSearch(IndexSearch):
         name = fingerprint({"rows": key, "count": rows.count, "normalize": normalize, "index": index})
         self._kept = kept_index(
             folder / f"faiss-{name[:20]}.bin",
+            f"Faiss index {index} of {rows.count:,} rows",
             build=lambda: self._build(index),
-            save=faiss.write_index,
-            load=faiss.read_index,
+            save=library.write_index,
+            load=library.read_index,
         )
-        self._index = self._kept.index
+        self._index = self._kept.value
         if nprobe is not None:
             try:
-                faiss.ParameterSpace().set_index_parameter(self._index, "nprobe", nprobe)
+                library.ParameterSpace().set_index_parameter(self._index, "nprobe", nprobe)
             except RuntimeError:
                 raise UsageError(f"index '{index}' has no nprobe; leave the option out") from None
 

@@ -16,6 +16,7 @@ from attrbench.contracts.ranking import Ranking
 from attrbench.features.gradient_rows import GradientRows
 from attrbench.features.views import TrainRows
 from attrbench.search.index_files import IndexSearch, kept_index
+from attrbench.search.libraries import search_library
 from attrbench.search.vectors import query_vectors, train_vectors
 from attrbench.store.fingerprint import fingerprint
 
@@ -70,25 +71,22 @@ class HNSWSearch(IndexSearch):
         name = fingerprint({"rows": key, "count": rows.count, "normalize": normalize, "graph": asdict(graph)})
         self._kept = kept_index(
             folder / f"hnsw-{name[:20]}.bin",
+            f"HNSW graph of {rows.count:,} rows, M={graph.m}",
             build=lambda: self._build(graph),
             save=_save,
             load=self._load,
         )
-        self._index = self._kept.index
+        self._index = self._kept.value
 
     def _build(self, graph: HNSWGraph) -> hnswlib.Index:
-        import hnswlib
-
-        index = hnswlib.Index(space="ip", dim=self._rows.width)
+        index = search_library("hnswlib").Index(space="ip", dim=self._rows.width)
         index.init_index(self._rows.count, graph.ef_construction, graph.m, graph.seed)
         for first, block in train_vectors(self._rows, self._normalize):
             index.add_items(block, np.arange(first, first + len(block)), num_threads=1)
         return index
 
     def _load(self, file: str) -> hnswlib.Index:
-        import hnswlib
-
-        index = hnswlib.Index(space="ip", dim=self._rows.width)
+        index = search_library("hnswlib").Index(space="ip", dim=self._rows.width)
         index.load_index(file, max_elements=self._rows.count)
         return index
 

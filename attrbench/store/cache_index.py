@@ -1,4 +1,4 @@
-"""What lies in a cache folder, and what of it is not whole.
+"""What lies in a cache folder, by what the files say of themselves.
 
 No symbolic link below the folder is followed: what it leads to belongs to someone else.
 """
@@ -8,216 +8,23 @@ from __future__ import annotations
 import json
 import os
 import re
-import stat
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
 from itertools import chain
 from pathlib import Path
 
-from pydantic import BaseModel
-
 from attrbench.errors import AttrbenchError
-from attrbench.files import sha256_of
-from attrbench.store.checksums import ImageSeal, IndexSeal, Seal
+from attrbench.store.checksums import SEAL
 from attrbench.store.fingerprint import fingerprint
-from attrbench.store.shards import Sidecar, Unit
+from attrbench.store.locks import LOCK
+from attrbench.store.pieces import Fault, File, Group, Piece, look_at
+from attrbench.store.shards import FEATURE
 
-_KEY = re.compile(r"[0-9a-f]{20}")
-_SHARD = re.compile(r"items-(\d{8,})-(\d{8,})")
-_INDEX = re.compile(r"(faiss|hnsw)-[0-9a-f]{20}")
+_KEY = "[0-9a-f]{20}"
+_LOCK = re.compile(rf"(?:[a-z]+-)?{_KEY}(?:-\d+)?(?:\.[a-z]+)?{re.escape(LOCK)}")
+_EARLIER_LOCK = re.compile(rf"claims/{_KEY}")
 PART = re.compile(r"\.part-([1-9]\d{0,9})$")
-
-
-@dataclass(frozen=True)
-class File:
-    """A name in the cache.
-
-    Attributes:
-        path: where it is.
-        bytes: its size; 0 where it is not a regular file.
-        modified: time of its last change, in seconds since 1970.
-        regular: False for symbolic links, pipes and the like, which are left alone.
-    """
-
-    path: Path
-    bytes: int
-    modified: float
-    regular: bool
-
-
-@dataclass(frozen=True)
-class Fault:
-    """Something that is wrong with a file or folder.
-
-    Attributes:
-        path: which one.
-        what: what is wrong, in words.
-        broken: whether the next run does the work again; False where the file only can't be read or removed.
-    """
-
-    path: Path
-    what: str
-    broken: bool = True
-
-
-@dataclass(frozen=True)
-class Piece:
-    """A shard, an index file, a set of queries or pictures of a retrained model, with its sidecar.
-
-    At least one of the two is there.
-
-    Attributes:
-        path: of the data.
-        data, sidecar: None where it is missing.
-        kind: what the sidecar must be.
-    """
-
-    path: Path
-    data: File | None
-    sidecar: File | None
-    kind: type[Seal]
-
-    @property
-    def files(self) -> tuple[File, ...]:
-        """What is there, the sidecar first: without it the data counts for nothing."""
-        return tuple(file for file in (self.sidecar, self.data) if file is not None)
-
-    @property
-    def bytes(self) -> int:
-        """Size of both files."""
-        return sum(file.bytes for file in self.files)
-
-    @property
-    def last_used(self) -> float:
-        """The later of the two files' times; an index sets that of its sidecar when it is loaded."""
-        return max(file.modified for file in self.files)
-
-    @property
-    def regular(self) -> bool:
-        """Whether both are files of this cache, not links to elsewhere."""
-        return all(file.regular for file in self.files)
-
-    def about(self) -> Seal:
-        """The sidecar's content.
-
-        Raises:
-            OSError: where it can't be read.
-            ValueError: where it is not what it should be.
-        """
-        return self.kind.read(self.path)
-
-    def fault(self, whole: bool = False) -> Fault | None:
-        """What is wrong with it, by its size; with `whole` also by its checksum, which reads all of it."""
-        if not self.regular:
-            return None
-        if self.sidecar is None:
-            return Fault(self.path, "data without a sidecar")
-        if self.data is None:
-            return Fault(self.sidecar.path, "sidecar without data")
-        try:
-            about, size = self.about(), self.path.stat().st_size
-            if size != about.bytes:
-                return Fault(
-                    self.path, f"{'truncated' if size < about.bytes else 'too long'}: {size} of {about.bytes} bytes"
-                )
-            if whole and sha256_of(self.path) != about.sha256:
-                return Fault(self.path, "checksum differs")
-        except ValueError:
-            return Fault(self.sidecar.path, "sidecar is damaged: it does not give size and checksum")
-        except OSError as error:
-            return Fault(Path(error.filename or self.path), f"cannot be read: {error.strerror}", broken=False)
-        return None
-
-
-@dataclass(frozen=True)
-class StoredFeature:
-    """The folder of a feature store.
-
-    Attributes:
-        folder: where it is.
-        about: `feature.json`.
-        pieces: its shards.
-    """
-
-    folder: Path
-    about: File | None
-    pieces: list[Piece]
-
-    @property
-    def files(self) -> tuple[File, ...]:
-        """All files, `feature.json` last: while it is there, what is left can still be told."""
-        last = () if self.about is None else (self.about,)
-        return (*chain.from_iterable(piece.files for piece in self.pieces), *last)
-
-    @property
-    def bytes(self) -> int:
-        """Size of all files."""
-        return sum(file.bytes for file in self.files)
-
-    @property
-    def last_used(self) -> float:
-        """The latest time of any file; a store sets that of `feature.json` when it is read."""
-        return max(file.modified for file in self.files)
-
-    @cached_property
-    def description(self) -> Mapping[str, object]:
-        """What `feature.json` says; empty where it does not say it of this folder."""
-        return self._about[0]
-
-    @property
-    def about_fault(self) -> Fault | None:
-        """What is wrong with `feature.json`, which is for people and `attrbench cache`: runs don't read it."""
-        return self._about[1]
-
-    @cached_property
-    def _about(self) -> tuple[Mapping[str, object], Fault | None]:
-        if self.about is None or not self.about.regular:
-            return {}, None
-        try:
-            content = json.loads(self.about.path.read_bytes())
-            if isinstance(content, dict) and fingerprint(content)[:20] == self.folder.name:
-                return content, None
-        except OSError as error:
-            return {}, Fault(self.about.path, f"cannot be read: {error.strerror}", broken=False)
-        except (ValueError, RecursionError):
-            pass  # no JSON at all
-        return {}, Fault(self.about.path, "is not the description of this folder (runs don't read it)", broken=False)
-
-    @cached_property
-    def _judged(self) -> list[tuple[Piece, Fault | None]]:
-        return [(piece, piece.fault()) for piece in self.pieces if piece.regular]
-
-    @property
-    def faults(self) -> list[Fault]:
-        """What is wrong with the shards, by their sizes."""
-        return [fault for _, fault in self._judged if fault is not None]
-
-    @property
-    def done(self) -> list[Unit]:
-        """The shards whose size is right."""
-        return sorted(_unit(piece) for piece, fault in self._judged if fault is None)
-
-    @property
-    def items(self) -> int:
-        """Number of items in the shards that are done; each counts once, however the shards overlap."""
-        end = total = 0
-        for unit in self.done:
-            total += max(0, unit.last - max(unit.first, end))
-            end = max(end, unit.last)
-        return total
-
-    @property
-    def words(self) -> str:
-        """What the feature is, such as `sketch v=4096, T=5, noise=per-item`."""
-        text = self.description.get("summary")
-        return str(text) if text else "no feature.json that tells"
-
-    @property
-    def dtype(self) -> str:
-        """How the rows are stored; empty where that is unknown."""
-        return str(self.description.get("dtype", ""))
 
 
 @dataclass
@@ -226,49 +33,44 @@ class Inventory:
 
     Attributes:
         root: the folder.
-        features, indexes: feature stores and index files.
-        queries: sets of generated queries and pictures of retrained models; their files are among `other` too.
-        sums: of unfinished Gram matrices; likewise.
-        images: files of decoded images; likewise.
-        parts: what processes were writing, some of them long gone.
-        claims: lock files.
-        other: all other regular files: generated queries, batch sizes, what methods and tasks keep.
-        links: symbolic links and other things that are no regular files.
-        unreadable: folders that can't be looked into.
+        groups: the artifacts.
+        earlier: what attrbench 0.1 kept, which this version does not read, by folder.
+        parts: files and folders that processes were writing, some of them long gone.
+        locks: lock files.
+        other: files that nothing vouches for.
+        links: what is no regular file, such as symbolic links.
+        unreadable: files and folders that can't be looked at.
     """
 
     root: Path
-    features: list[StoredFeature] = field(default_factory=list)
-    indexes: list[Piece] = field(default_factory=list)
-    queries: list[Piece] = field(default_factory=list)
-    sums: list[Piece] = field(default_factory=list)
-    images: list[Piece] = field(default_factory=list)
-    parts: list[File] = field(default_factory=list)
-    claims: list[File] = field(default_factory=list)
+    groups: list[Group] = field(default_factory=list)
+    earlier: list[Piece] = field(default_factory=list)
+    parts: list[Piece] = field(default_factory=list)
+    locks: list[File] = field(default_factory=list)
     other: list[File] = field(default_factory=list)
     links: list[Path] = field(default_factory=list)
     unreadable: list[Fault] = field(default_factory=list)
 
     @property
     def pieces(self) -> list[Piece]:
-        """All shards, index files, queries, sums and decoded images of this cache; links are not among them."""
-        shards = chain.from_iterable(feature.pieces for feature in self.features)
-        return [piece for piece in chain(shards, self.indexes, self.queries, self.sums, self.images) if piece.regular]
+        """All artifacts of this cache; links are not among them."""
+        return [piece for group in self.groups for piece in group.pieces if piece.regular]
 
     @property
     def rest(self) -> list[File]:
-        """All regular files that belong to neither a feature store nor an index."""
-        return [file for file in (*self.other, *self.parts, *self.claims) if file.regular]
+        """All regular files that belong to no artifact, of this version or an earlier one."""
+        parts = chain.from_iterable(part.files for part in self.parts)
+        return [file for file in (*parts, *self.locks, *self.other) if file.regular]
 
     @property
     def bytes(self) -> int:
         """Size of everything."""
-        stored = sum(feature.bytes for feature in self.features) + sum(piece.bytes for piece in self.indexes)
-        return stored + sum(file.bytes for file in self.rest)
+        kept: list[Group | Piece | File] = [*self.groups, *self.earlier, *self.rest]
+        return sum(each.bytes for each in kept)
 
 
 def take_inventory(root: Path) -> Inventory:
-    """Looks through a cache folder; opens no data, and changes nothing.
+    """Look through a cache folder; opens no data, and changes nothing.
 
     Raises:
         AttrbenchError: where there is no such folder.
@@ -278,35 +80,78 @@ def take_inventory(root: Path) -> Inventory:
             f"there is no cache folder {root}: name one with --cache, or fill this one with 'attrbench run'"
         )
     found = Inventory(root)
-    stores: dict[Path, list[File]] = defaultdict(list)
-    methods: dict[Path, list[File]] = defaultdict(list)
+    files: list[File] = []
+    parts: dict[Path, list[File]] = defaultdict(list)
     for file in _files(root, found.unreadable):
-        parent = file.path.parent
-        match file.path.relative_to(root).parts:
-            case (*_, name) if PART.search(name):
-                found.parts.append(file)
-            case ("features", key, _) if _KEY.fullmatch(key):
-                stores[parent].append(file)
-            case ("methods", _, _):
-                methods[parent].append(file)
-            case ("claims", key) if _KEY.fullmatch(key):
-                found.claims.append(file)
-            case _:
-                found.other.append(file)
+        part = next((path for path in _from(root, file.path) if PART.search(path.name)), None)
+        (files if part is None else parts[part]).append(file)
         if not file.regular:
             found.links.append(file.path)
-    for folder, files in stores.items():
-        _add_feature(found, folder, files)
-    for folder, files in methods.items():
-        _add_indexes(found, folder, files)
-    found.queries = [piece for kind in ("queries", "retrained") for piece in _pieces(found, kind, ".safetensors", Seal)]
-    found.sums = _pieces(found, "grams", ".safetensors", Seal)
-    found.images = _pieces(found, "images", ".bin", ImageSeal)
+    found.parts = [Piece(path, tuple(held)) for path, held in parts.items()]
+    sealed = {_data_of(file.path): file for file in files if file.path.name.endswith(SEAL)}
+    data: dict[Path, list[File]] = defaultdict(list)
+    abouts: dict[Path, File] = {}
+    for file in files:
+        owner = next((path for path in _from(root, file.path) if path in sealed), None)
+        if owner is not None:
+            data[owner].append(file)
+        elif file.path.name == FEATURE and file.path.parent.parent == root / "features" and not _is_earlier(file):
+            abouts[file.path.parent] = file
+        elif _LOCK.fullmatch(file.path.name) and file.regular and not file.bytes:
+            found.locks.append(file)
+        elif not file.path.name.endswith(SEAL):
+            found.other.append(file)
+    found.groups = _groups([Piece(path, tuple(data[path]), sidecar) for path, sidecar in sealed.items()], abouts)
+    _take_earlier(found)
     return found
 
 
+def _from(root: Path, path: Path) -> list[Path]:
+    """Return the folders between the cache and a file, and the file."""
+    names = path.relative_to(root).parts
+    return [root.joinpath(*names[: count + 1]) for count in range(len(names))]
+
+
+def _data_of(sidecar: Path) -> Path:
+    return sidecar.with_name(sidecar.name.removesuffix(SEAL))
+
+
+def _groups(pieces: list[Piece], abouts: Mapping[Path, File]) -> list[Group]:
+    """Put the shards of a feature together, and elsewhere what has one folder, kind and summary."""
+    alike: dict[tuple[Path, object], list[Piece]] = {(folder, None): [] for folder in abouts}
+    for piece in pieces:
+        folder, seal = piece.path.parent, piece.seal
+        told = None if folder in abouts or seal is None else (seal.kind, seal.summary)
+        alike.setdefault((folder, told), []).append(piece)
+    return [Group(folder, held, abouts.get(folder)) for (folder, _), held in alike.items()]
+
+
+def _take_earlier(found: Inventory) -> None:
+    """Move what version 0.1 wrote from `other` to `earlier`, told by its sidecars, `feature.json` and lock files."""
+    named = {file.path: file for file in found.other if file.regular}
+    held: dict[Path, list[File]] = defaultdict(list)
+    for path, file in named.items():
+        is_lock = _EARLIER_LOCK.fullmatch(path.relative_to(found.root).as_posix())
+        if is_lock or (path.suffix == ".json" and _is_earlier(file)):
+            data = [named[other] for end in (".safetensors", ".bin") if (other := path.with_suffix(end)) in named]
+            held[path.parent] += [*data, file]
+    found.earlier = [Piece(folder, tuple(files)) for folder, files in held.items()]
+    known = {file.path for files in held.values() for file in files}
+    found.other = [file for file in found.other if file.path not in known]
+
+
+def _is_earlier(file: File) -> bool:
+    """Return whether a JSON file is a sidecar of version 0.1, or the description of the folder that it lies in."""
+    try:
+        content = json.loads(file.path.read_bytes())
+        described = file.path.name == FEATURE and fingerprint(content)[:20] == file.path.parent.name
+        return described or (isinstance(content, dict) and {"bytes", "sha256", "check"} <= content.keys())
+    except (OSError, ValueError, RecursionError):
+        return False
+
+
 def _files(folder: Path, unreadable: list[Fault]) -> Iterator[File]:
-    """Everything below `folder` that is not a folder, by name; without what a run removes meanwhile."""
+    """Yield everything below `folder` that is not a folder, by name; without what a run removes meanwhile."""
     try:
         with os.scandir(folder) as entries:
             names = sorted(entries, key=lambda entry: entry.name)
@@ -326,71 +171,3 @@ def _files(folder: Path, unreadable: list[Fault]) -> Iterator[File]:
         except OSError as error:  # still a name: what belongs to it must not pass for half
             unreadable.append(Fault(Path(entry.path), f"cannot be read: {error.strerror}", broken=False))
             yield File(Path(entry.path), 0, 0.0, regular=False)
-
-
-def look_at(path: Path) -> File:
-    """What is at `path`, links not followed.
-
-    Raises:
-        OSError: where nothing is, or it can't be told.
-    """
-    status = path.lstat()
-    regular = stat.S_ISREG(status.st_mode)
-    return File(path, status.st_size if regular else 0, status.st_mtime, regular)
-
-
-def _add_feature(found: Inventory, folder: Path, files: Sequence[File]) -> None:
-    named = {file.path.name: file for file in files}
-    about = named.pop("feature.json", None)
-    pieces = []
-    for stem in sorted({Path(name).stem for name in named if _SHARD.fullmatch(Path(name).stem)}):
-        data, sidecar = named.pop(f"{stem}.safetensors", None), named.pop(f"{stem}.json", None)
-        if data is not None or sidecar is not None:
-            pieces.append(Piece(folder / f"{stem}.safetensors", data, sidecar, Sidecar))
-    if about is not None or pieces:
-        found.features.append(StoredFeature(folder, about, pieces))
-    found.other.extend(named.values())
-
-
-def _add_indexes(found: Inventory, folder: Path, files: Sequence[File]) -> None:
-    """A method keeps what it likes in its folder: an index is what bears the name of one of ours, or has a sidecar."""
-    named = {file.path.name: file for file in files}
-    for stem in sorted({Path(name).stem for name in named if Path(name).suffix in (".bin", ".json")}):
-        data, sidecar = named.get(f"{stem}.bin"), named.get(f"{stem}.json")
-        piece = Piece(folder / f"{stem}.bin", data, sidecar, IndexSeal)
-        if piece.files and (_INDEX.fullmatch(stem) or _has_sidecar(piece)):
-            found.indexes.append(piece)
-            named = {name: file for name, file in named.items() if file not in piece.files}
-    found.other.extend(named.values())
-
-
-def _pieces(found: Inventory, folder: str, suffix: str, kind: type[Seal]) -> list[Piece]:
-    """The sealed files in a folder at the top of the cache."""
-    named = {file.path.name: file for file in found.other if file.path.parent == found.root / folder}
-    pieces = []
-    for stem in sorted({Path(name).stem for name in named}):
-        data, sidecar = named.get(f"{stem}{suffix}"), named.get(f"{stem}.json")
-        if data is not None or sidecar is not None:
-            pieces.append(Piece(found.root / folder / f"{stem}{suffix}", data, sidecar, kind))
-    return pieces
-
-
-def _has_sidecar(piece: Piece) -> bool:
-    if piece.data is None or piece.sidecar is None or not piece.regular:
-        return False
-    try:
-        piece.about()
-    except (OSError, ValueError):
-        return False
-    return True
-
-
-def _unit(piece: Piece) -> Unit:
-    first, last = piece.path.stem.split("-")[1:]
-    return Unit(int(first), int(last))
-
-
-def _unusual(model: BaseModel, without: set[str]) -> list[str]:
-    """`name=value` of every field that is not at its default."""
-    fields = {name: known.default for name, known in type(model).model_fields.items() if name not in without}
-    return [f"{name}={getattr(model, name)}" for name, default in fields.items() if getattr(model, name) != default]

@@ -1,16 +1,14 @@
 """What of a cache may go, and removing it.
 
-Only files with names that the cache itself gives are touched, methods and tasks keep files of their own there; and
-nothing that a run may have in hand.
+Only what a seal, a name or a description tells to be the cache's own is touched, and nothing that a run may have in
+hand.
 """
 
 from __future__ import annotations
 
 import errno
-import os
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -18,8 +16,9 @@ from pathlib import Path
 import psutil
 
 from attrbench.errors import AttrbenchError
-from attrbench.store.cache_index import PART, Fault, File, Inventory, Piece, StoredFeature, look_at
-from attrbench.store.locks import fcntl
+from attrbench.store.cache_index import PART, Inventory
+from attrbench.store.locks import lock
+from attrbench.store.pieces import Fault, File, Group, Piece, look_at
 from attrbench.store.shards import SHARD_SCHEMA
 
 DAY = 86400.0
@@ -29,7 +28,6 @@ PART_SECONDS = 60.0
 """The same for the part file of a process that is gone here: on another machine, or in a container, it may live."""
 PART_AT_MOST_SECONDS = DAY
 """No file takes longer to write: the process that bears its number by then is another one."""
-LAYOUT = ("features", "methods", "claims", "batch-sizes", "queries", "retrained", "images", "grams")
 
 
 @dataclass(frozen=True)
@@ -61,8 +59,8 @@ class Removal:
 
 
 @dataclass(frozen=True)
-class Sweep:
-    """What `sweep` found.
+class Garbage:
+    """What `find_garbage` found.
 
     Attributes:
         ready: what may go now.
@@ -73,65 +71,55 @@ class Sweep:
     waiting: list[Removal]
 
 
-def sweep(found: Inventory, engine: int, older_than: float | None = None) -> Sweep:
-    """What may go: leftovers, what is not whole by its size, and features that this version does not read.
+def find_garbage(found: Inventory, engine: int, older_than: float | None = None) -> Garbage:
+    """Find what may go: leftovers, what is not whole by its size, and what this version does not read.
 
     Args:
         found: the inventory.
         engine: this version's ENGINE_VERSION (attrbench.gradients.version).
-        older_than: seconds after which unused features and index files may go too.
+        older_than: seconds after which unused artifacts may go too.
 
     Raises:
         AttrbenchError: where the folder holds things, but none that a cache does: it is another folder by mistake.
     """
-    if (found.other or found.parts) and not any(_is_own_folder(found.root / name) for name in LAYOUT):
+    if (found.other or found.parts) and not (found.groups or found.earlier):
         raise AttrbenchError(
-            f"{found.root} is no cache of attrbench, it has none of the folders {', '.join(LAYOUT)}: nothing was"
-            " removed (name the cache with --cache)"
+            f"{found.root} is no cache of attrbench, nothing in it was kept by attrbench: nothing was removed (name"
+            " the cache with --cache)"
         )
     now = time.time()
     candidates = [
         *(_part(part) for part in found.parts if part.regular),
-        *chain.from_iterable(_of_feature(feature, engine, now, older_than) for feature in found.features),
-        *chain.from_iterable(
-            _of_index(piece, now, older_than) for piece in (*found.indexes, *found.sums, *found.images)
-        ),
-        *(
-            Removal(claim.path, "unused lock file", (claim,), lock=True)
-            for claim in found.claims
-            if claim.regular and _is_free(claim)
-        ),
+        *(Removal(old.path, "of an earlier version of attrbench", old.files) for old in found.earlier),
+        *chain.from_iterable(_of_group(group, engine, now, older_than) for group in found.groups),
+        *(Removal(file.path, "unused lock file", (file,), lock=True) for file in found.locks if _is_free(file)),
     ]
     ready = [removal for removal in candidates if removal.is_ready(now)]
-    return Sweep(ready, [removal for removal in candidates if not removal.is_ready(now)])
+    return Garbage(ready, [removal for removal in candidates if not removal.is_ready(now)])
 
 
-def _is_own_folder(path: Path) -> bool:
-    return path.is_dir() and not path.is_symlink()
-
-
-def _part(part: File) -> Removal:
+def _part(part: Piece) -> Removal:
     match = PART.search(part.path.name)
     assert match is not None
     pid = int(match[1])
     if pid < 2**31 and psutil.pid_exists(pid):
-        return Removal(part.path, "left over for more than a day", (part,), rest=PART_AT_MOST_SECONDS)
-    return Removal(part.path, f"left over by process {pid}, which is gone", (part,), rest=PART_SECONDS)
+        return Removal(part.path, "left over for more than a day", part.files, rest=PART_AT_MOST_SECONDS)
+    return Removal(part.path, f"left over by process {pid}, which is gone", part.files, rest=PART_SECONDS)
 
 
-def _of_feature(feature: StoredFeature, engine: int, now: float, older_than: float | None) -> list[Removal]:
-    why = _outdated(feature, engine) or _unused(feature.last_used, now, older_than)
-    files = tuple(file for file in feature.files if file.regular)
-    if why is not None and files:
-        return [Removal(feature.folder, why, files)]
-    return list(chain.from_iterable(map(_broken, feature.pieces)))
+def _of_group(group: Group, engine: int, now: float, older_than: float | None) -> list[Removal]:
+    if group.about is None:
+        return list(chain.from_iterable(_of_piece(piece, now, older_than) for piece in group.pieces))
+    why = _outdated(group, engine) or _unused(group.last_used, now, older_than)
+    files = tuple(file for file in group.files if file.regular)
+    return (
+        [Removal(group.folder, why, files)] if why and files else list(chain.from_iterable(map(_broken, group.pieces)))
+    )
 
 
-def _of_index(piece: Piece, now: float, older_than: float | None) -> list[Removal]:
+def _of_piece(piece: Piece, now: float, older_than: float | None) -> list[Removal]:
     why = _unused(piece.last_used, now, older_than)
-    if why is not None and piece.regular:
-        return [Removal(piece.path, why, piece.files)]
-    return _broken(piece)
+    return [Removal(piece.path, why, piece.files)] if why and piece.regular else _broken(piece)
 
 
 def _broken(piece: Piece) -> list[Removal]:
@@ -139,10 +127,10 @@ def _broken(piece: Piece) -> list[Removal]:
     return [Removal(fault.path, fault.what, piece.files)] if fault is not None and fault.broken else []
 
 
-def _outdated(feature: StoredFeature, engine: int) -> str | None:
-    """Why this version does not read the feature. What does not say its versions is not judged."""
+def _outdated(group: Group, engine: int) -> str | None:
+    """Return why this version does not read the feature. What does not say its versions is not judged."""
     for name, ours in (("schema", SHARD_SCHEMA), ("engine", engine)):
-        theirs = feature.description.get(name, ours)
+        theirs = group.description.get(name, ours)
         if theirs != ours:
             return f"of {name} version {theirs}, this attrbench has {ours}"
     return None
@@ -153,46 +141,18 @@ def _unused(last_used: float, now: float, older_than: float | None) -> str | Non
     return f"not used for {idle / DAY:.0f} days" if older_than is not None and idle > older_than else None
 
 
-def _is_free(claim: File) -> bool:
-    with _lock(claim.path) as ours:
+def _is_free(file: File) -> bool:
+    """Return whether no other process holds a lock file; must not be asked of what this very process holds."""
+    with lock(file.path, wait=False, leave=True) as ours:
         return ours
 
 
-@contextmanager
-def _lock(path: Path) -> Iterator[bool]:
-    """Whether nobody holds any piece of a lock file; nobody else can take one meanwhile.
-
-    Must not be asked of a file that this very process has claims on: the system would drop them.
-    """
-    if fcntl is None:
-        yield False
-        return
-    try:
-        file = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError:
-        yield False
-        return
-    try:
-        yield _try_lock(file)
-    finally:
-        os.close(file)
-
-
-def _try_lock(file: int) -> bool:
-    assert fcntl is not None
-    try:
-        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    return True
-
-
 def remove(root: Path, removal: Removal) -> Fault | None:
-    """Removes it, if it still is as it was found; otherwise says why it is still there.
+    """Remove it, if it still is as it was found; otherwise return why it is still there.
 
     Args:
         root: the cache folder.
-        removal: what `sweep` found ready.
+        removal: what `find_garbage` found ready.
     """
     for file in removal.files:
         if not _is_as_found(root, file):
@@ -204,9 +164,11 @@ def remove(root: Path, removal: Removal) -> Fault | None:
             continue
         except OSError as error:
             return Fault(file.path, f"cannot be removed: {error.strerror}", broken=False)
-    with suppress(OSError):  # a feature's folder goes once nothing is left in it
-        if _is_own_folder(removal.path):
-            removal.path.rmdir()
+    inside = {folder for file in removal.files for folder in file.path.parents if folder.is_relative_to(removal.path)}
+    for folder in sorted(inside, reverse=True):  # a folder goes once nothing is left in it, those within it first
+        with suppress(OSError):
+            if folder.is_dir() and not folder.is_symlink():
+                folder.rmdir()
     return None
 
 
@@ -222,7 +184,6 @@ def _unlink(path: Path, locked: bool) -> None:
     if not locked:
         path.unlink()
         return
-    with _lock(path) as ours:
+    with lock(path, wait=False) as ours:  # which removes the file
         if not ours:
             raise OSError(errno.EAGAIN, "a run holds it")
-        path.unlink()

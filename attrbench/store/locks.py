@@ -1,62 +1,72 @@
-"""Claims: several processes that fill one cache share the work instead of doing it twice.
+"""Locks between processes that fill one cache, so that they share the work instead of doing it twice.
 
-A claim is a lock on one byte of a file, held while a piece of work is computed. The system drops it when the process
-ends, however it ends, so there is nothing to go stale. Where files can't be locked, everyone gets every claim: then
-work may be done twice, which wastes time but harms nothing (attrbench.store.shards).
+The system drops a lock when its process ends, however it ends, so there is nothing to go stale. Where files can't be
+locked, everyone gets every lock: then work may be done twice, which wastes time but harms nothing.
 """
 
 from __future__ import annotations
 
-import errno
-import os
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
-from types import ModuleType
+from typing import TYPE_CHECKING
 
-fcntl: ModuleType | None
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None
+if TYPE_CHECKING:
+    from filelock import BaseFileLock
+
+LOCK = ".lock"
+
+
+@contextmanager
+def lock(path: Path, wait: bool, leave: bool = False) -> Iterator[bool]:
+    """Lock the file `path`, and yield whether it is ours meanwhile; within one process it always is.
+
+    Args:
+        path: of the lock file, which is made, and removed again by whoever held it.
+        wait: whether to go on only when another process has let it go.
+        leave: whether the file stays.
+    """
+    from filelock import FileLock  # heavy, and what lists tasks imports this module
+
+    holder = FileLock(path, is_singleton=True)
+    try:
+        yield _acquire(holder, path, wait)
+    finally:
+        if holder.is_locked:
+            if (
+                holder.lock_counter == 1 and not leave
+            ):  # whoever waits for a file that is gone makes a new one (filelock looks)
+                with suppress(OSError):
+                    path.unlink()
+            holder.release()
+
+
+def _acquire(holder: BaseFileLock, path: Path, wait: bool) -> bool:
+    from filelock import Timeout  # heavy, as above
+
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        holder.acquire(timeout=-1 if wait else 0)
+    except Timeout:
+        return False
+    except OSError:  # files can't be locked here
+        return True
+    return True
 
 
 class Claims:
-    """The claims on the pieces of one piece of work.
+    """The locks on the numbered pieces of one piece of work.
 
     Args:
-        path: of the lock file, one a work; made where it is missing.
+        path: what the lock files' names begin with.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._file: int | None = None
 
-    @contextmanager
-    def claim(self, piece: int, wait: bool) -> Iterator[bool]:
-        """Whether piece number `piece` is ours meanwhile; with `wait`, not before another process has let it go."""
-        ours = self._lock(piece, wait)
-        try:
-            yield ours
-        finally:
-            if ours and fcntl is not None and self._file is not None:
-                with suppress(OSError):  # a file system without locks refuses this too
-                    fcntl.lockf(self._file, fcntl.LOCK_UN, 1, piece)
-
-    def _lock(self, piece: int, wait: bool) -> bool:
-        if fcntl is None:
-            return True
-        try:
-            if self._file is None:
-                self._path.parent.mkdir(parents=True, exist_ok=True)
-                self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-            fcntl.lockf(self._file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB), 1, piece)
-        except OSError as error:
-            return error.errno not in (errno.EACCES, errno.EAGAIN)
-        return True
+    def claim(self, piece: int, wait: bool) -> AbstractContextManager[bool]:
+        """Lock piece number `piece`; see `lock`."""
+        return lock(self._path.with_name(f"{self._path.name}-{piece}{LOCK}"), wait)
 
     def close(self) -> None:
-        """Lets go of the file."""
-        if self._file is not None:
-            os.close(self._file)
-            self._file = None
+        """Do nothing: a lock file is open only while it is held."""

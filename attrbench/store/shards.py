@@ -1,32 +1,30 @@
-"""Shards: the rows of consecutive items in one safetensors file, with a JSON sidecar that proves it whole.
+"""Shards: the rows of consecutive items in one safetensors file, an artifact (attrbench.store.artifacts).
 
-A shard is done when its final name exists and its sidecar's size and sha256 match. It is written by way of a
-`.part` file, fsync and rename, the sidecar last; so a kill at any moment leaves shards that are done and shards
-that are missing, and running the same command again computes the missing ones. Several processes may fill one
-store: equal work gives equal numbers, to rounding, and the last rename wins.
+A kill at any moment leaves shards that are done and shards that are missing, and running the same command again
+computes the missing ones. Several processes may fill one store: equal work gives equal numbers, to rounding, and the
+last rename wins.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import BaseModel, ConfigDict
 from safetensors.numpy import save
 
 from attrbench.contracts.feature import Unit
 from attrbench.errors import AttrbenchError
-from attrbench.files import write_atomically
-from attrbench.store.checksums import Seal, drop, seal_path
+from attrbench.store.artifacts import Artifact, cache_errors
+from attrbench.store.checksums import Checked, Seal
 from attrbench.store.fingerprint import fingerprint
 
 __all__ = ["FeatureStore", "Sidecar", "Timing", "Unit", "map_safetensors", "shard_items", "units"]
@@ -35,7 +33,8 @@ log = logging.getLogger(__name__)
 
 SHARD_ITEMS = 64
 SHARD_BYTES = 128 * 2**20
-SHARD_SCHEMA = 3
+SHARD_SCHEMA = 4
+FEATURE = "feature.json"
 
 
 def units(count: int, size: int = SHARD_ITEMS) -> list[Unit]:
@@ -52,10 +51,11 @@ def shard_items(row_bytes: int, most: int = SHARD_ITEMS) -> int:
     return 1 << (fitting.bit_length() - 1)
 
 
-class Sidecar(Seal):
-    """The seal of a shard, with what is known of it.
+class Sidecar(BaseModel):
+    """What is known of a shard.
 
     Attributes:
+        bytes, sha256: of the file.
         rows: number of items.
         seconds: time of the pass that made it, shared by all features made in that pass.
         item_seconds: the same for each item.
@@ -65,13 +65,39 @@ class Sidecar(Seal):
         facts: what the method's transform of the queries said of itself, for products behind one.
     """
 
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    bytes: int
+    sha256: str
     rows: int
     seconds: float
     item_seconds: list[float]
     features_in_pass: int
     nonfinite: list[tuple[int, int | float]]
     row_error: float
-    facts: dict[str, float] = Field(default_factory=dict)
+    facts: dict[str, float] = {}
+
+    @classmethod
+    def of(cls, seal: Seal) -> Self:
+        """Return what the seal of a shard says.
+
+        Raises:
+            ValueError: where it is that of something else.
+        """
+        return cls.model_validate({"bytes": seal.bytes, "sha256": seal.sha256} | seal.facts)
+
+
+class FeatureFile(Checked):
+    """What `feature.json` says of the shards beside it.
+
+    Attributes:
+        kind, summary: for people, see `attrbench.store.checksums.Seal`.
+        description: everything that decides the numbers; its fingerprint names the folder.
+    """
+
+    kind: str
+    summary: str
+    description: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -92,11 +118,22 @@ class FeatureStore:
         root: the cache folder.
         description: everything that decides the numbers; written beside them as `feature.json`.
         items: items a shard, a power of two (`shard_items`).
+        summary: one line for people that says which feature it is, such as "sketch v=4096, T=5".
+        kind: what sort of feature it is, such as "gradient rows".
     """
 
-    def __init__(self, root: Path, description: dict[str, object], items: int = SHARD_ITEMS) -> None:
+    def __init__(
+        self,
+        root: Path,
+        description: dict[str, object],
+        items: int = SHARD_ITEMS,
+        summary: str = "",
+        kind: str = "",
+    ) -> None:
         self.shard_items = items
         self.description = {"schema": SHARD_SCHEMA} | description
+        self.summary = summary
+        self.kind = kind or "feature"
         self.fingerprint = fingerprint(self.description)
         self.folder = root / "features" / self.fingerprint[:20]
         self._verified: dict[Unit, Sidecar] = {}
@@ -120,57 +157,39 @@ class FeatureStore:
         return self.folder / f"items-{unit.first:08d}-{unit.last:08d}.safetensors"
 
     def state(self, unit: Unit) -> Literal["done", "missing", "damaged"]:
-        """Whether a shard can be read; verifies its checksum once a process."""
-        if unit in self._verified:
-            return "done"
-        path = self.path(unit)
-        if not path.exists() or not seal_path(path).exists():
-            return "missing"
-        try:
-            sidecar = Sidecar.read(path)
-            if not sidecar.fits(path):
+        """Return whether a shard can be read; verifies its checksum once a process."""
+        if unit not in self._verified:
+            shard = self._shard(unit)
+            seal = shard.whole()
+            try:
+                if seal is None:
+                    return "damaged" if shard.is_there() else "missing"
+                self._verified[unit] = Sidecar.of(seal)
+            except ValueError:
                 return "damaged"
-        except (ValueError, OSError):
-            return "damaged"
-        self._verified[unit] = sidecar
         return "done"
 
     def needs(self, unit: Unit) -> bool:
-        """Whether a shard must be computed; a damaged one is reported."""
+        """Return whether a shard must be computed; a damaged one is reported."""
         state = self.state(unit)
         if state == "damaged":
             log.warning("shard %s is damaged (size or checksum differ): computing it again", self.path(unit))
         return state != "done"
 
     def write(self, unit: Unit, arrays: Mapping[str, NDArray[Any]], timing: Timing) -> None:
-        """Commits a shard. Arrays have leading dimension `unit.last - unit.first`."""
+        """Commit a shard. Arrays have leading dimension `unit.last - unit.first`."""
         data = save({name: np.ascontiguousarray(array) for name, array in arrays.items()})
-        sidecar = Sidecar(
-            rows=unit.last - unit.first,
-            bytes=len(data),
-            sha256=hashlib.sha256(data).hexdigest(),
-            seconds=sum(timing.item_seconds),
-            item_seconds=list(timing.item_seconds),
-            features_in_pass=timing.features_in_pass,
-            nonfinite=list(timing.nonfinite),
-            row_error=timing.row_error,
-            facts=dict(timing.facts),
-        )
-        path = self.path(unit)
-        try:
-            about = self.folder / "feature.json"
-            if not about.exists():
-                write_atomically(about, json.dumps(self.description, indent=1, sort_keys=True).encode())
-            seal_path(path).unlink(missing_ok=True)
-            write_atomically(path, data)
-            sidecar.write(path)
-        except OSError as error:
-            drop(path)
-            raise AttrbenchError(
-                f"cannot write to the cache {self.folder}: {error.strerror}; free room there or choose another folder"
-                " with --cache (finished shards are kept)"
-            ) from None
-        self._verified[unit] = sidecar
+        rows, seconds = unit.last - unit.first, sum(timing.item_seconds)
+        sidecar = Sidecar(bytes=0, sha256="", rows=rows, seconds=seconds, **asdict(timing))
+        facts = sidecar.model_dump(exclude={"bytes", "sha256"})
+        with cache_errors(self.folder):
+            if not (self.folder / FEATURE).exists():
+                about = FeatureFile(kind=self.kind, summary=self.summary, description=self.description)
+                about.write(self.folder / FEATURE)
+        self._verified[unit] = Sidecar.of(self._shard(unit).write_bytes(data, facts))
+
+    def _shard(self, unit: Unit) -> Artifact:
+        return Artifact(self.path(unit), self.kind, self.summary)
 
     def sidecar(self, unit: Unit) -> Sidecar:
         """The sidecar of a shard that is done."""
@@ -192,7 +211,7 @@ class FeatureStore:
         if not self._touched:
             self._touched = True
             with suppress(OSError):
-                os.utime(self.folder / "feature.json")
+                os.utime(self.folder / FEATURE)
 
 
 _DTYPES = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "U16": np.uint16, "I8": np.int8}

@@ -1,4 +1,4 @@
-"""What a task file may say. The docstring under a field is its documentation (docs/own-model.md)."""
+"""The tables and keys of a task file. The docstring under a field is its documentation (docs/how-to/own-model.md)."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from attrbench.contracts.dataset_source import DatasetSource
+from attrbench.contracts.model_config import ModelConfig
 from attrbench.contracts.options import Options
-from attrbench.models.config import ModelConfig
 
 MOST_SEEDS = 10_000
 
 
 class TaskTable(BaseModel):
-    """`[task]`: what the task is called."""
+    """The table `[task]`: what the task is called."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -28,7 +28,7 @@ class TaskTable(BaseModel):
 
 
 class QueryTable(BaseModel):
-    """`[queries]`: pictures to be attributed; `[tuning]`: others, on which options are chosen.
+    """The tables `[queries]`, pictures to be attributed, and `[tuning]`, others on which options are chosen.
 
     Prompts are drawn by the model, once with every seed.
     """
@@ -79,12 +79,12 @@ class QueryTable(BaseModel):
 
     @property
     def draws(self) -> bool:
-        """Whether the model has pictures to draw."""
+        """Return whether the model has pictures to draw."""
         return self.prompts is not None or "seeds" in self.model_fields_set
 
 
 class TaskFile(Options):
-    """A task file."""
+    """A whole task file."""
 
     task: TaskTable
     model: ModelConfig
@@ -94,7 +94,7 @@ class TaskFile(Options):
 
 
 def seeds_of(seeds: list[int] | str) -> list[int]:
-    """The seeds that a list or a range names.
+    """Return the seeds that a list or a range such as `0-9` names.
 
     Raises:
         ValueError: where it is neither.

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Protocol
 
 from attrbench.contracts.dataset_source import DatasetSource
+from attrbench.contracts.model_config import ModelConfig
 from attrbench.contracts.task import Items, OpenTask, Task, TaskMeta, Workspace
 from attrbench.data.generated_images import kept_generations
 from attrbench.data.manifest import Listing
 from attrbench.data.open_dataset import items_of, list_items, make_items, need_captions
 from attrbench.errors import AttrbenchError, UsageError
-from attrbench.models.config import ModelConfig
 from attrbench.store.fingerprint import local_state
 from attrbench.taskfile.contents import TaskFile
 from attrbench.taskfile.paths import beside_data, beside_model
@@ -22,6 +22,7 @@ from attrbench.taskfile.prompts import Draw, common_query, draws_of, prompt_file
 
 if TYPE_CHECKING:
     from attrbench.contracts.denoiser import Denoiser
+    from attrbench.contracts.model_family import ModelDescription
 
 log = logging.getLogger("attrbench.taskfile")
 
@@ -31,23 +32,23 @@ class Described(Protocol):
 
     @property
     def path(self) -> Path:
-        """What messages call it."""
+        """Return what messages call it."""
 
     @property
     def model(self) -> ModelConfig:
-        """The model."""
+        """Return the declaration of the model."""
 
     @property
     def train_source(self) -> DatasetSource:
-        """The training images."""
+        """Return where the training images come from."""
 
     @property
     def query_source(self) -> DatasetSource | None:
-        """Pictures that are queries, if any."""
+        """Return where pictures that are queries come from, if any."""
 
 
 class FileTask(Task[TaskFile]):
-    """The task that a file describes.
+    """A task that a file describes.
 
     Args:
         options: what the file says.
@@ -78,14 +79,14 @@ class FileTask(Task[TaskFile]):
         self.query_source = None if pictures is None else beside_data(self.folder, pictures)
 
     def state(self) -> object:
-        """Names, sizes and times of all files that it is made of."""
+        """Return names, sizes and times of all files that it is made of."""
         sources = (self.train_source, self.query_source)
         paths = [source.path for source in sources if source is not None]
         prompts = prompt_file(self.options.queries, self.folder)
         return local_state((*paths, self.model.model, self.model.lora, prompts))
 
     def with_tuning_queries(self) -> FileTask:
-        """With the queries of `[tuning]` in the place of those of `[queries]`.
+        """Return the task with the queries of `[tuning]` in the place of those of `[queries]`.
 
         Raises:
             UsageError: where one of the tables is missing, or a query is in both.
@@ -102,7 +103,7 @@ class FileTask(Task[TaskFile]):
         return FileTask(self.options.model_copy(update={"queries": tuning, "tuning": None}), self.path)
 
     def open(self, workspace: Workspace) -> OpenFileTask:
-        """Reads metadata and prompts, and looks for files, before the model is loaded."""
+        """Return the open task; metadata, prompts and names of files are read, the model is not loaded."""
         queries = self.options.queries
         return OpenFileTask(
             self,
@@ -114,7 +115,7 @@ class FileTask(Task[TaskFile]):
 
 
 class OpenFileTask(OpenTask):
-    """The open task; each part is loaded on first use."""
+    """A task file's task when it is open; each part is loaded on first use."""
 
     def __init__(
         self, task: Described, workspace: Workspace, *, train: Listing, pictures: Listing | None, draws: Sequence[Draw]
@@ -128,24 +129,31 @@ class OpenFileTask(OpenTask):
 
     @property
     def notes(self) -> Sequence[str]:
-        """Images and words that were left out."""
+        """Return a line for each kind of images and words that were left out."""
         return self._notes
 
     @cached_property
     def denoiser(self) -> Denoiser:
-        """The model."""
-        from attrbench.models.loading import load_denoiser
+        """Return the model."""
+        from attrbench.models.loading import load_denoiser  # torch and diffusers, which listing a task must not bring
 
         return load_denoiser(self._task.model, self._workspace.device)
 
     @cached_property
+    def model_description(self) -> ModelDescription:
+        """Return what a plan must know of the model; its weights are not read."""
+        from attrbench.models.loading import describe_model  # torch and diffusers, as above
+
+        return describe_model(self._task.model)
+
+    @cached_property
     def train(self) -> Items:
-        """The training images, at the model's size."""
+        """Return the training images at the model's size; the model is not loaded."""
         return self._items(self._train, self._task.train_source)
 
     @cached_property
     def queries(self) -> Items:
-        """What the model draws, then the pictures of the folder."""
+        """Return the pictures that the model draws, then those of the folder."""
         parts = [self._drawn()] if self._draws else []
         if self._pictures is not None and self._task.query_source is not None:
             parts.append(self._items(self._pictures, self._task.query_source))
@@ -154,10 +162,9 @@ class OpenFileTask(OpenTask):
         return parts[0] if len(parts) == 1 else _joined(*parts)
 
     def _items(self, listing: Listing, source: DatasetSource) -> Items:
-        denoiser = self.denoiser
-        if denoiser.takes_prompts:
+        if self.model_description.takes_prompts:
             need_captions(listing)
-        loaded = items_of(listing, source, denoiser.image_shape, self._workspace.cache)
+        loaded = items_of(listing, source, self.model_description.image_shape, self._workspace.cache)
         self._notes += [] if loaded.left_out is None else [loaded.left_out]
         self._note_truncated(loaded.items, listing.where)
         return loaded.items
@@ -165,9 +172,9 @@ class OpenFileTask(OpenTask):
     def _drawn(self) -> Items:
         prompts, seeds, groups = ([getattr(draw, name) for draw in self._draws] for name in Draw._fields)
         where = f"the prompts of {self._task.path}"
-        if self.denoiser.takes_prompts and not any(prompts):
+        if self.model_description.takes_prompts and not any(prompts):
             raise AttrbenchError(f"{self._task.path}: [queries] lacks prompts, and the model takes them")
-        if not self.denoiser.takes_prompts and any(prompts):
+        if not self.model_description.takes_prompts and any(prompts):
             raise AttrbenchError(
                 f"{self._task.path}: [queries] gives prompts, and the model takes none: give seeds alone"
             )
@@ -178,7 +185,7 @@ class OpenFileTask(OpenTask):
         return items
 
     def _note_truncated(self, items: Items, where: str) -> None:
-        cut = self.denoiser.truncated(items.prompts)
+        cut = self.model_description.truncated(items.prompts)
         if cut:
             line = (
                 f"{len(cut)} of {len(items)} prompts of {where} are longer than the text encoder takes and are cut"
@@ -189,8 +196,8 @@ class OpenFileTask(OpenTask):
 
 
 def _joined(drawn: Items, pictures: Items) -> Items:
-    """Both kinds of queries; seeds are known of the drawn ones alone, so there are no trajectories."""
-    import numpy as np
+    """Return both kinds of queries; only the drawn ones have seeds, so there are no trajectories."""
+    import numpy as np  # which reading a task file must not bring
 
     return make_items(
         np.concatenate([drawn.images, pictures.images]),

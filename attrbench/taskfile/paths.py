@@ -1,15 +1,15 @@
-"""Paths in a task file are relative to it; what is no path there may be a hub id."""
+"""Paths of a task file, which are relative to it; what is no path may be an id on the hub."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from attrbench.contracts.dataset_source import DatasetSource
-from attrbench.models.config import ModelConfig
+from attrbench.contracts.model_config import ModelConfig
 
 
 def beside(folder: Path, text: str) -> str:
-    """The path that `text` means in a file of `folder`, or `text` itself where that can only be a hub id."""
+    """Return the path that `text` means in a file of `folder`, or `text` itself where that can only be a hub id."""
     path = Path(text).expanduser()
     there = (folder / path).absolute()  # so that nothing takes it for a hub id again
     if path.is_absolute() or there.exists() or text.startswith(".") or text.count("/") > 1:
@@ -20,11 +20,11 @@ def beside(folder: Path, text: str) -> str:
 
 
 def beside_data(folder: Path, source: DatasetSource) -> DatasetSource:
-    """The source with its path made out."""
+    """Return the source with an absolute path, unless it is a hub id."""
     return source.model_copy(update={"path": beside(folder, source.path)})
 
 
-def beside_model(folder: Path, source: ModelConfig) -> ModelConfig:
-    """The source with its paths made out."""
-    lora = None if source.lora is None else beside(folder, source.lora)
-    return source.model_copy(update={"model": beside(folder, source.model), "lora": lora})
+def beside_model(folder: Path, config: ModelConfig) -> ModelConfig:
+    """Return the config with absolute paths, unless they are hub ids."""
+    lora = None if config.lora is None else beside(folder, config.lora)
+    return config.model_copy(update={"model": beside(folder, config.model), "lora": lora})

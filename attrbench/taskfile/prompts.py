@@ -21,7 +21,7 @@ class Draw(NamedTuple):
 
 
 def draws_of(queries: QueryTable, folder: Path) -> list[Draw]:
-    """Every prompt with every seed, prompt by prompt; without prompts, every seed.
+    """Return every prompt with every seed, prompt by prompt; without prompts, every seed.
 
     Raises:
         AttrbenchError: where a file of prompts is missing or wrong.
@@ -35,7 +35,7 @@ def draws_of(queries: QueryTable, folder: Path) -> list[Draw]:
 
 
 def common_query(one: QueryTable, other: QueryTable, folder: Path) -> str:
-    """What both tables ask about, in words: a drawn picture, or a folder of pictures; empty where there is nothing."""
+    """Return in words what both tables ask about, a drawn picture or a folder; empty where there is nothing."""
     drawn = [{draw[:2] for draw in draws_of(queries, folder)} if queries.draws else set() for queries in (one, other)]
     for prompt, seed in sorted(drawn[0] & drawn[1]):
         return f"seed {seed}" + (f" of '{prompt}'" if prompt else "")
@@ -48,7 +48,7 @@ def common_query(one: QueryTable, other: QueryTable, folder: Path) -> str:
 
 
 def prompt_file(queries: QueryTable | None, folder: Path) -> Path | None:
-    """The file of prompts, where there is one."""
+    """Return the file of prompts, where there is one."""
     if queries is None or not isinstance(queries.prompts, str):
         return None
     return folder / Path(queries.prompts).expanduser()
@@ -70,7 +70,7 @@ def _prompts(queries: QueryTable, folder: Path) -> tuple[Sequence[str], Sequence
 
 
 def _read(file: Path) -> tuple[list[str], list[str] | None]:
-    """The prompts of a file, and their groups where it has such a column."""
+    """Return the prompts of a file, and their groups where it has such a column."""
     try:
         text = file.read_bytes().decode("utf-8-sig")
     except OSError as error:

@@ -18,12 +18,12 @@ from attrbench.taskfile.file_task import FileTask
 
 
 def is_file(name: str) -> bool:
-    """Whether a `-t` string names a task file: a path, or something that ends in .toml."""
+    """Return whether a `-t` string names a task file: a path, or something that ends in .toml."""
     return name.endswith(".toml") or "/" in name or os.sep in name
 
 
 def read_task(path: Path, given: Mapping[str, str]) -> FileTask:
-    """The task that a file describes.
+    """Return the task that a file describes.
 
     Args:
         path: of the file.
@@ -69,7 +69,7 @@ def _text(path: Path) -> str:
 
 
 def _set(document: dict[str, Any], path: Path, key: str, value: str) -> None:
-    """Sets `TABLE.KEY` in the document."""
+    """Set `TABLE.KEY` in the document."""
     *tables, last = key.split(".")
     if not tables:
         raise UsageError(f"{path}: '{key}={value}': options of a task file are TABLE.KEY=VALUE (model.resolution=256)")
@@ -81,7 +81,7 @@ def _set(document: dict[str, Any], path: Path, key: str, value: str) -> None:
 
 
 def _complaint(path: Path, text: str, error: ValidationError, given: Mapping[str, str]) -> str:
-    """File, place, and what is wrong there, of the first error."""
+    """Return the file, the line or table, and what is wrong there, for the first error."""
     first = error.errors()[0]
     *tables, key = [str(step) for step in _steps(first["loc"])] or [""]
     reason = _reason(first["type"], first["msg"].removeprefix("Value error, "), tables, key)
@@ -102,7 +102,7 @@ def _reason(kind: str, message: str, tables: Sequence[str], key: str) -> str:
 
 
 def _steps(location: Sequence[int | str]) -> list[int | str]:
-    """The location without what pydantic adds: members of unions, and places in lists."""
+    """Return the location without what pydantic adds: members of unions, and indices in lists."""
     steps: list[int | str] = []
     model: type[BaseModel] | None = TaskFile
     for step in location:
@@ -114,7 +114,7 @@ def _steps(location: Sequence[int | str]) -> list[int | str]:
 
 
 def _inner(model: type[BaseModel], key: str) -> type[BaseModel] | None:
-    """The model of a field that is a table."""
+    """Return the model of a field that is a table."""
     if key not in model.model_fields:
         return None
     kind = model.model_fields[key].annotation
@@ -134,7 +134,7 @@ def _nearest(tables: Sequence[str], key: str) -> str:
 
 
 def _line_of(text: str, tables: Sequence[str], key: str) -> int | None:
-    """The line on which a key of a table, or a table, stands; None where it is written in another way."""
+    """Return the number of the line with a key of a table, or with a table; None where it is written in another way."""
     here: list[str] = []
     for number, line in enumerate(text.splitlines(), start=1):
         header = re.match(r"\s*\[\s*([^\[\]]+?)\s*\]\s*(?:#.*)?$", line)

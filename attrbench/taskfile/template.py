@@ -8,7 +8,7 @@ Family = Literal["sd1", "sd3", "ddpm"]
 
 _HEAD = """\
 # A task for attrbench: a model, what it was trained on, and the pictures to explain.
-# Every key: docs/own-model.md. Relative paths are relative to this file.
+# Every key: docs/how-to/own-model.md. Relative paths are relative to this file.
 #
 #   attrbench attribute -m dmin -t {name}.toml --image picture.png{prompt} -k 20
 #   attrbench run -m dmin -m pixel -t {name}.toml

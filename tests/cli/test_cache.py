@@ -4,7 +4,19 @@ import os
 import pytest
 
 from tests.cli.conftest import SMALL
-from tests.store.test_inventory import DAY, UNITS, age, cut, describe, ended, fill, flip, keep, snapshot
+from tests.store.test_inventory import (
+    DAY,
+    UNITS,
+    age,
+    cut,
+    describe,
+    ended,
+    fill,
+    flip,
+    keep,
+    keep_as_earlier,
+    snapshot,
+)
 
 
 @pytest.fixture
@@ -16,22 +28,28 @@ def root(tmp_path):
     return tmp_path / "cache"
 
 
+def rows_of(out):
+    return [line.split() for line in out.splitlines()]
+
+
 def test_ls_tells_each_feature_each_index_and_the_rest(attrbench, root):
     (root / "queries").mkdir()
     (root / "queries" / "q.safetensors").write_bytes(b"x" * 2000)
     done = attrbench("cache", "ls", "--out", root.parent)
     assert done.code == 0
-    rows = [line.split() for line in done.out.splitlines()]
     for split in ("train", "query"):
-        (row,) = (row for row in rows if row[:3] == ["digits-mini", "v1", split])
-        assert row[3:9] == ["sketch", "v=4,", "T=2", "float32", "2", "70"]
-    assert any(row[:2] == ["dmin", f"hnsw-{'a' * 20}.bin"] for row in rows)
+        (row,) = (row for row in rows_of(done.out) if row[4:7] == ["digits-mini", "v1", split])
+        assert (row[:4], row[7:9]) == (["rows", "sketch", "v=4,", "T=2"], ["2", "70"])
+    (row,) = (row for row in rows_of(done.out) if row[:1] == ["index"])
+    assert row[1:4] == ["of", "70", "rows"]
+    assert row[-1] == f"methods/dmin/hnsw-{'a' * 20}.bin"
     assert "everything else: queries 1 file 2.0 kB" in done.out
     assert done.out.splitlines()[-1].endswith(f"in {root}")
 
 
 def test_ls_shows_what_files_say_literally(attrbench, tmp_path):
-    fill(tmp_path, describe(task="[red]boom[/red]\x1b[31m v1", kind="[bold]new\nline"))
+    fill(tmp_path, describe(task="[red]boom[/red]\x1b[31m v1"))
+    keep(tmp_path, summary="[bold]new\nline")
     out = attrbench("cache", "ls", "--cache", tmp_path).out
     assert "[red]boom[/red]?[31m v1" in out
     assert "[bold]new?line" in out
@@ -42,16 +60,20 @@ def test_ls_counts_the_shards_that_are_not_whole(attrbench, tmp_path):
     cut(fill(tmp_path).path(UNITS[0]))
     out = attrbench("cache", "ls", "--cache", tmp_path).out
     assert "1 (1 not whole)" in out
-    (feature,) = json.loads(attrbench("cache", "ls", "--cache", tmp_path, "--json").out)["features"]
-    assert (feature["shards"], feature["items"], len(feature["faults"])) == (1, 6, 1)
+    (feature,) = json.loads(attrbench("cache", "ls", "--cache", tmp_path, "--json").out)["artifacts"]
+    assert (len(feature["files"]), feature["items"], len(feature["faults"])) == (1, 6, 1)
 
 
 def test_ls_as_json_adds_up(attrbench, root):
+    keep_as_earlier(root)
+    (root / "notes").write_bytes(b"x")
     listing = json.loads(attrbench("cache", "ls", "--cache", root, "--json").out)
-    parts = [*listing["features"], *listing["indexes"], listing["other"]]
+    parts = [*listing["artifacts"], listing["earlier"], listing["other"]]
+    assert all(part["bytes"] for part in parts)
     assert sum(part["bytes"] for part in parts) == listing["bytes"]
-    assert listing["indexes"][0]["build_seconds"] >= 0
-    assert listing["features"][0]["last_used"].endswith("+00:00")
+    seconds = {part["kind"]: part["build_seconds"] for part in listing["artifacts"]}
+    assert seconds["rows"] is None and seconds["index"] >= 0
+    assert listing["artifacts"][0]["last_used"].endswith("+00:00")
 
 
 def test_a_cache_that_cannot_be_written_to_is_listed_and_verified(attrbench, root):
@@ -71,7 +93,7 @@ def test_verify_says_in_one_line_that_all_is_whole(attrbench, root):
     done = attrbench("cache", "verify", "--cache", root)
     assert done.code == 0
     (line,) = done.out.splitlines()
-    assert line.startswith("everything is whole: 5 shards and index files, ")
+    assert line.startswith("everything is whole: 5 sealed files, ")
 
 
 @pytest.mark.parametrize(("harm", "what"), [(flip, "checksum differs"), (cut, "truncated")])
@@ -88,12 +110,38 @@ def test_verify_names_what_is_damaged_and_changes_nothing(attrbench, root, harm,
         True,
         True,
     ]
-    assert "2 faults found in 5 shards and index files" in lines[2]
+    assert "2 faults found in 5 sealed files" in lines[2]
     assert "the next run that needs them makes the broken ones again" in lines[2]
     assert snapshot(root) == before
     done = attrbench("cache", "verify", "--cache", root, "--json")
     assert done.code == 1
+    assert not json.loads(done.out)["unknown"]
     assert [fault["path"] for fault in json.loads(done.out)["faults"]] == [str(shards[1]), str(index)]
+
+
+def test_verify_names_what_nothing_vouches_for_and_does_not_fail(attrbench, root):
+    names = [f"datasets/{number}" for number in range(8)] + ["queries/q.safetensors"]
+    for name in names:
+        (root / name).parent.mkdir(exist_ok=True)
+        (root / name).write_bytes(b"x")
+    done = attrbench("cache", "verify", "--cache", root)
+    assert done.code == 0
+    assert f"unknown: {root / names[0]} (nothing vouches for it)" in done.out
+    assert f"unknown: 3 more below {root / 'datasets'}" in done.out
+    assert f"unknown: {root / names[-1]}" in done.out
+    listing = json.loads(attrbench("cache", "verify", "--cache", root, "--json").out)
+    assert listing["unknown"] == [str(root / name) for name in names]
+
+
+@pytest.mark.parametrize("verb", ["ls", "verify", "gc"])
+def test_what_version_0_1_kept_is_no_fault(attrbench, root, verb):
+    folder = keep_as_earlier(root)
+    age(DAY, root)
+    done = attrbench("cache", verb, "--cache", root)
+    assert done.code == 0
+    assert folder.exists() == (verb != "gc")
+    assert verb != "ls" or "of an earlier version" in done.out
+    assert verb != "gc" or f"removed {folder}: of an earlier version of attrbench" in done.out
 
 
 def test_gc_tells_what_it_removed_and_the_bytes(attrbench, root):
@@ -180,9 +228,15 @@ def test_what_a_run_leaves_is_known_whole_and_used(attrbench, tmp_path):
     assert attrbench(*run, "--device", "cpu", "--out", tmp_path).code == 0
     root = tmp_path / "cache"
     listing = json.loads(attrbench("cache", "ls", "--out", tmp_path, "--json").out)
-    assert {feature["words"] for feature in listing["features"]} == {"sketch v=256, T=1"}
-    assert {feature["items"] for feature in listing["features"]} == {40, 2}
-    assert len(listing["indexes"]) == 1
+    kinds = {}
+    for part in listing["artifacts"]:
+        kinds.setdefault(part["kind"], []).append(part)
+    assert kinds.keys() == {"gradient rows", "index", "generated queries"}
+    assert {feature["summary"] for feature in kinds["gradient rows"]} == {"sketch v=256, T=1"}
+    assert {feature["items"] for feature in kinds["gradient rows"]} == {40, 2}
+    assert [index["summary"] for index in kinds["index"]] == ["HNSW graph of 40 rows, M=16"]
+    verified = json.loads(attrbench("cache", "verify", "--out", tmp_path, "--json").out)
+    assert not verified["unknown"]
     age(5 * DAY, root)
     kept = snapshot(root / "features") | snapshot(root / "methods")
     assert attrbench("cache", "verify", "--out", tmp_path).code == 0
@@ -190,4 +244,4 @@ def test_what_a_run_leaves_is_known_whole_and_used(attrbench, tmp_path):
     assert snapshot(root / "features") | snapshot(root / "methods") == kept
     assert attrbench(*run, "--device", "cpu", "--out", tmp_path, "--rerun").code == 0
     assert "nothing to remove" in attrbench("cache", "gc", "--out", tmp_path, "--older-than", "4").out
-    assert len(json.loads(attrbench("cache", "ls", "--out", tmp_path, "--json").out)["features"]) == 2
+    assert len(json.loads(attrbench("cache", "ls", "--out", tmp_path, "--json").out)["artifacts"]) == 4

@@ -71,7 +71,7 @@ def test_an_unexpected_error_is_one_line_without_traceback(attrbench, tmp_path, 
     def broken(*args):
         raise ZeroDivisionError("by chance")
 
-    monkeypatch.setattr("attrbench.evaluation.requests.request_tasks", broken)
+    monkeypatch.setattr("attrbench.api.request_tasks", broken)
     done = attrbench("run", "-m", "random", *SMALL, "--out", tmp_path)
     assert done.code == 1
     assert done.err.splitlines() == [

@@ -1,8 +1,14 @@
+import importlib
+import inspect
 import json
+import os
 import subprocess
 import sys
 
 import pytest
+import typer
+
+from attrbench.cli.typer_app import COMMANDS
 
 HEAVY = ("torch", "diffusers", "faiss", "hnswlib", "skimage", "scipy", "numpy", "sklearn")
 
@@ -64,3 +70,34 @@ def test_doctor_says_how_many_threads_other_programs_leave_room_for(attrbench, m
     said = attrbench("doctor").out
     assert ("hint" in said) == (threads is not None)
     assert threads is None or f"OMP_NUM_THREADS={threads} " in said
+
+
+@pytest.mark.parametrize("arguments", [[], ["--options"], ["tasks", "--json"], ["plugins"]])
+def test_listing_without_typer_writes_what_the_typer_command_writes(attrbench, capfd, arguments):
+    from attrbench.cli.typer_app import run_typer
+
+    quick = attrbench("list", *arguments)
+    assert run_typer(["list", *arguments], debug=False) == 0
+    assert capfd.readouterr().out == quick.out
+
+
+def test_listing_imports_neither_typer_nor_rich():
+    code = "import sys; sys.argv = ['attrbench', 'list', 'plugins']\nfrom attrbench.cli.app import main\n"
+    code += "try: main()\nexcept SystemExit: print({'typer', 'rich', 'logging'} & {*sys.modules})"
+    environment = {**os.environ, "ATTRBENCH_LOAD_PLUGINS": ""}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
+    assert done.stdout.splitlines()[-1] == "set()"
+
+
+@pytest.mark.parametrize("wrong", [["list", "nothing"], ["list", "methods", "tasks"], ["list", "--optoins"]])
+def test_a_listing_that_there_is_not_is_wrong_usage(attrbench, wrong):
+    assert attrbench(*wrong).code == 2
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_says_of_each_command_what_the_command_says_of_itself(name):
+    place, summary = COMMANDS[name]
+    module, _, attribute = place.partition(":")
+    command = getattr(importlib.import_module(f"attrbench.cli.{module}"), attribute)
+    text = command.info.help if isinstance(command, typer.Typer) else inspect.getdoc(command)
+    assert text.startswith(summary.removesuffix("."))

@@ -9,7 +9,8 @@ from PIL import Image
 
 from attrbench.errors import Interrupted
 from attrbench_tasks.datasets import mixture_writer as mixture_writing
-from attrbench_tasks.datasets.mixture import Mixture, MixtureOptions, plan
+from attrbench_tasks.datasets.mixture import Mixture
+from attrbench_tasks.datasets.mixture_entries import MixtureOptions, mixture_entries
 from attrbench_tasks.dmin_paper import constants as paper
 from tests.tasks.captioned import write_images
 
@@ -171,7 +172,7 @@ def test_an_unknown_preparation_is_named(attrbench, tmp_path):
 
 
 def test_at_the_papers_size_there_are_as_many_training_items_as_it_says():
-    entries = plan({"all": 11_057}, MixtureOptions())  # the size that leads to 11,610 with 5% more
+    entries = mixture_entries({"all": 11_057}, MixtureOptions())  # the size that leads to 11,610 with 5% more
     assert len(entries) == 11_610
     assert sum(entry.split == "train" for entry in entries) == paper.TRAIN_ITEMS
 

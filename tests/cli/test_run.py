@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from attrbench.contracts.record import Record, read_records
+from attrbench.store.checksums import seal_path
 from tests.cli.conftest import SMALL
 
 TIMES = {"created", "latency", "peak_memory_bytes"}
@@ -125,7 +126,7 @@ def test_a_truncated_shard_is_named_and_computed_again(attrbench, tmp_path, cach
 def test_a_complete_cache_is_enough_when_it_cannot_be_written_to(attrbench, tmp_path, monkeypatch):
     arguments = ("run", "-m", "dmin:v=256,timesteps=1", *SMALL, "--cache", tmp_path / "cache")
     attrbench(*arguments, "--out", tmp_path / "a")
-    monkeypatch.setattr("attrbench.store.shards.write_atomically", _read_only)
+    monkeypatch.setattr("attrbench.store.checksums.write_atomically", _read_only)
     assert attrbench(*arguments, "--out", tmp_path / "b").code == 0
     done = attrbench("run", "-m", "dmin:v=512,timesteps=1", *arguments[3:], "--out", tmp_path / "c")
     assert done.code == 1
@@ -141,16 +142,14 @@ def _read_only(path, data):
 def _start(out: Path, *extra: str) -> subprocess.Popen:
     command = [sys.executable, "-c", "from attrbench.cli.app import main; main()", "run"]
     command += ["-m", "dmin:v=256", "-m", "grad-dot", "-t", "digits-mini:queries_per_group=1"]
-    command += ["--limit-train", "512", "--out", str(out), *extra]
+    command += ["--limit-train", "512", "--out", str(out), "--cache", str(out / "cache"), *extra]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
 
 
 def _wait_for_shards(process: subprocess.Popen, folder: Path, count: int) -> list[Path]:
     while process.poll() is None:
-        done = [
-            path for path in (folder / "features").rglob("items-*.json") if path.with_suffix(".safetensors").exists()
-        ]
+        done = [path for path in (folder / "features").rglob("items-*.safetensors") if seal_path(path).exists()]
         train = [path for path in done if int(path.stem.split("-")[2]) - int(path.stem.split("-")[1]) == 64]
         if len(train) >= count:
             return train

@@ -168,7 +168,7 @@ def test_there_is_no_recipe_to_train_it(own, attrbench):
 def test_a_model_that_takes_prompts_needs_captions(own, tmp_path):
     picture(tmp_path / "bare" / "a.png")
     task = opened(own(train={"path": "bare"}), tmp_path)
-    task.denoiser.takes_prompts = True
+    task.model_description.outline.takes_prompts = True
     with pytest.raises(AttrbenchError, match="has no captions, and the model takes prompts"):
         _ = task.train
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from attrbench.contracts.feature import FeatureRequest
+from attrbench.contracts.ground_truth import GroundTruth, OpenGroundTruth
 from attrbench.contracts.method import ExhaustiveScorer, Method, StateSize
 from attrbench.contracts.options import Options
 from attrbench.contracts.record import TUNING_RUNS, Record, read_records
@@ -39,7 +40,6 @@ class TaskOptions(Options):
 
 class Open(OpenTask):
     denoiser = None
-    counterfactual = None
 
     def __init__(self, lies_at):
         self._lies_at = lies_at
@@ -75,23 +75,32 @@ class Lying2(Lying):
     meta = meta("lying2-mini")
 
 
-class Trains:
-    """A counterfactual that must not be measured."""
+class Trains(OpenGroundTruth):
+    """A ground truth that must not be measured."""
 
     depth = 5
     summary = "trains for hours"
 
+    def measure(self, outcome, seed, stage):
+        raise AssertionError
+
+
+class OfTuningQueries(GroundTruth[Options]):
+    """It applies to the tuning queries of one task."""
+
+    name = "of-tuning-queries"
+    summary = "trains for hours"
+    Options = Options
+
+    def open(self, setting):
+        asked = setting.task.meta.name == "retrained-mini" and setting.task.options.query_set == "tuning"
+        return Trains() if asked else None
+
 
 class Retrained(Lying):
-    """Its tuning queries have a counterfactual."""
+    """Its tuning queries have a ground truth."""
 
     meta = meta("retrained-mini")
-
-    def open(self, workspace):
-        opened = super().open(workspace)
-        if self.options.query_set == "tuning":
-            opened.counterfactual = Trains()
-        return opened
 
 
 class Untuned(Lying):
@@ -114,12 +123,12 @@ class Place(Method[PlaceOptions]):
     Options = PlaceOptions
 
     def features(self):
-        return FeatureRequest(Images(), Images())
+        return FeatureRequest.both(Images())
 
     def fit(self, train, context):
         if self.options.place > 1:
             raise AttrbenchError("there is no such place")
-        return PlaceScorer(train.images, self.options.place)
+        return PlaceScorer(train[Images()], self.options.place)
 
 
 class PlaceScorer(ExhaustiveScorer):
@@ -127,7 +136,7 @@ class PlaceScorer(ExhaustiveScorer):
         self._images, self._place = images, place
 
     def scores(self, query):
-        mine, theirs = (pixels[:, self._place, 0, 0] for pixels in (query.images, self._images))
+        mine, theirs = (pixels[:, self._place, 0, 0] for pixels in (query[Images()], self._images))
         return (mine[:, None] == theirs[None]).astype("f4")
 
     def size(self):
@@ -140,6 +149,9 @@ def tune(monkeypatch, attrbench, tmp_path):
     tasks = (Lying, Lying2, Retrained, Untuned)
     plugin.register_tasks = hookimpl(lambda register: [register(task) for task in tasks], specname="register_tasks")
     plugin.register_methods = hookimpl(lambda register: register(Place), specname="register_methods")
+    plugin.register_ground_truths = hookimpl(
+        lambda register: register(OfTuningQueries), specname="register_ground_truths"
+    )
     registry = load_registry()
     registry.load(Plugin("lying", "attrbench-tests", "1"), lambda: plugin)
     monkeypatch.setattr("attrbench.plugins.registry.registry", lambda: registry)

@@ -14,9 +14,10 @@ from attrbench.data import image_cache as kept
 from attrbench.data.open_dataset import load_items
 from attrbench.data.pixels import to_pixels
 from attrbench.errors import AttrbenchError
+from attrbench.store import artifacts
 from attrbench.store.cache_index import take_inventory
-from attrbench.store.garbage import DAY, sweep
-from attrbench.store.locks import Claims
+from attrbench.store.checksums import seal_path
+from attrbench.store.garbage import DAY, find_garbage
 from tests.data.making import captioned, metadata_csv, picture
 from tests.data.test_pixels import bomb
 
@@ -101,7 +102,7 @@ def test_a_damaged_file_is_decoded_again(folder, cache, decoded, harm):
     (path,) = (cache / "images").glob("*.bin")
     data = bytearray(path.read_bytes())
     if harm == "unseal":
-        path.with_suffix(".json").unlink()
+        seal_path(path).unlink()
     else:
         data[7] ^= 1
         path.write_bytes(data if harm == "flip" else data[:-1])
@@ -189,7 +190,8 @@ def test_a_cache_that_cannot_be_written_to_is_one_line(folder, tmp_path):
 
 def test_the_inventory_knows_them(folder, cache):
     load(folder, cache)
-    (piece,) = take_inventory(cache).images
+    (piece,) = take_inventory(cache).pieces
+    assert piece.seal.kind == "decoded images"
     assert piece.fault(whole=True) is None
     piece.path.write_bytes(b"\0" * piece.path.stat().st_size)
     assert piece.fault() is None
@@ -197,14 +199,15 @@ def test_the_inventory_knows_them(folder, cache):
 
 
 def test_what_another_process_decodes_meanwhile_is_taken(folder, cache, decoded, monkeypatch):
-    class Waiting(Claims):
-        @contextmanager
-        def claim(self, piece, wait):
-            monkeypatch.setattr(kept, "Claims", Claims)
-            load(folder, cache)  # by the process that was first
-            yield True
+    lock = artifacts.lock
 
-    monkeypatch.setattr(kept, "Claims", Waiting)
+    @contextmanager
+    def waiting(path, wait):
+        monkeypatch.setattr(artifacts, "lock", lock)
+        load(folder, cache)  # by the process that was first
+        yield True
+
+    monkeypatch.setattr(artifacts, "lock", waiting)
     load(folder, cache)
     assert len(decoded) == 5
 
@@ -214,13 +217,13 @@ def test_unused_ones_may_go_and_used_ones_stay(folder, cache):
     (path,) = (cache / "images").glob("*.bin")
 
     def going():
-        for file in (path, path.with_suffix(".json")):
+        for file in (path, seal_path(path)):
             os.utime(file, (1, 1))
-        return [removal.path for removal in sweep(take_inventory(cache), 0, older_than=10 * DAY).ready]
+        return [removal.path for removal in find_garbage(take_inventory(cache), 0, older_than=10 * DAY).ready]
 
     assert path in going()
     load(folder, cache)
-    assert path not in [removal.path for removal in sweep(take_inventory(cache), 0, older_than=10 * DAY).ready]
+    assert path not in [removal.path for removal in find_garbage(take_inventory(cache), 0, older_than=10 * DAY).ready]
 
 
 def test_16_bit_gray_palette_and_rgba_files_lie_beside_each_other(tmp_path, cache):

@@ -19,7 +19,7 @@ from attrbench.gradients.gram_pass import GramPass
 from attrbench.gradients.samples import NoisySamples, Split
 from attrbench.gradients.version import ENGINE_VERSION
 from attrbench.store.cache_index import take_inventory
-from attrbench.store.garbage import sweep
+from attrbench.store.garbage import find_garbage
 from tests.methods.in_memory import (
     Small,
     SmallRun,
@@ -97,18 +97,22 @@ def test_the_exact_kernel_is_where_long_sketches_lead(opened, tmp_path, spec):
     assert 0 < np.abs(mine - long).max() < 0.2 * scale
 
 
+def sums(folder):
+    """What is kept of unfinished matrices."""
+    groups = [group for group in take_inventory(folder / "cache").groups if group.told[0] == "sums of a Gram matrix"]
+    return [piece for group in groups for piece in group.pieces]
+
+
 def test_no_gradient_lies_in_the_cache_and_what_does_is_told(opened, tmp_path):
     scores_by_run(opened, tmp_path, f"trak:{OPTIONS}")
     found = take_inventory(tmp_path / "cache")
-    words = sorted(feature.words for feature in found.features)
-    assert words == [
-        "Gram matrix, T=2 uniform, noise=per-item",
-        "products of whole gradients with the training items', T=2 uniform, noise=per-item",
+    assert sorted(feature.told for feature in found.groups) == [
+        ("Gram matrix", "T=2 uniform, noise=per-item"),
+        ("products of whole gradients", "T=2 uniform, noise=per-item"),
     ]
-    assert {feature.dtype for feature in found.features} == {"float64"}
-    kept = sum(feature.bytes for feature in found.features)
+    kept = sum(feature.bytes for feature in found.groups)
     assert 8 * COUNT * (COUNT + QUERIES) < kept < 8 * COUNT * (COUNT + QUERIES) + 4096
-    assert not found.sums
+    assert not sums(tmp_path)
 
 
 def test_one_matrix_serves_all_dampings_methods_and_kinds_of_queries(opened, tmp_path):
@@ -184,7 +188,7 @@ def test_a_run_that_was_cut_off_goes_on_behind_its_last_sweep(opened, tmp_path, 
     monkeypatch.setattr(GramPass, "_means", cut_off)
     with pytest.raises(KeyboardInterrupt):
         scores_by_run(opened, tmp_path, spec)
-    assert swept and len(take_inventory(tmp_path / "cache").sums) == 1
+    assert swept and len(sums(tmp_path)) == 1
     done = {name for names in swept for name in names}
     monkeypatch.setattr(
         GramPass,
@@ -195,41 +199,43 @@ def test_a_run_that_was_cut_off_goes_on_behind_its_last_sweep(opened, tmp_path, 
     (found,) = scores_by_run(opened, tmp_path, spec)
     assert swept and not done & {name for names in swept for name in names}
     np.testing.assert_allclose(found, expected, rtol=1e-6)
-    assert not take_inventory(tmp_path / "cache").sums
+    assert not sums(tmp_path)
 
 
 @pytest.mark.usefixtures("stretches")
 def test_sums_that_cannot_be_kept_leave_those_of_the_sweep_before(opened, tmp_path, monkeypatch):
     spec, written = f"das:{OPTIONS}", []  # whose norms take a sweep of their own
 
-    def full(path, data, write=grams.write_sealed):
-        written.append(path)
+    def full(part, arrays, write=grams.write_arrays):
+        written.append(part)
         if len(written) == 2:
             raise OSError(28, "No space left on device")
-        write(path, data)
+        write(part, arrays)
 
-    monkeypatch.setattr(grams, "write_sealed", full)
+    monkeypatch.setattr(grams, "write_arrays", full)
     with pytest.raises(AttrbenchError, match="No space left on device; free room there"):
         scores_by_run(opened, tmp_path, spec)
-    (kept,) = take_inventory(tmp_path / "cache").sums
-    assert kept.path == written[0]
+    (kept,) = sums(tmp_path)
+    assert written[0].name.startswith(kept.path.name)
     monkeypatch.setattr(GramPass, "_measure", lambda *_: pytest.fail("the norms are known"))
     (found,) = scores_by_run(opened, tmp_path, spec)
-    assert np.isfinite(found).all() and not take_inventory(tmp_path / "cache").sums
+    assert np.isfinite(found).all() and not sums(tmp_path)
 
 
 @pytest.mark.usefixtures("stretches")
 def test_damaged_sums_are_begun_anew_and_unused_ones_can_be_removed(opened, tmp_path, monkeypatch):
     spec = f"trak:{OPTIONS}"
     (expected,) = scores_by_run(opened, tmp_path / "whole", spec)
-    write = grams.write_sealed
-    monkeypatch.setattr(grams, "write_sealed", lambda path, data: write(path, data) or pytest.fail("cut off"))
+    write = grams._Kept.write
+    monkeypatch.setattr(grams._Kept, "write", lambda kept, sums: write(kept, sums) or pytest.fail("cut off"))
     with pytest.raises(pytest.fail.Exception):
         scores_by_run(opened, tmp_path, spec)
-    monkeypatch.setattr(grams, "write_sealed", write)
+    monkeypatch.setattr(grams._Kept, "write", write)
     found = take_inventory(tmp_path / "cache")
-    (kept,) = found.sums
-    assert [r.path for r in sweep(found, ENGINE_VERSION, older_than=0.0).waiting if r.path == kept.path] == [kept.path]
+    (kept,) = sums(tmp_path)
+    assert [r.path for r in find_garbage(found, ENGINE_VERSION, older_than=0.0).waiting if r.path == kept.path] == [
+        kept.path
+    ]
     kept.path.write_bytes(kept.path.read_bytes()[:-8])
     (again,) = scores_by_run(opened, tmp_path, spec)
     np.testing.assert_array_equal(again, expected)

@@ -1,3 +1,6 @@
+import sys
+from pathlib import Path
+
 import torch
 
 from attrbench.evaluation import memory
@@ -13,3 +16,13 @@ def test_only_small_networks_keep_freed_memory(monkeypatch):
     monkeypatch.setattr(memory, "SMALL", 23)
     memory.keep_freed_memory(large)
     assert len(asked) == 1
+
+
+def test_peaks_need_no_module_that_windows_lacks(monkeypatch):
+    monkeypatch.setitem(sys.modules, "resource", None)
+
+    def missing(path):
+        raise FileNotFoundError(path)
+
+    monkeypatch.setattr(Path, "read_text", missing)
+    assert memory.Peaks.now(torch.device("cpu")).resident > 10_000_000

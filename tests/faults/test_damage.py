@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from attrbench.gradients.batching import LARGEST, BatchSize
+from attrbench.store.checksums import SEAL, seal_path
 from attrbench.store.shards import FeatureStore, Timing, Unit, map_safetensors
 from tests.cli.conftest import SMALL
 from tests.faults.conftest import results_of, stamps
@@ -112,11 +113,11 @@ def test_a_damaged_shard_is_named_and_alone_computed_again(cache, damage):
 
 @pytest.mark.parametrize("damage", [flip_checksum, flip_structure, promise_other_bytes, empty, garbage])
 def test_a_shard_with_a_damaged_sidecar_is_named_and_alone_computed_again(cache, damage):
-    _damaged_shard(cache, cache.shard.with_suffix(".json"), damage)
+    _damaged_shard(cache, seal_path(cache.shard), damage)
 
 
 def _damaged_shard(cache: Cache, victim: Path, damage) -> None:
-    shard, about = cache.shard, cache.shard.with_suffix(".json")
+    shard, about = cache.shard, seal_path(cache.shard)
     before, others = shard.read_bytes(), stamps(cache.folder, shard, about)
     rows = {name: array.copy() for name, array in map_safetensors(shard).items()}
     damage(victim)
@@ -135,7 +136,7 @@ def _damaged_shard(cache: Cache, victim: Path, damage) -> None:
 
 @pytest.mark.parametrize("damage", [flip, empty, garbage])
 def test_a_damaged_index_is_named_and_built_again(cache, damage):
-    index, about = cache.index, cache.index.with_suffix(".json")
+    index, about = cache.index, seal_path(cache.index)
     before, others = index.read_bytes(), stamps(cache.folder, index, about)
     damage(index)
     done = cache.run("after")
@@ -148,7 +149,7 @@ def test_a_damaged_index_is_named_and_built_again(cache, damage):
 
 @pytest.mark.parametrize("damage", [flip_checksum, flip_structure, promise_other_bytes, empty, garbage])
 def test_an_index_with_a_damaged_sidecar_is_built_again(cache, damage):
-    index, about = cache.index, cache.index.with_suffix(".json")
+    index, about = cache.index, seal_path(cache.index)
     before = index.read_bytes()
     damage(about)
     done = cache.run("after")
@@ -160,7 +161,7 @@ def test_an_index_with_a_damaged_sidecar_is_built_again(cache, damage):
 
 @pytest.mark.parametrize("damage", [flip_structure, empty, garbage])
 def test_an_index_sidecar_that_cannot_be_read_is_named(cache, damage):
-    damage(cache.index.with_suffix(".json"))
+    damage(seal_path(cache.index))
     assert str(cache.index) in cache.run("after").err
 
 
@@ -189,7 +190,7 @@ def test_a_garbage_batch_size_memo_is_ignored(cache, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(GradientPass, "_outputs", one_failure)
         assert cache.run("halved").code == 0
-    (memo,) = (cache.folder / "batch-sizes").iterdir()
+    (memo,) = (path for path in (cache.folder / "batch-sizes").iterdir() if not path.name.endswith(SEAL))
     assert json.loads(memo.read_bytes())["batch_size"] < LARGEST["cpu"]
     garbage(memo)
     cache.forget()
@@ -210,20 +211,14 @@ def test_a_garbage_batch_size_memo_is_ignored(cache, monkeypatch):
         b'{"batch_size": NaN}',
         b'{"batch_size": Infinity}',
         b'{"batch_size": 1e999}',
+        b'{"batch_size": 3}',
     ],
 )
-def test_a_memo_that_says_no_size_leaves_the_size_to_be_found(tmp_path, text):
+def test_a_memo_without_a_seal_leaves_the_size_to_be_found(tmp_path, text):
     memo = tmp_path / "memo.json"
     memo.write_bytes(text)
     size = BatchSize(None, torch.device("cpu"), memo).get(lambda: 1)
     assert size == min(LARGEST["cpu"], psutil.virtual_memory().available)
-
-
-@pytest.mark.parametrize("text", [b'{"batch_size": 0}', b'{"batch_size": -5}'])
-def test_a_memo_of_no_positive_size_means_one(tmp_path, text):
-    memo = tmp_path / "memo.json"
-    memo.write_bytes(text)
-    assert BatchSize(None, torch.device("cpu"), memo).get(lambda: 1) == 1
 
 
 def test_no_flipped_byte_of_a_sidecar_changes_what_it_says(tmp_path):
@@ -231,7 +226,7 @@ def test_no_flipped_byte_of_a_sidecar_changes_what_it_says(tmp_path):
     unit, description = Unit(0, 2), {"feature": "rows"}
     store = FeatureStore(tmp_path, description)
     store.write(unit, {"rows": np.ones((2, 1, 4), "f4")}, Timing([0.25, 0.5], 2, [(1, 999)], 0.125))
-    said, path = store.sidecar(unit), store.path(unit).with_suffix(".json")
+    said, path = store.sidecar(unit), seal_path(store.path(unit))
     whole, unnoticed = path.read_bytes(), []
     for position in range(len(whole)):
         for mask in (0x01, 0x10):

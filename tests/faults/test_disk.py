@@ -18,6 +18,7 @@ import pytest
 
 from attrbench.errors import AttrbenchError
 from attrbench.evaluation.plan import Plan
+from attrbench.store.checksums import seal_path
 from attrbench.store.shards import FeatureStore, Timing, Unit
 from tests.faults.conftest import results_of, stamps
 
@@ -63,10 +64,10 @@ def parts(folder: Path) -> list[Path]:
 
 
 def halves(folder: Path) -> list[Path]:
-    """Shards and sidecars that lack the other."""
-    found = [path for path in folder.rglob("items-*") if ".part" not in path.name]
-    other = {".json": ".safetensors", ".safetensors": ".json"}
-    return [path for path in found if not path.with_suffix(other[path.suffix]).exists()]
+    """Shards and seals that lack the other."""
+    found = {path for path in folder.rglob("items-*") if ".part" not in path.name}
+    whole = {path for path in found if seal_path(path) in found}
+    return sorted(found - whole - {seal_path(path) for path in whole})
 
 
 def assert_one_line(done, *words: str) -> None:
@@ -127,7 +128,7 @@ def test_a_disk_that_fills_up_stops_the_run_and_with_more_room_the_same_command_
     assert parts(disk) == []
     assert halves(disk) == []
     finished = stamps(cache)
-    assert len(finished) == 2 * (SHARDS - 1) + 2
+    assert len(finished) == 2 * (SHARDS - 1) + 1
     assert not list((tmp_path / "out").rglob("*.json"))
     assert_one_line(attrbench(*arguments), str(cache))  # nothing has changed, so the check refuses it now
     enlarge()
@@ -135,7 +136,7 @@ def test_a_disk_that_fills_up_stops_the_run_and_with_more_room_the_same_command_
     assert done.code == 0
     assert "1 of 4 shards to compute" in done.err
     after = stamps(cache)
-    assert len(after) == 2 * SHARDS + 2
+    assert len(after) == 2 * SHARDS + 1
     assert {path: after[path] for path in finished} == finished
     assert results_of(tmp_path / "out") == undisturbed
 
@@ -153,7 +154,7 @@ def test_a_write_that_fails_stops_the_run_and_the_same_command_goes_on(
     assert_one_line(done, "No space left on device", str(tmp_path), flag)
     assert parts(tmp_path) == []
     finished = stamps(cache, *halves(cache))
-    assert len(finished) == 2 + 2 * ((synced - 2) // 2)
+    assert len(finished) == 1 + 2 * ((synced - 2) // 2)
     assert attrbench(*arguments).code == 0
     after = stamps(cache)
     assert {path: after[path] for path in finished} == finished
@@ -220,6 +221,6 @@ def test_an_index_that_did_not_fit_is_no_index(attrbench, tmp_path, with_queries
         stopped = attrbench(*arguments, "--out", tmp_path / "stopped")
     after = attrbench(*arguments, "--out", tmp_path / "after")
     assert (stopped.code, after.code) == (1, 0), after.out
-    assert "failed: cannot keep the index" in stopped.out
+    assert "failed: cannot write to the cache" in stopped.out
     assert parts(tmp_path) == []
     assert results_of(tmp_path / "after") == results_of(tmp_path / "before")

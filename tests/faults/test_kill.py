@@ -150,7 +150,7 @@ def stores(root: Path) -> dict[str, tuple[FeatureStore, list[Unit]]]:
     """The stores of a cache as a new process sees them, by folder, with the shards that they must hold."""
     found = {}
     for about in sorted((root / "cache" / "features").glob("*/feature.json")):
-        description = json.loads(about.read_bytes())
+        description = json.loads(about.read_bytes())["description"]
         train = description["split"] == "train"
         store = FeatureStore(root / "cache", description, TRAIN_SHARD if train else QUERY_SHARD)
         assert store.folder == about.parent

@@ -80,7 +80,7 @@ class Ran:
     def arrays(self, split: str, **feature: object) -> dict[str, np.ndarray]:
         """All items of the one store whose feature has these fields."""
         for about in (self.cache / "features").glob("*/feature.json"):
-            description = json.loads(about.read_bytes())
+            description = json.loads(about.read_bytes())["description"]
             fields = description["feature"] | {"kind": description["kind"]}
             if description["split"] == split and feature.items() <= fields.items():
                 blocks = [map_safetensors(path) for path in sorted(about.parent.glob("*.safetensors"))]

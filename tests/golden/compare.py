@@ -2,6 +2,7 @@
 
 Compared exactly: which methods run and whether they fail, shapes, types, images, bytes of storage.
 Compared within `cases.TOLERANCE`: sampled entries and root mean squares of features and scores, and facts.
+Compared within `ROWS` times that: sampled entries of gradient rows.
 Compared except for ties: rankings, which may differ where the scores of the two items are within the tolerance of each
 other, and the rates of a query whose ranking has such a tie. Average precision ranks all items, but a record keeps only
 the top: it is compared within `RANKED_TO_THE_END`.
@@ -20,6 +21,9 @@ from tests.golden.cases import tolerance
 from tests.golden.files import SCORES, Golden, places
 
 RANKED_TO_THE_END = 2e-3
+ROWS = 10
+"""Entries of a row are small differences of large sums: two threads instead of one moved some by 3e-5, measured on ten
+methods of digits-mini-slice, whose scores all stayed within 1e-5."""
 RESIDUAL = 1e-3
 """Relative tolerance of a residual, the small difference of large numbers."""
 BASIS = ("/inputs", "/outputs", "/ekfac")
@@ -89,7 +93,8 @@ def _of_feature(
     if not np.isclose(new["rms"], old["rms"], rtol=within, atol=0):
         yield f"root mean square {new['rms']:.8g}, recorded {old['rms']:.8g}"
     if not (name.startswith("factors/") and name.endswith(BASIS)):
-        yield from off(golden.numbers(old), now.numbers(new), old["rms"], within)
+        allowed = ROWS * within if name.endswith("rows") else within
+        yield from off(golden.numbers(old), now.numbers(new), old["rms"], allowed)
 
 
 def off(old: np.ndarray, new: np.ndarray, scale: float | np.ndarray, within: float) -> list[str]:

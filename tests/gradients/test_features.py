@@ -135,6 +135,7 @@ def measured_error(exact, stored):
 # --- one pass, many features
 
 
+@pytest.mark.slow
 def test_features_of_one_pass_equal_each_alone(compute):
     features = [
         rows_feature(64),

@@ -119,6 +119,7 @@ def test_permutation_is_unbiased_with_the_variance_of_the_specification(kind, v)
 
 @pytest.mark.parametrize("kind", ["correlated", "same"])
 @pytest.mark.parametrize("form", DENSE)
+@pytest.mark.slow
 def test_dense_projections_are_unbiased_with_the_variance_of_their_entries(form, kind):
     x, y = pair(kind)
     v = 50
@@ -137,6 +138,7 @@ def test_rademacher_loses_nothing_of_a_single_coordinate_and_gaussian_does():
     assert float(sketches("gaussian", one, 50).square().sum()) != pytest.approx(4, rel=1e-3)
 
 
+@pytest.mark.slow
 def test_all_forms_give_the_same_inner_products_in_expectation():
     x, y = pair("correlated")
     for form in FORMS:

@@ -77,12 +77,14 @@ def comb_trials():
     return try_seeds(combs(), [CHUNK, 2 * CHUNK])
 
 
+@pytest.mark.slow
 def test_inner_products_are_unbiased(trials):
     for name, (x, y, products) in trials[1].items():
         error = float(products.mean() - x @ y)
         assert abs(error) < 4 * float(products.std()) / math.sqrt(SEEDS) + 1e-3, name
 
 
+@pytest.mark.slow
 def test_spread_on_gaussian_vectors_is_that_of_a_random_permutation(trials):
     v, found = trials
     for name in ("gaussian", "correlated", "same"):
@@ -90,6 +92,7 @@ def test_spread_on_gaussian_vectors_is_that_of_a_random_permutation(trials):
         assert 0.85 < float(products.std()) / predicted_sd(x, y, v) < 1.15, name
 
 
+@pytest.mark.slow
 def test_spread_does_not_suffer_where_the_mass_lies_in_one_run(trials):
     v, found = trials
     x, y, products = found["one run"]
@@ -98,6 +101,7 @@ def test_spread_does_not_suffer_where_the_mass_lies_in_one_run(trials):
 
 @pytest.mark.parametrize("v", [CHUNK, 2 * CHUNK])
 @pytest.mark.parametrize("stride", [1536, 4096])
+@pytest.mark.slow
 def test_mass_at_a_constant_stride_is_unbiased_and_its_spread_does_not_suffer(comb_trials, v, stride):
     for name in (f"stride {stride}", f"constant stride {stride}"):
         x, y, products = comb_trials[v][name]
@@ -105,11 +109,13 @@ def test_mass_at_a_constant_stride_is_unbiased_and_its_spread_does_not_suffer(co
         assert float(products.std()) < 1.3 * predicted_sd(x, y, v), name
 
 
+@pytest.mark.slow
 def test_spread_does_not_suffer_where_the_mass_lies_in_every_other_chunk(comb_trials):
     x, y, products = comb_trials[2 * CHUNK]["every other chunk"]
     assert float(products.std()) < 1.2 * predicted_sd(x, y, 2 * CHUNK)
 
 
+@pytest.mark.slow
 def test_variance_hardly_grows_where_chunks_are_equal(trials):
     """The sketch's worst case: equal chunks of equal signs and shift meet coordinate by coordinate, under one sign."""
     v, found = trials

@@ -116,16 +116,19 @@ def assert_unbiased(named, products):
 
 
 @pytest.mark.parametrize("v", LENGTHS)
+@pytest.mark.slow
 def test_inner_products_are_unbiased(trials, v):
     assert_unbiased(trials[0], trials[1][v])
 
 
 @pytest.mark.parametrize("v", SMALL_LENGTHS)
+@pytest.mark.slow
 def test_inner_products_are_unbiased_where_all_blocks_are_alike(small_trials, v):
     assert_unbiased(small_trials[0], small_trials[1][v])
 
 
 @pytest.mark.parametrize("v", LENGTHS)
+@pytest.mark.slow
 def test_spread_is_that_of_a_random_permutation(trials, v):
     """For Gaussian, heavy-tailed and low-rank vectors whose period is that of chunks, not of blocks."""
     most = 1.1 if v < BLOCK else 1.15  # blocks of v that meet as a whole add up to 3 % to low-rank vectors
@@ -134,6 +137,7 @@ def test_spread_is_that_of_a_random_permutation(trials, v):
 
 
 @pytest.mark.parametrize("v", SMALL_LENGTHS)
+@pytest.mark.slow
 def test_variance_is_at_most_the_sum_of_both_stages_where_all_blocks_are_alike(small_trials, v):
     """The worst case: blocks (of max(512, v)) that meet at one shift meet coordinate by coordinate, under one sign."""
     for name, (x, y) in small_trials[0].items():
@@ -142,6 +146,7 @@ def test_variance_is_at_most_the_sum_of_both_stages_where_all_blocks_are_alike(s
         assert variance > 0.8 * (1 / v - 1 / SMALL_P), name
 
 
+@pytest.mark.slow
 def test_spread_of_a_sketch_much_shorter_than_a_block_does_not_suffer_where_all_blocks_are_alike(small_trials):
     named, products = small_trials
     x, y = named[f"low rank {SMALL_BLOCK}"]

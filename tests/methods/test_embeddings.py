@@ -21,6 +21,7 @@ from attrbench.errors import AttrbenchError, Unavailable, UsageError
 from attrbench.features.images import Images
 from attrbench.models.families.ddpm import DDPMDenoiser
 from attrbench.store.cache_index import take_inventory
+from attrbench.store.checksums import seal_path
 from attrbench_methods.similarity import image_embeddings as embeddings
 from attrbench_methods.similarity.clip import CLIP, CLIPOptions
 from attrbench_methods.similarity.embedding import LITE0, Embedding, EmbeddingOptions
@@ -213,22 +214,22 @@ def test_other_images_and_other_encoders_have_files_of_their_own(tmp_path):
     for changed in ({"key": "others"}, {"weights": "others"}):
         _, seen = fitted(tmp_path, **changed)
         assert sum(seen) == COUNT
-    assert len(list(tmp_path.glob("*.bin"))) == 3
+    assert len(list(tmp_path.glob("*.safetensors"))) == 3
 
 
 @pytest.mark.parametrize("damage", ["cut", "flipped", "no seal", "other seal"])
 def test_damaged_embeddings_are_computed_again(tmp_path, damage, caplog):
     fitted(tmp_path)
-    (file,) = tmp_path.glob("*.bin")
+    (file,) = tmp_path.glob("*.safetensors")
     whole = file.read_bytes()
     if damage == "cut":
         file.write_bytes(whole[:-8])
     elif damage == "flipped":
         file.write_bytes(whole[:-8] + bytes(8))
     elif damage == "no seal":
-        file.with_suffix(".json").unlink()
+        seal_path(file).unlink()
     else:
-        file.with_suffix(".json").write_text("{}")
+        seal_path(file).write_text("{}")
     again, seen = fitted(tmp_path)
     assert sum(seen) == COUNT
     assert file.read_bytes() == whole
@@ -236,9 +237,10 @@ def test_damaged_embeddings_are_computed_again(tmp_path, damage, caplog):
     assert again.build_seconds() == 0
 
 
-def test_kept_embeddings_are_listed_and_checked_like_indexes(tmp_path):
+def test_kept_embeddings_are_listed_and_checked(tmp_path):
     fitted(tmp_path / "methods" / "embedding")
-    (piece,) = take_inventory(tmp_path).indexes
+    (piece,) = take_inventory(tmp_path).pieces
+    assert piece.seal.kind == "embeddings"
     assert piece.fault(whole=True) is None
 
 

@@ -12,7 +12,7 @@ from attrbench.features.views import TrainProducts
 from attrbench.gradients.curvature import kronecker
 from attrbench.gradients.curvature.kronecker import FactorOptions, kronecker_factors
 from attrbench.gradients.samples import NoisySamples, Split
-from attrbench.store.checksums import IndexSeal
+from attrbench.store.checksums import Seal, seal_path
 from attrbench_methods.kernel.trak import TRAK, RidgeOptions
 from attrbench_methods.second_order.ekfac import EKFAC, KFAC, KroneckerOptions
 from tests.methods.in_memory import (
@@ -200,9 +200,9 @@ def test_factors_on_disk_are_used_again_and_give_the_same(opened, tmp_path, kind
     first, again = (method(kind).transform(asked, workplace(opened, tmp_path)) for _ in range(2))
     assert len(builds) == 1
     assert torch.equal(first.gradients, again.gradients)
-    (file,) = tmp_path.rglob("*.bin")
+    (file,) = tmp_path.rglob("*.safetensors")
     assert file.stat().st_size == first.state_bytes == again.state_bytes
-    building = IndexSeal.read(file).seconds
+    building = Seal.read(seal_path(file)).seconds
     assert min(first.state_seconds, again.state_seconds) >= building > 0  # what it took then is counted on
     assert first.facts == again.facts == {"modules": 2, "draws": 64}
 
@@ -250,7 +250,7 @@ def test_other_items_weights_sources_and_limits_have_factors_of_their_own(opened
 def test_damaged_factors_are_estimated_again(opened, tmp_path, builds, damage):
     asked = mean_gradients(opened, "query").float()[None]
     first = method(EKFAC).transform(asked, workplace(opened, tmp_path))
-    (file,) = tmp_path.rglob("*.bin")
+    (file,) = tmp_path.rglob("*.safetensors")
     file.write_bytes(damage(file.read_bytes()))
     again = method(EKFAC).transform(asked, workplace(opened, tmp_path))
     assert len(builds) == 2

@@ -1,12 +1,16 @@
-"""The linear datamodeling score (methods-spec A2, T12 and worked example I.8)."""
+"""The linear datamodeling score, its ceiling and its interval, on worlds in which they are known."""
+
+import math
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import spearmanr
 
 from attrbench.errors import AttrbenchError
-from attrbench.metrics.lds import linear_datamodeling_score
+from attrbench.ground_truth.subsets import draw_subset, membership
+from attrbench.metrics.lds import linear_datamodeling_score, mean_score, noise_ceiling, predictions, rank_correlation
 
 N, M, J = 40, 3, 24
 
@@ -68,3 +72,106 @@ def test_one_subset_is_too_few():
     tau, subsets, losses = linear_world(0)
     with pytest.raises(AttrbenchError, match="at least two subsets"):
         linear_datamodeling_score(tau, subsets[:1], losses[:, :1])
+
+
+def noisy_world(seed, subsets=64, seeds=2, queries=30, noise=1.0, shared=0.0):
+    """Coefficients, subsets, and [J, S, m] losses: a linear world, with noise of training of so many spreads.
+
+    Args:
+        shared: spread of what a subset does to all queries alike, in spreads of the linear part.
+    """
+    rng = np.random.default_rng(seed)
+    tau = rng.normal(size=(queries, N))
+    members = membership([draw_subset(N, number, seed) for number in range(subsets)], N)
+    signal = tau @ members.T
+    spread = math.sqrt(N) / 2  # of a sum over half of N items drawn without replacement, coefficients of spread 1
+    of_subset = shared * spread * rng.normal(size=(subsets, 1, 1))
+    losses = -signal.T[:, None] + of_subset + noise * spread * rng.normal(size=(subsets, seeds, queries))
+    return tau, members, losses
+
+
+def spearman(pearson):
+    """Spearman's correlation of two normal variables."""
+    return 6 / math.pi * math.asin(pearson / 2)
+
+
+@pytest.mark.parametrize(("noise", "seeds"), [(0.5, 2), (1.0, 2), (1.0, 4), (2.0, 3)])
+def test_the_true_coefficients_score_what_theory_says_and_that_is_the_ceiling(noise, seeds):
+    tau, members, losses = noisy_world(0, subsets=128, seeds=seeds, queries=60, noise=noise)
+    theory = spearman(1 / math.sqrt(1 + noise**2 / seeds))
+    score = linear_datamodeling_score(tau, members, losses.mean(axis=1).T).mean()
+    ceiling = noise_ceiling(losses)
+    assert score == pytest.approx(theory, abs=0.03)
+    assert ceiling.corrected == pytest.approx(theory, abs=0.03)
+    assert ceiling.single == pytest.approx(spearman(1 / (1 + noise**2)), abs=0.03)
+    assert ceiling.single < score  # one seed against another understates what can be reached
+
+
+def test_one_training_seed_has_no_ceiling_and_pure_noise_one_near_0():
+    assert noise_ceiling(noisy_world(0, seeds=1)[2]).corrected is None
+    noise = np.random.default_rng(0).normal(size=(64, 3, 200))
+    assert noise_ceiling(noise).corrected < 0.2
+    opposite = np.stack([noise[:, 0], -noise[:, 0]], axis=1)
+    assert noise_ceiling(opposite).corrected == 0
+
+
+def hits(draw, trials=60):
+    """How often the interval of a mean score that is truly 0 holds 0, and one over queries alone."""
+    both = alone = 0
+    for trial in range(trials):
+        scores, members, losses = draw(trial)
+        found = mean_score(predictions(scores, members), losses)
+        both += found.low <= 0 <= found.high
+        per_query = linear_datamodeling_score(scores, members, losses)
+        alone += abs(per_query.mean()) <= 1.96 * per_query.std(ddof=1) / math.sqrt(len(per_query))
+    return both / trials, alone / trials
+
+
+@pytest.mark.parametrize("alike", [False, True])
+def test_the_interval_of_random_scores_holds_0(alike):
+    """Whether each query has its own scores, or all have the same and the subsets move all losses alike."""
+
+    def draw(trial):
+        _, members, losses = noisy_world(trial, subsets=28, shared=2.0 if alike else 0.0)
+        rows = np.random.default_rng(trial + 1000).normal(size=(1 if alike else 30, N))
+        return np.broadcast_to(rows, (30, N)), members, losses.mean(axis=1).T
+
+    both, alone = hits(draw)
+    assert both >= 0.9
+    if alike:
+        assert alone < 0.6  # over queries alone it is far too narrow
+
+
+def test_permuted_ground_truth_scores_0_within_its_interval():
+    def draw(trial):
+        tau, members, losses = noisy_world(trial, subsets=28, noise=0.3)
+        order = np.random.default_rng(trial).permutation(28)
+        return tau, members, losses.mean(axis=1)[order].T
+
+    assert hits(draw, trials=40)[0] >= 0.9
+
+
+def test_the_interval_of_the_truth_excludes_0_and_holds_the_score_of_many_subsets():
+    tau, members, losses = noisy_world(3, subsets=32)
+    found = mean_score(predictions(tau, members), losses.mean(axis=1).T)
+    assert 0 < found.low < found.value < found.high < 1
+    assert found.low < spearman(1 / math.sqrt(1.5)) < found.high
+    assert found.value == pytest.approx(linear_datamodeling_score(tau, members, losses.mean(axis=1).T).mean())
+    assert found.freedom == 31 and 0 < found.subset_error < found.high - found.low
+
+
+def test_too_few_subsets_or_queries_have_a_score_and_no_interval():
+    tau, members, losses = noisy_world(0, subsets=3)
+    found = mean_score(predictions(tau, members), losses.mean(axis=1).T)
+    assert (found.low, found.high, found.subset_error) == (None, None, None) and found.value > 0
+    tau, members, losses = noisy_world(0, queries=1)
+    assert mean_score(predictions(tau, members), losses.mean(axis=1).T).low is None
+
+
+@given(st.integers(0, 100))
+@settings(max_examples=20, deadline=None)
+def test_the_rank_correlation_is_scipys_ties_included(seed):
+
+    rng = np.random.default_rng(seed)
+    a, b = rng.integers(0, 6, size=(2, 4, 15)).astype(float)
+    assert rank_correlation(a, b) == pytest.approx([spearmanr(x, y).statistic for x, y in zip(a, b, strict=True)])

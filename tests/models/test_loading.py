@@ -274,3 +274,59 @@ def test_the_source_alone_brings_no_torch():
 def test_pipelines_of_the_tests_are_as_their_families_are_saved(folders):
     assert pipelines.index_of(folders("sd1"))["_class_name"] == "StableDiffusionPipeline"
     assert pipelines.index_of(folders("sd3"))["_class_name"] == "StableDiffusion3Pipeline"
+
+
+# --- families
+
+
+def registered(monkeypatch, *plugins):
+    """A registry of these (name of the family, import string), each from a plugin of its own."""
+    from attrbench.models import loading
+    from attrbench.plugins.registry import Plugin, Registry
+
+    known = Registry()
+    for number, (name, target) in enumerate(plugins):
+        module = SimpleNamespace(register_model_families=lambda register, n=name, t=target: register(n, "a family", t))
+        known.load(Plugin(f"plugin{number}", f"dist{number}", "1"), lambda module=module: module)
+    monkeypatch.setattr(loading, "registry", lambda: known)
+
+
+DDPM_TARGET = "attrbench.models.families.ddpm:DDPM"
+
+
+def test_a_family_that_cannot_be_imported_is_named_and_stops_no_other(monkeypatch, tiny_folder, tiny_denoiser, caplog):
+    registered(monkeypatch, ("broken", "no_such_package.family:Family"), ("ddpm", DDPM_TARGET))
+    assert load_denoiser(ModelConfig(model=str(tiny_folder)), CPU).fingerprint == tiny_denoiser.fingerprint
+    (record,) = caplog.records
+    assert "model family broken (no_such_package.family:Family) can't be loaded: ModuleNotFoundError" in record.message
+
+
+def test_two_families_that_take_one_pipeline_class_are_both_named(monkeypatch, tiny_folder):
+    registered(monkeypatch, ("ddpm", DDPM_TARGET), ("mine", DDPM_TARGET))
+    error_of(ModelConfig(model=str(tiny_folder)), "DDPMPipeline are taken by the model families ddpm and mine")
+
+
+def test_without_a_family_no_pipeline_is_known(monkeypatch, tiny_folder):
+    registered(monkeypatch)
+    error_of(ModelConfig(model=str(tiny_folder)), "is a DDPMPipeline; .* know none")
+
+
+def test_registering_families_brings_no_torch():
+    code = (
+        "from attrbench.plugins.registry import load_registry; import sys;"
+        "print(load_registry().names('model_family'), sorted({'torch', 'diffusers'} & set(sys.modules)))"
+    )
+    environment = os.environ | {"ATTRBENCH_LOAD_PLUGINS": ""}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
+    assert done.stdout == "['ddpm', 'stable-diffusion', 'stable-diffusion-3'] []\n"
+
+
+@pytest.mark.parametrize("kind", ["sd1", "sd3"])
+def test_the_resolution_of_a_folder_is_that_of_its_pictures(kind, folders, load):
+    from attrbench.models.loading import find_pipeline, own_resolution
+
+    assert own_resolution(*find_pipeline(ModelConfig(model=str(folders(kind))))) == load(kind).image_shape[0]
+
+
+def test_a_family_without_random_weights_says_so(tiny_folder):
+    error_of(ModelConfig(model=str(tiny_folder), weights="random"), "the family ddpm has no weights=random")

@@ -8,26 +8,28 @@ from attrbench.contracts.feature import Engine
 from attrbench.contracts.gradient_source import GradientSource, TimestepGrid
 from attrbench.errors import UsageError
 from attrbench.gradients.gradient_pass import GradientPass, Split
-from attrbench.models import random_weights
+from attrbench.models import latent_family
 from attrbench.models.config import ModelConfig
+from attrbench.models.families.stable_diffusion import SD14, StableDiffusion
+from attrbench.models.families.stable_diffusion3 import SD3_MEDIUM, StableDiffusion3
 from attrbench.models.loading import load_denoiser
-from attrbench.models.random_weights import ARCHITECTURES, SD3_MEDIUM, SD14
+from attrbench.models.random_weights import RandomEncoders
 from attrbench.store.shards import Unit
 
 CPU = torch.device("cpu")
-SD1, SD3 = ARCHITECTURES
+SD1, SD3 = (next(iter(family.architectures)) for family in (StableDiffusion, StableDiffusion3))
 
 
-def parameters_of(architecture):
+def parameters_of(family, architecture):
     import diffusers
 
-    kind = diffusers.SD3Transformer2DModel if architecture.is_sd3 else diffusers.UNet2DConditionModel
+    kind = getattr(diffusers, family.network_class)
     with torch.device("meta"):
         return dict(kind.from_config(dict(architecture.network)).named_parameters())
 
 
 def test_architectures_are_the_real_ones():
-    unet, transformer = parameters_of(SD14), parameters_of(SD3_MEDIUM)
+    unet, transformer = parameters_of(StableDiffusion, SD14), parameters_of(StableDiffusion3, SD3_MEDIUM)
     assert sum(p.numel() for p in unet.values()) == 859_520_964
     assert sum(p.numel() for p in transformer.values()) == 2_028_328_000
     blocks = sum(p.numel() for name, p in transformer.items() if "transformer_blocks" in name)
@@ -78,10 +80,13 @@ def test_everything_is_the_same_every_time(kind, random_of, pictures):
 
 
 def test_conditioning_has_the_real_shapes():
-    for architecture, shapes in ((SD14, {"text": (77, 768)}), (SD3_MEDIUM, {"text": (333, 4096), "pooled": (2048,)})):
-        encoders = random_weights.RandomEncoders(architecture, 64)
-        assert {name: tuple(v.shape[1:]) for name, v in encoders.conditioning(["a"]).items()} == shapes
+    for family, architecture, shapes in (
+        (StableDiffusion(), SD14, {"text": (77, 768)}),
+        (StableDiffusion3(), SD3_MEDIUM, {"text": (333, 4096), "pooled": (2048,)}),
+    ):
         channels = architecture.network["in_channels"]
+        encoders = RandomEncoders(64, 8, channels, family.conditioning_shapes(architecture.network))
+        assert {name: tuple(v.shape[1:]) for name, v in encoders.conditioning(["a"]).items()} == shapes
         assert encoders.latents(np.zeros((1, 64, 64, 3), np.uint8), "model").shape == (1, channels, 8, 8)
 
 
@@ -92,8 +97,8 @@ def test_a_model_without_a_known_architecture_is_named():
 
 def test_the_weights_are_in_memory_once(random_of, monkeypatch):
     seen = []
-    original = random_weights._draw
-    monkeypatch.setattr(random_weights, "_draw", lambda module: (seen.append(module), original(module)))
+    original = latent_family.draw_weights
+    monkeypatch.setattr(latent_family, "draw_weights", lambda module: (seen.append(module), original(module)))
     denoiser = random_of("sd3", dtype="bfloat16")
     assert denoiser.module is seen[0]  # what was drawn is what is used
     assert {p.dtype for p in denoiser.module.parameters()} == {torch.bfloat16}

@@ -33,7 +33,7 @@ def pipeline_of(source):
     """The pipeline as its users load it."""
     import diffusers
 
-    from attrbench.models.encoders import quiet
+    from attrbench.models.quiet import quiet
 
     kind = getattr(diffusers, index_of(pipelines.Path(source.model))["_class_name"])
     missing = {}

@@ -16,6 +16,7 @@ from attrbench.features.views import QueryRows
 from attrbench.search.exact import ExactSearch
 from attrbench.search.faiss_index import FaissSearch
 from attrbench.search.hnsw import HNSWGraph, HNSWSearch
+from attrbench.store.checksums import seal_path
 from attrbench.store.encoding import decode_rows, encode_rows, row_bytes
 from attrbench.store.shards import FeatureStore, Timing, Unit, units
 from attrbench.store.stored_rows import StoredRows
@@ -182,11 +183,11 @@ def test_index_file_that_is_not_whole_is_built_again(rows, query, tmp_path, buil
         data[len(data) // 2] ^= 1
         path.write_bytes(data)
     elif harm == "half a sidecar":
-        path.with_suffix(".json").write_text('{"bytes": 1')
+        seal_path(path).write_text('{"bytes": 1')
     elif harm == "another sidecar":
-        path.with_suffix(".json").write_text("{}")
+        seal_path(path).write_text("{}")
     else:
-        path.with_suffix(".json").unlink()
+        seal_path(path).unlink()
     read = rows.reads
     np.testing.assert_array_equal(build(rows, tmp_path).top(query, 10).ids, whole.ids)
     assert rows.reads == read + 1

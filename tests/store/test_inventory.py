@@ -1,5 +1,6 @@
 """What the cache holds, what of it is not whole, and what may go; the verbs over it are in tests/cli/test_cache.py."""
 
+import json
 import os
 import subprocess
 import sys
@@ -11,12 +12,14 @@ import pytest
 
 from attrbench.contracts.gradient_source import GradientSource, Sketch, TimestepGrid
 from attrbench.errors import AttrbenchError
-from attrbench.features.gradient_products import GradientProducts
 from attrbench.features.gradient_rows import GradientRows
 from attrbench.gradients.version import ENGINE_VERSION
 from attrbench.search.index_files import kept_index
+from attrbench.store.artifacts import Artifact
 from attrbench.store.cache_index import take_inventory
-from attrbench.store.garbage import DAY, IDLE_SECONDS, PART_SECONDS, remove, sweep
+from attrbench.store.checksums import seal_path
+from attrbench.store.fingerprint import fingerprint
+from attrbench.store.garbage import DAY, IDLE_SECONDS, PART_SECONDS, find_garbage, remove
 from attrbench.store.shards import FeatureStore, Timing, Unit
 
 FEATURE = GradientRows(source=GradientSource(grid=TimestepGrid(steps=2)), sketch=Sketch(length=4))
@@ -34,7 +37,9 @@ def describe(feature=FEATURE, **changes):
 
 
 def fill(root, description=None, units=UNITS):
-    store = FeatureStore(root, describe() if description is None else description)
+    store = FeatureStore(
+        root, describe() if description is None else description, summary="sketch v=4, T=2", kind="rows"
+    )
     for unit in units:
         count = unit.last - unit.first
         arrays = {"rows": np.full((count, 2, 4), 0.5, np.float32), "norms": np.ones((count, 2), np.float32)}
@@ -42,10 +47,35 @@ def fill(root, description=None, units=UNITS):
     return store
 
 
-def keep(root, name="hnsw-" + "a" * 20, method="dmin"):
+def keep(root, name="hnsw-" + "a" * 20, method="dmin", summary="of 70 rows"):
     path = root / "methods" / method / f"{name}.bin"
-    kept_index(path, lambda: b"index" * 10, lambda index, file: Path(file).write_bytes(index), lambda file: b"")
+    kept_index(path, summary, lambda: b"index" * 10, lambda index, file: Path(file).write_bytes(index), lambda _: b"")
     return path
+
+
+def keep_folder(root):
+    def build(part):
+        (part / "unet").mkdir(parents=True)
+        (part / "unet" / "weights").write_bytes(b"w" * 100)
+        (part / "index.json").write_bytes(b"{}")
+
+    path = root / "pipelines" / ("f" * 20)
+    return Artifact(path, "assembled pipeline", "of two parts").kept(build, lambda folder, _: folder).value
+
+
+def keep_as_earlier(root):
+    """What version 0.1 left: a feature with one shard, an index and a lock file."""
+    description = {"schema": 3, "task": "digits-mini v1"}
+    folder = root / "features" / fingerprint(description)[:20]
+    (root / "methods" / "dmin").mkdir(parents=True, exist_ok=True)
+    (root / "claims").mkdir(exist_ok=True)
+    folder.mkdir(parents=True)
+    (folder / "feature.json").write_text(json.dumps(description))
+    sidecar = json.dumps({"bytes": 3, "sha256": "0" * 64, "check": "1" * 64, "rows": 64})
+    for path in (folder / "items-00000000-00000064.safetensors", root / "methods" / "dmin" / f"hnsw-{'9' * 20}.bin"):
+        path.write_bytes(b"old")
+        path.with_suffix(".json").write_text(sidecar)
+    return folder
 
 
 def age(seconds, *paths):
@@ -72,9 +102,17 @@ def snapshot(root):
 
 def swept(root, **options):
     """Removes what is ready; paths and reasons."""
-    found = sweep(take_inventory(root), ENGINE_VERSION, **options)
+    found = find_garbage(take_inventory(root), ENGINE_VERSION, **options)
     assert [remove(root, removal) for removal in found.ready] == [None] * len(found.ready)
     return {removal.path: removal.why for removal in found.ready}
+
+
+def features(root):
+    return [group for group in take_inventory(root).groups if group.about]
+
+
+def indexes(root):
+    return [group for group in take_inventory(root).groups if group.told[0] == "index"]
 
 
 def faults(root, whole=True):
@@ -85,50 +123,85 @@ def test_every_byte_is_counted_once(tmp_path):
     fill(tmp_path)
     fill(tmp_path, describe(split="query"))
     keep(tmp_path)
-    for name in ("queries/x.safetensors", "claims/" + "b" * 20, "batch-sizes/y.json", "task-folder/deep/z", "w.part-7"):
+    for name in ("queries/x.safetensors", "batch-sizes/y.json", "task-folder/deep/z", "w.part-7", "v.part-8/deep/x"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(b"12345")
+    keep_folder(tmp_path)
+    keep_as_earlier(tmp_path)
     found = take_inventory(tmp_path)
-    assert (len(found.features), len(found.indexes), len(found.rest)) == (2, 1, 5)
+    assert (len(found.groups), len(found.rest), len(found.earlier)) == (4, 5, 2)
     assert found.bytes == sum(path.stat().st_size for path in tmp_path.rglob("*") if path.is_file())
 
 
 def test_items_of_shards_that_overlap_count_once(tmp_path):
     fill(tmp_path, units=(Unit(0, 64), Unit(64, 70), Unit(64, 128), Unit(192, 200)))
-    (feature,) = take_inventory(tmp_path).features
+    (feature,) = features(tmp_path)
     assert feature.items == 128 + 8
     assert len(feature.done) == 4
 
 
-@pytest.mark.parametrize(
-    ("feature", "words", "dtype"),
-    [
-        (FEATURE, "sketch v=4, T=2", "float32"),
-        (FEATURE.model_copy(update={"dtype": "int8", "timesteps": "mean"}), "sketch v=4, T=2, timesteps=mean", "int8"),
-        (
-            GradientRows(
-                source=GradientSource(grid=TimestepGrid(kind="uniform"), noise="per-item"),
-                sketch=Sketch(length=8, form="gaussian"),
-            ),
-            "sketch v=8, form=gaussian, T=5 uniform, noise=per-item",
-            "float32",
-        ),
-        (GradientRows(source=GradientSource(), sketch=None), "whole rows, T=5", "float32"),
-        (GradientProducts(source=GradientSource()), "inner products with the queries, T=5", "float32"),
-    ],
-)
-def test_a_feature_is_told_in_words(tmp_path, feature, words, dtype):
-    fill(tmp_path, describe(feature))
-    (stored,) = take_inventory(tmp_path).features
-    assert (stored.words, stored.dtype) == (words, dtype)
+def test_a_feature_is_told_by_what_its_files_say(tmp_path):
+    fill(tmp_path)
+    (feature,) = features(tmp_path)
+    assert feature.told == ("rows", "sketch v=4, T=2")
+    assert feature.of == "digits-mini v1 train"
+
+
+def test_kind_and_summary_are_no_part_of_the_fingerprint(tmp_path):
+    stores = [FeatureStore(tmp_path, describe(), kind=kind, summary=kind) for kind in ("", "rows", "others")]
+    assert len({store.folder for store in stores}) == 1
+    stores[0].write(Unit(0, 1), {"rows": np.ones((1, 2))}, Timing([0.1], 1))
+    assert stores[1].state(Unit(0, 1)) == "done"
+
+
+def test_a_feature_whose_description_is_lost_is_told_by_its_shards(tmp_path):
+    (fill(tmp_path).folder / "feature.json").unlink()
+    (group,) = take_inventory(tmp_path).groups
+    assert (group.told, group.of, group.items) == (("rows", "sketch v=4, T=2"), "", 70)
 
 
 @pytest.mark.parametrize("changes", [{"kind": "Later"}, {"kind": ["x"]}, {"feature": {"new": 1}}, {"feature": None}])
-def test_a_feature_of_another_version_is_listed(tmp_path, changes):
+def test_a_feature_of_another_kind_is_listed(tmp_path, changes):
     fill(tmp_path, describe() | changes)
-    (stored,) = take_inventory(tmp_path).features
-    assert "does not know" in stored.words
-    assert (stored.items, stored.dtype) == (70, "")
+    (stored,) = features(tmp_path)
+    assert (stored.told, stored.items) == (("rows", "sketch v=4, T=2"), 70)
+
+
+def test_what_version_0_1_kept_is_known_as_that_and_goes(tmp_path):
+    folder = keep_as_earlier(tmp_path)
+    (tmp_path / "claims" / ("b" * 20)).write_bytes(b"")
+    found = take_inventory(tmp_path)
+    assert not (found.groups or found.other or found.unreadable)
+    assert not swept(tmp_path)
+    age(DAY, tmp_path)
+    assert swept(tmp_path) == dict.fromkeys(
+        [folder, tmp_path / "methods" / "dmin", tmp_path / "claims"], "of an earlier version of attrbench"
+    )
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+def test_a_folder_is_an_artifact_whose_every_file_counts(tmp_path):
+    folder = keep_folder(tmp_path)
+    found = take_inventory(tmp_path)
+    assert [piece.path for piece in found.pieces] == [folder]
+    assert not found.other and not faults(tmp_path)
+    flip(folder / "unet" / "weights")
+    assert faults(tmp_path) == {folder: "checksum differs"}
+    (folder / "index.json").unlink()
+    assert faults(tmp_path, whole=False)[folder].startswith("truncated")
+    age(2 * DAY, tmp_path)
+    assert list(swept(tmp_path)) == [folder]
+    assert not folder.exists() and not seal_path(folder).exists()
+
+
+def test_a_half_made_folder_goes_once_its_process_is_gone(tmp_path):
+    fill(tmp_path)
+    part = tmp_path / "pipelines" / f"{'f' * 20}.part-{ended()}"
+    (part / "unet").mkdir(parents=True)
+    (part / "unet" / "weights").write_bytes(b"x")
+    age(DAY, tmp_path)
+    assert swept(tmp_path).keys() == {part}
+    assert not part.exists()
 
 
 @pytest.mark.parametrize("text", [b"", b"[" * 100_000, b"[]", b'{"engine": 0}', b"\xff"])
@@ -136,7 +209,7 @@ def test_a_description_that_is_not_this_folders_is_a_fault_and_decides_nothing(t
     store = fill(tmp_path)
     (store.folder / "feature.json").write_bytes(text)
     age(DAY, tmp_path)
-    (feature,) = take_inventory(tmp_path).features
+    (feature,) = features(tmp_path)
     assert feature.about_fault.path == store.folder / "feature.json"
     assert not feature.description
     assert not swept(tmp_path)
@@ -147,20 +220,20 @@ def test_reading_rows_leaves_the_time_once_a_store(tmp_path):
     age(DAY, tmp_path)
     reader = FeatureStore(tmp_path, describe())
     reader.state(UNITS[0])
-    assert take_inventory(tmp_path).features[0].last_used < time.time() - DAY / 2
+    assert features(tmp_path)[0].last_used < time.time() - DAY / 2
     reader.read(UNITS[0])
-    assert take_inventory(tmp_path).features[0].last_used > time.time() - DAY / 2
+    assert features(tmp_path)[0].last_used > time.time() - DAY / 2
     age(DAY, store.folder)
     reader.read(UNITS[1])
-    assert take_inventory(tmp_path).features[0].last_used < time.time() - DAY / 2
+    assert features(tmp_path)[0].last_used < time.time() - DAY / 2
 
 
 def test_loading_an_index_leaves_the_time(tmp_path):
     keep(tmp_path)
     age(DAY, tmp_path)
-    assert take_inventory(tmp_path).indexes[0].last_used < time.time() - DAY / 2
+    assert indexes(tmp_path)[0].last_used < time.time() - DAY / 2
     keep(tmp_path)
-    assert take_inventory(tmp_path).indexes[0].last_used > time.time() - DAY / 2
+    assert indexes(tmp_path)[0].last_used > time.time() - DAY / 2
 
 
 def test_a_cache_that_cannot_be_written_to_is_read_all_the_same(tmp_path, monkeypatch):
@@ -173,7 +246,7 @@ def test_a_cache_that_cannot_be_written_to_is_read_all_the_same(tmp_path, monkey
     monkeypatch.setattr(os, "utime", refuse)
     assert len(FeatureStore(tmp_path, describe()).read(UNITS[0])["rows"]) == 64
     assert keep(tmp_path) == index
-    assert store.folder == take_inventory(tmp_path).features[0].folder
+    assert store.folder == features(tmp_path)[0].folder
 
 
 def flip(path):
@@ -191,11 +264,7 @@ def lengthen(path):
 
 
 def spoil_sidecar(path):
-    path.with_suffix(".json").write_text('{"bytes": 3')
-
-
-def lose_sidecar(path):
-    path.with_suffix(".json").unlink()
+    seal_path(path).write_text('{"bytes": 3')
 
 
 HARMS = {
@@ -203,7 +272,6 @@ HARMS = {
     cut: ("truncated: ", True),
     lengthen: ("too long: ", True),
     spoil_sidecar: ("sidecar is damaged", True),
-    lose_sidecar: ("data without a sidecar", True),
     Path.unlink: ("sidecar without data", True),
 }
 
@@ -217,20 +285,33 @@ def test_harm_is_found_and_what_sizes_tell_is_cleared_after_an_hour(tmp_path, ha
     what, by_size = HARMS[harm]
     harm(victim)
     ((path, told),) = faults(tmp_path).items()
-    assert path.stem == victim.stem
+    assert path in (victim, seal_path(victim))
     assert told.startswith(what)
     assert bool(faults(tmp_path, whole=False)) == by_size
     if kind == "shard":
         assert FeatureStore(tmp_path, describe()).state(UNITS[0]) != "done"
     assert not swept(tmp_path)
     age(IDLE_SECONDS + 60, tmp_path)
-    others = {path: content for path, content in snapshot(tmp_path).items() if path.stem != victim.stem}
+    others = {path: content for path, content in snapshot(tmp_path).items() if not path.name.startswith(victim.name)}
     assert list(swept(tmp_path)) == ([path] if by_size else [])
     assert victim.exists() == (not by_size)
-    assert not by_size or not victim.with_suffix(".json").exists()
+    assert not by_size or not seal_path(victim).exists()
     assert {path: content for path, content in snapshot(tmp_path).items() if path.is_file() and path in others} == {
         path: content for path, content in others.items() if path.is_file()
     }
+
+
+@pytest.mark.parametrize("kind", ["shard", "index"])
+def test_data_whose_seal_is_lost_is_unknown_and_stays(tmp_path, kind):
+    """No kill leaves that: data takes its name after the seal, and loses it first."""
+    store, index = fill(tmp_path), keep(tmp_path)
+    victim = store.path(UNITS[0]) if kind == "shard" else index
+    seal_path(victim).unlink()
+    assert [file.path for file in take_inventory(tmp_path).other] == [victim]
+    assert not faults(tmp_path)
+    age(DAY, tmp_path)
+    assert not swept(tmp_path)
+    assert FeatureStore(tmp_path, describe()).state(UNITS[0]) == ("missing" if kind == "shard" else "done")
 
 
 def test_a_shard_that_cannot_be_read_is_named_and_kept(tmp_path, monkeypatch):
@@ -240,7 +321,7 @@ def test_a_shard_that_cannot_be_read_is_named_and_kept(tmp_path, monkeypatch):
     def refuse(path):
         raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr("attrbench.store.cache_index.sha256_of", refuse)
+    monkeypatch.setattr("attrbench.store.pieces.measure", refuse)
     assert faults(tmp_path) == {store.path(unit): "cannot be read: Permission denied" for unit in UNITS}
     assert not swept(tmp_path)
 
@@ -257,7 +338,7 @@ def test_a_folder_that_cannot_be_read_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "scandir", refuse)
     found = take_inventory(tmp_path)
     assert [fault.path for fault in found.unreadable] == [store.folder]
-    assert not found.features
+    assert not [group for group in found.groups if group.about]
 
 
 def test_a_file_that_cannot_be_looked_at_does_not_make_its_partner_half(tmp_path, monkeypatch):
@@ -274,7 +355,7 @@ def test_a_file_that_cannot_be_looked_at_does_not_make_its_partner_half(tmp_path
         patch.setattr(Path, "lstat", refuse)
         found = take_inventory(tmp_path)
         assert [fault.path for fault in found.unreadable] == [store.path(UNITS[0])]
-        assert not sweep(found, ENGINE_VERSION).ready
+        assert not find_garbage(found, ENGINE_VERSION).ready
 
 
 def test_a_part_file_goes_once_its_process_is_gone(tmp_path):
@@ -295,6 +376,7 @@ def test_a_part_file_goes_once_its_process_is_gone(tmp_path):
 
 @pytest.mark.parametrize("name", ["x.part", "x.part-01", "x.part-7x", "part-7", "x.part-"])
 def test_names_that_are_no_part_files_stay(tmp_path, name):
+    fill(tmp_path)
     (tmp_path / "queries").mkdir()
     (tmp_path / "queries" / name).write_bytes(b"x")
     age(3 * DAY, tmp_path)
@@ -350,7 +432,7 @@ def test_older_than_nothing_still_leaves_what_was_used_within_the_hour(tmp_path)
 def test_what_changes_between_the_look_and_the_removal_stays(tmp_path):
     store = fill(tmp_path)
     age(10 * DAY, tmp_path)
-    (removal,) = sweep(take_inventory(tmp_path), ENGINE_VERSION, older_than=DAY).ready
+    (removal,) = find_garbage(take_inventory(tmp_path), ENGINE_VERSION, older_than=DAY).ready
     FeatureStore(tmp_path, describe()).read(UNITS[0])
     before = snapshot(tmp_path)
     assert "changed meanwhile" in remove(tmp_path, removal).what
@@ -361,18 +443,19 @@ def test_what_changes_between_the_look_and_the_removal_stays(tmp_path):
 HOLD = """
 import sys
 from pathlib import Path
-from attrbench.store.locks import Claims
-with Claims(Path(sys.argv[1])).claim(5, wait=True):
+from attrbench.store.locks import lock
+with lock(Path(sys.argv[1]), wait=True):
     print("held", flush=True)
     sys.stdin.read()
 """
 
 
-def test_a_lock_file_goes_only_while_nobody_holds_a_claim(tmp_path):
-    pytest.importorskip("fcntl")
-    held, free, foreign = (tmp_path / "claims" / name for name in ("a" * 20, "b" * 20, "mine"))
+def test_a_lock_file_goes_only_while_nobody_holds_it(tmp_path):
+    fill(tmp_path)
+    names = ("a" * 20 + ".safetensors", "b" * 20 + "-64", "poetry", "c" * 40)
+    held, free, *foreign = (tmp_path / "claims" / f"{name}.lock" for name in names)
     held.parent.mkdir()
-    for path in (held, free, foreign):
+    for path in (held, free, *foreign):
         path.touch()
     process = subprocess.Popen(
         [sys.executable, "-c", HOLD, str(held)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -382,10 +465,10 @@ def test_a_lock_file_goes_only_while_nobody_holds_a_claim(tmp_path):
         assert not swept(tmp_path)  # created within the hour
         age(DAY, tmp_path)
         assert swept(tmp_path).keys() == {free}
+        assert held.exists()
     finally:
         process.communicate("")
-    assert swept(tmp_path).keys() == {held}
-    assert foreign.exists()
+    assert all(path.exists() for path in foreign)
 
 
 def test_what_methods_and_tasks_keep_is_left_alone(tmp_path):
@@ -422,9 +505,9 @@ def test_a_folder_goes_with_its_feature_unless_something_else_is_in_it(tmp_path)
 
 def test_an_index_of_any_name_is_known_by_its_sidecar(tmp_path):
     path = keep(tmp_path, "tree")
-    (piece,) = take_inventory(tmp_path).indexes
+    (piece,) = take_inventory(tmp_path).pieces
     assert piece.path == path
-    assert piece.about().bytes == 50
+    assert (piece.seal.bytes, piece.seal.summary) == (50, "of 70 rows")
 
 
 def test_links_are_not_followed(tmp_path):
@@ -435,7 +518,7 @@ def test_links_are_not_followed(tmp_path):
     store = fill(root, describe(engine=0, split="query"), units=(UNITS[0],))
     linked = store.path(UNITS[1])
     linked.symlink_to(foreign.path(UNITS[1]))
-    linked.with_suffix(".json").write_bytes(foreign.path(UNITS[1]).with_suffix(".json").read_bytes())
+    seal_path(linked).write_bytes(seal_path(foreign.path(UNITS[1])).read_bytes())
     (root / "methods").symlink_to(elsewhere)
     (root / "features" / ("e" * 20)).symlink_to(foreign.folder)
     age(100 * DAY, tmp_path)
@@ -454,7 +537,7 @@ def test_a_file_that_has_come_to_lie_behind_a_link_stays(tmp_path):
     root = tmp_path / "cache"
     store = fill(root, describe(engine=0))
     age(DAY, tmp_path)
-    (removal,) = sweep(take_inventory(root), ENGINE_VERSION).ready
+    (removal,) = find_garbage(take_inventory(root), ENGINE_VERSION).ready
     store.folder.rename(tmp_path / "moved")
     store.folder.symlink_to(tmp_path / "moved")
     assert remove(root, removal) is not None
@@ -464,7 +547,7 @@ def test_a_file_that_has_come_to_lie_behind_a_link_stays(tmp_path):
 def test_what_cannot_be_removed_is_named(tmp_path, monkeypatch):
     fill(tmp_path)
     age(10 * DAY, tmp_path)
-    (removal,) = sweep(take_inventory(tmp_path), ENGINE_VERSION, older_than=DAY).ready
+    (removal,) = find_garbage(take_inventory(tmp_path), ENGINE_VERSION, older_than=DAY).ready
 
     def refuse(path, missing_ok=False):
         raise OSError(30, "Read-only file system", str(path))
@@ -477,12 +560,12 @@ def test_a_folder_that_is_no_cache_is_not_swept(tmp_path):
     (tmp_path / "archive.tar.part-2").write_bytes(b"x")
     age(9 * DAY, tmp_path)
     with pytest.raises(AttrbenchError, match="no cache"):
-        sweep(take_inventory(tmp_path), ENGINE_VERSION)
+        find_garbage(take_inventory(tmp_path), ENGINE_VERSION)
 
 
 def test_an_empty_cache_is_a_cache(tmp_path):
     found = take_inventory(tmp_path)
-    assert (found.bytes, found.pieces, sweep(found, ENGINE_VERSION).ready) == (0, [], [])
+    assert (found.bytes, found.pieces, find_garbage(found, ENGINE_VERSION).ready) == (0, [], [])
 
 
 @pytest.mark.parametrize("name", ["none", "file"])

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from attrbench.errors import AttrbenchError
+from attrbench.store.checksums import seal_path
 from attrbench.store.shards import SHARD_BYTES, SHARD_ITEMS, FeatureStore, Timing, Unit, shard_items, units
 from attrbench.store.stored_rows import StoredRows
 
@@ -33,7 +34,7 @@ def fresh(store):
 
 
 def sidecar_path(store):
-    return store.path(UNIT).with_suffix(".json")
+    return seal_path(store.path(UNIT))
 
 
 def test_shard_is_missing_until_it_is_written(tmp_path):
@@ -102,20 +103,16 @@ def test_sidecar_without_data_leaves_the_shard_missing(store):
 @pytest.mark.parametrize("left", [0, 1, 2])
 def test_kill_while_a_shard_is_written_again_never_leaves_a_wrong_one_done(store, left, monkeypatch):
     """Dies after `left` of the renames of a second write with other numbers."""
-    from attrbench.store import checksums as seals
-    from attrbench.store import shards
-
-    real = shards.write_atomically
+    real = Path.replace
     done = []
 
-    def dying(path, data):
+    def dying(path, target):
         if len(done) == left:
             raise KeyboardInterrupt
         done.append(path)
-        real(path, data)
+        return real(path, target)
 
-    for module in (shards, seals):
-        monkeypatch.setattr(module, "write_atomically", dying)
+    monkeypatch.setattr(Path, "replace", dying)
     second = fresh(store)
     if left < 2:
         with pytest.raises(KeyboardInterrupt):
@@ -172,7 +169,7 @@ def test_different_descriptions_have_different_folders(tmp_path):
 
 
 def test_description_stands_beside_the_shards(store):
-    assert json.loads((store.folder / "feature.json").read_text()).items() >= DESCRIPTION.items()
+    assert json.loads((store.folder / "feature.json").read_text())["description"].items() >= DESCRIPTION.items()
 
 
 @given(st.integers(0, 1000), st.integers(1, 200))

@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 import torch
 
+from attrbench.contracts.model_family import Architecture
 from attrbench.contracts.record import read_records
 from attrbench.contracts.task import Workspace
 from attrbench.errors import AttrbenchError
-from attrbench.models import random_weights
+from attrbench.models.families.stable_diffusion import SD14, StableDiffusion
+from attrbench.models.families.stable_diffusion3 import SD3_MEDIUM, StableDiffusion3
 from attrbench.reports.ranking import build_tables
 from attrbench_tasks.dmin_paper import constants as paper
 from attrbench_tasks.dmin_paper.open_tasks import scale_images
@@ -169,7 +171,7 @@ def test_scale_images_are_functions_of_their_index_and_take_the_memory_of_one():
 @pytest.fixture
 def tiny_architectures(monkeypatch):
     """The built-in architectures with fewer and thinner layers."""
-    sd3 = dict(random_weights.SD3_MEDIUM.network) | {
+    sd3 = dict(SD3_MEDIUM.network) | {
         "sample_size": 8,
         "num_layers": 2,
         "attention_head_dim": 8,
@@ -178,12 +180,9 @@ def tiny_architectures(monkeypatch):
         "caption_projection_dim": 16,
         "pooled_projection_dim": 32,
     }
-    sd14 = dict(random_weights.SD14.network) | {"block_out_channels": (32, 64, 64, 64), "cross_attention_dim": 32}
-    small = {
-        paper.SD3: random_weights.Architecture(sd3, random_weights.SD3_MEDIUM.scheduler),
-        paper.SD14: random_weights.Architecture(sd14, random_weights.SD14.scheduler),
-    }
-    monkeypatch.setattr(random_weights, "ARCHITECTURES", small)
+    sd14 = dict(SD14.network) | {"block_out_channels": (32, 64, 64, 64), "cross_attention_dim": 32}
+    monkeypatch.setattr(StableDiffusion3, "architectures", {paper.SD3: Architecture(sd3, SD3_MEDIUM.scheduler)})
+    monkeypatch.setattr(StableDiffusion, "architectures", {paper.SD14: Architecture(sd14, SD14.scheduler)})
 
 
 @pytest.mark.parametrize("name", ["sd3-full", "sd3-lora", "sd14-lora"])

@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 
 from attrbench.contracts.task import Workspace
 from attrbench.errors import AttrbenchError
-from attrbench.models.encoders import PipelineEncoders
+from attrbench.models.pipeline_encoders import PipelineEncoders
 from attrbench_tasks.dmin_paper import constants as paper
 from attrbench_tasks.dmin_paper.text_to_image_tasks import SD3Full, SD3LoRA, SD14LoRA
 from attrbench_tasks.dmin_paper.train_lora import PaperRecipe, PartsOfLoss, recipe_of
@@ -51,7 +51,7 @@ def task_of(kind, root, **more):
 
 def trained(kind, root, out, **more):
     lines = []
-    task_of(kind, root, **more).train(out, CPU, lines.append)
+    task_of(kind, root, **more).train(None, None, out, CPU, lines.append)
     file = LORA if kind.has_lora else "transformer/diffusion_pytorch_model.safetensors"
     return load_file(out / file), lines
 
@@ -65,17 +65,17 @@ def assert_equal(found, expected, **tolerance):
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_interrupted_training_ends_with_the_same_weights(kind, root, tmp_path, monkeypatch):
     whole, _ = trained(kind, root, tmp_path / "whole")
-    save, saved = fitting._State.save, []
+    save, saved = fitting.TrainingState.save, []
 
     def dies(self, step):
         save(self, step)
         saved.append(step)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(fitting._State, "save", dies)
+    monkeypatch.setattr(fitting.TrainingState, "save", dies)
     with pytest.raises(KeyboardInterrupt):
         trained(kind, root, tmp_path / "cut")
-    monkeypatch.setattr(fitting._State, "save", save)
+    monkeypatch.setattr(fitting.TrainingState, "save", save)
     assert saved == [2]
     assert [path.suffix for path in (tmp_path / "cut").iterdir() if path.is_file()] == [".safetensors"]
     resumed, lines = trained(kind, root, tmp_path / "cut")
@@ -121,10 +121,12 @@ def test_the_parts_of_a_loss_are_the_loss_of_the_network(root, tmp_path):
     task = task_of(SD14LoRA, root, train_micro_batch=3, lora="unused")
     denoiser = _base(task, tmp_path)
     items = _items(task, tmp_path)
-    recipe = recipe_of(task, task.model.model_copy(update={"lora": None}), items)
+    recipe = recipe_of(task.training_base(), task.options, items)
     chosen, rng = recipe.batch(len(items), 0)
     state = rng.get_state()
-    total = sum(float(part.detach()) for part in PartsOfLoss(recipe, denoiser, items)(chosen, rng))
+    total = sum(
+        float(part.detach()) for part in PartsOfLoss(recipe, denoiser, items, np.arange(len(items)))(chosen, rng)
+    )
     rng.set_state(state)
     noise = torch.randn((len(chosen), *denoiser.latent_shape), generator=rng)
     t = torch.randint(0, 1000, (len(chosen),), generator=rng)
@@ -142,10 +144,12 @@ def test_the_parts_of_a_loss_are_the_loss_of_the_network(root, tmp_path):
 def test_the_loss_of_sd3_is_that_of_flow_matching_at_logit_normal_timesteps(kind, root, tmp_path):
     task = task_of(kind, root, train_micro_batch=3)
     denoiser, items = _base(task, tmp_path), _items(task, tmp_path)
-    recipe = recipe_of(task, task.model, items)
+    recipe = recipe_of(task.training_base(), task.options, items)
     chosen, rng = recipe.batch(len(items), 0)
     state = rng.get_state()
-    total = sum(float(part.detach()) for part in PartsOfLoss(recipe, denoiser, items)(chosen, rng))
+    total = sum(
+        float(part.detach()) for part in PartsOfLoss(recipe, denoiser, items, np.arange(len(items)))(chosen, rng)
+    )
     rng.set_state(state)
     noise = torch.randn((len(chosen), *denoiser.latent_shape), generator=rng)
     share = ((torch.randn(len(chosen), generator=rng).sigmoid() * 1000).long() + 1) / 1000
@@ -175,7 +179,7 @@ def test_the_recipe_is_that_of_the_papers_table(root, tmp_path):
     for kind, rate in ((SD14LoRA, 1e-3), (SD3LoRA, 1e-3), (SD3Full, 1e-4)):
         task = kind(kind.Options(model=str(root / KINDS[kind]), dataset=str(root / "images")))
         items = _items(task, tmp_path)
-        recipe = recipe_of(task, task.model, items)
+        recipe = recipe_of(task.training_base(), task.options, items)
         assert {recipe.learning_rate_at(step) for step in (0, 10, recipe.steps - 1)} == {rate}
         assert (recipe.batch_size, recipe.micro_batch, recipe.precision) == (64, 8, "no")
         assert recipe.steps == 150 * max(1, len(items) // 64)
@@ -204,7 +208,7 @@ def test_bfloat16_autocast_trains_too(root, tmp_path):
 def test_a_missing_base_is_one_line_with_the_steps(tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(AttrbenchError, match="hf auth login"):
-        SD3Full(SD3Full.Options()).train(tmp_path, CPU, print)
+        SD3Full(SD3Full.Options()).train(None, None, tmp_path, CPU, print)
 
 
 @pytest.mark.gpu
@@ -215,7 +219,7 @@ def test_training_on_cuda_begins_as_on_the_cpu(root, tmp_path):
         lines = []
         reset_accelerate()
         task = task_of(SD3LoRA, root, train_epochs=0.5, train_save_every=1)
-        task.train(tmp_path / name, torch.device(name), lines.append)
+        task.train(None, None, tmp_path / name, torch.device(name), lines.append)
         losses.append(float(lines[1].rpartition(" ")[2]))
     assert losses[1] == pytest.approx(losses[0], rel=1e-2)
 

@@ -8,26 +8,30 @@ import torch
 
 from attrbench.conformance.toy_task import ToyTask
 from attrbench.contracts.feature import FeatureRequest
-from attrbench.contracts.method import Method, Scorer, StateSize
+from attrbench.contracts.method import Method, Ranking, Scorer, StateSize
+from attrbench.contracts.metric import Outcome
 from attrbench.contracts.options import Options
-from attrbench.contracts.ranking import Ranking
 from attrbench.contracts.record import Record
 from attrbench.contracts.task import Workspace
 from attrbench.errors import AttrbenchError, UsageError
+from attrbench.ground_truth.removal import MATCHED, PIXEL, RANDOM, Removal, RemovalRule
+from attrbench.ground_truth.removal import RemovalOptions as NoOptions
+from attrbench.ground_truth.removal_effect import decrease, result, training_noise
+from attrbench.ground_truth.retraining import draw
 from attrbench.plugins.registry import Plugin, Registry, load_registry
 from attrbench.reports.leaderboard_table import to_csv, to_json, to_markdown, to_rich
 from attrbench.reports.ranking import build_tables
 from attrbench_tasks.datasets.mnist_source import load_mnist
+from attrbench_tasks.removal import removal_task
 from attrbench_tasks.removal.mnist_removal import MnistRemoval, MnistRemovalMini, PaperRemovalOptions
-from attrbench_tasks.removal.removal_rule import CONTROLS, MATCHED, PIXEL, RANDOM, THICKEST, RemovalRule
 from attrbench_tasks.removal.removal_task import RemovalOptions
-from attrbench_tasks.removal.retraining import Job
-from attrbench_tasks.removal.thinning import METRIC, result, thinning, training_noise
-from attrbench_tasks.training import train_ddpm as ddpm_training
-from attrbench_tasks.training.train_ddpm import scaled, train_ddpm
-from tests.tasks.tiny_removal import ITEMS, RECIPE, SMALL, Notes, bars, no_stage, run, tiny_task
+from attrbench_tasks.removal.thickness import METRIC, thicknesses
+from attrbench_tasks.training.train_ddpm import is_trained, scaled, train_ddpm
+from tests.tasks.tiny_removal import ITEMS, RECIPE, SMALL, Notes, TinyRemoval, bars, removal, run, setting, tiny_task
 
 CPU = torch.device("cpu")
+THICKEST = "thickest"
+CONTROLS = (RANDOM, MATCHED, THICKEST, PIXEL)
 
 
 class Tens(Method[Options]):
@@ -39,7 +43,7 @@ class Tens(Method[Options]):
     found = ITEMS
 
     def features(self):
-        return FeatureRequest(train=None, query=None)
+        return FeatureRequest()
 
     def fit(self, train, context):
         return TensScorer(min(context.depth, self.found))
@@ -147,7 +151,7 @@ def test_what_is_shared_is_the_same_for_every_method(records):
 
 def test_equal_removed_sets_share_their_models(registry, folder, out, records, monkeypatch):
     trained = []
-    monkeypatch.setattr(ddpm_training, "train_ddpm", lambda *a, **b: trained.append(a))
+    monkeypatch.setattr(removal_task, "train_ddpm", lambda *a, **b: trained.append(a))
     (record,) = run(registry, tiny_task(folder), ["likewise"], out)
     assert record.status == "complete" and not trained
     assert record.metrics == records["tens"].metrics and record.controls == records["tens"].controls
@@ -162,7 +166,7 @@ def test_a_killed_run_resumes_with_the_same_command(registry, folder, tmp_path, 
             raise KeyboardInterrupt
         return train(*arguments, **rest)
 
-    monkeypatch.setattr(ddpm_training, "train_ddpm", stop_at_the_fourth)
+    monkeypatch.setattr(removal_task, "train_ddpm", stop_at_the_fourth)
     with pytest.raises(KeyboardInterrupt):
         run(registry, tiny_task(folder), ["tens"], tmp_path)
     assert not list(tmp_path.glob("tiny-removal/*.json"))
@@ -194,7 +198,7 @@ def test_the_line_of_a_run_names_the_controls(records, capsys, tmp_path):
 
 
 def test_a_limited_run_trains_nothing_and_is_told_so(registry, folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(ddpm_training, "train_ddpm", None)
+    monkeypatch.setattr(removal_task, "train_ddpm", None)
     notes = Notes()
     (record,) = run(registry, tiny_task(folder), ["tens"], tmp_path, notes, limit_queries=2)
     assert record.status == "limited" and record.metric(METRIC) is None and not record.controls
@@ -209,9 +213,8 @@ def test_a_ranking_that_is_too_shallow_fails_with_what_to_do(registry, folder, o
 
 
 def test_the_rankings_are_as_deep_as_the_task_asks_and_the_record_keeps_their_top(registry, folder, out, records):
-    opened = tiny_task(folder).open(Workspace(out / "cache", None))
-    assert opened.counterfactual.depth == SMALL["removed"]
-    assert ToyTask(ToyTask.Options()).open(Workspace(out / "toy", None)).counterfactual is None
+    assert removal(tiny_task(folder), out / "cache").depth == SMALL["removed"]
+    assert Removal(NoOptions()).open(setting(ToyTask(ToyTask.Options()), out / "toy")) is None
     assert RemovalRule("union", 7, 99).depth == 7
     assert RemovalRule("most-retrieved", 7, 99).depth == 99
     assert {len(ids) for ids in records["tens"].ranking} == {ITEMS}  # fewer items than records keep
@@ -219,26 +222,26 @@ def test_the_rankings_are_as_deep_as_the_task_asks_and_the_record_keeps_their_to
 
 @pytest.fixture(scope="session")
 def experiment(folder, out):
-    return tiny_task(folder).open(Workspace(out / "cache", CPU)).counterfactual
+    return removal(tiny_task(folder), out / "cache")
 
 
 @pytest.mark.parametrize("name", CONTROLS)
 @pytest.mark.parametrize("removed", [np.arange(10), np.arange(3, 40, 4)])
 def test_controls_remove_as_many_as_the_method(experiment, name, removed):
     for seed in (0, 1):
-        assert len(np.unique(experiment._choice(name, removed, seed))) == len(removed)
+        assert len(np.unique(experiment.choice(name, removed, seed))) == len(removed)
 
 
 def test_the_class_matched_control_has_the_classes_of_the_removed(experiment):
     removed, classes = np.arange(0, 20, 2), bars()[1]
     for seed in (0, 1):
-        chosen = experiment._choice(MATCHED, removed, seed)
+        chosen = experiment.choice(MATCHED, removed, seed)
         assert np.bincount(classes[chosen]).tolist() == np.bincount(classes[removed]).tolist()
 
 
 def test_random_controls_are_drawn_for_each_seed_and_others_are_not(experiment):
-    jobs = {name: experiment._jobs(name, np.arange(10)) for name in CONTROLS}
-    assert {name: len({job.removed for job in group}) for name, group in jobs.items()} == {
+    jobs = {name: experiment.jobs_of(name, np.arange(10)) for name in CONTROLS}
+    assert {name: len({job.subset for job in group}) for name, group in jobs.items()} == {
         RANDOM: 2,
         MATCHED: 2,
         THICKEST: 1,
@@ -248,35 +251,32 @@ def test_random_controls_are_drawn_for_each_seed_and_others_are_not(experiment):
 
 def test_the_ceiling_removes_the_thickest(experiment):
     widest = np.flatnonzero(np.arange(ITEMS) % 4 == 3)
-    assert experiment._choice(THICKEST, np.arange(10), 0).tolist() == widest.tolist()
+    assert experiment.choice(THICKEST, np.arange(10), 0).tolist() == widest.tolist()
 
 
 def test_removing_everything_is_refused_before_anything_is_trained(folder, out):
     task = tiny_task(folder, removal="union", top_k=ITEMS)
     ranked = np.tile(np.arange(ITEMS), (4, 1))
     with pytest.raises(AttrbenchError, match="40 of 40 items would be removed"):
-        task.open(Workspace(out / "cache", CPU)).counterfactual.measure(ranked, 0, no_stage)
+        removal(task, out / "cache").jobs(Outcome(ranked, None))
 
 
 def test_equal_pictures_have_no_thinning():
     strokes = np.random.default_rng(0).uniform(1, 3, (2, 30))
-    assert (thinning(strokes, strokes) == 0).all()
+    assert (decrease(strokes, strokes) == 0).all()
 
 
 def test_thinner_strokes_count_as_positive_and_empty_pictures_do_not_count():
     before = np.array([[2.0, 3.0, np.nan, 2.5], [2.0, 2.0, 2.0, 2.0]])
     after = np.array([[1.0, 2.5, 1.0, np.nan], [2.0, 2.0, 2.0, 1.0]])
-    difference = thinning(before, after)
+    difference = decrease(before, after)
     assert difference.tolist() == [[1.0, 0.5, 0.75, 0.75], [0.0, 0.0, 0.0, 1.0]]
     assert difference.mean(axis=1).tolist() == [0.75, 0.25]
     with pytest.raises(AttrbenchError, match="empty pictures only"):
-        thinning(before, np.full((2, 4), np.nan))
+        decrease(before, np.full((2, 4), np.nan))
 
 
 def test_queries_are_the_thickest_generations_and_come_back_the_same(folder, tmp_path):
-    from attrbench_tasks.removal.retraining import draw
-    from attrbench_tasks.removal.thickness import thicknesses
-
     opened = tiny_task(folder).open(Workspace(tmp_path, CPU))
     queries, drawn = opened.queries, draw(opened.denoiser, range(12))
     strokes = np.nan_to_num(thicknesses(drawn))
@@ -292,21 +292,20 @@ def test_groups_are_the_quarter_with_the_thickest_strokes(folder, tmp_path):
 
 
 def test_a_model_of_another_recipe_is_not_taken_for_the_first_seed(folder, out, monkeypatch):
-    from tests.tasks.tiny_removal import TinyRemoval
+    def trained_on(removed):
+        experiment = removal(tiny_task(folder), out / "cache")
+        return [(job.subset is None, job.seed) for job in experiment.jobs_of("method", np.array(removed, np.int64))]
 
-    def models():
-        return tiny_task(folder).open(Workspace(out / "cache", CPU)).counterfactual._retraining
-
-    own = models()
-    assert own.model is not None and own._model_of(Job((), 0)) is own.model
-    assert own._model_of(Job((), 1)) is None and own._model_of(Job((1,), 0)) is None
+    own = (True, None)  # the task's own model, for which nothing is trained
+    assert trained_on([]) == [own, (True, 1)]
+    assert trained_on([1]) == [(False, 0), (False, 1)]
     monkeypatch.setattr(TinyRemoval, "recipe", staticmethod(lambda: RECIPE.model_copy(update={"steps": 7})))
-    assert models().model is None
+    assert trained_on([]) == [(True, 0), (True, 1)]
 
 
 def test_the_shipped_mini_is_what_its_recipe_made():
     task = MnistRemovalMini(RemovalOptions())
-    assert ddpm_training.is_trained(task.model(), task.recipe())
+    assert is_trained(task.model(), task.recipe())
     images, digits = task.data()
     assert images.shape == (5000, 14, 14, 1) and np.bincount(digits).tolist() == [500] * 10
     opened = task.open(Workspace(task.model(), CPU))

@@ -2,88 +2,110 @@
 
 import multiprocessing
 import os
+import pickle
 
 import numpy as np
 import pytest
+import torch
 
+from attrbench.contracts.ground_truth import TruthSetting
 from attrbench.errors import AttrbenchError
-from attrbench_tasks.removal.retraining import FOLDER, Job
+from attrbench.ground_truth import retraining
+from attrbench.ground_truth.retraining import FOLDER, DrawnPictures, is_done, measured, run_trainings, training_job
+from attrbench_tasks.removal import removal_task
 from attrbench_tasks.training import loop as fitting
-from attrbench_tasks.training import train_ddpm as ddpm_training
 from attrbench_tasks.training.loop import STATE_FILE
-from tests.tasks.tiny_removal import ITEMS, RECIPE, Notes, no_stage, retraining
+from attrbench_tasks.training.train_ddpm import scaled, train_ddpm
+from tests.tasks.tiny_removal import ITEMS, RECIPE, Notes, TinyRemoval, bars, job_without, no_stage, setting, tiny_task
 
-A, B = Job((1, 2, 5), 0), Job((1, 2, 5), 1)
+A, B = ((1, 2, 5), 0), ((1, 2, 5), 1)
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory):
+    """A model that was trained by the recipe, on everything."""
+    out = tmp_path_factory.mktemp("tiny-removal")
+    return train_ddpm(RECIPE, scaled(bars()[0]), out, device=torch.device("cpu"), report=lambda step, loss: None)
 
 
 @pytest.fixture
 def trained(monkeypatch):
     """The number of items and the recipe of each training, in order."""
-    seen, train = [], ddpm_training.train_ddpm
+    seen = []
 
     def counted(recipe, images, out, **rest):
         seen.append((len(images), recipe))
-        return train(recipe, images, out, **rest)
+        return train_ddpm(recipe, images, out, **rest)
 
-    monkeypatch.setattr(ddpm_training, "train_ddpm", counted)
+    monkeypatch.setattr(removal_task, "train_ddpm", counted)
     return seen
 
 
-def test_a_model_is_trained_once_on_what_is_left_with_equal_steps(tmp_path, trained):
-    models = retraining(tmp_path)
-    models.complete([A, B, A, Job((), 0)], no_stage)
-    retraining(tmp_path).complete([A, B], no_stage)
+def test_a_model_is_trained_once_on_what_is_left_with_equal_steps(tmp_path, folder, trained):
+    a, b, whole = (job_without(folder, tmp_path, *which) for which in (A, B, ((), 0)))
+    run_trainings([a, b, a, whole], no_stage)
+    run_trainings([job_without(folder, tmp_path, *which) for which in (A, B)], no_stage)
     assert [items for items, _ in trained] == [ITEMS - 3, ITEMS - 3, ITEMS]
     assert [recipe.seed for _, recipe in trained] == [0, 1, 0]
     assert {recipe.steps for _, recipe in trained} == {RECIPE.steps}
-    pictures = models.drawn(A)
+    pictures = measured(a)["images"]
     assert pictures.shape == (4, 8, 8, 1)
-    assert not np.array_equal(pictures, models.drawn(B))
-    assert not np.array_equal(pictures, models.drawn(Job((), 0)))
+    assert not np.array_equal(pictures, measured(b)["images"])
+    assert not np.array_equal(pictures, measured(whole)["images"])
 
 
-def test_what_decides_the_pictures_is_in_their_name(tmp_path):
-    models = retraining(tmp_path)
-    paths = {
-        models.path(A),
-        models.path(B),
-        models.path(Job((1, 2), 0)),
-        retraining(tmp_path, pictures=5).path(A),
-        retraining(tmp_path, first_seed=0).path(A),
-        retraining(tmp_path, recipe=RECIPE.model_copy(update={"steps": 7})).path(A),
-    }
+def test_the_tasks_own_model_is_measured_and_not_trained(tmp_path, folder, trained):
+    task = tiny_task(folder)
+    own = training_job(setting(task, tmp_path), None, None, DrawnPictures(1_000_000, 4))
+    again = job_without(folder, tmp_path, (), 0)
+    run_trainings([own], no_stage)
+    assert not trained
+    run_trainings([again], no_stage)
+    assert own.path != again.path and np.array_equal(measured(own)["images"], measured(again)["images"])
+
+
+def test_what_decides_the_pictures_is_in_their_name(tmp_path, folder, monkeypatch):
+    def path(*which, **changes):
+        return job_without(folder, tmp_path, *which, **changes).path
+
+    paths = {path(*A), path(*B), path((1, 2), 0), path(*A, pictures=5), path(*A, first_seed=0)}
+    with monkeypatch.context() as patch:
+        patch.setattr(TinyRemoval, "recipe", staticmethod(lambda: RECIPE.model_copy(update={"steps": 7})))
+        paths.add(path(*A))
     assert len(paths) == 6
-    assert models.path(A) == retraining(tmp_path, every=3).path(Job((1, 2, 5), 0))
+    known = path(*A)
+    monkeypatch.setattr(TinyRemoval, "checkpoint_every", 3)
+    assert path(*A) == known
 
 
-def test_only_the_pictures_stay(tmp_path):
-    models = retraining(tmp_path)
-    models.complete([A], no_stage)
+def test_only_the_pictures_stay(tmp_path, folder):
+    job = job_without(folder, tmp_path, *A)
+    run_trainings([job], no_stage)
     names = sorted(path.name for path in (tmp_path / FOLDER).rglob("*"))
-    assert names == sorted([models.path(A).name, models.path(A).with_suffix(".json").name])
+    assert names == sorted([job.path.name, job.path.with_suffix(".json").name])
 
 
 @pytest.mark.parametrize("moment", ["training", "drawing"])
-def test_an_interrupted_training_goes_on_to_the_same_pictures(tmp_path, monkeypatch, moment):
-    whole, cut = retraining(tmp_path / "whole"), retraining(tmp_path / "cut")
-    whole.complete([A], no_stage)
+def test_an_interrupted_training_goes_on_to_the_same_pictures(tmp_path, folder, monkeypatch, moment):
+    whole, cut = (job_without(folder, tmp_path / name, *A) for name in ("whole", "cut"))
+    run_trainings([whole], no_stage)
     with monkeypatch.context() as patch:
         if moment == "drawing":
-            patch.setattr(type(cut), "draw", lambda self, denoiser: (_ for _ in ()).throw(KeyboardInterrupt))
+            patch.setattr(retraining, "draw", lambda *arguments: (_ for _ in ()).throw(KeyboardInterrupt))
         else:
             patch.setattr(fitting, "_average", _stop_at(5, fitting._average))
         with pytest.raises(KeyboardInterrupt):
-            cut.complete([A], no_stage)
-    folder = cut.path(A).with_suffix("")
-    assert (folder / STATE_FILE).exists() == (moment == "training")
+            run_trainings([cut], no_stage)
+    left = cut.path.with_suffix("")
+    assert (left / STATE_FILE).exists() == (moment == "training")
     steps = []
     monkeypatch.setattr(fitting, "_average", _count(steps, fitting._average))
     reporter = Notes()
-    cut.complete([A], reporter.stage)
+    run_trainings([cut], reporter.stage)
     assert steps == ([5, 6] if moment == "training" else [])
-    assert reporter.steps["retraining"] == (4, 4)  # three states on disk and the pictures, done before or not
-    assert np.array_equal(cut.drawn(A), whole.drawn(A))
-    assert not folder.exists()
+    assert reporter.steps["retraining"] == (1, 1)
+    assert np.array_equal(measured(cut)["images"], measured(whole)["images"])
+    assert not left.exists()
 
 
 def _stop_at(last, update):
@@ -103,39 +125,46 @@ def _count(steps, update):
     return counting
 
 
-def test_damaged_pictures_are_made_again(tmp_path, trained):
-    models = retraining(tmp_path)
-    models.complete([A], no_stage)
-    before = models.drawn(A)
-    data = bytearray(models.path(A).read_bytes())
+def test_damaged_pictures_are_made_again(tmp_path, folder, trained):
+    job = job_without(folder, tmp_path, *A)
+    run_trainings([job], no_stage)
+    before = measured(job)["images"]
+    data = bytearray(job.path.read_bytes())
     data[-1] ^= 255
-    models.path(A).write_bytes(data)
-    models.complete([A], no_stage)
+    job.path.write_bytes(data)
+    assert not is_done(job)
+    run_trainings([job], no_stage)
     assert len(trained) == 2
-    assert np.array_equal(models.drawn(A), before)
+    assert np.array_equal(measured(job)["images"], before)
 
 
-def test_a_cache_that_cannot_be_written_is_one_line(tmp_path):
+def test_a_cache_that_cannot_be_written_is_one_line(tmp_path, folder):
     (tmp_path / FOLDER).write_text("in the way")
     with pytest.raises(AttrbenchError, match="choose another folder with --cache"):
-        retraining(tmp_path).complete([A], no_stage)
+        run_trainings([job_without(folder, tmp_path, *A)], no_stage)
 
 
-def _work(cache, log):
-    train = ddpm_training.train_ddpm
+def test_a_job_that_was_sent_elsewhere_does_the_same(tmp_path, folder):
+    here, there = (job_without(folder, tmp_path / name, *A) for name in ("here", "there"))
+    retraining.use_opened_task(TruthSetting(here.task, None, here.workspace))
+    assert retraining.train_subset(pickle.loads(pickle.dumps(there))) == "done"
+    run_trainings([here], no_stage)
+    assert np.array_equal(measured(here)["images"], measured(there)["images"])
 
+
+def _work(cache, folder, log):
     def logged(recipe, images, out, **rest):
         with log.open("a") as file:
             file.write(f"{os.getpid()} {out.name}\n")
-        return train(recipe, images, out, **rest)
+        return train_ddpm(recipe, images, out, **rest)
 
-    ddpm_training.train_ddpm = logged
-    retraining(cache).complete([A, B, Job((3,), 0), Job((3,), 1)], no_stage)
+    removal_task.train_ddpm = logged
+    run_trainings([job_without(folder, cache, *which) for which in (A, B, ((3,), 0), ((3,), 1))], no_stage)
 
 
-def test_two_processes_share_the_trainings(tmp_path):
+def test_two_processes_share_the_trainings(tmp_path, folder):
     context = multiprocessing.get_context("fork")
-    workers = [context.Process(target=_work, args=(tmp_path, tmp_path / "log")) for _ in range(2)]
+    workers = [context.Process(target=_work, args=(tmp_path, folder, tmp_path / "log")) for _ in range(2)]
     for worker in workers:
         worker.start()
     for worker in workers:

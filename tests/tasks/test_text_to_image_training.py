@@ -1,6 +1,7 @@
 """Tiny recipes of the text-to-image minis: trainings resume exactly, and what they save is what diffusers loads."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -111,6 +112,23 @@ def text_folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("text")
     train_text_encoders(TEXT, noise(4, 3, 32, 32), CAPTIONS, CPU, silent(folder))
     return folder
+
+
+def test_text_encoders_go_on_with_the_tokenizers_and_the_dropout_of_the_training_that_was_cut_off(tmp_path):
+    recipe = TEXT.model_copy(update={"steps": 4})
+
+    def stop(step, loss):
+        if step == 4:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train_text_encoders(recipe, noise(4, 3, 32, 32), CAPTIONS, CPU, Progress(tmp_path / "a", stop, 2))
+    shutil.copytree(tmp_path / "a", tmp_path / "b")
+    for name in "ab":
+        torch.rand(3)  # draws of others must not matter
+        train_text_encoders(recipe, noise(4, 3, 32, 32), CAPTIONS, CPU, silent(tmp_path / name))
+    weights = [(tmp_path / name / "text_encoder_3" / "model.safetensors").read_bytes() for name in "ab"]
+    assert weights[0] == weights[1]
 
 
 def trained(folder):

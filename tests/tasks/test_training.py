@@ -1,8 +1,10 @@
+import math
+
 import pytest
 import torch
 
 from attrbench.errors import AttrbenchError
-from attrbench_tasks.training.loop import STATE_FILE
+from attrbench_tasks.training.loop import STATE_FILE, LatentRecipe, Progress, Recipe, fit
 from attrbench_tasks.training.train_ddpm import DDPMRecipe, train_ddpm
 
 RECIPE = DDPMRecipe(
@@ -64,3 +66,61 @@ def test_a_state_of_another_recipe_is_refused(tmp_path):
     other = RECIPE.model_copy(update={"seed": 1})
     with pytest.raises(AttrbenchError, match="another recipe"):
         train_ddpm(other, images(), tmp_path, device=CPU, report=lambda step, loss: None)
+
+
+def reference(recipe, module, x, y):
+    """The recipe written out: warm-up times cosine, AdamW, gradients clipped at norm 1, and the moving average."""
+    weights = dict(module.named_parameters())
+    average = {name: value.detach().clone() for name, value in weights.items()}
+    optimizer = torch.optim.AdamW(weights.values(), weight_decay=recipe.weight_decay)
+    for step in range(recipe.steps):
+        warm = min(1.0, (step + 1) / recipe.warmup)
+        optimizer.param_groups[0]["lr"] = (
+            recipe.learning_rate * warm * (1 + math.cos(math.pi * step / recipe.steps)) / 2
+        )
+        chosen, _ = recipe.batch(len(x), step)
+        optimizer.zero_grad()
+        (module(x[chosen]) - y[chosen]).square().mean().backward()
+        torch.nn.utils.clip_grad_norm_(weights.values(), 1.0)
+        optimizer.step()
+        decay = min(recipe.ema_decay, (2 + step) / (11 + step))
+        for name, value in weights.items():
+            average[name] = decay * average[name] + (1 - decay) * value.detach()
+    return average
+
+
+@pytest.mark.parametrize("kind", [Recipe, LatentRecipe])
+def test_the_loop_does_what_the_recipe_says(kind, tmp_path):
+    recipe = kind(steps=40, batch_size=4, learning_rate=1e-2, warmup=10, ema_decay=0.7, seed=3)
+    rng = torch.Generator().manual_seed(0)
+    x, y = torch.randn(14, 5, generator=rng), 20 * torch.randn(14, 2, generator=rng)
+    torch.manual_seed(1)
+    first, second = torch.nn.Linear(5, 2), torch.nn.Linear(5, 2)
+    second.load_state_dict(first.state_dict())
+    expected = reference(recipe, first, x, y)
+    averaged = fit(
+        recipe,
+        second,
+        len(x),
+        lambda chosen, rng: (second(x[chosen]) - y[chosen]).square().mean(),
+        Progress(tmp_path, lambda step, loss: None),
+    )
+    for name, value in expected.items():
+        torch.testing.assert_close(averaged[name], value, rtol=1e-5, atol=1e-6)
+        assert not torch.allclose(second.get_parameter(name), value, rtol=1e-3)  # the last weights are others
+
+
+def test_without_an_average_the_last_weights_are_returned(tmp_path):
+    recipe = Recipe(steps=3, batch_size=2, learning_rate=1e-2, warmup=1, ema_decay=None)
+    module, x = torch.nn.Linear(3, 1), torch.ones(4, 3)
+    weights = fit(recipe, module, 4, lambda chosen, rng: module(x[chosen]).mean(), Progress(tmp_path, lambda *_: None))
+    assert all(torch.equal(weights[name], value) for name, value in module.named_parameters())
+
+
+def test_the_learning_rate_has_a_plateau_and_falls_at_the_end():
+    recipe = LatentRecipe(steps=100, batch_size=1, learning_rate=2.0, warmup=4, cooldown=0.25)
+    rates = [recipe.learning_rate_at(step) for step in range(100)]
+    assert rates[:4] == [0.5, 1.0, 1.5, 2.0] and set(rates[4:75]) == {2.0}
+    assert rates[75:] == sorted(rates[75:], reverse=True) and 0 < rates[-1] < 0.01
+    constant = recipe.model_copy(update={"cooldown": 0, "warmup": 0})
+    assert {constant.learning_rate_at(step) for step in (0, 99)} == {2.0}

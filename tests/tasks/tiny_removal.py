@@ -4,23 +4,24 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from attrbench.contracts.ground_truth import TrainingJob, TruthSetting
 from attrbench.contracts.options import Spec
 from attrbench.contracts.record import Record
-from attrbench.contracts.task import Items, TaskMeta
+from attrbench.contracts.task import TaskMeta, Workspace
 from attrbench.evaluation.progress import Reporter, Silent
 from attrbench.evaluation.requests import RunSettings, TaskRequest, request_methods
 from attrbench.evaluation.task_run import TaskRun
+from attrbench.ground_truth.removal import OpenRemovalTruth
+from attrbench.ground_truth.retraining import DrawnPictures, training_job
 from attrbench.plugins.registry import Registry
 from attrbench_tasks.removal.removal_task import RemovalOptions, RemovalTask
-from attrbench_tasks.removal.retraining import Retraining
-from attrbench_tasks.removal.thinning import METRIC
+from attrbench_tasks.removal.thickness import METRIC
 from attrbench_tasks.training.train_ddpm import DDPMRecipe
 
 ITEMS, SIDE = 40, 8
@@ -68,6 +69,7 @@ class TinyRemoval(RemovalTask):
         main_metric=METRIC,
     )
     folder: Path
+    checkpoint_every = 2
 
     def data(self) -> Any:
         return bars()
@@ -89,10 +91,24 @@ def tiny_task(folder: Path, **options: Any) -> TinyRemoval:
     return task
 
 
-def retraining(cache: Path, **changes: Any) -> Retraining:
-    images, classes = bars()
-    items = Items(images, [str(c) for c in classes], [""] * ITEMS, "bars")
-    return replace(Retraining(items, RECIPE, 4, 1_000_000, cache, torch.device("cpu"), every=2), **changes)
+def setting(task: TinyRemoval, cache: Path) -> TruthSetting:
+    """The task, opened with this cache."""
+    workspace = Workspace(cache, torch.device("cpu"))
+    return TruthSetting(task, task.open(workspace), workspace)
+
+
+def removal(task: TinyRemoval, cache: Path) -> OpenRemovalTruth:
+    """The experiment on the task."""
+    opened = setting(task, cache)
+    return OpenRemovalTruth(opened, opened.opened.removal)
+
+
+def job_without(
+    folder: Path, cache: Path, removed: tuple[int, ...], seed: int, pictures: int = 4, first_seed: int = 1_000_000
+) -> TrainingJob:
+    """The job of a model that does not see some items."""
+    kept = np.setdiff1d(np.arange(ITEMS), removed) if removed else None
+    return training_job(setting(tiny_task(folder), cache), kept, seed, DrawnPictures(first_seed, pictures))
 
 
 @contextlib.contextmanager

@@ -3,52 +3,53 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
 from attrbench.contracts.gradient_source import TimestepGrid
-from attrbench.models.config import ModelConfig
-from attrbench.models.discrete_time import DiscreteTime, check_prediction
-from attrbench.models.encoders import PipelineEncoders
-from attrbench.models.latent_model import LatentDenoiser, Parts
+from attrbench.contracts.model_family import Architecture
+from attrbench.models.latent_family import LatentFamily
+from attrbench.models.latent_model import DiscreteLatentDenoiser
+from attrbench.models.pipeline_encoders import PipelineEncoders
 from attrbench.models.timesteps import stable_diffusion_timesteps
 
+CLIP_TOKENS = 77
+SD14 = Architecture(
+    network={
+        "sample_size": 64,
+        "in_channels": 4,
+        "out_channels": 4,
+        "block_out_channels": (320, 640, 1280, 1280),
+        "layers_per_block": 2,
+        "attention_head_dim": 8,
+        "cross_attention_dim": 768,
+        "down_block_types": ("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",),
+        "up_block_types": ("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3,
+    },
+    scheduler={
+        "num_train_timesteps": 1000,
+        "beta_start": 0.00085,
+        "beta_end": 0.012,
+        "beta_schedule": "scaled_linear",
+        "set_alpha_to_one": False,
+        "steps_offset": 1,
+    },
+)
+"""Configurations of CompVis/stable-diffusion-v1-4."""
 
-class StableDiffusionDenoiser(LatentDenoiser, DiscreteTime):
-    """Sampled by deterministic DDIM (eta 0) with guidance, whatever the pipeline's own sampler.
 
-    Args:
-        parts: the model.
-        source: how it is used.
-        device: where the network runs.
-    """
-
-    def __init__(self, parts: Parts, source: ModelConfig, device: torch.device) -> None:
-        from diffusers import DDIMScheduler, DDPMScheduler
-
-        super().__init__(parts, source, device)
-        config = parts.scheduler.config
-        check_prediction(config, source.model)
-        self.scheduler = DDPMScheduler.from_config(config)
-        # latents are not bounded as pixels are, and PNDM's own configuration does not say so
-        self.sampler = DDIMScheduler.from_config(config, clip_sample=False, thresholding=False)
-        self.training_steps = int(self.scheduler.config["num_train_timesteps"])
-        size = parts.encoders.latent_size
-        self.latent_shape = (int(parts.network.config.in_channels), size, size)
-        self.sampling = {"sampler": "ddim", "steps": source.sampling_steps, "guidance": source.guidance_scale}
+class StableDiffusionDenoiser(DiscreteLatentDenoiser):
+    """A UNet over latents that looks at the text by cross-attention."""
 
     def timesteps(self, grid: TimestepGrid) -> tuple[int, ...]:
-        """See `attrbench.models.timesteps.stable_diffusion_timesteps`."""
+        """Return the timesteps of a grid, as `attrbench.models.timesteps.stable_diffusion_timesteps`."""
         return stable_diffusion_timesteps(grid, self.training_steps, self.sampler_timesteps)
 
-    def _network(self, x: torch.Tensor, t: torch.Tensor, text: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        output: torch.Tensor = self.module(x, t, encoder_hidden_states=text["text"], return_dict=False)[0]
+    def call_network(self, x: torch.Tensor, t: torch.Tensor, conditioning: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """Return the predicted noise or v."""
+        output: torch.Tensor = self.module(x, t, encoder_hidden_states=conditioning["text"], return_dict=False)[0]
         return output
-
-    def _step(self, output: torch.Tensor, t: torch.Tensor, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        step = self.sampler.step(output, t, x, eta=0.0)
-        return step.prev_sample, step.pred_original_sample
 
 
 class StableDiffusionEncoders(PipelineEncoders):
@@ -56,10 +57,29 @@ class StableDiffusionEncoders(PipelineEncoders):
 
     names = ("text",)
 
-    def _texts_of(self, prompts: list[str]) -> Mapping[str, torch.Tensor]:
-        embeddings, _ = self._pipeline.encode_prompt(prompts, self._device, 1, False)
+    def prompt_embeddings(self, prompts: list[str]) -> Mapping[str, torch.Tensor]:
+        """Return `text`, [B, tokens, width]."""
+        embeddings, _ = self.pipeline.encode_prompt(prompts, self.device, 1, False)
         return {"text": embeddings}
 
-    def _limits(self) -> Sequence[tuple[Any, int]]:
-        tokenizer = self._pipeline.tokenizer
+    def tokenizer_limits(self) -> Sequence[tuple[Any, int]]:
+        """Return CLIP's tokenizer and its length."""
+        tokenizer = self.pipeline.tokenizer
         return [(tokenizer, int(tokenizer.model_max_length))]
+
+
+class StableDiffusion(LatentFamily):
+    """Stable Diffusion 1.x."""
+
+    name = "stable-diffusion"
+    pipelines = ("StableDiffusionPipeline",)
+    network = "unet"
+    denoiser = StableDiffusionDenoiser
+    encoders = StableDiffusionEncoders
+    network_class = "UNet2DConditionModel"
+    scheduler_class = "DDIMScheduler"
+    architectures: ClassVar = {"CompVis/stable-diffusion-v1-4": SD14}
+
+    def conditioning_shapes(self, network: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+        """Return the shape of CLIP's hidden states of one prompt."""
+        return {"text": (CLIP_TOKENS, int(network["cross_attention_dim"]))}

@@ -3,70 +3,74 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
+from diffusers import FlowMatchEulerDiscreteScheduler
 
-from attrbench.contracts.gradient_source import TimestepGrid
+from attrbench.contracts.model_config import ModelConfig
+from attrbench.contracts.model_family import Architecture
 from attrbench.errors import AttrbenchError
-from attrbench.models.config import ModelConfig
-from attrbench.models.encoders import PipelineEncoders
+from attrbench.models.latent_family import LatentFamily
 from attrbench.models.latent_model import LatentDenoiser, Parts
-from attrbench.models.timesteps import flow_timesteps
+from attrbench.models.pipeline_encoders import PipelineEncoders
+from attrbench.models.rectified_flow import RectifiedFlow
 
 T5_TOKENS = 256
 """How many tokens diffusers gives to T5 by default."""
+TOKENS = 77 + T5_TOKENS
+"""CLIP's tokens and T5's behind them."""
+SD3_MEDIUM = Architecture(
+    network={
+        "sample_size": 128,
+        "patch_size": 2,
+        "in_channels": 16,
+        "out_channels": 16,
+        "num_layers": 24,
+        "attention_head_dim": 64,
+        "num_attention_heads": 24,
+        "joint_attention_dim": 4096,
+        "caption_projection_dim": 1536,
+        "pooled_projection_dim": 2048,
+        "pos_embed_max_size": 192,
+    },
+    scheduler={"num_train_timesteps": 1000, "shift": 3.0},
+)
+"""Configurations of stabilityai/stable-diffusion-3-medium-diffusers."""
 
 
-class StableDiffusion3Denoiser(LatentDenoiser):
-    """x_s = (1 - s) x_0 + s eps, target eps - x_0; a timestep is 1000 s. Sampled by Euler steps with guidance.
+class StableDiffusion3Denoiser(LatentDenoiser, RectifiedFlow):
+    """A rectified flow over latents, sampled by Euler steps with guidance.
 
     Args:
         parts: the model.
-        source: how it is used.
+        config: how it is used.
         device: where the network runs.
     """
 
-    def __init__(self, parts: Parts, source: ModelConfig, device: torch.device) -> None:
-        from diffusers import FlowMatchEulerDiscreteScheduler
+    def __init__(self, parts: Parts, config: ModelConfig, device: torch.device) -> None:
+        super().__init__(parts, config, device)
+        process = parts.scheduler.config
+        if process.get("use_dynamic_shifting"):
+            raise AttrbenchError(f"model {config.model} shifts its timesteps by resolution, which is not supported")
+        self.sampler = FlowMatchEulerDiscreteScheduler.from_config(process)
+        self.training_steps = int(process["num_train_timesteps"])
+        self.schedule = tuple(reversed(self.sampler.timesteps.tolist()))
+        self.sampling = {"sampler": "euler", "steps": config.sampling_steps, "guidance": config.guidance_scale}
 
-        super().__init__(parts, source, device)
-        config = parts.scheduler.config
-        if config.get("use_dynamic_shifting"):
-            raise AttrbenchError(f"model {source.model} shifts its timesteps by resolution, which is not supported")
-        self.sampler = FlowMatchEulerDiscreteScheduler.from_config(config)
-        self.training_steps = int(config["num_train_timesteps"])
-        # as the constructor leaves them: the shifted schedule of the training, noisiest first
-        self._schedule = tuple(reversed(self.sampler.timesteps.tolist()))
-        size = parts.encoders.latent_size
-        self.latent_shape = (int(parts.network.config.in_channels), size, size)
-        self.sampling = {"sampler": "euler", "steps": source.sampling_steps, "guidance": source.guidance_scale}
-
-    def timesteps(self, grid: TimestepGrid) -> tuple[float, ...]:
-        """See `attrbench.models.timesteps.flow_timesteps`."""
-        return flow_timesteps(grid, self._schedule, self.sampler_timesteps)
-
-    def sampler_timesteps(self) -> tuple[float, ...]:
-        """Euler's, noisiest first."""
-        self.sampler.set_timesteps(self.sampling_steps)
-        return tuple(self.sampler.timesteps.tolist())
-
-    def noisy(self, latents: torch.Tensor, noise: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-        """x_s = (1 - s) x_0 + s eps with s = t / 1000."""
-        sigma = (t / self.training_steps).to(latents.dtype).reshape(-1, 1, 1, 1)
-        return (1 - sigma) * latents + sigma * noise
-
-    def target(self, latents: torch.Tensor, noise: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-        """The velocity eps - x_0."""
-        return noise - latents
-
-    def _network(self, x: torch.Tensor, t: torch.Tensor, text: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    def call_network(self, x: torch.Tensor, t: torch.Tensor, conditioning: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """Return the predicted velocity."""
         output: torch.Tensor = self.module(
-            x, encoder_hidden_states=text["text"], pooled_projections=text["pooled"], timestep=t, return_dict=False
+            x,
+            encoder_hidden_states=conditioning["text"],
+            pooled_projections=conditioning["pooled"],
+            timestep=t,
+            return_dict=False,
         )[0]
         return output
 
-    def _step(self, output: torch.Tensor, t: torch.Tensor, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def sampler_step(self, output: torch.Tensor, t: torch.Tensor, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Take one Euler step; return the next sample, and the clean latents x - s v at the end of the line."""
         clean = x - t.to(x) / self.training_steps * output
         return self.sampler.step(output, t, x, return_dict=False)[0], clean
 
@@ -76,12 +80,13 @@ class StableDiffusion3Encoders(PipelineEncoders):
 
     names = ("text", "pooled")
 
-    def _texts_of(self, prompts: list[str]) -> Mapping[str, torch.Tensor]:
-        text, _, pooled, _ = self._pipeline.encode_prompt(
+    def prompt_embeddings(self, prompts: list[str]) -> Mapping[str, torch.Tensor]:
+        """Return `text`, [B, tokens, width], and `pooled`, [B, width]."""
+        text, _, pooled, _ = self.pipeline.encode_prompt(
             prompts,
             None,
             None,
-            device=self._device,
+            device=self.device,
             do_classifier_free_guidance=False,
             max_sequence_length=self._t5_tokens,
         )
@@ -89,10 +94,32 @@ class StableDiffusion3Encoders(PipelineEncoders):
 
     @property
     def _t5_tokens(self) -> int:
-        tokenizer = self._pipeline.tokenizer_3
+        tokenizer = self.pipeline.tokenizer_3
         return T5_TOKENS if tokenizer is None else min(T5_TOKENS, int(tokenizer.model_max_length))
 
-    def _limits(self) -> Sequence[tuple[Any, int]]:
-        limit = int(self._pipeline.tokenizer_max_length)
-        found = [(self._pipeline.tokenizer, limit), (self._pipeline.tokenizer_2, limit)]
-        return found if self._pipeline.tokenizer_3 is None else [*found, (self._pipeline.tokenizer_3, self._t5_tokens)]
+    def tokenizer_limits(self) -> Sequence[tuple[Any, int]]:
+        """Return the tokenizers of both CLIPs, and T5's where there is one."""
+        limit = int(self.pipeline.tokenizer_max_length)
+        limits = [(self.pipeline.tokenizer, limit), (self.pipeline.tokenizer_2, limit)]
+        return limits if self.pipeline.tokenizer_3 is None else [*limits, (self.pipeline.tokenizer_3, self._t5_tokens)]
+
+
+class StableDiffusion3(LatentFamily):
+    """Stable Diffusion 3."""
+
+    name = "stable-diffusion-3"
+    pipelines = ("StableDiffusion3Pipeline",)
+    network = "transformer"
+    optional_components = ("text_encoder_3", "tokenizer_3")
+    denoiser = StableDiffusion3Denoiser
+    encoders = StableDiffusion3Encoders
+    network_class = "SD3Transformer2DModel"
+    scheduler_class = "FlowMatchEulerDiscreteScheduler"
+    architectures: ClassVar = {"stabilityai/stable-diffusion-3-medium-diffusers": SD3_MEDIUM}
+
+    def conditioning_shapes(self, network: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+        """Return the shapes of the text embeddings and the pooled ones of one prompt."""
+        return {
+            "text": (TOKENS, int(network["joint_attention_dim"])),
+            "pooled": (int(network["pooled_projection_dim"]),),
+        }

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from functools import reduce
 from typing import TYPE_CHECKING, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from attrbench.contracts.feature import QueryFeatures
 from attrbench.contracts.method import ExhaustiveScorer, StateSize
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 class CheckpointOptions(BaseModel):
     """The options of methods that follow the training."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
 
     checkpoints: int = Field(4, ge=1)
     """How many checkpoints, evenly spaced through training, the final weights among them."""

@@ -12,6 +12,7 @@ from attrbench.contracts.method import Context, Method, Scorer
 from attrbench.errors import UsageError
 from attrbench.features.gradient_products import GradientProducts
 from attrbench.features.gradient_rows import GradientRows
+from attrbench.search.libraries import search_library
 from attrbench_methods.first_order.product_scorer import ProductScorer
 from attrbench_methods.gradient_options import GradientOptions
 
@@ -97,7 +98,7 @@ class DMin(Method[DMinOptions]):
         return self._query_rows.model_copy(update={"dtype": self.options.dtype})
 
     def check(self, train_items: int) -> None:
-        """`k` must not exceed the training set; Faiss must understand its string."""
+        """`k` must not exceed the training set; the search's library must import; Faiss must understand its string."""
         o = self.options
         if o.k is not None and o.k > train_items:
             raise UsageError(f"method dmin: k={o.k} is larger than the training set ({train_items} items)")
@@ -105,6 +106,8 @@ class DMin(Method[DMinOptions]):
             from attrbench.search.faiss_index import make_index
 
             make_index(o.index, o.timesteps * o.v)
+        if o.search == "hnsw" and o.v is not None:
+            search_library("hnswlib")
 
     def fit(self, train: TrainFeatures, context: Context) -> Scorer:
         """Builds or loads the index, where there is one."""

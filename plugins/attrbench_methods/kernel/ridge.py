@@ -14,13 +14,12 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
-from safetensors.numpy import load_file, save_file
 
 from attrbench.contracts.feature import QueryFeatures, TrainFeatures
 from attrbench.contracts.gradient_source import GradientSource
 from attrbench.contracts.method import Context, ExhaustiveScorer, StateSize
 from attrbench.features.gradient_gram import GradientGram
-from attrbench.search.index_files import kept_index
+from attrbench.store.artifacts import Artifact
 from attrbench.store.fingerprint import fingerprint
 from attrbench_methods.gradient_options import MeanGradientOptions
 from attrbench_methods.kernel.kernel_features import KernelFeatures, SketchedMeans, WholeMeans
@@ -165,10 +164,7 @@ def _spectrum(means: KernelFeatures, train: TrainFeatures, context: Context) -> 
     if train.count < KEPT:
         return Spectrum.of(means.gram(train)), 0.0
     key = fingerprint([SPECTRUM_VERSION, context.fingerprint, train.count])
-    kept = kept_index(
-        context.workspace.with_name("ridge") / f"spectrum-{key[:20]}.bin",
-        build=lambda: Spectrum.of(means.gram(train)),
-        save=lambda spectrum, path: save_file(spectrum._asdict(), path),
-        load=lambda path: Spectrum(**load_file(path)),
-    )
-    return kept.index, kept.earlier_seconds
+    path = context.workspace.with_name("ridge") / f"spectrum-{key[:20]}.safetensors"
+    artifact = Artifact(path, "ridge spectrum", f"eigendecomposition of the Gram matrix of {train.count:,} items")
+    kept = artifact.arrays(lambda: Spectrum.of(means.gram(train))._asdict())
+    return Spectrum(**kept.value), kept.earlier_seconds

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from attrbench.gradients.curvature.kronecker import KroneckerFactors
-    from attrbench.search.index_files import KeptIndex
+    from attrbench.store.artifacts import Kept
 
 
 class KroneckerOptions(GradientOptions):
@@ -75,12 +75,12 @@ class EKFAC(Method[KroneckerOptions]):
         kept = self._factors(context)
         built = time.perf_counter() - started
         o = self.options
-        solved = kept.index.solve(gradients, self.corrected, o.damping, o.damping_mode == "relative")
-        facts = {"modules": float(len(kept.index.layers)), "draws": float(o.draws)}
+        solved = kept.value.solve(gradients, self.corrected, o.damping, o.damping_mode == "relative")
+        facts = {"modules": float(len(kept.value.layers)), "draws": float(o.draws)}
         return Transformed(solved, facts, kept.bytes, kept.earlier_seconds + built)
 
-    def _factors(self, context: Context) -> KeptIndex[KroneckerFactors]:
-        from safetensors.torch import load_file, save_file
+    def _factors(self, context: Context) -> Kept[KroneckerFactors]:
+        import torch
 
         from attrbench.gradients.curvature.kronecker import (
             FactorOptions,
@@ -88,7 +88,7 @@ class EKFAC(Method[KroneckerOptions]):
             kronecker_factors,
             tracked_layers,
         )
-        from attrbench.search.index_files import kept_index
+        from attrbench.store.artifacts import Artifact, Kept
         from attrbench.store.fingerprint import fingerprint
 
         o = self.options
@@ -97,13 +97,12 @@ class EKFAC(Method[KroneckerOptions]):
         model, items = pairs.denoiser.fingerprint, pairs.split.items.fingerprint
         key = fingerprint([model, items, pairs.count, o.source().model_dump(mode="json"), vars(options), self.version])
         folder = context.workspace.with_name("ekfac")  # both methods' factors are the same
-        device = pairs.denoiser.device
-        return kept_index(
-            folder / f"factors-{key[:20]}.bin",
-            build=lambda: kronecker_factors(pairs, options),
-            save=lambda factors, path: save_file({k: v.cpu().contiguous() for k, v in factors.tensors().items()}, path),
-            load=lambda path: KroneckerFactors.of(tracked_layers(pairs), load_file(path, device=str(device))),
+        summary = f"Kronecker factors of {pairs.count:,} items, {o.fisher} Fisher, {o.draws:,} draws"
+        kept = Artifact(folder / f"factors-{key[:20]}.safetensors", "EK-FAC factors", summary).arrays(
+            lambda: {name: tensor.cpu().numpy() for name, tensor in kronecker_factors(pairs, options).tensors().items()}
         )
+        tensors = {name: torch.from_numpy(array).to(pairs.denoiser.device) for name, array in kept.value.items()}
+        return Kept(KroneckerFactors.of(tracked_layers(pairs), tensors), kept.bytes, kept.earlier_seconds)
 
 
 class KFAC(EKFAC):

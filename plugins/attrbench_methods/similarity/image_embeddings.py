@@ -101,35 +101,16 @@ class EmbeddingScorer(ExhaustiveScorer):
 
 
 def fit_embeddings(train: TrainFeatures, context: Context, encoder: Encoder, similarity: Similarity) -> EmbeddingScorer:
-    """Embeds the training images, or loads what an earlier run kept: one file for each set of images and encoder.
-
-    The file has the form of an index file, a sealed `.bin`, so that `attrbench cache` lists, checks and removes it.
-    """
-    from attrbench.search.index_files import kept_index
+    """Embeds the training images, or loads what an earlier run kept: one file for each set of images and encoder."""
+    from attrbench.store.artifacts import Artifact
     from attrbench.store.fingerprint import fingerprint
 
     images = train[Images()]
     key = fingerprint({"images": context.fingerprint, "encoder": encoder.identity, "code": CODE_VERSION})
-    kept = kept_index(
-        context.workspace / f"embeddings-{key[:20]}.bin",
-        build=lambda: encoder.embeddings(images),
-        save=_save,
-        load=_load,
-    )
-    return EmbeddingScorer(encoder, kept.index, similarity, kept.earlier_seconds)
-
-
-def _save(embeddings: NDArray[np.float32], file: str) -> None:
-    from safetensors.numpy import save
-
-    Path(file).write_bytes(save({"embeddings": embeddings}))
-
-
-def _load(file: str) -> NDArray[np.float32]:
-    from safetensors.numpy import load_file
-
-    embeddings: NDArray[np.float32] = load_file(file)["embeddings"]
-    return embeddings
+    path = context.workspace / f"embeddings-{key[:20]}.safetensors"
+    summary = f"{context.workspace.name} embeddings of {len(images):,} images"
+    kept = Artifact(path, "embeddings", summary).arrays(lambda: {"embeddings": encoder.embeddings(images)})
+    return EmbeddingScorer(encoder, kept.value["embeddings"], similarity, kept.earlier_seconds)
 
 
 def _unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -1,30 +1,29 @@
-"""Labeled images in an .npz file, listed like those of a folder."""
+"""Read labeled images from an .npz file, as arrays or as a listing like that of a folder."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
 
 from attrbench.data.manifest import Listing
 from attrbench.errors import AttrbenchError
 from attrbench.files import sha256_of
 
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-    from PIL import Image
-
+Labeled = tuple[NDArray[np.uint8], NDArray[np.int64]]
+"""Images, [n, H, W, C], with their labels, [n]."""
 KEYS = (("x_train", "y_train"), ("x", "y"))
 
 
 def read_arrays(path: Path) -> tuple[NDArray[Any], NDArray[Any]]:
-    """The arrays `x_train` and `y_train` of a file, or `x` and `y`, whatever they are.
+    """Return the arrays `x_train` and `y_train` of a file, or `x` and `y`, of any shape and type.
 
     Raises:
         AttrbenchError: one line, where the file is missing or has neither.
     """
-    import numpy as np
-
     try:
         with np.load(path, allow_pickle=False) as file:
             for images, labels in KEYS:
@@ -40,13 +39,11 @@ def read_arrays(path: Path) -> tuple[NDArray[Any], NDArray[Any]]:
 
 
 def list_arrays(path: Path) -> Listing:
-    """The images of such a file: [n, H, W] or [n, H, W, 3], uint8, and [n] labels, which are their groups.
+    """Return a listing of a file's images, [n, H, W] or [n, H, W, 3] uint8, with their labels, [n], as groups.
 
     Raises:
         AttrbenchError: one line, where the file is missing or holds something else.
     """
-    import numpy as np
-
     images, labels = read_arrays(path)
     if images.ndim == 4 and images.shape[-1] == 1:
         images = images[..., 0]
@@ -69,6 +66,4 @@ class _Opener:
         self._images = images
 
     def __call__(self, index: int) -> Image.Image:
-        from PIL import Image
-
         return Image.fromarray(self._images[index])

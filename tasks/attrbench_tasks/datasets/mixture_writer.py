@@ -1,4 +1,4 @@
-"""Writing the mixture: image by image, resumable; `manifest.json` comes last and says that all is there."""
+"""Write the mixture image by image, so that it can be resumed; `manifest.json` is written last, when all is there."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from attrbench.contracts.dataset_builder import Order
+from attrbench.contracts.dataset_source import DatasetSource
+from attrbench.data.manifest import Listing
+from attrbench.data.pixels import refusing_bombs, to_pixels, what_is_wrong
 from attrbench.errors import AttrbenchError
 from attrbench.files import write_atomically
 from attrbench.store.fingerprint import fingerprint
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    from attrbench.contracts.dataset_builder import Order
-    from attrbench.contracts.dataset_source import DatasetSource
-    from attrbench.data.manifest import Listing
-    from attrbench_tasks.datasets.mixture import Entry, MixtureOptions
+from attrbench_tasks.datasets.mixture_entries import Entry, MixtureOptions
 
 MANIFEST = "manifest.json"
 UNFINISHED = ".unfinished.json"
@@ -33,12 +33,12 @@ EVERY = 500
 
 @dataclass(frozen=True)
 class Started:
-    """The folder of a mixture that is being written."""
+    """The folder of a mixture that is being written, with a mark that tells which."""
 
     folder: Path
 
     def refuse_other_contents(self) -> None:
-        """Never writes over what is there.
+        """Check that the folder is empty or holds an unfinished mixture.
 
         Raises:
             AttrbenchError: where the folder holds a whole data set, or anything but an unfinished one.
@@ -53,7 +53,7 @@ class Started:
             raise AttrbenchError(f"{self.folder} is not empty: name another folder with --out")
 
     def begin(self, key: str) -> None:
-        """Marks the folder as unfinished, or finds the mark of the same data set there.
+        """Mark the folder as that of an unfinished data set, or check that the mark there is of the same one.
 
         Raises:
             AttrbenchError: where another data set was begun there, or the folder can't be written to.
@@ -81,7 +81,7 @@ def write_mixture(
     order: Order,
     started: Started,
 ) -> None:
-    """Writes images, then metadata, then the manifest."""
+    """Write images, then metadata, then the manifest."""
     settled = {
         "options": options.model_dump(mode="json"),
         "sources": {name: source.model_dump(mode="json") for name, source in sources.items()},
@@ -105,11 +105,7 @@ def write_mixture(
 
 
 def _write_image(entry: Entry, listing: Listing, options: MixtureOptions, out: Path) -> str | None:
-    """Writes an image that is not there yet; the reason where it can't be read."""
-    from PIL import Image
-
-    from attrbench.data.pixels import refusing_bombs, to_pixels, what_is_wrong
-
+    """Write an image that is not there yet; return None, or the reason where its source cannot be read."""
     path = out / entry.split / entry.file_name
     if path.exists():
         return None
@@ -130,9 +126,7 @@ def _write_image(entry: Entry, listing: Listing, options: MixtureOptions, out: P
 
 
 def noised(pixels: NDArray[np.uint8], options: MixtureOptions, entry: Entry) -> NDArray[np.uint8]:
-    """The pixels with Gaussian noise that seed, source and place decide, clipped to 0 .. 255."""
-    import numpy as np
-
+    """Return [H, W, 3] pixels with Gaussian noise of the seed, source and index, clipped to 0 .. 255."""
     words = fingerprint(["noise", options.seed, entry.group, entry.place])
     noise = np.random.default_rng(int(words[:16], 16)).normal(0, 255 * options.noise, pixels.shape)
     return (pixels + noise).round().clip(0, 255).astype(np.uint8)
@@ -160,7 +154,7 @@ def _csv(rows: Sequence[Mapping[str, Any]]) -> bytes:
 
 
 def _counts(entries: Sequence[Entry]) -> dict[str, dict[str, int]]:
-    """Items of each group in each split, and how many of them are noised."""
+    """Return the number of items, and of noised ones, by group and split."""
     counts = Counter((entry.group, entry.split) for entry in entries)
     copies = Counter((entry.group, f"{entry.split}, noised") for entry in entries if entry.noised)
     table: dict[str, dict[str, int]] = {}

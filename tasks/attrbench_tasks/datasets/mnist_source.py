@@ -1,20 +1,18 @@
-"""The full MNIST training set, from the hub or from a file."""
+"""Load the full MNIST training set from the hub or from a file."""
 
 from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import numpy as np
 
 from attrbench.errors import AttrbenchError
-from attrbench_tasks.datasets.labeled_arrays import read_arrays
-
-if TYPE_CHECKING:
-    from attrbench_tasks.training.classifier import Labeled
+from attrbench_tasks.datasets.labeled_arrays import Labeled, read_arrays
 
 
 def load_mnist(dataset: str, count: int) -> Labeled:
-    """[count, 28, 28, 1] uint8 images and [count] digits.
+    """Return [count, 28, 28, 1] uint8 images and [count] digits.
 
     Args:
         dataset: an .npz file, or the id of a data set on the hub with the columns `image` and `label`.
@@ -33,11 +31,9 @@ def load_mnist(dataset: str, count: int) -> Labeled:
 
 
 def _from_hub(name: str) -> Labeled:
-    import numpy as np
-
     local = "give a file instead: dataset=FILE.npz with x_train [60000, 28, 28] uint8 and y_train"
     try:
-        from datasets import load_dataset
+        from datasets import load_dataset  # heavy, and needed only where the images come from the hub
     except ImportError:
         raise AttrbenchError(
             f"loading {name} from the hub needs the package datasets: pip install datasets; or {local}"

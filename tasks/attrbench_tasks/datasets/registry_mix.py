@@ -1,7 +1,7 @@
-"""The captioned 32x32 images of six families that the RGB minis share, and how they are divided.
+"""Read the captioned 32x32 icons of six families that the RGB minis share, and divide them into three parts.
 
-`data/registry_mix32.npz` holds 1,833 images from permissively licensed packages (see docs/tasks.md). Each family is
-cut, by one seed, into three parts:
+`data/registry_mix32.npz` holds 1,833 images from permissively licensed packages (see docs/reference/tasks.md). Each
+family is divided, by one seed, into three parts:
 
 - `base` (45%): what the shared parts and the base models are pre-trained on;
 - `tuning` (45%): the training set of the fine-tunings, whose influence is asked for;
@@ -16,11 +16,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
+import numpy as np
+from numpy.typing import NDArray
 
 Part = Literal["base", "tuning", "held_out"]
 PARTS: tuple[Part, ...] = ("base", "tuning", "held_out")
@@ -35,7 +34,7 @@ TWO_STYLES = ("a 3d emoji of ", "a flat emoji of ")
 
 @dataclass(frozen=True)
 class Captioned:
-    """Images ([n, 32, 32, 3] uint8), their captions and their family's index in `FAMILIES` ([n])."""
+    """Images, [n, 32, 32, 3] uint8, with their n captions and their families, [n] indices into `FAMILIES`."""
 
     images: NDArray[np.uint8]
     captions: tuple[str, ...]
@@ -47,9 +46,7 @@ class Captioned:
 
 @cache
 def part(*names: Part) -> Captioned:
-    """The images of one or more parts, in the order of the file."""
-    import numpy as np
-
+    """Return the images of one or more parts, in the order of the file."""
     with np.load(IMAGES, allow_pickle=False) as file:
         images, captions, families = file["x"], file["caption"].tolist(), file["family"].tolist()
     parts = _parts(captions, families)
@@ -62,16 +59,14 @@ def part(*names: Part) -> Captioned:
 
 
 def subject(caption: str) -> str:
-    """The caption without the words that name one of the two emoji styles."""
+    """Return the caption without the words that name one of the two emoji styles."""
     for style in TWO_STYLES:
         caption = caption.removeprefix(style)
     return caption
 
 
 def _parts(captions: list[str], families: list[str]) -> list[Part]:
-    """The part of each image. Emoji that exist in both styles are dealt out first, as pairs."""
-    import numpy as np
-
+    """Return the part of each image; emoji that exist in both styles are assigned as pairs."""
     where: dict[str, list[int]] = {}
     for i, caption in enumerate(captions):
         where.setdefault(subject(caption), []).append(i)

@@ -1,6 +1,6 @@
-"""What DMin's paper (arXiv 2412.08637) and its released files name: models, data sets, sizes and recipes.
+"""Models, data sets, sizes and recipes that the DMin paper (arXiv 2412.08637) and its released files name.
 
-Where the paper is silent, docs/tasks.md says what is done here instead.
+Where the paper is silent, docs/reference/tasks.md says what is done here instead.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ DDPM_MNIST, MNIST = "1aurent/ddpm-mnist", "ylecun/mnist"
 DDPM_CIFAR10, CIFAR10 = "google/ddpm-cifar10-32", "uoft-cs/cifar10"
 
 RESOLUTION = 512
-"""Pixels on a side (Table 7); the released configuration has 1,024 (methods-spec 6.6)."""
+"""Pixels on a side (Table 7); the configuration in the released LoRA repository has 1,024."""
 TRAIN_ITEMS = 9_288
-"""Training images (section 4 and Table 1); 8,846 are released."""
+"""Training images (the paper's section 4 and Table 1); 8,846 are released."""
 QUERIED = ("flowers", "lego-sets", "magic-cards")
 """The groups whose held-out prompts are drawn (Table 1)."""
 
@@ -32,4 +32,4 @@ NOISED_SHARE, HELD_OUT_SHARE = 0.05, 0.2
 
 EPOCHS, BATCH = 150, 64
 LEARNING_RATES = {"lora": 1e-3, "full": 1e-4}
-"""Table 7, with LoRA of rank 4 and alpha 8 on to_k, to_q, to_v and to_out.0, in float32."""
+"""Of the paper's Table 7, with LoRA of rank 4 and alpha 8 on to_k, to_q, to_v and to_out.0, in float32."""

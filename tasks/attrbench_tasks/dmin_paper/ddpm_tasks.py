@@ -1,4 +1,4 @@
-"""The paper's unconditional tasks: published DDPMs on MNIST and CIFAR-10.
+"""Tasks `ddpm-mnist` and `ddpm-cifar10`: published DDPMs on MNIST and CIFAR-10, as in the DMin paper.
 
 How the paper labels its generated queries is not published. Here a classifier does it, which is trained on the
 training images when the task is first opened and stays in the cache.
@@ -10,27 +10,31 @@ import logging
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import ClassVar, Literal
 
+import numpy as np
 from pydantic import Field
 
 from attrbench.contracts.dataset_source import DatasetSource
 from attrbench.contracts.options import Options
 from attrbench.contracts.task import Items, OpenTask, Task, TaskMeta, Workspace
+from attrbench.data.manifest import Listing
+from attrbench.data.open_dataset import items_of, list_items, make_items
 from attrbench.errors import AttrbenchError
 from attrbench.models.config import ModelConfig
+from attrbench.models.families.ddpm import DDPMDenoiser
+from attrbench.models.loading import find_pipeline, load_denoiser
+from attrbench.store.artifacts import Artifact
 from attrbench.store.fingerprint import fingerprint, local_state
+from attrbench_tasks.datasets.labeled_arrays import list_arrays
 from attrbench_tasks.dmin_paper import constants as paper
-
-if TYPE_CHECKING:
-    from attrbench.data.manifest import Listing
-    from attrbench.models.families.ddpm import DDPMDenoiser
-    from attrbench_tasks.training.classifier import ClassifierRecipe, Labeled
+from attrbench_tasks.minis.query_pictures import Wanted, labeled_generations
+from attrbench_tasks.training.classifier import ClassifierRecipe, Labeled, accuracy_of, train_classifier
 
 log = logging.getLogger("attrbench.queries")
 
 HELD_OUT = 10
-"""Every so many-th training image tests the classifier, which is trained on the others."""
+"""One in so many training images tests the classifier, which is trained on the others."""
 LABELS = (
     "The paper does not say how queries are labeled. Here a classifier does it: a small CNN, trained on nine tenths of"
     " the training images and tested on the rest (its accuracy is in the record's notes); pictures that it gives less"
@@ -39,7 +43,7 @@ LABELS = (
 
 
 class PaperDDPMOptions(Options):
-    """Every id can be replaced by a path."""
+    """Options of the paper's DDPM tasks; a path can stand for every id."""
 
     needs: ClassVar = {"group_column": "dataset"}
     model: str | None = None
@@ -63,18 +67,18 @@ class PaperDDPMOptions(Options):
 
 
 class PaperDDPMTask(Task[PaperDDPMOptions]):
-    """A published DDPM, its training set, and queries that a classifier labels."""
+    """A task around a published DDPM, its training set, and generated queries that a classifier labels."""
 
     Options: ClassVar[type[PaperDDPMOptions]] = PaperDDPMOptions  # type: ignore[misc]
     tuning: ClassVar = {"query_set": "tuning"}
     base: ClassVar[str]
     images: ClassVar[DatasetSource]
     epochs: ClassVar[int]
-    """Of the classifier."""
+    """Epochs of the classifier's training."""
 
     @property
     def train_source(self) -> DatasetSource:
-        """The training images."""
+        """Return the source of the training images."""
         options = self.options
         if options.dataset is None:
             return self.images.model_copy(update={"revision": options.dataset_revision})
@@ -82,7 +86,7 @@ class PaperDDPMTask(Task[PaperDDPMOptions]):
 
     @property
     def model(self) -> ModelConfig:
-        """The model."""
+        """Return the configuration of the model."""
         options = self.options
         return ModelConfig(
             model=options.model or self.base,
@@ -92,15 +96,11 @@ class PaperDDPMTask(Task[PaperDDPMOptions]):
         )
 
     def state(self) -> object:
-        """Names, sizes and times of the local files that it is made of."""
+        """Return names, sizes and times of the local files that the task is made of."""
         return local_state((self.options.model, self.options.dataset))
 
     def open(self, workspace: Workspace) -> OpenPaperDDPM:
-        """Looks for the model and the data set before anything is loaded."""
-        from attrbench.data.open_dataset import list_items
-        from attrbench.models.loading import find_pipeline
-        from attrbench_tasks.datasets.labeled_arrays import list_arrays
-
+        """Return the open task, after checking that model and data set are within reach."""
         source = self.train_source
         try:
             find_pipeline(self.model)
@@ -116,9 +116,7 @@ class PaperDDPMTask(Task[PaperDDPMOptions]):
         return OpenPaperDDPM(self, workspace, train)
 
     def classifier(self, size: int, channels: int, classes: int) -> ClassifierRecipe:
-        """The classifier of the queries."""
-        from attrbench_tasks.training.classifier import ClassifierRecipe
-
+        """Return the recipe of the classifier of the queries, for square images of `size` pixels on a side."""
         return ClassifierRecipe(
             size=size,
             epochs=self.epochs,
@@ -131,7 +129,7 @@ class PaperDDPMTask(Task[PaperDDPMOptions]):
 
 
 class OpenPaperDDPM(OpenTask):
-    """The open task; each part is loaded on first use."""
+    """An open DDPM task of the paper; training set, queries and model are loaded on first use."""
 
     def __init__(self, task: PaperDDPMTask, workspace: Workspace, train: Listing) -> None:
         self._task = task
@@ -141,15 +139,12 @@ class OpenPaperDDPM(OpenTask):
 
     @property
     def notes(self) -> Sequence[str]:
-        """How good the classifier is."""
+        """Return the accuracy of the classifier in words, once the queries are there."""
         return self._notes
 
     @cached_property
     def denoiser(self) -> DDPMDenoiser:
-        """The model."""
-        from attrbench.models.families.ddpm import DDPMDenoiser
-        from attrbench.models.loading import load_denoiser
-
+        """Return the published model."""
         loaded = load_denoiser(self._task.model, self._workspace.device)
         if not isinstance(loaded, DDPMDenoiser):
             raise AttrbenchError(f"task {self._task.meta.name}: model {self._task.model.model} is no DDPM")
@@ -157,18 +152,13 @@ class OpenPaperDDPM(OpenTask):
 
     @cached_property
     def train(self) -> Items:
-        """The training images at the model's size; the group is the class."""
-        from attrbench.data.open_dataset import items_of
-
+        """Return the training images at the model's size; the group of an item is its class."""
         shape = self.denoiser.image_shape
         return items_of(self._listing, self._task.train_source, shape, self._workspace.cache).items
 
     @cached_property
     def queries(self) -> Items:
-        """Generated images, labeled by the classifier, the ambiguous ones left out; see `generated`."""
-        from attrbench.data.open_dataset import make_items
-        from attrbench_tasks.minis.query_pictures import Wanted, labeled_generations
-
+        """Return generated images, labeled by the classifier, ambiguous ones left out (see `query_pictures`)."""
         options, classes = self._task.options, sorted(set(self.train.groups))
         wanted = Wanted(options.queries_per_group, options.query_set, self._workspace.cache)
         images, labels, seeds = labeled_generations(self.denoiser, self._classifier(classes), wanted)
@@ -177,17 +167,19 @@ class OpenPaperDDPM(OpenTask):
         return make_items(images, [""] * len(images), groups, names, seeds=seeds.tolist())
 
     def _classifier(self, classes: Sequence[str]) -> Path:
-        """The folder of the classifier, trained where it is not there yet."""
-        from attrbench_tasks.training.classifier import FILE, REPORT, accuracy_of, train_classifier
-
+        """Return the folder of the classifier; train it where it is not in the cache yet."""
         train = self.train
         _, size, channels = train.images.shape[1:]
         recipe = self._task.classifier(size, channels, len(classes))
-        facts = [train.fingerprint, train.grouping, recipe.model_dump(mode="json"), HELD_OUT]
-        folder = self._workspace.cache / "classifiers" / fingerprint(facts)[:20]
-        if not ((folder / REPORT).is_file() and (folder / FILE).is_file()):
+        contents = [train.fingerprint, train.grouping, recipe.model_dump(mode="json"), HELD_OUT]
+        path = self._workspace.cache / "classifiers" / fingerprint(contents)[:20]
+
+        def build(part: Path) -> None:
             log.info("training the classifier of the queries on %d images", len(train))
-            train_classifier(recipe, *self._labeled(classes), folder, self._workspace.device)
+            train_classifier(recipe, *self._labeled(classes), part, self._workspace.device)
+
+        artifact = Artifact(path, "classifier", f"{len(classes)} classes, trained on {len(train):,} images")
+        folder = artifact.kept(build, lambda folder, _: folder).value
         accuracy, tested = accuracy_of(folder)
         self._notes.append(
             f"queries are labeled by a classifier that is right on {accuracy:.1%} of {tested} training images that it"
@@ -196,18 +188,16 @@ class OpenPaperDDPM(OpenTask):
         return folder
 
     def _labeled(self, classes: Sequence[str]) -> tuple[Labeled, Labeled]:
-        """What the classifier is trained and tested on."""
-        import numpy as np
-
-        place = {group: number for number, group in enumerate(classes)}
-        labels = np.array([place[group] for group in self.train.groups], np.int64)
+        """Return the images and labels that the classifier is trained on, and those that it is tested on."""
+        numbers = {group: number for number, group in enumerate(classes)}
+        labels = np.array([numbers[group] for group in self.train.groups], np.int64)
         tested = np.arange(len(labels)) % HELD_OUT == HELD_OUT - 1
         images = self.train.images
         return (images[~tested], labels[~tested]), (images[tested], labels[tested])
 
 
 class DDPMMnist(PaperDDPMTask):
-    """A DDPM on MNIST."""
+    """The paper's DDPM on MNIST."""
 
     base = paper.DDPM_MNIST
     images = DatasetSource(path=paper.MNIST, split="train", image_column="image", group_column="label")
@@ -226,7 +216,7 @@ class DDPMMnist(PaperDDPMTask):
 
 
 class DDPMCifar10(PaperDDPMTask):
-    """A DDPM on CIFAR-10."""
+    """The paper's DDPM on CIFAR-10."""
 
     base = paper.DDPM_CIFAR10
     images = DatasetSource(path=paper.CIFAR10, split="train", image_column="img", group_column="label")

@@ -1,10 +1,16 @@
-"""The paper's text-to-image tasks when they are open, and the images of scale runs."""
+"""Open tasks of the paper's text-to-image models, and the random images of scale runs.
+
+A scale run has random weights, images and conditioning at their real sizes: it measures time, memory and storage.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.lib.stride_tricks import as_strided
+from numpy.typing import NDArray
 
 from attrbench.contracts.task import Items
 from attrbench.data.manifest import Listing
@@ -12,38 +18,34 @@ from attrbench.store.fingerprint import fingerprint
 from attrbench.taskfile.file_task import OpenFileTask
 from attrbench.taskfile.prompts import Draw
 
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
 SCALE_QUERIES = 16
 STRIDE = 97
 """Bytes between the beginnings of two images of a scale run; prime, so that their pixels never fall together."""
 
 
 class OpenPaperTask(OpenFileTask):
-    """As a task file's, with a word about the prompts."""
+    """An open task as a task file gives it, with a note about the source of the prompts."""
 
     said: Sequence[str] = ()
 
     @property
     def notes(self) -> Sequence[str]:
-        """Where prompts come from, and what was left out."""
+        """Return notes about where prompts come from, and about items left out."""
         return [*self.said, *super().notes]
 
 
 class OpenScaleTask(OpenFileTask):
-    """Random images and random conditioning for random weights: only time, memory and storage mean anything."""
+    """An open task of random images and random conditioning for random weights."""
 
     @property
     def notes(self) -> Sequence[str]:
-        """What such a run is."""
+        """Return the note that only time, memory and storage mean anything."""
         return ["scale run: random weights, images and conditioning; only time, memory and storage mean anything"]
 
     @cached_property
     def train(self) -> Items:
-        """Images that are functions of their index alone; they take the memory of one."""
-        shape = self.denoiser.image_shape
+        """Return random images that are functions of their index alone and together take the memory of one."""
+        shape = self.model_description.image_shape
         count = len(self._train)
         return Items(
             images=scale_images(count, shape),
@@ -55,10 +57,7 @@ class OpenScaleTask(OpenFileTask):
 
 
 def scale_images(count: int, shape: tuple[int, int, int]) -> NDArray[np.uint8]:
-    """[count, H, W, C] random uint8 images: overlapping, read-only windows of one strip of bytes."""
-    import numpy as np
-    from numpy.lib.stride_tricks import as_strided
-
+    """Return [count, H, W, C] random uint8 images: overlapping, read-only windows of one strip of bytes."""
     height, width, channels = shape
     size = height * width * channels
     strip = np.random.default_rng(0).integers(0, 256, size + STRIDE * (count - 1), dtype=np.uint8)
@@ -67,7 +66,7 @@ def scale_images(count: int, shape: tuple[int, int, int]) -> NDArray[np.uint8]:
 
 
 def scale_listing(count: int) -> Listing:
-    """Names and prompts of the images of a scale run; nothing can be decoded."""
+    """Return a listing with the names and prompts of random images; opening one raises a LookupError."""
 
     def no_image(index: int) -> object:
         raise LookupError(f"image {index} of a scale run is no file")
@@ -77,5 +76,5 @@ def scale_listing(count: int) -> Listing:
 
 
 def scale_draws() -> list[Draw]:
-    """Queries; with random weights the model draws noise."""
+    """Return the prompts and seeds of the queries of a scale run."""
     return [Draw(f"random query {index}", index, "") for index in range(SCALE_QUERIES)]

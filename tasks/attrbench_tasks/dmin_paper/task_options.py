@@ -11,7 +11,10 @@ from attrbench_tasks.dmin_paper.constants import BATCH, EPOCHS, RELEASED_SET, TR
 
 
 class PaperOptions(Options):
-    """Every id can be replaced by a path. Those from `train_epochs` on are for `attrbench train` alone."""
+    """Options of the paper's text-to-image tasks; a path can stand for every id.
+
+    Those from `train_epochs` on are for training alone.
+    """
 
     needs: ClassVar = {
         "scale_items": "weights=random",
@@ -44,37 +47,37 @@ class PaperOptions(Options):
     resolution: int | None = Field(None, ge=8)
     """Pixels on a side; 512, or the model's own where that is smaller."""
     attributed: Literal["auto", "all", "lora", "transformer-blocks"] = "auto"
-    """Which parameters are differentiated (docs/models.md)."""
+    """Which parameters are differentiated (docs/reference/models.md)."""
     vae: Literal["mode", "sample"] = "mode"
-    """How latents are taken from the autoencoder (docs/models.md)."""
+    """How latents are taken from the autoencoder (docs/reference/models.md)."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    """Of all networks."""
+    """Precision of the weights of all networks."""
     offload: bool = False
     """Text encoders and autoencoder lie in main memory while they are not at work."""
     gradient_checkpointing: bool | None = None
     """Activations are computed twice instead of kept; by default only with random weights."""
     sampling_steps: int | None = Field(None, ge=1, le=1000)
-    """Of the queries; by default diffusers' own: 50 for SD 1.4, 28 for SD 3."""
+    """Sampling steps of the queries; by default diffusers' own: 50 for SD 1.4, 28 for SD 3."""
     guidance_scale: float | None = Field(None, ge=0)
-    """Of the queries; by default diffusers' own: 7.5 for SD 1.4, 7 for SD 3."""
+    """Guidance scale of the queries; by default diffusers' own: 7.5 for SD 1.4, 7 for SD 3."""
     weights: Literal["trained", "random"] = "trained"
-    """`random`: a scale run, see docs/tasks.md."""
+    """`random`: a scale run, see docs/reference/tasks.md."""
     scale_items: int = Field(TRAIN_ITEMS, ge=1)
     """Training images of a scale run."""
     train_epochs: float = Field(EPOCHS, gt=0)
     """Passes over the training set."""
     train_batch: int = Field(BATCH, ge=1)
-    """Images an optimizer step."""
+    """Images of an optimizer step."""
     train_micro_batch: int = Field(8, ge=1)
-    """Images a forward pass; their gradients are added up to those of a batch."""
+    """Images of a forward pass; the gradients of a batch's forward passes are added up."""
     train_learning_rate: float | None = Field(None, gt=0)
-    """Constant; 0.001 with LoRA and 0.0001 without by default."""
+    """Constant learning rate; 0.001 with LoRA and 0.0001 without by default."""
     train_precision: Literal["no", "bf16"] = "no"
     """accelerate's mixed precision; `no` is float32."""
     train_save_every: int = Field(100, ge=1)
-    """Optimizer steps between two savings of the state."""
+    """Optimizer steps between two savings of the training's state."""
     train_seed: int = Field(0, ge=0)
-    """Of initial LoRA weights, order, timesteps and noise."""
+    """Seed of initial LoRA weights, order, timesteps and noise."""
 
 
 class FullPaperOptions(PaperOptions):

@@ -1,4 +1,4 @@
-"""The paper's text-to-image tasks: Stable Diffusion 1.4 and 3 Medium on the six-source mixture.
+"""Tasks `sd14-lora`, `sd3-lora` and `sd3-full`: Stable Diffusion 1.4 and 3 Medium on the DMin paper's mixture.
 
 A task is put together from its options and then opened as a task file would be (attrbench.taskfile).
 """
@@ -8,22 +8,30 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
 
 from attrbench.contracts.dataset_source import DatasetSource
-from attrbench.contracts.task import Task, TaskMeta, Workspace
-from attrbench.errors import AttrbenchError
+from attrbench.contracts.denoiser import Denoiser
+from attrbench.contracts.task import Task, TaskMeta, Trainable, Workspace
+from attrbench.data.hf_datasets import is_table_folder
+from attrbench.data.manifest import Listing
+from attrbench.data.open_dataset import list_items, need_captions
+from attrbench.errors import AttrbenchError, UsageError
 from attrbench.models.config import ModelConfig
+from attrbench.models.loading import family_of, find_pipeline, load_denoiser, own_resolution
 from attrbench.store.fingerprint import local_state
+from attrbench.taskfile.contents import QueryTable
+from attrbench.taskfile.file_task import OpenFileTask
+from attrbench.taskfile.prompts import Draw, draws_of
 from attrbench_tasks.dmin_paper import constants as paper
+from attrbench_tasks.dmin_paper.open_tasks import OpenPaperTask, OpenScaleTask, scale_draws, scale_listing
 from attrbench_tasks.dmin_paper.task_options import FullPaperOptions, PaperOptions
-
-if TYPE_CHECKING:
-    import torch
-
-    from attrbench.data.manifest import Listing
-    from attrbench.taskfile.file_task import OpenFileTask
-    from attrbench.taskfile.prompts import Draw
+from attrbench_tasks.dmin_paper.train_lora import PaperBase, train_paper_task
+from attrbench_tasks.training.train_text_to_image import Family
 
 FIRST_SEED = {"reported": 0, "tuning": 1_000_000}
 STAND_INS = 10
@@ -31,12 +39,12 @@ STAND_INS = 10
 HELD_OUT = "test"
 ACCESS = f"accept the license at https://huggingface.co/{paper.SD3}, log in with `hf auth login`"
 """How to get Stable Diffusion 3, which is gated."""
-LICENSE = "the model's and the data sets' own (docs/tasks.md)"
+LICENSE = "the model's and the data sets' own (docs/reference/tasks.md)"
 SET = f"{paper.RELEASED_SET}: 8,846 captioned images of six sources"
 
 
-class PaperTask(Task[PaperOptions]):
-    """A task around a Stable Diffusion model."""
+class PaperTask(Task[PaperOptions], Trainable):
+    """A task around a Stable Diffusion model that was fine-tuned on the mixture, wholly or with LoRA."""
 
     Options: ClassVar[type[PaperOptions]] = PaperOptions  # type: ignore[misc]
     tuning: ClassVar = {"query_set": "tuning"}
@@ -45,31 +53,31 @@ class PaperTask(Task[PaperOptions]):
     has_lora: ClassVar[bool]
     released_lora: ClassVar[str | None] = None
     sampling: ClassVar[tuple[int, float]]
-    """Steps and guidance of diffusers' own pipeline call; the paper names none."""
+    """Sampling steps and guidance scale of the queries: diffusers' defaults, since the paper names none."""
 
     @property
     def scale(self) -> bool:
-        """Whether weights are random."""
+        """Return whether weights are random."""
         return self.options.weights == "random"
 
     @property
     def path(self) -> Path:
-        """What messages call it."""
+        """Return the name of the task, which messages show in place of a file's path."""
         return Path(self.meta.name)
 
     @property
     def query_source(self) -> DatasetSource | None:
-        """No query is a file."""
+        """Return None: queries are drawn, not read from files."""
         return None
 
     @property
     def train_source(self) -> DatasetSource:
-        """The training images; of a folder with a subfolder `train` only those in it."""
+        """Return the source of the training images; of a folder with a subfolder `train` only those in it."""
         return self._split("train" if (self._folder / "train").is_dir() else None)
 
     @property
     def _folder(self) -> Path:
-        """Where the data set lies, if it is a folder."""
+        """Return the path of the data set, if it is a folder."""
         return Path(self.options.dataset).expanduser()
 
     def _split(self, split: str | None) -> DatasetSource:
@@ -84,7 +92,7 @@ class PaperTask(Task[PaperOptions]):
 
     @property
     def model(self) -> ModelConfig:
-        """The model, its LoRA, and how they are used."""
+        """Return the configuration of the model and its LoRA."""
         options = self.options
         steps, guidance = self.sampling
         lora = (options.lora or self.released_lora) if self.has_lora else None
@@ -107,22 +115,20 @@ class PaperTask(Task[PaperOptions]):
         return source.model_copy(update={"resolution": options.resolution or self._resolution(source)})
 
     def _resolution(self, source: ModelConfig) -> int:
-        from attrbench.models.loading import find_pipeline, own_resolution
-
         if source.model == self.base:
             return paper.RESOLUTION
-        return min(paper.RESOLUTION, own_resolution(*find_pipeline(source)))
+        folder, index = find_pipeline(source)
+        if not family_of(index, source.model).takes_prompts:
+            raise AttrbenchError(f"model {source.model} is a {index.get('_class_name')}, which takes no prompts")
+        return min(paper.RESOLUTION, own_resolution(folder, index))
 
     def state(self) -> object:
-        """Names, sizes and times of the local files that it is made of."""
+        """Return names, sizes and times of the local files that the task is made of."""
         options = self.options
         return local_state((options.model, options.lora, options.dataset, options.prompts))
 
     def open(self, workspace: Workspace) -> OpenFileTask:
-        """Looks for the model and the data set before anything is loaded."""
-        from attrbench.data.open_dataset import list_items
-        from attrbench_tasks.dmin_paper.open_tasks import OpenPaperTask, OpenScaleTask, scale_draws, scale_listing
-
+        """Return the open task, after checking that model and data set are within reach."""
         if self.scale:
             train, draws = scale_listing(self.options.scale_items), scale_draws()
             return OpenScaleTask(self, workspace, train=train, pictures=None, draws=draws)
@@ -135,7 +141,7 @@ class PaperTask(Task[PaperOptions]):
         return opened
 
     def _check_released(self) -> None:
-        """Refuses to take an untrained model for the paper's, whose weights were not released.
+        """Refuse a base model without the fine-tuned weights, which the paper's authors did not release.
 
         Raises:
             AttrbenchError: with the steps that lead to them.
@@ -152,13 +158,11 @@ class PaperTask(Task[PaperOptions]):
         )
 
     def find_model(self) -> None:
-        """Looks for the pipeline.
+        """Check that the pipeline is within reach.
 
         Raises:
             AttrbenchError: where it is missing, with the steps that lead to it.
         """
-        from attrbench.models.loading import find_pipeline
-
         try:
             find_pipeline(self.model)
         except AttrbenchError as error:
@@ -167,11 +171,7 @@ class PaperTask(Task[PaperOptions]):
             raise AttrbenchError(f"task {self.meta.name}: {error}{steps}") from None
 
     def _draws(self, train: Listing, cache: Path) -> tuple[list[Draw], str | None]:
-        """What the model shall draw, and a note where the prompts are not held out."""
-        from attrbench.data.open_dataset import need_captions
-        from attrbench.taskfile.contents import QueryTable
-        from attrbench.taskfile.prompts import draws_of
-
+        """Return the prompts, seeds and groups of the queries, and a note where the prompts are not held out."""
         options, note = self.options, None
         if options.prompts is not None:
             pairs = [(d.prompt, d.group) for d in draws_of(QueryTable(prompts=options.prompts), Path())]
@@ -189,10 +189,7 @@ class PaperTask(Task[PaperOptions]):
         return choose_draws(pairs, per_group, FIRST_SEED[options.query_set]), note
 
     def _held_out(self, cache: Path) -> Listing | None:
-        """The data set's split `test`, where it has one."""
-        from attrbench.data.hf_datasets import is_table_folder
-        from attrbench.data.open_dataset import list_items
-
+        """Return the data set's split `test`, or None where it has none."""
         folder = self._folder
         if folder.is_dir() and not is_table_folder(folder):  # what is wrong with a split that is there must be said
             return list_items(self._split(HELD_OUT), cache) if (folder / HELD_OUT).is_dir() else None
@@ -201,28 +198,45 @@ class PaperTask(Task[PaperOptions]):
         except AttrbenchError:
             return None
 
-    def train(self, out: Path, device: torch.device, report: Callable[[str], None]) -> None:
-        """The recipe of the paper's Table 7; see docs/tasks.md."""
-        from attrbench_tasks.dmin_paper.train_lora import train_paper_task
+    def train(
+        self,
+        subset: NDArray[np.int64] | None,
+        seed: int | None,
+        out: Path,
+        device: torch.device,
+        report: Callable[[str], None],
+    ) -> Path:
+        """Train by the recipe of the paper's Table 7 (docs/reference/tasks.md); see `Trainable.train`."""
+        if self.scale:
+            raise UsageError(f"task {self.meta.name}: weights=random has nothing to train")
+        self.find_model()
+        return train_paper_task(self.training_base(), self.options, subset, seed, out, device, report)
 
-        train_paper_task(self, out, device, report)
+    def training_base(self) -> PaperBase:
+        """Return the base model, in float32 and without LoRA, with the training set."""
+        model = self.model.model_copy(update={"lora": None, "attributed": "all", "dtype": "float32"})
+        family: Family = "sd14" if self.base == paper.SD14 else "sd3"
+        return PaperBase(self.path, model, family, self.has_lora, self.train_source)
+
+    def trained(self, folder: Path, workspace: Workspace) -> Denoiser:
+        """Return the base with the LoRA that `train` wrote, or the pipeline that it wrote."""
+        weights = {"lora": str(folder), "lora_revision": None} if self.has_lora else {"model": str(folder)}
+        return load_denoiser(self.model.model_copy(update=weights), workspace.device)
 
 
 def _pairs(listing: Listing | None) -> list[tuple[str, str]]:
-    """Caption and group of each item."""
+    """Return caption and group of each item; nothing where there are no captions."""
     if listing is None or listing.captions is None:
         return []
     return list(zip(listing.captions, listing.groups or [""] * len(listing), strict=True))
 
 
 def choose_draws(pairs: Sequence[tuple[str, str]], per_group: int | None, first_seed: int) -> list[Draw]:
-    """Of (prompt, group): those of the paper's three groups, where there are any; else all.
+    """Return the queries for (prompt, group) pairs of the paper's three groups, or of all where none of them is there.
 
     Prompts occur once a group. Where `per_group` leaves some out, a hash of the prompt chooses, whatever their order.
     A prompt's seed is its place.
     """
-    from attrbench.taskfile.prompts import Draw
-
     queried = [pair for pair in pairs if pair[1] in paper.QUERIED] or list(pairs)
     chosen: list[tuple[str, str]] = []
     for group in sorted({group for _, group in queried}):
@@ -234,7 +248,7 @@ def choose_draws(pairs: Sequence[tuple[str, str]], per_group: int | None, first_
 
 
 class SD14LoRA(PaperTask):
-    """Stable Diffusion 1.4 with LoRA."""
+    """The paper's Stable Diffusion 1.4 with LoRA."""
 
     base = paper.SD14
     has_lora = True
@@ -252,7 +266,7 @@ class SD14LoRA(PaperTask):
 
 
 class SD3LoRA(PaperTask):
-    """Stable Diffusion 3 Medium with LoRA."""
+    """The paper's Stable Diffusion 3 Medium with LoRA."""
 
     base = paper.SD3
     has_lora = True
@@ -271,7 +285,7 @@ class SD3LoRA(PaperTask):
 
 
 class SD3Full(PaperTask):
-    """Stable Diffusion 3 Medium, all of the transformer trained."""
+    """The paper's Stable Diffusion 3 Medium with a fully fine-tuned transformer."""
 
     Options: ClassVar[type[PaperOptions]] = FullPaperOptions  # type: ignore[misc]
     base = paper.SD3

@@ -1,24 +1,25 @@
-"""DDPM on the captioned icons, RGB and unconditional: the mini twin of DDPM on CIFAR-10."""
+"""Task `ddpm-icons-mini`: an unconditional DDPM on 32x32 RGB icons, the small counterpart of `ddpm-cifar10`."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
 
 from attrbench.contracts.task import TaskMeta
+from attrbench_tasks.datasets.registry_mix import FAMILIES, part
 from attrbench_tasks.minis.open_ddpm import LabeledImages, MiniDDPMTask
-
-if TYPE_CHECKING:
-    import torch
-
-    from attrbench_tasks.training.classifier import ClassifierRecipe
-    from attrbench_tasks.training.train_ddpm import DDPMRecipe
+from attrbench_tasks.minis.recipes import CLASSIFIER
+from attrbench_tasks.training.classifier import ClassifierRecipe
+from attrbench_tasks.training.train_ddpm import DDPMRecipe, halve_weights
 
 
 class DDPMIconsMini(MiniDDPMTask):
-    """All images of the mixture but the held-out tenth, which tests the classifier of the six families."""
+    """A DDPM trained on 1,650 icons of six families; the other 183 test the classifier that labels its queries."""
 
     meta = TaskMeta(
         name="ddpm-icons-mini",
@@ -26,7 +27,7 @@ class DDPMIconsMini(MiniDDPMTask):
         summary="DDPM (454k parameters) on 1,650 RGB icons of six families, 32x32; minutes on a laptop",
         model="diffusers UNet2DModel (16, 32, 48), trained by `attrbench train ddpm-icons-mini`",
         dataset="registry_mix32 without its held-out tenth: emoji in two styles, flags, cards, game art, glyphs",
-        license="images: MIT, Apache-2.0 and CC0 (docs/tasks.md); weights: Apache-2.0",
+        license="images: MIT, Apache-2.0 and CC0 (docs/reference/tasks.md); weights: Apache-2.0",
         train_items=1650,
         memory="3 GB",
         notes="Queries are DDIM samples (50 steps) of fixed seeds. Their labels come from a classifier that"
@@ -36,19 +37,14 @@ class DDPMIconsMini(MiniDDPMTask):
     @staticmethod
     @cache
     def data() -> LabeledImages:
-        """Both training parts for the diffusion model and the classifier; the held-out part tests the classifier."""
-        from attrbench_tasks.datasets.registry_mix import FAMILIES, part
-
+        """Return the parts `base` and `tuning` to train both networks on, and `held_out` to test the classifier."""
         train, held_out = part("base", "tuning"), part("held_out")
         seen = (train.images, train.families)
         return LabeledImages(seen, seen, (held_out.images, held_out.families), FAMILIES)
 
     @staticmethod
     def recipes() -> tuple[DDPMRecipe, ClassifierRecipe]:
-        """About 290 epochs for the diffusion model, 80 for the classifier."""
-        from attrbench_tasks.minis.recipes import CLASSIFIER
-        from attrbench_tasks.training.train_ddpm import DDPMRecipe
-
+        """Return the recipes: about 290 epochs for the diffusion model, 80 for the classifier."""
         ddpm = DDPMRecipe(
             unet={
                 "sample_size": 32,
@@ -69,9 +65,14 @@ class DDPMIconsMini(MiniDDPMTask):
         )
         return ddpm, CLASSIFIER
 
-    def train(self, out: Path, device: torch.device, report: Callable[[str], None]) -> None:
-        """As the others, and keeps the weights in half precision."""
-        from attrbench_tasks.training.train_ddpm import halve_weights
-
-        super().train(out, device, report)
-        halve_weights(out)
+    def train(
+        self,
+        subset: NDArray[np.int64] | None,
+        seed: int | None,
+        out: Path,
+        device: torch.device,
+        report: Callable[[str], None],
+    ) -> Path:
+        """Train as the other minis do, and keep the weights in half precision."""
+        halve_weights(super().train(subset, seed, out, device, report))
+        return out

@@ -1,17 +1,16 @@
-"""DDPM on MNIST: the mini task, on 2,000 of the 5,000 images that ship with the package."""
+"""Task `ddpm-mnist-mini`: a DDPM on 2,000 of the 5,000 MNIST images that ship with the package."""
 
 from __future__ import annotations
 
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import numpy as np
 
 from attrbench.contracts.task import TaskMeta
 from attrbench_tasks.minis.open_ddpm import LabeledImages, MiniDDPMTask
-
-if TYPE_CHECKING:
-    from attrbench_tasks.training.classifier import ClassifierRecipe
-    from attrbench_tasks.training.train_ddpm import DDPMRecipe
+from attrbench_tasks.training.classifier import ClassifierRecipe
+from attrbench_tasks.training.train_ddpm import DDPMRecipe
 
 IMAGES = Path(__file__).parents[1] / "data" / "mnist5k.npz"
 TRAIN_PER_DIGIT = 200
@@ -19,7 +18,7 @@ CLASSIFIER_PER_DIGIT = 400
 
 
 class DDPMMnistMini(MiniDDPMTask):
-    """200 images a digit for the diffusion model; 400 for the classifier, which the other 100 test."""
+    """A DDPM trained on 200 images of each digit; its classifier is trained on 400 and tested on the other 100."""
 
     meta = TaskMeta(
         name="ddpm-mnist-mini",
@@ -37,9 +36,7 @@ class DDPMMnistMini(MiniDDPMTask):
     @staticmethod
     @cache
     def data() -> LabeledImages:
-        """The first 200 images of each digit; the first 400 and the remaining 100 for the classifier."""
-        import numpy as np
-
+        """Return the first 200 images of each digit for the DDPM, the first 400 and the last 100 for the classifier."""
         with np.load(IMAGES, allow_pickle=False) as file:
             images, labels = file["x"][..., None], file["y"].astype(np.int64)
         rank = np.empty(len(labels), np.int64)  # how many images of the same digit stand before
@@ -54,10 +51,7 @@ class DDPMMnistMini(MiniDDPMTask):
 
     @staticmethod
     def recipes() -> tuple[DDPMRecipe, ClassifierRecipe]:
-        """About 96 epochs for the diffusion model, 30 for the classifier."""
-        from attrbench_tasks.training.classifier import ClassifierRecipe
-        from attrbench_tasks.training.train_ddpm import DDPMRecipe
-
+        """Return the recipes: about 96 epochs for the diffusion model, 30 for the classifier."""
         ddpm = DDPMRecipe(
             unet={
                 "sample_size": 28,

@@ -1,22 +1,22 @@
-"""DDPM on scikit-learn's 8x8 digits: the task for tests, done in seconds."""
+"""Task `digits-mini`: a DDPM on scikit-learn's 8x8 digits, which runs in seconds and serves tests."""
 
 from __future__ import annotations
 
 from functools import cache
-from typing import TYPE_CHECKING
+
+import numpy as np
+from sklearn.datasets import load_digits
 
 from attrbench.contracts.task import TaskMeta
 from attrbench_tasks.minis.open_ddpm import LabeledImages, MiniDDPMTask
-
-if TYPE_CHECKING:
-    from attrbench_tasks.training.classifier import ClassifierRecipe
-    from attrbench_tasks.training.train_ddpm import DDPMRecipe
+from attrbench_tasks.training.classifier import ClassifierRecipe
+from attrbench_tasks.training.train_ddpm import DDPMRecipe
 
 TRAIN_IMAGES = 1500
 
 
 class DigitsMini(MiniDDPMTask):
-    """The first 1,500 of scikit-learn's digits for training, the last 297 held out to test the classifier."""
+    """A DDPM trained on the first 1,500 digits; the last 297 test the classifier that labels its queries."""
 
     meta = TaskMeta(
         name="digits-mini",
@@ -34,10 +34,7 @@ class DigitsMini(MiniDDPMTask):
     @staticmethod
     @cache
     def data() -> LabeledImages:
-        """The images, their 17 gray levels spread over 0 .. 255."""
-        import numpy as np
-        from sklearn.datasets import load_digits
-
+        """Return the images with their 17 gray levels scaled to 0 .. 255."""
         digits = load_digits()
         images = np.round(digits.images * (255 / 16)).astype(np.uint8)[..., None]
         labels = digits.target.astype(np.int64)
@@ -46,10 +43,7 @@ class DigitsMini(MiniDDPMTask):
 
     @staticmethod
     def recipes() -> tuple[DDPMRecipe, ClassifierRecipe]:
-        """About 170 epochs for the diffusion model, 60 for the classifier."""
-        from attrbench_tasks.training.classifier import ClassifierRecipe
-        from attrbench_tasks.training.train_ddpm import DDPMRecipe
-
+        """Return the recipes: about 170 epochs for the diffusion model, 60 for the classifier."""
         ddpm = DDPMRecipe(
             unet={
                 "sample_size": 8,

@@ -1,4 +1,4 @@
-"""Small unconditional DDPMs on labeled images: what `ddpm-mnist-mini` and `digits-mini` have in common.
+"""Base classes of the mini tasks around small unconditional DDPMs on labeled images.
 
 A task gives its labeled images and its recipes; this module opens them: the training set, the shipped weights, and
 queries that the model generated with fixed seeds, labeled by a classifier that never saw its test images.
@@ -8,32 +8,31 @@ from __future__ import annotations
 
 import hashlib
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import ClassVar, Literal
 
+import numpy as np
+import torch
+from numpy.typing import NDArray
 from pydantic import Field
 
 from attrbench.contracts.options import Options
-from attrbench.contracts.task import Items, OpenTask, Task, Workspace
+from attrbench.contracts.task import Items, OpenTask, Task, Trainable, Workspace
 from attrbench.errors import AttrbenchError
-
-if TYPE_CHECKING:
-    import numpy as np
-    import torch
-    from numpy.typing import NDArray
-
-    from attrbench.models.families.ddpm import DDPMDenoiser
-    from attrbench_tasks.training.classifier import ClassifierRecipe, Labeled
-    from attrbench_tasks.training.train_ddpm import DDPMRecipe
+from attrbench.models.families.ddpm import DDPMDenoiser
+from attrbench_tasks.minis.query_pictures import Wanted, labeled_generations
+from attrbench_tasks.training.classifier import ClassifierRecipe, Labeled, train_classifier
+from attrbench_tasks.training.train_ddpm import DDPMRecipe, scaled, train_ddpm
+from attrbench_tasks.training.training_request import TrainingRequest
 
 WEIGHTS = Path(__file__).parents[1] / "weights"
 
 
 class MiniDDPMOptions(Options):
-    """Options of the mini DDPM tasks."""
+    """Options of the mini DDPM tasks: number and kind of queries."""
 
     queries_per_group: int = Field(10, ge=1, le=100)
     """Generated queries for each class."""
@@ -43,13 +42,13 @@ class MiniDDPMOptions(Options):
 
 @dataclass(frozen=True)
 class LabeledImages:
-    """Images ([n, H, W, C] uint8) with their class ([n]), by what they are for.
+    """The images of a task, [n, H, W, C] uint8, with their class numbers, [n], by their use.
 
     Attributes:
         train: the training set of the diffusion model.
         classifier: what the classifier of the queries was trained on.
         held_out: images that neither saw; they test the classifier.
-        names: of the classes; none: their numbers.
+        names: of the classes; where empty, classes are called by their numbers.
     """
 
     train: Labeled
@@ -58,14 +57,14 @@ class LabeledImages:
     names: tuple[str, ...] = ()
 
     def items(self, images: NDArray[np.uint8], labels: NDArray[np.int64]) -> Items:
-        """Images with the names of their classes as groups."""
+        """Return images, [n, H, W, C], as items whose groups are the names of their classes, [n]."""
         digest = hashlib.sha256(repr(images.shape).encode() + images.tobytes() + labels.tobytes()).hexdigest()
         groups = [self.names[label] if self.names else str(label) for label in labels]
         return Items(images, groups, [""] * len(images), digest)
 
 
-class MiniDDPMTask(Task[MiniDDPMOptions]):
-    """A task around weights in `weights/NAME`."""
+class MiniDDPMTask(Task[MiniDDPMOptions], Trainable):
+    """A task around a DDPM and a classifier that ship in `weights/NAME`."""
 
     Options: ClassVar[type[MiniDDPMOptions]] = MiniDDPMOptions  # type: ignore[misc]
     tuning: ClassVar = {"query_set": "tuning"}
@@ -73,20 +72,20 @@ class MiniDDPMTask(Task[MiniDDPMOptions]):
     @staticmethod
     @abstractmethod
     def data() -> LabeledImages:
-        """The images."""
+        """Return the images of the task."""
 
     @staticmethod
     @abstractmethod
     def recipes() -> tuple[DDPMRecipe, ClassifierRecipe]:
-        """The recipes of the diffusion model and of the classifier that labels its pictures."""
+        """Return the recipes of the diffusion model and of the classifier that labels its queries."""
 
     @property
     def weights(self) -> Path:
-        """The folder of the shipped weights."""
+        """Return the folder of the shipped weights."""
         return WEIGHTS / self.meta.name
 
     def open(self, workspace: Workspace) -> OpenMiniDDPM:
-        """Checks that the weights are there."""
+        """Return the open task, after checking that its weights are there."""
         if not (self.weights / "classifier.safetensors").is_file():
             raise AttrbenchError(
                 f"task {self.meta.name}: no weights in {self.weights}; make them with"
@@ -94,26 +93,44 @@ class MiniDDPMTask(Task[MiniDDPMOptions]):
             )
         return OpenMiniDDPM(self, workspace)
 
-    def train(self, out: Path, device: torch.device, report: Callable[[str], None]) -> None:
-        """Trains the classifier, then the diffusion model."""
-        from attrbench_tasks.training.classifier import train_classifier
-        from attrbench_tasks.training.train_ddpm import scaled, train_ddpm
-
-        recipe, classifier_recipe = self.recipes()
+    def train(
+        self,
+        subset: NDArray[np.int64] | None,
+        seed: int | None,
+        out: Path,
+        device: torch.device,
+        report: Callable[[str], None],
+    ) -> Path:
+        """Train the diffusion model, for the original training the classifier first; see `Trainable.train`."""
         data = self.data()
-        accuracy = train_classifier(classifier_recipe, data.classifier, data.held_out, out, device)
-        report(f"classifier: {accuracy:.2%} of {len(data.held_out[1])} held-out images right")
-        train_ddpm(
+        request = TrainingRequest(len(data.train[0]), subset, seed)
+        ddpm_recipe, classifier_recipe = self.recipes()
+        recipe = request.recipe(ddpm_recipe)
+        if request.begin(recipe, out):
+            report(f"{self.meta.name}: {out} holds the weights of this recipe already")
+            return out
+        if request.is_original:
+            accuracy = train_classifier(classifier_recipe, data.classifier, data.held_out, out, device)
+            report(f"classifier: {accuracy:.2%} of {len(data.held_out[1])} held-out images right")
+        return train_ddpm(
             recipe,
-            scaled(data.train[0]),
+            scaled(data.train[0][request.indices]),
             out,
             device=device,
             report=lambda step, loss: report(f"step {step} of {recipe.steps}: loss {loss:.4f}"),
         )
 
+    def training_recipe(self) -> Mapping[str, object]:
+        """Return the diffusion model's recipe without its seed; see `Trainable.training_recipe`."""
+        return self.recipes()[0].model_dump(mode="json", exclude={"seed", "checkpoints"})
+
+    def trained(self, folder: Path, workspace: Workspace) -> DDPMDenoiser:
+        """Return the model that `train` wrote."""
+        return DDPMDenoiser(folder, workspace.device)
+
 
 class OpenMiniDDPM(OpenTask):
-    """The open task; each part is loaded on first use."""
+    """An open mini DDPM task; training set, queries and model are loaded on first use."""
 
     def __init__(self, task: MiniDDPMTask, workspace: Workspace) -> None:
         self._task = task
@@ -121,15 +138,13 @@ class OpenMiniDDPM(OpenTask):
 
     @cached_property
     def train(self) -> Items:
-        """The training images; the group is the class."""
+        """Return the training images; the group of an item is its class."""
         data = self._task.data()
         return data.items(*data.train)
 
     @cached_property
     def queries(self) -> Items:
-        """Generated images, labeled by the classifier, the ambiguous ones left out; see `generated`."""
-        from attrbench_tasks.minis.query_pictures import Wanted, labeled_generations
-
+        """Return generated images, labeled by the classifier, ambiguous ones left out (see `query_pictures`)."""
         options = self._task.options
         wanted = Wanted(options.queries_per_group, options.query_set, self._workspace.cache)
         images, labels, seeds = labeled_generations(self.denoiser, self._task.weights, wanted)
@@ -137,7 +152,5 @@ class OpenMiniDDPM(OpenTask):
 
     @cached_property
     def denoiser(self) -> DDPMDenoiser:
-        """The shipped model."""
-        from attrbench.models.families.ddpm import DDPMDenoiser
-
+        """Return the shipped model."""
         return DDPMDenoiser(self._task.weights, self._workspace.device)

@@ -1,4 +1,4 @@
-"""Queries: pictures that a model generated with fixed seeds, kept on disk.
+"""Draw the queries of a task, pictures that its model generates with fixed seeds, and keep them in the cache.
 
 Unconditional models: seeds are tried in order, 0, 1, 2, ... (from 1,000,000 for the tuning set). A picture whose most
 probable class, by a classifier, has a probability under 0.9 is ambiguous and left out. Of each class the first
@@ -15,20 +15,19 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
+from attrbench.contracts.denoiser import Denoiser
 from attrbench.errors import AttrbenchError
-from attrbench.store.checksums import is_whole, write_sealed
+from attrbench.models.families.ddpm import DDPMDenoiser
+from attrbench.store.artifacts import Artifact
 from attrbench.store.fingerprint import fingerprint
+from attrbench_tasks.training.classifier import FILE, load_classifier, probabilities, recipe_of
 
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    from attrbench.contracts.denoiser import Denoiser
-    from attrbench.models.families.ddpm import DDPMDenoiser
-
-    Arrays = dict[str, NDArray[Any]]
+Arrays = dict[str, NDArray[Any]]
 
 log = logging.getLogger("attrbench.queries")
 
@@ -41,7 +40,7 @@ FIRST_SEED = {"reported": 0, "tuning": 1_000_000}
 
 @dataclass(frozen=True)
 class Wanted:
-    """Which queries.
+    """How many queries are wanted, of which set, and where they are kept.
 
     Attributes:
         per_group: pictures of each group.
@@ -57,12 +56,12 @@ class Wanted:
 def prompted_generations(
     denoiser: Denoiser, prompts: Mapping[str, Sequence[str]], wanted: Wanted
 ) -> tuple[NDArray[np.uint8], list[str], list[str], list[int]]:
-    """Generated images [m, H, W, C], their groups, prompts and seeds; the images are read from the cache if there.
+    """Return generated images, [m, H, W, C] uint8, with their groups, prompts and seeds, drawn or from the cache.
 
     Args:
         denoiser: the model.
-        prompts: of each group.
-        wanted: which.
+        prompts: those of each group, by its name.
+        wanted: how many queries, of which set.
     """
     groups = [group for group in prompts for _ in range(wanted.per_group)]
     forth = 1 if wanted.query_set == "reported" else -1
@@ -70,24 +69,23 @@ def prompted_generations(
     used = [of_group[i % len(of_group)] for of_group in ordered for i in range(wanted.per_group)]
     first = FIRST_SEED[wanted.query_set]
     seeds = list(range(first, first + len(used)))
-    facts = {"model": denoiser.fingerprint, "sampling": denoiser.sampling, "prompts": used, "seeds": seeds}
-    kept = kept_or_made(_path(wanted.cache, facts), lambda: {"images": denoiser.generate(used, seeds)})
+    contents = {"model": denoiser.fingerprint, "sampling": denoiser.sampling, "prompts": used, "seeds": seeds}
+    summary = f"{len(used)} pictures of {len(prompts)} groups, {wanted.query_set}"
+    kept = _kept(wanted.cache, contents, summary, lambda: {"images": denoiser.generate(used, seeds)})
     return kept["images"], groups, used, seeds
 
 
 def labeled_generations(
     denoiser: DDPMDenoiser, weights: Path, wanted: Wanted
 ) -> tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.int64]]:
-    """Generated images [m, H, W, C], their labels [m] and seeds [m], by seed; read from the cache if they are there.
+    """Return generated images, [m, H, W, C] uint8, with their labels, [m], and seeds, [m], drawn or from the cache.
 
     Args:
         denoiser: the model.
         weights: folder of the classifier.
-        wanted: which.
+        wanted: how many queries, of which set.
     """
-    from attrbench_tasks.training.classifier import FILE
-
-    facts = {
+    contents = {
         "model": denoiser.fingerprint,
         "sampling_steps": denoiser.sampling_steps,
         "classifier": hashlib.sha256((weights / FILE).read_bytes()).hexdigest(),
@@ -96,43 +94,18 @@ def labeled_generations(
         "query_set": wanted.query_set,
     }
     first = FIRST_SEED[wanted.query_set]
-    path = _path(wanted.cache, facts)
-    kept = kept_or_made(path, lambda: _unambiguous(denoiser, weights, wanted.per_group, first))
+    summary = f"{wanted.per_group} labeled pictures of each class, {wanted.query_set}"
+    kept = _kept(wanted.cache, contents, summary, lambda: _unambiguous(denoiser, weights, wanted.per_group, first))
     return kept["images"], kept["labels"], kept["seeds"]
 
 
-def _path(cache: Path, facts: dict[str, Any]) -> Path:
-    """Where the pictures are kept that `facts` decide."""
-    return cache / "queries" / f"{fingerprint(facts)[:20]}.safetensors"
-
-
-def kept_or_made(path: Path, make: Callable[[], Mapping[str, NDArray[Any]]]) -> dict[str, NDArray[Any]]:
-    """The arrays kept at `path`; made, and kept there, where they are missing or damaged.
-
-    Raises:
-        AttrbenchError: where they can't be kept.
-    """
-    from safetensors.numpy import load_file, save
-
-    if not is_whole(path):
-        if path.exists():
-            log.warning("%s is damaged (size or checksum differ): it is made again", path)
-        made = dict(make())
-        try:
-            write_sealed(path, save(made))
-        except OSError as error:
-            raise AttrbenchError(
-                f"cannot write to the cache {path.parent}: {error.strerror}; choose another folder with --cache"
-            ) from None
-        return made
-    return load_file(path)
+def _kept(cache: Path, contents: dict[str, Any], summary: str, build: Callable[[], Arrays]) -> Arrays:
+    """Return the pictures that are a function of `contents`, from the cache, or drawn and kept there."""
+    path = cache / "queries" / f"{fingerprint(contents)[:20]}.safetensors"
+    return Artifact(path, "generated queries", summary).arrays(build).value
 
 
 def _unambiguous(denoiser: Denoiser, weights: Path, per_group: int, first_seed: int) -> Arrays:
-    import numpy as np
-
-    from attrbench_tasks.training.classifier import load_classifier, probabilities, recipe_of
-
     classifier = load_classifier(weights)
     images, labels, seeds = [], [], []
     counts = np.zeros(recipe_of(weights).classes, np.int64)

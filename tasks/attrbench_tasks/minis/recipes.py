@@ -1,4 +1,4 @@
-"""The recipes of the text-to-image minis: one autoencoder, one set of text encoders, two bases, three fine-tunings.
+"""Recipes of the text-to-image minis: one autoencoder, one set of text encoders, two bases, three fine-tunings.
 
 `prepare` trains what is missing below one folder, in this order, and resumes what was cut off:
 
@@ -12,21 +12,25 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from attrbench_tasks.training.classifier import ClassifierRecipe
+import numpy as np
+import torch
+from diffusers import AutoencoderKL
+from numpy.typing import NDArray
+
+from attrbench_tasks.datasets.registry_mix import Part, part
+from attrbench_tasks.training.classifier import REPORT, ClassifierRecipe, train_classifier
 from attrbench_tasks.training.loop import RECIPE_FILE, Progress, Recipe
-from attrbench_tasks.training.train_autoencoder import AutoencoderRecipe
-from attrbench_tasks.training.train_text_encoder import TextEncoderRecipe
-from attrbench_tasks.training.train_text_to_image import Family, LoRARecipe, TextToImageRecipe
-
-if TYPE_CHECKING:
-    import numpy as np
-    import torch
-    from numpy.typing import NDArray
-
-    from attrbench_tasks.datasets.registry_mix import Part
-    from attrbench_tasks.training.train_text_to_image import EncodedImages
+from attrbench_tasks.training.train_autoencoder import AutoencoderRecipe, latents_of, train_autoencoder
+from attrbench_tasks.training.train_text_encoder import TextEncoderRecipe, train_text_encoders
+from attrbench_tasks.training.train_text_to_image import (
+    EncodedImages,
+    Family,
+    LoRARecipe,
+    TextToImageRecipe,
+    text_embeddings,
+    train_base,
+)
 
 Report = Callable[[str], None]
 
@@ -148,7 +152,7 @@ CLASSIFIER = ClassifierRecipe(
 
 
 def fine_tuning(base: Family, *, lora: bool) -> TextToImageRecipe:
-    """The recipe of a fine-tuning; LoRA as in DMin's Table 7: rank 4, alpha 8."""
+    """Return the recipe of a fine-tuning; LoRA has rank 4 and alpha 8, as in Table 7 of DMin (arXiv 2412.08637)."""
     recipe = BASES[base]
     return TextToImageRecipe(
         family=base,
@@ -164,7 +168,7 @@ def fine_tuning(base: Family, *, lora: bool) -> TextToImageRecipe:
 
 
 def prepare(family: Family, folder: Path, device: torch.device, report: Report) -> None:
-    """Trains what is missing of the parts that the minis of one family share.
+    """Train those of the parts shared by the minis of one family that the folder lacks.
 
     Args:
         family: which base.
@@ -172,12 +176,6 @@ def prepare(family: Family, folder: Path, device: torch.device, report: Report) 
         device: where to train.
         report: called with a line of progress now and then.
     """
-    from attrbench_tasks.datasets.registry_mix import part
-    from attrbench_tasks.training.classifier import REPORT, train_classifier
-    from attrbench_tasks.training.train_autoencoder import train_autoencoder
-    from attrbench_tasks.training.train_text_encoder import train_text_encoders
-    from attrbench_tasks.training.train_text_to_image import train_base
-
     base = part("base")
     if not (folder / REPORT).is_file():
         seen, unseen = part("base", "tuning"), part("held_out")
@@ -198,14 +196,7 @@ def prepare(family: Family, folder: Path, device: torch.device, report: Report) 
 
 
 def encoded(family: Family, folder: Path, name: Part, device: torch.device) -> EncodedImages:
-    """A part of the mixture as the networks see it, the empty prompt behind its captions."""
-    import torch
-    from diffusers import AutoencoderKL
-
-    from attrbench_tasks.datasets.registry_mix import part
-    from attrbench_tasks.training.train_autoencoder import latents_of
-    from attrbench_tasks.training.train_text_to_image import EncodedImages, text_embeddings
-
+    """Return a part of the icons as latents and text embeddings, with the empty prompt after its captions."""
     items = part(name)
     vae = AutoencoderKL.from_pretrained(str(folder / "vae"), local_files_only=True).to(device, torch.float32).eval()
     latents = latents_of(vae, pixels(items.images).to(device))
@@ -213,12 +204,10 @@ def encoded(family: Family, folder: Path, name: Part, device: torch.device) -> E
 
 
 def pixels(images: NDArray[np.uint8]) -> torch.Tensor:
-    """[n, H, W, 3] uint8 to [n, 3, H, W] in [-1, 1]."""
-    import torch
-
+    """Return [n, H, W, 3] uint8 images as floats, [n, 3, H, W], in [-1, 1]."""
     return torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
 def progress(name: str, recipe: Recipe, folder: Path, report: Report, every: int = 250) -> Progress:
-    """Lines of progress that name what is trained."""
+    """Return a `Progress` that reports lines with the name of what is trained."""
     return Progress(folder, lambda step, loss: report(f"{name}: step {step} of {recipe.steps}: loss {loss:.4f}"), every)

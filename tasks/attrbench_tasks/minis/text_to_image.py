@@ -1,41 +1,47 @@
-"""The text-to-image minis: small Stable Diffusion pipelines, fine-tuned on captioned icons of six families.
+"""Tasks `sd14-lora-mini`, `sd3-lora-mini` and `sd3-full-mini`: small Stable Diffusion pipelines on captioned icons.
 
-All three share an autoencoder, text encoders and, by family, a pre-trained base (`weights/text-to-image-mini`). What
-is asked for is the influence of the images of the fine-tuning.
+All three share an autoencoder, text encoders and, by family, a pre-trained base (`weights/text-to-image-mini`). The
+training set of a task is that of the fine-tuning.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import tempfile
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import ClassVar, Literal
 
+import numpy as np
+import torch
+from numpy.typing import NDArray
 from pydantic import Field
 
+from attrbench.contracts.denoiser import Denoiser
 from attrbench.contracts.options import Options
-from attrbench.contracts.task import Items, OpenTask, Task, TaskMeta, Workspace
+from attrbench.contracts.task import Items, OpenTask, Task, TaskMeta, Trainable, Workspace
 from attrbench.errors import AttrbenchError
 from attrbench.files import write_atomically
-
-if TYPE_CHECKING:
-    import numpy as np
-    import torch
-    from numpy.typing import NDArray
-
-    from attrbench.contracts.denoiser import Denoiser
-    from attrbench_tasks.datasets.registry_mix import Captioned
-    from attrbench_tasks.training.train_text_to_image import Family, TextToImageRecipe
+from attrbench.models.config import ModelConfig
+from attrbench.models.loading import load_denoiser
+from attrbench_tasks.datasets.registry_mix import FAMILIES, Captioned, part
+from attrbench_tasks.minis.query_pictures import Wanted, prompted_generations
+from attrbench_tasks.minis.recipes import encoded, fine_tuning, prepare, progress
+from attrbench_tasks.training.classifier import load_classifier, probabilities
+from attrbench_tasks.training.loop import RECIPE_FILE
+from attrbench_tasks.training.pipeline_assembly import INDEX, assembled, pipeline_parts
+from attrbench_tasks.training.train_text_to_image import Family, TextToImageRecipe, fine_tune
+from attrbench_tasks.training.training_request import TrainingRequest, is_original_training
 
 WEIGHTS = Path(__file__).parents[1] / "weights"
 SHARED = "text-to-image-mini"
 """Folder of the parts that the minis share, beside those of the minis."""
 JUDGED = "generations.json"
-"""File beside the weights: how many pictures the classifier took for the family asked for."""
+"""File beside the weights with the counts that `MiniTextToImageTask.judge` returns in words."""
 JUDGED_SEED = 2_000_000
-LICENSE = "images: MIT, Apache-2.0 and CC0 (docs/tasks.md); weights: Apache-2.0"
+LICENSE = "images: MIT, Apache-2.0 and CC0 (docs/reference/tasks.md); weights: Apache-2.0"
 DATASET = "registry_mix32, the tuning part: emoji in two styles, flags, cards, game art, glyphs"
 
 NOTES = (
@@ -46,7 +52,7 @@ NOTES = (
 
 
 class MiniTextToImageOptions(Options):
-    """Options of the text-to-image minis."""
+    """Options of the text-to-image minis: number and kind of queries."""
 
     queries_per_group: int = Field(10, ge=1, le=100)
     """Generated queries for each family."""
@@ -55,8 +61,8 @@ class MiniTextToImageOptions(Options):
     on the reported ones."""
 
 
-class MiniTextToImageTask(Task[MiniTextToImageOptions]):
-    """A task around a fine-tuning of one of the shared bases."""
+class MiniTextToImageTask(Task[MiniTextToImageOptions], Trainable):
+    """A task around a fine-tuned base, which ships in `weights/NAME`."""
 
     Options: ClassVar[type[MiniTextToImageOptions]] = MiniTextToImageOptions  # type: ignore[misc]
     tuning: ClassVar = {"query_set": "tuning"}
@@ -68,20 +74,16 @@ class MiniTextToImageTask(Task[MiniTextToImageOptions]):
 
     @property
     def weights(self) -> Path:
-        """The folder of the fine-tuning's weights."""
+        """Return the folder of the shipped weights of the fine-tuning."""
         return WEIGHTS / self.meta.name
 
     @classmethod
     def recipe(cls) -> TextToImageRecipe:
-        """The recipe of the fine-tuning."""
-        from attrbench_tasks.minis.recipes import fine_tuning
-
+        """Return the recipe of the fine-tuning."""
         return fine_tuning(cls.family, lora=cls.lora)
 
     def open(self, workspace: Workspace) -> OpenMiniTextToImage:
-        """Checks that the weights are there."""
-        from attrbench_tasks.training.loop import RECIPE_FILE
-
+        """Return the open task, after checking that its weights are there."""
         for folder in (WEIGHTS / SHARED / self.family, self.weights):
             if not (folder / RECIPE_FILE).is_file():
                 raise AttrbenchError(
@@ -90,30 +92,51 @@ class MiniTextToImageTask(Task[MiniTextToImageOptions]):
                 )
         return OpenMiniTextToImage(self, workspace)
 
-    def train(self, out: Path, device: torch.device, report: Callable[[str], None]) -> None:
-        """Fine-tunes; the shared parts lie beside `out`, and those that are missing there are trained first."""
-        from attrbench_tasks.minis.recipes import encoded, prepare, progress
-        from attrbench_tasks.training.train_text_to_image import fine_tune
+    def train(
+        self,
+        subset: NDArray[np.int64] | None,
+        seed: int | None,
+        out: Path,
+        device: torch.device,
+        report: Callable[[str], None],
+    ) -> Path:
+        """Fine-tune one of the shared bases; see `Trainable.train`.
 
+        A subset or a seed is trained on the base that ships with the package. The original training takes the shared
+        parts beside `out` instead, and trains those that are missing there first.
+        """
         out = out.absolute()
-        shared = out.parent / SHARED
-        prepare(self.family, shared, device, report)
-        data = encoded(self.family, shared, "tuning", device)
-        fine_tune(self.recipe(), shared / self.family, data, progress(self.meta.name, self.recipe(), out, report))
-        report(f"{self.meta.name}: {self.judge(out, device)}")
+        request = TrainingRequest(len(part("tuning")), subset, seed)
+        recipe = request.recipe(self.recipe())
+        if request.begin(recipe, out):
+            report(f"{self.meta.name}: {out} holds the weights of this recipe already")
+            return out
+        shared = self.shared_parts(out)
+        if request.is_original:
+            prepare(self.family, shared, device, report)
+        data = encoded(self.family, shared, "tuning", device).subset(request.indices)
+        fine_tune(recipe, shared / self.family, data, progress(self.meta.name, recipe, out, report))
+        if request.is_original:
+            report(f"{self.meta.name}: {self.judge(out, device)}")
+        return out
+
+    def trained(self, folder: Path, workspace: Workspace) -> Denoiser:
+        """Return the fine-tuned pipeline that `train` wrote."""
+        return self.pipeline(folder, workspace)
+
+    @staticmethod
+    def shared_parts(weights: Path) -> Path:
+        """Return the folder of the shared parts that a fine-tuning in the folder `weights` uses."""
+        return (weights.absolute().parent if is_original_training(weights) else WEIGHTS) / SHARED
 
     def pipeline(self, weights: Path, workspace: Workspace) -> Denoiser:
-        """The fine-tuned model.
+        """Return the pipeline with fine-tuned weights, ready to compute.
 
         Args:
-            weights: folder of the fine-tuning; the shared parts lie beside it.
+            weights: folder of the fine-tuning.
             workspace: device, and the cache in which the pipeline is put together.
         """
-        from attrbench.models.config import ModelConfig
-        from attrbench.models.loading import load_denoiser
-        from attrbench_tasks.training.pipeline_assembly import INDEX, assembled, pipeline_parts
-
-        parts = pipeline_parts(self.family, weights.parent / SHARED, None if self.lora else weights)
+        parts = pipeline_parts(self.family, self.shared_parts(weights), None if self.lora else weights)
         source = ModelConfig(
             model=str(assembled(INDEX[self.family], parts, workspace.cache)),
             lora=str(weights) if self.lora else None,
@@ -123,32 +146,26 @@ class MiniTextToImageTask(Task[MiniTextToImageOptions]):
         return load_denoiser(source, workspace.device)
 
     def judge(self, weights: Path, device: torch.device) -> str:
-        """How many pictures for the held-out prompts the classifier takes for the family asked for.
+        """Return in words how many pictures for held-out prompts the classifier assigns to the prompt's family.
 
         Each prompt is drawn once, with seeds that no query has. The counts are written beside the weights.
         """
-        import tempfile
-
-        from attrbench_tasks.datasets.registry_mix import FAMILIES, part
-        from attrbench_tasks.training.classifier import load_classifier, probabilities
-
-        asked = part("held_out")
+        held_out = part("held_out")
         with tempfile.TemporaryDirectory() as cache:
             denoiser = self.pipeline(weights, Workspace(Path(cache), device))
-            pictures = denoiser.generate(asked.captions, range(JUDGED_SEED, JUDGED_SEED + len(asked)))
-        found = probabilities(load_classifier(weights.parent / SHARED), pictures).argmax(1)
-        counts = {
-            name: {"right": int((found == i)[asked.families == i].sum()), "of": int((asked.families == i).sum())}
-            for i, name in enumerate(FAMILIES)
-        }
-        right = int((found == asked.families).sum())
-        report = {"right": right, "of": len(asked), "share": round(right / len(asked), 4), "families": counts}
+            pictures = denoiser.generate(held_out.captions, range(JUDGED_SEED, JUDGED_SEED + len(held_out)))
+        families = probabilities(load_classifier(weights.parent / SHARED), pictures).argmax(1)
+        is_right = families == held_out.families
+        members = {name: held_out.families == i for i, name in enumerate(FAMILIES)}
+        counts = {name: {"right": int(is_right[of].sum()), "of": int(of.sum())} for name, of in members.items()}
+        right = int(is_right.sum())
+        report = {"right": right, "of": len(held_out), "share": round(right / len(held_out), 4), "families": counts}
         write_atomically(weights / JUDGED, (json.dumps(report, indent=1) + "\n").encode())
-        return f"{right} of {len(asked)} pictures for held-out prompts show the family asked for, by the classifier"
+        return f"{right} of {len(held_out)} pictures for held-out prompts show the family asked for, by the classifier"
 
 
 class SD14LoRAMini(MiniTextToImageTask):
-    """The twin of `sd14-lora`."""
+    """The small counterpart of `sd14-lora`."""
 
     family = "sd14"
     lora = True
@@ -169,7 +186,7 @@ class SD14LoRAMini(MiniTextToImageTask):
 
 
 class SD3LoRAMini(MiniTextToImageTask):
-    """The twin of `sd3-lora`."""
+    """The small counterpart of `sd3-lora`."""
 
     family = "sd3"
     lora = True
@@ -190,7 +207,7 @@ class SD3LoRAMini(MiniTextToImageTask):
 
 
 class SD3FullMini(MiniTextToImageTask):
-    """The twin of `sd3-full`."""
+    """The small counterpart of `sd3-full`."""
 
     family = "sd3"
     lora = False
@@ -211,7 +228,7 @@ class SD3FullMini(MiniTextToImageTask):
 
 
 class OpenMiniTextToImage(OpenTask):
-    """The open task; each part is loaded on first use."""
+    """An open text-to-image mini; training set, queries and model are loaded on first use."""
 
     def __init__(self, task: MiniTextToImageTask, workspace: Workspace) -> None:
         self._task = task
@@ -219,18 +236,13 @@ class OpenMiniTextToImage(OpenTask):
 
     @cached_property
     def train(self) -> Items:
-        """The images of the fine-tuning; the group is the family."""
-        from attrbench_tasks.datasets.registry_mix import FAMILIES, part
-
+        """Return the images of the fine-tuning; the group of an item is its family."""
         tuning = part("tuning")
         return _items(tuning.images, [FAMILIES[family] for family in tuning.families], tuning.captions)
 
     @cached_property
     def queries(self) -> Items:
-        """Pictures for the held-out prompts; the group is the prompt's family. See `generated`."""
-        from attrbench_tasks.datasets.registry_mix import part
-        from attrbench_tasks.minis.query_pictures import Wanted, prompted_generations
-
+        """Return pictures for held-out prompts; the group is the prompt's family (see `query_pictures`)."""
         options = self._task.options
         wanted = Wanted(options.queries_per_group, options.query_set, self._workspace.cache)
         images, groups, prompts, seeds = prompted_generations(self.denoiser, by_family(part("held_out")), wanted)
@@ -238,18 +250,16 @@ class OpenMiniTextToImage(OpenTask):
 
     @cached_property
     def denoiser(self) -> Denoiser:
-        """The shipped pipeline, put together from its parts, and the LoRA."""
+        """Return the shipped pipeline, put together from its parts, with its LoRA where it has one."""
         return self._task.pipeline(self._task.weights, self._workspace)
 
 
 def by_family(items: Captioned) -> dict[str, list[str]]:
-    """The captions of each family."""
-    from attrbench_tasks.datasets.registry_mix import FAMILIES
-
-    found: dict[str, list[str]] = {family: [] for family in FAMILIES}
+    """Return the captions of each family, by its name."""
+    captions: dict[str, list[str]] = {family: [] for family in FAMILIES}
     for caption, family in zip(items.captions, items.families, strict=True):
-        found[FAMILIES[family]].append(caption)
-    return found
+        captions[FAMILIES[family]].append(caption)
+    return captions
 
 
 def _items(

@@ -1,24 +1,25 @@
-"""MNIST removal and retraining (DMin's supplement, "Effect of removing influential samples"; methods-spec A4)."""
+"""MNIST removal and retraining (Lin et al., "DMin", 2024, supplement, "Effect of removing influential samples")."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import ClassVar, Literal
 
+import numpy as np
+import torch
+from numpy.typing import NDArray
 from pydantic import Field
 
 from attrbench.contracts.task import TaskMeta
 from attrbench.errors import AttrbenchError
 from attrbench.store.fingerprint import local_state
+from attrbench_tasks.datasets.mnist_source import load_mnist
+from attrbench_tasks.minis.ddpm_mnist import IMAGES
 from attrbench_tasks.removal.removal_task import RemovalOptions, RemovalTask
-from attrbench_tasks.removal.thinning import METRIC
-
-if TYPE_CHECKING:
-    import torch
-
-    from attrbench_tasks.training.classifier import Labeled
-    from attrbench_tasks.training.train_ddpm import DDPMRecipe
+from attrbench_tasks.removal.thickness import METRIC
+from attrbench_tasks.training.classifier import Labeled
+from attrbench_tasks.training.train_ddpm import DDPMRecipe, halve_weights
 
 WEIGHTS = Path(__file__).parents[1] / "weights"
 MNIST_ITEMS = 60_000
@@ -42,10 +43,6 @@ class MnistRemovalMini(RemovalTask):
 
     def data(self) -> Labeled:
         """The shipped images, made smaller."""
-        import numpy as np
-
-        from attrbench_tasks.minis.ddpm_mnist import IMAGES
-
         with np.load(IMAGES, allow_pickle=False) as file:
             images, labels = file["x"], file["y"].astype(np.int64)
         small = images.reshape(-1, 14, 2, 14, 2).mean(axis=(2, 4)).round().astype(np.uint8)
@@ -54,8 +51,6 @@ class MnistRemovalMini(RemovalTask):
     @staticmethod
     def recipe() -> DDPMRecipe:
         """About 51 epochs."""
-        from attrbench_tasks.training.train_ddpm import DDPMRecipe
-
         return DDPMRecipe(
             unet={
                 "sample_size": 14,
@@ -83,12 +78,19 @@ class MnistRemovalMini(RemovalTask):
             )
         return folder
 
-    def train(self, out: Path, device: torch.device, report: Callable[[str], None]) -> None:
-        """Trains the model, and keeps its weights in half precision, as they ship."""
-        from attrbench_tasks.training.train_ddpm import halve_weights
-
-        super().train(out, device, report)
-        halve_weights(out)
+    def train(
+        self,
+        subset: NDArray[np.int64] | None,
+        seed: int | None,
+        out: Path,
+        device: torch.device,
+        report: Callable[[str], None],
+    ) -> Path:
+        """Train the model; the weights that ship, of all items and the recipe's own seed, are kept as halves."""
+        weights = super().train(subset, seed, out, device, report)
+        if subset is None and seed is None:
+            halve_weights(weights)
+        return weights
 
 
 class PaperRemovalOptions(RemovalOptions):
@@ -126,8 +128,6 @@ class MnistRemoval(RemovalTask):
 
     def data(self) -> Labeled:
         """From the hub or a file."""
-        from attrbench_tasks.datasets.mnist_source import load_mnist
-
         assert isinstance(self.options, PaperRemovalOptions)
         return load_mnist(self.options.dataset, MNIST_ITEMS)
 
@@ -139,8 +139,6 @@ class MnistRemoval(RemovalTask):
     @staticmethod
     def recipe() -> DDPMRecipe:
         """60 epochs of 128 images."""
-        from attrbench_tasks.training.train_ddpm import DDPMRecipe
-
         return DDPMRecipe(
             unet={
                 "sample_size": 28,

@@ -1,34 +1,36 @@
 """Removal tasks: the queries are the generated digits with the thickest strokes, and rankings are measured by removal.
 
-A task gives its images, its recipe and the folder of its model; this module opens it. The experiment itself is
-`attrbench_tasks.removal.removal_rule`.
+A task gives its images, its recipe and the folder of its model; this module opens it. The experiment itself is the
+ground truth `removal` (attrbench.ground_truth.removal).
 """
 
 from __future__ import annotations
 
+import hashlib
 from abc import abstractmethod
-from collections.abc import Callable
-from functools import cached_property
+from collections.abc import Callable, Mapping
+from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import ClassVar, Literal
 
+import numpy as np
+import torch
+from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from attrbench.contracts.options import Options
-from attrbench.contracts.task import Items, OpenTask, Task, Workspace
+from attrbench.contracts.task import Items, OpenTask, Task, Trainable, Workspace
 from attrbench.errors import UsageError
+from attrbench.ground_truth.removal import Removable, RemovalRule, RemovalStudy
+from attrbench.ground_truth.retraining import draw
+from attrbench.metrics.removal import highest
+from attrbench.models.families.ddpm import DDPMDenoiser
+from attrbench.store.artifacts import Artifact
 from attrbench.store.fingerprint import fingerprint
-from attrbench_tasks.removal.removal_rule import Removal, RemovalRule, Setting
-from attrbench_tasks.removal.thickness import Formula
-
-if TYPE_CHECKING:
-    import numpy as np
-    import torch
-    from numpy.typing import NDArray
-
-    from attrbench.models.families.ddpm import DDPMDenoiser
-    from attrbench_tasks.training.classifier import Labeled
-    from attrbench_tasks.training.train_ddpm import DDPMRecipe
+from attrbench_tasks.removal.thickness import METRIC, Formula, thicknesses
+from attrbench_tasks.training.classifier import Labeled
+from attrbench_tasks.training.train_ddpm import DDPMRecipe, is_trained, scaled, train_ddpm
+from attrbench_tasks.training.training_request import TrainingRequest
 
 THICK_SHARE = 0.25
 """The share of the training set whose strokes are the thickest: the group that the retrieval metrics look for."""
@@ -69,10 +71,15 @@ class RemovalOptions(Options):
         return RemovalRule(self.removal, self.top_k, self.removed)
 
 
-class RemovalTask(Task[RemovalOptions]):
-    """A removal task: it gives its images, its recipe and the folder of its model."""
+class RemovalTask(Task[RemovalOptions], Trainable):
+    """A removal task: it gives its images, its recipe and the folder of its model.
+
+    Attributes:
+        checkpoint_every: steps between two states on disk, from which an interrupted training goes on.
+    """
 
     Options: ClassVar[type[RemovalOptions]] = RemovalOptions  # type: ignore[misc]
+    checkpoint_every: ClassVar[int] = 200
 
     @abstractmethod
     def data(self) -> Labeled:
@@ -101,21 +108,40 @@ class RemovalTask(Task[RemovalOptions]):
             )
         return OpenRemoval(self, folder, data, workspace)
 
-    def train(self, out: Path, device: torch.device, report: Callable[[str], None]) -> None:
-        """Trains the model that all items are seen by."""
-        from attrbench_tasks.training.train_ddpm import scaled, train_ddpm
-
-        recipe = self.recipe()
-        train_ddpm(
+    def train(
+        self,
+        subset: NDArray[np.int64] | None,
+        seed: int | None,
+        out: Path,
+        device: torch.device,
+        report: Callable[[str], None],
+    ) -> Path:
+        """Train the model on all items or on a subset; see `Trainable.train`."""
+        images = self.data()[0]
+        request = TrainingRequest(len(images), subset, seed)
+        recipe = request.recipe(self.recipe())
+        if request.begin(recipe, out):
+            report(f"{self.meta.name}: {out} holds the weights of this recipe already")
+            return out
+        return train_ddpm(
             recipe,
-            scaled(self.data()[0]),
+            scaled(images[request.indices]),
             out,
             device=device,
             report=lambda step, loss: report(f"step {step} of {recipe.steps}: loss {loss:.4f}"),
+            checkpoint_every=self.checkpoint_every,
         )
 
+    def training_recipe(self) -> Mapping[str, object]:
+        """Return the recipe without its seed; see `Trainable.training_recipe`."""
+        return self.recipe().model_dump(mode="json", exclude={"seed", "checkpoints"})
 
-class OpenRemoval(OpenTask):
+    def trained(self, folder: Path, workspace: Workspace) -> DDPMDenoiser:
+        """Return the model that `train` wrote."""
+        return DDPMDenoiser(folder, workspace.device)
+
+
+class OpenRemoval(OpenTask, Removable):
     """The open task; each part is made on first use.
 
     Args:
@@ -134,10 +160,6 @@ class OpenRemoval(OpenTask):
     @cached_property
     def train(self) -> Items:
         """The training set; the group says whether an item is among the quarter with the thickest strokes."""
-        import numpy as np
-
-        from attrbench.metrics.removal import highest
-
         thick = np.zeros(len(self._images), bool)
         thick[highest(self._strokes, int(THICK_SHARE * len(self._images)))] = True
         groups = ["thick" if is_thick else "other" for is_thick in thick]
@@ -145,43 +167,33 @@ class OpenRemoval(OpenTask):
 
     @cached_property
     def _digest(self) -> str:
-        import hashlib
-
         content = self._images.tobytes() + self._digits.tobytes()
         return hashlib.sha256(repr(self._images.shape).encode() + content).hexdigest()
 
     @cached_property
     def _strokes(self) -> NDArray[np.float64]:
         """[n] stroke thickness of the training images."""
-        from attrbench_tasks.minis.query_pictures import kept_or_made
-        from attrbench_tasks.removal.thickness import thicknesses
-
         formula = self._task.options.thickness
-        path = self._kept("thickness", self._digest)
-        return kept_or_made(path, lambda: {"thickness": thicknesses(self._images, formula)})["thickness"]
+        kept = self._kept("thickness", f"{len(self._images):,} training images, by {formula}", self._digest)
+        return kept.arrays(lambda: {"thickness": thicknesses(self._images, formula)}).value["thickness"]
 
-    def _kept(self, kind: str, *parts: object) -> Path:
+    def _kept(self, kind: str, summary: str, *parts: object) -> Artifact:
         key = fingerprint([kind, self._task.options.thickness, *parts])
-        return self._workspace.cache / "queries" / f"{key[:20]}.safetensors"
+        shown = {"thickness": "stroke thickness", "thickest": "generated queries"}[kind]
+        return Artifact(self._workspace.cache / "queries" / f"{key[:20]}.safetensors", shown, summary)
 
     @cached_property
     def queries(self) -> Items:
         """The generated pictures with the thickest strokes, the thickest first."""
-        from attrbench_tasks.minis.query_pictures import kept_or_made
-
         options = self._task.options
-        path = self._kept("thickest", self.denoiser.fingerprint, options.generations, options.queries)
-        kept = kept_or_made(path, self._thickest)
+        summary = f"the {options.queries} of {options.generations} generated pictures with the thickest strokes"
+        artifact = self._kept("thickest", summary, self.denoiser.fingerprint, options.generations, options.queries)
+        kept = artifact.arrays(self._thickest).value
         digest = fingerprint(["thickest", kept["images"].tobytes().hex()])
         groups = ["thick"] * len(kept["images"])
         return Items(kept["images"], groups, [""] * len(groups), digest, seeds=kept["seeds"].tolist())
 
     def _thickest(self) -> dict[str, NDArray[np.generic]]:
-        import numpy as np
-
-        from attrbench_tasks.removal.retraining import draw
-        from attrbench_tasks.removal.thickness import thicknesses
-
         options = self._task.options
         pictures = draw(self.denoiser, range(options.generations))
         strokes = np.nan_to_num(thicknesses(pictures, options.thickness))
@@ -191,34 +203,23 @@ class OpenRemoval(OpenTask):
     @cached_property
     def denoiser(self) -> DDPMDenoiser:
         """The model that was trained on everything."""
-        from attrbench.models.families.ddpm import DDPMDenoiser
-
         return DDPMDenoiser(self._folder, self._workspace.device)
 
     @cached_property
-    def counterfactual(self) -> Removal:
-        """The experiment."""
-        from attrbench_tasks.removal.retraining import Retraining
-        from attrbench_tasks.training.train_ddpm import is_trained
-
+    def removal(self) -> RemovalStudy:
+        """What is removed, trained and measured; see `Removable`."""
         options, recipe = self._task.options, self._task.recipe()
-        retraining = Retraining(
-            train=self.train,
-            recipe=recipe,
-            pictures=options.pictures,
-            first_seed=FIRST_PICTURE,
-            cache=self._workspace.cache,
-            device=self._workspace.device,
-            model=self.denoiser if is_trained(self._folder, recipe) else None,
-        )
-        return Removal(
-            Setting(
-                retraining,
-                self._digits,
-                self._strokes,
-                self.queries.images,
-                options.rule,
-                options.seeds,
-                options.thickness,
-            )
+        return RemovalStudy(
+            metric=METRIC,
+            quantity="thickness",
+            largest="thickest",
+            measure=partial(thicknesses, formula=options.thickness),
+            item_values=self._strokes,
+            classes=self._digits,
+            rule=options.rule,
+            seeds=range(recipe.seed, recipe.seed + options.seeds),
+            pictures=range(FIRST_PICTURE, FIRST_PICTURE + options.pictures),
+            training=f"{recipe.steps} steps",
+            least_items=recipe.batch_size,
+            own_seed=recipe.seed if is_trained(self._folder, recipe) else None,
         )

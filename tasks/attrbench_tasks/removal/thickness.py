@@ -1,13 +1,16 @@
-"""Stroke thickness of drawn digits, in pixels (methods-spec A4; the DMin paper names no formula)."""
+"""Stroke thickness of drawn digits, in pixels. The DMin paper measures it and names no formula."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
+import numpy as np
+from numpy.typing import NDArray
+from scipy.ndimage import distance_transform_edt, zoom
+from skimage.morphology import skeletonize
 
+METRIC = "thinning"
+"""Name of the metric of the removal tasks: by how many pixels the strokes of a new model's pictures are thinner."""
 ZOOM = 4
 """Pictures are enlarged so many times first: gray edges then count, and widths are not rounded to whole pixels."""
 
@@ -15,14 +18,12 @@ Formula = Literal["skeleton", "area"]
 
 
 def thicknesses(images: NDArray[np.uint8], formula: Formula = "skeleton") -> NDArray[np.float64]:
-    """[n] stroke thickness of [n, H, W, 1] pictures in their own pixels; NaN where nothing is drawn."""
-    import numpy as np
-
+    """Return the stroke thickness of [n, H, W, 1] pictures in their own pixels, [n]; NaN where nothing is drawn."""
     return np.array([thickness(image[..., 0], formula) for image in images], dtype=np.float64)
 
 
 def thickness(image: NDArray[np.uint8], formula: Formula = "skeleton") -> float:
-    """Stroke thickness of one picture ([H, W], white on black).
+    """Return the stroke thickness of one picture ([H, W], white on black).
 
     The ink is what is brighter than one half, after linear enlargement.
 
@@ -34,10 +35,6 @@ def thickness(image: NDArray[np.uint8], formula: Formula = "skeleton") -> float:
     Returns:
         Pixels of `image`; NaN where there is no ink.
     """
-    import numpy as np
-    from scipy.ndimage import distance_transform_edt, zoom
-    from skimage.morphology import skeletonize
-
     large = zoom(np.pad(image, 1).astype(np.float32), ZOOM, order=1, grid_mode=True, mode="nearest")
     ink = large > 127.5
     if not ink.any():

@@ -1,28 +1,29 @@
-"""The classifier that labels generated pictures: a small CNN whose accuracy on held-out images is on record."""
+"""Training of the classifier that labels generated pictures: a small CNN, with its accuracy on held-out images."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
+from safetensors.torch import load_file, save
+from torch import nn
 
 from attrbench.files import write_atomically
 
-if TYPE_CHECKING:
-    import numpy as np
-    import torch
-    from numpy.typing import NDArray
-
-    Labeled = tuple[NDArray[np.uint8], NDArray[np.int64]]
+Labeled = tuple[NDArray[np.uint8], NDArray[np.int64]]
 
 FILE = "classifier.safetensors"
 REPORT = "classifier.json"
 
 
 class ClassifierRecipe(BaseModel):
-    """What decides the classifier, besides the images.
+    """Everything that decides the classifier, besides the images.
 
     Attributes:
         size: side of the images in pixels, divisible by 4.
@@ -51,9 +52,10 @@ class ClassifierRecipe(BaseModel):
 
 
 def build(recipe: ClassifierRecipe) -> torch.nn.Sequential:
-    """Two convolutions and two linear layers: [B, channels, size, size] in [0, 1] to [B, classes] logits."""
-    from torch import nn
+    """Return a network of two convolutions and two linear layers.
 
+    It maps [B, channels, size, size] images in [0, 1] to [B, classes] logits.
+    """
     first, second = recipe.widths
     return nn.Sequential(
         nn.Conv2d(recipe.channels, first, 3, padding=1),
@@ -70,11 +72,7 @@ def build(recipe: ClassifierRecipe) -> torch.nn.Sequential:
 
 
 def train_classifier(recipe: ClassifierRecipe, train: Labeled, test: Labeled, out: Path, device: torch.device) -> float:
-    """Trains on `train`, saves weights and a report to `out`, and returns the accuracy on `test`."""
-    import torch
-    import torch.nn.functional as F
-    from safetensors.torch import save
-
+    """Train on `train`, save weights and a report to `out`, and return the accuracy on `test`, a share of 1."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
         model = build(recipe).to(device)
@@ -105,45 +103,36 @@ def train_classifier(recipe: ClassifierRecipe, train: Labeled, test: Labeled, ou
 
 
 def recipe_of(folder: Path) -> ClassifierRecipe:
-    """The recipe of the classifier that `train_classifier` saved in `folder`."""
+    """Return the recipe of the classifier that `train_classifier` saved in `folder`."""
     return ClassifierRecipe.model_validate(json.loads((folder / REPORT).read_text())["recipe"])
 
 
 def accuracy_of(folder: Path) -> tuple[float, int]:
-    """The accuracy that `train_classifier` measured, and on how many images."""
+    """Return the accuracy that `train_classifier` measured, and the number of images that it was measured on."""
     report = json.loads((folder / REPORT).read_text())
     return float(report["accuracy"]), int(report["test_images"])
 
 
 def load_classifier(folder: Path) -> torch.nn.Sequential:
-    """The classifier that `train_classifier` saved in `folder`."""
-    from safetensors.torch import load_file
-
+    """Return the classifier that `train_classifier` saved in `folder`."""
     model = build(recipe_of(folder))
     model.load_state_dict(load_file(folder / FILE))
     return model.eval()
 
 
 def probabilities(model: torch.nn.Sequential, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """[B, classes] probabilities of [B, H, W, channels] uint8 images."""
-    import torch
-
+    """Return the probabilities of the classes, [B, classes], of [B, H, W, channels] uint8 images."""
     with torch.no_grad():
         result: NDArray[np.float32] = model(_tensor(images)).softmax(1).numpy()
     return result
 
 
 def _tensor(images: NDArray[np.uint8]) -> torch.Tensor:
-    import torch
-
     return torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
 
 
 def _shifted(images: torch.Tensor, recipe: ClassifierRecipe, rng: torch.Generator) -> torch.Tensor:
-    """The batch moved by one random offset."""
-    import torch
-    import torch.nn.functional as F
-
+    """Return the batch of images moved by one random offset."""
     shift, size = recipe.shift, images.shape[-1]
     dy, dx = (torch.randint(-shift, shift + 1, (2,), generator=rng)).tolist()
     padded = F.pad(images, (shift, shift, shift, shift), mode={"black": "constant", "copy": "replicate"}[recipe.edge])

@@ -1,6 +1,7 @@
-"""The training loop that all recipes share: seeded, resumable, with an average of the weights.
+"""The training loop that all recipes share: seeded, resumable, with a moving average of the weights.
 
-A step is a function of (seed, step) alone, so that a training that was cut off and resumed is the same training.
+A step depends on the weights, the seed and the number of the step alone, so that a training that was cut off and
+resumed ends at the same weights.
 """
 
 from __future__ import annotations
@@ -11,29 +12,32 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
+import torch
+from accelerate import Accelerator
+from diffusers.training_utils import EMAModel
 from pydantic import BaseModel, ConfigDict
+from safetensors import safe_open
+from safetensors.torch import save
 
 from attrbench.contracts.denoiser import CHECKPOINTS, LEARNING_RATES
+from attrbench.errors import AttrbenchError
 from attrbench.files import write_atomically
 
-if TYPE_CHECKING:
-    import torch
-    from accelerate import Accelerator
-
-    Weights = dict[str, torch.Tensor]
-    Loss = Callable[[torch.Tensor, torch.Generator], torch.Tensor | Iterator[torch.Tensor]]
+Weights = dict[str, torch.Tensor]
+Parameters = dict[str, torch.nn.Parameter]
+Loss = Callable[[torch.Tensor, torch.Generator], torch.Tensor | Iterator[torch.Tensor]]
 
 STATE_FILE = "training-state.safetensors"
 RECIPE_FILE = "recipe.json"
 
 
 class Recipe(BaseModel):
-    """What decides a training, besides the network and the items.
+    """Everything that decides a training, besides the network and the items.
 
     Attributes:
-        steps: optimizer steps.
+        steps: number of optimizer steps.
         batch_size: items a step, drawn epoch by epoch without replacement.
         learning_rate: peak of a cosine schedule that ends at zero.
         warmup: steps of linear warm-up.
@@ -55,10 +59,11 @@ class Recipe(BaseModel):
     seed: int = 0
 
     def learning_rate_at(self, step: int) -> float:
-        """Linear warm-up, then a cosine to zero; `step` counts from 0."""
+        """Return the learning rate of a step, counted from 0: a linear warm-up times a cosine to zero."""
         return self._rate(step, cooldown=1.0)
 
     def _rate(self, step: int, cooldown: float) -> float:
+        # not a schedule of diffusers.optimization: those begin at 0, and their cosine where the warm-up ends
         warm = min(1.0, (step + 1) / max(1, self.warmup))
         if cooldown == 0:
             return self.learning_rate * warm
@@ -67,18 +72,16 @@ class Recipe(BaseModel):
 
     @property
     def end(self) -> int:
-        """The number of steps that are taken."""
+        """Return the number of steps after which training ends."""
         return self.steps
 
     @property
     def in_bfloat16(self) -> bool:
-        """Whether the forward pass of training runs in bfloat16 where PyTorch holds that safe."""
+        """Return whether the forward pass of training runs under PyTorch's autocast to bfloat16."""
         return False
 
     def batch(self, items: int, step: int) -> tuple[torch.Tensor, torch.Generator]:
-        """The items of a step ([batch_size] indices) and the generator of its other draws, both on the CPU."""
-        import torch
-
+        """Return the indices of a step's items, [batch_size], and the generator of its other draws, both on the CPU."""
         per_epoch = max(1, items // self.batch_size)
         epoch, within = divmod(step, per_epoch)
         order = torch.randperm(items, generator=torch.Generator().manual_seed(self.seed * 1_000_003 + epoch))
@@ -87,14 +90,14 @@ class Recipe(BaseModel):
 
 
 class LatentRecipe(Recipe):
-    """A recipe of the parts of text-to-image models, which can do more.
+    """A recipe with a plateau of the learning rate, an early stop, and precisions, for parts of text-to-image models.
 
     Attributes:
-        cooldown: share of the steps, at their end, in which the learning rate falls to zero by a cosine; at 0 it
-            stays.
-        stop: where training ends, if before `steps`.
+        cooldown: share of the steps, at their end, in which the learning rate falls to zero by a cosine; 0 for a
+            constant rate.
+        stop: number of steps after which training ends, if before `steps`.
         dtype: of the shipped weights.
-        autocast: whether the forward pass of training runs in bfloat16 where PyTorch holds that safe.
+        autocast: whether the forward pass of training runs under PyTorch's autocast to bfloat16.
     """
 
     cooldown: float = 1.0
@@ -103,33 +106,37 @@ class LatentRecipe(Recipe):
     autocast: bool = False
 
     def learning_rate_at(self, step: int) -> float:
-        """Linear warm-up, a plateau, and a cosine to zero; `step` counts from 0."""
+        """Return the learning rate of a step, counted from 0: linear warm-up, plateau, and a cosine to zero."""
         return self._rate(step, self.cooldown)
 
     @property
     def end(self) -> int:
-        """The number of steps that are taken."""
+        """Return the number of steps after which training ends."""
         return self.steps if self.stop is None else self.stop
 
     @property
     def in_bfloat16(self) -> bool:
-        """As `autocast` says."""
+        """Return what `autocast` says."""
         return self.autocast
 
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a training keeps its state and how it tells of it.
+    """Where a training keeps its state and how it reports.
 
     Attributes:
         folder: holds the state for resuming until training ends, and the kept checkpoints.
-        report: called with (steps done, mean loss since the last call) at every checkpoint.
-        every: steps between checkpoints.
+        report: called with (steps done, mean loss since the last call) whenever the state is saved.
+        every: steps between two savings of the state.
     """
 
     folder: Path
     report: Callable[[int, float], None]
     every: int = 500
+
+    def is_due(self, step: int) -> bool:
+        """Return whether the state is saved after this many steps."""
+        return step % self.every == 0
 
 
 def fit(
@@ -138,10 +145,10 @@ def fit(
     items: int,
     loss: Loss,
     progress: Progress,
-    kept: Callable[[Weights], Weights] = dict,
+    checkpoint_weights: Callable[[Weights], Weights] = dict,
     accelerator: Accelerator | None = None,
 ) -> Weights:
-    """Trains the parameters of `module` that require a gradient; a second call resumes where the first was cut off.
+    """Train the parameters of `module` that require a gradient; a second call resumes where the first was cut off.
 
     Args:
         recipe: what to do.
@@ -150,19 +157,16 @@ def fit(
         loss: of a batch, given as indices ([B]) and the generator of the step's other draws; or its parts one by one,
             whose gradients add up, where a batch does not fit into memory.
         progress: folder and report.
-        kept: from the averaged weights to those that a checkpoint keeps.
+        checkpoint_weights: from the averaged weights to those that a checkpoint keeps.
         accelerator: that `module` was prepared with, if any; it brings its own precision and processes.
 
     Returns:
         The averaged weights by name, or the last ones where none are averaged. `module` holds the last ones.
     """
-    import torch
-
     parameters = {name: p for name, p in module.named_parameters() if p.requires_grad}
-    averaged = recipe.ema_decay is not None
-    ema = {name: p.detach().clone() if averaged else p.detach() for name, p in parameters.items()}
     optimizer = torch.optim.AdamW(parameters.values(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
-    state = _State(recipe, progress.folder / STATE_FILE, parameters, ema, optimizer)
+    average = _new_average(recipe, parameters)
+    state = TrainingState(recipe, progress.folder / STATE_FILE, parameters, average, optimizer)
     compute = _Plain(recipe, next(iter(parameters.values())).device.type) if accelerator is None else accelerator
     main = accelerator is None or accelerator.is_main_process
     progress.folder.mkdir(parents=True, exist_ok=True)
@@ -176,48 +180,57 @@ def fit(
         compute.clip_grad_norm_(parameters.values(), 1.0)
         optimizer.step()
         step += 1
-        _average(recipe, ema, parameters, step)
+        _average(recipe, average, parameters, step)
         losses.append(value)
         if not main:
             continue
         if step in recipe.checkpoints:
-            _keep(kept(ema), progress.folder / CHECKPOINTS / f"step-{step}.safetensors")
-        if step % progress.every == 0 or step == recipe.end:
+            weights = checkpoint_weights(state.averaged())
+            _save_half_precision(weights, progress.folder / CHECKPOINTS / f"step-{step}.safetensors")
+        if progress.is_due(step) or step == recipe.end:
             progress.report(step, float(torch.stack(losses).mean()))
             losses.clear()
             state.save(step)
-    return ema
+    return state.averaged()
+
+
+def finish(recipe: Recipe, folder: Path) -> None:
+    """Write recipe and learning rates beside the weights, which the caller has saved, and drop the state."""
+    write_atomically(folder / RECIPE_FILE, recipe.model_dump_json(indent=1).encode() + b"\n")
+    if recipe.checkpoints:
+        rates = {f"step-{step}": recipe.learning_rate_at(step - 1) for step in recipe.checkpoints}
+        rates["final"] = recipe.learning_rate_at(recipe.end - 1)
+        write_atomically(folder / CHECKPOINTS / LEARNING_RATES, json.dumps(rates, indent=1).encode() + b"\n")
+    (folder / STATE_FILE).unlink()
 
 
 @dataclass(frozen=True)
 class _Plain:
-    """What of accelerate's `Accelerator` is needed, without it."""
+    """The methods of accelerate's `Accelerator` that `fit` calls, for one device.
+
+    An `Accelerator` fixes device and precision of the whole process; the parts of one model are trained in different
+    precisions, and jobs of one process on different devices.
+    """
 
     recipe: Recipe
     device: str
 
     def autocast(self) -> Any:
-        import torch
-
         return torch.autocast(self.device, torch.bfloat16, enabled=self.recipe.in_bfloat16)
 
     def backward(self, value: torch.Tensor) -> None:
         value.backward()
 
     def clip_grad_norm_(self, parameters: Iterable[torch.Tensor], most: float) -> None:
-        import torch
-
         torch.nn.utils.clip_grad_norm_(parameters, most)
 
 
 def _backward(loss: Callable[[], torch.Tensor | Iterator[torch.Tensor]], compute: Any) -> torch.Tensor:
-    """Leaves the gradients of a loss, or of the sum of its parts, on the parameters, and returns its value."""
-    import torch
-
+    """Leave the gradients of a loss, or of the sum of its parts, on the parameters, and return its value."""
     values: list[torch.Tensor] = []
     with compute.autocast():
-        found = loss()
-    parts = iter([found]) if isinstance(found, torch.Tensor) else found
+        result = loss()
+    parts = iter([result]) if isinstance(result, torch.Tensor) else result
     while True:
         with compute.autocast():
             part = next(parts, None)
@@ -227,46 +240,48 @@ def _backward(loss: Callable[[], torch.Tensor | Iterator[torch.Tensor]], compute
         values.append(part.detach())
 
 
-def finish(recipe: Recipe, folder: Path) -> None:
-    """Writes recipe and learning rates beside the weights, which the caller has saved, and drops the state."""
-    write_atomically(folder / RECIPE_FILE, recipe.model_dump_json(indent=1).encode() + b"\n")
-    if recipe.checkpoints:
-        rates = {f"step-{step}": recipe.learning_rate_at(step - 1) for step in recipe.checkpoints}
-        rates["final"] = recipe.learning_rate_at(recipe.end - 1)
-        write_atomically(folder / CHECKPOINTS / LEARNING_RATES, json.dumps(rates, indent=1).encode() + b"\n")
-    (folder / STATE_FILE).unlink()
-
-
-def _average(recipe: Recipe, ema: Weights, parameters: dict[str, torch.nn.Parameter], step: int) -> None:
+def _new_average(recipe: Recipe, parameters: Parameters) -> EMAModel | None:
+    """Return the moving average of the weights, with decay min(ema_decay, (1 + t) / (10 + t)) at step t = 1, 2, ..."""
     if recipe.ema_decay is None:
-        return
-    decay = min(recipe.ema_decay, (1 + step) / (10 + step))
-    for name, value in parameters.items():
-        ema[name].lerp_(value.detach(), 1 - decay)
+        return None
+    # EMAModel counts its warm-up from one step later than these recipes, hence -1; foreach rounds as `lerp` does
+    return EMAModel(parameters.values(), decay=recipe.ema_decay, update_after_step=-1, foreach=True)
 
 
-def _keep(weights: Weights, path: Path) -> None:
-    """Keeps weights in half precision."""
-    from safetensors.torch import save
+def _average(recipe: Recipe, average: EMAModel | None, parameters: Parameters, step: int) -> None:
+    """Move the average towards the weights that the parameters have after `step` steps."""
+    if average is not None:
+        average.optimization_step = step - 1
+        average.step(parameters.values())
 
+
+def _save_half_precision(weights: Weights, path: Path) -> None:
     write_atomically(path, save({name: value.half().cpu().contiguous() for name, value in weights.items()}))
 
 
 @dataclass(frozen=True)
-class _State:
-    """All that a training needs to go on: weights, their average, AdamW's moments, and the step."""
+class TrainingState:
+    """What a training needs to go on: weights, their average, AdamW's moments, and the number of steps done.
+
+    One safetensors file, replaced atomically. accelerate's `save_state` would write a folder of several files, some of
+    them pickled, of which a kill can leave half; and it keeps random states, which a step here does not depend on.
+    """
 
     recipe: Recipe
     path: Path
-    parameters: dict[str, torch.nn.Parameter]
-    ema: Weights
+    parameters: Parameters
+    average: EMAModel | None
     optimizer: torch.optim.AdamW
 
-    def save(self, step: int) -> None:
-        from safetensors.torch import save
+    def averaged(self) -> Weights:
+        """Return the averaged weights by name, or the present ones where none are averaged; no copies."""
+        if self.average is None:
+            return {name: value.detach() for name, value in self.parameters.items()}
+        return dict(zip(self.parameters, self.average.shadow_params, strict=True))
 
-        averaged = self.recipe.ema_decay is not None
-        tensors = {f"ema.{name}": value for name, value in self.ema.items() if averaged}
+    def save(self, step: int) -> None:
+        """Replace the file by the state after `step` steps."""
+        tensors = {} if self.average is None else {f"ema.{name}": value for name, value in self.averaged().items()}
         for name, parameter in self.parameters.items():
             moments = self.optimizer.state[parameter]
             tensors[f"model.{name}"] = parameter
@@ -275,16 +290,11 @@ class _State:
         write_atomically(self.path, save(tensors, {"step": str(step), "recipe": self.recipe.model_dump_json()}))
 
     def restore(self) -> int:
-        """The step to go on from: 0 where no state was left.
+        """Load the state where one was left; return the number of steps done, 0 where none was left.
 
         Raises:
             AttrbenchError: for a state of another recipe.
         """
-        import torch
-        from safetensors import safe_open
-
-        from attrbench.errors import AttrbenchError
-
         if not self.path.exists():
             return 0
         with safe_open(self.path, framework="pt") as file, torch.no_grad():
@@ -296,11 +306,12 @@ class _State:
             step = int(metadata["step"])
             for name, parameter in self.parameters.items():
                 parameter.copy_(file.get_tensor(f"model.{name}"))
-                if self.recipe.ema_decay is not None:
-                    self.ema[name].copy_(file.get_tensor(f"ema.{name}"))
                 self.optimizer.state[parameter] = {
                     "step": torch.tensor(float(step)),
                     "exp_avg": file.get_tensor(f"m1.{name}").to(parameter.device),
                     "exp_avg_sq": file.get_tensor(f"m2.{name}").to(parameter.device),
                 }
+            if self.average is not None:
+                for name, value in self.averaged().items():
+                    value.copy_(file.get_tensor(f"ema.{name}"))
         return step

@@ -1,21 +1,17 @@
-"""Pipeline folders put together from parts, so that what several minis share ships once."""
+"""Assemble pipeline folders from parts, so that what several minis share ships once."""
 
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from attrbench.contracts.denoiser import CHECKPOINTS
-from attrbench.errors import AttrbenchError
 from attrbench.files import sha256_of
+from attrbench.store.artifacts import Artifact
 from attrbench.store.fingerprint import fingerprint
-from attrbench_tasks.training.train_text_to_image import NETWORK
-
-if TYPE_CHECKING:
-    from attrbench_tasks.training.train_text_to_image import Family
+from attrbench_tasks.training.train_text_to_image import NETWORK, Family
 
 INDEX: dict[str, dict[str, Any]] = {
     "sd14": {
@@ -49,7 +45,7 @@ INDEX: dict[str, dict[str, Any]] = {
 
 
 def pipeline_parts(family: Family, shared: Path, own: Path | None) -> dict[str, Path]:
-    """Where each component of a pipeline lies.
+    """Return the folder of each component of a pipeline, by its name.
 
     Args:
         family: of the pipeline.
@@ -58,17 +54,17 @@ def pipeline_parts(family: Family, shared: Path, own: Path | None) -> dict[str, 
     """
     network = NETWORK[family]
     home = shared / family if own is None else own
-    found = {name: shared / name for name, kind in INDEX[family].items() if isinstance(kind, list) and kind[0]}
-    found |= {name: home / name for name in (network, "scheduler")}
-    if "tokenizer_2" in found:
-        found["tokenizer_2"] = shared / "tokenizer"  # both CLIPs read the same tokens
+    folders = {name: shared / name for name, kind in INDEX[family].items() if isinstance(kind, list) and kind[0]}
+    folders |= {name: home / name for name in (network, "scheduler")}
+    if "tokenizer_2" in folders:
+        folders["tokenizer_2"] = shared / "tokenizer"  # both CLIPs read the same tokens
     if own is not None and (own / CHECKPOINTS).is_dir():
-        found[CHECKPOINTS] = own / CHECKPOINTS
-    return found
+        folders[CHECKPOINTS] = own / CHECKPOINTS
+    return folders
 
 
 def assembled(index: dict[str, Any], parts: dict[str, Path], cache: Path) -> Path:
-    """A pipeline folder in the cache, found by the contents of its parts; made where it is missing.
+    """Return a pipeline folder in the cache, named by the contents of its parts; assemble it where it is missing.
 
     Args:
         index: `model_index.json`.
@@ -82,21 +78,13 @@ def assembled(index: dict[str, Any], parts: dict[str, Path], cache: Path) -> Pat
         if file.is_file()
     }
     key = fingerprint({"index": index, "files": {name: sha256_of(file) for name, file in files.items()}})
-    target = cache / "pipelines" / key[:20]
-    if target.is_dir():
-        return target
-    part = target.with_name(f"{target.name}.part-{os.getpid()}")
-    try:
+
+    def build(part: Path) -> None:
         for name, file in files.items():
             (part / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(file, part / name)
         (part / "model_index.json").write_text(json.dumps(index, indent=1) + "\n")
-        part.replace(target)
-    except OSError as error:
-        shutil.rmtree(part, ignore_errors=True)
-        if target.is_dir():  # another process was faster
-            return target
-        raise AttrbenchError(
-            f"cannot write to the cache {target.parent}: {error.strerror}; choose another folder with --cache"
-        ) from None
-    return target
+
+    summary = f"{index['_class_name']} of {len(parts)} parts"
+    artifact = Artifact(cache / "pipelines" / key[:20], "assembled pipeline", summary)
+    return artifact.kept(build, lambda path, _: path).value

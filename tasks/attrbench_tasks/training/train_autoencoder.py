@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from diffusers import AutoencoderKL
 
 from attrbench_tasks.training.loop import LatentRecipe, Progress, finish, fit
-
-if TYPE_CHECKING:
-    import torch
-    from diffusers import AutoencoderKL
 
 BATCH = 64
 
 
 class AutoencoderRecipe(LatentRecipe):
-    """Everything that decides the weights, besides the images themselves.
+    """Everything that decides the weights of an autoencoder, besides the images.
 
     Attributes:
         vae: keyword arguments of `diffusers.AutoencoderKL`.
@@ -28,7 +28,7 @@ class AutoencoderRecipe(LatentRecipe):
 def train_autoencoder(
     recipe: AutoencoderRecipe, images: torch.Tensor, device: torch.device, progress: Progress
 ) -> AutoencoderKL:
-    """Trains the autoencoder, makes its latents standard, and saves it to the folder of `progress`.
+    """Train the autoencoder, standardize its latents, save it to the folder of `progress`, and return it.
 
     Args:
         recipe: what to do.
@@ -36,10 +36,6 @@ def train_autoencoder(
         device: where to train.
         progress: folder and report.
     """
-    import torch
-    import torch.nn.functional as F
-    from diffusers import AutoencoderKL
-
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
         vae = AutoencoderKL(**recipe.vae).to(device).train()
@@ -62,21 +58,17 @@ def train_autoencoder(
 
 
 def latents_of(vae: AutoencoderKL, images: torch.Tensor) -> torch.Tensor:
-    """The modes of the posteriors, [n, C, h, w], for images [n, 3, H, W] in [-1, 1]."""
-    import torch
-
+    """Return the modes of the posteriors, [n, C, h, w], for images [n, 3, H, W] in [-1, 1]."""
     with torch.no_grad():
         return torch.cat([vae.encode(batch).latent_dist.mode() for batch in images.split(BATCH)])
 
 
 def standardize(vae: AutoencoderKL, images: torch.Tensor) -> None:
-    """Gives every latent channel mean 0 and variance 1 over `images`, by way of the 1x1 convolutions at the seam.
+    """Give every latent channel mean 0 and variance 1 over `images`, by changing the 1x1 convolutions around it.
 
     The pictures stay the same. `scaling_factor` 1 and `shift_factor` 0 are right afterwards, also for SD 1.x, whose
     pipeline knows no shift.
     """
-    import torch
-
     latents = latents_of(vae, images)
     mean, std = latents.mean((0, 2, 3)), latents.std((0, 2, 3))
     into, out = vae.quant_conv, vae.post_quant_conv
@@ -90,9 +82,7 @@ def standardize(vae: AutoencoderKL, images: torch.Tensor) -> None:
 
 
 def psnr(vae: AutoencoderKL, images: torch.Tensor) -> float:
-    """Mean over images of the peak signal-to-noise ratio of their reconstructions, in dB."""
-    import torch
-
+    """Return the mean over images of the peak signal-to-noise ratio of their reconstructions, in dB."""
     with torch.no_grad():
         pixels = torch.cat([vae.decode(batch).sample.clamp(-1, 1) for batch in latents_of(vae, images).split(BATCH)])
     return float((10 * (4 / (pixels - images).square().mean((1, 2, 3))).log10()).mean())

@@ -10,21 +10,22 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import numpy as np
+import torch
+import torch.nn.functional as F
+from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
+from numpy.typing import NDArray
 from pydantic import Field
+from safetensors.torch import load_file, save
 
 from attrbench.files import write_atomically
 from attrbench_tasks.training.loop import RECIPE_FILE, Progress, Recipe, finish, fit
 
-if TYPE_CHECKING:
-    import numpy as np
-    import torch
-    from numpy.typing import NDArray
-
 
 class DDPMRecipe(Recipe):
-    """Everything that decides the weights, besides the images themselves.
+    """Everything that decides the weights of a DDPM, besides the images.
 
     Attributes:
         unet: keyword arguments of `diffusers.UNet2DModel`.
@@ -44,7 +45,7 @@ def train_ddpm(
     report: Callable[[int, float], None],
     checkpoint_every: int = 500,
 ) -> Path:
-    """Trains a DDPM and saves it in diffusers' folder format; a second call resumes where the first was cut off.
+    """Train a DDPM and save it in diffusers' folder format; a second call resumes where the first was cut off.
 
     Args:
         recipe: what to do.
@@ -57,10 +58,6 @@ def train_ddpm(
     Returns:
         `out`, loadable with `DDPMPipeline.from_pretrained`.
     """
-    import torch
-    import torch.nn.functional as F
-    from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
-
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
         unet = UNet2DModel(**recipe.unet).to(device).train()
@@ -77,33 +74,29 @@ def train_ddpm(
         return F.mse_loss(unet(scheduler.add_noise(batch, noise, t), t).sample, target)
 
     ema = fit(recipe, unet, len(images), loss, Progress(out, report, checkpoint_every))
-    shipped = UNet2DModel(**recipe.unet)
-    shipped.load_state_dict(ema)
-    DDPMPipeline(unet=shipped.eval(), scheduler=scheduler).save_pretrained(str(out), safe_serialization=True)
+    averaged = UNet2DModel(**recipe.unet)
+    averaged.load_state_dict(ema)
+    DDPMPipeline(unet=averaged.eval(), scheduler=scheduler).save_pretrained(str(out), safe_serialization=True)
     finish(recipe, out)
     return out
 
 
 def is_trained(folder: Path, recipe: DDPMRecipe) -> bool:
-    """Whether `train_ddpm` has finished this recipe in `folder`."""
+    """Return whether `train_ddpm` has finished this recipe in `folder`."""
     try:
-        kept = json.loads((folder / RECIPE_FILE).read_bytes())
+        recipe_there = json.loads((folder / RECIPE_FILE).read_bytes())
     except (OSError, ValueError):
         return False
-    return bool(kept == recipe.model_dump(mode="json"))
+    return bool(recipe_there == recipe.model_dump(mode="json"))
 
 
 def scaled(images: NDArray[np.uint8]) -> torch.Tensor:
-    """[n, C, H, W] in [-1, 1], as `train_ddpm` wants them, of [n, H, W, C] images."""
-    import torch
-
+    """Return [n, H, W, C] uint8 images as floats, [n, C, H, W], in [-1, 1]."""
     return torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
 def halve_weights(folder: Path) -> None:
-    """Keeps the weights of a trained model in half precision; they are read as float32 all the same."""
-    from safetensors.torch import load_file, save
-
+    """Replace the weights of a trained model by half-precision ones; `DDPMDenoiser` reads them as float32."""
     path = folder / "unet" / "diffusion_pytorch_model.safetensors"
     halves = {name: value.half() for name, value in load_file(path).items()}
     write_atomically(path, save(halves, {"format": "pt"}))

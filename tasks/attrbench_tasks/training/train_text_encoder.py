@@ -1,4 +1,4 @@
-"""Small text encoders for the text-to-image minis: two CLIPs and a T5, trained against pictures and then frozen.
+"""Training of the text encoders of the text-to-image minis: two CLIPs and a T5, contrastive against images.
 
 One contrastive training (Radford et al. 2021) serves all three: each caption's embedding, by each encoder, shall be
 nearer to its own picture than to the others of the batch. The image encoder is thrown away afterwards.
@@ -6,16 +6,27 @@ nearer to its own picture than to the others of the batch. The image encoder is 
 
 from __future__ import annotations
 
+import json
 import math
 from collections import Counter
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
-from attrbench_tasks.training.loop import LatentRecipe, Progress, finish, fit
+import torch
+import torch.nn.functional as F
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
+from torch import nn
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModelWithProjection,
+    CLIPTokenizer,
+    T5Config,
+    T5EncoderModel,
+    T5Tokenizer,
+)
 
-if TYPE_CHECKING:
-    import torch
-    from transformers import CLIPTokenizer, T5Tokenizer
+from attrbench_tasks.training.loop import STATE_FILE, LatentRecipe, Progress, finish, fit
 
 START, END, PAD = "<|startoftext|>", "<|endoftext|>", "<pad>"
 CLIPS = ("text_encoder", "text_encoder_2")
@@ -24,7 +35,7 @@ WORD_END = "</w>"
 
 
 class TextEncoderRecipe(LatentRecipe):
-    """Everything that decides the encoders, besides the captioned images.
+    """Everything that decides a training of the encoders, besides the captioned images.
 
     Attributes:
         vocabulary: entries of each tokenizer.
@@ -42,10 +53,7 @@ class TextEncoderRecipe(LatentRecipe):
 
 
 def clip_tokenizer(captions: Sequence[str], recipe: TextEncoderRecipe) -> CLIPTokenizer:
-    """A byte-pair encoding of the captions that still encodes every other text."""
-    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
-    from transformers import CLIPTokenizer
-
+    """Return a tokenizer with a byte-pair encoding of the captions that can encode every other text, too."""
     learned = Tokenizer(models.BPE(end_of_word_suffix=WORD_END))
     learned.normalizer = normalizers.Lowercase()
     learned.pre_tokenizer = pre_tokenizers.Whitespace()
@@ -60,10 +68,7 @@ def clip_tokenizer(captions: Sequence[str], recipe: TextEncoderRecipe) -> CLIPTo
 
 
 def t5_tokenizer(captions: Sequence[str], recipe: TextEncoderRecipe) -> T5Tokenizer:
-    """A unigram model: every word of the captions, and a learned half of pieces for the words that are not in them."""
-    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
-    from transformers import T5Tokenizer
-
+    """Return a tokenizer with a unigram model of the words of the captions, and of learned pieces for other words."""
     learned = Tokenizer(models.Unigram())
     learned.normalizer = normalizers.Lowercase()
     learned.pre_tokenizer = pre_tokenizers.Metaspace()
@@ -89,7 +94,7 @@ def train_text_encoders(
     device: torch.device,
     progress: Progress,
 ) -> None:
-    """Trains the encoders and saves them, with their tokenizers, below the folder of `progress`.
+    """Train the encoders and save them, with their tokenizers, below the folder of `progress`.
 
     Args:
         recipe: what to do.
@@ -98,10 +103,7 @@ def train_text_encoders(
         device: where to train.
         progress: folder and report.
     """
-    import torch
-    import torch.nn.functional as F
-
-    clip_tokens, t5_tokens = clip_tokenizer(captions, recipe), t5_tokenizer(captions, recipe)
+    clip_tokens, t5_tokens = _tokenizers(captions, recipe, progress.folder)
     ids, ids_t5 = (
         tokenizer(
             list(captions), padding="max_length", truncation=True, max_length=recipe.length, return_tensors="pt"
@@ -114,11 +116,15 @@ def train_text_encoders(
     images = images.to(device)
 
     def loss(chosen: torch.Tensor, rng: torch.Generator) -> torch.Tensor:
+        dropout_seed = int(torch.randint(2**62, (), generator=rng))
         chosen = chosen.to(device)
         own = torch.arange(len(chosen), device=device)
         pictures = model.image(images[chosen]).chunk(3, dim=1)
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            torch.manual_seed(dropout_seed)
+            texts = _texts(model, ids[chosen], ids_t5[chosen])
         total = torch.zeros((), device=device)
-        for text, picture in zip(_texts(model, ids[chosen], ids_t5[chosen]), pictures, strict=True):
+        for text, picture in zip(texts, pictures, strict=True):
             logits = F.normalize(text.float(), dim=1) @ F.normalize(picture.float(), dim=1).T * model.scale.exp()
             total = total + (F.cross_entropy(logits, own) + F.cross_entropy(logits.T, own)) / 6
         return total
@@ -129,13 +135,28 @@ def train_text_encoders(
     for name in (*CLIPS, T5):
         encoder = model.get_submodule(name).to(getattr(torch, recipe.dtype))
         encoder.save_pretrained(progress.folder / name, safe_serialization=True)
-    clip_tokens.save_pretrained(progress.folder / "tokenizer")
-    t5_tokens.save_pretrained(progress.folder / "tokenizer_3")
     finish(recipe, progress.folder)
 
 
+def _tokenizers(captions: Sequence[str], recipe: TextEncoderRecipe, folder: Path) -> tuple[CLIPTokenizer, T5Tokenizer]:
+    """Return the tokenizers, which are saved in `folder`; those that are there where a training was cut off there.
+
+    The library `tokenizers` orders pieces of equal frequency by chance, so a second training of them gives others.
+    """
+    clip_folder, t5_folder = folder / "tokenizer", folder / "tokenizer_3"
+    if (folder / STATE_FILE).exists():
+        return (
+            CLIPTokenizer.from_pretrained(str(clip_folder), local_files_only=True),
+            T5Tokenizer.from_pretrained(str(t5_folder), local_files_only=True),
+        )
+    tokenizers = clip_tokenizer(captions, recipe), t5_tokenizer(captions, recipe)
+    for tokenizer, target in zip(tokenizers, (clip_folder, t5_folder), strict=True):
+        tokenizer.save_pretrained(target)
+    return tokenizers
+
+
 def _texts(model: Any, ids: torch.Tensor, ids_t5: torch.Tensor) -> list[torch.Tensor]:
-    """The three encoders' embeddings of a batch of captions; T5's is the mean over its tokens."""
+    """Return the three encoders' embeddings, each [B, width], of B captions; T5's is the mean over tokens."""
     embeddings = [model.get_submodule(name)(input_ids=ids).text_embeds for name in CLIPS]
     words = (ids_t5 != model.text_encoder_3.config.pad_token_id)[..., None]
     hidden = model.text_encoder_3(input_ids=ids_t5).last_hidden_state
@@ -143,10 +164,6 @@ def _texts(model: Any, ids: torch.Tensor, ids_t5: torch.Tensor) -> list[torch.Te
 
 
 def _build(recipe: TextEncoderRecipe, clip_tokens: CLIPTokenizer, t5_tokens: T5Tokenizer) -> Any:
-    import torch
-    from torch import nn
-    from transformers import CLIPTextConfig, CLIPTextModelWithProjection, T5Config, T5EncoderModel
-
     clip = CLIPTextConfig(
         vocab_size=len(clip_tokens),
         max_position_embeddings=recipe.length,
@@ -173,8 +190,6 @@ def _build(recipe: TextEncoderRecipe, clip_tokens: CLIPTokenizer, t5_tokens: T5T
 
 
 def _state(tokenizer: Any) -> Any:
-    import json
-
     return json.loads(tokenizer.to_str())["model"]
 
 

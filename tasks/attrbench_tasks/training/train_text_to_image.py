@@ -12,18 +12,33 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
+import numpy as np
+import torch
+import torch.nn.functional as F
+from diffusers import (
+    DDPMScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    PNDMScheduler,
+    SD3Transformer2DModel,
+    StableDiffusion3Pipeline,
+    StableDiffusionPipeline,
+    UNet2DConditionModel,
+)
+from numpy.typing import NDArray
+from peft import LoraConfig
 from pydantic import BaseModel, ConfigDict, Field
+from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer, T5EncoderModel, T5Tokenizer
 
-from attrbench_tasks.training.loop import LatentRecipe, Progress, finish, fit
-
-if TYPE_CHECKING:
-    import torch
+from attrbench.files import write_atomically
+from attrbench_tasks.training.loop import LatentRecipe, Progress, Weights, finish, fit
 
 Family = Literal["sd14", "sd3"]
 NETWORK = {"sd14": "unet", "sd3": "transformer"}
 """The network's folder in a pipeline, and its name as a component."""
+LORA_FILE = "pytorch_lora_weights.safetensors"
+"""The file that diffusers' `save_lora_weights` writes."""
 
 
 class LoRARecipe(BaseModel):
@@ -43,7 +58,7 @@ class LoRARecipe(BaseModel):
 
 
 class TextToImageRecipe(LatentRecipe):
-    """Everything that decides the weights, besides the encoded images and the base.
+    """Everything that decides the weights of a text-to-image network, besides the encoded images and the base.
 
     Attributes:
         family: `sd14` or `sd3`.
@@ -62,7 +77,7 @@ class TextToImageRecipe(LatentRecipe):
 
 @dataclass(frozen=True)
 class EncodedImages:
-    """A training set as the network sees it.
+    """A training set as latents and text embeddings.
 
     Attributes:
         latents: [n, C, h, w].
@@ -72,11 +87,17 @@ class EncodedImages:
     latents: torch.Tensor
     text: dict[str, torch.Tensor]
 
+    def subset(self, indices: NDArray[np.int64]) -> EncodedImages:
+        """Return the items with these indices ([k]), and the empty prompt behind them."""
+        rows = torch.from_numpy(indices)
+        with_empty = torch.cat([rows, torch.tensor([len(self.latents)])])
+        return EncodedImages(self.latents[rows], {name: value[with_empty] for name, value in self.text.items()})
+
 
 def text_embeddings(
     family: Family, folder: Path, prompts: Sequence[str], device: torch.device
 ) -> dict[str, torch.Tensor]:
-    """What the network is conditioned on, by the name of its argument, each [n, ...].
+    """Return the text embeddings of prompts, by the name of the network's argument, each [n, ...].
 
     Args:
         family: of the pipeline.
@@ -84,9 +105,6 @@ def text_embeddings(
         prompts: n.
         device: where to encode.
     """
-    import torch
-    from diffusers import StableDiffusion3Pipeline, StableDiffusionPipeline
-    from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer, T5EncoderModel, T5Tokenizer
 
     def load(kind: Any, name: str) -> Any:
         loaded = kind.from_pretrained(str(folder / name), local_files_only=True)
@@ -123,9 +141,7 @@ def text_embeddings(
 
 
 def train_base(recipe: TextToImageRecipe, data: EncodedImages, progress: Progress) -> None:
-    """Trains a network from scratch and saves it and its scheduler below the folder of `progress`."""
-    import torch
-
+    """Train a network from scratch and save it and its scheduler below the folder of `progress`."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
         network = _kind(recipe.family)(**(recipe.network or {})).to(data.latents.device)
@@ -134,7 +150,7 @@ def train_base(recipe: TextToImageRecipe, data: EncodedImages, progress: Progres
 
 
 def fine_tune(recipe: TextToImageRecipe, base: Path, data: EncodedImages, progress: Progress) -> None:
-    """Trains the base, or an adapter for it, and saves what was trained to the folder of `progress`.
+    """Train the base, or an adapter for it, and save what was trained to the folder of `progress`.
 
     Args:
         recipe: what to do.
@@ -142,8 +158,6 @@ def fine_tune(recipe: TextToImageRecipe, base: Path, data: EncodedImages, progre
         data: the training set.
         progress: folder and report.
     """
-    import torch
-
     network = _kind(recipe.family).from_pretrained(str(base / NETWORK[recipe.family]), local_files_only=True)
     network.to(data.latents.device, torch.float32)
     if recipe.lora is None:
@@ -155,10 +169,7 @@ def fine_tune(recipe: TextToImageRecipe, base: Path, data: EncodedImages, progre
 
 
 def add_adapter(recipe: TextToImageRecipe, lora: LoRARecipe, network: Any) -> None:
-    """Freezes the network and puts a LoRA of the recipe's seed into it."""
-    import torch
-    from peft import LoraConfig
-
+    """Freeze the network and add a LoRA whose initial weights come from the recipe's seed."""
     network.requires_grad_(False)
     adapter = LoraConfig(
         r=lora.rank,
@@ -171,12 +182,7 @@ def add_adapter(recipe: TextToImageRecipe, lora: LoRARecipe, network: Any) -> No
         network.add_adapter(adapter)
 
 
-def _fit(
-    recipe: TextToImageRecipe, network: torch.nn.Module, data: EncodedImages, progress: Progress
-) -> dict[str, torch.Tensor]:
-    import torch
-    import torch.nn.functional as F
-
+def _fit(recipe: TextToImageRecipe, network: torch.nn.Module, data: EncodedImages, progress: Progress) -> Weights:
     path = _noise_path(recipe)
     device = data.latents.device
     empty = len(data.latents)
@@ -191,14 +197,18 @@ def _fit(
         predicted = network(noisy, timestep=t, **text, return_dict=False)[0]
         return F.mse_loss(predicted.float(), target)
 
-    return fit(recipe, network, len(data.latents), loss, progress, kept=partial(_kept, recipe, network))
+    return fit(
+        recipe,
+        network,
+        len(data.latents),
+        loss,
+        progress,
+        checkpoint_weights=partial(_checkpoint_weights, recipe, network),
+    )
 
 
 def _noise_path(recipe: TextToImageRecipe) -> Callable[..., tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
-    """The forward process: from (latents, noise, generator) to (noisy latents, timesteps, target)."""
-    import torch
-    from diffusers import DDPMScheduler
-
+    """Return the forward process: a function of (latents, noise, generator) to (noisy latents, timesteps, target)."""
     if recipe.family == "sd14":
         discrete = DDPMScheduler.from_config(_scheduler(recipe).config)
         steps = int(discrete.config["num_train_timesteps"])
@@ -220,27 +230,21 @@ def _noise_path(recipe: TextToImageRecipe) -> Callable[..., tuple[torch.Tensor, 
 
 
 def _kind(family: Family) -> Any:
-    from diffusers import SD3Transformer2DModel, UNet2DConditionModel
-
     return {"sd14": UNet2DConditionModel, "sd3": SD3Transformer2DModel}[family]
 
 
 def _scheduler(recipe: TextToImageRecipe) -> Any:
-    from diffusers import FlowMatchEulerDiscreteScheduler, PNDMScheduler
-
     return {"sd14": PNDMScheduler, "sd3": FlowMatchEulerDiscreteScheduler}[recipe.family](**recipe.scheduler)
 
 
-def _kept(recipe: TextToImageRecipe, network: torch.nn.Module, ema: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The weights as a checkpoint keeps them: the whole network's, or the adapter's as diffusers names them."""
+def _checkpoint_weights(recipe: TextToImageRecipe, network: torch.nn.Module, ema: Weights) -> dict[str, torch.Tensor]:
+    """Return the weights of a checkpoint: the whole network's, or the adapter's under diffusers' names."""
     if recipe.lora is None:
         return {name: ema.get(name, value) for name, value in network.state_dict().items()}
     return {f"{NETWORK[recipe.family]}.{name.replace('.default', '')}": value for name, value in ema.items()}
 
 
-def _save(recipe: TextToImageRecipe, network: Any, ema: dict[str, torch.Tensor], folder: Path) -> None:
-    import torch
-
+def _save(recipe: TextToImageRecipe, network: Any, ema: Weights, folder: Path) -> None:
     network.load_state_dict(ema, strict=False)
     network.eval().to(getattr(torch, recipe.dtype))
     network.save_pretrained(str(folder / NETWORK[recipe.family]), safe_serialization=True)
@@ -250,25 +254,37 @@ def _save(recipe: TextToImageRecipe, network: Any, ema: dict[str, torch.Tensor],
 
 
 def _forget_origin(config: Path) -> None:
-    """Takes out of a configuration what folder its network came from: it means nothing elsewhere."""
+    """Remove from a configuration the folder that its network was loaded from, which means nothing elsewhere."""
     contents = json.loads(config.read_bytes())
     contents.pop("_name_or_path", None)
     config.write_text(json.dumps(contents, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
-def save_lora(recipe: TextToImageRecipe, network: Any, ema: dict[str, torch.Tensor], folder: Path) -> None:
-    """Saves adapter weights (as `fit` returns them) as diffusers' `save_lora_weights` does, with their recipe."""
-    import torch
-    from diffusers import StableDiffusion3Pipeline, StableDiffusionPipeline
-
+def save_lora(recipe: TextToImageRecipe, network: Any, ema: Weights, folder: Path) -> None:
+    """Save adapter weights (as `fit` returns them) as diffusers' `save_lora_weights` does, with their recipe."""
     pipeline = {"sd14": StableDiffusionPipeline, "sd3": StableDiffusion3Pipeline}[recipe.family]
     name = NETWORK[recipe.family]
-    layers = {key.removeprefix(f"{name}."): value for key, value in _kept(recipe, network, ema).items()}
+    layers = {key.removeprefix(f"{name}."): value for key, value in _checkpoint_weights(recipe, network, ema).items()}
+    adapter = network.peft_config["default"].to_dict()
+    adapter["target_modules"] = sorted(adapter["target_modules"])  # a set, whose order depends on the process
     pipeline.save_lora_weights(
         str(folder),
         **{
             f"{name}_lora_layers": {key: value.to(getattr(torch, recipe.dtype)) for key, value in layers.items()},
-            f"{name}_lora_adapter_metadata": network.peft_config["default"].to_dict(),  # alpha is in no weight
+            f"{name}_lora_adapter_metadata": adapter,  # alpha is in no weight
         },
     )
+    sort_header(folder / LORA_FILE)
     finish(recipe, folder)
+
+
+def sort_header(path: Path) -> None:
+    """Sort the header of a safetensors file, so that equal weights and metadata are equal bytes.
+
+    safetensors writes metadata in an order that differs from call to call.
+    """
+    data = path.read_bytes()
+    end = 8 + int.from_bytes(data[:8], "little")
+    header = json.dumps(json.loads(data[8:end]), sort_keys=True, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)  # tensors begin at multiples of 8
+    write_atomically(path, len(header).to_bytes(8, "little") + header + data[end:])

@@ -13,8 +13,12 @@ from pydantic import Field
 
 from attrbench.contracts.options import Options
 from attrbench.contracts.task import Items, OpenTask, Task, TaskMeta, Workspace
+from attrbench_example.left_out_color import TrainedWithoutGroups
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from attrbench.models.families.ddpm import DDPMDenoiser
 
 GROUPS = ("red", "green", "blue")
@@ -51,7 +55,7 @@ class StripesMini(Task[Any]):
         return OpenStripes(self.options.queries_per_group, workspace)
 
 
-class OpenStripes(OpenTask):
+class OpenStripes(OpenTask, TrainedWithoutGroups):
     """The open task; each part is made on first use."""
 
     def __init__(self, queries_per_group: int, workspace: Workspace) -> None:
@@ -74,6 +78,18 @@ class OpenStripes(OpenTask):
         from attrbench.models.families.ddpm import DDPMDenoiser
 
         return DDPMDenoiser(untrained_pipeline(self._workspace.cache), self._workspace.device)
+
+    def losses_without(self, group: str | None) -> NDArray[np.float64]:
+        """Return each query's squared distance to the nearest mean color that a model of colors has learned.
+
+        This model is not the network: it knows the mean colors of the items that it was trained on, and nothing else.
+        """
+        kept = [index for index, other in enumerate(self.train.groups) if other != group]
+        learned = self.train.images[kept].mean(axis=(1, 2)) / 255
+        colors = self.queries.images.mean(axis=(1, 2)) / 255
+        distances = ((colors[:, None] - learned[None]) ** 2).sum(axis=2)
+        nearest: NDArray[np.float64] = distances.min(axis=1)
+        return nearest
 
 
 def striped_images(per_group: int, seed: int) -> Items:

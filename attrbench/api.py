@@ -1,0 +1,351 @@
+"""The functions of `import attrbench`: what the command line does, from Python.
+
+Names are resolved and options validated before anything heavy is imported, so that a wrong name is refused at once.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from attrbench.contracts import record as record_files
+from attrbench.contracts.record import Record
+from attrbench.contracts.task import OpenTask, Workspace
+from attrbench.errors import AttrbenchError, UsageError
+from attrbench.evaluation.config import reporter, run_settings
+from attrbench.evaluation.folders import best_device, cache_folder, results_folder
+from attrbench.evaluation.progress import Reporter
+from attrbench.evaluation.requests import (
+    MethodLike,
+    TaskLike,
+    request_executor,
+    request_methods,
+    request_sweeps,
+    request_tasks,
+)
+from attrbench.plugins import registry as plugins
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from attrbench.conformance.check_report import Finding, Report
+    from attrbench.evaluation.attribute import Attribution
+    from attrbench.evaluation.task_run import Result
+    from attrbench.evaluation.tune import Choice
+    from attrbench.reports.leaderboard import Leaderboard
+    from attrbench.results import Results, TunedResults
+
+T = TypeVar("T")
+logger = logging.getLogger("attrbench")
+
+
+def run(
+    methods: MethodLike | Sequence[MethodLike],
+    tasks: TaskLike | Sequence[TaskLike],
+    *,
+    out: str | Path | None = None,
+    cache: str | Path | None = None,
+    device: str | None = "cpu",
+    seed: int = 0,
+    limit_train: int | None = None,
+    limit_queries: int | None = None,
+    executor: str = "inline",
+    ground_truths: Sequence[str] = (),
+    rerun: bool = False,
+    progress: bool | Reporter = True,
+    batch_size: int | None = None,
+    backend: str = "hooks",
+    dry_run: bool = False,
+    keep_scores: bool = True,
+    on_result: Callable[[Result], None] | None = None,
+) -> Results:
+    """Run methods on tasks, and return records, rankings and scores.
+
+    What an earlier run has computed is not computed again, whether that was here or on the command line. A method that
+    raises leaves a record with status `failed`; the others go on.
+
+    Args:
+        methods: one or several: names with options (`dmin:v=4096`; `a|b` sweeps, `all` is every method), classes,
+            instances. A class need not be registered, and may be defined in a notebook.
+        tasks: one or several: names with options, paths of task files, classes, instances.
+        out: folder of the records; by default that of ATTRBENCH_OUT, else `attrbench-results`.
+        cache: folder of everything that can be computed again; by default that of ATTRBENCH_CACHE, else the
+            user's cache folder.
+        device: torch device; None for CUDA where there is one.
+        seed: of intervals, and of methods that draw.
+        limit_train: use only the first so many training items; such a run is never ranked.
+        limit_queries: use only the first so many queries, likewise.
+        executor: where jobs run, with options: `inline`, `processes:2`; see `attrbench list executors`.
+        ground_truths: those to measure beside the ones that are measured by default, with options: `lds:bank=FILE`.
+        rerun: score again what a record already answers.
+        progress: whether stages are shown on standard error; or a reporter that shows them.
+        batch_size: noisy samples in a backward pass; None finds it.
+        backend: how per-sample gradients are computed: `hooks`, `vmap` or `loop`.
+        dry_run: show the plan and stop.
+        keep_scores: keep the [m, n] scores of each method in memory.
+        on_result: called with each result as soon as it is there.
+
+    Raises:
+        UsageError: for an unknown name or a wrong option.
+        AttrbenchError: for a folder that can't be written to, a device that is not there, and the like.
+    """
+    registry = plugins.registry()
+    method_requests = request_methods(registry, _several(methods))
+    task_requests = request_tasks(registry, _several(tasks))
+    request_executor(registry, executor)
+    from attrbench.evaluation.task_run import TaskRun  # torch comes with it, and wrong names are refused before
+    from attrbench.results import Results
+
+    settings = run_settings(
+        out,
+        cache,
+        device,
+        batch_size,
+        backend,
+        seed=seed,
+        limit_train=limit_train,
+        limit_queries=limit_queries,
+        executor=executor,
+        ground_truths=tuple(ground_truths),
+        rerun=rerun,
+        dry_run=dry_run,
+        keep_scores=keep_scores,
+    )
+    results: list[Result] = []
+    for task in task_requests:
+        _collect(TaskRun(registry, task, method_requests, settings, reporter(progress)).results(), results, on_result)
+    return Results(results, task_requests, settings)
+
+
+def tune(  # noqa: D417
+    methods: MethodLike | Sequence[MethodLike | Sequence[MethodLike]],
+    tasks: TaskLike | Sequence[TaskLike],
+    *,
+    by: str | None = None,
+    out: str | Path | None = None,
+    cache: str | Path | None = None,
+    device: str | None = "cpu",
+    seed: int = 0,
+    limit_train: int | None = None,
+    limit_queries: int | None = None,
+    executor: str = "inline",
+    rerun: bool = False,
+    progress: bool | Reporter = True,
+    batch_size: int | None = None,
+    backend: str = "hooks",
+    keep_scores: bool = True,
+    on_choice: Callable[[Choice], None] | None = None,
+    on_result: Callable[[Result], None] | None = None,
+) -> TunedResults:
+    """Choose options on each task's tuning queries, and run the best ones on the reported queries.
+
+    Args:
+        methods: each a choice of its own: a name with several values (`d-trak:damping=0.01|0.1`), or a list of names,
+            classes or instances.
+        tasks: as for `run`; each must have tuning queries.
+        by: the metric that decides, such as `average-precision`; by default the task's main metric.
+        on_choice: called with each choice as soon as it is made.
+        on_result: called with each result as soon as it is there.
+
+    The other arguments are those of `run`.
+
+    Returns:
+        The results of what was chosen, with `choices`. A choice of which no value has a result has `chosen` None.
+
+    Raises:
+        UsageError: as `run`; for a method without values to choose from, a task without tuning queries, or a metric
+            that no run has.
+        AttrbenchError: as `run`.
+    """
+    registry = plugins.registry()
+    sweeps, task_requests = request_sweeps(registry, _several(methods)), request_tasks(registry, _several(tasks))
+    registry.executor(executor)
+    from attrbench.evaluation.tune import TuningRun  # torch comes with it, as in `run`
+    from attrbench.results import TunedResults
+
+    settings = run_settings(
+        out,
+        cache,
+        device,
+        batch_size,
+        backend,
+        seed=seed,
+        limit_train=limit_train,
+        limit_queries=limit_queries,
+        executor=executor,
+        rerun=rerun,
+        keep_scores=keep_scores,
+    )
+    runs = [TuningRun(registry, task, sweeps, settings, reporter(progress), by) for task in task_requests]
+    choices: list[Choice] = []
+    results: list[Result] = []
+    for tuning_run in runs:
+        made = tuning_run.choices()
+        _collect(made, choices, on_choice)
+        _collect(tuning_run.results(made), results, on_result)
+    return TunedResults(results, task_requests, settings, choices)
+
+
+def attribute(  # noqa: D417
+    method: MethodLike,
+    task: TaskLike,
+    *,
+    images: str | Path | Image.Image | Sequence[str | Path | Image.Image] = (),
+    prompts: str | Sequence[str] = (),
+    picture_seed: int | None = None,
+    k: int = 20,
+    out: str | Path | None = None,
+    cache: str | Path | None = None,
+    device: str | None = "cpu",
+    limit_train: int | None = None,
+    progress: bool | Reporter = True,
+    batch_size: int | None = None,
+    backend: str = "hooks",
+) -> Attribution:
+    """Rank the training images for pictures of your own, or for pictures that the model draws.
+
+    Args:
+        method: a single method, as for `run`.
+        task: a single task, as for `run`.
+        images: files or PIL images; without any, the model draws one picture for each prompt.
+        prompts: one for each image, or one for all of them.
+        picture_seed: seed of pictures that the model draws.
+        k: how many training images.
+        out: folder in which the cache lies by default.
+
+    The other arguments are those of `run`.
+
+    Returns:
+        The ranking with the pictures; a notebook shows it as a contact sheet.
+
+    Raises:
+        UsageError: for a wrong name, option or question.
+        AttrbenchError: for a picture that can't be read, and whatever ends a run.
+    """
+    registry = plugins.registry()
+    method_requests, task_requests = request_methods(registry, [method]), request_tasks(registry, [task])
+    if len(method_requests) != 1 or len(task_requests) != 1:
+        raise UsageError("attribute takes one method and one task: neither 'all' nor a|b")
+    from attrbench.evaluation import attribute as attribution  # torch comes with it, as in `run`
+
+    pictures = [Path(image) if isinstance(image, str) else image for image in _several(images)]
+    question = attribution.Question(pictures, _several(prompts), picture_seed, k)
+    settings = run_settings(out, cache, device, batch_size, backend, limit_train=limit_train)
+    return attribution.attribute(registry, task_requests[0], method_requests[0], question, settings, reporter(progress))
+
+
+def open_task(task: TaskLike, *, cache: str | Path | None = None, device: str | None = "cpu") -> OpenTask:
+    """Return a task made ready: with `train`, `queries` and `denoiser`, each loaded when it is first used.
+
+    Args:
+        task: a single task, as for `run`.
+        cache: folder for what the task keeps, such as generated queries; as for `run`.
+        device: torch device of the model; None for CUDA where there is one.
+
+    Raises:
+        UsageError: for an unknown name or a wrong option.
+        AttrbenchError: where something that the task needs is not there.
+    """
+    requests = request_tasks(plugins.registry(), [task])
+    if len(requests) != 1:
+        raise UsageError("open_task takes one task: no a|b")
+    from attrbench.evaluation.task_run import torch_device  # torch comes with it, as in `run`
+
+    folder = cache_folder(cache, None)
+    return requests[0].task.open(Workspace(folder, torch_device(best_device() if device is None else device)))
+
+
+def read_records(*folders: str | Path) -> list[Record]:
+    """Return all records below the folders, by default that of `run`; the log warns of files that can't be read.
+
+    Raises:
+        AttrbenchError: for a folder that is not there.
+    """
+    records = []
+    for folder in map(Path, folders or [results_folder(None)]):
+        if not folder.is_dir():
+            raise AttrbenchError(f"no folder {folder}: run 'attrbench run' first, or name a folder of records")
+        readable, problems = record_files.read_records(folder)
+        records += readable
+        for problem in problems:
+            logger.warning("left out %s", problem)
+    return records
+
+
+def leaderboard(
+    records: str | Path | Results | Iterable[Record | str | Path] = (),
+    *,
+    tasks: str | Sequence[str] = (),
+    metric: str | None = None,
+) -> Leaderboard:
+    """Rank records, one table for each task and class of hardware; a notebook draws the tables.
+
+    Args:
+        records: what `run` returned, records, or folders of records; by default the folder of `run`.
+        tasks: names of the tasks that are wanted; by default all.
+        metric: what ranks, such as `average-precision`; by default each task's main metric.
+
+    Raises:
+        UsageError: for a task or metric that no record has.
+        AttrbenchError: for a folder that is not there, or where there are no records.
+    """
+    from attrbench.reports.leaderboard import rank_records  # NumPy comes with it, and listing needs none
+
+    given = records.records if hasattr(records, "records") else _several(records)
+    kept = [record for record in given if isinstance(record, Record)]
+    folders = [folder for folder in given if not isinstance(folder, Record)]
+    if folders or not given:
+        kept += read_records(*folders)
+    return rank_records(kept, _several(tasks), metric)
+
+
+def check(
+    methods: MethodLike | Sequence[MethodLike],
+    *,
+    device: str | None = "cpu",
+    on_method: Callable[[str], None] | None = None,
+    on_finding: Callable[[Finding], None] | None = None,
+    on_report: Callable[[Report], None] | None = None,
+) -> list[Report]:
+    """Check on a tiny task that methods keep to the contract, and return a report for each.
+
+    Args:
+        methods: as for `run`.
+        device: torch device; None for CUDA where there is one.
+        on_method: called with the label of each method before it is checked.
+        on_finding: called with each finding as it is made.
+        on_report: called with each report.
+
+    Raises:
+        UsageError: for an unknown name or a wrong option.
+        AttrbenchError: for a device that is not there.
+    """
+    registry = plugins.registry()
+    requests = request_methods(registry, _several(methods))
+    from attrbench.conformance.method_check import check_method  # torch comes with it, as in `run`
+
+    place = best_device() if device is None else device
+    reports: list[Report] = []
+    for request in requests:
+        _collect([request.label], [], on_method)
+        _collect([check_method(registry, request, place, on_finding or _ignore)], reports, on_report)
+    return reports
+
+
+def _collect(values: Iterable[T], into: list[T], tell: Callable[[T], None] | None) -> None:
+    """Append each value to a list as soon as it is there, and tell of it."""
+    for value in values:
+        into.append(value)
+        if tell is not None:
+            tell(value)
+
+
+def _ignore(finding: Finding) -> None:
+    """Tell nobody of a finding."""
+
+
+def _several(given: Any) -> list[Any]:
+    """Return a list of what was given, which may be a single thing."""
+    return list(given) if isinstance(given, Iterable) and not isinstance(given, str | type) else [given]

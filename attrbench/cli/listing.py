@@ -1,0 +1,147 @@
+"""Write what `attrbench list` shows: methods, tasks, metrics and so on, without importing pydantic or Typer."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import TYPE_CHECKING, Any
+
+from attrbench.errors import AttrbenchError
+from attrbench.plugins import registry as plugins
+
+if TYPE_CHECKING:
+    from attrbench.plugins.registry import Entry, Registry
+
+KINDS = (
+    "methods",
+    "tasks",
+    "metrics",
+    "executors",
+    "ground-truths",
+    "model-families",
+    "preparations",
+    "plugins",
+)
+SINGULAR = {"model-families": "model_family", "ground-truths": "ground_truth"}
+BOLD, RED, PLAIN = "\033[1m", "\033[31m", "\033[0m"
+
+
+def write_listing(what: str | None, options: bool, as_json: bool) -> None:
+    """Write one kind of things, or all, to standard output."""
+    registry = plugins.registry()
+    wanted = KINDS if what is None else (what,)
+    details = options or as_json
+    listing = {
+        kind: _plugins(registry) if kind == "plugins" else _entries(registry, SINGULAR.get(kind, kind[:-1]), details)
+        for kind in wanted
+    }
+    if as_json:
+        _write(json.dumps(listing, indent=1))
+    else:
+        for kind, entries in listing.items():
+            _show(kind, entries, options)
+    sys.stdout.flush()  # a pipe that is closed is told of here
+
+
+def quick_arguments(arguments: list[str]) -> dict[str, Any] | None:
+    """Return the arguments of `write_listing` where a command line is a plain `list`; None for every other one.
+
+    Typer takes longer to import than listing everything takes.
+    """
+    if arguments[:1] != ["list"] or not {*arguments[1:]} <= {*KINDS, "--options", "--json"}:
+        return None
+    kinds = [argument for argument in arguments[1:] if argument in KINDS]
+    if len(kinds) > 1:
+        return None
+    return {"what": next(iter(kinds), None), "options": "--options" in arguments, "as_json": "--json" in arguments}
+
+
+def _entries(registry: Registry, kind: str, details: bool) -> list[dict[str, Any]]:
+    """Return what is registered of one kind; with details each class is imported and its options are read."""
+    entries = []
+    for name in registry.names(kind):
+        known = registry.entry(kind, name)
+        plugin = known.plugin
+        entry: dict[str, Any] = {
+            "name": name,
+            "provider": f"{plugin.distribution} {plugin.version}",
+            "summary": known.summary,
+        }
+        if details:
+            entry |= _details(known)
+        entries.append(entry)
+    return entries
+
+
+def _details(known: Entry) -> dict[str, Any]:
+    """Return options, citation and meta of a class, as far as it has them; or why it can't be loaded."""
+    try:
+        loaded = known.load()
+    except AttrbenchError as error:
+        return {"error": str(error), "options": []}
+    details: dict[str, Any] = {"options": _options(loaded) if hasattr(loaded, "Options") else []}
+    if hasattr(loaded, "citation"):
+        details["citation"] = loaded.citation
+    if hasattr(loaded, "meta"):
+        details["meta"] = loaded.meta.model_dump()
+    return details
+
+
+def _options(owner: Any) -> list[dict[str, str]]:
+    """Return name, default and meaning of each option, and what it needs of others to have an effect."""
+    from attrbench.contracts.options import as_written, meanings, needs_of  # pydantic comes with it
+
+    explained, needs = meanings(owner.Options), needs_of(owner.Options)
+    return [
+        {
+            "name": name,
+            "default": as_written(field.default),
+            "meaning": explained.get(name, ""),
+            "needs": ",".join(map(str, needs.get(name, ()))),
+        }
+        for name, field in owner.Options.model_fields.items()
+    ]
+
+
+def _plugins(registry: Registry) -> list[dict[str, Any]]:
+    return [
+        {
+            "name": plugin.name,
+            "provider": f"{plugin.distribution} {plugin.version}",
+            "summary": f"error: {plugin.error}" if plugin.error else _provides(plugin.provides),
+            "error": plugin.error,
+            "provides": plugin.provides,
+        }
+        for plugin in registry.plugins
+    ]
+
+
+def _provides(provides: dict[str, list[str]]) -> str:
+    parts = [f"{len(names)} {_counted(kind, len(names))}" for kind, names in provides.items() if names]
+    return ", ".join(parts) or "nothing registered"
+
+
+def _counted(kind: str, number: int) -> str:
+    words = kind.replace("_", " ")
+    if number == 1:
+        return words
+    return f"{words[:-1]}ies" if words.endswith("y") else f"{words}s"
+
+
+def _show(kind: str, entries: list[dict[str, Any]], options: bool) -> None:
+    """Write plain columns; rich would take longer to import than everything else here to run."""
+    _write(kind, BOLD)
+    width = max((len(entry["name"]) for entry in entries), default=0)
+    summaries = max((len(entry["summary"]) for entry in entries if not entry.get("error")), default=0)
+    for entry in entries:
+        line = f"  {entry['name']:<{width}}  {entry['summary']:<{summaries}}  ({entry['provider']})"
+        _write(line, RED if entry.get("error") else "")
+        for option in entry.get("options", ()) if options else ():
+            needs = f" (with {option['needs']} only)" if option["needs"] else ""
+            _write(f"  {'':<{width}}    {option['name']}={option['default']}: {option['meaning']}{needs}")
+    _write("")
+
+
+def _write(line: str, style: str = "") -> None:
+    """Write a line, with its style on a terminal only."""
+    sys.stdout.write(f"{style}{line}{PLAIN}\n" if style and sys.stdout.isatty() else f"{line}\n")

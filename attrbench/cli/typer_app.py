@@ -1,0 +1,92 @@
+"""The command line as a Typer application that loads the one command that was asked for."""
+
+from __future__ import annotations
+
+import logging
+from importlib import import_module
+from typing import Any
+
+import typer
+
+from attrbench.errors import Interrupted
+
+# Typer brings click along under different names in different versions; its own BadParameter leads to the base.
+ClickException: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
+
+COMMANDS = {
+    "list": ("list_command:list_", "List methods, tasks, metrics, executors and whatever else plugins bring."),
+    "run": ("run_command:run", "Run methods on tasks."),
+    "tune": (
+        "tune_command:tune",
+        "Choose options on the task's tuning queries, and run the best on the reported ones.",
+    ),
+    "attribute": (
+        "attribute_command:attribute",
+        "Rank the training images for a picture, and draw them on a contact sheet.",
+    ),
+    "leaderboard": ("leaderboard_command:leaderboard", "Rank the records of each task."),
+    "check": (
+        "check_command:check",
+        "Check that a method keeps to the contract, on a tiny task; exit 1 where it does not.",
+    ),
+    "train": ("train_command:train", "Repeat the training of a task's weights."),
+    "prepare": ("prepare_command:prepare", "Put a data set together, as an image folder."),
+    "doctor": (
+        "doctor_command:doctor",
+        "Check Python, libraries, device, memory, disk and plugins; exit 1 where something is wrong.",
+    ),
+    "new": ("new_command:new_app", "Write a file to start from."),
+    "ground-truth": ("ground_truth_command:ground_truth_app", "Build what retraining says, once for a task."),
+    "cache": ("cache_command:cache_app", "List, check and clear the cache of features and indexes."),
+}
+"""Where each command is defined, and what `attrbench --help` says of it."""
+
+
+def command_line(verb: str) -> typer.Typer:
+    """Return the command line, of which only the command `verb` is loaded: the others are names with a line of help."""
+    app = typer.Typer(
+        name="attrbench",
+        help="Compare training-data attribution methods on diffusion models.",
+        no_args_is_help=True,
+        add_completion=False,
+        rich_markup_mode=None,
+        pretty_exceptions_enable=False,
+    )
+    for name, (place, summary) in COMMANDS.items():
+        if name != verb:
+            app.command(name, help=summary)(_not_loaded)
+            continue
+        module, _, attribute = place.partition(":")
+        command = getattr(import_module(f"attrbench.cli.{module}"), attribute)
+        if isinstance(command, typer.Typer):
+            app.add_typer(command, name=name)
+        else:
+            app.command(name)(command)
+    return app
+
+
+def _not_loaded() -> None:
+    """Stand for a command that was not asked for."""
+
+
+def run_typer(arguments: list[str], debug: bool) -> int:
+    """Run one command and return its exit code: 2 for what Typer refuses, with its message on standard error."""
+    _log_to_stderr(debug)
+    verb = next((argument for argument in arguments if not argument.startswith("-")), "")
+    try:
+        code = command_line(verb)(arguments, standalone_mode=False)
+    except ClickException as error:
+        error.show()
+        return 2
+    except typer.Abort:
+        raise Interrupted from None
+    return int(code or 0)
+
+
+def _log_to_stderr(debug: bool) -> None:
+    """Write our own warnings as plain lines, with --debug all messages; other libraries keep their own ways."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("attrbench: %(message)s"))
+    logger = logging.getLogger("attrbench")
+    logger.handlers[:] = [handler]
+    logger.setLevel(logging.DEBUG if debug else logging.NOTSET)

@@ -1,0 +1,227 @@
+"""The contract of a model family: how a folder of diffusers' pipelines becomes a denoiser.
+
+`attrbench.models.loading` finds the folder, here or on the hub, reads `model_index.json` in it, and hands both to the
+family that takes the pipeline's class. Families are registered by the hook `register_model_families`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+
+from attrbench.contracts.denoiser import Denoiser
+from attrbench.contracts.gradient_source import TimestepGrid
+from attrbench.contracts.model_config import ModelConfig
+from attrbench.errors import UsageError
+
+META = torch.device("meta")
+"""The device of networks that have names and shapes but no weights."""
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A model before it has weights.
+
+    Attributes:
+        network: configuration of the UNet or the transformer.
+        scheduler: configuration of the scheduler.
+        factor: pixels on a side of what one latent stands for.
+    """
+
+    network: Mapping[str, Any]
+    scheduler: Mapping[str, Any]
+    factor: int = 8
+
+
+@dataclass(frozen=True)
+class ModelDescription:
+    """What a plan must know of a model, read from configurations and digests of files: no weight is in memory.
+
+    It agrees exactly with the loaded denoiser, because it asks the same class, over a network without weights.
+
+    Attributes:
+        outline: the denoiser on the device `meta`. It can say what it is, and compute nothing. (A loaded denoiser will
+            do as well, where a task has nothing cheaper.)
+    """
+
+    outline: Denoiser
+
+    @property
+    def fingerprint(self) -> str:
+        """Return `Denoiser.fingerprint` of the final weights."""
+        return self.outline.fingerprint
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """Return (C, H, W) of one encoded item."""
+        return self.outline.latent_shape
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Return (H, W, C) of one picture."""
+        return self.outline.image_shape
+
+    @property
+    def takes_prompts(self) -> bool:
+        """Return whether the model draws from prompts."""
+        return self.outline.takes_prompts
+
+    @property
+    def has_latents(self) -> bool:
+        """Return whether items pass through an autoencoder."""
+        return self.outline.has_latents
+
+    @property
+    def training_steps(self) -> int:
+        """Return the number of training timesteps."""
+        return self.outline.training_steps
+
+    @property
+    def sampling(self) -> Mapping[str, object]:
+        """Return what besides the weights decides generated pictures and trajectories."""
+        return self.outline.sampling
+
+    def parameters(self, which: str = "attributed") -> dict[str, tuple[int, ...]]:
+        """Return the shape of each differentiated parameter by name, in the order of `Denoiser.attributed_parameters`.
+
+        Args:
+            which: as in `GradientSource.parameters`.
+
+        Raises:
+            UsageError: where the model has no such parameters.
+        """
+        return {name: tuple(p.shape) for name, p in self.outline.attributed_parameters(which).items()}
+
+    def timesteps(self, grid: TimestepGrid) -> tuple[float, ...]:
+        """Return the timesteps of a grid, in the network's units."""
+        return self.outline.timesteps(grid)
+
+    def sampler_timesteps(self) -> tuple[float, ...]:
+        """Return the timesteps that the sampler visits, in its order.
+
+        Raises:
+            Unavailable: where the model cannot say.
+        """
+        return self.outline.sampler_timesteps()
+
+    def checkpoints(self) -> tuple[str, ...]:
+        """Return the names of weights from earlier in training, earliest first; `final` is not among them."""
+        return self.outline.checkpoints()
+
+    def resolve(self, checkpoint: str) -> str:
+        """Return the name behind `k/n`, as `Denoiser.resolve`."""
+        return self.outline.resolve(checkpoint)
+
+    def fingerprint_at(self, checkpoint: str) -> str:
+        """Return the fingerprint of the model with the weights of a checkpoint, as `Denoiser.fingerprint_at`."""
+        return self.outline.fingerprint_at(checkpoint)
+
+    def learning_rate(self, checkpoint: str) -> float:
+        """Return the learning rate at a checkpoint.
+
+        Raises:
+            UsageError: where it is not known.
+        """
+        return self.outline.learning_rate(checkpoint)
+
+    def truncated(self, prompts: Sequence[str]) -> list[int]:
+        """Return the indices of the prompts that are longer than the text encoders take."""
+        return self.outline.truncated(prompts)
+
+
+class ModelFamily(ABC):
+    """A kind of pipeline: which folders it takes, and how it opens them. Families keep no state."""
+
+    name: ClassVar[str]
+    """What messages call it, and the name under which it is registered."""
+    pipelines: ClassVar[tuple[str, ...]]
+    """Pipeline classes that it takes: `_class_name` in `model_index.json`."""
+    takes_prompts: ClassVar[bool]
+    """Whether its models draw from prompts or labels."""
+    refused_options: ClassVar[tuple[str, ...]] = ()
+    """Options of `ModelConfig` that mean nothing here; giving one is an error."""
+    unused_components: ClassVar[tuple[str, ...]] = ("safety_checker", "feature_extractor", "image_encoder")
+    """Components that neither gradients nor pictures need; they are neither downloaded nor loaded."""
+    architectures: ClassVar[Mapping[str, Architecture]] = {}
+    """Published models that can be built with random weights without their folder: id on the hub -> architecture."""
+
+    def components(self, index: Mapping[str, Any]) -> list[str]:
+        """Return the names of the pipeline's components that are loaded, in the order of its index.
+
+        Args:
+            index: content of `model_index.json`.
+        """
+        return [
+            name
+            for name, value in index.items()
+            if isinstance(value, list) and value[0] is not None and name not in self.unused_components
+        ]
+
+    @abstractmethod
+    def load(self, config: ModelConfig, folder: Path, index: Mapping[str, Any], device: torch.device) -> Denoiser:
+        """Return the model of a pipeline folder, ready on `device`.
+
+        On the device `meta` no weight is read: the network is built from its configuration
+        (`attrbench.models.pipeline.load_pipeline` does so), and the denoiser is asked for nothing but what
+        `ModelDescription` says. Fingerprint, shapes, parameters and timesteps must be the same on any device.
+
+        Args:
+            config: which model, and how it is used; options in `refused_options` are at their defaults.
+            folder: the pipeline folder, complete.
+            index: content of its `model_index.json`.
+            device: where the network shall lie.
+
+        Raises:
+            AttrbenchError: one line, where a component is missing or does not fit.
+            UsageError: where an option does not go with the model.
+        """
+
+    def describe(self, config: ModelConfig, folder: Path, index: Mapping[str, Any]) -> ModelDescription:
+        """Return what a plan must know of the model, without reading weights into memory; `load` on `meta` by default.
+
+        Raises:
+            AttrbenchError: as `load`.
+        """
+        return ModelDescription(self.load(config, folder, index, META))
+
+    @abstractmethod
+    def resolution(self, folder: Path, index: Mapping[str, Any]) -> int:
+        """Return the pixels on a side of the model's own pictures, from configurations alone.
+
+        Raises:
+            AttrbenchError: where they are missing.
+        """
+
+    def architecture(self, folder: Path, index: Mapping[str, Any]) -> Architecture:
+        """Return the architecture of a local pipeline folder, for random weights.
+
+        Raises:
+            UsageError: where the family can't be built with random weights.
+        """
+        raise UsageError(f"model={folder}: the family {self.name} has no weights=random")
+
+    def load_random(self, config: ModelConfig, architecture: Architecture, device: torch.device) -> Denoiser:
+        """Return a model of the architecture with weights from a fixed seed, built in place; on `meta` without any.
+
+        Raises:
+            UsageError: where the family can't be built with random weights.
+        """
+        raise UsageError(f"model={config.model}: the family {self.name} has no weights=random")
+
+    def check_options(self, config: ModelConfig) -> None:
+        """Refuse options that mean nothing to the family.
+
+        Raises:
+            AttrbenchError: where one of `refused_options` is given.
+        """
+        for option in self.refused_options:
+            if getattr(config, option) != ModelConfig.model_fields[option].default:
+                raise UsageError(
+                    f"{option}={getattr(config, option)}: model {config.model} is of the family {self.name}, which"
+                    f" has no option {option}"
+                )

@@ -1,0 +1,27 @@
+"""Defaults of a run: its folders and its device."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from attrbench.store.default_cache import default_cache
+
+RESULTS = Path("attrbench-results")
+
+
+def results_folder(out: str | Path | None) -> Path:
+    """Return the folder of the records: the given one, that of ATTRBENCH_OUT, or `attrbench-results` here."""
+    return Path(os.environ.get("ATTRBENCH_OUT") or RESULTS) if out is None else Path(out)
+
+
+def cache_folder(cache: str | Path | None, out: str | Path | None) -> Path:
+    """Return the folder of features and indexes: the given one, or the user's own cache folder."""
+    return default_cache(results_folder(out)) if cache is None else Path(cache)
+
+
+def best_device() -> str:
+    """Return `cuda` where torch finds a CUDA device, else `cpu`."""
+    import torch  # heavy: only a run needs it
+
+    return "cuda" if torch.cuda.is_available() else "cpu"

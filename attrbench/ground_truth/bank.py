@@ -1,0 +1,169 @@
+"""The bank of subset models: the losses of every model on every query, in one file that is small enough to ship.
+
+A bank is a safetensors file of `losses` [J, S, m, T] float32, `members` [J, ceil(n/8)] uint8 (bits: which items each
+subset holds), `timesteps` [T] float64, and one JSON text of metadata (`BankFacts`). A new method gets its linear
+datamodeling score from it without training anything.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from attrbench.contracts.task import OpenTask, Task
+from attrbench.errors import AttrbenchError
+from attrbench.files import write_atomically
+from attrbench.ground_truth.subsets import SubsetKind
+from attrbench.store.fingerprint import fingerprint
+
+KEY = "attrbench"
+"""Name of the metadata entry."""
+
+
+class BankPlan(BaseModel):
+    """Which subset models a bank has, and what is measured of each.
+
+    Attributes:
+        subsets: number of subsets, J.
+        seeds: training seeds of each subset, S; they count 0, 1, ...
+        alpha: share of the training items in a subset.
+        kind: `fixed` size, or `bernoulli`.
+        subset_seed: of the subsets.
+        steps: timesteps of the losses, T.
+        draws: noises for each query and timestep.
+        noise_seed: of the noises.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    subsets: int = Field(64, ge=2)
+    seeds: int = Field(2, ge=1)
+    alpha: float = Field(0.5, gt=0, lt=1)
+    kind: SubsetKind = "fixed"
+    subset_seed: int = 0
+    steps: int = Field(20, ge=1)
+    draws: int = Field(4, ge=1)
+    noise_seed: int = 0
+
+
+class BankFacts(BaseModel):
+    """What a bank says of itself.
+
+    Attributes:
+        format: of the file.
+        task, version: of the task.
+        train, queries: fingerprints of the training set and of the queries.
+        items: size of the training set, n.
+        plan: which models were to be trained, and how they are measured.
+        numbers: number of each subset that is there, [J]; fewer than planned where the bank was not finished.
+        recipe: what decides a training besides items and seed.
+        code: digest of the code that trained and measured; `revision`, that of its checkout, where there is one.
+        attrbench: version of the package.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    format: Literal[1] = 1
+    task: str
+    version: int
+    train: str
+    queries: str
+    items: int
+    plan: BankPlan
+    numbers: list[int]
+    recipe: dict[str, Any]
+    code: str
+    revision: str | None
+    attrbench: str
+
+
+@dataclass(frozen=True)
+class SubsetBank:
+    """The losses of subset models.
+
+    Attributes:
+        losses: [J, S, m, T].
+        members: [J, n] bool, which items each subset holds.
+        timesteps: [T], cleanest first.
+        facts: everything else.
+    """
+
+    losses: NDArray[np.float32]
+    members: NDArray[np.bool_]
+    timesteps: NDArray[np.float64]
+    facts: BankFacts
+
+    def write(self, path: Path) -> None:
+        """Write the bank to one file.
+
+        Raises:
+            AttrbenchError: where it can't be written.
+        """
+        arrays: dict[str, NDArray[Any]] = {
+            "losses": np.ascontiguousarray(self.losses, np.float32),
+            "members": np.packbits(self.members, axis=1),
+            "timesteps": np.ascontiguousarray(self.timesteps, np.float64),
+        }
+        try:
+            write_atomically(path, save(arrays, {KEY: self.facts.model_dump_json()}))
+        except OSError as error:
+            raise AttrbenchError(f"cannot write the subset losses {path}: {error.strerror}") from None
+
+
+def read_bank(path: Path, task: Task[Any], opened: OpenTask) -> SubsetBank:
+    """Read a bank and make sure that it belongs to an open task.
+
+    Raises:
+        AttrbenchError: where it can't be read, is damaged, or was made with another task, training set or queries.
+    """
+    bank = _read(path)
+    facts, meta = bank.facts, task.meta
+    rebuild = f"run 'attrbench ground-truth build {meta.name}'"
+    if (facts.task, facts.version) != (meta.name, meta.version):
+        raise AttrbenchError(
+            f"subset losses {path}: made for {facts.task} version {facts.version}, not for {meta.name} version"
+            f" {meta.version}; {rebuild}"
+        )
+    for what, made, found in (
+        ("training set", facts.train, opened.train.fingerprint),
+        ("queries", facts.queries, opened.queries.fingerprint),
+    ):
+        if made != found:
+            raise AttrbenchError(
+                f"subset losses {path}: made with other {what} ({made[:8]}) than task {meta.name} has here"
+                f" ({found[:8]}); {rebuild}"
+            )
+    shape = (len(facts.numbers), facts.plan.seeds, len(opened.queries), len(bank.timesteps))
+    if bank.losses.shape != shape or bank.members.shape != (shape[0], facts.items) or shape[0] < 2:
+        raise AttrbenchError(f"subset losses {path}: {bank.losses.shape} numbers instead of {shape}; {rebuild}")
+    if not np.isfinite(bank.losses).all():
+        number = int(np.argwhere(~np.isfinite(bank.losses))[0, 0])
+        raise AttrbenchError(f"subset losses {path}: a loss of subset {facts.numbers[number]} is not finite; {rebuild}")
+    return bank
+
+
+def _read(path: Path) -> SubsetBank:
+    try:
+        with safe_open(path, framework="numpy") as file:
+            facts = BankFacts.model_validate(json.loads((file.metadata() or {})[KEY]))
+            losses, packed, timesteps = (file.get_tensor(name) for name in ("losses", "members", "timesteps"))
+        members = np.unpackbits(packed, axis=1, count=facts.items).astype(bool)
+    except FileNotFoundError:
+        raise AttrbenchError(f"subset losses {path}: there is no such file") from None
+    except (OSError, KeyError, ValueError, ValidationError, SafetensorError) as error:
+        raise AttrbenchError(f"subset losses {path}: not a readable bank ({type(error).__name__})") from None
+    return SubsetBank(losses, members, timesteps, facts)
+
+
+def built_bank(task: Task[Any], cache: Path) -> Path:
+    """Return where `attrbench ground-truth build` puts the bank of a task in a cache; no task need be opened."""
+    key = fingerprint([task.meta.name, task.meta.version, task.options.model_dump(mode="json"), task.state()])
+    return cache / "ground-truth" / f"{task.meta.name}-{key[:20]}.safetensors"

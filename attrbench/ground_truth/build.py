@@ -1,0 +1,98 @@
+"""Build the bank of subset models of a task, model by model; every call goes on where the last one ended."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+import attrbench
+from attrbench.contracts.ground_truth import Stage, TrainingJob, TruthSetting
+from attrbench.contracts.task import Trainable
+from attrbench.errors import UsageError
+from attrbench.ground_truth.bank import BankFacts, BankPlan, SubsetBank
+from attrbench.ground_truth.losses import QueryLosses
+from attrbench.ground_truth.retraining import is_done, measured, run_trainings, training_job, use_opened_task
+from attrbench.ground_truth.subsets import draw_subset, membership
+
+
+@dataclass(frozen=True)
+class Code:
+    """What trained and measured the models.
+
+    Attributes:
+        digest: of the sources.
+        revision: of the checkout that they come from; None where there is none.
+    """
+
+    digest: str
+    revision: str | None
+
+
+class BankBuild:
+    """The trainings of a bank.
+
+    Args:
+        setting: the open task.
+        plan: which models.
+
+    Raises:
+        UsageError: where the task has no training recipe.
+    """
+
+    def __init__(self, setting: TruthSetting, plan: BankPlan) -> None:
+        if not isinstance(setting.task, Trainable):
+            raise UsageError(f"task {setting.task.meta.name} has no training recipe, so that it can have no bank")
+        self._setting, self._plan = setting, plan
+        self._recipe = dict(setting.task.training_recipe())
+        self._losses = QueryLosses(plan.steps, plan.draws, plan.noise_seed)
+        items = len(setting.opened.train)
+        self._subsets = [
+            draw_subset(items, number, plan.subset_seed, plan.alpha, plan.kind) for number in range(plan.subsets)
+        ]
+
+    def jobs(self) -> list[TrainingJob]:
+        """Return the J x S trainings, subset by subset."""
+        return [
+            training_job(self._setting, subset, seed, self._losses)
+            for subset in self._subsets
+            for seed in range(self._plan.seeds)
+        ]
+
+    def train(self, stage: Stage, limit: int | None = None, note: Callable[[str], None] | None = None) -> int:
+        """Train what is missing, at most `limit` models in this call, and return how many are missing still."""
+        use_opened_task(self._setting)
+        missing = [job for job in self.jobs() if not is_done(job)]
+        if note is not None:
+            note(f"{len(self.jobs()) - len(missing)} of {len(self.jobs())} models are there")
+        run_trainings(missing[:limit], stage)
+        return sum(not is_done(job) for job in missing)
+
+    def bank(self, code: Code) -> SubsetBank | None:
+        """Return the bank of the subsets whose models are all there; None where there are fewer than two."""
+        per_subset = np.array([is_done(job) for job in self.jobs()]).reshape(-1, self._plan.seeds)
+        numbers = np.flatnonzero(per_subset.all(axis=1)).tolist()
+        if len(numbers) < 2:
+            return None
+        jobs = np.array(self.jobs(), dtype=object).reshape(-1, self._plan.seeds)[numbers]
+        opened, meta = self._setting.opened, self._setting.task.meta
+        facts = BankFacts(
+            task=meta.name,
+            version=meta.version,
+            train=opened.train.fingerprint,
+            queries=opened.queries.fingerprint,
+            items=len(opened.train),
+            plan=self._plan,
+            numbers=numbers,
+            recipe=self._recipe,
+            code=code.digest,
+            revision=code.revision,
+            attrbench=attrbench.__version__,
+        )
+        return SubsetBank(
+            losses=np.stack([[measured(job)["losses"] for job in row] for row in jobs]),
+            members=membership([self._subsets[number] for number in numbers], len(opened.train)),
+            timesteps=np.array(self._losses.timesteps(opened.denoiser)),
+            facts=facts,
+        )

@@ -1,0 +1,142 @@
+"""The ground truth `lds`: how well a method's scores predict the losses of models trained on random subsets."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from attrbench.contracts.ground_truth import (
+    Effect,
+    GroundTruth,
+    OpenGroundTruth,
+    ShipsSubsetLosses,
+    Stage,
+    TruthSetting,
+)
+from attrbench.contracts.metric import Outcome
+from attrbench.contracts.options import Options
+from attrbench.contracts.record import MetricResult, TrainingNoise
+from attrbench.contracts.task import Task
+from attrbench.errors import AttrbenchError, Unavailable
+from attrbench.files import sha256_of
+from attrbench.ground_truth.bank import SubsetBank, built_bank, read_bank
+from attrbench.metrics.lds import NoiseCeiling, linear_datamodeling_score, mean_score, noise_ceiling, predictions
+
+METRIC = "lds"
+BANDS = ("low-noise", "middle-noise", "high-noise")
+
+
+class LDSOptions(Options):
+    """Options of `lds`."""
+
+    bank: Path | None = None
+    """File of subset losses; none: the one built in the cache, or else the one that the task ships."""
+
+
+class LinearDatamodeling(GroundTruth[LDSOptions]):
+    """The linear datamodeling score; see attrbench.metrics.lds."""
+
+    name = "lds"
+    summary = (
+        "linear datamodeling score: scores summed over random subsets against the losses of models trained on them"
+    )
+    Options: ClassVar[type[LDSOptions]] = LDSOptions  # type: ignore[misc]
+
+    def open(self, setting: TruthSetting) -> OpenLinearDatamodeling | None:
+        """Return the score of a task that has a bank of subset losses.
+
+        Raises:
+            AttrbenchError: where the bank that was named does not fit the task.
+            Unavailable: where one that was found does not.
+        """
+        path = self._bank(setting.task, setting.workspace.cache)
+        if path is None:
+            return None
+        try:
+            return OpenLinearDatamodeling(read_bank(path, setting.task, setting.opened))
+        except AttrbenchError as error:
+            if self.options.bank is not None:
+                raise
+            raise Unavailable(str(error)) from None
+
+    def state(self, task: Task[Any], cache: Path) -> object:
+        """Return the checksum of the bank; None where there is none."""
+        path = self._bank(task, cache)
+        return sha256_of(path) if path is not None and path.is_file() else None
+
+    def _bank(self, task: Task[Any], cache: Path) -> Path | None:
+        if self.options.bank is not None:
+            return self.options.bank
+        places = [built_bank(task, cache), *([task.subset_losses] if isinstance(task, ShipsSubsetLosses) else [])]
+        return next((path for path in places if path.is_file()), None)
+
+
+class OpenLinearDatamodeling(OpenGroundTruth):
+    """The score over one bank."""
+
+    needs_scores = True
+
+    def __init__(self, bank: SubsetBank) -> None:
+        self._bank = bank
+        subsets, seeds = bank.losses.shape[:2]
+        self.summary = f"{subsets} subset models with {seeds} training seeds each, trained already"
+
+    def measure(self, outcome: Outcome, seed: int, stage: Stage) -> Effect:
+        """Return the LDS over all timesteps and over each band of them; see `OpenGroundTruth`."""
+        if outcome.scores is None:
+            return Effect(notes=["no lds: it needs the scores of all items, and the method gives only the top"])
+        predicted = predictions(outcome.scores, self._bank.members)
+        results, ceiling = [], NoiseCeiling(None, None)
+        for name, steps in self._bands().items():
+            losses = self._bank.losses[..., steps].astype(np.float64).mean(axis=3)  # [J, S, m]
+            reachable = noise_ceiling(losses)
+            results.append(self._result(name, outcome.scores, predicted, losses, reachable))
+            ceiling = reachable if name == METRIC else ceiling
+        return Effect(metrics=results, facts=self._facts(results[0], ceiling))
+
+    def _bands(self) -> dict[str, NDArray[np.int64]]:
+        """Return the indices of the timesteps behind each metric: all, and thirds, cleanest first."""
+        steps = np.arange(len(self._bank.timesteps))
+        bands = {METRIC: steps}
+        if len(steps) >= len(BANDS):
+            thirds = np.array_split(steps, len(BANDS))
+            bands |= {f"{METRIC}-{band}": third for band, third in zip(BANDS, thirds, strict=True)}
+        return bands
+
+    def _result(
+        self,
+        name: str,
+        scores: NDArray[np.float32],
+        predicted: NDArray[np.float64],
+        losses: NDArray[np.float64],
+        reachable: NoiseCeiling,
+    ) -> MetricResult:
+        mean_losses = losses.mean(axis=1).T  # [m, J]
+        mean = mean_score(predicted, mean_losses)
+        noise = None
+        if mean.subset_error is not None:
+            noise = TrainingNoise(error=mean.subset_error, freedom=mean.freedom)
+        return MetricResult(
+            metric=name,
+            k=None,
+            value=mean.value,
+            low=mean.low,
+            high=mean.high,
+            ceiling=reachable.corrected,
+            random=0.0,
+            per_query=linear_datamodeling_score(scores, self._bank.members, mean_losses).tolist(),
+            higher_is_better=True,
+            noise=noise,
+        )
+
+    def _facts(self, whole: MetricResult, ceiling: NoiseCeiling) -> dict[str, float]:
+        subsets, seeds = self._bank.losses.shape[:2]
+        facts = {"lds_subsets": float(subsets), "lds_training_seeds": float(seeds)}
+        if ceiling.single is not None and ceiling.corrected is not None:
+            facts |= {"lds_seed_correlation": ceiling.single, "lds_ceiling": ceiling.corrected}
+        if ceiling.corrected:
+            facts["lds_over_ceiling"] = whole.value / ceiling.corrected
+        return facts

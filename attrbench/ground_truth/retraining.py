@@ -1,0 +1,211 @@
+"""Train models on subsets of a training set and keep what is measured of each: resumable, shared by name.
+
+A model itself is not kept; what is kept lies under a name that covers everything that decides it: training items,
+subset, seed, recipe and measurement. Whoever asks for the same model finds it. Several processes may work on one cache:
+each takes models that no other is at.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors.numpy import load_file
+
+from attrbench.contracts.denoiser import Denoiser
+from attrbench.contracts.executor import Executor
+from attrbench.contracts.ground_truth import Measurement, Stage, TrainingJob, TruthSetting
+from attrbench.contracts.job import Receipt
+from attrbench.contracts.task import OpenTask, Trainable, Workspace
+from attrbench.errors import AttrbenchError
+from attrbench.executors.inline import InlineExecutor, InlineOptions
+from attrbench.store.artifacts import Artifact, cache_errors, write_arrays
+from attrbench.store.fingerprint import fingerprint
+
+log = logging.getLogger("attrbench.ground_truth")
+
+FOLDER = "retrained"
+"""Folder of the cache in which measurements of retrained models lie."""
+BATCH = 64
+"""Pictures drawn at once."""
+VERSION = 2
+"""Raised whenever the same job gives other numbers."""
+ATTEMPTS = 3
+"""How often the training of one model may fail."""
+
+
+def training_job(
+    setting: TruthSetting, subset: NDArray[np.int64] | None, seed: int | None, measurement: Measurement
+) -> TrainingJob:
+    """Return the job of one model, with the file that its measurement is kept in.
+
+    Args:
+        setting: the open task.
+        subset: [k] sorted indices of the training items that the model sees; None for all of them.
+        seed: of the training; None together with no subset: the task's own model.
+        measurement: what is kept.
+    """
+    task, opened, workspace = setting.task, setting.opened, setting.workspace
+    indices = None if subset is None else tuple(subset.tolist())
+    own = indices is None and seed is None
+    recipe = dict(task.training_recipe()) if isinstance(task, Trainable) else {}
+    key = fingerprint(
+        {
+            "version": VERSION,
+            "train": opened.train.fingerprint,
+            "subset": indices,
+            "seed": seed,
+            "recipe": recipe or [task.meta.name, task.meta.version],
+            "model": opened.denoiser.fingerprint if own else None,
+            "measurement": measurement.identity(opened),
+        }
+    )
+    path = workspace.cache / FOLDER / f"{key[:20]}.safetensors"
+    return TrainingJob(task, indices, seed, measurement, path, workspace)
+
+
+def _artifact(job: TrainingJob) -> Artifact:
+    return Artifact(job.path, "retrained model", job.title)
+
+
+def is_done(job: TrainingJob) -> bool:
+    """Return whether the measurement is there and whole; reads all of it."""
+    return _artifact(job).whole() is not None
+
+
+def measured(job: TrainingJob) -> dict[str, NDArray[Any]]:
+    """Return the arrays that a finished job kept, by name."""
+    return load_file(job.path)
+
+
+def run_trainings(jobs: Iterable[TrainingJob], stage: Stage, executor: Executor[Any] | None = None) -> None:
+    """Carry out the jobs that are not done, each once; those that other processes are at come last.
+
+    Args:
+        jobs: the jobs, with repeats or not.
+        stage: where progress is shown: one step a model.
+        executor: where they run; by default in this process.
+
+    Raises:
+        AttrbenchError: where a job failed `ATTEMPTS` times; what others made is kept.
+    """
+    executor = InlineExecutor(InlineOptions()) if executor is None else executor
+    missing = [job for job in dict.fromkeys(jobs) if not is_done(job)]
+    if not missing:
+        return
+    attempts: Counter[str] = Counter()
+    with stage("retraining", len(missing)) as advance:
+        while missing:
+            left: list[TrainingJob] = []
+            for receipt in executor.run(missing, train_subset):
+                job = receipt.job
+                if receipt.state == "busy":
+                    left.append(replace(job, wait=True))
+                elif receipt.state == "failed":
+                    attempts[str(job.path)] += 1
+                    if attempts[str(job.path)] >= ATTEMPTS:
+                        raise AttrbenchError(f"{job.title}: {receipt.error}")
+                    left.append(job)
+                else:
+                    advance()
+            missing = left
+
+
+def train_subset(job: TrainingJob) -> Receipt:
+    """Train and measure the model of a job in this process, unless that is done, and return its receipt.
+
+    A training that was cut off goes on from the last state that the task's recipe keeps on disk. The receipt says
+    `busy` where another process is at the same job and `job.wait` is false.
+
+    Raises:
+        AttrbenchError: where the cache can't be written to, or the task has no recipe.
+    """
+    artifact = _artifact(job)
+    with cache_errors(job.path.parent):
+        job.path.parent.mkdir(parents=True, exist_ok=True)
+    with artifact.lock(job.wait) as ours:
+        if not ours:
+            return Receipt(job, "busy")
+        if artifact.whole() is None:
+            artifact.report_damage()
+            _train_and_measure(job, artifact)
+    return Receipt(job)
+
+
+def _train_and_measure(job: TrainingJob, artifact: Artifact) -> None:
+    opened, folder = _opened_task(job), job.path.with_suffix("")
+    denoiser = _model(job, opened)
+    arrays = job.measurement.measure(denoiser, opened)
+    artifact.write(lambda part: write_arrays(part, arrays))
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _model(job: TrainingJob, opened: OpenTask) -> Denoiser:
+    """Return the model of a job, trained where an earlier call has not finished it."""
+    if job.subset is None and job.seed is None:
+        return opened.denoiser
+    if not isinstance(job.task, Trainable):
+        raise AttrbenchError(f"task {job.task.meta.name} has no training recipe, so that no subset can be trained on")
+    subset = None if job.subset is None else np.array(job.subset, np.int64)
+    folder = job.path.with_suffix("")
+
+    def report(line: str) -> None:
+        log.debug("%s: %s", job.title, line)
+
+    return job.task.trained(job.task.train(subset, job.seed, folder, job.workspace.device, report), job.workspace)
+
+
+_opened: dict[str, OpenTask] = {}
+"""The open task of this process: one at a time, as a network may fill the memory."""
+
+
+def use_opened_task(setting: TruthSetting) -> None:
+    """Let jobs of this process find a task that is open already."""
+    _opened.clear()
+    _opened[_key(setting.task, setting.workspace)] = setting.opened
+
+
+def _opened_task(job: TrainingJob) -> OpenTask:
+    key = _key(job.task, job.workspace)
+    if key not in _opened:
+        use_opened_task(TruthSetting(job.task, job.task.open(job.workspace), job.workspace))
+    return _opened[key]
+
+
+def _key(task: Any, workspace: Workspace) -> str:
+    options = task.options.model_dump(mode="json")
+    where = [str(workspace.cache), str(workspace.device)]
+    return fingerprint([task.meta.name, task.meta.version, options, task.state(), where])
+
+
+@dataclass(frozen=True)
+class DrawnPictures(Measurement):
+    """Pictures that a model without prompts draws: {"images": [count, H, W, C] uint8}.
+
+    Attributes:
+        first_seed: of the noise that the first picture starts from; the others count on from there.
+        count: number of pictures.
+    """
+
+    first_seed: int
+    count: int
+
+    def identity(self, opened: OpenTask) -> object:
+        """Return the seeds."""
+        return ["pictures", self.first_seed, self.count]
+
+    def measure(self, denoiser: Denoiser, opened: OpenTask) -> Mapping[str, NDArray[Any]]:
+        """Draw the pictures."""
+        return {"images": draw(denoiser, range(self.first_seed, self.first_seed + self.count))}
+
+
+def draw(denoiser: Denoiser, seeds: range) -> NDArray[np.uint8]:
+    """Return the picture that a model without prompts draws for each seed, [len(seeds), H, W, C]."""
+    parts = [seeds[first : first + BATCH] for first in range(0, len(seeds), BATCH)]
+    return np.concatenate([denoiser.generate([""] * len(part), part) for part in parts])

@@ -1,0 +1,43 @@
+"""Draw the subsets of a training set on which subset models are trained."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+SubsetKind = Literal["fixed", "bernoulli"]
+
+
+def draw_subset(
+    items: int, number: int, seed: int, alpha: float = 0.5, kind: SubsetKind = "fixed"
+) -> NDArray[np.int64]:
+    """Return the sorted indices of one subset; a function of (seed, number) alone, whatever else is drawn.
+
+    Subsets of a fixed size are what Park et al. (TRAK, 2023, section 3) and Zheng et al. (D-TRAK, 2024) train on; with
+    them a constant added to all scores of a query changes no prediction.
+
+    Args:
+        items: size of the training set, n.
+        number: of the subset, j, counted from 0.
+        seed: of all subsets.
+        alpha: share of the items.
+        kind: `fixed`, round(alpha n) items drawn without replacement; `bernoulli`, each item with probability alpha.
+
+    Returns:
+        [k] indices, never empty.
+    """
+    rng = np.random.default_rng([seed, number])
+    if kind == "fixed":
+        return np.sort(rng.permutation(items)[: max(1, round(alpha * items))]).astype(np.int64)
+    chosen = np.flatnonzero(rng.random(items) < alpha)
+    return chosen if len(chosen) else np.array([int(rng.integers(items))])
+
+
+def membership(subsets: list[NDArray[np.int64]], items: int) -> NDArray[np.bool_]:
+    """Return [J, items], whether each item is in each subset."""
+    table = np.zeros((len(subsets), items), bool)
+    for row, subset in zip(table, subsets, strict=True):
+        row[subset] = True
+    return table

@@ -1,0 +1,154 @@
+"""Families whose pipelines have an autoencoder: what they have in common, so that a family is a few lines."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+import diffusers
+import torch
+
+from attrbench.contracts.denoiser import CHECKPOINTS
+from attrbench.contracts.model_config import ModelConfig
+from attrbench.contracts.model_family import Architecture, ModelFamily
+from attrbench.errors import AttrbenchError, UsageError
+from attrbench.models.encoders import vae_factor
+from attrbench.models.latent_model import LatentDenoiser, Parts
+from attrbench.models.lora import add_lora, add_random_lora, find_lora
+from attrbench.models.model_fingerprint import file_digest, folder_files, model_digest
+from attrbench.models.pipeline import load_pipeline
+from attrbench.models.pipeline_encoders import PipelineEncoders
+from attrbench.models.quiet import quiet
+from attrbench.models.random_weights import RandomEncoders, draw_weights
+
+
+class LatentFamily(ModelFamily):
+    """Loads, describes and builds models over latents from what a subclass declares."""
+
+    takes_prompts = True
+    network: ClassVar[str]
+    """The pipeline's component that is the network, such as `transformer`."""
+    optional_components: ClassVar[tuple[str, ...]] = ()
+    """Components that a pipeline may be saved without."""
+    network_class: ClassVar[str] = ""
+    """Class of the network in diffusers, for random weights; empty where they can't be had."""
+    scheduler_class: ClassVar[str] = ""
+    """Class of the scheduler in diffusers, for random weights."""
+
+    denoiser: ClassVar[type[LatentDenoiser]]
+    """The model."""
+    encoders: ClassVar[type[PipelineEncoders]]
+    """What stands before it and behind it."""
+
+    def conditioning_shapes(self, network: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+        """Return the shape of each tensor of one prompt's conditioning, for random weights.
+
+        Args:
+            network: configuration of the network.
+
+        Raises:
+            UsageError: where the family has no random weights.
+        """
+        raise UsageError(f"the family {self.name} has no weights=random")
+
+    def own_size(self, network: Mapping[str, Any]) -> int:
+        """Return the latents on a side that the network was trained on, from its configuration."""
+        size = network["sample_size"]
+        return int(size if isinstance(size, int) else size[0])
+
+    def load(self, config: ModelConfig, folder: Path, index: Mapping[str, Any], device: torch.device) -> LatentDenoiser:
+        """Return the model with its encoders; see `ModelFamily.load`."""
+        components = self.components(index)
+        lora = None if config.lora is None else find_lora(config)
+        absent = (*self.unused_components, *self.optional_components)
+        pipeline = load_pipeline(config, folder, index, components, device, may_be_missing=absent)
+        network = getattr(pipeline, self.network)
+        resolution = self.checked_resolution(config, network.config, vae_factor(pipeline.vae.config))
+        if lora is not None:
+            add_lora(pipeline, network, config, lora)
+        files = {str(file.relative_to(folder)): file_digest(file) for file in folder_files(folder, components)}
+        parts = Parts(
+            network=network,
+            scheduler=pipeline.scheduler,
+            encoders=self.encoders(pipeline, config, resolution, device),
+            fingerprint=model_digest(config, resolution, files | ({} if lora is None else {"lora": file_digest(lora)})),
+            checkpoint_folder=(folder if lora is None else lora.parent) / CHECKPOINTS,
+        )
+        return self.denoiser(parts, config, device)
+
+    def resolution(self, folder: Path, index: Mapping[str, Any]) -> int:
+        """Return the pixels on a side of the model's own pictures: latents on a side times pixels a latent."""
+        architecture = self.architecture(folder, index)
+        return self.own_size(architecture.network) * architecture.factor
+
+    def checked_resolution(self, config: ModelConfig, network: Any, factor: int) -> int:
+        """Return the pixels on a side: those of the config, or the model's own.
+
+        Args:
+            config: may name a resolution.
+            network: configuration of the network.
+            factor: pixels on a side of what one latent stands for.
+
+        Raises:
+            UsageError: where the network can't take pictures of that size.
+        """
+        resolution = config.resolution or self.own_size(network) * factor
+        patch = int(network.get("patch_size") or 1)
+        if resolution % (factor * patch):
+            raise UsageError(
+                f"resolution={resolution}: model {config.model} takes multiples of {factor * patch} pixels"
+            )
+        most = network.get("pos_embed_max_size")
+        if most is not None and resolution > most * factor * patch:
+            raise UsageError(
+                f"resolution={resolution}: model {config.model} takes up to {most * factor * patch} pixels"
+            )
+        return resolution
+
+    def architecture(self, folder: Path, index: Mapping[str, Any]) -> Architecture:
+        """Return the architecture of a local folder, from three of its configurations.
+
+        Raises:
+            AttrbenchError: where one is missing or damaged.
+        """
+        names = (self.network, "config.json"), ("scheduler", "scheduler_config.json"), ("vae", "config.json")
+        network, scheduler, vae = (_read(folder / component / name) for component, name in names)
+        return Architecture(network, scheduler, vae_factor(vae))
+
+    def load_random(self, config: ModelConfig, architecture: Architecture, device: torch.device) -> LatentDenoiser:
+        """Return the architecture with random weights, a LoRA of DMin's shape where `config.lora` is given.
+
+        It is built in place, never twice in memory. Latents and conditioning are functions of picture and prompt.
+        """
+        shapes = self.conditioning_shapes(architecture.network)
+        resolution = self.checked_resolution(config, architecture.network, architecture.factor)
+        with torch.device("meta"):
+            network = getattr(diffusers, self.network_class).from_config(dict(architecture.network))
+        with quiet():
+            network = network.to(getattr(torch, config.dtype))
+            if device.type != "meta":
+                network = network.to_empty(device=device)
+            if config.lora is not None:
+                add_random_lora(network)
+        if device.type != "meta":
+            draw_weights(network)
+        description = json.dumps([architecture.network, architecture.scheduler], sort_keys=True, default=str)
+        lora = "with" if config.lora is not None else "without"
+        parts = Parts(
+            network=network,
+            scheduler=getattr(diffusers, self.scheduler_class).from_config(dict(architecture.scheduler)),
+            encoders=RandomEncoders(resolution, architecture.factor, int(architecture.network["in_channels"]), shapes),
+            fingerprint=model_digest(config, resolution, {"architecture": f"{description} {lora} LoRA"}),
+            checkpoint_folder=Path(config.model) / CHECKPOINTS,
+        )
+        return self.denoiser(parts, config, device)
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        config: dict[str, Any] = json.loads(file.read_bytes())
+    except (OSError, ValueError):
+        raise AttrbenchError(f"model {file.parent.parent} lacks a readable {file.parent.name}/{file.name}") from None
+    return config

@@ -1,0 +1,107 @@
+"""Opening a pipeline folder by diffusers, with its weights or, on the device `meta`, as an outline without them."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import torch
+
+from attrbench.contracts.model_config import ModelConfig
+from attrbench.errors import AttrbenchError
+from attrbench.models.quiet import quiet
+
+
+def load_pipeline(
+    config: ModelConfig,
+    folder: Path,
+    index: Mapping[str, Any],
+    components: Iterable[str],
+    device: torch.device,
+    may_be_missing: Iterable[str] = (),
+) -> Any:
+    """Return the diffusers pipeline of a folder, from local files alone and without pickled ones.
+
+    Its modules lie in main memory; for the device `meta` their weights are not read, and they lie there.
+
+    Args:
+        config: names the model in errors; gives the precision.
+        folder: the pipeline folder.
+        index: content of its `model_index.json`; the class must be one of diffusers'.
+        components: names of those that are loaded.
+        device: for which it is loaded.
+        may_be_missing: components that the class takes, and that are None where they are not loaded.
+
+    Raises:
+        AttrbenchError: one line, where a component is missing, or a library cannot load it.
+    """
+    names = list(components)
+    for name in names:  # transformers makes up a tokenizer where there is none
+        if not (folder / name).is_dir():
+            raise AttrbenchError(
+                f"model={config.model}: {folder} has no folder {name}, which its model_index.json names"
+            )
+    with quiet():
+        kind = getattr(diffusers, str(index["_class_name"]), None)
+    if kind is None:
+        raise AttrbenchError(f"model={config.model}: diffusers {diffusers.__version__} has no {index['_class_name']}")
+    parameters = inspect.signature(kind.__init__).parameters
+    given: dict[str, Any] = {name: None for name in may_be_missing if name in parameters and name not in names}
+    if "requires_safety_checker" in parameters:
+        given["requires_safety_checker"] = False
+    dtype = getattr(torch, config.dtype)
+    try:
+        with quiet():
+            if device.type == "meta":
+                given |= _outlines(folder, index, names, dtype)
+            return kind.from_pretrained(
+                str(folder), torch_dtype=dtype, local_files_only=True, use_safetensors=True, **given
+            )
+    except AttrbenchError:
+        raise
+    except Exception as error:  # diffusers, transformers, tokenizers and safetensors have each their own
+        raise AttrbenchError(f"model={config.model} can't be loaded: {' '.join(str(error).split())[:300]}") from None
+
+
+def _outlines(
+    folder: Path, index: Mapping[str, Any], names: Iterable[str], dtype: torch.dtype
+) -> dict[str, torch.nn.Module]:
+    """Return those of the components that are networks, on the device `meta`."""
+    outlines = {}
+    for name in names:
+        library, class_name = index[name]
+        kind = _component_class(library, class_name)
+        if isinstance(kind, type) and issubclass(kind, torch.nn.Module):
+            if not any((folder / name).glob("*.safetensors")):
+                raise AttrbenchError(f"model={folder}: no weights (*.safetensors) in {folder / name}")
+            outlines[name] = outline(kind, folder / name).to(dtype)
+    return outlines
+
+
+def _component_class(library: str, class_name: str) -> Any:
+    """Return the class that an index names by a library, or by a pipeline of diffusers."""
+    try:
+        module = importlib.import_module(library)
+    except ModuleNotFoundError:
+        module = importlib.import_module(f"diffusers.pipelines.{library}")
+    return getattr(module, class_name)
+
+
+def outline(kind: Any, folder: Path) -> torch.nn.Module:
+    """Return a network of diffusers or transformers on the device `meta`, from the configuration in its folder.
+
+    Args:
+        kind: its class.
+        folder: holds `config.json`.
+    """
+    with torch.device("meta"):
+        if issubclass(kind, diffusers.ConfigMixin):
+            network = kind.from_config(kind.load_config(str(folder), local_files_only=True))
+        else:
+            network = kind(kind.config_class.from_pretrained(str(folder), local_files_only=True))
+    module: torch.nn.Module = network
+    return module

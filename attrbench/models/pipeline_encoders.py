@@ -1,0 +1,130 @@
+"""The autoencoder and the text encoders of a diffusers pipeline."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from attrbench.contracts.model_config import ModelConfig
+from attrbench.models.encoders import CHUNK, Encoders, Range, vae_factor
+from attrbench.models.noise import gaussian
+from attrbench.models.quiet import quiet
+
+log = logging.getLogger(__name__)
+
+TEXT_ENCODERS = ("text_encoder", "text_encoder_2", "text_encoder_3")
+
+
+class PipelineEncoders(Encoders):
+    """The autoencoder and the text encoders of a diffusers pipeline; subclasses say how prompts are embedded.
+
+    Args:
+        pipeline: of it only these parts are used.
+        config: how they are used.
+        resolution: pixels on a side.
+        device: where they work; on `meta` they are outlines, which only tell their shapes.
+
+    Attributes:
+        pipeline, config, device: as given.
+    """
+
+    def __init__(self, pipeline: Any, config: ModelConfig, resolution: int, device: torch.device) -> None:
+        super().__init__(resolution, vae_factor(pipeline.vae.config), int(pipeline.vae.config.in_channels))
+        self.pipeline, self.config, self.device = pipeline, config, device
+        self._vae = pipeline.vae.eval()
+        self._scaling = float(pipeline.vae.config.scaling_factor)
+        self._shift = float(getattr(pipeline.vae.config, "shift_factor", None) or 0.0)
+        self._text_encoders = [
+            encoder.eval() for name in TEXT_ENCODERS if (encoder := getattr(pipeline, name, None)) is not None
+        ]
+        home = torch.device("cpu") if config.offload and device.type != "meta" else device
+        for module in (self._vae, *self._text_encoders):
+            module.requires_grad_(False)
+            module.to(home)
+        self._warned = False
+
+    @abstractmethod
+    def prompt_embeddings(self, prompts: list[str]) -> Mapping[str, torch.Tensor]:
+        """Return the conditioning of a few prompts as the pipeline makes it, without guidance.
+
+        Returns:
+            Tensors with leading dimension len(prompts) by the names in `names`, in that order; of any type, since
+            those that are not floating point (labels, masks) reach the network as they are.
+        """
+
+    def tokenizer_limits(self) -> Sequence[tuple[Any, int]]:
+        """Return each tokenizer, with how many tokens its encoder takes; none by default."""
+        return []
+
+    def truncated(self, prompts: Sequence[str]) -> list[int]:
+        """Return the indices of the prompts that do not fit into one of the text encoders."""
+        indices: set[int] = set()
+        with quiet():
+            for tokenizer, limit in self.tokenizer_limits():
+                tokens = tokenizer(list(prompts))["input_ids"] if prompts else []
+                indices |= {index for index, ids in enumerate(tokens) if len(ids) > limit}
+        return sorted(indices)
+
+    def pictures(self, latents: torch.Tensor) -> NDArray[np.uint8]:
+        """Decode latents ([B, C, H, W]) to [B, H, W, C] pictures, a few at once."""
+        parts = []
+        with self._at_work(self._vae):
+            for few in latents.split(CHUNK):
+                scaled = few.to(self.device) / self._scaling + self._shift
+                decoded = self._vae.decode(scaled.to(self._vae.dtype), return_dict=False)[0].float()
+                pixels = ((decoded.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+                parts.append(pixels.permute(0, 2, 3, 1).cpu().numpy())
+        return np.ascontiguousarray(np.concatenate(parts))
+
+    def _encode(self, images: NDArray[np.uint8], image_range: Range) -> torch.Tensor:
+        """Return (E(x) - shift) * scaling, where E(x) is the posterior's mean, or a draw that the image decides."""
+        x = torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).to(self.device, torch.float32) / 255
+        x = x if image_range == "unit" else x * 2 - 1
+        posterior = self._vae.encode(x.to(self._vae.dtype)).latent_dist
+        latents: torch.Tensor = posterior.mode().float()
+        if self.config.vae == "sample":
+            digests = [hashlib.sha256(image.tobytes()).hexdigest() for image in images]
+            noise = torch.stack([gaussian(latents.shape[1:], "vae", digest) for digest in digests])
+            latents = latents + posterior.std.float() * noise.to(latents)
+        return (latents - self._shift) * self._scaling
+
+    def _embed(self, prompts: Sequence[str]) -> Mapping[str, torch.Tensor]:
+        self._warn_of_truncation(prompts)
+        return self.prompt_embeddings(list(prompts))
+
+    def _warn_of_truncation(self, prompts: Sequence[str]) -> None:
+        """Log once that prompts are cut."""
+        if not self._warned and (cut := self.truncated(prompts)):
+            self._warned = True
+            log.warning(
+                "prompts are cut to what the text encoders take (%s tokens), as diffusers does; the first is '%s...'",
+                ", ".join(str(limit) for limit in dict.fromkeys(limit for _, limit in self.tokenizer_limits())),
+                prompts[cut[0]][:60],
+            )
+
+    def _pictures_at_work(self) -> AbstractContextManager[None]:
+        return self._at_work(self._vae)
+
+    def _texts_at_work(self) -> AbstractContextManager[None]:
+        return self._at_work(*self._text_encoders)
+
+    @contextmanager
+    def _at_work(self, *modules: torch.nn.Module) -> Iterator[None]:
+        """Keep the modules on the device meanwhile; nothing is differentiated."""
+        try:
+            for module in modules:
+                module.to(self.device)
+            with torch.no_grad(), quiet():
+                yield
+        finally:
+            if self.config.offload:
+                for module in modules:
+                    module.to("cpu")

@@ -1,0 +1,38 @@
+"""Rectified flows: real timesteps along straight lines from noise to data (Esser et al. 2024, arXiv:2403.03206)."""
+
+from __future__ import annotations
+
+import torch
+
+from attrbench.contracts.gradient_source import TimestepGrid
+from attrbench.models.sampled import Sampled
+from attrbench.models.timesteps import flow_timesteps
+
+
+class RectifiedFlow(Sampled):
+    """A denoiser of x_s = (1 - s) x_0 + s eps with target eps - x_0; a timestep is `training_steps` * s.
+
+    Attributes:
+        schedule: the training timesteps, cleanest first, as the constructor of diffusers'
+            FlowMatchEulerDiscreteScheduler makes them.
+    """
+
+    schedule: tuple[float, ...]
+
+    def timesteps(self, grid: TimestepGrid) -> tuple[float, ...]:
+        """Return the timesteps of a grid, as `attrbench.models.timesteps.flow_timesteps`."""
+        return flow_timesteps(grid, self.schedule, self.sampler_timesteps)
+
+    def sampler_timesteps(self) -> tuple[float, ...]:
+        """Return Euler's timesteps, noisiest first."""
+        self.start_sampler()
+        return tuple(self.sampler.timesteps.tolist())
+
+    def noisy(self, latents: torch.Tensor, noise: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        """Return x_s = (1 - s) x_0 + s eps."""
+        sigma = (t / self.training_steps).to(latents.dtype).reshape(-1, 1, 1, 1)
+        return (1 - sigma) * latents + sigma * noise
+
+    def target(self, latents: torch.Tensor, noise: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        """Return the velocity eps - x_0."""
+        return noise - latents

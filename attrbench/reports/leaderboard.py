@@ -1,0 +1,90 @@
+"""A leaderboard as an object, which draws itself in a notebook."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from attrbench.errors import AttrbenchError, unknown_name
+from attrbench.reports.html_table import to_html
+from attrbench.reports.leaderboard_table import row_values, to_csv, to_json, to_markdown
+from attrbench.reports.ranking import Table, build_tables
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from attrbench.contracts.record import Record
+
+
+@dataclass(frozen=True, repr=False)
+class Leaderboard:
+    """What records say together. A notebook shows it as HTML tables.
+
+    Attributes:
+        tables: one for each task, version, set of queries and class of hardware.
+    """
+
+    tables: Sequence[Table]
+
+    def to_markdown(self) -> str:
+        """Return the tables as Markdown, one section each."""
+        return to_markdown(self.tables)
+
+    def to_csv(self) -> str:
+        """Return the tables as CSV, one line a run, in bytes and seconds."""
+        return to_csv(self.tables)
+
+    def to_json(self) -> str:
+        """Return the tables as a JSON list."""
+        return to_json(self.tables)
+
+    def to_pandas(self) -> pd.DataFrame:
+        """Return a data frame with one row a run and the columns of `to_csv`; needs pandas."""
+        return data_frame([row_values(table, row) for table in self.tables for row in [*table.ranked, *table.below]])
+
+    def _repr_html_(self) -> str:
+        return to_html(self.tables)
+
+    def __repr__(self) -> str:
+        tables = ", ".join(f"{table.task}: {len(table.ranked)} ranked, {len(table.below)} not" for table in self.tables)
+        return f"<Leaderboard of {tables}>"
+
+
+def rank_records(records: Sequence[Record], tasks: Sequence[str] = (), metric: str | None = None) -> Leaderboard:
+    """Return the leaderboard of the records.
+
+    Args:
+        records: the records.
+        tasks: names of the tasks that are wanted; empty for all.
+        metric: what ranks, such as `average-precision`; by default the main metric of each task.
+
+    Raises:
+        UsageError: for a task or metric that no record has.
+        AttrbenchError: where there is no record.
+    """
+    names = {record.task.name for record in records}
+    for name in tasks:
+        if name not in names:
+            raise unknown_name("task among the records", name, names)
+    if metric is not None:
+        known = {result.name for record in records for result in record.metrics}
+        if metric not in known:
+            raise unknown_name("metric among the records", metric, known)
+    tables = build_tables([record for record in records if not tasks or record.task.name in tasks], metric)
+    if not tables:
+        raise AttrbenchError("no records found: run 'attrbench run' first, or name a folder of records")
+    return Leaderboard(tables)
+
+
+def data_frame(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
+    """Return a data frame of the rows.
+
+    Raises:
+        AttrbenchError: where pandas is not installed.
+    """
+    try:
+        import pandas as pd  # optional
+    except ImportError:
+        raise AttrbenchError("to_pandas needs pandas, which is not installed: 'pip install pandas'") from None
+    return pd.DataFrame(rows)

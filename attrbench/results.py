@@ -1,0 +1,224 @@
+"""What `attrbench.run` returns: records, rankings and scores as arrays, pictures, a leaderboard."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+from attrbench.contracts.ranking import Ranking
+from attrbench.contracts.record import Record
+from attrbench.contracts.task import OpenTask, Task, Workspace
+from attrbench.errors import AttrbenchError, UsageError, unknown_name
+from attrbench.evaluation.requests import MethodLike, RunSettings, TaskLike, TaskRequest, method_label
+from attrbench.evaluation.task_run import Result, torch_device
+from attrbench.evaluation.tune import Choice
+from attrbench.reports.contact_sheet import contact_sheet
+from attrbench.reports.html_table import to_html
+from attrbench.reports.leaderboard import Leaderboard, data_frame, rank_records
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from PIL import Image
+
+
+class Results(Sequence[Result]):
+    """The results of a run, one for each method on each task. A notebook shows them as a leaderboard.
+
+    A method is named by its `-m` string or its name, or given as the class or the instance that ran; the task needs to
+    be named only where there are several.
+
+    Args:
+        results: what the runs gave.
+        tasks: the tasks that ran.
+        settings: how they ran.
+    """
+
+    def __init__(self, results: Sequence[Result], tasks: Sequence[TaskRequest], settings: RunSettings) -> None:
+        self._results = list(results)
+        self._tasks = {request.label: request for request in tasks}
+        self._settings = settings
+        self._opened: dict[str, OpenTask] = {}
+
+    @property
+    def records(self) -> list[Record]:
+        """Return the records, in the order of the runs."""
+        return [result.record for result in self._results]
+
+    @property
+    def paths(self) -> list[Path]:
+        """Return the files of the records."""
+        return [result.path for result in self._results]
+
+    def record(self, method: MethodLike, task: TaskLike | None = None) -> Record:
+        """Return the record of one method.
+
+        Raises:
+            UsageError: for a method or task that is not among the results, or where several are meant.
+        """
+        return self._result(method, task).record
+
+    def rankings(self, method: MethodLike, task: TaskLike | None = None) -> NDArray[np.int64]:
+        """Return [m, k] ids of the strongest training items of each query, in order; -1 where fewer were found.
+
+        Raises:
+            UsageError: as `record`.
+            AttrbenchError: where the run failed.
+        """
+        record = self._result(method, task).record
+        if not record.ranking:
+            raise AttrbenchError(f"{record.method.label} has no rankings: {record.error or record.status}")
+        return np.array(record.ranking, np.int64)
+
+    def scores(self, method: MethodLike, task: TaskLike | None = None) -> NDArray[np.float32]:
+        """Return [m, n] scores of all training items for each query; larger means more influential.
+
+        Scores are in no record: only a run that was just computed has them.
+
+        Raises:
+            UsageError: as `record`.
+            AttrbenchError: where there are none, with the reason.
+        """
+        result = self._result(method, task)
+        if result.scores is not None:
+            return result.scores
+        label, error = result.record.method.label, result.record.error
+        if error is not None:
+            raise AttrbenchError(f"{label} has no scores: {error}")
+        if result.reused:
+            raise AttrbenchError(f"the record of {label} was there before, and scores are not kept: use rerun=True")
+        raise AttrbenchError(f"{label} searches an index, and has no scores of all items")
+
+    def pictures(
+        self, query: int | Sequence[int], method: MethodLike, k: int = 10, task: TaskLike | None = None
+    ) -> Image.Image:
+        """Draw queries, each with its first k training images in the ranking's order; a notebook shows the picture.
+
+        Args:
+            query: index of a query, or several.
+            method: whose ranking.
+            k: how many training images.
+            task: where several ran.
+
+        Raises:
+            UsageError: as `record`, and for a query that there is not.
+            AttrbenchError: as `rankings`.
+        """
+        result = self._result(method, task)
+        ids = self.rankings(method, task)
+        chosen = [query] if isinstance(query, int) else list(query)
+        for index in chosen:
+            if not 0 <= index < len(ids):
+                raise UsageError(f"there is no query {index}: there are {len(ids)}, the first is 0")
+        scores = np.full(ids.shape, np.nan, np.float32)
+        if result.scores is not None:
+            scores = np.take_along_axis(result.scores, np.maximum(ids, 0), axis=1)
+        opened = self._open(result.record.task.label)
+        return contact_sheet(opened.queries, opened.train, Ranking(ids[:, :k], scores[:, :k]), chosen)
+
+    def leaderboard(self, metric: str | None = None) -> Leaderboard:
+        """Return the leaderboard of these results alone; `attrbench.leaderboard` reads all of a folder."""
+        return rank_records(self.records, metric=metric)
+
+    def to_pandas(self) -> pd.DataFrame:
+        """Return a data frame with one row a run: task, method, options, metrics, bytes and seconds; needs pandas."""
+        return data_frame([_row(result) for result in self._results])
+
+    def _result(self, method: MethodLike, task: TaskLike | None) -> Result:
+        """Return the one result that is meant."""
+        label, on = method_label(method), None if task is None else _task_name(task)
+        known = [result for result in self._results if on is None or on in _names_of_task(result.record)]
+        if not known:
+            raise unknown_name(
+                "task among the results", on or "", {result.record.task.label for result in self._results}
+            )
+        chosen = [result for result in known if result.record.method.label == label]
+        chosen = chosen or [result for result in known if result.record.method.name == label]
+        if not chosen:
+            raise unknown_name("method among the results", label, {r.record.method.label for r in known})
+        if len(chosen) > 1:
+            meant = ", ".join(f"{r.record.method.label} on {r.record.task.label}" for r in chosen)
+            raise UsageError(f"'{label}' may be any of these: {meant}")
+        return chosen[0]
+
+    def _open(self, label: str) -> OpenTask:
+        if label not in self._opened:
+            workspace = Workspace(self._settings.cache, torch_device(self._settings.device))
+            self._opened[label] = self._tasks[label].task.open(workspace)
+        return self._opened[label]
+
+    @overload
+    def __getitem__(self, index: int) -> Result: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Result]: ...
+
+    def __getitem__(self, index: int | slice) -> Result | Sequence[Result]:
+        """Return a result: its record, the record's path, whether it was there before, its scores."""
+        return self._results[index]
+
+    def __len__(self) -> int:
+        return len(self._results)
+
+    def __iter__(self) -> Iterator[Result]:
+        return iter(self._results)
+
+    def _repr_html_(self) -> str:
+        return to_html(self.leaderboard().tables) if self._results else "<p>no results</p>"
+
+    def __repr__(self) -> str:
+        counts = Counter(record.status for record in self.records)
+        status = ", ".join(f"{count} {name}" for name, count in counts.items())
+        return f"<Results of {', '.join(self._tasks)}: {status or 'none'}>"
+
+
+class TunedResults(Results):
+    """The results of `attrbench.tune`: those of the chosen options, on the reported queries.
+
+    Attributes:
+        choices: for each task and method what every value reached on the tuning queries, and which was chosen.
+    """
+
+    def __init__(
+        self,
+        results: Sequence[Result],
+        tasks: Sequence[TaskRequest],
+        settings: RunSettings,
+        choices: Sequence[Choice],
+    ) -> None:
+        super().__init__(results, tasks, settings)
+        self.choices = list(choices)
+
+
+def _task_name(task: Any) -> str:
+    if isinstance(task, Task) or (isinstance(task, type) and issubclass(task, Task)):
+        return task.meta.name
+    return str(task)
+
+
+def _names_of_task(record: Record) -> tuple[str, str]:
+    return record.task.label, record.task.name
+
+
+def _row(result: Result) -> dict[str, Any]:
+    """Return a result as plain values."""
+    record = result.record
+    storage, latency = record.storage, record.latency
+    return {
+        "task": record.task.label,
+        "method": record.method.label,
+        "name": record.method.name,
+        **{f"option {name}": value for name, value in record.method.options.items()},
+        "status": record.status,
+        **{metric.name: metric.value for metric in record.metrics},
+        "storage_bytes": None if storage is None else storage.total,
+        "query_p50_seconds": None if latency is None else latency.query.p50,
+        "amortized_seconds": None if latency is None else latency.cache + latency.fit,
+        "error": record.error,
+        "reused": result.reused,
+        "path": str(result.path),
+    }

@@ -1,0 +1,31 @@
+"""Import the libraries of approximate search, which a machine may lack."""
+
+from __future__ import annotations
+
+import importlib
+from types import ModuleType
+from typing import Literal
+
+from attrbench.errors import Unavailable
+from attrbench.text import one_line
+
+INSTALLATION = {
+    "hnswlib": "`pip install hnswlib` compiles it, with a C++ compiler",
+    "faiss": "`pip install faiss-cpu`",
+}
+
+
+def search_library(name: Literal["hnswlib", "faiss"]) -> ModuleType:
+    """Return the imported library.
+
+    Raises:
+        Unavailable: where it does not import. The line names the library, the reason and the way to get it.
+    """
+    try:
+        return importlib.import_module(name)
+    except Exception as error:  # a library built for another machine fails in many ways
+        missing = isinstance(error, ModuleNotFoundError) and error.name == name
+        reason = "is not installed" if missing else f"does not import ({one_line(error)})"
+        raise Unavailable(
+            f"this search needs {name}, which {reason}: {INSTALLATION[name]}; or take search=exact"
+        ) from error

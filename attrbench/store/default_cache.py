@@ -1,0 +1,29 @@
+"""The cache folder of those who name none."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+
+VARIABLE = "ATTRBENCH_CACHE"
+"""The environment variable that names a cache folder."""
+
+log = logging.getLogger(__name__)
+
+
+def default_cache(out: Path) -> Path:
+    """Return the folder that `ATTRBENCH_CACHE` names, or else the user's own cache folder.
+
+    Args:
+        out: folder of the records, in which version 0.1 kept its cache; one that is still there is noted.
+    """
+    named = os.environ.get(VARIABLE)
+    if named:
+        return Path(named)
+    from platformdirs import user_cache_path  # heavy, and the command line imports this module to list its verbs
+
+    folder, earlier = user_cache_path("attrbench", appauthor=False), out / "cache"
+    if earlier.is_dir() and earlier.resolve() != folder.resolve():
+        log.warning("the cache is %s; %s is not read: remove it, or name it with --cache", folder, earlier)
+    return folder

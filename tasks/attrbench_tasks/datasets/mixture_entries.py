@@ -1,0 +1,54 @@
+"""Which items the mixture has: the source, the split and the noise of each, before anything is written."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from pydantic import Field
+
+from attrbench.contracts.options import Options
+from attrbench_tasks.dmin_paper import constants as paper
+
+
+class MixtureOptions(Options):
+    """Options of the mixture."""
+
+    resolution: int = Field(paper.RESOLUTION, ge=8)
+    """Pixels on a side of the images."""
+    seed: int = Field(0, ge=0)
+    """Seed of the split, of the choice of noised items, and of their noise."""
+    noised_share: float = Field(paper.NOISED_SHARE, ge=0, le=1)
+    """How many noised copies are appended, as a share of all items."""
+    noise: float = Field(0.1, ge=0, le=1)
+    """Standard deviation of the noise, as a share of the range of pixels."""
+    held_out_share: float = Field(paper.HELD_OUT_SHARE, ge=0, lt=1)
+    """Share of the items in the split `test`."""
+
+
+class Entry(NamedTuple):
+    """An item of the mixture before it is written."""
+
+    group: str
+    place: int
+    """Index in its source."""
+    noised: bool
+    split: str
+
+    @property
+    def file_name(self) -> str:
+        """Return the name of its file in the folder of its split."""
+        return f"{self.group}-{self.place:06d}{'-noised' if self.noised else ''}.png"
+
+
+def mixture_entries(sizes: dict[str, int], options: MixtureOptions) -> list[Entry]:
+    """Return all items with their split, by source, then by place, noised copies last."""
+    rng = np.random.default_rng(options.seed)
+    items = [(group, place, False) for group, size in sizes.items() for place in range(size)]
+    chosen = sorted(rng.permutation(len(items))[: round(options.noised_share * len(items))].tolist())
+    every = items + [(items[number][0], items[number][1], True) for number in chosen]
+    held_out = set(rng.permutation(len(every))[: round(options.held_out_share * len(every))].tolist())
+    return [
+        Entry(group, place, noised, "test" if number in held_out else "train")
+        for number, (group, place, noised) in enumerate(every)
+    ]

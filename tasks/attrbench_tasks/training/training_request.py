@@ -1,0 +1,104 @@
+"""The subset and seed that a call of `Trainable.train` asks for, and the mark that they leave beside the weights."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from attrbench.errors import AttrbenchError, UsageError
+from attrbench.files import write_atomically
+from attrbench_tasks.training.loop import RECIPE_FILE, STATE_FILE, Recipe
+
+REQUEST_FILE = "training-request.json"
+"""Subset and seed of a training, beside its weights; absent for the training that the task's own weights came from."""
+
+RecipeT = TypeVar("RecipeT", bound=Recipe)
+
+
+@dataclass(frozen=True)
+class TrainingRequest:
+    """The items and the seed of a training, checked.
+
+    Attributes:
+        items: size of the whole training set.
+        subset: [k] sorted, distinct indices into it; None for all of it.
+        seed: of initial weights, batch order and noise; None for the recipe's own.
+
+    Raises:
+        UsageError: for a subset that is empty, unsorted or out of range.
+    """
+
+    items: int
+    subset: NDArray[np.int64] | None
+    seed: int | None
+
+    def __post_init__(self) -> None:
+        subset = self.subset
+        if subset is None:
+            return
+        if subset.ndim != 1 or not len(subset) or subset.dtype.kind not in "iu":
+            raise UsageError("a subset to train on is a non-empty array of indices into the training set")
+        if subset[0] < 0 or subset[-1] >= self.items or (np.diff(subset) <= 0).any():
+            raise UsageError(f"a subset to train on has sorted, distinct indices from 0 to {self.items - 1}")
+
+    @property
+    def is_original(self) -> bool:
+        """Return whether this is the training that the task's own weights came from."""
+        return self.subset is None and self.seed is None
+
+    @property
+    def indices(self) -> NDArray[np.int64]:
+        """Return the indices of the items to train on, [k]."""
+        return np.arange(self.items) if self.subset is None else self.subset.astype(np.int64)
+
+    def recipe(self, recipe: RecipeT) -> RecipeT:
+        """Return the recipe with the seed asked for; checkpoints are kept only of the original training.
+
+        The number of steps stays, whatever the size of the subset.
+        """
+        if self.is_original:
+            return recipe
+        seed = recipe.seed if self.seed is None else self.seed
+        return recipe.model_copy(update={"seed": seed, "checkpoints": ()})
+
+    def begin(self, recipe: Recipe, folder: Path) -> bool:
+        """Mark the folder as that of this training; return whether the training has finished there already.
+
+        Raises:
+            AttrbenchError: where another training was begun or finished there, or the folder cannot be written to.
+        """
+        mark = folder / REQUEST_FILE
+        left, finished = (folder / STATE_FILE).exists(), (folder / RECIPE_FILE).exists()
+        if left or finished:
+            if (mark.read_bytes() if mark.exists() else None) != self._mark():
+                raise AttrbenchError(f"{folder} holds a training with another subset or seed: name another folder")
+            if left:
+                return False
+            if type(recipe).model_validate_json((folder / RECIPE_FILE).read_bytes()) != recipe:
+                raise AttrbenchError(f"{folder} holds the weights of another recipe: name another folder with --out")
+            return True
+        contents = self._mark()
+        try:
+            if contents is not None:
+                write_atomically(mark, contents)
+            else:
+                mark.unlink(missing_ok=True)
+        except OSError as error:
+            raise AttrbenchError(f"cannot write to {folder}: {error.strerror}; name another folder") from None
+        return False
+
+    def _mark(self) -> bytes | None:
+        if self.is_original:
+            return None
+        subset = None if self.subset is None else self.subset.tolist()
+        return json.dumps({"subset": subset, "seed": self.seed}).encode() + b"\n"
+
+
+def is_original_training(folder: Path) -> bool:
+    """Return whether the weights in `folder` came from a training on everything with the recipe's own seed."""
+    return not (folder / REQUEST_FILE).exists()

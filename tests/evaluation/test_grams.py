@@ -226,11 +226,11 @@ def test_sums_that_cannot_be_kept_leave_those_of_the_sweep_before(opened, tmp_pa
 def test_damaged_sums_are_begun_anew_and_unused_ones_can_be_removed(opened, tmp_path, monkeypatch):
     spec = f"trak:{OPTIONS}"
     (expected,) = scores_by_run(opened, tmp_path / "whole", spec)
-    write = grams._Kept.write
-    monkeypatch.setattr(grams._Kept, "write", lambda kept, sums: write(kept, sums) or pytest.fail("cut off"))
+    write = grams.KeptSums.write
+    monkeypatch.setattr(grams.KeptSums, "write", lambda kept, sums: write(kept, sums) or pytest.fail("cut off"))
     with pytest.raises(pytest.fail.Exception):
         scores_by_run(opened, tmp_path, spec)
-    monkeypatch.setattr(grams._Kept, "write", write)
+    monkeypatch.setattr(grams.KeptSums, "write", write)
     found = take_inventory(tmp_path / "cache")
     (kept,) = sums(tmp_path)
     assert [r.path for r in find_garbage(found, ENGINE_VERSION, older_than=0.0).waiting if r.path == kept.path] == [

@@ -44,7 +44,7 @@ SPLITS = {"train": images(TRAIN, 0), "query": images(QUERIES, 1)}
 
 
 class PoisonedDenoiser(DDPMDenoiser):
-    """A DDPM whose target has one bad pixel for some pairs of image and timestep."""
+    """A DDPM whose target has one bad pixel for some images at some timesteps."""
 
     poison: list[tuple[torch.Tensor, int, float]]
 

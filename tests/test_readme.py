@@ -148,6 +148,7 @@ def test_the_method_of_the_readme_is_complete(tmp_path, monkeypatch):
 
     (code,) = re.findall(r"^```python\n(.*?)^```", README.read_text(), flags=re.DOTALL | re.MULTILINE)
     module = types.ModuleType("readme_plugin")
+    monkeypatch.setitem(sys.modules, "readme_plugin", module)
     exec(code, module.__dict__)
     found = Registry()
     plugin = Plugin("readme", "readme", "1")

@@ -20,13 +20,14 @@ from attrbench.errors import Unavailable
 from attrbench.features.gradient_rows import GradientRows
 from attrbench.plugins import builtin
 from attrbench.plugins.registry import Plugin, Registry
+from tests.registering import plugin_of
 
 
 def registry_of(*methods: type[Method[Any]]) -> Registry:
     """A registry with the core's own and these methods."""
     registry = Registry()
     registry.load(Plugin("core", "attrbench", "0"), lambda: builtin)
-    module = SimpleNamespace(register_methods=lambda register: [register(method) for method in methods])
+    module = plugin_of(methods=methods)
     plugin = Plugin("broken", "tests", "0")
     registry.load(plugin, lambda: module)
     assert plugin.error is None

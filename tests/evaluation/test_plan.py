@@ -1,7 +1,6 @@
 """What a run of several methods computes: each pass once, whatever the number of methods that it serves."""
 
 import itertools
-from types import ModuleType
 
 import numpy as np
 import pytest
@@ -22,11 +21,11 @@ from attrbench.evaluation.task_run import TaskRun
 from attrbench.evaluation.world import TaskWorld
 from attrbench.features.gradient_products import GradientProducts
 from attrbench.gradients.gradient_pass import GradientPass
-from attrbench.plugins.hookspecs import hookimpl
 from attrbench.plugins.registry import Plugin, load_registry, registry
 from attrbench_methods.first_order.product_scorer import ProductScorer
 from attrbench_methods.gradient_options import GradientOptions
 from tests.methods.in_memory import Small, SmallRun, SmallTask, meta_of, scores_by_run, seeded, small_items
+from tests.registering import plugin_of
 
 SHAPE = (2, 3, 3)
 N, M = 10, 3
@@ -347,11 +346,7 @@ def run(tmp_path):
             def open(self, workspace):
                 return opened
 
-        plugin = ModuleType("failing")
-        methods = [*FAULTS, Double, Boundless, Sound]
-        plugin.register_methods = hookimpl(
-            lambda register: [register(method) for method in methods] and None, specname="register_methods"
-        )
+        plugin = plugin_of(methods=[*FAULTS, Double, Boundless, Sound])
         known = load_registry()
         known.load(Plugin("failing", "attrbench-tests", "1"), lambda: plugin)
         assert "fails" in known.names("method")

@@ -71,9 +71,9 @@ def _passes_alone(settings: RunSettings, methods: list[MethodRequest]) -> float:
     planned = {stage.computation: stage.units for stage in stages if isinstance(stage.computation, PassComputation)}
     train, queries = Split("train", opened.train), Split("query", opened.queries, one_by_one=True)
     passes = [(key.source, train if key.split == "train" else queries, units) for key, units in planned.items()]
-    for key in planned:  # queries that the training set is multiplied with as it passes by
-        if key.split == "train" and PassComputation(key.source, "query") not in planned:
-            passes.append((key.source, Split("query", opened.queries), (Unit(0, world.count("query")),)))
+    alone = [key.source for key in planned if PassComputation(key.source, "query") not in planned]
+    products = [(source, Split("query", opened.queries), (Unit(0, world.count("query")),)) for source in alone]
+    passes += products  # queries that the training set is multiplied with as it passes by
     for source, split, pieces in passes:
         work = GradientPass(source, opened.denoiser, split, settings.engine)
         for unit in pieces:

@@ -204,7 +204,9 @@ def scores(root: Path, label: str) -> np.ndarray:
         feature = store.description["feature"]
         split = store.description["split"]
         if feature["sketch"]["length"] == length and feature["dtype"] == (dtype if split == "train" else "float32"):
-            views[split] = StoredRows(StoredShards(store, Unit(0, shards[-1].last)), None, {}).take(np.arange(shards[-1].last))
+            views[split] = StoredRows(StoredShards(store, Unit(0, shards[-1].last)), None, {}).take(
+                np.arange(shards[-1].last)
+            )
     return np.einsum("qtv,itv->qi", views["query"], views["train"])
 
 

@@ -13,13 +13,21 @@ def register_methods(register: Register) -> None:
 @hookimpl
 def register_tasks(register: Register) -> None:
     """Registers the task."""
-    register("stripes-mini", "60 striped images of 8x8 pixels in three colors; an example, done in seconds", "attrbench_example.stripes:StripesMini")
+    register(
+        "stripes-mini",
+        "60 striped images of 8x8 pixels in three colors; an example",
+        "attrbench_example.stripes:StripesMini",
+    )
 
 
 @hookimpl
 def register_ground_truths(register: Register) -> None:
     """Registers the ground truth."""
-    register("left-out-color", "whether the group of the largest score is the one whose removal raises the query's loss most", "attrbench_example.left_out_color:LeftOutColor")
+    register(
+        "left-out-color",
+        "whether the strongest group is the one whose removal hurts most",
+        "attrbench_example.left_out_color:LeftOutColor",
+    )
 
 
 @hookimpl

@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from safetensors.numpy import load_file
 
-from attrbench.contracts.feature import Computation, Feature, Prepared, Scope, SplitName, Stores, Unit, World
+from attrbench.contracts.feature import (
+    Computation,
+    Feature,
+    Prepared,
+    QueryViewT,
+    Scope,
+    SplitName,
+    Stores,
+    TrainViewT,
+    Unit,
+    World,
+)
 from attrbench.contracts.gradient_source import GradientSource
 from attrbench.errors import FeatureFailed, Unavailable, UsageError
 from attrbench.features.pass_computation import differentiated
@@ -21,8 +33,14 @@ from attrbench.store.artifacts import Artifact, write_arrays
 from attrbench.store.fingerprint import fingerprint
 from attrbench.store.shards import Timing
 
-if TYPE_CHECKING:
-    from attrbench.features.gradient_gram import GradientGram
+
+class GramFeature(Feature[TrainViewT, QueryViewT]):
+    """A feature that a Gram matrix and its products with queries are computed for."""
+
+    @property
+    @abstractmethod
+    def query_source(self) -> GradientSource:
+        """Return the source of the queries' gradients."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +117,7 @@ class GramComputation(Computation):
             ) from None
 
 
-def _features(stores: Stores) -> list[GradientGram]:
+def _features(stores: Stores) -> list[GramFeature[Any, Any]]:
     return list(dict.fromkeys(feature for feature, _ in stores))  # type: ignore[misc]
 
 
@@ -107,7 +125,7 @@ class _Sums:
     """The sums of one matrix and its products, from where an earlier process left them to their end."""
 
     def __init__(
-        self, computation: GramComputation, stores: Stores, features: Sequence[GradientGram], world: World
+        self, computation: GramComputation, stores: Stores, features: Sequence[GramFeature[Any, Any]], world: World
     ) -> None:
         self._matrix = computation.matrix
         self._stores = stores

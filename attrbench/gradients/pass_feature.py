@@ -5,19 +5,17 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import Any, Literal, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
 
 from attrbench.contracts.feature import Feature, QueryViewT, TrainViewT
+from attrbench.contracts.gradient_source import GradientSource, Layers
+from attrbench.contracts.method import Transformed
 from attrbench.gradients.layer_blocks import LayerBlock, layer_blocks
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-    from torch import Tensor
-
-    from attrbench.contracts.gradient_source import GradientSource, Layers
-    from attrbench.contracts.method import Transformed
-    from attrbench.gradients.sinks import Sink
+from attrbench.gradients.sinks import Sink
 
 
 @dataclass(frozen=True)

@@ -90,7 +90,7 @@ def _gradients(
 def plain_attention() -> Any:
     """Attention by matrix products meanwhile: the fused kernels can't be differentiated twice."""
     try:
-        from torch.nn.attention import SDPBackend, sdpa_kernel
-    except ImportError:  # before torch 2.3
+        from torch.nn.attention import SDPBackend, sdpa_kernel  # since torch 2.3
+    except ImportError:
         return nullcontext()
     return sdpa_kernel(SDPBackend.MATH)

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
 
 from attrbench.conformance import repeat_checks as repeating
 from attrbench.conformance import score_checks as scoring
@@ -23,9 +22,7 @@ from attrbench.contracts.options import Spec, build_options, needs_of
 from attrbench.errors import Unavailable
 from attrbench.evaluation.requests import MethodRequest
 from attrbench.evaluation.task_run import torch_device
-
-if TYPE_CHECKING:
-    from attrbench.plugins.registry import Registry
+from attrbench.plugins.registry import Registry
 
 CHECKS: tuple[Callable[[Subject], Finding], ...] = (
     bookkeeping.features,

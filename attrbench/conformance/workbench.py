@@ -6,7 +6,7 @@ import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from attrbench.conformance.toy_task import OpenToy, ToyOptions, ToyTask
 from attrbench.contracts.feature import FeatureRequest, Index, QueryFeatures, TrainFeatures
@@ -23,9 +23,7 @@ from attrbench.evaluation.requests import MethodRequest, RunSettings, TaskReques
 from attrbench.evaluation.task_run import torch_device
 from attrbench.evaluation.world import TaskWorld
 from attrbench.executors.inline import InlineExecutor, InlineOptions
-
-if TYPE_CHECKING:
-    from attrbench.plugins.registry import Registry
+from attrbench.plugins.registry import Registry
 
 QuerySet = Literal["generated", "train"]
 Change = Callable[[GradientSource], GradientSource]

@@ -19,12 +19,12 @@ from attrbench.contracts.gradient_source import GradientSource
 ModelOutput = Callable[[Tensor, Tensor], Tensor]
 """Takes the network's output and its target, [B, ...] both, and returns the [B] scalars that are differentiated."""
 GradientSink = Callable[[int, Tensor], None]
-"""Receives (offset of the parameter in the concatenated vector, its gradients [B, numel]), once a parameter."""
+"""Called once for each parameter with (offset in the concatenated gradient, gradients [B, numel])."""
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Pairs of an item and a timestep.
+    """A batch of B noisy samples, ready for the network.
 
     Attributes:
         noisy: [B, C, H, W] network input x_t.
@@ -41,11 +41,11 @@ class Batch:
     weight: Tensor | None = None
 
     def sample(self, index: int) -> Batch:
-        """Return one pair, as a batch of one."""
+        """Return one sample as a batch of size 1."""
         return self.select(torch.tensor([index]))
 
     def select(self, index: Tensor) -> Batch:
-        """Return the pairs at `index` ([k] integers)."""
+        """Return the batch of the samples at `index` ([k] integers)."""
         index = index.to(self.noisy.device)
         conditioning = {name: value[index] for name, value in self.conditioning.items()}
         weight = None if self.weight is None else self.weight[index]

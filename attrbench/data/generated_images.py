@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+import numpy as np
+from numpy.typing import NDArray
+
+from attrbench.contracts.denoiser import Denoiser
 from attrbench.store.artifacts import Artifact
 from attrbench.store.fingerprint import fingerprint
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    from attrbench.contracts.denoiser import Denoiser
 
 BATCH = 16
 """Pictures drawn at once and kept in one file; of large models `Denoiser.generate` draws fewer at a time."""
@@ -38,8 +35,6 @@ def kept_generations(
     Raises:
         AttrbenchError: where the cache can't be written to.
     """
-    import numpy as np
-
     pairs = list(zip(prompts, seeds, strict=True))
     parts = [_kept_batch(denoiser, pairs[first : first + batch], cache) for first in range(0, len(pairs), batch)]
     return np.concatenate(parts)

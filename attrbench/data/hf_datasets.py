@@ -7,15 +7,16 @@ import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from PIL import Image
 
 from attrbench.contracts.dataset_source import DatasetSource
 from attrbench.data.manifest import Listing, choose_caption_column, choose_group_column, need_column
 from attrbench.errors import AttrbenchError
 from attrbench.hub import hub_or_cache
 
-if TYPE_CHECKING:
-    from PIL import Image
+# The functions below import `datasets` when a table is opened: it takes about a second, and folders need none of it.
 
 
 def is_table_folder(folder: Path) -> bool:
@@ -64,14 +65,12 @@ class _Opener:
     """Gives images as they are stored: Pillow decodes them by our policy, not by the library's."""
 
     def __init__(self, table: Any, column: str) -> None:
-        from datasets import Image as ImageFeature
+        from datasets import Image as ImageFeature  # heavy, see the top of the module
 
         self._rows = table.select_columns([column]).cast_column(column, ImageFeature(decode=False))
         self._column = column
 
     def __call__(self, index: int) -> Image.Image:
-        from PIL import Image
-
         stored = self._rows[index][self._column]
         if stored is None:
             raise ValueError("the row has no image")
@@ -82,7 +81,7 @@ class _Opener:
 
 def _load(source: DatasetSource, folder: Path | None, cache: Path) -> Any:
     try:
-        import datasets
+        import datasets  # heavy, see the top of the module
     except ImportError as error:
         raise AttrbenchError(f"{source.path} needs the library datasets: pip install datasets ({error})") from None
     with _quiet():
@@ -107,6 +106,7 @@ def _advice(folder: Path | None) -> str:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Keeps progress bars and retries out of the output: what matters comes as an error."""
+    # heavy, see the top of the module
     from datasets.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
     loggers = [logging.getLogger(name) for name in ("huggingface_hub", "datasets")]
@@ -136,7 +136,7 @@ def _one_split(loaded: Any, source: DatasetSource) -> Any:
 
 
 def _image_column(table: Any, wanted: str | None, where: str) -> str:
-    from datasets import Image as ImageFeature
+    from datasets import Image as ImageFeature  # heavy, see the top of the module
 
     images: list[str] = [name for name, feature in table.features.items() if isinstance(feature, ImageFeature)]
     if wanted is not None:

@@ -10,17 +10,15 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
 
 from attrbench.data.manifest import Listing
 from attrbench.data.pixels import POLICY, refusing_bombs, to_pixels, what_is_wrong
 from attrbench.errors import AttrbenchError
 from attrbench.store.artifacts import Artifact, Facts
 from attrbench.store.fingerprint import fingerprint
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
 
 CHUNK = 64
 """Images decoded before they are written: 50 MB at 512 pixels."""
@@ -47,8 +45,6 @@ def kept_images(listing: Listing, shape: tuple[int, int, int], cache: Path) -> K
     Raises:
         AttrbenchError: where the cache can't be written to, or not one image can be read.
     """
-    import numpy as np
-
     key = fingerprint({"policy": POLICY, "shape": shape, "items": listing.stamp, "names": list(listing.names)})
     summary = f"{len(listing):,} images of {listing.where} as {'x'.join(map(str, shape))}"
     artifact = Artifact(cache / "images" / f"{key[:20]}.bin", "decoded images", summary)

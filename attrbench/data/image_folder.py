@@ -13,16 +13,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING
+
+from PIL import Image
 
 from attrbench.contracts.dataset_source import DatasetSource
 from attrbench.data.manifest import Listing, choose_caption_column, choose_group_column
 from attrbench.data.metadata import FILE_COLUMN, Row, metadata_files, read_metadata
 from attrbench.data.pixels import SUFFIXES
 from attrbench.errors import AttrbenchError
-
-if TYPE_CHECKING:
-    from PIL import Image
 
 log = logging.getLogger("attrbench.data")
 
@@ -73,8 +71,6 @@ class _Opener:
         self._paths = paths
 
     def __call__(self, index: int) -> Image.Image:
-        from PIL import Image
-
         return Image.open(self._paths[index])
 
 

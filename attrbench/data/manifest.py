@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import TYPE_CHECKING
+
+from PIL import Image
 
 from attrbench.errors import AttrbenchError
-
-if TYPE_CHECKING:
-    from PIL import Image
 
 CAPTION_COLUMNS = ("text", "caption")
 """Taken where no column is named: what `datasets` and most training scripts call it, and the plain word."""

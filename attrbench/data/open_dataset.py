@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import logging
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 from attrbench.contracts.dataset_source import DatasetSource
 from attrbench.contracts.task import Items
@@ -15,12 +19,6 @@ from attrbench.data.image_folder import list_folder, missing_folder
 from attrbench.data.manifest import Listing
 from attrbench.errors import AttrbenchError
 from attrbench.store.fingerprint import fingerprint
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    import numpy as np
-    from numpy.typing import NDArray
 
 log = logging.getLogger("attrbench.data")
 

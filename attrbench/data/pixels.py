@@ -10,12 +10,10 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-    from PIL import Image
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 POLICY = 1
 """Raised whenever the same file gives other pixels than before."""
@@ -37,9 +35,6 @@ def to_pixels(image: Image.Image, shape: tuple[int, int, int]) -> NDArray[np.uin
         Exception: whatever Pillow raises for a file that is broken.
         ValueError: for pixels that no rule here turns into 8 bits.
     """
-    import numpy as np
-    from PIL import Image, ImageOps
-
     height, width, channels = shape
     image.load()
     image = ImageOps.exif_transpose(image)
@@ -50,9 +45,6 @@ def to_pixels(image: Image.Image, shape: tuple[int, int, int]) -> NDArray[np.uin
 
 def _eight_bits(image: Image.Image) -> Image.Image:
     """16-bit gray, which Pillow would clip at 255, as 8 bits; everything else unchanged."""
-    import numpy as np
-    from PIL import Image
-
     if image.mode == "F":
         raise ValueError("pixels are floating-point numbers of unknown range")
     if not image.mode.startswith("I"):
@@ -65,8 +57,6 @@ def _eight_bits(image: Image.Image) -> Image.Image:
 
 def _opaque(image: Image.Image) -> Image.Image:
     """What is transparent, on white."""
-    from PIL import Image
-
     if not image.has_transparency_data:
         return image
     image = image.convert("RGBA")
@@ -79,8 +69,6 @@ def refusing_bombs() -> Iterator[None]:
 
     The filter holds for all threads; enter it once, outside of them.
     """
-    from PIL import Image
-
     with warnings.catch_warnings():
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         warnings.filterwarnings("ignore", module=r"PIL\.(?!Image$)")  # advice about odd metadata
@@ -89,8 +77,6 @@ def refusing_bombs() -> Iterator[None]:
 
 def what_is_wrong(error: Exception) -> str:
     """The reason why an image can't be read, in a few words."""
-    from PIL import Image, UnidentifiedImageError
-
     if isinstance(error, UnidentifiedImageError):
         return "not an image, or broken at its beginning"
     if isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning):

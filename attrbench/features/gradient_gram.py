@@ -9,17 +9,17 @@ from numpy.typing import NDArray
 from pydantic import model_validator
 
 from attrbench.contracts.computation import Costs, Scope, SplitName, StoreSpec
-from attrbench.contracts.feature import Feature, SplitData
+from attrbench.contracts.feature import SplitData
 from attrbench.contracts.gradient_source import Declaration, GradientSource
 from attrbench.features.gradient_feature import timesteps_text
-from attrbench.features.gram_computation import GramComputation, GramOf
+from attrbench.features.gram_computation import GramComputation, GramFeature, GramOf
 from attrbench.features.source_facts import layout_of, sampling_facts, source_facts
 from attrbench.features.views import Index, TrainGram
 
 Cross = NDArray[np.float64]
 
 
-class GradientGram(Declaration, Feature[TrainGram, Cross]):
+class GradientGram(Declaration, GramFeature[TrainGram, Cross]):
     """Inner products of the training items' whole mean gradients with each other, and with those of the queries.
 
     What kernel methods without a sketch need, with no gradient ever stored: they are added up in float64 layer by

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal
 
 from safetensors.numpy import load_file
 
 from attrbench.contracts.computation import Computation, Prepared, Scope, SplitName, Stores, Unit, World
+from attrbench.contracts.feature import Feature, QueryViewT, TrainViewT
 from attrbench.contracts.gradient_source import GradientSource
 from attrbench.errors import FeatureFailed, Unavailable, UsageError
 from attrbench.features.pass_computation import differentiated
@@ -22,14 +24,16 @@ from attrbench.store.fingerprint import fingerprint
 from attrbench.store.shards import Timing
 
 
-class GramFeature(Protocol):
-    """What the computation must know of a feature (attrbench.features.gradient_gram)."""
+class GramFeature(Feature[TrainViewT, QueryViewT]):
+    """A feature that a Gram matrix and its products with queries are computed for."""
 
     @property
+    @abstractmethod
     def query_source(self) -> GradientSource:
-        """What decides the queries' gradients."""
+        """Return the source of the queries' gradients."""
 
-    def __hash__(self) -> int: ...
+
+AnyGramFeature = GramFeature[Any, Any]
 
 
 @dataclass(frozen=True)
@@ -46,7 +50,7 @@ class GramOf:
 
 
 @dataclass(frozen=True)
-class GramComputation(Computation[GramFeature]):
+class GramComputation(Computation[AnyGramFeature]):
     """The Gram matrix of the training items, and the products with every set of queries that is wanted.
 
     Attributes:
@@ -62,7 +66,7 @@ class GramComputation(Computation[GramFeature]):
         """What a progress bar calls it."""
         return "Gram matrix"
 
-    def summary(self, features: Sequence[GramFeature], scope: Scope) -> str:
+    def summary(self, features: Sequence[AnyGramFeature], scope: Scope) -> str:
         """Return what is multiplied."""
         source = self.matrix.source
         return (
@@ -84,9 +88,9 @@ class GramComputation(Computation[GramFeature]):
         """The matrix has a row for each training item, the products one for each query."""
         return Unit(0, scope.count(split))
 
-    def prepare(self, stores: Stores[GramFeature], world: World) -> Prepared[GramFeature]:
+    def prepare(self, stores: Stores[AnyGramFeature], world: World) -> Prepared[AnyGramFeature]:
         """Find the features whose queries have not what they ask for, such as a sampling trajectory."""
-        failures: dict[GramFeature, Exception] = {}
+        failures: dict[AnyGramFeature, Exception] = {}
         for feature in _features(stores):
             try:
                 NoisySamples(feature.query_source, world.opened.denoiser, Split("query", world.items("query")))
@@ -94,7 +98,7 @@ class GramComputation(Computation[GramFeature]):
                 failures[feature] = error
         return Prepared(lambda unit: self._compute(stores, failures, world), failures)
 
-    def _compute(self, stores: Stores[GramFeature], failures: dict[GramFeature, Exception], world: World) -> None:
+    def _compute(self, stores: Stores[AnyGramFeature], failures: dict[AnyGramFeature, Exception], world: World) -> None:
         try:
             _Sums(self, stores, [feature for feature in _features(stores) if feature not in failures], world).add_up()
         except (RuntimeError, MemoryError) as error:
@@ -106,7 +110,7 @@ class GramComputation(Computation[GramFeature]):
             ) from None
 
 
-def _features(stores: Stores[GramFeature]) -> list[GramFeature]:
+def _features(stores: Stores[AnyGramFeature]) -> list[AnyGramFeature]:
     return list(dict.fromkeys(feature for feature, _ in stores))
 
 
@@ -114,7 +118,11 @@ class _Sums:
     """The sums of one matrix and its products, from where an earlier process left them to their end."""
 
     def __init__(
-        self, computation: GramComputation, stores: Stores[GramFeature], features: Sequence[GramFeature], world: World
+        self,
+        computation: GramComputation,
+        stores: Stores[AnyGramFeature],
+        features: Sequence[AnyGramFeature],
+        world: World,
     ) -> None:
         self._matrix = computation.matrix
         self._stores = stores

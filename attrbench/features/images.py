@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import numpy as np
+from numpy.typing import NDArray
 
 from attrbench.contracts.computation import Scope, SplitName, StoreSpec
 from attrbench.contracts.feature import Feature, SplitData
 from attrbench.contracts.gradient_source import Declaration
 
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
 
-
-class Images(Declaration, Feature["NDArray[np.uint8]", "NDArray[np.uint8]"]):
+class Images(Declaration, Feature[NDArray[np.uint8], NDArray[np.uint8]]):
     """The images: [n, H, W, C] uint8 of the training set, [m, H, W, C] of the queries."""
 
     def summary(self) -> str:

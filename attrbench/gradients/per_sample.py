@@ -1,7 +1,7 @@
-"""Per-sample gradients of a batch of (item, timestep) pairs.
+"""Compute per-sample gradients of a batch of noisy samples: the contract, and two reference implementations.
 
 `attrbench.gradients.hooks` does it in one backward pass. The references here, `VmapGradients` and `LoopGradients`,
-give the same numbers more slowly, for any module.
+give equal numbers more slowly, for any module.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ Precision = Literal["fp32", "tf32", "bf16"]
 
 @dataclass(eq=False)
 class PerSampleGradients(ABC):
-    """Computes, for each sample b of a batch, the gradient of output(b) to the attributed parameters.
+    """Computes, for each sample of a batch, the gradient of its model output with respect to the parameters.
 
     Attributes:
         denoiser: the model.
-        parameters: the attributed parameters in the order of the concatenated vector.
+        parameters: name -> parameter, in the order of the concatenated gradient.
         output: the scalar that is differentiated.
         precision: `fp32`, the reference; `tf32`, products in TensorFloat-32 on devices that have it; `bf16`, the
             forward pass under bfloat16 autocast.
-        offsets: of the parameters in the concatenated vector; to be given where they are only some of it.
-        total: number of attributed parameters, p.
+        offsets: parameter name -> offset in the concatenated gradient; to be given if `parameters` are only part of it.
+        total: number of entries of the parameters, p.
     """
 
     denoiser: Denoiser
@@ -53,10 +53,10 @@ class PerSampleGradients(ABC):
 
     @abstractmethod
     def __call__(self, batch: Batch, sink: GradientSink) -> Tensor:
-        """Runs one forward and backward pass, handing every parameter's gradients to `sink`; returns [B] outputs."""
+        """Run a forward and a backward pass, pass every parameter's gradients to `sink`, and return the [B] outputs."""
 
     def outputs(self, batch: Batch) -> Tensor:
-        """[B] model outputs."""
+        """Return the [B] model outputs of a batch."""
         device = self.denoiser.device.type
         with torch.autocast(device, torch.bfloat16) if self.precision == "bf16" else nullcontext():
             predicted = self.denoiser.predict(batch.noisy, batch.t, batch.conditioning)
@@ -64,7 +64,7 @@ class PerSampleGradients(ABC):
         return values if batch.weight is None else values * batch.weight
 
     def bytes_per_sample(self, batch: Batch) -> int:
-        """A rough estimate of the memory that one more sample in a batch takes."""
+        """Return a rough estimate of the bytes of memory that one more sample in a batch takes."""
         width = 4
         activations = 0
 
@@ -84,13 +84,13 @@ class PerSampleGradients(ABC):
         return width * (3 * activations + self._gradient_floats())
 
     def _gradient_floats(self) -> int:
-        """Numbers of gradients held at once for one sample."""
+        """Return how many gradient entries are held at once for one sample."""
         return self.total
 
 
 @contextmanager
 def tensor_float_32(allowed: bool) -> Iterator[None]:
-    """Whether CUDA may multiply float32 matrices in TensorFloat-32; restored afterwards."""
+    """Allow or forbid TensorFloat-32 in CUDA's float32 products inside the `with` block, then restore the setting."""
     backends: tuple[Any, Any] = (torch.backends.cuda.matmul, torch.backends.cudnn)
     before = [backend.allow_tf32 for backend in backends]
     for backend in backends:
@@ -103,7 +103,7 @@ def tensor_float_32(allowed: bool) -> Iterator[None]:
 
 
 class LoopGradients(PerSampleGradients):
-    """One sample at a time, by plain autograd: the reference for everything else."""
+    """Per-sample gradients by plain autograd, one sample at a time: the reference for the other back ends."""
 
     def __call__(self, batch: Batch, sink: GradientSink) -> Tensor:
         """See `PerSampleGradients`."""
@@ -128,7 +128,7 @@ class LoopGradients(PerSampleGradients):
 
 @contextmanager
 def asking(parameters: Iterable[nn.Parameter]) -> Iterator[None]:
-    """These parameters ask for their gradients meanwhile."""
+    """Set `requires_grad` of these parameters inside the `with` block."""
     silent = [parameter for parameter in parameters if not parameter.requires_grad]
     for parameter in silent:
         parameter.requires_grad_(True)
@@ -141,19 +141,19 @@ def asking(parameters: Iterable[nn.Parameter]) -> Iterator[None]:
 
 @contextmanager
 def frozen(module: nn.Module) -> Iterator[None]:
-    """No parameter asks for its own gradient meanwhile, so that the backward pass computes activations' only."""
-    asked = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    for parameter in asked:
+    """Clear `requires_grad` of all parameters inside the `with` block: only gradients of activations are computed."""
+    trainable = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    for parameter in trainable:
         parameter.requires_grad_(False)
     try:
         yield
     finally:
-        for parameter in asked:
+        for parameter in trainable:
             parameter.requires_grad_(True)
 
 
 class VmapGradients(PerSampleGradients):
-    """`torch.func.vmap(grad)`: any module without batch-coupled layers; holds B whole gradients at once."""
+    """Per-sample gradients by `torch.func.vmap(grad)`: for modules without batch norm; holds B whole gradients."""
 
     def __call__(self, batch: Batch, sink: GradientSink) -> Tensor:
         """See `PerSampleGradients`."""
@@ -178,12 +178,12 @@ class VmapGradients(PerSampleGradients):
             )
         for name, gradient in gradients.items():
             sink(self.offsets[name], gradient.flatten(1))
-        found: Tensor = outputs.detach()
-        return found
+        values_of_samples: Tensor = outputs.detach()
+        return values_of_samples
 
 
 class _Forward(nn.Module):
-    """The denoiser's network as a submodule, so that `functional_call` can swap its parameters."""
+    """A module that contains the denoiser's network, so that `functional_call` can replace its parameters."""
 
     def __init__(self, gradients: PerSampleGradients) -> None:
         super().__init__()

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
 
 from attrbench.contracts.metric import Metric, Outcome, PerQuery
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
 
 
 class DetectionRate(Metric):
@@ -20,8 +18,6 @@ class DetectionRate(Metric):
 
     def compute(self, outcome: Outcome, cutoffs: Sequence[int]) -> list[PerQuery]:
         """One entry for each cut-off up to the depth of the ranking; none without groups."""
-        import numpy as np
-
         if outcome.relevant is None:
             return []
         group_size = outcome.relevant.sum(axis=1)
@@ -45,8 +41,6 @@ class Recall(Metric):
 
     def compute(self, outcome: Outcome, cutoffs: Sequence[int]) -> list[PerQuery]:
         """One entry for each cut-off up to the depth of the ranking; none without groups."""
-        import numpy as np
-
         if outcome.relevant is None:
             return []
         n = outcome.relevant.shape[1]
@@ -72,8 +66,6 @@ class AveragePrecision(Metric):
 
     def compute(self, outcome: Outcome, cutoffs: Sequence[int]) -> list[PerQuery]:
         """One entry, or none for searches that give only the top, or without groups."""
-        import numpy as np
-
         if outcome.scores is None or outcome.relevant is None:
             return []
         order = np.argsort(-outcome.scores, axis=1, kind="stable")
@@ -96,8 +88,6 @@ class AnnRecall(Metric):
 
     def compute(self, outcome: Outcome, cutoffs: Sequence[int]) -> list[PerQuery]:
         """One entry for each cut-off, for approximate searches only."""
-        import numpy as np
-
         if outcome.exact_ranked is None:
             return []
         found, exact = outcome.ranked, outcome.exact_ranked
@@ -112,7 +102,5 @@ class AnnRecall(Metric):
 
 def _hits(ids: NDArray[np.int64], relevant: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """[m, k] bool: whether the item at each rank is relevant; a missing item (-1) is not."""
-    import numpy as np
-
     hits: NDArray[np.bool_] = np.take_along_axis(relevant, np.maximum(ids, 0), axis=1) & (ids >= 0)
     return hits

@@ -8,20 +8,17 @@ import textwrap
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from attrbench.contracts.ranking import Ranking
+from attrbench.contracts.task import Items
 from attrbench.errors import AttrbenchError
 from attrbench.files import write_atomically
 from attrbench.text import one_line
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    from attrbench.contracts.ranking import Ranking
-    from attrbench.contracts.task import Items
 
 TILE = 144
 GAP = 8

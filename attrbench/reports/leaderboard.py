@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from attrbench.contracts.record import Record
 from attrbench.errors import AttrbenchError, unknown_name
 from attrbench.reports.html_table import to_html
 from attrbench.reports.leaderboard_table import row_values, to_csv, to_json, to_markdown
@@ -13,8 +14,6 @@ from attrbench.reports.ranking import Table, build_tables
 
 if TYPE_CHECKING:
     import pandas as pd
-
-    from attrbench.contracts.record import Record
 
 
 @dataclass(frozen=True, repr=False)

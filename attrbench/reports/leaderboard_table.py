@@ -6,23 +6,19 @@ import csv
 import io
 import json
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+
+from rich import box
+from rich.console import Group, RenderableType
+from rich.markup import escape
+from rich.table import Table as RichTable
+from rich.text import Text
 
 from attrbench.reports.ranking import Row, Table
 from attrbench.reports.table_cells import below_cells, caption, header, ranked_cells, reference_cells
 
-if TYPE_CHECKING:
-    from rich.console import RenderableType
-
 
 def to_rich(table: Table) -> RenderableType:
     """A table for the terminal."""
-    from rich import box
-    from rich.console import Group
-    from rich.markup import escape
-    from rich.table import Table as RichTable
-    from rich.text import Text
-
     grid = RichTable(title=escape(f"{table.task} v{table.version}"), box=box.SIMPLE_HEAD, title_style="bold")
     for column in header(table):
         grid.add_column(escape(column), justify="left" if column == "method" else "right", overflow="fold")

@@ -16,15 +16,16 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors.numpy import load_file, save
 
 from attrbench.errors import AttrbenchError
 from attrbench.store.checksums import Seal, files_of, measure, seal_path
 from attrbench.store.locks import LOCK, lock
 from attrbench.version import __version__
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 T = TypeVar("T")
 Facts = Mapping[str, Any]
@@ -90,8 +91,6 @@ class Artifact:
         Raises:
             AttrbenchError: where the cache can't be written to.
         """
-        from safetensors.numpy import load_file  # numpy is heavy, and what lists tasks imports this module
-
         made: dict[str, NDArray[Any]] = {}
 
         def make(part: Path) -> None:
@@ -202,9 +201,6 @@ class Artifact:
 
 def write_arrays(path: Path, arrays: Mapping[str, NDArray[Any]], facts: Facts | None = None) -> Facts | None:
     """Write arrays as a safetensors file, and return the facts."""
-    import numpy as np  # heavy, as above
-    from safetensors.numpy import save
-
     path.write_bytes(save({name: np.asarray(array, order="C") for name, array in arrays.items()}))
     return facts
 

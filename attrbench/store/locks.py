@@ -9,10 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from filelock import BaseFileLock
+from filelock import BaseFileLock, FileLock, Timeout
 
 LOCK = ".lock"
 
@@ -26,8 +24,6 @@ def lock(path: Path, wait: bool, leave: bool = False) -> Iterator[bool]:
         wait: whether to go on only when another process has let it go.
         leave: whether the file stays.
     """
-    from filelock import FileLock  # heavy, and what lists tasks imports this module
-
     holder = FileLock(path, is_singleton=True)
     try:
         yield _acquire(holder, path, wait)
@@ -42,8 +38,6 @@ def lock(path: Path, wait: bool, leave: bool = False) -> Iterator[bool]:
 
 
 def _acquire(holder: BaseFileLock, path: Path, wait: bool) -> bool:
-    from filelock import Timeout  # heavy, as above
-
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         holder.acquire(timeout=-1 if wait else 0)

@@ -8,6 +8,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Protocol
 
+import numpy as np
+
 from attrbench.contracts.dataset_source import DatasetSource
 from attrbench.contracts.model_config import ModelConfig
 from attrbench.contracts.task import Items, OpenTask, Task, TaskMeta, Workspace
@@ -197,8 +199,6 @@ class OpenFileTask(OpenTask):
 
 def _joined(drawn: Items, pictures: Items) -> Items:
     """Return both kinds of queries; only the drawn ones have seeds, so there are no trajectories."""
-    import numpy as np  # which reading a task file must not bring
-
     return make_items(
         np.concatenate([drawn.images, pictures.images]),
         [*drawn.prompts, *pictures.prompts],

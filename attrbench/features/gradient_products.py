@@ -50,6 +50,11 @@ class GradientProducts(Declaration, GradientFeature[TrainProducts, QueryProducts
         """Which gradients of the queries it multiplies with."""
         return self.timesteps
 
+    @property
+    def calls_method(self) -> bool:
+        """Whether the queries' gradients go through a transform of the method's."""
+        return bool(self.transform)
+
     def summary(self) -> str:
         """Return what is multiplied, and whose transform the queries' gradients go through."""
         through = f" through {self.transform.split()[0]}" if self.transform else ""

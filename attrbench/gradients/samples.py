@@ -41,8 +41,9 @@ class NoisySamples:
         source: what decides the gradients.
         denoiser: the model, with its final weights.
         split: the items.
-        count: only the first so many items; all by default.
+        count: only so many items; all from the first on by default.
         only: names of the parameters to differentiate, where not all attributed ones are asked for at once.
+        first: index of the first item.
 
     Attributes:
         denoiser: the model with the weights that the source names.
@@ -61,11 +62,13 @@ class NoisySamples:
         split: Split,
         count: int | None = None,
         only: Collection[str] | None = None,
+        first: int = 0,
     ) -> None:
         self.source = source
         self.denoiser = denoiser.at(source.checkpoint)
         self.split = split
-        self.count = len(split.items) if count is None else count
+        self.first = first
+        self.count = len(split.items) - first if count is None else count
         self.timesteps = self.denoiser.timesteps(source.grid)
         self._draws = grid_draws(source.grid, self.timesteps)
         if source.latents == "trajectory" and split.items.seeds is None:
@@ -108,7 +111,7 @@ class NoisySamples:
         """Different pairs drawn from all there are; all of them where `size` is no less."""
         total = self.count * len(self.timesteps)
         chosen = torch.arange(total) if size >= total else torch.randperm(total, generator=draws)[:size]
-        items, steps = chosen // len(self.timesteps), chosen % len(self.timesteps)
+        items, steps = self.first + chosen // len(self.timesteps), chosen % len(self.timesteps)
         return self._noised(self._encode(items.tolist()), items.tolist(), steps)
 
     def _noised(self, chosen: Encoded, items: Sequence[int], steps: Tensor) -> Batch:
@@ -136,8 +139,9 @@ class NoisySamples:
 
     def batches(self, size: int, block: int = 64) -> Iterator[tuple[Tensor, Tensor, Batch]]:
         """Yields (items, places in the grid, batch) until every pair was there; at most `size` pairs a batch."""
-        for first in range(0, self.count, block):
-            last = min(first + block, self.count)
+        end = self.first + self.count
+        for first in range(self.first, end, block):
+            last = min(first + block, end)
             encoded = self.encode(first, last)
             items = torch.arange(last - first).repeat(len(self.timesteps))
             steps = torch.arange(len(self.timesteps)).repeat_interleave(last - first)

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
     from attrbench.contracts.denoiser import Denoiser
     from attrbench.contracts.gradient_source import TimestepGrid
-    from attrbench.contracts.method_results import Transformed
+    from attrbench.contracts.method_results import Edited, Transformed
+    from attrbench.contracts.samples import Samples
     from attrbench.contracts.task import Items, OpenTask
 
 SplitName = Literal["train", "query"]
@@ -108,6 +109,9 @@ class World(Scope, Protocol):
 
     def transform(self, feature: Any, gradients: Tensor) -> Transformed:
         """Return what the method that declared `feature` makes of the queries' gradients ([T, m, p]; T=1 for means)."""
+
+    def edit(self, feature: Any, model: Denoiser, query: Samples) -> Edited:
+        """Let the method that declared `feature` change the weights of `model` for a query, given as its samples."""
 
 
 class Shards(Protocol):

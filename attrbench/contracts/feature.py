@@ -47,6 +47,11 @@ class Feature(ABC, Generic[TrainViewT, QueryViewT]):
         """Return the split whose computation brings what is read back for `split`."""
         return split
 
+    @property
+    def calls_method(self) -> bool:
+        """Whether computing it calls the method that declared it, by `World.transform` or `World.edit`."""
+        return False
+
     @abstractmethod
     def train_view(self, data: SplitData) -> TrainViewT:
         """Return what `Method.fit` gets of the training set."""

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from attrbench.contracts.denoiser import Denoiser
     from attrbench.contracts.gradient_source import GradientSource
-    from attrbench.contracts.method_results import Transformed
+    from attrbench.contracts.method_results import Edited, Transformed
     from attrbench.contracts.ranking import Ranking
     from attrbench.contracts.samples import Samples
 
@@ -51,7 +51,7 @@ class StateSize:
 
 @dataclass(frozen=True)
 class Context:
-    """What `fit` and `transform` may use besides the features.
+    """What `fit`, `transform` and `edit` may use besides the features.
 
     Attributes:
         seed: the run's seed.
@@ -141,10 +141,11 @@ class Method(ABC, Generic[OptionsT]):
 
     @property
     def key(self) -> str:
-        """Return name, version and options in one line, for `GradientProducts.transform`, which must name all of them.
+        """Return name, version and options in one line, for features that must name all of them.
 
-        For a class without a file (attrbench.code_digest) it ends in the digest of its code, so that products that an
-        earlier version of the class transformed are not taken for those of this one.
+        They are `GradientProducts.transform` and `LossesUnderEdit.edit`. For a class without a file
+        (attrbench.code_digest) it ends in the digest of its code, so that what an earlier version of the class made is
+        not taken for that of this one.
         """
         code = class_digest(type(self))
         return f"{self.name} v{self.version} {self.options.model_dump_json()}" + (f" code {code}" if code else "")
@@ -171,6 +172,24 @@ class Method(ABC, Generic[OptionsT]):
             context: as for `fit`; its fingerprint is that of the products.
         """
         raise NotImplementedError(f"{type(self).__name__} declares a transform and does not implement it")
+
+    def edit(self, model: Denoiser, query: Samples, context: Context) -> Edited | None:
+        """Change the weights of `model.module` in place: an unlearning step, fine-tuning, a Newton step for one query.
+
+        Called for a `LossesUnderEdit`, once for each query, before the losses of all training items are taken under
+        the changed weights. What is drawn must follow from `context.seed` and `query.first` alone.
+
+        Args:
+            model: a copy of the network; whatever becomes of it, the task's own model keeps its weights.
+            query: the noisy samples of one query, bound to that copy: `query.batches(size)` yields the batches that
+                the source describes, `query.parameters` are its attributed parameters by name.
+            context: as for `fit`; `denoiser` and `training` are at the original weights, and its fingerprint is that
+                of the losses.
+
+        Returns:
+            What the record is to know of it; None for nothing.
+        """
+        raise NotImplementedError(f"{type(self).__name__} declares losses under an edit and does not implement it")
 
     def depth(self, wanted: int) -> int:
         """How many items to ask the scorer for, where the metrics want `wanted`."""

@@ -18,10 +18,30 @@ class Transformed:
         gradients: [T, m, p] what takes the place of the queries' gradients.
         facts: numbers that the record reports, such as a damping or a residual.
         state_bytes: what was built from the training set for it, and is needed for every new query.
-        state_seconds: what building that took; the rest of the time is the queries'.
+        state_seconds: what building that took, in this call or in an earlier run.
+        spent_seconds: what of this very call went into building or loading it; the rest of the call is the queries'.
+            None where all of `state_seconds` was spent in this call.
     """
 
     gradients: Tensor
     facts: Mapping[str, float] = field(default_factory=dict)
     state_bytes: int = 0
     state_seconds: float = 0.0
+    spent_seconds: float | None = None
+
+
+@dataclass(frozen=True)
+class Edited:
+    """What `Method.edit` says of an edit; the edit itself is in the weights.
+
+    Attributes:
+        facts: numbers that the record reports, such as a step size; of the first query, where they differ.
+        state_bytes: what was built from the training set for it, and is needed for every new query.
+        state_seconds: what building that took, in this call or in an earlier run.
+        spent_seconds: as in `Transformed`.
+    """
+
+    facts: Mapping[str, float] = field(default_factory=dict)
+    state_bytes: int = 0
+    state_seconds: float = 0.0
+    spent_seconds: float | None = None

@@ -90,12 +90,16 @@ class Samples(Protocol):
         """The T timesteps."""
 
     @property
+    def first(self) -> int:
+        """Index of the first item."""
+
+    @property
     def count(self) -> int:
-        """Number of items, n."""
+        """Number of items from the first on, n."""
 
     @property
     def items_fingerprint(self) -> str:
-        """Hash of all items of the split, of which these are the first `count`."""
+        """Hash of all items of the split."""
 
     def batches(self, size: int) -> Iterator[tuple[Tensor, Tensor, Batch]]:
         """Yield (items [B], indices into the timesteps [B], batch) of at most `size` pairs, until all were there."""

@@ -12,7 +12,7 @@ from attrbench.contracts.computation import Computation, Engine, Prepared, Split
 from attrbench.contracts.feature import Feature
 from attrbench.contracts.gradient_source import TimestepGrid
 from attrbench.contracts.method import Context
-from attrbench.contracts.method_results import Transformed
+from attrbench.contracts.method_results import Edited, Transformed
 from attrbench.errors import AttrbenchError
 from attrbench.gradients.samples import NoisySamples, Split
 from attrbench.store.shards import FeatureStore
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from attrbench.contracts.denoiser import Denoiser
+    from attrbench.contracts.samples import Samples
     from attrbench.contracts.task import Items, OpenTask, TaskMeta
     from attrbench.evaluation.requests import MethodRequest, RunSettings
 
@@ -82,13 +83,13 @@ class TaskWorld:
         meta: of the task.
         opened: the task.
         settings: of the run.
-        transformers: the method behind each feature whose queries' gradients go through a transform.
+        declarers: the method that declared each feature whose computation calls it.
     """
 
     meta: TaskMeta
     opened: OpenTask
     settings: RunSettings
-    transformers: dict[AnyFeature, MethodRequest] = field(default_factory=dict)
+    declarers: dict[AnyFeature, MethodRequest] = field(default_factory=dict)
     _stores: dict[tuple[AnyFeature, SplitName], FeatureStore] = field(default_factory=dict)
     _models: dict[str, LoadedModel] = field(default_factory=dict)
     _denoisers: dict[str, Denoiser] = field(default_factory=dict)
@@ -165,11 +166,23 @@ class TaskWorld:
 
     def transform(self, feature: AnyFeature, gradients: Tensor) -> Transformed:
         """Return what the method that declared `feature` makes of the queries' gradients, NaN taken for zero."""
-        request = self.transformers.get(feature)
+        request = self.declarers.get(feature)
         if request is None:
             return Transformed(gradients)
         context = self.context(request, self.store(feature, "train").fingerprint, self.count("train"))
         return request.method.transform(gradients.nan_to_num(0.0), context)
+
+    def edit(self, feature: AnyFeature, model: Denoiser, query: Samples) -> Edited:
+        """Let the method that declared `feature` change the weights of `model` for a query.
+
+        Args:
+            feature: whose losses are asked for.
+            model: a copy of the network.
+            query: the samples of one query, bound to that copy.
+        """
+        request = self.declarers[feature]
+        context = self.context(request, self.store(feature, "query").fingerprint, self.count("train"))
+        return request.method.edit(model, query, context) or Edited()
 
     def context(self, request: MethodRequest, fingerprint: str, depth: int) -> Context:
         """Return what a method may use besides its features.

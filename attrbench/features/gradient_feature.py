@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from typing import Any, ClassVar
 
-from attrbench.contracts.computation import Scope, SplitName, StoreSpec
+from attrbench.contracts.computation import Computation, Scope, SplitName, StoreSpec
 from attrbench.contracts.feature import QueryViewT, TrainViewT
 from attrbench.contracts.gradient_source import GradientSource
 from attrbench.features.pass_computation import PassComputation
@@ -39,7 +39,7 @@ class GradientFeature(PassFeature[TrainViewT, QueryViewT]):
         """Summary, timesteps, and what is not at its default."""
         return f"{self.summary()}, {timesteps_text(self.source)}"
 
-    def computation(self, split: SplitName) -> PassComputation | None:
+    def computation(self, split: SplitName) -> Computation[Any] | None:
         """Return the pass over the items of the split."""
         return PassComputation(self.source, split)
 

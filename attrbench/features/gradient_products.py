@@ -11,11 +11,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from attrbench.contracts.computation import Costs, Scope, SplitName, StoreSpec
+from attrbench.contracts.computation import Computation, Costs, Scope, SplitName, StoreSpec
 from attrbench.contracts.feature import SplitData
 from attrbench.contracts.gradient_source import Declaration, GradientSource, Layers
 from attrbench.features.gradient_feature import GradientFeature
-from attrbench.features.pass_computation import PassComputation
 from attrbench.features.source_facts import layout_of
 from attrbench.features.views import Index, QueryProducts, TrainProducts
 from attrbench.gradients.inner_products import InnerProductSink
@@ -52,6 +51,11 @@ class GradientProducts(Declaration, GradientFeature[TrainProducts, QueryProducts
         """Which gradients of the queries it multiplies with."""
         return self.timesteps
 
+    @property
+    def calls_method(self) -> bool:
+        """Whether the queries' gradients go through a transform of the method's."""
+        return bool(self.transform)
+
     def summary(self) -> str:
         """Return what is multiplied, and whose transform the queries' gradients go through."""
         through = f" through {self.transform.split()[0]}" if self.transform else ""
@@ -61,7 +65,7 @@ class GradientProducts(Declaration, GradientFeature[TrainProducts, QueryProducts
         """Return the fields as JSON can hold them."""
         return self.model_dump(mode="json")
 
-    def computation(self, split: SplitName) -> PassComputation | None:
+    def computation(self, split: SplitName) -> Computation[Any] | None:
         """Return the pass over the training set, which takes the queries' gradients in memory."""
         return super().computation(split) if split == "train" else None
 

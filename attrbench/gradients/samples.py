@@ -44,8 +44,9 @@ class NoisySamples:
         source: declaration of timesteps, noise, target, output and parameters.
         denoiser: the model, with its final weights.
         split: the items.
-        count: use only the first `count` items; None for all.
+        count: number of items to use; None for all from the first on.
         only: names of the parameters to differentiate; None for all attributed parameters.
+        first: index of the first item.
 
     Attributes:
         denoiser: the model with the weights that the source names.
@@ -64,11 +65,13 @@ class NoisySamples:
         split: Split,
         count: int | None = None,
         only: Collection[str] | None = None,
+        first: int = 0,
     ) -> None:
         self.source = source
         self.denoiser = denoiser.at(source.checkpoint)
         self.split = split
-        self.count = len(split.items) if count is None else count
+        self.first = first
+        self.count = len(split.items) - first if count is None else count
         self.timesteps = self.denoiser.timesteps(source.grid)
         self._draws = grid_draws(source.grid, self.timesteps)
         if source.latents == "trajectory" and split.items.seeds is None:
@@ -123,7 +126,7 @@ class NoisySamples:
         """Return a batch of `size` distinct noisy samples drawn at random; all samples if there are not more."""
         total = self.count * len(self.timesteps)
         chosen = torch.arange(total) if size >= total else torch.randperm(total, generator=draws)[:size]
-        items, steps = chosen // len(self.timesteps), chosen % len(self.timesteps)
+        items, steps = self.first + chosen // len(self.timesteps), chosen % len(self.timesteps)
         return self._noised(self._encode(items.tolist()), items.tolist(), steps)
 
     def _noised(self, chosen: Encoded, items: Sequence[int], steps: Tensor) -> Batch:
@@ -151,8 +154,9 @@ class NoisySamples:
 
     def batches(self, size: int, block: int = 64) -> Iterator[tuple[Tensor, Tensor, Batch]]:
         """Yield (item indices [B], timestep indices [B], batch) over all noisy samples, with B <= `size`."""
-        for first in range(0, self.count, block):
-            last = min(first + block, self.count)
+        end = self.first + self.count
+        for first in range(self.first, end, block):
+            last = min(first + block, end)
             encoded = self.encode(first, last)
             items = torch.arange(last - first).repeat(len(self.timesteps))
             steps = torch.arange(len(self.timesteps)).repeat_interleave(last - first)

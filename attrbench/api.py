@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from attrbench.contracts import record as record_files
 from attrbench.contracts.record import Record
@@ -26,6 +26,7 @@ from attrbench.evaluation.requests import (
     request_tasks,
 )
 from attrbench.plugins import registry as plugins
+from attrbench.reports.leaderboard import Leaderboard, rank_records
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -34,10 +35,8 @@ if TYPE_CHECKING:
     from attrbench.evaluation.attribute import Attribution
     from attrbench.evaluation.task_run import Result
     from attrbench.evaluation.tune import Choice
-    from attrbench.reports.leaderboard import Leaderboard
     from attrbench.results import Results, TunedResults
 
-T = TypeVar("T")
 logger = logging.getLogger("attrbench")
 
 
@@ -95,8 +94,7 @@ def run(
     method_requests = request_methods(registry, _several(methods))
     task_requests = request_tasks(registry, _several(tasks))
     request_executor(registry, executor)
-    from attrbench.evaluation.task_run import TaskRun  # torch comes with it, and wrong names are refused before
-    from attrbench.results import Results
+    from attrbench.results import Results  # torch comes with it, and wrong names are refused before
 
     settings = run_settings(
         out,
@@ -113,10 +111,7 @@ def run(
         dry_run=dry_run,
         keep_scores=keep_scores,
     )
-    results: list[Result] = []
-    for task in task_requests:
-        _collect(TaskRun(registry, task, method_requests, settings, reporter(progress)).results(), results, on_result)
-    return Results(results, task_requests, settings)
+    return Results.compute(registry, method_requests, task_requests, settings, reporter(progress), on_result)
 
 
 def tune(  # noqa: D417
@@ -162,8 +157,7 @@ def tune(  # noqa: D417
     registry = plugins.registry()
     sweeps, task_requests = request_sweeps(registry, _several(methods)), request_tasks(registry, _several(tasks))
     registry.executor(executor)
-    from attrbench.evaluation.tune import TuningRun  # torch comes with it, as in `run`
-    from attrbench.results import TunedResults
+    from attrbench.results import TunedResults  # torch comes with it, as in `run`
 
     settings = run_settings(
         out,
@@ -178,14 +172,8 @@ def tune(  # noqa: D417
         rerun=rerun,
         keep_scores=keep_scores,
     )
-    runs = [TuningRun(registry, task, sweeps, settings, reporter(progress), by) for task in task_requests]
-    choices: list[Choice] = []
-    results: list[Result] = []
-    for tuning_run in runs:
-        made = tuning_run.choices()
-        _collect(made, choices, on_choice)
-        _collect(tuning_run.results(made), results, on_result)
-    return TunedResults(results, task_requests, settings, choices)
+    shown = reporter(progress)
+    return TunedResults.choose(registry, sweeps, task_requests, settings, shown, by, on_choice, on_result)
 
 
 def attribute(  # noqa: D417
@@ -251,7 +239,7 @@ def open_task(task: TaskLike, *, cache: str | Path | None = None, device: str | 
     requests = request_tasks(plugins.registry(), [task])
     if len(requests) != 1:
         raise UsageError("open_task takes one task: no a|b")
-    from attrbench.evaluation.task_run import torch_device  # torch comes with it, as in `run`
+    from attrbench.evaluation.devices import torch_device  # torch comes with it, as in `run`
 
     folder = cache_folder(cache, None)
     return requests[0].task.open(Workspace(folder, torch_device(best_device() if device is None else device)))
@@ -291,8 +279,6 @@ def leaderboard(
         UsageError: for a task or metric that no record has.
         AttrbenchError: for a folder that is not there, or where there are no records.
     """
-    from attrbench.reports.leaderboard import rank_records  # NumPy comes with it, and listing needs none
-
     given = records.records if hasattr(records, "records") else _several(records)
     kept = [record for record in given if isinstance(record, Record)]
     folders = [folder for folder in given if not isinstance(folder, Record)]
@@ -329,17 +315,12 @@ def check(
     place = best_device() if device is None else device
     reports: list[Report] = []
     for request in requests:
-        _collect([request.label], [], on_method)
-        _collect([check_method(registry, request, place, on_finding or _ignore)], reports, on_report)
+        if on_method is not None:
+            on_method(request.label)
+        reports.append(check_method(registry, request, place, on_finding or _ignore))
+        if on_report is not None:
+            on_report(reports[-1])
     return reports
-
-
-def _collect(values: Iterable[T], into: list[T], tell: Callable[[T], None] | None) -> None:
-    """Append each value to a list as soon as it is there, and tell of it."""
-    for value in values:
-        into.append(value)
-        if tell is not None:
-            tell(value)
 
 
 def _ignore(finding: Finding) -> None:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,9 +14,11 @@ from attrbench.contracts.ranking import Ranking
 from attrbench.contracts.record import Record
 from attrbench.contracts.task import OpenTask, Task, Workspace
 from attrbench.errors import AttrbenchError, UsageError, unknown_name
-from attrbench.evaluation.requests import MethodLike, RunSettings, TaskLike, TaskRequest, method_label
-from attrbench.evaluation.task_run import Result, torch_device
-from attrbench.evaluation.tune import Choice
+from attrbench.evaluation.config import RunSettings
+from attrbench.evaluation.devices import torch_device
+from attrbench.evaluation.requests import MethodLike, MethodRequest, Sweep, TaskLike, TaskRequest, method_label
+from attrbench.evaluation.task_run import Result, TaskRun
+from attrbench.evaluation.tune import Choice, TuningRun
 from attrbench.reports.contact_sheet import contact_sheet
 from attrbench.reports.html_table import to_html
 from attrbench.reports.leaderboard import Leaderboard, data_frame, rank_records
@@ -24,6 +26,23 @@ from attrbench.reports.leaderboard import Leaderboard, data_frame, rank_records
 if TYPE_CHECKING:
     import pandas as pd
     from PIL import Image
+
+    from attrbench.evaluation.progress import Reporter
+    from attrbench.plugins.registry import Registry
+
+
+T = TypeVar("T")
+Tell: TypeAlias = Callable[[T], None] | None
+
+
+def telling(values: Iterable[T], tell: Tell[T]) -> list[T]:
+    """Return the values as a list; `tell` is called with each as soon as it is there."""
+    seen = []
+    for value in values:
+        seen.append(value)
+        if tell is not None:
+            tell(value)
+    return seen
 
 
 class Results(Sequence[Result]):
@@ -43,6 +62,22 @@ class Results(Sequence[Result]):
         self._tasks = {request.label: request for request in tasks}
         self._settings = settings
         self._opened: dict[str, OpenTask] = {}
+
+    @classmethod
+    def compute(
+        cls,
+        registry: Registry,
+        methods: Sequence[MethodRequest],
+        tasks: Sequence[TaskRequest],
+        settings: RunSettings,
+        reporter: Reporter,
+        tell: Tell[Result] = None,
+    ) -> Results:
+        """Run methods on tasks and return the results; `tell` is called with each as soon as it is there."""
+        results: list[Result] = []
+        for task in tasks:
+            results += telling(TaskRun(registry, task, methods, settings, reporter).results(), tell)
+        return cls(results, tasks, settings)
 
     @property
     def records(self) -> list[Record]:
@@ -192,6 +227,28 @@ class TunedResults(Results):
     ) -> None:
         super().__init__(results, tasks, settings)
         self.choices = list(choices)
+
+    @classmethod
+    def choose(
+        cls,
+        registry: Registry,
+        sweeps: Sequence[Sweep],
+        tasks: Sequence[TaskRequest],
+        settings: RunSettings,
+        reporter: Reporter,
+        by: str | None,
+        tell_choice: Tell[Choice] = None,
+        tell: Tell[Result] = None,
+    ) -> TunedResults:
+        """Choose on each task's tuning queries by the metric `by`, run what was chosen, and return both."""
+        runs = [TuningRun(registry, task, sweeps, settings, reporter, by) for task in tasks]
+        choices: list[Choice] = []
+        results: list[Result] = []
+        for tuning_run in runs:
+            made = telling(tuning_run.choices(), tell_choice)
+            choices += made
+            results += telling(tuning_run.results(made), tell)
+        return cls(results, tasks, settings, choices)
 
 
 def _task_name(task: Any) -> str:

@@ -43,7 +43,8 @@ def build(
     The same command resumes after an interruption; larger --subsets or --seeds keep what is there. Runs on the task
     with the same cache then give the linear datamodeling score.
     """
-    from attrbench.evaluation.requests import make_folder, request_tasks  # imports pydantic models of all tasks
+    from attrbench.evaluation.config import make_folder
+    from attrbench.evaluation.requests import request_tasks  # imports pydantic models of all tasks
     from attrbench.plugins.registry import registry
 
     requested = request_tasks(registry(), [task])
@@ -52,8 +53,8 @@ def build(
     quiet_libraries()
     from attrbench.contracts.ground_truth import TruthSetting
     from attrbench.contracts.task import Workspace
+    from attrbench.evaluation.devices import torch_device
     from attrbench.evaluation.provenance import code_digest, provenance  # torch comes with these: wrong names first
-    from attrbench.evaluation.task_run import torch_device
     from attrbench.ground_truth.bank import BankPlan, built_bank
     from attrbench.ground_truth.build import BankBuild, Code
 

@@ -28,7 +28,7 @@ def train(
     chosen = request_tasks(registry(), [task])[0].task
     if not isinstance(chosen, Trainable):
         raise UsageError(f"task {chosen.meta.name} has no training recipe")
-    from attrbench.evaluation.task_run import torch_device
+    from attrbench.evaluation.devices import torch_device
 
     folder = RESULTS / "trained" / chosen.meta.name if out is None else out
     trained = chosen.train(None, None, folder, torch_device(default_device(device)), typer.echo)

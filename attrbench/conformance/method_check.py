@@ -20,8 +20,8 @@ from attrbench.conformance.toy_task import QUERIES, TRAIN
 from attrbench.conformance.workbench import Bench
 from attrbench.contracts.options import Spec, build_options, needs_of
 from attrbench.errors import Unavailable
+from attrbench.evaluation.devices import torch_device
 from attrbench.evaluation.requests import MethodRequest
-from attrbench.evaluation.task_run import torch_device
 from attrbench.plugins.registry import Registry
 
 CHECKS: tuple[Callable[[Subject], Finding], ...] = (

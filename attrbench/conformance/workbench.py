@@ -14,13 +14,14 @@ from attrbench.contracts.gradient_source import GradientSource, with_sources
 from attrbench.contracts.method import Context, Method, Scorer
 from attrbench.contracts.options import Spec
 from attrbench.contracts.task import Workspace
+from attrbench.evaluation.config import RunSettings
+from attrbench.evaluation.devices import torch_device
 from attrbench.evaluation.execute import Progress, compute
 from attrbench.evaluation.feature_reader import FeatureReader
 from attrbench.evaluation.jobs import TaskReference, use_world
 from attrbench.evaluation.plan import make_plan
 from attrbench.evaluation.progress import Silent
-from attrbench.evaluation.requests import MethodRequest, RunSettings, TaskRequest
-from attrbench.evaluation.task_run import torch_device
+from attrbench.evaluation.requests import MethodRequest, TaskRequest
 from attrbench.evaluation.world import TaskWorld
 from attrbench.executors.inline import InlineExecutor, InlineOptions
 from attrbench.plugins.registry import Registry

@@ -11,6 +11,10 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+CUTOFFS = (5, 10, 50, 100)
+"""The k at which metrics cut rankings (DMin, section 4.1)."""
+MAX_DEPTH = max(CUTOFFS)
+
 
 @dataclass(frozen=True)
 class Outcome:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, ClassVar, Generic, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
+from attrbench.contracts.model_description import ModelDescription
 from attrbench.contracts.options import Options
 
 if TYPE_CHECKING:
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from attrbench.contracts.denoiser import Denoiser
-    from attrbench.contracts.model_family import ModelDescription
 
 OptionsT = TypeVar("OptionsT", bound=Options)
 
@@ -115,8 +115,6 @@ class OpenTask(ABC):
     @property
     def model_description(self) -> ModelDescription:
         """Return what a plan must know of the model; tasks that can tell it without loading the model override it."""
-        from attrbench.contracts.model_family import ModelDescription  # brings torch, which listing tasks must not
-
         return ModelDescription(self.denoiser)
 
     @property

@@ -17,22 +17,16 @@ from attrbench.data.generated_images import kept_generations
 from attrbench.data.open_dataset import make_items
 from attrbench.data.pixels import refusing_bombs, to_pixels, what_is_wrong
 from attrbench.errors import AttrbenchError, UsageError
+from attrbench.evaluation.checks import check_methods, check_requests
+from attrbench.evaluation.config import RunSettings, make_folder
+from attrbench.evaluation.devices import torch_device
 from attrbench.evaluation.execute import compute
 from attrbench.evaluation.feature_reader import FeatureReader
 from attrbench.evaluation.jobs import TaskReference, use_world, with_queries
 from attrbench.evaluation.memory import keep_freed_memory
 from attrbench.evaluation.plan import check_disk, make_plan
 from attrbench.evaluation.progress import Reporter
-from attrbench.evaluation.requests import (
-    MethodRequest,
-    RunSettings,
-    TaskRequest,
-    check_methods,
-    check_requests,
-    make_folder,
-    request_executor,
-)
-from attrbench.evaluation.task_run import torch_device
+from attrbench.evaluation.requests import MethodRequest, TaskRequest, request_executor
 from attrbench.evaluation.world import TaskWorld
 from attrbench.reports.contact_sheet import contact_sheet, png
 

@@ -1,14 +1,81 @@
-"""Make the settings and the reporter of a run from what a user gives, with defaults for the rest."""
+"""The settings of a run, made from what a user gives, with defaults for the rest."""
 
 from __future__ import annotations
 
+import shlex
+import tempfile
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from attrbench.contracts.computation import Engine
+from attrbench.errors import AttrbenchError
 from attrbench.evaluation.folders import best_device, cache_folder, results_folder
 from attrbench.evaluation.progress import Reporter, Silent, TerminalReporter
-from attrbench.evaluation.requests import RunSettings
+
+if TYPE_CHECKING:
+    from attrbench.evaluation.requests import MethodRequest, TaskRequest
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """How to run.
+
+    Attributes:
+        out: folder of the records.
+        cache: folder of everything that can be computed again.
+        device: torch device string.
+        seed: of the run: random scores and bootstrap.
+        limit_train, limit_queries: use only the first so many items; such runs are never ranked.
+        engine: how gradients are computed.
+        executor: the executor, with options: `processes:4`.
+        rerun: compute again what an existing record already answers.
+        dry_run: stop after the plan.
+        retrain: whether the task's ground truths are measured, some by training for each method.
+        ground_truths: those named beside the ones that are measured by default, with options: `lds:bank=FILE`.
+        keep_scores: keep the [m, n] scores of each method in memory, beside its record.
+    """
+
+    out: Path
+    cache: Path
+    device: str = "cpu"
+    seed: int = 0
+    limit_train: int | None = None
+    limit_queries: int | None = None
+    engine: Engine = field(default_factory=Engine)
+    executor: str = "inline"
+    rerun: bool = False
+    dry_run: bool = False
+    retrain: bool = True
+    ground_truths: tuple[str, ...] = ()
+    keep_scores: bool = False
+
+    def make_folders(self) -> None:
+        """Make the folders, and refuse one that can't be written to before hours are spent.
+
+        Raises:
+            AttrbenchError: one line that names it.
+        """
+        make_folder(self.out, "--out", written=True)
+        make_folder(self.cache, "--cache")
+
+    def command(self, method: MethodRequest, task: TaskRequest) -> str:
+        """Return the command line that repeats one run."""
+        tuned = method.tuned
+        verb, label = ("run", method.label) if tuned is None else ("tune", tuned.sweep)
+        parts = ["attrbench", verb, "-m", label, "-t", task.label]
+        main = task.task.meta.main_metric
+        for flag, value, default in (
+            ("--by", main if tuned is None else tuned.by, main),
+            ("--limit-train", self.limit_train, None),
+            ("--limit-queries", self.limit_queries, None),
+            ("--device", self.device, "cpu"),
+            ("--seed", self.seed, 0),
+        ):
+            if value != default:
+                parts += [flag, str(value)]
+        parts += [part for text in self.ground_truths for part in ("--ground-truth", text)]
+        return shlex.join(parts)
 
 
 def run_settings(
@@ -34,3 +101,17 @@ def reporter(progress: bool | Reporter) -> Reporter:
     if isinstance(progress, bool):
         return TerminalReporter() if progress else Silent()
     return progress
+
+
+def make_folder(folder: Path, flag: str, written: bool = False) -> None:
+    """Make a folder; with `written` make sure that it can be written to.
+
+    Raises:
+        AttrbenchError: where it can't, with the flag that names another.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if written:
+            tempfile.TemporaryFile(dir=folder).close()  # a name of its own: others may start here as well
+    except OSError as error:
+        raise AttrbenchError(f"cannot write to {folder}: {error.strerror}; choose another folder with {flag}") from None

@@ -11,13 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 from attrbench.contracts.executor import Executor
 from attrbench.contracts.ground_truth import Effect, GroundTruth, OpenGroundTruth, TruthSetting
-from attrbench.contracts.metric import Outcome
+from attrbench.contracts.metric import MAX_DEPTH, Outcome
 from attrbench.contracts.options import Spec, build_options, parse_spec
 from attrbench.contracts.record import Record
 from attrbench.contracts.task import Task
 from attrbench.errors import AttrbenchError, Unavailable, UsageError
 from attrbench.evaluation.progress import Reporter
-from attrbench.evaluation.requests import MAX_DEPTH
 from attrbench.ground_truth.retraining import run_trainings, use_opened_task
 
 if TYPE_CHECKING:

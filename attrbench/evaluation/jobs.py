@@ -19,7 +19,8 @@ from attrbench.store.locks import Claims
 
 if TYPE_CHECKING:
     from attrbench.contracts.denoiser import Denoiser
-    from attrbench.evaluation.requests import MethodRequest, RunSettings, TaskRequest
+    from attrbench.evaluation.config import RunSettings
+    from attrbench.evaluation.requests import MethodRequest, TaskRequest
 
 
 @dataclass(frozen=True)

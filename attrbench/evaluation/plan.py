@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from attrbench.contracts.computation import Computation, SplitName, Unit
 from attrbench.contracts.feature import Feature, FeatureRequest
+from attrbench.contracts.metric import MAX_DEPTH
 from attrbench.errors import AttrbenchError
-from attrbench.evaluation.requests import MAX_DEPTH, MethodRequest
+from attrbench.evaluation.requests import MethodRequest
 from attrbench.evaluation.world import TaskWorld
 from attrbench.store.shards import FeatureStore
 

@@ -8,9 +8,11 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Protocol
 
-if TYPE_CHECKING:
-    from rich.console import Console
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.text import Text
 
+if TYPE_CHECKING:
     from attrbench.plugins.registry import Registry
 
 Advance = Callable[[], None]
@@ -40,8 +42,6 @@ class Silent:
 
 def console(stderr: bool = False) -> Console:
     """Return a rich console; as wide as its tables need where the output is not a terminal."""
-    from rich.console import Console  # takes longer to import than `attrbench list` to run
-
     stream = sys.stderr if stderr else sys.stdout
     terminal = stream.isatty()
     return Console(
@@ -64,14 +64,6 @@ class TerminalReporter:
         """See `Reporter`."""
         started = time.perf_counter()
         if sys.stderr.isatty():  # a notebook's kernel asks rich for colors, and shows no bars
-            from rich.progress import (
-                BarColumn,
-                MofNCompleteColumn,
-                Progress,
-                TextColumn,
-                TimeRemainingColumn,
-            )  # as above
-
             columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
             with Progress(*columns, console=self._console, transient=True) as progress:
                 bar = progress.add_task(name, total=total)
@@ -82,8 +74,6 @@ class TerminalReporter:
 
     def note(self, line: str) -> None:
         """See `Reporter`."""
-        from rich.text import Text  # as above
-
         self._console.print(Text(line))
 
 

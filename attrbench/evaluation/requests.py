@@ -1,19 +1,16 @@
-"""Requests: the methods and tasks that a user asked for, validated, and the settings of a run."""
+"""Requests: the methods, tasks, sweeps and executor that a user asked for, validated."""
 
 from __future__ import annotations
 
-import shlex
-import tempfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-from attrbench.contracts.computation import Engine
 from attrbench.contracts.method import Method
 from attrbench.contracts.options import Options, Spec, as_written, build_options, parse_spec
 from attrbench.contracts.task import Task
-from attrbench.errors import AttrbenchError, Unavailable, UsageError
+from attrbench.errors import UsageError
 from attrbench.plugins.registry import registered_name
 from attrbench.taskfile.read import is_file, read_task
 
@@ -22,74 +19,10 @@ if TYPE_CHECKING:
     from attrbench.contracts.record import Tuned
     from attrbench.plugins.registry import Registry
 
-CUTOFFS = (5, 10, 50, 100)  # DMin, section 4.1
-MAX_DEPTH = max(CUTOFFS)
-
 MethodLike: TypeAlias = "str | type[Method[Any]] | Method[Any]"
 """A method as one may ask for it: NAME or NAME:KEY=VALUE,... , a class, or an instance."""
 TaskLike: TypeAlias = "str | Path | type[Task[Any]] | Task[Any]"
 """A task as one may ask for it: NAME:KEY=VALUE,... , the path of a task file, a class, or an instance."""
-
-
-@dataclass(frozen=True)
-class RunSettings:
-    """How to run.
-
-    Attributes:
-        out: folder of the records.
-        cache: folder of everything that can be computed again.
-        device: torch device string.
-        seed: of the run: random scores and bootstrap.
-        limit_train, limit_queries: use only the first so many items; such runs are never ranked.
-        engine: how gradients are computed.
-        executor: the executor, with options: `processes:4`.
-        rerun: compute again what an existing record already answers.
-        dry_run: stop after the plan.
-        retrain: whether the task's ground truths are measured, some by training for each method.
-        ground_truths: those named beside the ones that are measured by default, with options: `lds:bank=FILE`.
-        keep_scores: keep the [m, n] scores of each method in memory, beside its record.
-    """
-
-    out: Path
-    cache: Path
-    device: str = "cpu"
-    seed: int = 0
-    limit_train: int | None = None
-    limit_queries: int | None = None
-    engine: Engine = field(default_factory=Engine)
-    executor: str = "inline"
-    rerun: bool = False
-    dry_run: bool = False
-    retrain: bool = True
-    ground_truths: tuple[str, ...] = ()
-    keep_scores: bool = False
-
-    def make_folders(self) -> None:
-        """Make the folders, and refuse one that can't be written to before hours are spent.
-
-        Raises:
-            AttrbenchError: one line that names it.
-        """
-        make_folder(self.out, "--out", written=True)
-        make_folder(self.cache, "--cache")
-
-    def command(self, method: MethodRequest, task: TaskRequest) -> str:
-        """Return the command line that repeats one run."""
-        tuned = method.tuned
-        verb, label = ("run", method.label) if tuned is None else ("tune", tuned.sweep)
-        parts = ["attrbench", verb, "-m", label, "-t", task.label]
-        main = task.task.meta.main_metric
-        for flag, value, default in (
-            ("--by", main if tuned is None else tuned.by, main),
-            ("--limit-train", self.limit_train, None),
-            ("--limit-queries", self.limit_queries, None),
-            ("--device", self.device, "cpu"),
-            ("--seed", self.seed, 0),
-        ):
-            if value != default:
-                parts += [flag, str(value)]
-        parts += [part for text in self.ground_truths for part in ("--ground-truth", text)]
-        return shlex.join(parts)
 
 
 @dataclass(frozen=True)
@@ -173,20 +106,6 @@ def request_executor(registry: Registry, text: str) -> Executor[Any]:
         value = f"{kind.short_option}={value}"
     (spec,) = parse_spec(f"{name}:{value}" if value else name)
     return kind(build_options("executor", spec, kind.Options))
-
-
-def make_folder(folder: Path, flag: str, written: bool = False) -> None:
-    """Make a folder; with `written` make sure that it can be written to.
-
-    Raises:
-        AttrbenchError: where it can't, with the flag that names another.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        if written:
-            tempfile.TemporaryFile(dir=folder).close()  # a name of its own: others may start here as well
-    except OSError as error:
-        raise AttrbenchError(f"cannot write to {folder}: {error.strerror}; choose another folder with {flag}") from None
 
 
 def request_methods(registry: Registry, methods: Sequence[MethodLike]) -> list[MethodRequest]:
@@ -319,43 +238,3 @@ def with_options(registry: Registry, request: TaskRequest, options: Mapping[str,
         return request_task(registry, spec)
     kind = type(request.task)
     return TaskRequest(spec, kind(build_options("task", spec, kind.Options)))
-
-
-def check_requests(
-    task: TaskRequest, methods: Sequence[MethodRequest], settings: RunSettings, note: Callable[[str], None]
-) -> list[MethodRequest]:
-    """Refuse what can't work before anything is opened, and return the methods that can.
-
-    Methods are checked later, where only the open task knows the size of its training set.
-
-    Raises:
-        UsageError: for limits below 1 or options that the training set cannot meet.
-    """
-    for name, limit in (("--limit-train", settings.limit_train), ("--limit-queries", settings.limit_queries)):
-        if limit is not None and limit < 1:
-            raise UsageError(f"{name} must be at least 1, not {limit}")
-    total = task.task.meta.train_items
-    return list(methods) if total is None else check_methods(methods, total, settings, note)
-
-
-def check_methods(
-    methods: Sequence[MethodRequest], train_items: int, settings: RunSettings, note: Callable[[str], None]
-) -> list[MethodRequest]:
-    """Return the methods that can work with a training set of this size; those of `all` that can't are passed over.
-
-    Raises:
-        UsageError: for options that the training set cannot meet.
-    """
-    count = train_items if settings.limit_train is None else min(train_items, settings.limit_train)
-    able: list[MethodRequest] = []
-    for request in methods:
-        try:
-            request.method.check(count)
-            able.append(request)
-        except AttrbenchError as error:
-            if not (isinstance(error, Unavailable) and request.optional):
-                raise
-            note(f"passed over {request.label}: {error}")
-        except Exception as error:
-            raise AttrbenchError(f"method {request.label}: its check raised {type(error).__name__}: {error}") from error
-    return able

@@ -12,11 +12,10 @@ from numpy.typing import NDArray
 
 from attrbench.contracts.feature import QueryFeatures
 from attrbench.contracts.method import ExhaustiveScorer, Scorer
-from attrbench.contracts.metric import Outcome, PerQuery
+from attrbench.contracts.metric import CUTOFFS, Outcome, PerQuery
 from attrbench.contracts.ranking import top_k
 from attrbench.contracts.record import MetricResult
 from attrbench.errors import AttrbenchError
-from attrbench.evaluation.requests import CUTOFFS
 from attrbench.evaluation.world import TaskWorld
 from attrbench.metrics.intervals import mean_interval
 

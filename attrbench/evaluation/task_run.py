@@ -6,28 +6,27 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from attrbench.code_digest import UNKNOWN
 from attrbench.contracts.executor import Executor
 from attrbench.contracts.ground_truth import TruthSetting
 from attrbench.contracts.metric import Outcome
-from attrbench.contracts.record import Coverage, Latency, MethodInfo, Quantiles, Record, Storage, TaskInfo, write_record
+from attrbench.contracts.record import Coverage, Record, write_record
 from attrbench.contracts.task import Workspace
-from attrbench.errors import AttrbenchError, Unavailable
+from attrbench.errors import Unavailable
+from attrbench.evaluation.checks import check_methods, check_requests
+from attrbench.evaluation.config import RunSettings
+from attrbench.evaluation.devices import torch_device
 from attrbench.evaluation.execute import Progress, compute
 from attrbench.evaluation.feature_reader import FeatureReader
 from attrbench.evaluation.ground_truth_step import (
     GroundTruths,
     failed,
-    finite,
-    ground_truth_states,
     open_ground_truths,
     request_ground_truths,
     with_ground_truths,
@@ -36,21 +35,13 @@ from attrbench.evaluation.jobs import TaskReference, use_world
 from attrbench.evaluation.memory import Peaks, keep_freed_memory, reset_peaks
 from attrbench.evaluation.plan import Plan, check_disk, make_plan, plan_lines
 from attrbench.evaluation.progress import Observed, Reporter
-from attrbench.evaluation.provenance import code_digest, distribution, hardware, provenance
-from attrbench.evaluation.requests import (
-    MethodRequest,
-    RunSettings,
-    TaskRequest,
-    check_methods,
-    check_requests,
-    request_executor,
-)
-from attrbench.evaluation.score import Measured, measure_metrics, measure_queries, outcome_of, without_groups
+from attrbench.evaluation.provenance import hardware
+from attrbench.evaluation.record_builder import RecordBuilder, Scored
+from attrbench.evaluation.requests import MethodRequest, TaskRequest, request_executor
+from attrbench.evaluation.score import measure_metrics, measure_queries, outcome_of
 from attrbench.evaluation.world import TaskWorld
-from attrbench.store.fingerprint import fingerprint
 
 if TYPE_CHECKING:
-    from attrbench.contracts.task import OpenTask
     from attrbench.plugins.registry import Registry
 
 
@@ -93,9 +84,8 @@ class TaskRun:
         self.reporter = Observed(reporter, registry)
         self.methods = check_requests(task, methods, settings, self.reporter.note)
         self.device = torch_device(settings.device)
-        self.hardware = hardware(self.device)
         self._truths = request_ground_truths(registry, settings.ground_truths)
-        self._codes: dict[type, str] = {}
+        self.records = RecordBuilder(registry, task, settings, hardware(self.device), self._truths)
         self._scores: dict[str, NDArray[np.float32]] = {}
 
     def results(self) -> Iterator[Result]:
@@ -168,41 +158,10 @@ class TaskRun:
         measure = settings.retrain and not world.is_limited
         return open_ground_truths(self._truths, settings.ground_truths, setting, measure, self.reporter.note)
 
-    def _code(self, request: MethodRequest) -> str:
-        """Return the digest of the code, taken once a run: what a notebook defines may change while it is at work."""
-        kind = type(request.method)
-        if kind not in self._codes:
-            self._codes[kind] = code_digest(kind, type(self.task.task))
-        return self._codes[kind]
-
-    def identity(self, request: MethodRequest) -> str:
-        """Hash of all that decides the result of one method."""
-        meta, settings = self.task.task.meta, self.settings
-        state = self.task.task.state()
-        named = list(settings.ground_truths) if settings.retrain else []
-        states = ground_truth_states(self._truths, self.task.task, settings.cache) if settings.retrain else {}
-        return fingerprint(
-            {
-                **({} if state is None else {"state": state}),
-                "task": [meta.name, meta.version, self.task.task.options.model_dump(mode="json")],
-                "method": [request.spec.name, request.method.version, request.method.options.model_dump(mode="json")],
-                "limits": [settings.limit_train, settings.limit_queries],
-                **(
-                    {}
-                    if request.tuned is None
-                    else {"tuned": request.tuned.model_dump(include={"sweep", "by", "task", "fingerprint"})}
-                ),
-                **({"ground truths": [named, states]} if named or states else {}),
-                "seed": settings.seed,
-                "hardware": self.hardware.hardware_class,
-                "code": self._code(request),
-            }
-        )
-
     def _existing(self, request: MethodRequest) -> Result | None:
-        if self._code(request).startswith(UNKNOWN):
+        if self.records.code(request).startswith(UNKNOWN):
             return None
-        identity = self.identity(request)
+        identity = self.records.identity(request)
         for path in sorted((self.settings.out / self.task.task.meta.name).glob(f"*-{identity[:10]}.json")):
             try:
                 record = Record.model_validate_json(path.read_bytes())
@@ -236,7 +195,7 @@ class TaskRun:
             if isinstance(error, Unavailable) and request.optional:
                 self.reporter.note(f"passed over {request.label}: {error}")
                 return None, None
-            return failed(self._record(request, world.opened, coverage), error), None
+            return failed(self.records.without_results(request, world.opened, coverage), error), None
 
     def _score(
         self, world: TaskWorld, plan: Plan, request: MethodRequest, reader: FeatureReader, coverage: Coverage
@@ -249,93 +208,7 @@ class TaskRun:
         measured = measure_queries(scorer, query, context.depth)
         metrics = measure_metrics(self.registry, world, measured, self.settings.seed, self.reporter.note)
         if self.settings.keep_scores and measured.scores is not None:
-            self._scores[self.identity(request)] = measured.scores
-        size = scorer.size()
-        lost = coverage.nonfinite or (measured.ranked < 0).any()
-        notes = [*world.opened.notes, *([] if (reason := without_groups(world)) is None else [reason])]
-        record = self._record(request, world.opened, coverage).model_copy(
-            update={
-                "status": "partial" if lost else "limited" if world.is_limited else "complete",
-                "metrics": metrics,
-                "query_groups": list(world.opened.queries.groups[: world.count("query")]),
-                "notes": notes,
-                "ranking": measured.ranked.tolist(),
-                "facts": finite({**reader.facts(), **scorer.facts()}),
-                "storage": Storage(
-                    rows=size.rows,
-                    rows_on_disk=reader.rows_on_disk(),
-                    shared=size.shared + reader.shared_bytes(),
-                    index=size.index,
-                    rows_if_kept=size.rows_if_kept,
-                    row_error=reader.row_error(),
-                ),
-                "latency": _latency(reader, fit_seconds + scorer.build_seconds(), measured),
-            }
-        )
+            self._scores[self.records.identity(request)] = measured.scores
+        scored = Scored(reader, scorer, fit_seconds, measured, metrics)
+        record = self.records.with_results(request, world, scored, coverage)
         return record, outcome_of(world, measured)
-
-    def _record(self, request: MethodRequest, opened: OpenTask, coverage: Coverage) -> Record:
-        """The record of a run with everything but its results."""
-        task, meta, method = self.task, self.task.task.meta, request.method
-        options = task.task.options.model_dump(mode="json")
-        return Record(
-            identity=self.identity(request),
-            status="failed",
-            created=datetime.now(UTC).isoformat(timespec="seconds"),
-            task=TaskInfo(
-                name=meta.name,
-                version=meta.version,
-                label=task.label,
-                options_given=task.spec.given,
-                options=options,
-                fingerprint=fingerprint(
-                    [meta.name, meta.version, options, opened.train.fingerprint, opened.queries.fingerprint]
-                    + [items.grouping for items in (opened.train, opened.queries) if items.grouping]
-                ),
-                main_metric=meta.main_metric,
-                scale=task.task.scale,
-            ),
-            method=MethodInfo(
-                name=request.spec.name,
-                version=method.version,
-                label=request.label,
-                summary=method.summary,
-                distribution=distribution(self.registry, request.spec.name, type(method)),
-                options_given=request.spec.given,
-                options=method.options.model_dump(mode="json"),
-            ),
-            coverage=coverage,
-            tuned=request.tuned,
-            hardware=self.hardware,
-            provenance=provenance(self._code(request)),
-            seed=self.settings.seed,
-            command=self.settings.command(request, task),
-        )
-
-
-def torch_device(name: str) -> torch.device:
-    """The device called `name`.
-
-    Raises:
-        AttrbenchError: where there is no such device on this machine.
-    """
-    try:
-        device = torch.device(name)
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise AttrbenchError(f"device '{name}' is not available here: {str(error).splitlines()[0]}") from None
-    return device
-
-
-def _latency(reader: FeatureReader, fit_seconds: float, measured: Measured) -> Latency:
-    def quantiles(seconds: NDArray[np.float64]) -> Quantiles:
-        return Quantiles(p50=float(np.quantile(seconds, 0.5)), p95=float(np.quantile(seconds, 0.95)))
-
-    gradient = reader.query_seconds()
-    return Latency(
-        cache=reader.cache_seconds(),
-        fit=fit_seconds,
-        gradient=quantiles(gradient),
-        score=quantiles(measured.seconds),
-        query=quantiles(gradient + measured.seconds),
-    )

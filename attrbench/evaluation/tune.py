@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 
 from attrbench.contracts.record import TUNING_RUNS, Record, Tried, Tuned
 from attrbench.errors import AttrbenchError, UsageError, unknown_name
-from attrbench.evaluation.requests import MethodRequest, RunSettings, Sweep, TaskRequest, with_options, without_doubles
+from attrbench.evaluation.config import RunSettings
+from attrbench.evaluation.requests import MethodRequest, Sweep, TaskRequest, with_options, without_doubles
 from attrbench.evaluation.task_run import Result, TaskRun
 
 if TYPE_CHECKING:
@@ -92,7 +93,10 @@ class TuningRun:
         run = TaskRun(self._registry, self._tuning, every, settings, self._reporter)
         records = {result.record.identity: result.record for result in run.results()}
         self._check_metric(list(records.values()))
-        return [self._choice(sweep, [records.get(run.identity(r)) for r in sweep.requests]) for sweep in self._sweeps]
+        return [
+            self._choice(sweep, [records.get(run.records.identity(r)) for r in sweep.requests])
+            for sweep in self._sweeps
+        ]
 
     def results(self, choices: Sequence[Choice]) -> Iterator[Result]:
         """Run what was chosen on the reported queries, and yield the results."""

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from attrbench.contracts.denoiser import Denoiser
     from attrbench.contracts.samples import Samples
     from attrbench.contracts.task import Items, OpenTask, TaskMeta
-    from attrbench.evaluation.requests import MethodRequest, RunSettings
+    from attrbench.evaluation.config import RunSettings
+    from attrbench.evaluation.requests import MethodRequest
 
 AnyFeature = Feature[Any, Any]
 SPLITS: tuple[SplitName, ...] = ("train", "query")

@@ -12,7 +12,8 @@ import torch
 
 from attrbench.contracts.denoiser import Denoiser
 from attrbench.contracts.model_config import ModelConfig
-from attrbench.contracts.model_family import META, Architecture, ModelDescription, ModelFamily
+from attrbench.contracts.model_description import ModelDescription
+from attrbench.contracts.model_family import META, Architecture, ModelFamily
 from attrbench.errors import AttrbenchError, UsageError
 from attrbench.hub import is_local, snapshot
 from attrbench.models.model_fingerprint import IGNORED

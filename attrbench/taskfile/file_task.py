@@ -24,7 +24,7 @@ from attrbench.taskfile.prompts import Draw, common_query, draws_of, prompt_file
 
 if TYPE_CHECKING:
     from attrbench.contracts.denoiser import Denoiser
-    from attrbench.contracts.model_family import ModelDescription
+    from attrbench.contracts.model_description import ModelDescription
 
 log = logging.getLogger("attrbench.taskfile")
 

@@ -12,9 +12,10 @@ from pathlib import Path
 import torch
 
 from attrbench.contracts.task import Workspace
+from attrbench.evaluation.config import RunSettings
 from attrbench.evaluation.plan import make_plan
 from attrbench.evaluation.progress import Advance
-from attrbench.evaluation.requests import MethodRequest, RunSettings, request_methods, request_tasks
+from attrbench.evaluation.requests import MethodRequest, request_methods, request_tasks
 from attrbench.evaluation.task_run import TaskRun
 from attrbench.evaluation.world import TaskWorld
 from attrbench.features.pass_computation import PassComputation

@@ -9,8 +9,9 @@ from attrbench.contracts.options import Options, Spec
 from attrbench.contracts.record import Control, MetricResult
 from attrbench.errors import AttrbenchError, Unavailable, UsageError
 from attrbench.evaluation import ground_truth_step
+from attrbench.evaluation.config import RunSettings
 from attrbench.evaluation.progress import Silent
-from attrbench.evaluation.requests import RunSettings, TaskRequest, request_methods
+from attrbench.evaluation.requests import TaskRequest, request_methods
 from attrbench.evaluation.task_run import TaskRun
 from attrbench.plugins.registry import Plugin, load_registry
 from tests.registering import plugin_of

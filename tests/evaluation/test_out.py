@@ -7,8 +7,9 @@ import pytest
 from attrbench.conformance.toy_task import ToyTask
 from attrbench.contracts.options import Spec
 from attrbench.errors import AttrbenchError
+from attrbench.evaluation.config import RunSettings
 from attrbench.evaluation.progress import Silent
-from attrbench.evaluation.requests import RunSettings, TaskRequest, request_methods
+from attrbench.evaluation.requests import TaskRequest, request_methods
 from attrbench.evaluation.task_run import TaskRun
 from attrbench.plugins.registry import load_registry
 

@@ -15,9 +15,10 @@ from attrbench.contracts.options import Options, Spec
 from attrbench.contracts.record import read_records
 from attrbench.contracts.task import Task
 from attrbench.errors import Unavailable
+from attrbench.evaluation.config import RunSettings
 from attrbench.evaluation.plan import make_plan, plan_lines
 from attrbench.evaluation.progress import Silent
-from attrbench.evaluation.requests import RunSettings, TaskRequest, request_methods
+from attrbench.evaluation.requests import TaskRequest, request_methods
 from attrbench.evaluation.task_run import TaskRun
 from attrbench.evaluation.world import TaskWorld
 from attrbench.features.gradient_products import GradientProducts

@@ -9,12 +9,13 @@ from attrbench.conformance.toy_task import OpenToy, ToyOptions, ToyTask
 from attrbench.contracts.method import Method
 from attrbench.contracts.options import Spec
 from attrbench.contracts.task import TaskMeta, Workspace
+from attrbench.evaluation.config import RunSettings
 from attrbench.evaluation.execute import Progress, compute
 from attrbench.evaluation.feature_reader import FeatureReader
 from attrbench.evaluation.jobs import TaskReference, use_world
 from attrbench.evaluation.plan import make_plan
 from attrbench.evaluation.progress import Silent
-from attrbench.evaluation.requests import MethodRequest, RunSettings, TaskRequest
+from attrbench.evaluation.requests import MethodRequest, TaskRequest
 from attrbench.evaluation.world import TaskWorld
 from attrbench.executors.inline import InlineExecutor, InlineOptions
 

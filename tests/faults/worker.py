@@ -22,8 +22,9 @@ import sklearn.datasets
 import torch
 
 from attrbench.contracts.computation import Engine
+from attrbench.evaluation.config import RunSettings
 from attrbench.evaluation.provenance import code_digest
-from attrbench.evaluation.requests import RunSettings, request_methods, request_tasks
+from attrbench.evaluation.requests import request_methods, request_tasks
 from attrbench.evaluation.task_run import TaskRun
 from attrbench.features import gradient_feature, pass_computation
 from attrbench.plugins.registry import registry

@@ -22,8 +22,9 @@ from attrbench.contracts.feature import QueryFeatures, TrainFeatures
 from attrbench.contracts.method import ExhaustiveScorer
 from attrbench.contracts.ranking import Ranking
 from attrbench.contracts.task import Workspace
+from attrbench.evaluation.config import RunSettings
 from attrbench.evaluation.progress import Silent
-from attrbench.evaluation.requests import MethodRequest, RunSettings, request_methods, request_tasks
+from attrbench.evaluation.requests import MethodRequest, request_methods, request_tasks
 from attrbench.evaluation.task_run import TaskRun
 from attrbench.plugins.registry import registry
 

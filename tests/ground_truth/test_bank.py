@@ -16,8 +16,9 @@ from attrbench.contracts.options import Options, Spec
 from attrbench.contracts.ranking import Ranking
 from attrbench.contracts.task import Task
 from attrbench.errors import AttrbenchError, Unavailable, UsageError
+from attrbench.evaluation.config import RunSettings
 from attrbench.evaluation.progress import Silent
-from attrbench.evaluation.requests import RunSettings, TaskRequest, request_methods
+from attrbench.evaluation.requests import TaskRequest, request_methods
 from attrbench.evaluation.task_run import TaskRun
 from attrbench.ground_truth.bank import KEY, BankPlan, built_bank, read_bank
 from attrbench.ground_truth.build import BankBuild, Code

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from attrbench.contracts.options import Options, Spec
+from attrbench.evaluation.config import RunSettings
 from attrbench.evaluation.progress import Silent
-from attrbench.evaluation.requests import RunSettings, TaskRequest, request_methods
+from attrbench.evaluation.requests import TaskRequest, request_methods
 from attrbench.evaluation.task_run import TaskRun
 from attrbench.plugins.registry import Plugin, load_registry
 from tests.ground_truth.tiny_trainable import QUERIES, TinyTrainable

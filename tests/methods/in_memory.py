@@ -12,12 +12,13 @@ from attrbench.contracts.feature import QueryFeatures, TrainFeatures
 from attrbench.contracts.gradient_source import GradientSource, TimestepGrid
 from attrbench.contracts.method import Context
 from attrbench.contracts.task import Items, OpenTask, TaskMeta
+from attrbench.evaluation.config import RunSettings
 from attrbench.evaluation.execute import Progress, compute
 from attrbench.evaluation.feature_reader import FeatureReader
 from attrbench.evaluation.jobs import TaskReference, use_world
 from attrbench.evaluation.plan import make_plan
 from attrbench.evaluation.progress import Silent
-from attrbench.evaluation.requests import RunSettings, request_methods
+from attrbench.evaluation.requests import request_methods
 from attrbench.evaluation.world import TaskWorld
 from attrbench.executors.inline import InlineExecutor, InlineOptions
 from attrbench.features.gradient_gram import GradientGram

@@ -14,8 +14,9 @@ from attrbench.contracts.ground_truth import TrainingJob, TruthSetting
 from attrbench.contracts.options import Spec
 from attrbench.contracts.record import Record
 from attrbench.contracts.task import TaskMeta, Workspace
+from attrbench.evaluation.config import RunSettings
 from attrbench.evaluation.progress import Reporter, Silent
-from attrbench.evaluation.requests import RunSettings, TaskRequest, request_methods
+from attrbench.evaluation.requests import TaskRequest, request_methods
 from attrbench.evaluation.task_run import TaskRun
 from attrbench.ground_truth.removal import OpenRemovalTruth
 from attrbench.ground_truth.retraining import DrawnPictures, training_job

@@ -1,0 +1,21 @@
+"""Devices of torch, by name."""
+
+from __future__ import annotations
+
+import torch
+
+from attrbench.errors import AttrbenchError
+
+
+def torch_device(name: str) -> torch.device:
+    """Return the device called `name`.
+
+    Raises:
+        AttrbenchError: where there is no such device on this machine.
+    """
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise AttrbenchError(f"device '{name}' is not available here: {str(error).splitlines()[0]}") from None
+    return device

@@ -1,0 +1,192 @@
+"""Records of methods on one task: what identifies them, and what is written of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from attrbench.contracts.ground_truth import GroundTruth
+from attrbench.contracts.method import Scorer
+from attrbench.contracts.record import (
+    Coverage,
+    Hardware,
+    Latency,
+    MethodInfo,
+    MetricResult,
+    Quantiles,
+    Record,
+    Storage,
+    TaskInfo,
+)
+from attrbench.evaluation.config import RunSettings
+from attrbench.evaluation.feature_reader import FeatureReader
+from attrbench.evaluation.ground_truth_step import finite, ground_truth_states
+from attrbench.evaluation.provenance import code_digest, distribution, provenance
+from attrbench.evaluation.requests import MethodRequest, TaskRequest
+from attrbench.evaluation.score import Measured, without_groups
+from attrbench.evaluation.world import TaskWorld
+from attrbench.store.fingerprint import fingerprint
+
+if TYPE_CHECKING:
+    from attrbench.contracts.task import OpenTask
+    from attrbench.plugins.registry import Registry
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A method after all queries were scored.
+
+    Attributes:
+        reader: its features.
+        scorer: what it fitted.
+        fit_seconds: what fitting took.
+        measured: what the scorer returned.
+        metrics: what the metrics make of it.
+    """
+
+    reader: FeatureReader
+    scorer: Scorer
+    fit_seconds: float
+    measured: Measured
+    metrics: Sequence[MetricResult]
+
+
+class RecordBuilder:
+    """Builds the records of methods on one task.
+
+    Args:
+        registry: the plugins.
+        task: the task.
+        settings: how to run.
+        hardware: of this machine.
+        truths: the ground truths that were asked for, by label.
+    """
+
+    def __init__(
+        self,
+        registry: Registry,
+        task: TaskRequest,
+        settings: RunSettings,
+        hardware: Hardware,
+        truths: Mapping[str, GroundTruth[Any]],
+    ) -> None:
+        self.registry = registry
+        self.task = task
+        self.settings = settings
+        self.hardware = hardware
+        self._truths = truths
+        self._codes: dict[type, str] = {}
+
+    def code(self, request: MethodRequest) -> str:
+        """Return the digest of the code, taken once a run: what a notebook defines may change while it is at work."""
+        kind = type(request.method)
+        if kind not in self._codes:
+            self._codes[kind] = code_digest(kind, type(self.task.task))
+        return self._codes[kind]
+
+    def identity(self, request: MethodRequest) -> str:
+        """Return the hash of all that decides the result of one method."""
+        meta, settings = self.task.task.meta, self.settings
+        state = self.task.task.state()
+        named = list(settings.ground_truths) if settings.retrain else []
+        states = ground_truth_states(self._truths, self.task.task, settings.cache) if settings.retrain else {}
+        return fingerprint(
+            {
+                **({} if state is None else {"state": state}),
+                "task": [meta.name, meta.version, self.task.task.options.model_dump(mode="json")],
+                "method": [request.spec.name, request.method.version, request.method.options.model_dump(mode="json")],
+                "limits": [settings.limit_train, settings.limit_queries],
+                **(
+                    {}
+                    if request.tuned is None
+                    else {"tuned": request.tuned.model_dump(include={"sweep", "by", "task", "fingerprint"})}
+                ),
+                **({"ground truths": [named, states]} if named or states else {}),
+                "seed": settings.seed,
+                "hardware": self.hardware.hardware_class,
+                "code": self.code(request),
+            }
+        )
+
+    def without_results(self, request: MethodRequest, opened: OpenTask, coverage: Coverage) -> Record:
+        """Return the record of a run with everything but its results, with status `failed`."""
+        task, meta, method = self.task, self.task.task.meta, request.method
+        options = task.task.options.model_dump(mode="json")
+        return Record(
+            identity=self.identity(request),
+            status="failed",
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
+            task=TaskInfo(
+                name=meta.name,
+                version=meta.version,
+                label=task.label,
+                options_given=task.spec.given,
+                options=options,
+                fingerprint=fingerprint(
+                    [meta.name, meta.version, options, opened.train.fingerprint, opened.queries.fingerprint]
+                    + [items.grouping for items in (opened.train, opened.queries) if items.grouping]
+                ),
+                main_metric=meta.main_metric,
+                scale=task.task.scale,
+            ),
+            method=MethodInfo(
+                name=request.spec.name,
+                version=method.version,
+                label=request.label,
+                summary=method.summary,
+                distribution=distribution(self.registry, request.spec.name, type(method)),
+                options_given=request.spec.given,
+                options=method.options.model_dump(mode="json"),
+            ),
+            coverage=coverage,
+            tuned=request.tuned,
+            hardware=self.hardware,
+            provenance=provenance(self.code(request)),
+            seed=self.settings.seed,
+            command=self.settings.command(request, task),
+        )
+
+    def with_results(self, request: MethodRequest, world: TaskWorld, scored: Scored, coverage: Coverage) -> Record:
+        """Return the record of a method that was scored; the peaks of memory are missing."""
+        reader, measured = scored.reader, scored.measured
+        size = scored.scorer.size()
+        lost = coverage.nonfinite or (measured.ranked < 0).any()
+        notes = [*world.opened.notes, *([] if (reason := without_groups(world)) is None else [reason])]
+        return self.without_results(request, world.opened, coverage).model_copy(
+            update={
+                "status": "partial" if lost else "limited" if world.is_limited else "complete",
+                "metrics": list(scored.metrics),
+                "query_groups": list(world.opened.queries.groups[: world.count("query")]),
+                "notes": notes,
+                "ranking": measured.ranked.tolist(),
+                "facts": finite({**reader.facts(), **scored.scorer.facts()}),
+                "storage": Storage(
+                    rows=size.rows,
+                    rows_on_disk=reader.rows_on_disk(),
+                    shared=size.shared + reader.shared_bytes(),
+                    index=size.index,
+                    rows_if_kept=size.rows_if_kept,
+                    row_error=reader.row_error(),
+                ),
+                "latency": _latency(reader, scored.fit_seconds + scored.scorer.build_seconds(), measured),
+            }
+        )
+
+
+def _latency(reader: FeatureReader, fit_seconds: float, measured: Measured) -> Latency:
+    def quantiles(seconds: NDArray[np.float64]) -> Quantiles:
+        return Quantiles(p50=float(np.quantile(seconds, 0.5)), p95=float(np.quantile(seconds, 0.95)))
+
+    gradient = reader.query_seconds()
+    return Latency(
+        cache=reader.cache_seconds(),
+        fit=fit_seconds,
+        gradient=quantiles(gradient),
+        score=quantiles(measured.seconds),
+        query=quantiles(gradient + measured.seconds),
+    )

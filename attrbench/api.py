@@ -26,7 +26,6 @@ from attrbench.evaluation.requests import (
     request_tasks,
 )
 from attrbench.plugins import registry as plugins
-from attrbench.reports.leaderboard import Leaderboard, rank_records
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -35,6 +34,7 @@ if TYPE_CHECKING:
     from attrbench.evaluation.attribute import Attribution
     from attrbench.evaluation.task_run import Result
     from attrbench.evaluation.tune import Choice
+    from attrbench.reports.leaderboard import Leaderboard
     from attrbench.results import Results, TunedResults
 
 logger = logging.getLogger("attrbench")
@@ -279,6 +279,8 @@ def leaderboard(
         UsageError: for a task or metric that no record has.
         AttrbenchError: for a folder that is not there, or where there are no records.
     """
+    from attrbench.reports.leaderboard import rank_records  # SciPy comes with it, which the other functions need not
+
     given = records.records if hasattr(records, "records") else _several(records)
     kept = [record for record in given if isinstance(record, Record)]
     folders = [folder for folder in given if not isinstance(folder, Record)]

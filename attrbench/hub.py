@@ -19,7 +19,7 @@ def hub_or_cache() -> Iterator[bool]:
     Yields:
         Whether the hub answers.
     """
-    from huggingface_hub import constants, get_session
+    from huggingface_hub import constants, get_session  # heavy, and tasks are listed without
 
     before = constants.HF_HUB_OFFLINE
     try:
@@ -54,7 +54,7 @@ def snapshot(
         AttrbenchError: where there is no such repository or revision, it is gated, or it is neither in the cache nor
             within reach.
     """
-    from huggingface_hub import errors, snapshot_download
+    from huggingface_hub import errors, snapshot_download  # heavy, as above
 
     instead = f"give a local path with {option}=PATH"
     page = f"https://huggingface.co/{repository}"

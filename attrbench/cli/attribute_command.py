@@ -22,8 +22,8 @@ from attrbench.cli.common import (
     LimitTrain,
     Out,
     console,
-    quiet_libraries,
 )
+from attrbench.reports.contact_sheet import write_sheet
 from attrbench.text import one_line
 
 if TYPE_CHECKING:
@@ -54,7 +54,6 @@ def attribute(
     debug: Debug = False,
 ) -> None:
     """Rank the training images for a picture, and draw them on a contact sheet. Uses the same cache as `run`."""
-    quiet_libraries()
     answer = api.attribute(
         method,
         task,
@@ -69,8 +68,6 @@ def attribute(
         batch_size=batch_size,
         backend=backend,
     )
-    from attrbench.reports.contact_sheet import write_sheet  # NumPy comes with it, and wrong names are refused before
-
     if sheet is None:
         name = "".join(c if c.isalnum() or c in "-_.=" else "-" for c in answer.method)[:80]
         sheet = out / answer.task_name / f"attributed-{name}-{answer.queries.fingerprint[:8]}.png"

@@ -6,19 +6,21 @@ import json
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
+from rich import box
+from rich.filesize import decimal
+from rich.table import Table
+from rich.text import Text
 
 from attrbench.cli.common import RESULTS, Cache, Debug, Out, TerminalReporter, console
 from attrbench.evaluation.folders import cache_folder
+from attrbench.gradients.version import ENGINE_VERSION
+from attrbench.store.cache_index import Inventory, take_inventory
+from attrbench.store.garbage import DAY, find_garbage, remove
+from attrbench.store.pieces import Fault, File, Group
 from attrbench.text import plain
-
-if TYPE_CHECKING:
-    from rich.table import Table
-
-    from attrbench.store.cache_index import Inventory
-    from attrbench.store.pieces import Fault, File, Group
 
 COLUMNS = ("kind", "what it is", "of", "files", "items", "size", "made in", "last used", "where")
 NUMBERS = ("files", "items", "size", "made in")
@@ -39,8 +41,6 @@ cache_app = typer.Typer(
 @cache_app.command("ls")
 def ls(out: Out = RESULTS, cache: Cache = None, as_json: AsJson = False, debug: Debug = False) -> None:
     """List what is kept, with sizes and when it was last used."""
-    from attrbench.store.cache_index import take_inventory
-
     found = take_inventory(cache_folder(cache, out))
     if as_json:
         typer.echo(json.dumps(_listing(found), indent=1))
@@ -52,8 +52,6 @@ def ls(out: Out = RESULTS, cache: Cache = None, as_json: AsJson = False, debug: 
 @cache_app.command("verify")
 def verify(out: Out = RESULTS, cache: Cache = None, as_json: AsJson = False, debug: Debug = False) -> None:
     """Read everything that is kept and compare size and checksum; exit 1 where one differs. Changes nothing."""
-    from attrbench.store.cache_index import take_inventory
-
     found = take_inventory(cache_folder(cache, out))
     pieces = found.pieces
     faults = [*found.unreadable, *(fault for group in found.groups if (fault := group.about_fault) is not None)]
@@ -96,10 +94,6 @@ def gc(
 
     What was used or written within the last hour stays.
     """
-    from attrbench.gradients.version import ENGINE_VERSION
-    from attrbench.store.cache_index import take_inventory
-    from attrbench.store.garbage import DAY, find_garbage, remove
-
     found = take_inventory(cache_folder(cache, out))
     garbage = find_garbage(found, ENGINE_VERSION, None if older_than is None else older_than * DAY)
     failed, freed, files = False, 0, 0
@@ -135,10 +129,6 @@ def _show(found: Inventory) -> None:
 
 
 def _table(columns: Iterable[str], rows: Iterable[Iterable[str]]) -> Table:
-    from rich import box
-    from rich.table import Table
-    from rich.text import Text
-
     table = Table(box=box.SIMPLE_HEAD)
     for column in columns:
         table.add_column(column, overflow="fold", justify="right" if column in NUMBERS else "left")
@@ -244,8 +234,6 @@ def _count(number: int, one: str, many: str | None = None) -> str:
 
 
 def _size(count: int) -> str:
-    from rich.filesize import decimal
-
     return decimal(count)
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from attrbench import api
-from attrbench.cli.common import Debug, Device, quiet_libraries
+from attrbench.cli.common import Debug, Device
 
 if TYPE_CHECKING:
     from attrbench.conformance.check_report import Finding, Report
@@ -26,7 +26,6 @@ def check(
     debug: Debug = False,
 ) -> None:
     """Check that a method keeps to the contract, on a tiny task; exit 1 where it does not."""
-    quiet_libraries()
     tell = not as_json
     reports = api.check(
         method,

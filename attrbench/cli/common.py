@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -43,10 +42,3 @@ Device = Annotated[str | None, typer.Option(help="Torch device [default: cuda wh
 def default_device(given: str | None) -> str:
     """Return the device that was given, or the best there is."""
     return best_device() if given is None else given
-
-
-def quiet_libraries() -> None:
-    """Keep libraries' progress bars and advice out of the output. Must be called before they are imported."""
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")

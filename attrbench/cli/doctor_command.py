@@ -8,9 +8,11 @@ import shutil
 from importlib import metadata
 from pathlib import Path
 
+import psutil
 import typer
 
 from attrbench.cli.common import RESULTS, Debug
+from attrbench.plugins.registry import registry
 
 ENOUGH_DISK = 5e9
 LOOK_S = 0.2
@@ -53,8 +55,7 @@ def _libraries() -> list[str]:
 
 def _device() -> list[str]:
     try:
-        import psutil
-        import torch
+        import torch  # where it does not import, this command says so
     except ImportError:
         return []
     typer.echo(
@@ -93,8 +94,6 @@ def _disk() -> list[str]:
 
 
 def _plugins() -> list[str]:
-    from attrbench.plugins.registry import registry
-
     problems = []
     for plugin in registry().plugins:
         if plugin.error:

@@ -8,8 +8,12 @@ from typing import Annotated, Literal
 
 import typer
 
-from attrbench.cli.common import RESULTS, Cache, Debug, Device, TerminalReporter, default_device, quiet_libraries
+from attrbench.cli.common import RESULTS, Cache, Debug, Device, TerminalReporter, default_device
 from attrbench.errors import UsageError
+from attrbench.evaluation.config import make_folder
+from attrbench.evaluation.requests import request_tasks
+from attrbench.ground_truth.bank import BankPlan
+from attrbench.plugins.registry import registry
 
 ground_truth_app = typer.Typer(
     help="Ground truth from retraining.", no_args_is_help=True, rich_markup_mode=None, add_completion=False
@@ -43,38 +47,21 @@ def build(
     The same command resumes after an interruption; larger --subsets or --seeds keep what is there. Runs on the task
     with the same cache then give the linear datamodeling score.
     """
-    from attrbench.evaluation.config import make_folder
-    from attrbench.evaluation.requests import request_tasks  # imports pydantic models of all tasks
-    from attrbench.plugins.registry import registry
-
     requested = request_tasks(registry(), [task])
     if len(requested) != 1:
         raise UsageError(f"{task}: one task at a time")
-    quiet_libraries()
-    from attrbench.contracts.ground_truth import TruthSetting
-    from attrbench.contracts.task import Workspace
-    from attrbench.evaluation.devices import torch_device
-    from attrbench.evaluation.provenance import code_digest, provenance  # torch comes with these: wrong names first
-    from attrbench.ground_truth.bank import BankPlan, built_bank
-    from attrbench.ground_truth.build import BankBuild, Code
+    from attrbench.evaluation.bank_run import build_bank  # torch comes with it, and wrong names are refused before
 
-    chosen, folder = requested[0].task, RESULTS / "cache" if cache is None else cache
+    folder = RESULTS / "cache" if cache is None else cache
     make_folder(folder, "--cache")
     plan = BankPlan(subsets=subsets, seeds=seeds, alpha=alpha, kind=kind, steps=timesteps, draws=draws)
-    workspace = Workspace(folder, torch_device(default_device(device)))
-    reporter = TerminalReporter()
-    work = BankBuild(TruthSetting(chosen, chosen.open(workspace), workspace), plan)
-    missing = work.train(reporter.stage, limit, reporter.note)
-    digest = code_digest(type(chosen).__module__)
-    bank = work.bank(Code(digest, provenance(digest).git_revision))
-    if bank is None:
-        typer.echo(f"{missing} models are missing, and no two subsets are whole: run the same command again")
+    built = build_bank(requested[0].task, plan, folder, default_device(device), TerminalReporter(), limit)
+    if built.path is None:
+        typer.echo(f"{built.missing} models are missing, and no two subsets are whole: run the same command again")
         return
-    path = built_bank(chosen, folder)
-    bank.write(path)
     if copy_to is not None:
-        shutil.copyfile(path, copy_to)
+        shutil.copyfile(built.path, copy_to)
     typer.echo(
-        f"{len(bank.facts.numbers)} of {plan.subsets} subsets with {plan.seeds} seeds each are in {path}"
-        + (f"; {missing} models are missing: run the same command again" if missing else "")
+        f"{built.subsets} of {plan.subsets} subsets with {plan.seeds} seeds each are in {built.path}"
+        + (f"; {built.missing} models are missing: run the same command again" if built.missing else "")
     )

@@ -9,6 +9,7 @@ import typer
 
 from attrbench import api
 from attrbench.cli.common import RESULTS, Debug, console
+from attrbench.reports.leaderboard_table import to_rich
 
 
 def leaderboard(
@@ -23,8 +24,6 @@ def leaderboard(
     """Rank the records of each task. Limited, partial and failed runs stand below the line."""
     board = api.leaderboard(records or [RESULTS], tasks=task or (), metric=metric)
     if format_ == "rich":
-        from attrbench.reports.leaderboard_table import to_rich  # NumPy comes with it, which --help needs not
-
         terminal = console()
         for table in board.tables:
             terminal.print(to_rich(table))

@@ -10,6 +10,8 @@ import typer
 
 from attrbench.cli.common import Debug
 from attrbench.errors import AttrbenchError, UsageError
+from attrbench.files import write_atomically
+from attrbench.taskfile.template import template
 
 new_app = typer.Typer(
     help="Write a file to start from.",
@@ -35,9 +37,6 @@ def task(
     debug: Debug = False,
 ) -> None:
     """Write a commented task file for your own model (docs/how-to/own-model.md)."""
-    from attrbench.files import write_atomically
-    from attrbench.taskfile.template import template
-
     if path.suffix != ".toml":
         raise UsageError(f"{path}: the name of a task file ends in .toml")
     if path.exists() and not force:

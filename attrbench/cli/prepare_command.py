@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
+from pydantic import ValidationError
 
-from attrbench.cli.common import RESULTS, Cache, Debug, quiet_libraries
+from attrbench.cli.common import RESULTS, Cache, Debug
+from attrbench.contracts.dataset_builder import Order
+from attrbench.contracts.dataset_source import DatasetSource
+from attrbench.contracts.options import build_options, parse_spec
 from attrbench.errors import UsageError, unknown_name
 from attrbench.evaluation.folders import cache_folder
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from attrbench.contracts.dataset_source import DatasetSource
+from attrbench.plugins.registry import registry
 
 
 def prepare(
@@ -33,17 +34,12 @@ def prepare(
     debug: Debug = False,
 ) -> None:
     """Put a data set together, as an image folder. The same command resumes after an interruption."""
-    from attrbench.contracts.dataset_builder import Order
-    from attrbench.contracts.options import build_options, parse_spec
-    from attrbench.plugins.registry import registry
-
     specs = parse_spec(what)
     if len(specs) != 1:
         raise UsageError(f"{what}: one data set at a time")
     kind = registry().preparation(specs[0].name)
     preparation = kind(build_options("preparation", specs[0], kind.Options))
     sources = dict(_source(text, kind.sources) for text in source or ())
-    quiet_libraries()
     folder = RESULTS / "prepared" / kind.name if out is None else out
     preparation.prepare(Order(folder, cache_folder(cache, RESULTS), sources, typer.echo))
     typer.echo(f"the data set is in {folder}")
@@ -51,11 +47,6 @@ def prepare(
 
 def _source(text: str, known: Mapping[str, DatasetSource]) -> tuple[str, DatasetSource]:
     """Reads NAME=PATH:KEY=VALUE,..."""
-    from pydantic import ValidationError
-
-    from attrbench.contracts.dataset_source import DatasetSource
-    from attrbench.contracts.options import parse_spec
-
     name, equals, where = text.partition("=")
     if not equals or not where:
         raise UsageError(f"--source {text}: expected NAME=PATH or NAME=PATH:KEY=VALUE,...")

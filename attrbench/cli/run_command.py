@@ -23,8 +23,8 @@ from attrbench.cli.common import (
     Rerun,
     Seed,
     Tasks,
-    quiet_libraries,
 )
+from attrbench.reports.table_cells import human_bytes, human_seconds, interval_text, method_text, storage_text
 
 if TYPE_CHECKING:
     from attrbench.contracts.record import MetricResult, Record
@@ -52,7 +52,6 @@ def run(
     debug: Debug = False,
 ) -> None:
     """Run methods on tasks. What is already computed is not computed again: the same command resumes."""
-    quiet_libraries()
     exit_code = ExitCode()
     api.run(
         method,
@@ -95,8 +94,6 @@ class ExitCode:
 
 
 def _show(result: Result) -> None:
-    from attrbench.reports.table_cells import human_seconds, interval_text, method_text, storage_text  # NumPy comes too
-
     record, path = result.record, result.path
     line = f"{method_text(record)} on {record.task.label}: "
     main = record.metric(record.task.main_metric)
@@ -120,8 +117,6 @@ def _show(result: Result) -> None:
 
 def _costs(record: Record) -> str:
     """Return the costs that a scale run is for."""
-    from attrbench.reports.table_cells import human_bytes, human_seconds, storage_text  # NumPy comes too
-
     storage, latency, items = record.storage, record.latency, record.coverage.train_items
     assert storage is not None and latency is not None
     peaks = [("memory", record.peak_memory_bytes), ("device memory", record.peak_device_bytes)]

@@ -7,7 +7,11 @@ from typing import Annotated
 
 import typer
 
-from attrbench.cli.common import RESULTS, Debug, Device, default_device, quiet_libraries
+from attrbench.cli.common import RESULTS, Debug, Device, default_device
+from attrbench.contracts.task import Trainable
+from attrbench.errors import UsageError
+from attrbench.evaluation.requests import request_tasks
+from attrbench.plugins.registry import registry
 
 
 def train(
@@ -19,16 +23,10 @@ def train(
     debug: Debug = False,
 ) -> None:
     """Repeat the training of a task's weights. The same command resumes after an interruption."""
-    from attrbench.contracts.task import Trainable
-    from attrbench.errors import UsageError
-    from attrbench.evaluation.requests import request_tasks
-    from attrbench.plugins.registry import registry
-
-    quiet_libraries()
     chosen = request_tasks(registry(), [task])[0].task
     if not isinstance(chosen, Trainable):
         raise UsageError(f"task {chosen.meta.name} has no training recipe")
-    from attrbench.evaluation.devices import torch_device
+    from attrbench.evaluation.devices import torch_device  # torch comes with it, and wrong names are refused before
 
     folder = RESULTS / "trained" / chosen.meta.name if out is None else out
     trained = chosen.train(None, None, folder, torch_device(default_device(device)), typer.echo)

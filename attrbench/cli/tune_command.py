@@ -25,9 +25,9 @@ from attrbench.cli.common import (
     Seed,
     Tasks,
     console,
-    quiet_libraries,
 )
 from attrbench.cli.run_command import ExitCode
+from attrbench.reports.table_cells import interval_text
 
 if TYPE_CHECKING:
     from attrbench.evaluation.tune import Choice
@@ -55,7 +55,6 @@ def tune(
     debug: Debug = False,
 ) -> None:
     """Choose options on the task's tuning queries, and run the best on the reported ones. Each -m is a choice."""
-    quiet_libraries()
     exit_code = ExitCode()
     results = api.tune(
         method,
@@ -83,8 +82,6 @@ def tune(
 
 def _show(choice: Choice) -> None:
     """Print a table of the values, the chosen one marked."""
-    from attrbench.reports.table_cells import interval_text  # NumPy comes too
-
     tuned = choice.tuned
     grid = Table(title=escape(f"{tuned.task}: {tuned.queries} tuning queries"), box=box.SIMPLE_HEAD)
     for column in ("method", tuned.by, "95% interval", ""):

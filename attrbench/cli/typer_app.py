@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from importlib import import_module
 from typing import Any
 
@@ -72,6 +73,7 @@ def _not_loaded() -> None:
 def run_typer(arguments: list[str], debug: bool) -> int:
     """Run one command and return its exit code: 2 for what Typer refuses, with its message on standard error."""
     _log_to_stderr(debug)
+    _quiet_libraries()
     verb = next((argument for argument in arguments if not argument.startswith("-")), "")
     try:
         code = command_line(verb)(arguments, standalone_mode=False)
@@ -81,6 +83,13 @@ def run_typer(arguments: list[str], debug: bool) -> int:
     except typer.Abort:
         raise Interrupted from None
     return int(code or 0)
+
+
+def _quiet_libraries() -> None:
+    """Keep libraries' progress bars and advice out of the output. Must be called before a command imports them."""
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
 
 def _log_to_stderr(debug: bool) -> None:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from attrbench.contracts.denoiser import Denoiser
 from attrbench.store.artifacts import Artifact
 from attrbench.store.fingerprint import fingerprint
+
+if TYPE_CHECKING:
+    from attrbench.contracts.denoiser import Denoiser  # torch comes with it, and task files are read without
 
 BATCH = 16
 """Pictures drawn at once and kept in one file; of large models `Denoiser.generate` draws fewer at a time."""

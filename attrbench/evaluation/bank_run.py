@@ -1,0 +1,58 @@
+"""The building of a task's bank of subset models, from its trainings to the file that runs find."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from attrbench.contracts.ground_truth import TruthSetting
+from attrbench.contracts.task import Task, Workspace
+from attrbench.evaluation.devices import torch_device
+from attrbench.evaluation.progress import Reporter
+from attrbench.evaluation.provenance import code_digest, provenance
+from attrbench.ground_truth.bank import BankPlan, built_bank
+from attrbench.ground_truth.build import BankBuild, Code
+
+
+@dataclass(frozen=True)
+class BuiltBank:
+    """What a call has built.
+
+    Attributes:
+        missing: number of models that are not trained yet.
+        subsets: number of subsets whose models are all there.
+        path: file of the bank; None where fewer than two subsets are whole.
+    """
+
+    missing: int
+    subsets: int = 0
+    path: Path | None = None
+
+
+def build_bank(
+    task: Task[Any], plan: BankPlan, cache: Path, device: str, reporter: Reporter, limit: int | None = None
+) -> BuiltBank:
+    """Train the models of a bank that are missing, write the bank of what is whole, and return what is there.
+
+    Args:
+        task: the task; it must be `Trainable`.
+        plan: which models.
+        cache: folder of everything that can be computed again; runs on the task look for the bank there.
+        device: torch device.
+        reporter: who is told.
+        limit: train at most so many models in this call.
+
+    Raises:
+        UsageError: where the task has no training recipe.
+    """
+    workspace = Workspace(cache, torch_device(device))
+    work = BankBuild(TruthSetting(task, task.open(workspace), workspace), plan)
+    missing = work.train(reporter.stage, limit, reporter.note)
+    digest = code_digest(type(task).__module__)
+    bank = work.bank(Code(digest, provenance(digest).git_revision))
+    if bank is None:
+        return BuiltBank(missing)
+    path = built_bank(task, cache)
+    bank.write(path)
+    return BuiltBank(missing, len(bank.facts.numbers), path)

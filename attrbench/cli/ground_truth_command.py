@@ -12,7 +12,10 @@ from attrbench.cli.common import RESULTS, Cache, Debug, Device, TerminalReporter
 from attrbench.errors import UsageError
 
 ground_truth_app = typer.Typer(
-    help="Ground truth from retraining.", no_args_is_help=True, rich_markup_mode=None, add_completion=False
+    help="Build what retraining says, once for a task.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    add_completion=False,
 )
 
 

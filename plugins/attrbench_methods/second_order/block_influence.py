@@ -73,8 +73,8 @@ Precondition = Callable[[Matrix, int], Matrix]
 def preconditioned(rows: TrainRows, precondition: Precondition) -> NDArray[np.float32]:
     """Return the [n, T * w] training gradients times each block's inverse; blocks without any gradient stay zero.
 
-    So do blocks whose gradients are rounding errors only, such as the bias of attention's keys, which softmax does not see: a
-    relative damping would raise them to the weight of all others.
+    So do blocks whose gradients are rounding errors only, such as the bias of attention's keys, to which softmax is
+    blind: a relative damping would raise them to the weight of all others.
     """
     steps = rows.norms.shape[1]
     width = rows.width // steps

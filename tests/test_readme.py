@@ -144,16 +144,18 @@ def test_the_method_of_the_readme_is_complete(tmp_path, monkeypatch):
 
     from attrbench.contracts.feature import QueryFeatures, TrainFeatures
     from attrbench.contracts.options import Options
+    from attrbench.features.images import Images
 
     (code,) = re.findall(r"^```python\n(.*?)^```", README.read_text(), flags=re.DOTALL | re.MULTILINE)
     module = types.ModuleType("readme_plugin")
+    monkeypatch.setitem(sys.modules, "readme_plugin", module)
     exec(code, module.__dict__)
     found = Registry()
     plugin = Plugin("readme", "readme", "1")
     found.load(plugin, lambda: module)
     assert plugin.error is None
     images = np.arange(4, dtype=np.uint8).reshape(4, 1, 1, 1) * 50
-    scorer = found.method("brightness")(Options()).fit(TrainFeatures(4, images=images), None)
-    ranking = scorer.top(QueryFeatures(np.arange(1), images=images[2:3]), 4)
+    scorer = found.method("brightness")(Options()).fit(TrainFeatures(4, {Images(): images}), None)
+    ranking = scorer.top(QueryFeatures(np.arange(1), {Images(): images[2:3]}), 4)
     assert ranking.ids[0].tolist() == [2, 1, 3, 0]
     assert scorer.size().rows == 32

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from attrbench.contracts.feature import Computation, Feature, FeatureRequest, SplitName, Unit
@@ -145,14 +146,15 @@ def _computed(features: FeatureRequest) -> Iterator[tuple[Computation, AnyFeatur
 
 def bytes_to_write(plan: Plan, world: TaskWorld) -> int:
     """Return the size of what is still missing."""
-    total = 0
+    sizes: dict[Path, int] = {}  # by file, as features that differ in the queries alone share that of the training set
     for stage in plan.stages:
         for (feature, split), store in stage.stores.items():
             size = feature.store(split, world).item_bytes
             for unit in stage.units:
-                shards = store.shards(stage.computation.items_of(unit, split, world))
-                total += sum(size * (shard.last - shard.first) for shard in shards if store.state(shard) != "done")
-    return total
+                for shard in store.shards(stage.computation.items_of(unit, split, world)):
+                    if store.state(shard) != "done":
+                        sizes[store.path(shard)] = size * (shard.last - shard.first)
+    return sum(sizes.values())
 
 
 def check_disk(plan: Plan, world: TaskWorld) -> None:

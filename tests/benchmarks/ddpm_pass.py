@@ -17,6 +17,7 @@ from attrbench.features.gradient_rows import GradientRows
 from attrbench.gradients.gradient_pass import GradientPass, Split
 from attrbench.store.shards import FeatureStore, Unit
 from attrbench.store.stored_rows import StoredRows
+from attrbench.store.stored_shards import StoredShards
 from attrbench_tasks.minis.ddpm_mnist import DDPMMnistMini
 
 
@@ -34,7 +35,7 @@ def main() -> None:
             "before": before,
             "peak": Peaks.now(opened.denoiser.device).resident,
             "whole": 4 * 64 * 5 * work.gradients.total,
-            "kept": StoredRows(store, 64).row_bytes,
+            "kept": StoredRows(StoredShards(store, Unit(0, 64)), None, {"": work.gradients.total}).row_bytes,
         }
     sys.stdout.write(json.dumps(figures) + "\n")
 

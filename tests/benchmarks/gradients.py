@@ -62,13 +62,13 @@ def speed() -> list[Figure]:
 
     sizes = {name: parameter.numel() for name, parameter in parameters.items()}
     layers = layer_blocks(hooks.offsets, sizes, "all")
-    consumers = (NormSink(), SketchSink(layers, False, "rotation", [65536, 4096], 0))
+    sinks = (NormSink(), SketchSink(layers, False, "rotation", [65536, 4096], 0))
 
     def with_sketches() -> None:
-        for consumer in consumers:
-            consumer.start(torch.arange(SIZE), torch.zeros(SIZE), torch.float32, denoiser.device)
-        hooks(batch, lambda offset, rows: [consumer.add(offset, rows) for consumer in consumers])
-        consumers[1].result(4096)
+        for each in sinks:
+            each.start(torch.arange(SIZE), torch.zeros(SIZE), torch.float32, denoiser.device)
+        hooks(batch, lambda offset, rows: [each.add(offset, rows) for each in sinks])
+        sinks[1].result(4096)
 
     against = "plain batched backward"
     figures = [

@@ -19,8 +19,9 @@ from attrbench.gradients.samples import Split
 from attrbench.gradients.sinks import NormSink
 from attrbench.plugins.registry import registry
 from attrbench.search.gram_blocks import gram_blocks
-from attrbench.store.shards import FeatureStore, shard_items, units
+from attrbench.store.shards import FeatureStore, Unit, shard_items, units
 from attrbench.store.stored_rows import StoredRows
+from attrbench.store.stored_shards import StoredShards
 from tests.benchmarks.timing import Figure, paired
 
 ITEMS, STEPS = 256, 5
@@ -55,7 +56,8 @@ def exact() -> list[Figure]:
             work = GradientPass(SOURCE, denoiser, split, engine)
             for unit in units(ITEMS):
                 work.compute(unit, {feature: store})
-            gram_blocks(StoredRows(store, ITEMS), raw=True)
+            rows = StoredRows(StoredShards(store, Unit(0, ITEMS)), None, {"": total})
+            gram_blocks(rows, raw=True)
 
         what = f"exact Gram matrix, {ITEMS} items of digits-mini"
         sweep = paired(what, added_up, "norms only, one product", least, "<= 1.5", runs=3)

@@ -12,10 +12,12 @@ from pathlib import Path
 import torch
 
 from attrbench.contracts.task import Workspace
-from attrbench.evaluation.plan import Plan
+from attrbench.evaluation.plan import make_plan
 from attrbench.evaluation.progress import Advance
 from attrbench.evaluation.requests import MethodRequest, RunSettings, request_methods, request_tasks
 from attrbench.evaluation.task_run import TaskRun
+from attrbench.evaluation.world import TaskWorld
+from attrbench.features.pass_computation import PassComputation
 from attrbench.gradients.gradient_pass import GradientPass
 from attrbench.gradients.samples import Split
 from attrbench.gradients.sinks import NormSink
@@ -64,12 +66,14 @@ def _passes_alone(settings: RunSettings, methods: list[MethodRequest]) -> float:
     (task,) = request_tasks(registry(), [TASK])
     opened = task.task.open(Workspace(settings.cache, torch.device("cpu")))
     total = 0.0
-    plan = Plan(task.task.meta, opened, methods, settings)
+    world = TaskWorld(task.task.meta, opened, settings)
+    stages = make_plan(world, methods).stages
+    planned = {stage.computation: stage.units for stage in stages if isinstance(stage.computation, PassComputation)}
     train, queries = Split("train", opened.train), Split("query", opened.queries, one_by_one=True)
-    passes = [(p.source, train if p.split == "train" else queries, p.units) for p in plan.passes.values()]
-    for split, source in plan.passes:  # queries that the training set is multiplied with as it passes by
-        if split == "train" and ("query", source) not in plan.passes:
-            passes.append((source, Split("query", opened.queries), [Unit(0, plan.query_count)]))
+    passes = [(key.source, train if key.split == "train" else queries, units) for key, units in planned.items()]
+    alone = [key.source for key in planned if PassComputation(key.source, "query") not in planned]
+    products = [(source, Split("query", opened.queries), (Unit(0, world.count("query")),)) for source in alone]
+    passes += products  # queries that the training set is multiplied with as it passes by
     for source, split, pieces in passes:
         work = GradientPass(source, opened.denoiser, split, settings.engine)
         for unit in pieces:

@@ -10,13 +10,18 @@ import numpy as np
 import torch
 
 from attrbench.contracts.feature import QueryFeatures
+from attrbench.contracts.gradient_source import GradientSource, Sketch
+from attrbench.features.gradient_rows import GradientRows
+from attrbench.features.views import QueryRows
 from attrbench.search.exact import ExactSearch
 from attrbench.store.encoding import RowType, encode_rows
-from attrbench.store.shards import FeatureStore, Timing, units
+from attrbench.store.shards import FeatureStore, Timing, Unit, units
 from attrbench.store.stored_rows import StoredRows
+from attrbench.store.stored_shards import StoredShards
 from tests.benchmarks.timing import Figure, paired, seconds
 
 ITEMS, STEPS, LENGTH, K = 9_288, 10, 4_096, 100
+FEATURE = GradientRows(source=GradientSource(), sketch=Sketch(length=LENGTH))
 PAPER_SECONDS = 8.2  # a query of exact search on this task (DMin, arXiv 2412.08637)
 
 
@@ -25,7 +30,7 @@ def speed() -> list[Figure]:
     rng = np.random.default_rng(0)
     with tempfile.TemporaryDirectory() as folder:
         rows = _store(Path(folder), "float32", rng)
-        exact = ExactSearch(rows, normalize=True)
+        exact = ExactSearch(rows, FEATURE, normalize=True)
         matrix = torch.from_numpy(np.concatenate([block.reshape(len(block), -1) for _, block in rows.blocks()]))
         one, many = _queries(1, rng), _queries(16, rng)
         read = "one read of the matrix"
@@ -48,7 +53,7 @@ def speed() -> list[Figure]:
                 "bytes an item, int8", small.row_bytes, "B", "float32", rows.row_bytes, small.row_bytes / rows.row_bytes
             )
         )
-        reduced = ExactSearch(small, normalize=True)
+        reduced = ExactSearch(small, FEATURE, normalize=True)
         figures.append(paired("exact top 100, one query, int8 rows", lambda: reduced.top(one, K), read, matrix.sum))
         figures += _one_bit(matrix, one, exact)
     return figures
@@ -62,7 +67,7 @@ def _one_bit(matrix: torch.Tensor, query: QueryFeatures, exact: ExactSearch) -> 
     index.train(matrix.numpy())
     index.add(matrix.numpy())
     size = len(faiss.serialize_index(index))
-    vector = query.rows.reshape(1, -1)
+    vector = query[FEATURE].rows.reshape(1, -1)
     times = [seconds(lambda: index.search(vector, K)) for _ in range(7)]
     whole = [seconds(lambda: exact.top(query, K)) for _ in range(7)]
     mine, theirs = statistics.median(times), statistics.median(whole)
@@ -79,9 +84,9 @@ def _store(folder: Path, dtype: RowType, rng: np.random.Generator) -> StoredRows
         rows = rng.standard_normal((count, STEPS, LENGTH), np.float32) / np.float32(LENGTH**0.5)
         arrays = encode_rows(rows, dtype) | {"norms": np.ones((count, STEPS), np.float32)}
         store.write(unit, arrays, Timing([0.0] * count, 1))
-    return StoredRows(store, ITEMS)
+    return StoredRows(StoredShards(store, Unit(0, ITEMS)), None, {"": LENGTH})
 
 
 def _queries(count: int, rng: np.random.Generator) -> QueryFeatures:
     rows = rng.standard_normal((count, STEPS, LENGTH), np.float32) / np.float32(LENGTH**0.5)
-    return QueryFeatures(np.arange(count), rows=rows, norms=np.ones((count, STEPS), np.float32))
+    return QueryFeatures(np.arange(count), {FEATURE: QueryRows(rows, np.ones((count, STEPS), np.float32))})

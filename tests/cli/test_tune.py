@@ -1,7 +1,6 @@
 """`attrbench tune`: options are chosen on the tuning queries, run on the reported ones, and never chosen on these."""
 
 import json
-from types import ModuleType
 from typing import Literal
 
 import numpy as np
@@ -15,10 +14,10 @@ from attrbench.contracts.record import TUNING_RUNS, Record, read_records
 from attrbench.contracts.task import Items, OpenTask, Task, TaskMeta
 from attrbench.errors import AttrbenchError
 from attrbench.features.images import Images
-from attrbench.plugins.hookspecs import hookimpl
 from attrbench.plugins.registry import Plugin, load_registry
 from attrbench.store.fingerprint import fingerprint
 from tests.cli.conftest import SMALL
+from tests.registering import plugin_of
 
 GROUPS, TRAIN, QUERIES = 3, 12, 6
 
@@ -145,13 +144,7 @@ class PlaceScorer(ExhaustiveScorer):
 
 @pytest.fixture
 def tune(monkeypatch, attrbench, tmp_path):
-    plugin = ModuleType("lying")
-    tasks = (Lying, Lying2, Retrained, Untuned)
-    plugin.register_tasks = hookimpl(lambda register: [register(task) for task in tasks], specname="register_tasks")
-    plugin.register_methods = hookimpl(lambda register: register(Place), specname="register_methods")
-    plugin.register_ground_truths = hookimpl(
-        lambda register: register(OfTuningQueries), specname="register_ground_truths"
-    )
+    plugin = plugin_of(tasks=[Lying, Lying2, Retrained, Untuned], methods=[Place], ground_truths=[OfTuningQueries])
     registry = load_registry()
     registry.load(Plugin("lying", "attrbench-tests", "1"), lambda: plugin)
     monkeypatch.setattr("attrbench.plugins.registry.registry", lambda: registry)

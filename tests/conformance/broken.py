@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from types import SimpleNamespace
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -20,13 +19,14 @@ from attrbench.errors import Unavailable
 from attrbench.features.gradient_rows import GradientRows
 from attrbench.plugins import builtin
 from attrbench.plugins.registry import Plugin, Registry
+from tests.registering import plugin_of
 
 
 def registry_of(*methods: type[Method[Any]]) -> Registry:
     """A registry with the core's own and these methods."""
     registry = Registry()
     registry.load(Plugin("core", "attrbench", "0"), lambda: builtin)
-    module = SimpleNamespace(register_methods=lambda register: [register(method) for method in methods])
+    module = plugin_of(methods=methods)
     plugin = Plugin("broken", "tests", "0")
     registry.load(plugin, lambda: module)
     assert plugin.error is None
@@ -52,16 +52,16 @@ class Cosine(Method[Any]):
 
     def features(self):
         source = GradientSource(grid=TimestepGrid(steps=getattr(self.options, "steps", 2)))
-        rows = GradientRows(source=source, sketch=Sketch(length=64))
-        return FeatureRequest(train=rows, query=rows)
+        return FeatureRequest.both(GradientRows(source=source, sketch=Sketch(length=64)))
 
     def fit(self, train, context) -> Scorer:
-        return type(self).scorer(train.rows, self.options)
+        (feature,) = self.features().train
+        return type(self).scorer(train[feature], feature, self.options)
 
 
 class CosineScorer(ExhaustiveScorer):
-    def __init__(self, rows, options):
-        self.rows, self.options = rows, options
+    def __init__(self, rows, feature, options):
+        self.rows, self.feature, self.options = rows, feature, options
 
     def all_rows(self):
         return self.rows.take(np.arange(self.rows.count)).reshape(self.rows.count, -1)
@@ -72,7 +72,7 @@ class CosineScorer(ExhaustiveScorer):
         return first[group.ravel()]
 
     def scores(self, query):
-        return query.rows.reshape(len(query.ids), -1) @ self.all_rows().T
+        return query[self.feature].rows.reshape(len(query.ids), -1) @ self.all_rows().T
 
     def size(self):
         return StateSize(rows=self.rows.count * self.rows.row_bytes)
@@ -107,15 +107,15 @@ class TiesByChance(CosineScorer):
 
 class DividesByNorm(CosineScorer):
     def scores(self, query):
-        train, norms = self.all_rows(), query.rows.reshape(len(query.ids), -1)
+        train, norms = self.all_rows(), query[self.feature].rows.reshape(len(query.ids), -1)
         with np.errstate(invalid="ignore"):
             train = train / np.linalg.norm(train, axis=1, keepdims=True)
             return (norms / np.linalg.norm(norms, axis=1, keepdims=True)) @ train.T
 
 
 class KeepsACopy(CosineScorer):
-    def __init__(self, rows, options):
-        super().__init__(rows, options)
+    def __init__(self, rows, feature, options):
+        super().__init__(rows, feature, options)
         self.copies = {"rows": [self.all_rows()]}
 
 
@@ -134,7 +134,8 @@ class HotOptions(CosineOptions):
 
 def hot_fit(self, train, context):
     np.random.default_rng(self.options.seed)
-    return HotScorer(train.rows, self.options)
+    (feature,) = self.features().train
+    return HotScorer(train[feature], feature, self.options)
 
 
 SIX = {
@@ -149,8 +150,8 @@ SIX = {
 
 
 class GlobalRandomness(CosineScorer):
-    def __init__(self, rows, options):
-        super().__init__(rows, options)
+    def __init__(self, rows, feature, options):
+        super().__init__(rows, feature, options)
         self.factor = np.random.rand()
 
     def scores(self, query):
@@ -165,8 +166,8 @@ class ByIndex(CosineScorer):
 class OwnTop(Scorer):
     """A search with the ranking upside down."""
 
-    def __init__(self, rows, options):
-        self.inner = CosineScorer(rows, options)
+    def __init__(self, rows, feature, options):
+        self.inner = CosineScorer(rows, feature, options)
 
     def top(self, query, k):
         ids, scores = top_k(self.inner.scores(query), k)
@@ -180,8 +181,8 @@ class OwnTop(Scorer):
 
 
 class Deviations(CosineScorer):
-    def __init__(self, rows, options):
-        super().__init__(rows, options)
+    def __init__(self, rows, feature, options):
+        super().__init__(rows, feature, options)
         with np.errstate(all="ignore"):
             rows = self.all_rows()
             self.scale = np.sqrt(((rows - rows.mean(0)) ** 2).sum() / np.float32(len(rows) - 1))
@@ -192,7 +193,7 @@ class Deviations(CosineScorer):
 
 
 class Raises(CosineScorer):
-    def __init__(self, rows, options):
+    def __init__(self, rows, feature, options):
         raise IndexError("out of my depth")
 
 
@@ -202,7 +203,7 @@ class WrongShape(CosineScorer):
 
 
 def listed_features(self):
-    return replace(Cosine.features(self), parts=[])
+    return replace(Cosine.features(self), query=list(Cosine.features(self).query))
 
 
 class SecretOptions(CosineOptions):

@@ -61,7 +61,7 @@ def _dattri(name: str, fault: str = "", turned: str = "") -> Row:
     """dattri takes one set for both; ours gets every item once for each."""
     p = problem(name)
     train, query = p.data("train"), p.data("query")
-    with ours.pairs_in_turn():
+    with ours.samples_in_turn():
         mine = ours.scores(name, "ekfac", f"fisher=empirical,sharing=expand,draws={TRAIN},{_damping(ABSOLUTE)}")
     theirs = peer_dattri.ekfac(p.module(), train, query, ABSOLUTE)
     what = f"fisher=empirical, lambda = {ABSOLUTE:g} absolute{turned}"
@@ -78,7 +78,7 @@ def draws(name: str, fisher: str) -> tuple[Data, Data]:
     options = kronecker.FactorOptions(fisher, "expand", DRAWS)
     found = []
     for purpose in ("vectors", "values"):
-        batches = list(kronecker._draws(problem(name).pairs("train"), options, purpose))
+        batches = list(kronecker._draws(problem(name).samples("train"), options, purpose))
         noisy, target = (torch.cat([getattr(batch, part) for batch in batches]) for part in ("noisy", "target"))
         found.append(Data(noisy, target * (2 / target[0].numel()) ** 0.5 if fisher == "mc" else target))
     return found[0], found[1]

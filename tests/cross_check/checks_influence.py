@@ -70,7 +70,7 @@ def _network(name: str, kind: str) -> Row:
         p.module(), train, query, lam / (top + lam), top + lam, steps(float(values[0]), top, lam)
     )
     options = f"hessian={kind},batch={TRAIN},{absolute(lam)},iterations=2000"
-    with ours.pairs_in_turn():
+    with ours.samples_in_turn():
         mine = ours.scores(name, "lissa", options)
     truth = exact.damped(p.gradients["query"], p.gradients["train"], matrix, lam)
     what = f"hessian={kind}, all pairs every step, damping = lambda/scaling"

@@ -182,7 +182,7 @@ class Problem(OpenTask):
 
     def data(self, split: str) -> Data:
         """What the peers get of `train` or `query`."""
-        batches = [batch for _, _, batch in self.pairs(split).batches(TRAIN)]
+        batches = [batch for _, _, batch in self.samples(split).batches(TRAIN)]
         return Data(torch.cat([batch.noisy for batch in batches]), torch.cat([batch.target for batch in batches]))
 
     @cached_property
@@ -192,8 +192,8 @@ class Problem(OpenTask):
 
     def _gradients(self, split: str) -> np.ndarray:
         rows = []
-        for _, _, batch in self.pairs(split).batches(TRAIN):
-            compute = self.pairs(split).gradients()
+        for _, _, batch in self.samples(split).batches(TRAIN):
+            compute = self.samples(split).gradients()
             whole = torch.zeros(len(batch.t), compute.total)
 
             def keep(offset: int, part: Tensor, whole: Tensor = whole) -> None:
@@ -203,7 +203,7 @@ class Problem(OpenTask):
             rows.append(whole)
         return torch.cat(rows).double().numpy()
 
-    def pairs(self, split: str) -> NoisySamples:
+    def samples(self, split: str) -> NoisySamples:
         """Of `train` or `query`, as our engine sees them."""
         items = self.train if split == "train" else self.queries
         return NoisySamples(SOURCE, self.denoiser, Split(split, items))

@@ -7,27 +7,25 @@ import pytest
 import torch
 from torch import nn
 
-from attrbench.contracts.feature import FeatureRequest
 from attrbench.contracts.gradient_source import GradientSource, TimestepGrid
-from attrbench.errors import AttrbenchError, Unavailable, UsageError
-from attrbench.evaluation import execute_gram as grams
-from attrbench.evaluation.execute import compute_passes
-from attrbench.evaluation.feature_reader import MethodFeatures
-from attrbench.evaluation.progress import Silent
+from attrbench.errors import AttrbenchError, Unavailable
+from attrbench.evaluation import jobs
+from attrbench.evaluation.feature_reader import FeatureReader
+from attrbench.evaluation.plan import bytes_to_write, plan_lines
+from attrbench.features import gram_computation as grams
 from attrbench.features.gradient_gram import GradientGram
 from attrbench.gradients import gram_pass as gram
 from attrbench.gradients.gram_pass import GramPass
 from attrbench.gradients.samples import NoisySamples, Split
 from attrbench.gradients.version import ENGINE_VERSION
-from attrbench.plugins.registry import registry
 from attrbench.store.cache_index import take_inventory
 from attrbench.store.garbage import find_garbage
 from tests.methods.in_memory import (
     Small,
+    SmallRun,
     SmallTask,
     batch_gradients,
     everything,
-    plan_of,
     scores_by_run,
     seeded,
     small_items,
@@ -65,8 +63,8 @@ def stretches(monkeypatch):
 
 
 def phi(opened, source, items, name):
-    pairs = NoisySamples(source, opened.denoiser, Split(name, items))
-    rows = batch_gradients(opened.denoiser, everything(pairs)).unflatten(0, (len(pairs.timesteps), -1))
+    samples = NoisySamples(source, opened.denoiser, Split(name, items))
+    rows = batch_gradients(opened.denoiser, everything(samples)).unflatten(0, (len(samples.timesteps), -1))
     return rows.mean(0).numpy()
 
 
@@ -118,16 +116,17 @@ def test_no_gradient_lies_in_the_cache_and_what_does_is_told(opened, tmp_path):
 
 
 def test_one_matrix_serves_all_dampings_methods_and_kinds_of_queries(opened, tmp_path):
-    plan, _ = plan_of(
+    run = SmallRun(
         opened, tmp_path, f"trak:{OPTIONS}|1", f"relative-if:{OPTIONS}", f"journey-trak:{OPTIONS},sampling_steps=3"
     )
-    (planned,) = plan.grams.values()
-    assert len(planned.crosses) == 2 and len(planned.methods) == 4
-    assert not plan.passes
-    text = "\n".join(plan.lines())
+    (stage,) = run.plan.stages
+    assert isinstance(stage.computation, grams.GramComputation)
+    assert len([split for _, split in stage.stores if split == "query"]) == 2 and len(stage.methods) == 4
+    assert len({store.folder for (_, split), store in stage.stores.items() if split == "train"}) == 1
+    text = "\n".join(plan_lines(run.plan, run.world))
     assert "Gram matrix of the gradients of the loss" in text
     assert "1 pass over the training set: 4 methods served" in text
-    assert plan.bytes_to_write() == 8 * COUNT * (COUNT + 2 * QUERIES)
+    assert bytes_to_write(run.plan, run.world) == 8 * COUNT * (COUNT + 2 * QUERIES)
 
 
 def test_nothing_is_computed_twice_and_new_queries_take_products_alone(opened, tmp_path, monkeypatch):
@@ -148,18 +147,19 @@ def test_nothing_is_computed_twice_and_new_queries_take_products_alone(opened, t
 
 def test_what_another_process_has_computed_meanwhile_is_not_computed_again(opened, tmp_path, monkeypatch):
     spec = f"trak:{OPTIONS}"
-    plan, _ = plan_of(opened, tmp_path, spec)
-    claim = grams.Claims.claim
+    run = SmallRun(opened, tmp_path, spec)
+    claim = jobs.Claims.claim
 
     def late(claims, piece, wait):
-        monkeypatch.setattr(grams.Claims, "claim", claim)
+        monkeypatch.setattr(jobs.Claims, "claim", claim)
         scores_by_run(opened, tmp_path, spec)
         monkeypatch.setattr(GramPass, "compute", lambda *_: pytest.fail("it is there already"))
         return claim(claims, piece, wait)
 
-    monkeypatch.setattr(grams.Claims, "claim", late)
-    compute_passes(plan, registry(), Silent())
-    assert not next(iter(plan.grams.values())).missing()
+    monkeypatch.setattr(jobs.Claims, "claim", late)
+    run.compute()
+    (stage,) = run.plan.stages
+    assert not any(stage.computation.lacks(unit, stage.stores, run.world) for unit in stage.units)
 
 
 def test_a_damaged_matrix_is_computed_again(opened, tmp_path, caplog):
@@ -226,11 +226,11 @@ def test_sums_that_cannot_be_kept_leave_those_of_the_sweep_before(opened, tmp_pa
 def test_damaged_sums_are_begun_anew_and_unused_ones_can_be_removed(opened, tmp_path, monkeypatch):
     spec = f"trak:{OPTIONS}"
     (expected,) = scores_by_run(opened, tmp_path / "whole", spec)
-    write = grams._Kept.write
-    monkeypatch.setattr(grams._Kept, "write", lambda kept, sums: write(kept, sums) or pytest.fail("cut off"))
+    write = grams.KeptSums.write
+    monkeypatch.setattr(grams.KeptSums, "write", lambda kept, sums: write(kept, sums) or pytest.fail("cut off"))
     with pytest.raises(pytest.fail.Exception):
         scores_by_run(opened, tmp_path, spec)
-    monkeypatch.setattr(grams._Kept, "write", write)
+    monkeypatch.setattr(grams.KeptSums, "write", write)
     found = take_inventory(tmp_path / "cache")
     (kept,) = sums(tmp_path)
     assert [r.path for r in find_garbage(found, ENGINE_VERSION, older_than=0.0).waiting if r.path == kept.path] == [
@@ -244,11 +244,12 @@ def test_damaged_sums_are_begun_anew_and_unused_ones_can_be_removed(opened, tmp_
 def test_queries_without_a_trajectory_cost_journey_trak_alone(opened, tmp_path):
     opened.queries = replace(opened.queries, seeds=None)
     specs = (f"trak:{OPTIONS}", f"journey-trak:{OPTIONS},sampling_steps=3")
-    plan, (trak, journey) = plan_of(opened, tmp_path, *specs)
-    compute_passes(plan, registry(), Silent())
+    run = SmallRun(opened, tmp_path, *specs).compute()
+    trak, journey = run.requests
     with pytest.raises(Unavailable, match="no sampling trajectory"):
-        plan.features(journey)
-    assert MethodFeatures(plan, plan.features(trak)).train().gram.shape == (COUNT, COUNT)
+        run.features(journey)
+    (feature,) = run.features(trak).train
+    assert FeatureReader(run.world, run.features(trak)).train()[feature].matrix.shape == (COUNT, COUNT)
 
 
 def test_memory_that_runs_out_is_a_line_with_advice(opened, tmp_path, monkeypatch):
@@ -256,28 +257,21 @@ def test_memory_that_runs_out_is_a_line_with_advice(opened, tmp_path, monkeypatc
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
 
     monkeypatch.setattr(gram, "inner_products", ran_out)
-    plan, (exact, sketched) = plan_of(opened, tmp_path, f"trak:{OPTIONS}", "trak:timesteps=2,v=16")
-    compute_passes(plan, registry(), Silent())
+    run = SmallRun(opened, tmp_path, f"trak:{OPTIONS}", "trak:timesteps=2,v=16").compute()
+    exact, sketched = run.requests
     with pytest.raises(AttrbenchError, match=rf"memory ran out over the Gram matrix of {COUNT} items: use a sketch"):
-        plan.features(exact)
-    assert plan.features(sketched)
+        run.features(exact)
+    assert run.features(sketched)
 
 
-def test_a_matrix_must_be_declared_on_both_sides_and_of_the_same_parameters(opened, tmp_path):
-    plan, _ = plan_of(opened, tmp_path)
-    feature = GradientGram(source=SOURCE)
-    (request,) = plan_of(opened, tmp_path, f"trak:{OPTIONS}")[1]
-    for features in (FeatureRequest(train=feature, query=None), FeatureRequest(train=None, query=feature)):
-        with pytest.raises(UsageError, match="declared for training items and queries"):
-            plan._add_all(features, request)
+def test_a_matrix_is_of_the_same_parameters_on_both_sides():
     with pytest.raises(ValueError, match="of the same parameters"):
         GradientGram(source=SOURCE, queries=SOURCE.model_copy(update={"parameters": "lora"}))
 
 
 def test_costs_and_lost_gradients_are_reported(opened, tmp_path):
-    plan, (request,) = plan_of(opened, tmp_path, f"trak:{OPTIONS}")
-    compute_passes(plan, registry(), Silent())
-    read = MethodFeatures(plan, plan.features(request))
+    run = SmallRun(opened, tmp_path, f"trak:{OPTIONS}").compute()
+    read = FeatureReader(run.world, run.features(run.requests[0]))
     assert read.cache_seconds() > 0
     assert (read.query_seconds() > 0).all() and read.query_seconds().shape == (QUERIES,)
     assert read.rows_on_disk() == read.shared_bytes() == 0
@@ -286,8 +280,9 @@ def test_costs_and_lost_gradients_are_reported(opened, tmp_path):
 
 def test_a_method_whose_gradients_have_no_room_gives_up_and_the_others_go_on(opened, tmp_path, monkeypatch):
     monkeypatch.setattr(gram, "SHARE", 0.0)
-    plan, (exact, sketched) = plan_of(opened, tmp_path, f"trak:{OPTIONS}", "trak:timesteps=2,v=16")
-    compute_passes(plan, registry(), Silent())
+    run = SmallRun(opened, tmp_path, f"trak:{OPTIONS}", "trak:timesteps=2,v=16").compute()
+    exact, sketched = run.requests
     with pytest.raises(Exception, match=r"use a sketch \(v=\.\.\.\)"):
-        plan.features(exact)
-    assert MethodFeatures(plan, plan.features(sketched)).train().rows.count == COUNT
+        run.features(exact)
+    (feature,) = run.features(sketched).train
+    assert FeatureReader(run.world, run.features(sketched)).train()[feature].count == COUNT

@@ -1,7 +1,5 @@
 """A run asks every ground truth that applies to its task, and puts what it says of a method into the record."""
 
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 
@@ -15,6 +13,7 @@ from attrbench.evaluation.progress import Silent
 from attrbench.evaluation.requests import RunSettings, TaskRequest, request_methods
 from attrbench.evaluation.task_run import TaskRun
 from attrbench.plugins.registry import Plugin, load_registry
+from tests.registering import plugin_of
 
 
 def result(value):
@@ -93,9 +92,7 @@ def toy(out, *truths, method="random", notes=None, **settings):
 def toy_run(out, *truths, method="random", notes=None, **settings):
     registry = load_registry()
     plugin = Plugin("toys", "tests", "0")
-    registry.load(
-        plugin, lambda: SimpleNamespace(register_ground_truths=lambda register: [register(t) for t in truths])
-    )
+    registry.load(plugin, lambda: plugin_of(ground_truths=truths))
     assert plugin.error is None
     request = TaskRequest(Spec("attrbench-check", {}), ToyTask(ToyTask.Options()))
     chosen = RunSettings(out=out, cache=out / "cache", **settings)

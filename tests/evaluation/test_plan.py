@@ -1,7 +1,6 @@
 """What a run of several methods computes: each pass once, whatever the number of methods that it serves."""
 
 import itertools
-from types import ModuleType
 
 import numpy as np
 import pytest
@@ -15,18 +14,18 @@ from attrbench.contracts.options import Options, Spec
 from attrbench.contracts.record import read_records
 from attrbench.contracts.task import Task
 from attrbench.errors import Unavailable
-from attrbench.evaluation.execute import compute_passes
-from attrbench.evaluation.plan import Plan
+from attrbench.evaluation.plan import make_plan, plan_lines
 from attrbench.evaluation.progress import Silent
 from attrbench.evaluation.requests import RunSettings, TaskRequest, request_methods
 from attrbench.evaluation.task_run import TaskRun
+from attrbench.evaluation.world import TaskWorld
 from attrbench.features.gradient_products import GradientProducts
 from attrbench.gradients.gradient_pass import GradientPass
-from attrbench.plugins.hookspecs import hookimpl
 from attrbench.plugins.registry import Plugin, load_registry, registry
 from attrbench_methods.first_order.product_scorer import ProductScorer
 from attrbench_methods.gradient_options import GradientOptions
-from tests.methods.in_memory import Small, SmallTask, meta_of, plan_of, scores_by_run, seeded, small_items
+from tests.methods.in_memory import Small, SmallRun, SmallTask, meta_of, scores_by_run, seeded, small_items
+from tests.registering import plugin_of
 
 SHAPE = (2, 3, 3)
 N, M = 10, 3
@@ -97,15 +96,21 @@ def computed(monkeypatch):
     inner = GradientPass.compute
 
     def compute(self, unit, stores):
-        seen.append((self.split.name, self.source, *unit))
+        if stores:  # a pass whose features were all given up has nothing to do
+            seen.append((self.split.name, self.source, *unit))
         inner(self, unit, stores)
 
     monkeypatch.setattr(GradientPass, "compute", compute)
     return seen
 
 
-def over_train(plan):
-    return [planned for planned in plan.passes.values() if planned.split == "train"]
+def stages_over(split, plan):
+    return [stage for stage in plan.stages if stage.computation.split == split]
+
+
+def lines_of(opened, folder, *specs):
+    run = SmallRun(opened, folder, *specs)
+    return plan_lines(run.plan, run.world)
 
 
 @pytest.mark.parametrize(
@@ -125,20 +130,19 @@ def over_train(plan):
     ],
 )
 def test_methods_whose_gradients_are_the_same_share_one_pass(opened, tmp_path, computed, specs, passes):
-    plan, requests = plan_of(opened, tmp_path, *specs)
-    assert len(over_train(plan)) == passes
-    labels = {label for planned in over_train(plan) for label in planned.methods}
-    assert labels == (set() if passes == 0 else {request.label for request in requests})
-    compute_passes(plan, registry(), Silent())
+    run = SmallRun(opened, tmp_path, *specs)
+    assert len(stages_over("train", run.plan)) == passes
+    labels = {label for stage in stages_over("train", run.plan) for label in stage.methods}
+    assert labels == (set() if passes == 0 else {request.label for request in run.requests})
+    run.compute()
     train = [piece for piece in computed if piece[0] == "train"]
     assert len(train) == len(set(train)) == passes
     assert {piece[2:] for piece in train} <= {(0, N)}
 
 
 def test_only_the_queries_of_journey_trak_need_a_pass_of_their_own(opened, tmp_path):
-    plan, _ = plan_of(opened, tmp_path, *UNIFORM)
-    queries = [planned for planned in plan.passes.values() if planned.split == "query"]
-    assert [planned.source.latents for planned in queries] == ["clean", "trajectory"]
+    queries = stages_over("query", SmallRun(opened, tmp_path, *UNIFORM).plan)
+    assert [stage.computation.source.latents for stage in queries] == ["clean", "trajectory"]
     assert queries[1].methods == [UNIFORM[3]]
 
 
@@ -181,8 +185,7 @@ def test_what_is_computed_is_not_computed_again_and_serves_methods_that_come_lat
 
 
 def test_lines_say_how_many_passes_serve_how_many_methods(opened, tmp_path):
-    plan, _ = plan_of(opened, tmp_path, *CUBIC, *UNIFORM, DAS, "pixel")
-    lines = plan.lines()
+    lines = lines_of(opened, tmp_path, *CUBIC, *UNIFORM, DAS, "pixel")
     assert lines[0] == f"{N} training items, {M} queries"
     assert f"3 passes over the training set: {len(CUBIC) + len(UNIFORM) + 1} methods served" in lines
     (cubic,) = (line for line in lines if "train items at T=2 (cubic)" in line)
@@ -206,23 +209,23 @@ def test_lines_say_how_many_passes_serve_how_many_methods(opened, tmp_path):
 
 
 def test_lines_of_one_pass_for_one_method(opened, tmp_path):
-    lines = plan_of(opened, tmp_path, "tracin:timesteps=2,checkpoints=1")[0].lines()
+    lines = lines_of(opened, tmp_path, "tracin:timesteps=2,checkpoints=1")
     assert "1 pass over the training set: 1 method served" in lines
-    lines = plan_of(opened, tmp_path, "tracin:timesteps=2,checkpoints=2")[0].lines()
+    lines = lines_of(opened, tmp_path, "tracin:timesteps=2,checkpoints=2")
     assert "2 passes over the training set: 1 method served" in lines
     assert any("at 1/2 weights" in line for line in lines)
-    lines = plan_of(opened, tmp_path, "pixel")[0].lines()
+    lines = lines_of(opened, tmp_path, "pixel")
     assert not any("training set:" in line for line in lines)
 
 
 def test_losses_alone_are_outputs_and_no_gradients(opened, tmp_path):
-    lines = plan_of(opened, tmp_path, DAS)[0].lines()
+    lines = lines_of(opened, tmp_path, DAS)
     assert any(line.startswith("outputs of the loss of train items") for line in lines)
 
 
 def test_lines_say_what_is_left(opened, tmp_path):
     scores_by_run(opened, tmp_path, *CUBIC[:2])
-    lines = plan_of(opened, tmp_path, *CUBIC[:2])[0].lines()
+    lines = lines_of(opened, tmp_path, *CUBIC[:2])
     assert all("0 of 1 shards" in line for line in lines if "items at" in line)
     assert lines[-1].startswith("0 MB to write")
 
@@ -238,14 +241,17 @@ class Failing(Method[GradientOptions]):
     Options = GradientOptions
 
     def features(self):
-        products = GradientProducts(source=GradientSource(), timesteps="mean", transform=self.key)
-        return FeatureRequest(train=products, query=products)
+        return FeatureRequest.both(*self.products)
+
+    @property
+    def products(self):
+        return (GradientProducts(source=GradientSource(), timesteps="mean", transform=self.key),)
 
     def transform(self, gradients, context):
         raise ValueError("one\n line")
 
     def fit(self, train, context):
-        return ProductScorer(normalize=False)
+        return ProductScorer(self.products[0], normalize=False)
 
 
 class NoSeeds(Failing):
@@ -292,14 +298,14 @@ class Boundless(Failing):
         return Transformed(gradients, {"residual": float("inf"), "ratio": float("nan"), "steps": 3.0})
 
 
-class TwoParts(Failing):
+class TwoProducts(Failing):
     """Which share a pass, and both fail."""
 
-    name = "two-parts"
+    name = "two-products"
 
-    def features(self):
-        parts = [GradientProducts(source=GradientSource(), timesteps="mean", transform=self.key + k) for k in "ab"]
-        return FeatureRequest(None, None, tuple(FeatureRequest(train=part, query=part) for part in parts))
+    @property
+    def products(self):
+        return [GradientProducts(source=GradientSource(), timesteps="mean", transform=self.key + k) for k in "ab"]
 
 
 class Sound(Failing):
@@ -315,7 +321,7 @@ FAULTS = {
     WrongShape: f"its transform turned (1, {M}, 65) into (1, 1, 65)",
     NotFinite: "its transform of query 1 is not finite",
     NoFeatures: "KeyError: 'grid'",
-    TwoParts: "ValueError: one line",
+    TwoProducts: "ValueError: one line",
 }
 
 
@@ -340,11 +346,7 @@ def run(tmp_path):
             def open(self, workspace):
                 return opened
 
-        plugin = ModuleType("failing")
-        methods = [*FAULTS, Double, Boundless, Sound]
-        plugin.register_methods = hookimpl(
-            lambda register: [register(method) for method in methods] and None, specname="register_methods"
-        )
+        plugin = plugin_of(methods=[*FAULTS, Double, Boundless, Sound])
         known = load_registry()
         known.load(Plugin("failing", "attrbench-tests", "1"), lambda: plugin)
         assert "fails" in known.names("method")
@@ -443,9 +445,9 @@ def test_products_behind_a_transform_are_of_one_seed_and_one_training_set(opened
     """For what it looks at, and draws."""
 
     def stores(spec, **settings):
-        requests = request_methods(registry(), [spec])
-        plan = Plan(meta_of(opened), opened, requests, RunSettings(tmp_path, tmp_path, **settings))
-        return {store.fingerprint for planned in over_train(plan) for store in planned.stores.values()}
+        world = TaskWorld(meta_of(opened), opened, RunSettings(tmp_path, tmp_path, **settings))
+        plan = make_plan(world, request_methods(registry(), [spec]))
+        return {store.fingerprint for stage in stages_over("train", plan) for store in stage.stores.values()}
 
     for changed in ({"seed": 1}, {"limit_train": N - 1}):
         assert stores("ekfac:draws=64", **changed) != stores("ekfac:draws=64")

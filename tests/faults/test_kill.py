@@ -22,6 +22,7 @@ from attrbench.contracts.record import Record, read_records
 from attrbench.files import sha256_of
 from attrbench.store.shards import FeatureStore, Unit, units
 from attrbench.store.stored_rows import StoredRows
+from attrbench.store.stored_shards import StoredShards
 from tests.faults.worker import METHODS, QUERIES, QUERY_SHARD, TRAIN, TRAIN_SHARD
 
 CHECKOUT = Path(__file__).parents[2]
@@ -203,7 +204,9 @@ def scores(root: Path, label: str) -> np.ndarray:
         feature = store.description["feature"]
         split = store.description["split"]
         if feature["sketch"]["length"] == length and feature["dtype"] == (dtype if split == "train" else "float32"):
-            views[split] = StoredRows(store, shards[-1].last).take(np.arange(shards[-1].last))
+            views[split] = StoredRows(StoredShards(store, Unit(0, shards[-1].last)), None, {}).take(
+                np.arange(shards[-1].last)
+            )
     return np.einsum("qtv,itv->qi", views["query"], views["train"])
 
 

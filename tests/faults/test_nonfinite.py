@@ -6,7 +6,6 @@ import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
@@ -16,11 +15,11 @@ from attrbench.contracts.options import Options
 from attrbench.contracts.record import Record
 from attrbench.contracts.task import Items, OpenTask, Task, TaskMeta
 from attrbench.models.families.ddpm import DDPMDenoiser
-from attrbench.plugins.hookspecs import hookimpl
 from attrbench.plugins.registry import Plugin, load_registry
 from attrbench.store.fingerprint import fingerprint
 from attrbench.store.shards import map_safetensors
 from tests.faults.conftest import records_of
+from tests.registering import plugin_of
 
 TRAIN, QUERIES = 70, 5  # two shards of the training set
 TIMESTEPS = (999, 874)  # of two, cubic
@@ -44,7 +43,7 @@ SPLITS = {"train": images(TRAIN, 0), "query": images(QUERIES, 1)}
 
 
 class PoisonedDenoiser(DDPMDenoiser):
-    """A DDPM whose target has one bad pixel for some pairs of image and timestep."""
+    """A DDPM whose target has one bad pixel for some images at some timesteps."""
 
     poison: list[tuple[torch.Tensor, int, float]]
 
@@ -109,8 +108,7 @@ def run(monkeypatch, tiny_folder, attrbench, tmp_path):
             def open(self, workspace):
                 return OpenPoisoned(tiny_folder, list(poison))
 
-        plugin = ModuleType("poisoned")
-        plugin.register_tasks = hookimpl(lambda register: register(Poisoned), specname="register_tasks")
+        plugin = plugin_of(tasks=[Poisoned])
         registry = load_registry()
         registry.load(Plugin("poisoned", "attrbench-tests", "1"), lambda: plugin)
         assert "poisoned-mini" in registry.names("task")

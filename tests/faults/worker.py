@@ -22,10 +22,10 @@ import sklearn.datasets
 import torch
 
 from attrbench.contracts.feature import Engine
-from attrbench.evaluation import plan
 from attrbench.evaluation.provenance import code_digest
 from attrbench.evaluation.requests import RunSettings, request_methods, request_tasks
 from attrbench.evaluation.task_run import TaskRun
+from attrbench.features import gradient_feature, pass_computation
 from attrbench.plugins.registry import registry
 from attrbench.store import shards
 from attrbench_tasks.minis import query_pictures as generated
@@ -65,8 +65,9 @@ class LoggingReporter:
 def build(cache: str, out: str, batch_size: str, log_path: str) -> None:
     log = Log(log_path)
     torch.set_num_threads(1)
-    plan.SHARD_ITEMS, plan.QUERY_SHARD = TRAIN_SHARD, QUERY_SHARD
-    plan.units.__defaults__ = (TRAIN_SHARD,)
+    gradient_feature.SHARD_ITEMS, gradient_feature.QUERY_SHARD = TRAIN_SHARD, QUERY_SHARD
+    pass_computation.QUERY_SHARD = QUERY_SHARD
+    shards.units.__defaults__ = (TRAIN_SHARD,)
     write = shards.FeatureStore.write
 
     def logged_write(self, unit, arrays, timing) -> None:

@@ -2,7 +2,6 @@
 
 import json
 import sys
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -29,6 +28,7 @@ from attrbench.plugins.registry import Plugin, load_registry
 from attrbench.reports.ranking import build_tables
 from attrbench.reports.table_cells import below_cells
 from tests.ground_truth.tiny_trainable import QUERIES, TRAIN, Shipping, TinyTrainable, setting
+from tests.registering import plugin_of
 from tests.tasks.tiny_removal import no_stage
 
 PLAN = BankPlan(subsets=6, seeds=2, steps=6, draws=2)
@@ -214,9 +214,7 @@ class TopScorer(Scorer):
 @pytest.fixture
 def registry(monkeypatch):
     found = load_registry()
-    toys = SimpleNamespace(
-        register_methods=lambda register: register(TopOnly), register_tasks=lambda register: register(TinyTrainable)
-    )
+    toys = plugin_of(methods=[TopOnly], tasks=[TinyTrainable])
     plugin = Plugin("toys", "tests", "0")
     found.load(plugin, lambda: toys)
     assert plugin.error is None

@@ -370,8 +370,8 @@ def test_gradients_along_the_trajectory_can_be_had(kind, load, pictures):
     items = copy.copy(pictures)
     object.__setattr__(items, "seeds", list(range(len(items))))
     source = GradientSource(grid=TimestepGrid(kind="sampler", steps=2), latents="trajectory")
-    pairs = NoisySamples(source, denoiser, Split("query", items))
-    assert pairs.encode(0, 2).latents.shape == (2, 2, *denoiser.latent_shape)
+    samples = NoisySamples(source, denoiser, Split("query", items))
+    assert samples.encode(0, 2).latents.shape == (2, 2, *denoiser.latent_shape)
     assert whole(denoiser, items, source, Unit(0, 1)).isfinite().all()
 
 

@@ -5,8 +5,9 @@ from hypothesis import strategies as st
 
 from attrbench.errors import AttrbenchError
 from attrbench.store.encoding import decode_rows, encode_rows, row_bytes
-from attrbench.store.shards import FeatureStore, Timing, units
+from attrbench.store.shards import FeatureStore, Timing, Unit, units
 from attrbench.store.stored_rows import StoredRows
+from attrbench.store.stored_shards import StoredShards
 
 DTYPES = ["float32", "float16", "bfloat16", "int8"]
 COUNT, T, V, SHARD = 21, 2, 1500, 4
@@ -27,7 +28,7 @@ def stored(folder, rows, norms, dtype="float32", items=SHARD):
         part = slice(unit.first, unit.last)
         arrays = encode_rows(rows[part], dtype) | {"norms": norms[part]}
         store.write(unit, arrays, Timing([0.0] * (unit.last - unit.first), 1))
-    return StoredRows(FeatureStore(folder, description, items), len(rows))
+    return StoredRows(StoredShards(FeatureStore(folder, description, items), Unit(0, len(rows))), None, {})
 
 
 @pytest.fixture(scope="module")
@@ -105,4 +106,4 @@ def test_rows_of_which_a_shard_is_missing_are_not_read(tmp_path):
     lost.unlink()
     description = {"dtype": "float32", "items": SHARD, "shape": rows.shape}
     with pytest.raises(AttrbenchError, match=lost.name):
-        StoredRows(FeatureStore(tmp_path, description, SHARD), 8)
+        StoredRows(StoredShards(FeatureStore(tmp_path, description, SHARD), Unit(0, 8)), None, {})

@@ -10,6 +10,7 @@ from attrbench.errors import AttrbenchError
 from attrbench.store.checksums import seal_path
 from attrbench.store.shards import SHARD_BYTES, SHARD_ITEMS, FeatureStore, Timing, Unit, shard_items, units
 from attrbench.store.stored_rows import StoredRows
+from attrbench.store.stored_shards import StoredShards
 
 DESCRIPTION = {"feature": "rows", "split": "train"}
 UNIT = Unit(4, 7)
@@ -212,7 +213,7 @@ def test_stored_rows_come_back_in_item_order_across_shards(tmp_path):
     for unit in reversed(units(count)):
         part = {name: array[unit.first : unit.last] for name, array in whole.items()}
         store.write(unit, part, Timing([0.0] * (unit.last - unit.first), 1))
-    rows = StoredRows(fresh(store), count)
+    rows = StoredRows(StoredShards(fresh(store), Unit(0, count)), None, {})
     assert (rows.count, rows.width) == (count, 8)
     np.testing.assert_array_equal(rows.norms, whole["norms"])
     blocks = list(rows.blocks())

@@ -1,7 +1,5 @@
 """Removal and retraining as a task that any method can run on."""
 
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 import torch
@@ -27,6 +25,7 @@ from attrbench_tasks.removal.mnist_removal import MnistRemoval, MnistRemovalMini
 from attrbench_tasks.removal.removal_task import RemovalOptions
 from attrbench_tasks.removal.thickness import METRIC, thicknesses
 from attrbench_tasks.training.train_ddpm import is_trained, scaled, train_ddpm
+from tests.registering import plugin_of
 from tests.tasks.tiny_removal import ITEMS, RECIPE, SMALL, Notes, TinyRemoval, bars, removal, run, setting, tiny_task
 
 CPU = torch.device("cpu")
@@ -73,7 +72,7 @@ class TensScorer(Scorer):
 @pytest.fixture(scope="session")
 def registry() -> Registry:
     found = load_registry()
-    toys = SimpleNamespace(register_methods=lambda register: [register(toy) for toy in (Tens, Likewise, Shallow)])
+    toys = plugin_of(methods=[Tens, Likewise, Shallow])
     plugin = Plugin("toys", "tests", "0")
     found.load(plugin, lambda: toys)
     assert plugin.error is None

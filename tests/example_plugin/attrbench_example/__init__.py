@@ -1,36 +1,36 @@
 """An example plugin for attrbench: a method, a task, a ground truth and a model family."""
 
-from collections.abc import Callable
-from typing import Any
-
 from attrbench import hookimpl
-from attrbench.contracts.ground_truth import GroundTruth
-from attrbench.contracts.method import Method
-from attrbench.contracts.task import Task
-from attrbench_example.left_out_color import LeftOutColor
-from attrbench_example.mean_color import MeanColor
-from attrbench_example.stripes import StripesMini
+from attrbench.plugins.hookspecs import Register
 
 
 @hookimpl
-def register_methods(register: Callable[[type[Method[Any]]], None]) -> None:
+def register_methods(register: Register) -> None:
     """Registers the method."""
-    register(MeanColor)
+    register("mean-color", "negative distance of the images' mean colors", "attrbench_example.mean_color:MeanColor")
 
 
 @hookimpl
-def register_tasks(register: Callable[[type[Task[Any]]], None]) -> None:
+def register_tasks(register: Register) -> None:
     """Registers the task."""
-    register(StripesMini)
+    register(
+        "stripes-mini",
+        "60 striped images of 8x8 pixels in three colors; an example",
+        "attrbench_example.stripes:StripesMini",
+    )
 
 
 @hookimpl
-def register_ground_truths(register: Callable[[type[GroundTruth[Any]]], None]) -> None:
+def register_ground_truths(register: Register) -> None:
     """Registers the ground truth."""
-    register(LeftOutColor)
+    register(
+        "left-out-color",
+        "whether the strongest group is the one whose removal hurts most",
+        "attrbench_example.left_out_color:LeftOutColor",
+    )
 
 
 @hookimpl
-def register_model_families(register: Callable[[str, str, str], None]) -> None:
+def register_model_families(register: Register) -> None:
     """Registers the family."""
     register("dit", "class-conditional diffusion transformer over latents", "attrbench_example.dit:DiT")

@@ -29,11 +29,11 @@ class MeanColor(Method[Any]):
 
     def features(self) -> FeatureRequest:
         """The images."""
-        return FeatureRequest(train=Images(), query=Images())
+        return FeatureRequest.both(Images())
 
     def fit(self, train: TrainFeatures, context: Context) -> MeanColorScorer:
         """Keeps the mean color of each training image."""
-        return MeanColorScorer(mean_colors(train.images), self.options.distance)
+        return MeanColorScorer(mean_colors(train[Images()]), self.options.distance)
 
 
 class MeanColorScorer(ExhaustiveScorer):
@@ -47,7 +47,7 @@ class MeanColorScorer(ExhaustiveScorer):
         """[m, n] scores, at most 0."""
         import numpy as np
 
-        difference = mean_colors(query.images)[:, None, :] - self._train[None, :, :]
+        difference = mean_colors(query[Images()])[:, None, :] - self._train[None, :, :]
         if self._distance == "l1":
             return -np.abs(difference).sum(axis=2)
         return -np.sqrt((difference**2).sum(axis=2))

@@ -80,7 +80,7 @@ class Richardson:
         return math.sqrt(float(left.sum() / weights.sum()))
 
     def until(self, spectrum: NDArray[np.float64], weights: NDArray[np.float64], tolerance: float) -> Richardson:
-        """Return the iteration with the fewest steps, at most `iterations`, that bring the residual below `tolerance`."""
+        """Return the iteration with the fewest steps, at most its own, that bring the residual below `tolerance`."""
         low, high = 1, self.iterations
         if np.abs(self.rate(spectrum)).max() >= 1:
             return self  # it diverges: no number of steps is better than another

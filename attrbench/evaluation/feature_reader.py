@@ -9,7 +9,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from attrbench.contracts.feature import Costs, Feature, FeatureRequest, QueryFeatures, SplitData, SplitName, TrainFeatures, Unit
+from attrbench.contracts.feature import (
+    Costs,
+    Feature,
+    FeatureRequest,
+    QueryFeatures,
+    SplitData,
+    SplitName,
+    TrainFeatures,
+    Unit,
+)
 from attrbench.evaluation.world import TaskWorld
 from attrbench.store.fingerprint import fingerprint
 from attrbench.store.stored_shards import StoredShards

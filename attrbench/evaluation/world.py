@@ -59,6 +59,11 @@ class LoadedModel:
         return self.denoiser.fingerprint_at(self.checkpoint)
 
     @property
+    def takes_prompts(self) -> bool:
+        """Whether the model draws from prompts."""
+        return self.denoiser.takes_prompts
+
+    @property
     def sampling(self) -> Mapping[str, object]:
         """What decides the sampler's steps besides the weights."""
         return self.denoiser.sampling

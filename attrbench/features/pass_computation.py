@@ -11,7 +11,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from attrbench.contracts.feature import Computation, Feature, Prepared, Scope, ShardWriter, SplitName, Stores, Unit, World
+from attrbench.contracts.feature import (
+    Computation,
+    Feature,
+    Prepared,
+    Scope,
+    ShardWriter,
+    SplitName,
+    Stores,
+    Unit,
+    World,
+)
 from attrbench.contracts.gradient_source import GradientSource
 from attrbench.contracts.method import Transformed
 from attrbench.errors import AttrbenchError

@@ -13,8 +13,13 @@ QUERY_SHARD = 16
 
 
 def source_facts(source: GradientSource, split: SplitName, scope: Scope) -> dict[str, object]:
-    """Return all that decides the gradients of a source for the items of a split, as JSON can hold it."""
+    """Return all that decides the gradients of a source for the items of a split, as JSON can hold it.
+
+    Raises:
+        Unavailable: for the empty prompt where the model takes no prompts.
+    """
     model = scope.model(source.checkpoint)
+    source.check_prompt(model)
     sizes = model.parameter_sizes(source.parameters)
     return {
         "engine": ENGINE_VERSION,

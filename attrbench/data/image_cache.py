@@ -51,11 +51,11 @@ def kept_images(listing: Listing, shape: tuple[int, int, int], cache: Path) -> K
     known = artifact.seal()
     if known is not None and _any_is_readable(listing, shape, known.facts["bad"]):
         artifact.drop()  # an image that could not be read can be read by now (a disk that was away)
-    kept = artifact.kept(
+    artifact_content = artifact.kept(
         lambda part: _decode_all(part, listing, shape),
         lambda path, facts: (path, facts),
     )
-    path, facts = kept.value
+    path, facts = artifact_content.value
     if not facts["count"]:
         index, reason = facts["bad"][0]
         raise AttrbenchError(f"no image in {listing.where} can be read; {listing.names[index]}: {reason}")

@@ -73,13 +73,13 @@ class Loaded(NamedTuple):
 
 def items_of(listing: Listing, source: DatasetSource, shape: tuple[int, int, int], cache: Path) -> Loaded:
     """Return the items of a listing with images decoded to `shape` (H, W, C); see `load_items`."""
-    kept = kept_images(listing, shape, cache)
-    left_out = _judge(listing, source, kept.bad) if kept.bad else None
-    good = [index for index in range(len(listing)) if index not in kept.bad]
+    decoded = kept_images(listing, shape, cache)
+    left_out = _judge(listing, source, decoded.bad) if decoded.bad else None
+    good = [index for index in range(len(listing)) if index not in decoded.bad]
     prompts = [""] * len(good) if listing.captions is None else [listing.captions[index] for index in good]
     groups = [""] * len(good) if listing.groups is None else [listing.groups[index] for index in good]
     names = [listing.names[index] for index in good]
-    return Loaded(make_items(kept.images, prompts, groups, names, digest=kept.sha256), left_out)
+    return Loaded(make_items(decoded.images, prompts, groups, names, digest=decoded.sha256), left_out)
 
 
 def need_captions(listing: Listing) -> None:

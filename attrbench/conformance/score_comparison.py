@@ -18,12 +18,12 @@ from attrbench.errors import AttrbenchError
 Scores = NDArray[np.float64]
 
 ROUNDING = 1e-4
-"""Tolerance, relative to a query's largest score, for scores from equal features. Sums of thousands of float32 products in another order
-differ by about 1e-6 of it, and a method may have solved a system of condition number 100 in between."""
+"""Tolerance, relative to a query's largest score, for scores from equal features. Sums of thousands of float32 products
+in another order differ by about 1e-6 of it, and a method may have solved a system of condition number 100."""
 ENGINE = 1e-3
-"""Tolerance for scores from features of two separate gradient passes: gradients of other batches differ by some 3e-7
-themselves, and what a method inverts may have a condition number of a few thousand. More than that is amplified
-rounding: a parameter whose gradient is nothing but rounding (the bias of attention keys), say, given a weight."""
+"""Tolerance for scores from features of two separate gradient passes. Gradients of other batches differ by some 3e-7
+themselves, and what a method inverts may have a condition number of a few thousand. A larger difference is amplified
+rounding, such as of a parameter whose gradient is nothing but rounding (the bias of attention keys)."""
 
 
 def scores_of(scorer: Scorer, query: QueryFeatures, count: int) -> Scores:

@@ -190,8 +190,8 @@ class OpenFileTask(OpenTask):
         truncated = self.model_description.truncated(items.prompts)
         if truncated:
             line = (
-                f"{len(truncated)} of {len(items)} prompts of {where} are longer than the text encoder takes and are cut"
-                f" there, as in training; the first is that of {items.names[truncated[0]]}"
+                f"{len(truncated)} of {len(items)} prompts of {where} are longer than the text encoder takes and are"
+                f" cut there, as in training; the first is that of {items.names[truncated[0]]}"
             )
             log.warning(line)
             self._notes.append(line)

@@ -1,4 +1,4 @@
-"""Make the settings and the reporter of a run from what a user gives, with defaults for the rest."""
+"""Build the settings and the progress reporter of a run from user arguments and defaults."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Requests: the methods and tasks that a user asked for, validated, and the settings of a run."""
+"""Requests: validated methods and tasks of a run, and its settings."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ TaskLike: TypeAlias = "str | Path | type[Task[Any]] | Task[Any]"
 
 @dataclass(frozen=True)
 class RunSettings:
-    """How to run.
+    """The settings of a run: folders, device, limits, executor and seed.
 
     Attributes:
         out: folder of the records.
@@ -65,7 +65,7 @@ class RunSettings:
     keep_scores: bool = False
 
     def make_folders(self) -> None:
-        """Make the folders, and refuse one that can't be written to before hours are spent.
+        """Create the folders of the run, and check that they can be written to.
 
         Raises:
             AttrbenchError: one line that names it.
@@ -94,7 +94,7 @@ class RunSettings:
 
 @dataclass(frozen=True)
 class MethodRequest:
-    """A method with validated options.
+    """A request for a method with validated options.
 
     Attributes:
         spec: name and options as given.
@@ -116,7 +116,7 @@ class MethodRequest:
 
 @dataclass(frozen=True)
 class TaskRequest:
-    """A task with validated options."""
+    """A request for a task with validated options."""
 
     spec: Spec
     task: Task[Any]
@@ -129,7 +129,7 @@ class TaskRequest:
 
 @dataclass(frozen=True)
 class Sweep:
-    """Values of a method's options, of which one is to be chosen.
+    """A set of option values of a method, from which `tune` chooses one.
 
     Attributes:
         text: the `-m` string.
@@ -176,7 +176,7 @@ def request_executor(registry: Registry, text: str) -> Executor[Any]:
 
 
 def make_folder(folder: Path, flag: str, written: bool = False) -> None:
-    """Make a folder; with `written` make sure that it can be written to.
+    """Create a folder; with `written`, check that it can be written to.
 
     Raises:
         AttrbenchError: where it can't, with the flag that names another.
@@ -243,7 +243,7 @@ def method_label(method: MethodLike) -> str:
 
 
 def _refuse_other(registry: Registry, role: Literal["method", "task"], name: str, kind: type) -> None:
-    """Refuse a class whose name is that of another one that is registered."""
+    """Raise an error for a class whose name is registered for another class."""
     if name in registry.names(role) and getattr(registry, role)(name) is not kind:
         plugin = registry.provider(role, name)
         owner = f"{plugin.distribution} {plugin.version}"
@@ -324,7 +324,7 @@ def with_options(registry: Registry, request: TaskRequest, options: Mapping[str,
 def check_requests(
     task: TaskRequest, methods: Sequence[MethodRequest], settings: RunSettings, note: Callable[[str], None]
 ) -> list[MethodRequest]:
-    """Refuse what can't work before anything is opened, and return the methods that can.
+    """Return the methods that can run, after checking all requests before any task is opened.
 
     Methods are checked later, where only the open task knows the size of its training set.
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, repr=False)
 class Choice:
-    """The value that was chosen from a sweep, and what each value reached.
+    """The value chosen from a sweep (a set of option values), with the metric of each value.
 
     Attributes:
         sweep: the values.
@@ -49,7 +49,7 @@ class Choice:
 
 
 class TuningRun:
-    """Chooses options of methods on the tuning queries of one task, then runs what was chosen on the reported ones.
+    """A tuning run: chooses options on the tuning queries of one task, then runs them on the reported queries.
 
     Args:
         registry: the plugins.
@@ -81,7 +81,7 @@ class TuningRun:
             raise unknown_name("metric", by, known)
 
     def choices(self) -> list[Choice]:
-        """Try all values of all sweeps in one run on the tuning queries.
+        """Return the choice for each sweep, after running all values on the tuning queries.
 
         Raises:
             UsageError: where no value that ran has the metric that is to decide.
@@ -95,7 +95,7 @@ class TuningRun:
         return [self._choice(sweep, [records.get(run.identity(r)) for r in sweep.requests]) for sweep in self._sweeps]
 
     def results(self, choices: Sequence[Choice]) -> Iterator[Result]:
-        """Run what was chosen on the reported queries, and yield the results."""
+        """Yield the results of the chosen options on the reported queries."""
         chosen = [
             replace(choice.chosen, optional=False, tuned=choice.tuned)
             for choice in choices

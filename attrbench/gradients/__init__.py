@@ -1,1 +1,1 @@
-"""The gradient engine: per-sample gradients, sketches and products in one backward pass."""
+"""The gradient engine: computes per-sample gradients, their sketches and their inner products in one backward pass."""

@@ -1,4 +1,4 @@
-"""The back ends by name."""
+"""Choose the algorithm that computes per-sample gradients: module hooks, `vmap`, or a loop over samples."""
 
 from __future__ import annotations
 
@@ -19,5 +19,5 @@ def per_sample_gradients(
     backend: str = "hooks",
     precision: Precision = "fp32",
 ) -> PerSampleGradients:
-    """The chosen back end."""
+    """Return the per-sample gradient computation called `backend`: `hooks`, `vmap` or `loop`."""
     return BACKENDS[backend](denoiser, parameters, output, precision)

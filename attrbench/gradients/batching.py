@@ -1,4 +1,4 @@
-"""How many pairs of item and timestep go through one backward pass: found, halved when memory runs out, remembered."""
+"""Choose the batch size of backward passes: estimate it from free memory, halve it when memory runs out."""
 
 from __future__ import annotations
 
@@ -20,27 +20,27 @@ log = logging.getLogger(__name__)
 
 LARGEST = {"cpu": 640, "cuda": 1024}
 SHARE = 0.5
-"""Of the free memory, what a batch may take by estimate."""
+"""Share of the free memory that a batch may take, by estimate."""
 ENOUGH = {"cpu": 1.5e9}
-"""Bytes by estimate beyond which a larger batch gains nothing: the arithmetic is busy, and caches are left behind."""
+"""Estimated bytes beyond which a larger batch is no faster: all arithmetic units are busy, and caches overflow."""
 
 
 class BatchSize:
-    """A batch size that only ever shrinks.
+    """A batch size (number of noisy samples) that is estimated once and then only shrinks.
 
     Args:
-        fixed: the size asked for, or None to find one.
-        device: where batches run.
-        memo: file in which a size that had to be halved is remembered for the next process.
+        fixed: the batch size that the user gave, or None to estimate one.
+        device: torch device on which batches run.
+        file: JSON file in which a halved batch size is remembered for the next process.
     """
 
-    def __init__(self, fixed: int | None, device: torch.device, memo: Path | None = None) -> None:
+    def __init__(self, fixed: int | None, device: torch.device, file: Path | None = None) -> None:
         self._size = fixed
         self._device = device
-        self._memo = memo
+        self._file = file
 
     def get(self, bytes_per_sample: Callable[[], int]) -> int:
-        """The size to use now; `bytes_per_sample` is asked once, where no size was given."""
+        """Return the current batch size; `bytes_per_sample` is called once, and only if no fixed size was given."""
         if self._size is None:
             most = min(SHARE * free_memory(self._device), ENOUGH.get(self._device.type, math.inf))
             fitting = int(most) // max(1, bytes_per_sample())
@@ -48,10 +48,10 @@ class BatchSize:
         return self._size
 
     def shrink(self) -> None:
-        """Halves the size after memory ran out.
+        """Halve the batch size after memory ran out.
 
         Raises:
-            AttrbenchError: where a single pair does not fit.
+            AttrbenchError: where a single noisy sample does not fit into memory.
         """
         assert self._size is not None
         if self._device.type == "cuda":
@@ -63,36 +63,36 @@ class BatchSize:
             )
         self._size //= 2
         log.warning("out of memory: going on with %d pairs of item and timestep a batch", self._size)
-        if self._memo is not None:
+        if self._file is not None:
             try:
-                self._kept(self._memo).write_bytes(json.dumps({"batch_size": self._size}).encode())
+                self._artifact(self._file).write_bytes(json.dumps({"batch_size": self._size}).encode())
             except AttrbenchError:  # only a convenience for the next run
-                log.debug("can't remember the batch size in %s", self._memo)
+                log.debug("can't remember the batch size in %s", self._file)
 
     def _remembered(self) -> int:
-        if self._memo is None or self._kept(self._memo).whole() is None:
+        if self._file is None or self._artifact(self._file).whole() is None:
             return 2**31
-        return int(json.loads(self._memo.read_bytes())["batch_size"])
+        return int(json.loads(self._file.read_bytes())["batch_size"])
 
-    def _kept(self, memo: Path) -> Artifact:
-        return Artifact(memo, "batch size", f"the size that fits into the memory of {self._device}")
+    def _artifact(self, file: Path) -> Artifact:
+        return Artifact(file, "batch size", f"the size that fits into the memory of {self._device}")
 
 
 def batch_size_file(world: World, identity: object) -> Path:
-    """Return the file that remembers the batch size of a computation on a device."""
+    """Return the path of the file that remembers the batch size of a computation on the current device."""
     key = fingerprint([identity, world.engine.backend, str(world.opened.denoiser.device)])
     return world.cache / "batch-sizes" / f"{key[:20]}.json"
 
 
 def free_memory(device: torch.device) -> int:
-    """Bytes that are free on a device."""
+    """Return the number of free bytes of memory on a device."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
     return int(psutil.virtual_memory().available)
 
 
 def ran_out_of_memory(error: BaseException) -> bool:
-    """Whether an exception is torch's or Python's way of saying so."""
+    """Return whether an exception of torch or Python means that memory ran out."""
     if isinstance(error, torch.cuda.OutOfMemoryError | MemoryError):
         return True
     signs = ("can't allocate memory", "not enough memory", "CUBLAS_STATUS_ALLOC_FAILED")

@@ -1,4 +1,4 @@
-"""One pass of backward passes over the items of a split, out of which all features of one gradient source come."""
+"""Compute all features of one gradient source and one data split in a single pass over its items."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ AnyFeature = PassFeature[Any, Any]
 
 
 class GradientPass:
-    """Computes shards of all features of one source over one split.
+    """A pass over the items of one split that computes shards of all features of one gradient source.
 
     Args:
-        source: what decides the gradients.
+        source: declaration that decides the gradients (timesteps, noise, output, parameters).
         denoiser: the model.
         split: the items.
-        engine: how to compute.
-        factors: for each feature that multiplies with the queries' gradients: [T, m, p] what to multiply with, or
-            [1, m, p] for means; NaN throughout where a query's gradient is not finite.
-        batch_size_file: file that remembers a batch size which had to be halved.
-        only: names of the parameters to differentiate; all attributed ones by default.
+        engine: back end and batch size.
+        factors: for each feature of inner products with query gradients, those gradients: [T, m, p], or [1, m, p]
+            for means over timesteps; all NaN for a query whose gradient is not finite.
+        batch_size_file: file that remembers a halved batch size.
+        only: names of the parameters to differentiate; None for all attributed parameters.
     """
 
     def __init__(
@@ -64,19 +64,19 @@ class GradientPass:
     def compute(self, unit: Unit, stores: Mapping[Any, ShardWriter]) -> None:
         """Compute the shards within `unit` that are missing from `stores`, in one pass, and commit them.
 
-        A shard is written as soon as its last item is through.
+        A shard is written as soon as its last item has been computed.
 
         Args:
-            unit: the items.
-            stores: the store of each `PassFeature`.
+            unit: range of items.
+            stores: `PassFeature` -> store that its shards are written to.
         """
         missing = {feature: store.missing(unit) for feature, store in stores.items()}
-        wanted = [feature for feature, shards in missing.items() if shards]
-        if not wanted:
+        incomplete = [feature for feature, shards in missing.items() if shards]
+        if not incomplete:
             return
         buffers: dict[AnyFeature, ShardBuffer] = {}
-        for group in _cut(unit, min(stores[feature].shard_items for feature in wanted)):
-            for feature in wanted:
+        for group in _cut(unit, min(stores[feature].shard_items for feature in incomplete)):
+            for feature in incomplete:
                 for shard in missing[feature]:
                     if shard.first == group.first:
                         buffers[feature] = ShardBuffer(feature, stores[feature], shard, self.setting)
@@ -84,13 +84,13 @@ class GradientPass:
                 continue
             self._fill(group, buffers)
             for feature in [feature for feature in buffers if buffers[feature].shard.last == group.last]:
-                buffers.pop(feature).commit(len(wanted))
+                buffers.pop(feature).commit(len(incomplete))
 
     def whole(self, unit: Unit, mean: bool = False) -> Tensor:
-        """Return [T, items, p] float32 whole gradients on the model's device, or their means [1, items, p].
+        """Return unsketched gradients [T, items, p] (float32, on the model's device), or their means [1, items, p].
 
-        For features that multiply with the queries' gradients. A NaN or infinite gradient is NaN throughout, so that
-        it can't be taken for a finite one.
+        Used for the query side of inner products. Every entry of a gradient with a NaN or infinity is set to NaN, so
+        that it can't be taken for a finite one.
         """
         sink = WholeGradientSink(self.gradients.total)
         count = len(self.timesteps)
@@ -107,11 +107,11 @@ class GradientPass:
             else:
                 rows[steps, items] = values
 
-        self.sweep(unit, [sink], keep)
+        self.run(unit, [sink], keep)
         return rows
 
     def _fill(self, group: Unit, buffers: Mapping[AnyFeature, ShardBuffer]) -> None:
-        """Run the items of `group` through the network once, into the buffers."""
+        """Run the items of `group` through the network once and add their rows to the buffers."""
         chosen = frozenset(buffers)
         if chosen not in self._sinks:
             self._sinks[chosen] = _FeatureSinks(list(buffers), self.setting)
@@ -127,22 +127,22 @@ class GradientPass:
                 for b in torch.nonzero(~finite.cpu()).flatten().tolist():
                     buffer.lose(group.first + int(items[b]), self.timesteps[int(steps[b])])
 
-        seconds = self.sweep(group, sinks.all, keep)
+        seconds = self.run(group, sinks.all, keep)
         for buffer in buffers.values():
             for item, spent in enumerate(seconds, group.first):
                 buffer.time(item, spent)
 
-    def sweep(self, unit: Unit, sinks: Sequence[Sink], keep: Callable[[Tensor, Tensor, Tensor], None]) -> list[float]:
-        """Run all noisy samples of `unit` through the network, and back where there are sinks.
+    def run(self, unit: Unit, sinks: Sequence[Sink], keep: Callable[[Tensor, Tensor, Tensor], None]) -> list[float]:
+        """Run the forward pass of all noisy samples of `unit`, and the backward pass if there are sinks.
 
         Args:
-            unit: the items.
-            sinks: of the gradients, batch by batch.
-            keep: called after each batch with items ([B], counted from the unit's first), places in the grid ([B])
-                and outputs ([B]).
+            unit: range of items.
+            sinks: receive the gradients, batch by batch; empty for forward passes only.
+            keep: called after each batch with item indices ([B], relative to the unit's first item), timestep indices
+                ([B], into the grid) and model outputs ([B]).
 
         Returns:
-            Seconds an item.
+            Seconds spent on each item.
         """
         started = time.perf_counter()
         encoded = self.samples.encode(unit.first, unit.last)
@@ -151,14 +151,14 @@ class GradientPass:
         seconds: list[float] = []
         for group in groups:
             started = time.perf_counter()
-            items = torch.tensor(group).repeat_interleave(len(self.timesteps))  # item by item, so that few are cut
+            items = torch.tensor(group).repeat_interleave(len(self.timesteps))  # so that few items span two batches
             steps = torch.arange(len(self.timesteps)).repeat(len(group))
             held = sum(sink.held for sink in sinks)
-            one_pair = partial(self._bytes_per_sample, unit, encoded, items[:1], steps[:1], held)
+            sample_bytes = partial(self._bytes_per_sample, unit, encoded, items[:1], steps[:1], held)
             done = 0
             while done < len(items):
-                size = self._batch_size.get(one_pair)
-                chosen = done + steps[done : done + size].argsort(stable=True)  # so that a timestep is one stretch
+                size = self._batch_size.get(sample_bytes)
+                chosen = done + steps[done : done + size].argsort(stable=True)  # so that equal timesteps are contiguous
                 batch = self.samples.batch(unit.first, encoded, items[chosen], steps[chosen])
                 outputs = self._outputs(batch, items[chosen], steps[chosen], sinks)
                 if outputs is None:
@@ -171,7 +171,7 @@ class GradientPass:
         return seconds
 
     def _outputs(self, batch: Batch, items: Tensor, steps: Tensor, sinks: Sequence[Sink]) -> Tensor | None:
-        """Run one batch; None where memory ran out. Sinks start anew, so a batch cut short leaves nothing."""
+        """Run one batch and return its [B] outputs; None if memory ran out, and then the sinks hold nothing valid."""
         dtype = torch.float64 if batch.noisy.dtype == torch.float64 else torch.float32
         gathered = GatheringSink(self.gradients.total, sinks, list(self.gradients.offsets.values()))
         small = len(items) * self.gradients.total <= gathered.LARGEST
@@ -202,7 +202,7 @@ class GradientPass:
 
 
 class _FeatureSinks:
-    """The sinks that a set of features needs; features of one key share one."""
+    """The sinks that a set of features needs; features with equal `sink_key` share one sink."""
 
     def __init__(self, features: Sequence[AnyFeature], setting: PassSetting) -> None:
         self.norms = NormSink()
@@ -212,7 +212,7 @@ class _FeatureSinks:
                 together.setdefault(key, []).append(feature)
         shared = [(members, members[0].make_sink(members, setting)) for members in together.values()]
         self._of = {feature: sink for members, sink in shared for feature in members}
-        self._columns = {}  # of each feature, where the widths of all that share its sink lie side by side
+        self._columns = {}  # feature -> its columns in the concatenated output of the sink that it shares
         for members, _ in shared:
             start = 0
             for feature in members:

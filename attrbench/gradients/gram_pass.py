@@ -1,7 +1,7 @@
-"""The Gram matrix of whole mean gradients, no gradient ever stored (`attrbench.contracts.feature.GradientGram`).
+"""Compute the [n, n] Gram matrix of mean gradients over all parameters, without storing any gradient.
 
-It is a sum over parameters, so it is added up over one stretch of them after the other: as many layers as the memory
-holds of all items' gradients. Each stretch takes a sweep over the items in which only its own gradients are formed.
+The matrix is a sum over parameters, so it is accumulated over groups of parameters: each group is as large as the
+memory holds of all items' gradients, and takes one pass over the items in which only its gradients are computed.
 """
 
 from __future__ import annotations
@@ -31,42 +31,41 @@ from attrbench.store.shards import units
 Floats = NDArray[np.float64]
 
 SUMS_VERSION = 1
-"""Raised whenever `GramSums` means something else than before."""
+"""Raised whenever the meaning of a `GramSums` file changes."""
 
 SHARE = 0.4
-"""Of the free memory, what the gradients of a stretch may take."""
+"""Share of the free memory that the gradients of one group of parameters may take."""
 COLUMNS = 4096
-"""Coordinates that are multiplied at once: so many are there in double precision."""
+"""Columns that are converted to float64 and multiplied at once."""
 
 
 @dataclass(frozen=True)
 class Side:
-    """The items on one side of the products.
+    """One factor of the inner products: the gradients of a set of items under a source.
 
     Attributes:
-        source: what decides their gradients.
-        split: the items; queries one by one, as they arrive.
-        count: only the first so many of them.
-        memo: file that remembers a batch size which had to be halved.
+        source: declaration that decides the gradients.
+        split: the items.
+        count: use only the first `count` items.
+        batch_size_file: file that remembers a halved batch size.
     """
 
     source: GradientSource
     split: Split
     count: int
-    memo: Path | None = None
+    batch_size_file: Path | None = None
 
 
 @dataclass
 class SideSums:
-    """What is known of one side so far.
+    """The partial sums of one side.
 
     Attributes:
-        products: [items, n] float64 sums of the inner products with the training items; None where they are not asked
-            for again.
-        seconds: [items] of the sweeps.
-        product_seconds: of the multiplications.
-        norms: [items, T] of the whole gradients, where they are needed beforehand.
-        lost: [pairs, 2] item and place in the grid of every gradient that was NaN or infinite.
+        products: [items, n] float64 partial inner products with the training items; None where they are known.
+        seconds: [items] seconds spent in passes.
+        product_seconds: seconds spent in matrix products.
+        norms: [items, T] norms of the whole gradients, if they are needed before the products.
+        lost: [k, 2] item index and timestep index of every gradient that was NaN or infinite.
     """
 
     products: Floats | None
@@ -76,17 +75,17 @@ class SideSums:
     lost: NDArray[np.int64] = field(default_factory=lambda: np.zeros((0, 2), np.int64))
 
     def lose(self, pairs: NDArray[np.int64]) -> None:
-        """Names further pairs that were lost."""
+        """Add [k, 2] (item, timestep) indices to those of non-finite gradients."""
         self.lost = np.unique(np.concatenate([self.lost, pairs]), axis=0)
 
 
 @dataclass
 class GramSums:
-    """Where the work stands.
+    """The partial sums of a Gram computation, from which it can be resumed.
 
     Attributes:
-        through: how many parameters (tensors) are in the sums.
-        sides: the training set, then each set of queries.
+        through: number of parameters (tensors) that are already in the sums.
+        sides: sums of the training set, then of each set of queries.
     """
 
     through: int
@@ -94,42 +93,42 @@ class GramSums:
 
     @property
     def stage(self) -> int:
-        """Grows with every sweep."""
+        """A number that grows with every pass over the items."""
         return self.through + (self.sides[0].norms is not None)
 
     def arrays(self) -> dict[str, NDArray[Any]]:
-        """Everything by name, to be kept."""
-        found: dict[str, NDArray[Any]] = {"through": np.array([self.through])}
+        """Return all sums as name -> array, for a safetensors file."""
+        arrays: dict[str, NDArray[Any]] = {"through": np.array([self.through])}
         for index, side in enumerate(self.sides):
             known = vars(side) | {"product_seconds": np.array([side.product_seconds])}
-            found |= {f"{index}/{name}": value for name, value in known.items() if value is not None}
-        return found
+            arrays |= {f"{index}/{name}": value for name, value in known.items() if value is not None}
+        return arrays
 
     @staticmethod
     def of(arrays: Mapping[str, NDArray[Any]]) -> GramSums:
-        """The inverse of `arrays`."""
+        """Return the sums that `arrays` turned into arrays."""
         sides: dict[int, dict[str, Any]] = {}
         for name, value in arrays.items():
             if "/" in name:
                 index, key = name.split("/")
                 sides.setdefault(int(index), {})[key] = value
-        made = [
+        all_sums = [
             SideSums(**{"products": None, **sides[index], "product_seconds": float(sides[index]["product_seconds"][0])})
             for index in sorted(sides)
         ]
-        return GramSums(int(arrays["through"][0]), made)
+        return GramSums(int(arrays["through"][0]), all_sums)
 
 
 class GramPass:
-    """Adds up inner products of mean gradients.
+    """The accumulation of inner products of mean gradients, over groups of parameters.
 
     Args:
         denoiser: the model.
         train: the training items.
         queries: sets of queries.
-        normalize: whether each gradient is scaled to unit norm before the mean.
-        engine: how gradients are computed.
-        room: bytes that the gradients of a stretch may take; by default a share of the free memory.
+        normalize: whether each gradient is scaled to unit norm before averaging over timesteps.
+        engine: back end and batch size.
+        room: bytes that the gradients of one group of parameters may take; None for a share of the free memory.
     """
 
     def __init__(
@@ -150,14 +149,14 @@ class GramPass:
         self._sizes = {name: parameter.numel() for name, parameter in named.items()}
 
     def _share(self) -> float:
-        """What the gradients of a stretch may take, beside a few matrices of products."""
+        """Return the bytes that the gradients of one group of parameters may take, beside the product matrices."""
         device, n = self._denoiser.device, self._sides[0].count
         if device.type == "cuda":
             torch.cuda.empty_cache()  # what earlier passes left behind is free
         return SHARE * max(0, free_memory(device) - 24 * n * sum(side.count for side in self._sides))
 
     def start(self, known: bool) -> GramSums:
-        """Nothing added up yet; with `known` the training items' products with each other are not asked for."""
+        """Return sums of zero; with `known`, the Gram matrix of the training items is not computed again."""
         n = self._sides[0].count
         sides = [SideSums(np.zeros((side.count, n)), np.zeros(side.count)) for side in self._sides]
         if known:
@@ -165,13 +164,13 @@ class GramPass:
         return GramSums(0, sides)
 
     def stretches(self, through: int = 0) -> list[list[str]]:
-        """The parameters that are left, cut so that the gradients of all items to each stretch have room.
+        """Return the remaining parameters in groups, each small enough that its gradients of all items fit into memory.
 
         Raises:
-            Unavailable: where those to a single parameter have none.
+            Unavailable: where the gradients of a single parameter do not fit.
         """
         items = sum(side.count for side in self._sides)
-        cut: list[list[str]] = []
+        groups: list[list[str]] = []
         used = 0.0
         for name, size in list(self._sizes.items())[through:]:
             need = 4.0 * items * size
@@ -180,25 +179,25 @@ class GramPass:
                     f"the gradients of {items} items to {name} alone need {need / 1e9:.1f} GB of memory,"
                     f" {self._room / 1e9:.1f} GB are to be had; use a sketch (v=...) or fewer items (--limit-train)"
                 )
-            if not cut or used + need > self._room:
-                cut.append([])
+            if not groups or used + need > self._room:
+                groups.append([])
                 used = 0.0
-            cut[-1].append(name)
+            groups[-1].append(name)
             used += need
-        return cut
+        return groups
 
     def steps(self, sums: GramSums) -> int:
-        """How often `compute` will call `advance`."""
-        sweeps = len(self.stretches(sums.through)) + self._needs_norms(sums)
-        return sweeps * sum(len(units(side.count)) for side in self._sides)
+        """Return how often `compute` will call `advance`."""
+        passes = len(self.stretches(sums.through)) + self._needs_norms(sums)
+        return passes * sum(len(units(side.count)) for side in self._sides)
 
     def compute(self, sums: GramSums, keep: Callable[[GramSums], None], advance: Callable[[], None]) -> None:
-        """Brings the sums to their end; items whose gradient is not finite get zeros.
+        """Complete the sums in place; rows and columns of items whose gradient is not finite become zero.
 
         Args:
-            sums: from `start`, or as an earlier call gave them to `keep`.
-            keep: called whenever a sweep's work is in the sums and another follows.
-            advance: called whenever a shard's worth of items is through.
+            sums: from `start`, or from an earlier, interrupted call.
+            keep: called with the sums after each pass but the last, to save them.
+            advance: called after each shard's worth of items.
         """
         if self._needs_norms(sums):
             for side, known in zip(self._sides, sums.sides, strict=True):
@@ -220,31 +219,33 @@ class GramPass:
         self._drop_lost(sums)
 
     def _needs_norms(self, sums: GramSums) -> bool:
-        """Whether norms of whole gradients must be there before the gradients come stretch by stretch."""
+        """Return whether the norms of whole gradients must be computed in a pass of their own, before the products."""
         return self._normalize and sums.sides[0].norms is None and len(self.stretches()) > 1
 
     def _pass(self, side: Side, only: Sequence[str] | None) -> GradientPass:
-        return GradientPass(side.source, self._denoiser, side.split, self._engine, batch_size_file=side.memo, only=only)
+        return GradientPass(
+            side.source, self._denoiser, side.split, self._engine, batch_size_file=side.batch_size_file, only=only
+        )
 
     def _measure(self, side: Side, known: SideSums, advance: Callable[[], None]) -> None:
-        """A sweep for the norms alone."""
+        """Compute the [items, T] norms of the whole gradients in a pass of its own, into `known`."""
         work, norms = self._pass(side, None), NormSink()
-        found = np.zeros((side.count, len(work.timesteps)))
+        all_norms = np.zeros((side.count, len(work.timesteps)))
         for unit in units(side.count):
 
             def keep(items: Tensor, steps: Tensor, outputs: Tensor, first: int = unit.first) -> None:
-                found[first + items.numpy(), steps.numpy()] = norms.result().cpu().numpy()
+                all_norms[first + items.numpy(), steps.numpy()] = norms.result().cpu().numpy()
 
-            known.seconds[unit.first : unit.last] += work.sweep(unit, [norms], keep)
+            known.seconds[unit.first : unit.last] += work.run(unit, [norms], keep)
             advance()
-        known.norms = found
+        known.norms = all_norms
 
     def _means(self, side: Side, known: SideSums, only: Sequence[str], advance: Callable[[], None]) -> Tensor:
-        """[items, p] mean gradients to some parameters, on the pass's device."""
+        """Return the [items, p] mean gradients of some parameters over the timesteps, on the model's device."""
         work = self._pass(side, only)
         steps = len(work.timesteps)
         whole, norms = WholeGradientSink(work.gradients.total), NormSink()
-        consumers = [norms, whole if self._normalize else TimestepSumSink([whole])]
+        sinks = [norms, whole if self._normalize else TimestepSumSink([whole])]
         means = torch.zeros(side.count, work.gradients.total, dtype=_dtype(work), device=self._denoiser.device)
         for unit in units(side.count):
 
@@ -255,19 +256,19 @@ class GramPass:
                         sizes = torch.from_numpy(known.norms[first + items.numpy(), places.numpy()]).to(sizes.device)
                     values /= sizes.clamp_min(TINY).to(values.dtype)[:, None]
                 else:
-                    into = items.unique()  # the order in which `TimestepSumSink` puts them
+                    into = items.unique()  # the order of the rows of `TimestepSumSink`
                 means.index_add_(0, (first + into).to(means.device), values, alpha=1 / steps)
                 bad = ~sizes.isfinite().cpu().numpy()
                 known.lose(np.stack([first + items.numpy()[bad], places.numpy()[bad]], axis=1))
 
-            known.seconds[unit.first : unit.last] += work.sweep(unit, consumers, keep)
+            known.seconds[unit.first : unit.last] += work.run(unit, sinks, keep)
             advance()
-        means[torch.from_numpy(known.lost[:, 0]).to(means.device)] = 0  # what was lost must not touch the others
+        means[torch.from_numpy(known.lost[:, 0]).to(means.device)] = 0  # so that NaN does not spread to other items
         return means
 
     @staticmethod
     def _drop_lost(sums: GramSums) -> None:
-        """An item that was lost in one stretch is lost in all."""
+        """Set rows and columns of items with a non-finite gradient in any group of parameters to zero."""
         train = sums.sides[0].lost[:, 0]
         for side in sums.sides:
             if side.products is not None:
@@ -276,13 +277,13 @@ class GramPass:
 
 
 def _dtype(work: GradientPass) -> torch.dtype:
-    """Of the gradients."""
+    """Return the dtype of the gradients of a pass."""
     double = any(parameter.dtype == torch.float64 for parameter in work.gradients.parameters.values())
     return torch.float64 if double else torch.float32
 
 
 def inner_products(left: Tensor, right: Tensor) -> Floats:
-    """[a, b] inner products of the rows of [a, p] and [b, p] in float64; exactly symmetric where both are the same."""
+    """Return the [a, b] float64 inner products of rows [a, p] and [b, p]; exactly symmetric if `left is right`."""
     if left.device.type == "cpu":
         return _on_cpu(left.numpy(), right.numpy())
     sums = torch.zeros(len(left), len(right), dtype=torch.float64, device=left.device)
@@ -294,7 +295,7 @@ def inner_products(left: Tensor, right: Tensor) -> Floats:
 
 
 def _on_cpu(left: NDArray[Any], right: NDArray[Any]) -> Floats:
-    """By numpy, whose library beats MKL on CPUs of other makers, and does half the work for a product with itself."""
+    """Return the inner products by numpy: faster than MKL on non-Intel CPUs, and half the work if left is right."""
     same = np.may_share_memory(left, right)
     total = np.zeros((len(left), len(right)))
     for start in range(0, left.shape[1], COLUMNS):

@@ -1,8 +1,8 @@
-"""Per-sample gradients by module hooks, in one backward pass.
+"""Compute per-sample gradients by module hooks in one backward pass.
 
 The parameters are frozen, so that the backward pass computes gradients of activations only. Each layer's input is
-kept on the way forward; when the backward pass reaches the layer, every sample's weight gradient is formed from it,
-handed on and dropped. The peak is the activations plus the gradients of one layer, never a copy of the model.
+kept in the forward pass; when the backward pass reaches the layer, every sample's weight gradient is computed from
+it, passed to the sink and dropped. Peak memory is the activations plus the gradients of one layer.
 
 Inputs are kept as autograd keeps its own tensors, so that gradient checkpointing (non-reentrant) drops and
 recomputes them like any other.
@@ -36,15 +36,15 @@ from attrbench.gradients.per_sample import (
 log = logging.getLogger(__name__)
 
 CHECKED = 100_000_000
-"""Up to this many parameters are compared with plain autograd's gradients; of larger models a tenth as many."""
+"""Up to this many parameter entries are compared with plain autograd; for larger models, a tenth as many."""
 TOLERANCE = 1e-3
 _INSTEAD = "can't be seen through by hooks: use checkpointing with use_reentrant=False"
 
 
 class HookedGradients(PerSampleGradients):
-    """Hooks on every layer that has a rule (attrbench.gradients.layers); see the module's docstring.
+    """Per-sample gradients by hooks on every layer that has a gradient rule (attrbench.gradients.layers).
 
-    A parameter that no hook can answer for (a layer without a rule, a weight used without calling its module, a
+    A parameter that hooks cannot cover (a layer without a rule, a weight used without calling its module, a
     layer whose samples are not the leading dimension) falls back to `vmap`, or to one sample at a time where `vmap`
     does not fit, with a log line; all others keep their hooks. Before the first batch, one sample's gradients are
     compared with autograd's own, so that no unforeseen way of using a layer can give wrong numbers silently.
@@ -97,32 +97,32 @@ class HookedGradients(PerSampleGradients):
         return {name: parameter for name, parameter in self.parameters.items() if name in covered}
 
     def _differing(self, one: Batch) -> dict[str, str]:
-        """The parameters whose gradient by hooks is not autograd's, which no check of the structure foresaw."""
+        """Return parameter name -> reason, of those whose gradient by hooks differs from autograd's on one sample."""
         chosen = _spread(self._covered(), CHECKED)
         if not chosen:
             return {}
         other = type(self)(self.denoiser, chosen, self.output)  # in fp32, whatever the precision of the pass
         other._examined = True
-        mine: dict[int, Tensor] = {}
-        true: dict[int, Tensor] = {}
-        other(one, lambda offset, rows: mine.__setitem__(offset, rows[0]))
+        by_hooks: dict[int, Tensor] = {}
+        by_autograd: dict[int, Tensor] = {}
+        other(one, lambda offset, rows: by_hooks.__setitem__(offset, rows[0]))
         loop = LoopGradients(self.denoiser, chosen, self.output)
         try:
-            loop(one, lambda offset, rows: true.__setitem__(offset, rows[0]))
+            loop(one, lambda offset, rows: by_autograd.__setitem__(offset, rows[0]))
         except RuntimeError as error:
             if "use_reentrant" not in str(error):
                 raise
             raise AttrbenchError(f"reentrant gradient checkpointing {_INSTEAD}") from None
-        floor = 1e-2 * TOLERANCE * max(float(gradient.norm()) for gradient in true.values())
-        found = {}
+        floor = 1e-2 * TOLERANCE * max(float(gradient.norm()) for gradient in by_autograd.values())
+        reasons = {}
         for name, offset in other.offsets.items():
-            difference, size = float((mine[offset] - true[offset]).norm()), float(true[offset].norm())
+            difference, size = float((by_hooks[offset] - by_autograd[offset]).norm()), float(by_autograd[offset].norm())
             if difference > TOLERANCE * size + floor:
-                found[name] = f"it differs from autograd's gradient by {difference / max(size, floor, 1e-30):.1%}"
-        return found
+                reasons[name] = f"it differs from autograd's gradient by {difference / max(size, floor, 1e-30):.1%}"
+        return reasons
 
     def _leave_to_fallback(self, reasons: dict[str, str]) -> None:
-        """Takes parameters away from the hooks."""
+        """Move parameters (name -> reason) from the hooks to the fallback, and log why."""
         if not reasons:
             return
         for name, reason in reasons.items():
@@ -142,7 +142,7 @@ class HookedGradients(PerSampleGradients):
 
 
 def _spread(parameters: dict[str, nn.Parameter], most: int) -> dict[str, nn.Parameter]:
-    """All parameters, or where they have more than `most` numbers, a seeded choice that fills a tenth of it."""
+    """Return all parameters; of more than `most` entries, a seeded random choice of at most a tenth of `most`."""
     if sum(parameter.numel() for parameter in parameters.values()) <= most:
         return parameters
     names = sorted(parameters)
@@ -157,7 +157,7 @@ def _spread(parameters: dict[str, nn.Parameter], most: int) -> dict[str, nn.Para
 
 
 class _Fallback(PerSampleGradients):
-    """`vmap`, or one at a time from the first batch on that `vmap` can't take."""
+    """Per-sample gradients by `vmap`, and sample by sample once `vmap` has failed on the network."""
 
     _loop: LoopGradients | None = None
 
@@ -165,23 +165,23 @@ class _Fallback(PerSampleGradients):
         """See `PerSampleGradients`."""
         arguments = (self.denoiser, self.parameters, self.output, self.precision, self.offsets)
         if self._loop is None:
-            found: list[tuple[int, Tensor]] = []
+            gradients: list[tuple[int, Tensor]] = []
             try:
-                outputs = VmapGradients(*arguments)(batch, lambda offset, rows: found.append((offset, rows)))
+                outputs = VmapGradients(*arguments)(batch, lambda offset, rows: gradients.append((offset, rows)))
             except RuntimeError as error:
                 if ran_out_of_memory(error):
                     raise
                 log.warning("vmap does not fit (%s): one sample at a time", str(error).strip().splitlines()[0])
                 self._loop = LoopGradients(*arguments)
             else:
-                for offset, rows in found:
+                for offset, rows in gradients:
                     sink(offset, rows)
                 return outputs
         return self._loop(batch, sink)
 
 
 def _examine(gradients: PerSampleGradients, layers: dict[nn.Module, dict[str, str]], batch: Batch) -> dict[str, str]:
-    """One forward pass of two samples; returns the parameters of which hooks would miss something, and why."""
+    """Run a forward pass of two samples; return parameter name -> reason, of those that hooks can't cover."""
     two = batch.select(torch.tensor([0, len(batch.t) - 1]))
     reached: set[str] = set()
     reasons: dict[str, str] = {}
@@ -209,7 +209,7 @@ def _examine(gradients: PerSampleGradients, layers: dict[nn.Module, dict[str, st
 
 
 def _used(output: Callable[[], Tensor], parameters: dict[str, nn.Parameter]) -> list[str]:
-    """Those of `parameters` that the output depends on."""
+    """Return the names of those `parameters` that the output depends on."""
     if not parameters:
         return []
     flags = {name: parameter.requires_grad for name, parameter in parameters.items()}
@@ -228,7 +228,7 @@ def _used(output: Callable[[], Tensor], parameters: dict[str, nn.Parameter]) -> 
 
 
 class _Keep(torch.autograd.Function):
-    """A node whose only purpose is to hold a tensor the way autograd does."""
+    """An autograd node that does nothing but save a tensor as autograd does."""
 
     @staticmethod
     def forward(ctx: Any, anchor: Tensor, x: Tensor) -> Tensor:
@@ -244,7 +244,7 @@ _keep: Callable[[Tensor, Tensor], Tensor] = _Keep.apply
 
 
 def tapped(output: Tensor) -> Tensor:
-    """A layer's output on which a hook can wait for its gradient, with the parameters frozen."""
+    """Return a layer's output as a tensor on which a gradient hook can be registered, with frozen parameters."""
     if not output.requires_grad:  # nothing before this layer asks for a gradient; the chain starts here
         output = output.detach().requires_grad_()
     if output.is_leaf or output._is_view():  # what comes next may work in place, which neither would survive
@@ -253,10 +253,10 @@ def tapped(output: Tensor) -> Tensor:
 
 
 class _Collector:
-    """Takes each layer's input on the way forward and forms its per-sample gradients on the way back.
+    """Keeps each layer's input in the forward pass and computes its per-sample gradients in the backward pass.
 
-    A parameter that is used several times in one forward pass (a module called twice, a weight that two modules
-    share) has its gradients added up before they are handed on.
+    The gradients of a parameter that is used several times in one forward pass (a module called twice, a weight that
+    two modules share) are summed before they go to the sink.
     """
 
     def __init__(self, size: int, layers: dict[nn.Module, dict[str, str]], offsets: dict[str, int], sink: Sink) -> None:
@@ -281,7 +281,7 @@ class _Collector:
                 handle.remove()
 
     def forward_is_over(self) -> None:
-        """From here on, calls of a layer are recomputations by gradient checkpointing."""
+        """Treat later calls of a layer as recomputations by gradient checkpointing."""
         self._counting = False
 
     def _forward(self, module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> Tensor:
@@ -322,7 +322,7 @@ class _Collector:
             self._done.add(name)
 
     def finish(self, parameters: dict[str, nn.Parameter]) -> None:
-        """Hands on what is left: sums of calls that the output did not depend on, and zeros for unused parameters."""
+        """Pass the remaining gradients to the sink: incomplete sums, and zeros for unused parameters."""
         lost = self._without_graph - self._done
         if lost:
             raise AttrbenchError(

@@ -1,4 +1,4 @@
-"""Inner products of per-sample gradients with those of queries, inside the backward pass."""
+"""Compute inner products of per-sample gradients with query gradients during the backward pass."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from attrbench.gradients.layer_blocks import LayerBlock
 
 
 class InnerProductSink:
-    """Inner products with the queries' gradients at the same timestep; a consumer.
+    """A sink that computes inner products with query gradients at matching timesteps.
 
     Args:
-        queries: sets of whole gradients, each [T, m, p], or each [1, m, p], the same for all timesteps. NaN counts
-            as zero.
-        layers: the layers whose products are kept apart; a single one for the whole gradient.
+        queries: one or several sets of whole query gradients, all [T, m, p], or all [1, m, p] for one gradient that
+            is used at every timestep. NaN counts as zero.
+        layers: blocks whose products are kept apart; a single block for the whole gradient.
     """
 
     by_parameter = True
@@ -35,7 +35,7 @@ class InnerProductSink:
         }
 
     def start(self, items: Tensor, timesteps: Tensor, dtype: torch.dtype, device: torch.device) -> None:
-        """See `Consumer`."""
+        """See `Sink`."""
         if self._same:
             timesteps = torch.zeros_like(timesteps)
         self._members = [(t, _places(timesteps, t)) for t in timesteps.unique().tolist()]
@@ -49,12 +49,12 @@ class InnerProductSink:
         ]
 
     def add(self, offset: int, gradients: Tensor) -> None:
-        """See `Consumer`."""
+        """See `Sink`."""
         for (t, members), sums in zip(self._members, self._sums[self._layer[offset]], strict=True):
             self._factors[offset][t].add_products(sums, gradients[members])
 
     def result(self) -> Tensor:
-        """[B, m * L] inner products, the L layers of each query side by side; of several sets one after the other."""
+        """Return the [B, m * L] inner products: for each query of each set, its products in the L layers."""
         products = self._sums[0][0].new_empty(self._size, self._count, self._layers)
         for layer, sums in enumerate(self._sums):
             for (_, members), own in zip(self._members, sums, strict=True):
@@ -63,7 +63,7 @@ class InnerProductSink:
 
 
 class _Factor:
-    """One parameter's gradients of all queries at one timestep, laid out once for many products.
+    """The query gradients of one parameter at one timestep, [m, w], laid out in memory for repeated products.
 
     On a CPU, oneDNN multiplies float32 matrices in the widest instructions that the CPU has, where the library behind
     PyTorch's own products (MKL) keeps to narrower ones on CPUs of other makers than its own: about half the speed.
@@ -71,7 +71,7 @@ class _Factor:
     """
 
     SHORTEST = 512
-    """Parameters of fewer numbers are multiplied the usual way: the calls would cost more than the arithmetic."""
+    """Parameters with fewer entries are multiplied by torch: the oneDNN call would cost more than the arithmetic."""
 
     def __init__(self, rows: Sequence[Tensor]) -> None:
         rows = [part.nan_to_num(0.0) for part in rows]
@@ -87,7 +87,7 @@ class _Factor:
             self._rows = torch.ops.mkldnn._reorder_linear_weight(self._rows)
 
     def add_products(self, sums: Tensor, gradients: Tensor) -> None:
-        """Adds the products with [b, w] gradients to `sums`, [b, m]."""
+        """Add the products with [b, w] gradients to `sums` ([b, m]), in place."""
         if self._by_onednn and gradients.dtype == torch.float32:
             contiguous = gradients.contiguous()  # on others the operator may never return (torch 2.13)
             sums += torch.ops.mkldnn._linear_pointwise(contiguous, self._rows, None, "none", [], "")
@@ -97,9 +97,9 @@ class _Factor:
 
 
 def _places(timesteps: Tensor, t: int) -> slice | Tensor:
-    """Where `t` stands in the batch: as a slice where it comes at even distances, so that nothing is copied."""
-    found = (timesteps == t).nonzero().squeeze(1)
-    gaps = found.diff()
+    """Return the batch indices of timestep `t`; a slice if they are evenly spaced, so that indexing copies nothing."""
+    indices = (timesteps == t).nonzero().squeeze(1)
+    gaps = indices.diff()
     step = int(gaps[0]) if len(gaps) else 1
     even = bool((gaps == step).all())
-    return slice(int(found[0]), int(found[-1]) + 1, step) if even else found
+    return slice(int(indices[0]), int(indices[-1]) + 1, step) if even else indices

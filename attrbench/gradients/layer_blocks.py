@@ -1,4 +1,4 @@
-"""The concatenated gradient cut into layers, for features that keep layers apart."""
+"""Divide the concatenated gradient into layers, for features that keep layers apart."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ _LORA = re.compile(r"\.lora_(?:A|B|embedding_A|embedding_B|magnitude_vector)(?:\
 
 @dataclass(frozen=True)
 class LayerBlock:
-    """A layer.
+    """A block of the concatenated gradient: the parameters of one layer.
 
     Attributes:
-        name: of the module or parameter.
-        places: for each of its parameters, offset in the concatenated gradient -> offset in the layer's own.
-        size: number of parameters.
+        name: name of the module or parameter; empty for the whole gradient.
+        places: for each parameter, offset in the concatenated gradient -> offset in the layer's own vector.
+        size: number of entries.
     """
 
     name: str
@@ -28,14 +28,14 @@ class LayerBlock:
 
 
 def layer_blocks(offsets: Mapping[str, int], sizes: Mapping[str, int], layers: Layers) -> list[LayerBlock]:
-    """The layers in the order of their first parameters.
+    """Return the layers of a gradient, in the order of their first parameters.
 
     A module's weight and bias are one layer, as are the LoRA matrices A and B of one module; `all` is a single layer.
 
     Args:
-        offsets: of the parameters in the concatenated gradient.
-        sizes: of the parameters.
-        layers: how to cut.
+        offsets: parameter name -> offset in the concatenated gradient.
+        sizes: parameter name -> number of entries.
+        layers: what counts as a layer: `all`, `module` or `parameter`.
     """
     places: dict[str, dict[int, int]] = {}
     total: dict[str, int] = {}
@@ -56,9 +56,14 @@ def _layer(parameter: str, layers: Layers) -> str:
 
 
 def layer_columns(blocks: list[LayerBlock], length: int | None) -> dict[str, slice]:
-    """The columns of each layer in a row whose layers are sketched to min(length, size) numbers each.
+    """Return layer name -> columns in a row in which each layer is sketched to min(length, size) numbers.
 
-    Without a length rows are whole gradients, in which a layer's parameters stand side by side.
+    Args:
+        blocks: the layers.
+        length: sketch length v; None for rows that are whole gradients.
+
+    Raises:
+        AttrbenchError: where the parameters of a layer are not contiguous in the whole gradient.
     """
     columns, start = {}, 0
     for block in blocks:

@@ -1,7 +1,7 @@
-"""Per-sample parameter gradients of one layer, from its input and the gradient of its output.
+"""Compute per-sample parameter gradients of one layer from its input and the gradient of its output.
 
-Each rule takes (module, input, output gradient), both with leading dimension B, and returns [B, numel] for the
-parameters by name. A new kind of layer is a new rule. LoRA's A and B are Linear or Conv2d modules like any other.
+Each rule takes (module, input, output gradient), the tensors with leading dimension B, and returns parameter name ->
+[B, numel] gradients. A new kind of layer is a new rule. LoRA's A and B are Linear or Conv2d modules like any other.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ LayerGradients = Callable[[Any, Tensor, Tensor], dict[str, Tensor]]
 
 
 def _linear(module: nn.Linear, x: Tensor, g: Tensor) -> dict[str, Tensor]:
-    """dW_b = sum over positions of g x^T."""
+    """Return the gradients of a linear layer: dW_b = sum over positions of g x^T."""
     x = x.to(g.dtype)  # under autocast the layer saw its input in the output's precision
     if x.dim() == 2:
         weight = g.unsqueeze(2) * x.unsqueeze(1)
@@ -27,7 +27,7 @@ def _linear(module: nn.Linear, x: Tensor, g: Tensor) -> dict[str, Tensor]:
 
 
 def _convolution(module: nn.Conv1d | nn.Conv2d | nn.Conv3d, x: Tensor, g: Tensor) -> dict[str, Tensor]:
-    """The batch as groups of one convolution: its weight gradient is every sample's own, in one call.
+    """Return the gradients of a convolution, by one grouped convolution in which each sample is a group.
 
     Several times faster than products with unfolded inputs, whose copies cost more than the arithmetic.
     """
@@ -64,7 +64,7 @@ def _layer_norm(module: nn.LayerNorm, x: Tensor, g: Tensor) -> dict[str, Tensor]
 
 
 def _rms_norm(module: Any, x: Tensor, g: Tensor) -> dict[str, Tensor]:
-    """Torch's RMSNorm, whose eps may be None, and diffusers', which squares in float32 and may have a bias."""
+    """Return the gradients of torch's RMSNorm (eps may be None) or diffusers' (squares in float32, may have a bias)."""
     wide = x.double() if x.dtype == torch.float64 and isinstance(module, TORCH_RMS_NORM) else x.float()
     eps = torch.finfo(x.dtype).eps if module.eps is None else module.eps
     inner = tuple(range(-module.weight.dim(), 0))
@@ -73,7 +73,7 @@ def _rms_norm(module: Any, x: Tensor, g: Tensor) -> dict[str, Tensor]:
 
 
 def _over_positions(weight: Tensor, bias: Tensor, inner: int) -> dict[str, Tensor]:
-    """Sums over all dimensions between the batch and the `inner` normalized ones."""
+    """Return weight and bias gradients summed over all dimensions between the batch and the `inner` normalized ones."""
     leading = tuple(range(1, weight.dim() - inner))
     if leading:
         weight, bias = weight.sum(leading), bias.sum(leading)
@@ -81,7 +81,7 @@ def _over_positions(weight: Tensor, bias: Tensor, inner: int) -> dict[str, Tenso
 
 
 def _embedding(module: nn.Embedding, x: Tensor, g: Tensor) -> dict[str, Tensor]:
-    """Adds each position's gradient to the row that it looked up; the padding row gets none."""
+    """Return the gradients of an embedding: each position's gradient added to the row that it looked up."""
     size, rows = len(x), module.num_embeddings
     places = (x.reshape(size, -1) + rows * torch.arange(size, device=x.device)[:, None]).flatten()
     g = g.reshape(len(places), -1)
@@ -105,14 +105,14 @@ _RULES: dict[type[nn.Module], LayerGradients] = {
 
 
 def layer_gradients(module: nn.Module) -> LayerGradients:
-    """The rule of a module that has one."""
+    """Return the gradient rule of a module for which `has_rule` holds."""
     if _is_rms_norm(module):
         return _rms_norm
     return next(rule for kind, rule in _RULES.items() if isinstance(module, kind))
 
 
 def has_rule(module: nn.Module) -> bool:
-    """Whether the per-sample gradients of a module's parameters can be formed from its input and output gradient.
+    """Return whether per-sample gradients of a module can be computed from its input and output gradient.
 
     A subclass that computes something else than the layer it derives from has none, nor has a layer whose weight is
     made of other parameters (pruned, weight-normalized).
@@ -126,5 +126,5 @@ def has_rule(module: nn.Module) -> bool:
 
 
 def _is_rms_norm(module: nn.Module) -> bool:
-    """By name: diffusers, transformers and torch have a class each, alike but for the bias."""
+    """Return whether a module is an RMSNorm, by class name: torch, diffusers and transformers each have their own."""
     return type(module).__name__ == "RMSNorm" and hasattr(module, "eps") and isinstance(module.weight, Tensor)

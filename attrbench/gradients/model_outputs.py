@@ -1,7 +1,8 @@
-"""Model outputs: the scalars that are differentiated, one an item (methods-spec 1).
+"""Model outputs: functions from a network's prediction to the scalar that is differentiated, one for each sample.
 
-e is the network's output with d entries, y the regression target. Outputs in `WEIGHTED` are multiplied by the
-denoiser's weight of the timestep.
+e is the network's prediction with d entries, y the regression target. Outputs in `WEIGHTED` are multiplied by the
+denoiser's loss weight at the timestep. D-TRAK is Zheng et al. 2024 (arXiv:2311.00500), whose ablation has the norms;
+DAS is Lin et al. 2025.
 """
 
 from __future__ import annotations
@@ -19,33 +20,33 @@ def _mean(values: Tensor) -> Tensor:
 
 
 def loss(predicted: Tensor, target: Tensor) -> Tensor:
-    """(1/d) sum (e - y)^2: the training loss of one item; [B, ...] to [B]."""
+    """Return the training loss of each sample, (1/d) sum (e - y)^2; [B, ...] to [B]."""
     return _mean((predicted - target).square())
 
 
 def squared_norm(predicted: Tensor, target: Tensor) -> Tensor:
-    """(1/d) sum e^2: D-TRAK's output, which does not look at the target; [B, ...] to [B]."""
+    """Return D-TRAK's output, (1/d) sum e^2, which does not depend on the target; [B, ...] to [B]."""
     return _mean(predicted.square())
 
 
 def mean(predicted: Tensor, target: Tensor) -> Tensor:
-    """(1/d) sum e: DAS's output; [B, ...] to [B]."""
+    """Return DAS's output, (1/d) sum e; [B, ...] to [B]."""
     return _mean(predicted)
 
 
 def l1(predicted: Tensor, target: Tensor) -> Tensor:
-    """|e|_1, not divided by d (D-TRAK's ablation); [B, ...] to [B]."""
+    """Return |e|_1, not divided by d (D-TRAK's ablation); [B, ...] to [B]."""
     return predicted.flatten(1).abs().sum(1)
 
 
 def l2(predicted: Tensor, target: Tensor) -> Tensor:
-    """|e|_2 (D-TRAK's ablation); [B, ...] to [B]."""
+    """Return |e|_2 (D-TRAK's ablation); [B, ...] to [B]."""
     norms: Tensor = torch.linalg.vector_norm(predicted.flatten(1), dim=1)
     return norms
 
 
 def linf(predicted: Tensor, target: Tensor) -> Tensor:
-    """Max |e_j| (D-TRAK's ablation); [B, ...] to [B]."""
+    """Return max |e_j| (D-TRAK's ablation); [B, ...] to [B]."""
     return predicted.flatten(1).abs().amax(1)
 
 

@@ -1,42 +1,40 @@
-"""The contract of features that come out of a gradient pass: which sink they need, and what becomes of its results."""
+"""The contract of features that a gradient pass computes: the sink they need, and what they store of its result."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import Any, Literal, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
 
 from attrbench.contracts.feature import Feature, QueryViewT, TrainViewT
+from attrbench.contracts.gradient_source import GradientSource, Layers
+from attrbench.contracts.method import Transformed
 from attrbench.gradients.layer_blocks import LayerBlock, layer_blocks
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-    from torch import Tensor
-
-    from attrbench.contracts.gradient_source import GradientSource, Layers
-    from attrbench.contracts.method import Transformed
-    from attrbench.gradients.sinks import Sink
+from attrbench.gradients.sinks import Sink
 
 
 @dataclass(frozen=True)
 class ParameterLayout:
-    """The attributed parameters in the order of the whole gradient.
+    """Sizes of the attributed parameters, in the order in which the whole gradient concatenates them.
 
     Attributes:
-        sizes: number of entries of each parameter.
+        sizes: name -> number of entries of the parameter.
     """
 
     sizes: Mapping[str, int]
 
     @property
     def total(self) -> int:
-        """Number of attributed entries, p."""
+        """Length p of the whole gradient."""
         return sum(self.sizes.values())
 
     def layers(self, cut: Layers) -> list[LayerBlock]:
-        """Return the layers of the whole gradient, cut as asked."""
+        """Return the blocks into which the whole gradient is divided: one block, one a module, or one a parameter."""
         offsets, offset = {}, 0
         for name, size in self.sizes.items():
             offsets[name] = offset
@@ -46,12 +44,12 @@ class ParameterLayout:
 
 @dataclass(frozen=True)
 class PassSetting:
-    """What a feature must know of the pass that computes it.
+    """Properties of a gradient pass that its features need.
 
     Attributes:
-        layout: the attributed parameters.
+        layout: sizes of the attributed parameters.
         steps: number of timesteps, T.
-        factors: for features that multiply with the queries' gradients: what to multiply with.
+        factors: for each feature of inner products with queries, the query gradients [T or 1, m, p].
     """
 
     layout: ParameterLayout
@@ -61,12 +59,12 @@ class PassSetting:
 
 @dataclass(frozen=True)
 class BufferedRows:
-    """The rows of a shard when its last item is through.
+    """The complete rows of one shard, before they are encoded for storage.
 
     Attributes:
-        values: [items, T, width], or [items, 1, width] for means; zeros where a gradient was not finite.
-        norms: [items, T] norms of the whole gradients (magnitudes of the outputs, where none is taken).
-        setting: of the pass.
+        values: [items, T, width], or [items, 1, width] for means over timesteps; zero where a gradient was not finite.
+        norms: [items, T] norms of the whole gradients; the model outputs for features that need no gradient.
+        setting: properties of the pass.
     """
 
     values: Tensor
@@ -76,12 +74,12 @@ class BufferedRows:
 
 @dataclass(frozen=True)
 class ShardContent:
-    """What a shard keeps.
+    """The content of one shard file.
 
     Attributes:
-        arrays: by name, with leading dimension [items].
-        row_error: root mean square of the relative error that the storage type causes.
-        facts: numbers that belong to the whole shard.
+        arrays: name -> array with leading dimension [items].
+        row_error: root mean square of the rows' relative error due to the storage type.
+        facts: named numbers that belong to the whole shard.
     """
 
     arrays: Mapping[str, NDArray[np.generic]]
@@ -90,35 +88,35 @@ class ShardContent:
 
 
 class PassFeature(Feature[TrainViewT, QueryViewT]):
-    """A feature of per-sample gradients. Features of one source come out of one pass, and share sinks where they can.
+    """A feature of per-sample gradients. One pass computes all features of one source, which may share sinks.
 
     Attributes:
-        source: what decides the gradients.
+        source: declaration that decides the gradients.
     """
 
     source: GradientSource
 
     @property
     def factor_timesteps(self) -> Literal["stack", "mean"] | None:
-        """For features that multiply with the queries' gradients: those of each timestep, or their mean."""
+        """Which query gradients the feature multiplies with: `stack` (each timestep), `mean`, or None for none."""
         return None
 
     @abstractmethod
     def sink_key(self) -> Hashable | None:
-        """Return what features that share a sink have in common; None where no gradient is needed."""
+        """Return a key that is equal for features that can share a sink; None if the feature needs no gradient."""
 
     @abstractmethod
     def make_sink(self, features: Sequence[Self], setting: PassSetting) -> Sink:
-        """Return one sink for all features of one key, this one among them."""
+        """Return one sink for all `features` of one key, of which this feature is one."""
 
     @property
     def sums_suffice(self) -> bool:
-        """Whether the sum over the timesteps is all that the sink must see of an item."""
+        """Whether the sink only needs the sum of an item's gradients over timesteps."""
         return False
 
     @property
     def is_mean(self) -> bool:
-        """Whether one row an item is kept, the mean over the timesteps."""
+        """Whether a single row is kept for each item, the mean over timesteps."""
         return False
 
     @property
@@ -128,11 +126,11 @@ class PassFeature(Feature[TrainViewT, QueryViewT]):
 
     @abstractmethod
     def width(self, setting: PassSetting) -> int:
-        """Return the numbers of an item and timestep."""
+        """Return how many numbers are kept for each item and timestep."""
 
     @abstractmethod
     def values(self, sink: Any, columns: slice, outputs: Tensor) -> Tensor:
-        """Return the [B, width] values of a batch.
+        """Return the [B, width] values of this feature for a batch.
 
         Args:
             sink: as `make_sink` made it, fed with the batch; None where no gradient is needed.
@@ -142,4 +140,4 @@ class PassFeature(Feature[TrainViewT, QueryViewT]):
 
     @abstractmethod
     def shard_content(self, rows: BufferedRows) -> ShardContent:
-        """Return what is written of a shard."""
+        """Return the arrays that are written for a shard with these rows."""

@@ -1,7 +1,7 @@
-"""Per-sample gradients of a batch of (item, timestep) pairs.
+"""Compute per-sample gradients of a batch of noisy samples: the contract, and two reference implementations.
 
 `attrbench.gradients.hooks` does it in one backward pass. The references here, `VmapGradients` and `LoopGradients`,
-give the same numbers more slowly, for any module.
+give equal numbers more slowly, for any module.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ log = logging.getLogger(__name__)
 Precision = Literal["fp32", "tf32", "bf16"]
 
 Sink = Callable[[int, Tensor], None]
-"""Receives (offset of the parameter in the concatenated vector, its gradients [B, numel]), once a parameter."""
+"""Called once for each parameter with (offset in the concatenated gradient, gradients [B, numel])."""
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Pairs of an item and a timestep.
+    """A batch of B noisy samples, ready for the network.
 
     Attributes:
         noisy: [B, C, H, W] network input x_t.
@@ -47,11 +47,11 @@ class Batch:
     weight: Tensor | None = None
 
     def sample(self, index: int) -> Batch:
-        """One pair, as a batch of one."""
+        """Return one sample as a batch of size 1."""
         return self.select(torch.tensor([index]))
 
     def select(self, index: Tensor) -> Batch:
-        """The pairs at `index` ([k] integers)."""
+        """Return the batch of the samples at `index` ([k] integers)."""
         index = index.to(self.noisy.device)
         conditioning = {name: value[index] for name, value in self.conditioning.items()}
         weight = None if self.weight is None else self.weight[index]
@@ -60,16 +60,16 @@ class Batch:
 
 @dataclass(eq=False)
 class PerSampleGradients(ABC):
-    """Computes, for each sample b of a batch, the gradient of output(b) to the attributed parameters.
+    """Computes, for each sample of a batch, the gradient of its model output with respect to the parameters.
 
     Attributes:
         denoiser: the model.
-        parameters: the attributed parameters in the order of the concatenated vector.
+        parameters: name -> parameter, in the order of the concatenated gradient.
         output: the scalar that is differentiated.
         precision: `fp32`, the reference; `tf32`, products in TensorFloat-32 on devices that have it; `bf16`, the
             forward pass under bfloat16 autocast.
-        offsets: of the parameters in the concatenated vector; to be given where they are only some of it.
-        total: number of attributed parameters, p.
+        offsets: parameter name -> offset in the concatenated gradient; to be given if `parameters` are only part of it.
+        total: number of entries of the parameters, p.
     """
 
     denoiser: Denoiser
@@ -86,10 +86,10 @@ class PerSampleGradients(ABC):
 
     @abstractmethod
     def __call__(self, batch: Batch, sink: Sink) -> Tensor:
-        """Runs one forward and backward pass, handing every parameter's gradients to `sink`; returns [B] outputs."""
+        """Run a forward and a backward pass, pass every parameter's gradients to `sink`, and return the [B] outputs."""
 
     def outputs(self, batch: Batch) -> Tensor:
-        """[B] model outputs."""
+        """Return the [B] model outputs of a batch."""
         device = self.denoiser.device.type
         with torch.autocast(device, torch.bfloat16) if self.precision == "bf16" else nullcontext():
             predicted = self.denoiser.predict(batch.noisy, batch.t, batch.conditioning)
@@ -97,7 +97,7 @@ class PerSampleGradients(ABC):
         return values if batch.weight is None else values * batch.weight
 
     def bytes_per_sample(self, batch: Batch) -> int:
-        """A rough estimate of the memory that one more sample in a batch takes."""
+        """Return a rough estimate of the bytes of memory that one more sample in a batch takes."""
         width = 4
         activations = 0
 
@@ -117,13 +117,13 @@ class PerSampleGradients(ABC):
         return width * (3 * activations + self._gradient_floats())
 
     def _gradient_floats(self) -> int:
-        """Numbers of gradients held at once for one sample."""
+        """Return how many gradient entries are held at once for one sample."""
         return self.total
 
 
 @contextmanager
 def tensor_float_32(allowed: bool) -> Iterator[None]:
-    """Whether CUDA may multiply float32 matrices in TensorFloat-32; restored afterwards."""
+    """Allow or forbid TensorFloat-32 in CUDA's float32 products inside the `with` block, then restore the setting."""
     backends: tuple[Any, Any] = (torch.backends.cuda.matmul, torch.backends.cudnn)
     before = [backend.allow_tf32 for backend in backends]
     for backend in backends:
@@ -136,7 +136,7 @@ def tensor_float_32(allowed: bool) -> Iterator[None]:
 
 
 class LoopGradients(PerSampleGradients):
-    """One sample at a time, by plain autograd: the reference for everything else."""
+    """Per-sample gradients by plain autograd, one sample at a time: the reference for the other back ends."""
 
     def __call__(self, batch: Batch, sink: Sink) -> Tensor:
         """See `PerSampleGradients`."""
@@ -161,7 +161,7 @@ class LoopGradients(PerSampleGradients):
 
 @contextmanager
 def asking(parameters: Iterable[nn.Parameter]) -> Iterator[None]:
-    """These parameters ask for their gradients meanwhile."""
+    """Set `requires_grad` of these parameters inside the `with` block."""
     silent = [parameter for parameter in parameters if not parameter.requires_grad]
     for parameter in silent:
         parameter.requires_grad_(True)
@@ -174,19 +174,19 @@ def asking(parameters: Iterable[nn.Parameter]) -> Iterator[None]:
 
 @contextmanager
 def frozen(module: nn.Module) -> Iterator[None]:
-    """No parameter asks for its own gradient meanwhile, so that the backward pass computes activations' only."""
-    asked = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    for parameter in asked:
+    """Clear `requires_grad` of all parameters inside the `with` block: only gradients of activations are computed."""
+    trainable = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    for parameter in trainable:
         parameter.requires_grad_(False)
     try:
         yield
     finally:
-        for parameter in asked:
+        for parameter in trainable:
             parameter.requires_grad_(True)
 
 
 class VmapGradients(PerSampleGradients):
-    """`torch.func.vmap(grad)`: any module without batch-coupled layers; holds B whole gradients at once."""
+    """Per-sample gradients by `torch.func.vmap(grad)`: for modules without batch norm; holds B whole gradients."""
 
     def __call__(self, batch: Batch, sink: Sink) -> Tensor:
         """See `PerSampleGradients`."""
@@ -211,12 +211,12 @@ class VmapGradients(PerSampleGradients):
             )
         for name, gradient in gradients.items():
             sink(self.offsets[name], gradient.flatten(1))
-        found: Tensor = outputs.detach()
-        return found
+        values_of_samples: Tensor = outputs.detach()
+        return values_of_samples
 
 
 class _Forward(nn.Module):
-    """The denoiser's network as a submodule, so that `functional_call` can swap its parameters."""
+    """A module that contains the denoiser's network, so that `functional_call` can replace its parameters."""
 
     def __init__(self, gradients: PerSampleGradients) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Pairs of an item and a timestep under a source, ready for the network."""
+"""Noisy samples: the network inputs that a gradient source makes of each item at each timestep."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from attrbench.models.timesteps import grid_draws, sampler_steps
 
 @dataclass(frozen=True)
 class Split:
-    """The items of a pass.
+    """One data split (training set or queries) that a gradient pass runs over.
 
     Attributes:
         name: `train` or `query`; part of the seed of per-item noise.
-        items: the items.
-        one_by_one: process each item on its own, as a query arrives, so that its time can be told.
+        items: images, prompts and seeds.
+        one_by_one: process each item in a batch of its own, so that its time can be measured.
     """
 
     name: str
@@ -35,19 +35,21 @@ class Split:
 
 
 class NoisySamples:
-    """All pairs of one split under one source. What a pair looks like depends on nothing but the two.
+    """All noisy samples of one split: every item at every timestep of the source's grid.
+
+    A sample depends on source, item and timestep alone, never on the batch that it is in.
 
     Args:
-        source: what decides the gradients.
+        source: declaration of timesteps, noise, target, output and parameters.
         denoiser: the model, with its final weights.
         split: the items.
-        count: only the first so many items; all by default.
-        only: names of the parameters to differentiate, where not all attributed ones are asked for at once.
+        count: use only the first `count` items; None for all.
+        only: names of the parameters to differentiate; None for all attributed parameters.
 
     Attributes:
         denoiser: the model with the weights that the source names.
-        timesteps: T of them.
-        parameters: those that are differentiated, by name.
+        timesteps: the T timesteps of the grid.
+        parameters: name -> parameter, of those that are differentiated.
         count: number of items.
 
     Raises:
@@ -76,12 +78,12 @@ class NoisySamples:
         self.parameters: dict[str, nn.Parameter] = {k: p for k, p in named.items() if only is None or k in only}
 
     def gradients(self, output: ModelOutput | None = None, backend: str = "hooks") -> PerSampleGradients:
-        """Per-sample gradients of the source's output, or of another one."""
+        """Return the computation of per-sample gradients of `output`, by default the source's own output."""
         chosen = MODEL_OUTPUTS[self.source.output] if output is None else output
         return per_sample_gradients(self.denoiser, self.parameters, chosen, backend, self.source.precision)
 
     def encode(self, first: int, last: int) -> Encoded:
-        """Items first .. last - 1; latents are [B, C, H, W], or [B, T, C, H, W] where they follow the trajectory."""
+        """Return items first .. last - 1 encoded: latents [B, C, H, W], or [B, T, C, H, W] along trajectories."""
         return self._encode(range(first, last))
 
     def _encode(self, chosen: Sequence[int]) -> Encoded:
@@ -96,26 +98,33 @@ class NoisySamples:
         return Encoded(trajectory[:, self._sampler_steps()], encoded.conditioning)
 
     def _sampler_steps(self) -> list[int]:
-        """The sampler's step that belongs to each timestep of the grid."""
+        """Return the index of the sampler step that belongs to each timestep of the grid, [T]."""
         visited = self.denoiser.sampler_timesteps()
         if self.source.grid.kind == "sampler":
             return list(sampler_steps(len(self.timesteps), len(visited)))
         return [min(range(len(visited)), key=lambda step: abs(visited[step] - t)) for t in self.timesteps]
 
     def batch(self, first: int, encoded: Encoded, items: Tensor, steps: Tensor) -> Batch:
-        """The pairs of items ([B], counted from `first`, which `encoded` begins with) and places in the grid ([B])."""
+        """Return the batch of noisy samples of B (item, timestep) pairs.
+
+        Args:
+            first: index of the item that `encoded` begins with.
+            encoded: consecutive encoded items.
+            items: [B] indices relative to `first`.
+            steps: [B] indices into the grid.
+        """
         chosen = encoded.select(items.to(self.denoiser.device))
         return self._noised(chosen, [first + item for item in items.tolist()], steps)
 
     def drawn(self, size: int, draws: torch.Generator) -> Batch:
-        """Different pairs drawn from all there are; all of them where `size` is no less."""
+        """Return a batch of `size` distinct noisy samples drawn at random; all samples if there are not more."""
         total = self.count * len(self.timesteps)
         chosen = torch.arange(total) if size >= total else torch.randperm(total, generator=draws)[:size]
         items, steps = chosen // len(self.timesteps), chosen % len(self.timesteps)
         return self._noised(self._encode(items.tolist()), items.tolist(), steps)
 
     def _noised(self, chosen: Encoded, items: Sequence[int], steps: Tensor) -> Batch:
-        """The batch of pairs whose items are encoded already, in the order of the pairs."""
+        """Return the batch of noisy samples of encoded items, one entry of `chosen` for each sample."""
         device, latents = self.denoiser.device, chosen.latents
         if self.source.latents == "trajectory":
             latents = latents[torch.arange(len(steps)), steps.to(device)]
@@ -138,7 +147,7 @@ class NoisySamples:
         )
 
     def batches(self, size: int, block: int = 64) -> Iterator[tuple[Tensor, Tensor, Batch]]:
-        """Yields (items, places in the grid, batch) until every pair was there; at most `size` pairs a batch."""
+        """Yield (item indices [B], timestep indices [B], batch) over all noisy samples, with B <= `size`."""
         for first in range(0, self.count, block):
             last = min(first + block, self.count)
             encoded = self.encode(first, last)

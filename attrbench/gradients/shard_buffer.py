@@ -1,4 +1,4 @@
-"""The rows of one feature, gathered batch by batch until their shard is complete."""
+"""Collect the rows of one feature batch by batch until their shard is complete and can be written."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ TINY = 1e-12
 
 
 class ShardBuffer:
-    """The shard of one feature that is being filled.
+    """The rows of one shard of one feature while it is being filled.
 
     Args:
-        feature: what is kept.
-        store: where the shard goes.
-        shard: the items.
-        setting: of the pass.
+        feature: the feature that the rows belong to.
+        store: store that the complete shard is written to.
+        shard: range of items.
+        setting: parameter layout, number of timesteps and query gradients of the pass.
     """
 
     def __init__(self, feature: PassFeature[Any, Any], store: ShardWriter, shard: Unit, setting: PassSetting) -> None:
@@ -37,14 +37,14 @@ class ShardBuffer:
         self._nonfinite: list[tuple[int, float]] = []
 
     def file(self, items: Tensor, steps: Tensor, values: Tensor, norms: Tensor, finite: Tensor) -> None:
-        """File the results of a batch; a NaN or infinite gradient leaves zeros.
+        """Add the rows of one batch to the shard; the row of a NaN or infinite gradient stays zero.
 
         Args:
-            items: [B] item ids.
+            items: [B] item indices.
             steps: [B] indices into the grid.
             values: [B, width] sketches, gradients, products or outputs, not normalized.
-            norms: [B] norms of the whole gradients, 0 where not finite.
-            finite: [B].
+            norms: [B] norms of the unsketched gradients, 0 where not finite.
+            finite: [B] bool, whether the gradient was finite.
         """
         rows = items - self.shard.first
         if self.feature.unit_norm:
@@ -57,15 +57,15 @@ class ShardBuffer:
         self._norms[rows, steps] = norms.float().cpu()
 
     def lose(self, item: int, timestep: float) -> None:
-        """Name a gradient that was not finite; a mean that it belongs to is lost with it."""
+        """Record that a gradient was not finite; for means over timesteps the whole row is set to zero."""
         self._nonfinite.append((item, timestep))
 
     def time(self, item: int, seconds: float) -> None:
-        """Add to the time that an item took."""
+        """Add `seconds` to the time spent on an item."""
         self._seconds[item - self.shard.first] += seconds
 
     def commit(self, features_in_pass: int) -> None:
-        """Write the shard."""
+        """Write the shard to its store, with the number of features that its pass computed."""
         if self.feature.is_mean:
             self._values[[item - self.shard.first for item, _ in self._nonfinite]] = 0
         content = self.feature.shard_content(BufferedRows(self._values, self._norms, self._setting))

@@ -1,7 +1,8 @@
-"""What becomes of per-sample gradients inside the backward pass: norms, sketches, whole rows (and see `products`).
+"""Sinks: receive per-sample gradients during the backward pass and reduce them to norms, sketches or whole rows.
 
-A consumer takes each parameter's gradients of a batch as they come, and is asked for its result when the batch
-is through. No consumer keeps a gradient unless keeping it is its purpose.
+A sink receives each parameter's gradients of a batch as soon as they are formed, and returns its result after the
+batch. No sink keeps a gradient unless keeping it is its purpose. Inner products are in
+`attrbench.gradients.inner_products`.
 """
 
 from __future__ import annotations
@@ -19,25 +20,26 @@ from attrbench.models.noise import seed_of
 
 
 class Sink(Protocol):
-    """Takes the gradients of a batch of B pairs, parameter by parameter.
+    """A receiver of the per-sample gradients of a batch of B noisy samples, parameter by parameter.
 
     Attributes:
-        by_parameter: whether it must get each parameter on its own; else it takes any stretch of the whole gradient.
-        held: numbers that it keeps for each pair, where they are more than a sketch.
+        by_parameter: whether `add` must be called for each parameter separately; otherwise any contiguous columns of
+            the concatenated gradient may be added at once.
+        held: numbers that the sink holds for each sample, if more than a sketch; for memory estimates.
     """
 
     by_parameter: bool
     held: int
 
     def start(self, items: Tensor, timesteps: Tensor, dtype: torch.dtype, device: torch.device) -> None:
-        """A batch begins; `items` is [B] items, `timesteps` [B] indices into the grid."""
+        """Reset for a new batch with item indices [B] and timestep indices [B] (into the grid)."""
 
     def add(self, offset: int, gradients: Tensor) -> None:
-        """Coordinates offset .. offset + w of the batch's gradients, [B, w], in `dtype`."""
+        """Receive columns offset .. offset + w of the batch's concatenated gradients: [B, w], in `dtype`."""
 
 
 class NormSink:
-    """L2 norms of whole gradients, accumulated in float64."""
+    """A sink that computes the L2 norm of each sample's whole gradient, accumulated in float64."""
 
     by_parameter = False
     held = 0
@@ -56,20 +58,20 @@ class NormSink:
         self._squares += norms.square()
 
     def result(self) -> Tensor:
-        """[B] float64 norms."""
+        """Return the [B] float64 norms."""
         return self._squares.sqrt()
 
 
 class SketchSink:
-    """Sketches of several lengths under one seed, of each layer on its own.
+    """A sink that sketches the gradients (random linear compression) to several lengths v under one seed.
 
     Args:
-        layers: the layers; a single one for the whole gradient.
-        apart: whether layers are kept apart: then one of fewer than v parameters is sketched to as many numbers as
-            it has, which loses nothing.
-        form: of the sketch.
-        lengths: v.
-        seed: of the sketch; layers have seeds of their own, so that their errors are independent.
+        layers: blocks of parameters that are sketched separately; a single block for the whole gradient.
+        apart: whether layers are kept apart: a layer with fewer than v parameters is then sketched to as many numbers
+            as it has parameters, which is lossless.
+        form: kind of random projection.
+        lengths: sketch lengths v.
+        seed: seed of the sketch; with `apart`, each layer has a seed derived from it, so that errors are independent.
     """
 
     held = 0
@@ -101,7 +103,7 @@ class SketchSink:
         self._accumulators[layer].add(start, gradients)
 
     def result(self, length: int) -> Tensor:
-        """[B, width] sketches, layer by layer."""
+        """Return the [B, width] sketches of length `length`, the layers' sketches concatenated."""
         pairs = zip(self._layers, self._accumulators, strict=True)
         parts = [accumulator.result(self._length(length, layer)) for layer, accumulator in pairs]
         return torch.cat(parts, dim=1) if self._apart else parts[0]
@@ -111,7 +113,7 @@ class SketchSink:
 
 
 class WholeGradientSink:
-    """The gradients themselves, [B, p].
+    """A sink that keeps the whole gradients, [B, p].
 
     Args:
         total: number of parameters, p.
@@ -131,24 +133,24 @@ class WholeGradientSink:
         self._rows[:, offset : offset + gradients.shape[1]] = gradients
 
     def result(self) -> Tensor:
-        """[B, p] gradients."""
+        """Return the [B, p] gradients."""
         return self._rows
 
 
 class TimestepSumSink:
-    """Adds up the gradients of each item before other consumers see them, for means over timesteps.
+    """A sink that sums each item's gradients over timesteps and passes the sums to inner sinks, for means.
 
-    All the rest of the work then takes a T-th. The sum stands in the place of the item's first pair, the others have
-    zeros.
+    The inner sinks then do a T-th of the work. In `spread`, the row of an item's first sample in the batch holds the
+    sum and its other rows are zero.
 
     Args:
-        inner: linear consumers that treat all timesteps alike.
+        inner: sinks that are linear in the gradient and do not depend on the timestep.
     """
 
     def __init__(self, inner: Sequence[Sink]) -> None:
         self._inner = inner
-        self.by_parameter = any(consumer.by_parameter for consumer in inner)
-        self.held = sum(consumer.held for consumer in inner)
+        self.by_parameter = any(sink.by_parameter for sink in inner)
+        self.held = sum(sink.held for sink in inner)
 
     def start(self, items: Tensor, timesteps: Tensor, dtype: torch.dtype, device: torch.device) -> None:
         """See `Sink`."""
@@ -157,8 +159,8 @@ class TimestepSumSink:
         each = len(items) // len(distinct)
         self._runs = each if torch.equal(items, distinct.repeat(each)) else 0
         self._group = self._group.to(device)
-        for consumer in self._inner:
-            consumer.start(distinct, torch.zeros_like(distinct), dtype, device)
+        for sink in self._inner:
+            sink.start(distinct, torch.zeros_like(distinct), dtype, device)
 
     def add(self, offset: int, gradients: Tensor) -> None:
         """See `Sink`."""
@@ -167,29 +169,29 @@ class TimestepSumSink:
         else:
             sums = gradients.new_zeros(len(self._first), gradients.shape[1])
             sums.index_add_(0, self._group, gradients)
-        for consumer in self._inner:
-            consumer.add(offset, sums)
+        for sink in self._inner:
+            sink.add(offset, sums)
 
     def spread(self, sums: Tensor) -> Tensor:
-        """[B, width] from an inner consumer's result."""
+        """Return an inner sink's result ([distinct items, width]) spread to the batch: [B, width]."""
         rows = sums.new_zeros(len(self._group), sums.shape[1])
         rows[self._first.to(sums.device)] = sums
         return rows
 
 
 class GatheringSink:
-    """Gathers the gradients of a small batch and hands them on in one piece.
+    """A sink that concatenates the gradients of a small batch and passes them to inner sinks at once.
 
-    A query on its own is a handful of pairs, in which most of the time would go into calls parameter by parameter.
+    A single query is a batch of a few samples, for which calls parameter by parameter would take most of the time.
 
     Args:
         total: number of parameters, p.
-        inner: who gets them.
-        offsets: of the parameters in the concatenated gradient, in its order.
+        inner: sinks that receive the concatenated gradients.
+        offsets: offset of each parameter in the concatenated gradient, ascending.
     """
 
     LARGEST = 2**23
-    """Numbers, B * p, beyond which copying costs more than it saves."""
+    """Size B * p beyond which copying costs more than it saves."""
     by_parameter = True
     held = 0
 
@@ -201,15 +203,15 @@ class GatheringSink:
     def start(self, items: Tensor, timesteps: Tensor, dtype: torch.dtype, device: torch.device) -> None:
         """See `Sink`."""
         self._rows = torch.zeros(len(timesteps), self._total, dtype=dtype, device=device)
-        for consumer in self._inner:
-            consumer.start(items, timesteps, dtype, device)
+        for sink in self._inner:
+            sink.start(items, timesteps, dtype, device)
 
     def add(self, offset: int, gradients: Tensor) -> None:
         """See `Sink`."""
         self._rows[:, offset : offset + gradients.shape[1]] = gradients
 
     def hand_on(self) -> None:
-        """Gives all of it to the others."""
-        for consumer in self._inner:
-            for first, last in self._ends if consumer.by_parameter else [(0, self._total)]:
-                consumer.add(first, self._rows[:, first:last])
+        """Pass the gathered gradients to the inner sinks."""
+        for sink in self._inner:
+            for first, last in self._ends if sink.by_parameter else [(0, self._total)]:
+                sink.add(first, self._rows[:, first:last])

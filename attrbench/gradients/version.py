@@ -1,4 +1,4 @@
-"""The engine's version, apart from the engine: whoever only compares it needs no torch."""
+"""The version of the gradient engine, in a module without torch for those who only compare it."""
 
 ENGINE_VERSION = 1
-"""Raised whenever the engine's numbers change by more than rounding; part of every fingerprint."""
+"""Raised whenever computed gradients change by more than rounding; part of every feature's fingerprint."""

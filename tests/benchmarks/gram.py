@@ -45,7 +45,7 @@ def exact() -> list[Figure]:
         def least() -> None:
             work = GradientPass(SOURCE, denoiser, split, engine)
             for unit in units(ITEMS):
-                work.sweep(unit, [NormSink()], lambda items, steps, outputs: None)
+                work.run(unit, [NormSink()], lambda items, steps, outputs: None)
             wide = whole.astype("f8")
             wide @ wide.T
 

@@ -78,6 +78,6 @@ def _passes_alone(settings: RunSettings, methods: list[MethodRequest]) -> float:
         work = GradientPass(source, opened.denoiser, split, settings.engine)
         for unit in pieces:
             started = time.perf_counter()
-            work.sweep(unit, [NormSink()], lambda items, steps, outputs: None)
+            work.run(unit, [NormSink()], lambda items, steps, outputs: None)
             total += time.perf_counter() - started
     return total

@@ -1,4 +1,7 @@
-"""Products of a network's own curvature with vectors, no matrix formed (Pearlmutter 1994; Schraudolph 2002)."""
+"""Compute products of the Hessian or Gauss-Newton matrix with vectors, without forming the matrix.
+
+Sources: Pearlmutter 1994; Schraudolph 2002.
+"""
 
 from __future__ import annotations
 
@@ -17,24 +20,25 @@ Product = Callable[[Sequence[Tensor]], Sequence[Tensor]]
 
 
 class Curvature:
-    """H v for the mean loss of a batch: its Hessian, or the Gauss-Newton matrix J^T (2/d) J, J = de/dtheta.
+    """The product H v for the mean loss of a batch, H the Hessian or the Gauss-Newton matrix J^T (2/d) J.
 
-    By reverse mode twice, which every layer knows; the forward pass and the first way back serve all vectors.
+    J = de/dtheta is the Jacobian of the prediction e with d entries. Products take reverse mode twice, which every
+    layer supports; the forward pass and the first backward pass serve all vectors.
 
     Args:
-        pairs: model, parameters and output, which must be the loss.
-        kind: which matrix.
+        samples: model, parameters and model output, which must be the loss.
+        kind: `hessian`, or `ggn` for the Gauss-Newton matrix.
     """
 
-    def __init__(self, pairs: NoisySamples, kind: Literal["hessian", "ggn"]) -> None:
-        if pairs.source.output != "loss":
-            raise UsageError(f"curvature is that of the loss, not of {pairs.source.output}")
+    def __init__(self, samples: NoisySamples, kind: Literal["hessian", "ggn"]) -> None:
+        if samples.source.output != "loss":
+            raise UsageError(f"curvature is that of the loss, not of {samples.source.output}")
         self._kind = kind
-        self._denoiser = pairs.denoiser
-        self._parameters = list(pairs.parameters.values())
+        self._denoiser = samples.denoiser
+        self._parameters = list(samples.parameters.values())
 
     def __call__(self, vectors: Tensor, batch: Batch) -> Tensor:
-        """[m, p] products with `vectors` ([m, p]), for the mean over the pairs of the batch."""
+        """Return the [m, p] products with `vectors` ([m, p]), for the mean loss over the samples of the batch."""
         sizes = [parameter.numel() for parameter in self._parameters]
         with torch.enable_grad(), asking(self._parameters), plain_attention():
             predicted = self._denoiser.predict(batch.noisy, batch.t, batch.conditioning)
@@ -42,8 +46,8 @@ class Curvature:
             rows = []
             for vector in vectors:
                 parts = zip(vector.split(sizes), self._parameters, strict=True)
-                found = product([part.view_as(parameter) for part, parameter in parts])
-                rows.append(torch.cat([part.detach().flatten() for part in found]))
+                parts_of_product = product([part.view_as(parameter) for part, parameter in parts])
+                rows.append(torch.cat([part.detach().flatten() for part in parts_of_product]))
         return torch.stack(rows)
 
     def _hessian(self, predicted: Tensor, batch: Batch) -> Product:
@@ -52,7 +56,7 @@ class Curvature:
         return lambda vector: _gradients(gradients, self._parameters, vector)
 
     def _gauss_newton(self, predicted: Tensor) -> Product:
-        """J v is the gradient of <J^T u, v> to u, whatever u."""
+        """Return the Gauss-Newton product; J v is the gradient of <J^T u, v> with respect to u, at any u."""
         anywhere = torch.zeros_like(predicted, requires_grad=True)
         gradients = _gradients([predicted], self._parameters, [anywhere], create_graph=True)
         factor = 2 / predicted.numel()  # the loss is a mean over d, the batch's a mean over B
@@ -70,7 +74,7 @@ def _gradients(
     factors: Sequence[Tensor] | None = None,
     create_graph: bool = False,
 ) -> Sequence[Tensor]:
-    """Gradients of sum <factor, output>, zeros where nothing depends; the graph stays for the next vector."""
+    """Return the gradients of sum <factor, output>, zero where outputs don't depend; the graph is retained."""
     outputs = list(outputs)
     factors = [torch.ones_like(output) for output in outputs] if factors is None else list(factors)
     tied = [(output, factor) for output, factor in zip(outputs, factors, strict=True) if output.requires_grad]
@@ -88,9 +92,9 @@ def _gradients(
 
 
 def plain_attention() -> Any:
-    """Attention by matrix products meanwhile: the fused kernels can't be differentiated twice."""
+    """Return a context in which attention uses plain matrix products: fused kernels can't be differentiated twice."""
     try:
-        from torch.nn.attention import SDPBackend, sdpa_kernel
-    except ImportError:  # before torch 2.3
+        from torch.nn.attention import SDPBackend, sdpa_kernel  # since torch 2.3
+    except ImportError:
         return nullcontext()
     return sdpa_kernel(SDPBackend.MATH)

@@ -1,9 +1,11 @@
-"""Kronecker-factored curvature: K-FAC and its eigenvalue-corrected form EK-FAC (methods-spec M12).
+"""Compute Kronecker-factored curvature: K-FAC, and its eigenvalue-corrected form EK-FAC.
 
 A layer's weight W [o, i] (a bias is one more input, which is always 1) has the gradient sum_r s_r a_r^T over its
-positions, a the inputs and s the gradients of the outputs. K-FAC takes E[vec(g) vec(g)^T] for the Kronecker product of
-A and S, the second moments of a and s; EK-FAC keeps their eigenvectors and measures the second moment along each pair
-of them anew.
+positions r, with a the inputs and s the gradients of the outputs. K-FAC approximates E[vec(g) vec(g)^T] by the
+Kronecker product of A and S, the second moments of a and s; EK-FAC keeps their eigenvectors and estimates the second
+moment of the gradient along each pair of eigenvectors.
+
+Sources: Martens and Grosse 2015 (arXiv:1503.05671); George et al. 2018 (arXiv:1806.03884).
 """
 
 from __future__ import annotations
@@ -36,15 +38,15 @@ BATCH = 32
 
 @dataclass(frozen=True)
 class FactorOptions:
-    """How factors are estimated.
+    """Options for estimating Kronecker factors.
 
     Attributes:
-        fisher: `mc`, the Gauss-Newton matrix by gradients of random outputs, one draw a pair; `empirical`, by
-            gradients of the loss.
+        fisher: `mc` estimates the Gauss-Newton matrix by gradients of random outputs, one draw for each noisy sample;
+            `empirical` uses gradients of the loss.
         sharing: `expand`, positions count as samples of their own; `reduce`, inputs are averaged and gradients added
             up over positions first (Eschenhagen et al. 2023).
-        draws: pairs of item and timestep for the eigenvectors, and as many others for the eigenvalues.
-        seed: of the draws.
+        draws: number of noisy samples for the eigenvectors, and again for the eigenvalues.
+        seed: seed of the draws.
     """
 
     fisher: Fisher = "mc"
@@ -55,12 +57,12 @@ class FactorOptions:
 
 @dataclass(frozen=True)
 class LayerFactors:
-    """The curvature of one layer.
+    """The factored curvature of one layer with weight [o, i].
 
     Attributes:
         inputs: [i, i] eigenvectors of A, in columns.
-        outputs: [o, o] eigenvectors of S.
-        kfac: [o, i] products of their eigenvalues.
+        outputs: [o, o] eigenvectors of S, in columns.
+        kfac: [o, i] products of the eigenvalues of S and A.
         ekfac: [o, i] second moments of the gradient along each pair of eigenvectors.
     """
 
@@ -70,7 +72,7 @@ class LayerFactors:
     ekfac: Tensor
 
     def solve(self, gradients: Tensor, corrected: bool, damping: float, relative: bool) -> Tensor:
-        """(H + lam I)^-1 V for V [..., o, i]; a relative damping is times the mean eigenvalue."""
+        """Return (H + lam I)^-1 V for V [..., o, i]; a relative damping is multiplied by the mean eigenvalue."""
         values = (self.ekfac if corrected else self.kfac).double()
         unit = float(values.mean()) if relative else 1.0
         scale = 1 / (values + (damping * unit if unit > 0 else damping))
@@ -79,7 +81,7 @@ class LayerFactors:
 
 
 class TrackedLayer:
-    """A Linear or Conv2d module whose weight is attributed, and where its parameters lie in the whole gradient."""
+    """A Linear or Conv2d module whose weight is attributed, with its offsets in the concatenated gradient."""
 
     def __init__(self, name: str, module: nn.Linear | nn.Conv2d, offsets: Mapping[str, int]) -> None:
         self.name = name
@@ -90,7 +92,7 @@ class TrackedLayer:
         self.columns = module.weight.numel() // self.rows
 
     def patches(self, x: Tensor) -> Tensor:
-        """[B, R, i] inputs by position, with a last column of ones where there is a bias."""
+        """Return the layer's input by position, [B, R, i], with a last column of ones if there is a bias."""
         module = self.module
         if isinstance(module, nn.Conv2d):
             assert not isinstance(module.padding, str)
@@ -100,13 +102,13 @@ class TrackedLayer:
         return x if self.bias is None else torch.cat([x, x.new_ones(*x.shape[:2], 1)], dim=2)
 
     def positions(self, g: Tensor) -> Tensor:
-        """[B, R, o] gradients of the outputs by position."""
+        """Return the output gradients by position, [B, R, o]."""
         if isinstance(self.module, nn.Conv2d):
             return g.flatten(2).transpose(1, 2)
         return g.reshape(len(g), -1, g.shape[-1])
 
     def take(self, whole: Tensor) -> Tensor:
-        """[..., o, i] this layer's part of whole gradients [..., p]."""
+        """Return this layer's part [..., o, i] of whole gradients [..., p]."""
         weight = whole[..., self.weight : self.weight + self.rows * self.columns]
         weight = weight.reshape(*whole.shape[:-1], self.rows, self.columns)
         if self.bias is None:
@@ -114,7 +116,7 @@ class TrackedLayer:
         return torch.cat([weight, whole[..., self.bias : self.bias + self.rows, None]], dim=-1)
 
     def put(self, whole: Tensor, part: Tensor) -> None:
-        """The inverse of `take`, in place."""
+        """Write this layer's part [..., o, i] into whole gradients [..., p], in place."""
         end = self.weight + self.rows * self.columns
         whole[..., self.weight : end] = part[..., : self.columns].flatten(-2)
         if self.bias is not None:
@@ -122,11 +124,11 @@ class TrackedLayer:
 
 
 class KroneckerFactors:
-    """The factors of all tracked layers.
+    """The Kronecker factors of all tracked layers.
 
     Args:
-        layers: by name.
-        factors: by the same names.
+        layers: the tracked layers.
+        factors: layer name -> factors.
     """
 
     def __init__(self, layers: list[TrackedLayer], factors: Mapping[str, LayerFactors]) -> None:
@@ -134,7 +136,7 @@ class KroneckerFactors:
         self.factors = factors
 
     def solve(self, gradients: Tensor, corrected: bool, damping: float, relative: bool) -> Tensor:
-        """(H + lam I)^-1 g for whole gradients [..., p]; zero for parameters of layers that are not tracked."""
+        """Return (H + lam I)^-1 g for whole gradients g [..., p]; zero for parameters of other layers."""
         solved = torch.zeros_like(gradients)
         for layer in self.layers:
             part = self.factors[layer.name].solve(layer.take(gradients), corrected, damping, relative)
@@ -142,36 +144,36 @@ class KroneckerFactors:
         return solved
 
     def tensors(self) -> dict[str, Tensor]:
-        """Everything by name, to be kept."""
+        """Return all factors as name -> tensor, for a safetensors file."""
         return {f"{name}/{key}": value for name, each in self.factors.items() for key, value in vars(each).items()}
 
     @staticmethod
     def of(layers: list[TrackedLayer], tensors: Mapping[str, Tensor]) -> KroneckerFactors:
-        """The inverse of `tensors`."""
+        """Return the factors that `tensors` turned into tensors."""
         keys = ("inputs", "outputs", "kfac", "ekfac")
         layers = [layer for layer in layers if f"{layer.name}/inputs" in tensors]
-        found = {layer.name: {key: tensors[f"{layer.name}/{key}"] for key in keys} for layer in layers}
-        return KroneckerFactors(layers, {name: LayerFactors(**each) for name, each in found.items()})
+        by_layer = {layer.name: {key: tensors[f"{layer.name}/{key}"] for key in keys} for layer in layers}
+        return KroneckerFactors(layers, {name: LayerFactors(**each) for name, each in by_layer.items()})
 
 
-def tracked_layers(pairs: NoisySamples) -> list[TrackedLayer]:
-    """The Linear and Conv2d modules whose weights are attributed; others are named in the log and left out.
+def tracked_layers(samples: NoisySamples) -> list[TrackedLayer]:
+    """Return the Linear and Conv2d modules whose weights are attributed; others are logged and left out.
 
     Raises:
-        Unavailable: where there is none.
+        Unavailable: where there is no such module.
     """
-    gradients = pairs.gradients()
-    found, left = [], set(pairs.parameters)
-    for name, module in pairs.denoiser.module.named_modules():
-        if f"{name}.weight" in pairs.parameters and _fits(module):
+    gradients = samples.gradients()
+    layers, left = [], set(samples.parameters)
+    for name, module in samples.denoiser.module.named_modules():
+        if f"{name}.weight" in samples.parameters and _fits(module):
             layer = TrackedLayer(name, module, gradients.offsets)
-            found.append(layer)
+            layers.append(layer)
             left -= {f"{name}.weight", f"{name}.bias"}
-    if not found:
+    if not layers:
         raise Unavailable("no attributed parameter belongs to a Linear or Conv2d layer")
     if left:
         log.info("%d parameters of other layers take no part in K-FAC: %s", len(left), ", ".join(sorted(left)[:5]))
-    return found
+    return layers
 
 
 def _fits(module: nn.Module) -> bool:
@@ -182,24 +184,24 @@ def _fits(module: nn.Module) -> bool:
     return isinstance(module, nn.Linear | nn.Conv2d) and has_rule(module)
 
 
-def kronecker_factors(pairs: NoisySamples, options: FactorOptions) -> KroneckerFactors:
-    """Estimates the factors over pairs drawn from all there are, batch by batch.
+def kronecker_factors(samples: NoisySamples, options: FactorOptions) -> KroneckerFactors:
+    """Estimate the Kronecker factors of all tracked layers from randomly drawn noisy samples, batch by batch.
 
-    Second moments are sums over items of what one pair contributes, the loss being a mean over the d outputs.
+    Second moments are sums over items of what one noisy sample contributes, the loss being a mean over the d outputs.
     """
-    layers = tracked_layers(pairs)
+    layers = tracked_layers(samples)
     moments = {layer.name: _Moments(layer, options.sharing) for layer in layers}
     drawn = 0
     with _listening(layers, lambda layer, x, g: moments[layer.name].add(x, g)):
-        for batch in _draws(pairs, options, "vectors"):
-            _backward(pairs, batch, _output(options.fisher))
+        for batch in _draws(samples, options, "vectors"):
+            _backward(samples, batch, _output(options.fisher))
             drawn += len(batch.t)
     layers = [layer for layer in layers if moments[layer.name].seen]
     eigen = {layer.name: moments[layer.name].eigen(drawn) for layer in layers}
     corrected = {layer.name: torch.zeros_like(eigen[layer.name][2]) for layer in layers}
-    gradients = pairs.gradients(_output(options.fisher))
+    gradients = samples.gradients(_output(options.fisher))
     drawn = 0
-    for batch in _draws(pairs, options, "values"):
+    for batch in _draws(samples, options, "values"):
         _add_squares(layers, eigen, corrected, gradients, batch)
         drawn += len(batch.t)
     return KroneckerFactors(
@@ -221,7 +223,7 @@ def _add_squares(
     gradients: PerSampleGradients,
     batch: Batch,
 ) -> None:
-    """Adds the squares of each pair's own gradient, in the eigenvectors, layer by layer as the gradients come."""
+    """Add each sample's squared gradient in the eigenbasis to `corrected`, layer by layer as gradients are computed."""
     waiting: dict[int, Tensor] = {}
     owner = {offset: layer for layer in layers for offset in (layer.weight, layer.bias) if offset is not None}
 
@@ -243,7 +245,7 @@ def _add_squares(
 
 
 class _Moments:
-    """A and S of one layer, added up batch by batch."""
+    """The second moments A and S of one layer, summed batch by batch."""
 
     def __init__(self, layer: TrackedLayer, sharing: Sharing) -> None:
         self._layer = layer
@@ -263,14 +265,14 @@ class _Moments:
 
     @property
     def seen(self) -> bool:
-        """Whether the output depended on the layer at all."""
+        """Whether the model output depended on the layer in any batch."""
         return self._inputs > 0
 
-    def eigen(self, pairs: int) -> Eigen:
-        """Eigenvectors of A (a mean over positions) and of S (a sum over them), products of the eigenvalues [o, i]."""
+    def eigen(self, samples: int) -> Eigen:
+        """Return the eigenvectors of A [i, i] and S [o, o], and the products of their eigenvalues [o, i]."""
         assert isinstance(self._a, Tensor) and isinstance(self._s, Tensor)
         a, inputs = torch.linalg.eigh(self._a / self._inputs)
-        s, outputs = torch.linalg.eigh(self._s / pairs)
+        s, outputs = torch.linalg.eigh(self._s / samples)
         return inputs, outputs, torch.outer(s.clamp_min(0), a.clamp_min(0)).float()
 
 
@@ -279,32 +281,32 @@ def _output(fisher: Fisher) -> ModelOutput:
 
 
 def _random_output(predicted: Tensor, target: Tensor) -> Tensor:
-    """Sqrt(2/d) <e, u>, u standard normal in the target's place: its gradient's second moment is J^T (2/d) J."""
+    """Return sqrt(2/d) <e, u>, u the normal `target`: the second moment of its gradient is J^T (2/d) J; [B]."""
     d = predicted[0].numel()
     return (predicted * target).flatten(1).sum(1) * math.sqrt(2 / d)
 
 
-def _draws(pairs: NoisySamples, options: FactorOptions, purpose: str) -> Iterator[Batch]:
-    """Batches of drawn pairs, with random numbers for targets where the output is random."""
+def _draws(samples: NoisySamples, options: FactorOptions, purpose: str) -> Iterator[Batch]:
+    """Yield batches of drawn noisy samples; for `mc`, targets are replaced by standard normal numbers."""
     draws = torch.Generator().manual_seed(seed_of("kronecker", purpose, options.seed))
     for first in range(0, options.draws, BATCH):
-        batch = pairs.drawn(min(BATCH, options.draws - first), draws)
+        batch = samples.drawn(min(BATCH, options.draws - first), draws)
         if options.fisher == "mc":
             random = torch.randn(batch.target.shape, generator=draws).to(batch.target)
             batch = Batch(batch.noisy, random, batch.t, batch.conditioning, batch.weight)
         yield batch
 
 
-def _backward(pairs: NoisySamples, batch: Batch, output: ModelOutput) -> None:
-    with frozen(pairs.denoiser.module), torch.enable_grad():
-        predicted = pairs.denoiser.predict(batch.noisy, batch.t, batch.conditioning)
+def _backward(samples: NoisySamples, batch: Batch, output: ModelOutput) -> None:
+    with frozen(samples.denoiser.module), torch.enable_grad():
+        predicted = samples.denoiser.predict(batch.noisy, batch.t, batch.conditioning)
         values = output(predicted, batch.target)
         (values if batch.weight is None else values * batch.weight).sum().backward()
 
 
 @contextmanager
 def _listening(layers: list[TrackedLayer], receive: Callable[[TrackedLayer, Tensor, Tensor], None]) -> Iterator[None]:
-    """Hands each layer's input and the gradient of its output to `receive` on the way back."""
+    """Call `receive` with each layer's input and output gradient in backward passes inside the `with` block."""
 
     def listen(layer: TrackedLayer) -> Callable[[nn.Module, tuple[Any, ...], Tensor], Tensor]:
         def forward(module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> Tensor:

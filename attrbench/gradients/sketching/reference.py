@@ -1,7 +1,7 @@
-"""The sketches that the rotation sketch is measured against: DMin's permutation form, and dense random projections.
+"""Reference sketches (random linear compressions): DMin's permutation sketch, and dense random projections.
 
-All are linear and unbiased, <Sx, Sy> ~ <x, y>. They are references: the permutation stores 5 bytes a parameter and
-holds the whole gradient; the dense projections cost p * v multiplications a gradient.
+All are linear and unbiased, E<Sx, Sy> = <x, y>. The rotation sketch is compared with them: the permutation stores 5
+bytes for each parameter and holds the whole gradient; dense projections cost p * v multiplications a gradient.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ SEED_BYTES = 8
 
 
 class SketchAccumulator(Protocol):
-    """Accumulates sketches of a batch of vectors that arrive in pieces."""
+    """Accumulates sketches of a batch of vectors whose columns are added part by part."""
 
     def start(self, size: int, dtype: torch.dtype, device: torch.device) -> None:
-        """Forgets what was added; `size` vectors follow."""
+        """Reset for a batch of `size` vectors."""
 
     def add(self, offset: int, piece: Tensor) -> None:
-        """Adds coordinates offset .. offset + w of every vector; `piece` is [B, w]."""
+        """Add coordinates offset .. offset + w of every vector; `piece` is [B, w]."""
 
     def result(self, length: int) -> Tensor:
-        """[B, v] sketches of what was added since `start`."""
+        """Return the [B, v] sketches of the vectors that were added since `start`."""
 
 
 def sketch_accumulator(form: SketchForm, lengths: Sequence[int], seed: int, total: int) -> SketchAccumulator:
-    """The sketch called `form`, to all of `lengths`, of vectors of `total` numbers."""
+    """Return an accumulator of sketches of kind `form` to all `lengths` v, for vectors of length `total`."""
     if form == "rotation":
         return Sketcher(lengths, seed, total)
     if form == "permutation":
@@ -43,18 +43,19 @@ def sketch_accumulator(form: SketchForm, lengths: Sequence[int], seed: int, tota
 
 
 def state_bytes(form: SketchForm, length: int, total: int) -> int:
-    """Bytes that must be kept, or agreed upon, so that a new query is sketched as the training set was."""
+    """Return the bytes that must be stored so that a new query can be sketched as the training set was."""
     return 5 * padded(total, length) if form == "permutation" else SEED_BYTES
 
 
 def padded(total: int, length: int) -> int:
-    """D = v * ceil(p / v)."""
+    """Return the padded vector length D = v * ceil(p / v)."""
     return length * -(-total // length)
 
 
 class PermutationSketcher:
-    """S(x)_j = sum of r_a * x_pi(a) over bucket j: DMin, section 3.2, by the released code's draws (methods-spec 3.1).
+    """The permutation sketch of DMin (Lin et al. 2024, arXiv:2412.08637, section 3.2), with the released code's draws.
 
+    S(x)_j is the sum over bucket j of r_a * x_pi(a), with random signs r and a random permutation pi.
     D signs and then a permutation of D, from torch's CPU generator under `seed` (42 in the released code), with
     D = v * ceil(p / v) for each length on its own. The code keeps 16 bytes a parameter; here an int32 and an int8.
     """
@@ -86,7 +87,10 @@ class PermutationSketcher:
 
 
 class DenseSketcher:
-    """S(x) = P x / sqrt(v), with independent signs (`rademacher`) or normals (`gaussian`) in P (methods-spec 3.2)."""
+    """A dense random projection S(x) = P x / sqrt(v) (Johnson and Lindenstrauss 1984).
+
+    The entries of P are independent random signs (`rademacher`) or standard normals (`gaussian`).
+    """
 
     def __init__(self, lengths: Sequence[int], seed: int, form: Literal["rademacher", "gaussian"]) -> None:
         self._lengths = tuple(lengths)
@@ -108,7 +112,7 @@ class DenseSketcher:
                 sums += piece[:, low - offset : high - offset] @ columns.to(piece.device, piece.dtype)
 
     def _columns(self, length: int, block: int) -> Tensor:
-        """[COLUMNS, v] of P transposed, scaled; drawn on the CPU whatever the run's device."""
+        """Return [COLUMNS, v] rows of the scaled transpose of P; drawn on the CPU, whatever the device."""
         generator = torch.Generator().manual_seed(seed_of("dense sketch", self._form, self._seed, length, block))
         shape = (COLUMNS, length)
         if self._form == "gaussian":

@@ -1,7 +1,7 @@
-"""Linear sketches of gradients with no stored state but a seed: the rotation sketch.
+"""Compute the rotation sketch: a random linear compression of gradients that needs no stored state but a seed.
 
-It has the properties of the permute-sign-sum sketch that DMin uses (paper section 3.2; methods-spec 3.1) at none
-of its 5 to 16 bytes a parameter: two coordinates meet in one bucket with probability at most 1/v, under independent
+It has the properties of the permutation sketch of DMin (Lin et al. 2024, arXiv:2412.08637, section 3.2) without its 5
+to 16 bytes for each parameter: two coordinates meet in one bucket with probability at most 1/v, under independent
 signs. Hence E<Sx, Sy> = <x, y>, with a variance of about (|x|^2 |y|^2 + <x, y>^2) / v. A sketch to v >= p loses
 nothing. All choices are uniform and come from a counter-based generator, so any part of a vector can be sketched on
 its own, on any device.
@@ -32,7 +32,7 @@ CHUNK = 4096
 SIGN_VECTORS = 16
 BLOCK = 2**20
 DIRECT = 2**22
-"""Vectors up to this length are sketched in chunks at once, longer ones by way of blocks."""
+"""Vectors up to this length are sketched in chunks directly, longer ones in two stages."""
 FEW = 1024
 """Numbers of a chunk, B * c, of so few that a call for each chunk would cost more than the arithmetic."""
 SHORT = 2**16
@@ -40,18 +40,18 @@ SHORT = 2**16
 
 
 def chunk_length(length: int) -> int:
-    """The chunk length c of S_v: 4096 where v = 4096 * 2^r, else v itself."""
+    """Return the chunk length c of S_v: 4096 if v = 4096 * 2^r, else v."""
     rows = length // CHUNK
     return CHUNK if length % CHUNK == 0 and rows & (rows - 1) == 0 else length
 
 
 def _sign_vectors(chunk: int) -> int:
-    """How many sign vectors chunks choose from; fewer where chunks are long, to keep them within a few MB."""
+    """Return how many sign vectors chunks choose from; fewer for long chunks, to keep them within a few MB."""
     return max(1, min(SIGN_VECTORS, 2**20 // chunk))
 
 
 def _mix(seed: int, purpose: int, counter: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """splitmix64 of (seed, purpose, counter): the counter-based generator behind signs, shifts and rows."""
+    """Return the splitmix64 hash of (seed, purpose, counter): the random numbers behind signs, shifts and rows."""
     golden = np.uint64(0x9E3779B97F4A7C15)
     with np.errstate(over="ignore"):
         z = counter + np.uint64((seed * 0xD1342543DE82EF95 + purpose * 0x2545F4914F6CDD1D) % 2**64)
@@ -64,7 +64,7 @@ def _mix(seed: int, purpose: int, counter: NDArray[np.uint64]) -> NDArray[np.uin
 
 
 def _rows(seed: int, chunks: NDArray[np.uint64], rows: int) -> NDArray[np.uint64]:
-    """The row of each chunk, for a power of two of rows.
+    """Return the table row of each chunk, for a number of rows that is a power of two.
 
     Bit k of the row is bit k of the chunk's number, flipped by a hash of the number's higher bits. So any run of
     `rows` chunks that starts at a multiple of `rows` falls one to one on the rows, chunks of different runs agree
@@ -80,11 +80,11 @@ def _rows(seed: int, chunks: NDArray[np.uint64], rows: int) -> NDArray[np.uint64
 
 
 class Sketcher:
-    """Accumulates rotation sketches of a batch of vectors that arrive in pieces.
+    """Accumulates rotation sketches of a batch of vectors whose columns are added part by part.
 
     Args:
         lengths: sketch lengths v; those that share a chunk length are folded from the longest.
-        seed: all the state there is.
+        seed: decides the sketch; nothing else is stored.
         total: length p of the vectors.
     """
 
@@ -102,7 +102,7 @@ class Sketcher:
         self._open = False
 
     def start(self, size: int, dtype: torch.dtype, device: torch.device) -> None:
-        """Empties the tables for `size` vectors."""
+        """Reset for a batch of `size` vectors."""
         for chunks in self._chunks.values():
             chunks.start(size, dtype, device)
         for blocks in self._blocks.values():
@@ -110,14 +110,14 @@ class Sketcher:
         self._open = bool(self._blocks)
 
     def add(self, offset: int, piece: Tensor) -> None:
-        """Adds coordinates offset .. offset + w of every vector; `piece` is [B, w]."""
+        """Add coordinates offset .. offset + w of every vector; `piece` is [B, w]."""
         if None in self._chunks:
             self._chunks[None].add(offset, piece)
         for blocks in self._blocks.values():
             blocks.add(offset, piece)
 
     def result(self, length: int) -> Tensor:
-        """[B, v] sketches of what was added since `start`; nothing can be added any more."""
+        """Return the [B, v] sketches of the vectors added since `start`; no further `add` is allowed."""
         if self._open:
             for block, blocks in self._blocks.items():
                 self._chunks[block].add(0, blocks.result())
@@ -126,7 +126,7 @@ class Sketcher:
 
 
 class _Blocks:
-    """The first stage: blocks of V coordinates, signed, rolled and added up in a [B, 2 V] table."""
+    """The first stage for long vectors: blocks of V coordinates, signed, rolled and summed into a [B, 2 V] table."""
 
     def __init__(self, block: int, seed: int) -> None:
         self._table = torch.empty(0)
@@ -151,7 +151,7 @@ class _Blocks:
 
 
 class _Chunks:
-    """The second stage: chunks, each signed, rolled and added to a row of a [B, R, 2 c] table, one a base length."""
+    """The second stage: chunks, each signed, rolled and added to a row of a [B, R, 2 c] table for each base length."""
 
     def __init__(self, lengths: Sequence[int], seed: int) -> None:
         self.seed = seed
@@ -190,11 +190,11 @@ class _Chunks:
 
     @staticmethod
     def _is_small(piece: Tensor, chunk: int) -> bool:
-        """Whether to place a piece number by number, in one call and to the same bits."""
+        """Return whether to add a piece by one scatter call, which gives bitwise equal results."""
         return piece.device.type == "cpu" and len(piece) * chunk <= FEW and 2 * chunk < piece.shape[1] <= SHORT
 
     def _numbers(self, base: int, offset: int, piece: Tensor) -> tuple[Tensor, Tensor]:
-        """Of each number of a piece its place in a row of the table ([w]), and its sign ([w])."""
+        """Return for each column of a piece its index in a flattened table ([w]) and its sign ([w])."""
         width = piece.shape[1]
         key = (base, offset, width, piece.dtype)
         if key not in self._scattered:
@@ -209,7 +209,7 @@ class _Chunks:
         return self._scattered[key]
 
     def _cells(self, base: int, offset: int, width: int) -> list[tuple[int, int, int, int, float]]:
-        """(start, row, sign vector, shift, sign) of each chunk that a piece touches; pieces come again and again."""
+        """Return (start, row, sign vector, shift, sign) of each chunk that a piece overlaps; results are cached."""
         key = (base, offset, width)
         if key not in self._places:
             c = chunk_length(base)
@@ -239,14 +239,14 @@ class _Chunks:
 
 
 def _zeros(old: Tensor | None, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Zeros, in the old tensor's memory where it fits: fresh pages cost more than the arithmetic."""
+    """Return zeros, in the old tensor's memory if shape and type fit: fresh pages cost more than the arithmetic."""
     if old is not None and old.shape == shape and old.dtype == dtype and old.device == device:
         return old.zero_()
     return torch.zeros(shape, dtype=dtype, device=device)
 
 
 def _add_rotated(table: Tensor, piece: Tensor, start: int, signs: Tensor, shift: int, flip: float) -> None:
-    """Adds what of `piece` lies in one cell of c coordinates to `table`, signed and rolled.
+    """Add the part of `piece` that lies in one cell of c coordinates to `table`, signed and rolled.
 
     All of a sketch's arithmetic happens here. It is a fused multiply-add over a contiguous run, which the CPU does at
     about the speed of reading; on a GPU, a Triton kernel that takes all cells of a piece at once, (shift, flip, row)
@@ -269,7 +269,7 @@ def _add_rotated(table: Tensor, piece: Tensor, start: int, signs: Tensor, shift:
 
 
 def _wrapped(table: Tensor) -> Tensor:
-    """[..., c]: what was rolled beyond the end of a [..., 2 c] table goes to its beginning."""
+    """Return the [..., c] table whose second half, rolled beyond the end, is added to the first half of [..., 2 c]."""
     c = table.shape[-1] // 2
     return table[..., :c] + table[..., c:]
 
@@ -279,7 +279,7 @@ def _signs(bits: NDArray[np.uint64]) -> NDArray[np.float32]:
 
 
 def sketch(vectors: Tensor, length: int, seed: int) -> Tensor:
-    """S_v of each row of `vectors` ([B, p]) in one call: [B, v]."""
+    """Return the [B, v] rotation sketches of the rows of `vectors` ([B, p])."""
     sketcher = Sketcher([length], seed, vectors.shape[1])
     sketcher.start(len(vectors), vectors.dtype, vectors.device)
     sketcher.add(0, vectors)

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     from attrbench.contracts.denoiser import Denoiser
     from attrbench.contracts.gradient_source import TimestepGrid
-    from attrbench.contracts.method import Transformed
+    from attrbench.contracts.method import Edited, Transformed
     from attrbench.contracts.task import Items, OpenTask
 
 Index = NDArray[np.int64]
@@ -113,6 +113,9 @@ class World(Scope, Protocol):
 
     def transform(self, feature: Feature[Any, Any], gradients: Any) -> Transformed:
         """Return what the method that declared `feature` makes of the queries' gradients ([T, m, p]; T=1 for means)."""
+
+    def edit(self, feature: Feature[Any, Any], model: Denoiser, query: Any) -> Edited:
+        """Let the method that declared `feature` change the weights of `model` for a query, given as its samples."""
 
 
 class Shards(Protocol):
@@ -296,6 +299,11 @@ class Feature(ABC, Generic[TrainViewT, QueryViewT]):
     def stored_in(self, split: SplitName) -> SplitName:
         """Return the split whose computation brings what is read back for `split`."""
         return split
+
+    @property
+    def calls_method(self) -> bool:
+        """Whether computing it calls the method that declared it, by `World.transform` or `World.edit`."""
+        return False
 
     @abstractmethod
     def train_view(self, data: SplitData) -> TrainViewT:

@@ -56,18 +56,38 @@ class Transformed:
         gradients: [T, m, p] what takes the place of the queries' gradients.
         facts: numbers that the record reports, such as a damping or a residual.
         state_bytes: what was built from the training set for it, and is needed for every new query.
-        state_seconds: what building that took; the rest of the time is the queries'.
+        state_seconds: what building that took, in this call or in an earlier run.
+        spent_seconds: what of this very call went into building or loading it; the rest of the call is the queries'.
+            None where all of `state_seconds` was spent in this call.
     """
 
     gradients: Tensor
     facts: Mapping[str, float] = field(default_factory=dict)
     state_bytes: int = 0
     state_seconds: float = 0.0
+    spent_seconds: float | None = None
+
+
+@dataclass(frozen=True)
+class Edited:
+    """What `Method.edit` says of an edit; the edit itself is in the weights.
+
+    Attributes:
+        facts: numbers that the record reports, such as a step size; of the first query, where they differ.
+        state_bytes: what was built from the training set for it, and is needed for every new query.
+        state_seconds: what building that took, in this call or in an earlier run.
+        spent_seconds: as in `Transformed`.
+    """
+
+    facts: Mapping[str, float] = field(default_factory=dict)
+    state_bytes: int = 0
+    state_seconds: float = 0.0
+    spent_seconds: float | None = None
 
 
 @dataclass(frozen=True)
 class Context:
-    """What `fit` and `transform` may use besides the features.
+    """What `fit`, `transform` and `edit` may use besides the features.
 
     Attributes:
         seed: the run's seed.
@@ -155,10 +175,11 @@ class Method(ABC, Generic[OptionsT]):
 
     @property
     def key(self) -> str:
-        """Return name, version and options in one line, for `GradientProducts.transform`, which must name all of them.
+        """Return name, version and options in one line, for features that must name all of them.
 
-        For a class without a file (attrbench.code_digest) it ends in the digest of its code, so that products that an
-        earlier version of the class transformed are not taken for those of this one.
+        They are `GradientProducts.transform` and `LossesUnderEdit.edit`. For a class without a file
+        (attrbench.code_digest) it ends in the digest of its code, so that what an earlier version of the class made is
+        not taken for that of this one.
         """
         code = class_digest(type(self))
         return f"{self.name} v{self.version} {self.options.model_dump_json()}" + (f" code {code}" if code else "")
@@ -185,6 +206,24 @@ class Method(ABC, Generic[OptionsT]):
             context: as for `fit`; its fingerprint is that of the products.
         """
         raise NotImplementedError(f"{type(self).__name__} declares a transform and does not implement it")
+
+    def edit(self, model: Denoiser, query: NoisySamples, context: Context) -> Edited | None:
+        """Change the weights of `model.module` in place: an unlearning step, fine-tuning, a Newton step for one query.
+
+        Called for a `LossesUnderEdit`, once for each query, before the losses of all training items are taken under
+        the changed weights. What is drawn must follow from `context.seed` and `query.first` alone.
+
+        Args:
+            model: a copy of the network; whatever becomes of it, the task's own model keeps its weights.
+            query: the noisy samples of one query, bound to that copy: `query.batches(size)` yields the batches that
+                the source describes, `query.parameters` are its attributed parameters by name.
+            context: as for `fit`; `denoiser` and `training` are at the original weights, and its fingerprint is that
+                of the losses.
+
+        Returns:
+            What the record is to know of it; None for nothing.
+        """
+        raise NotImplementedError(f"{type(self).__name__} declares losses under an edit and does not implement it")
 
     def depth(self, wanted: int) -> int:
         """How many items to ask the scorer for, where the metrics want `wanted`."""

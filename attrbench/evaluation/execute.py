@@ -120,9 +120,9 @@ class _Carrier:
 
     def _job(self, unit: Unit) -> ComputeJob:
         wanted = tuple(self.stage.wanted(self.progress.given_up))
-        behind = self.progress.plan.transformers
-        transformers = tuple((feature, behind[feature]) for feature, _ in wanted if feature in behind)
-        return ComputeJob(self.reference, self.stage.computation, wanted, transformers, unit)
+        known = self.progress.plan.declarers
+        declarers = tuple((feature, known[feature]) for feature, _ in wanted if feature in known)
+        return ComputeJob(self.reference, self.stage.computation, wanted, declarers, unit)
 
     def _note_failures(self, receipt: Receipt) -> None:
         for feature, error in receipt.failures.items():

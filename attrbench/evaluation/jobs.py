@@ -57,7 +57,7 @@ class ComputeJob:
         task: where.
         computation: what.
         features: what is wanted of it, with the split that each is stored for.
-        transformers: the methods behind features whose queries' gradients go through a transform.
+        declarers: the methods that declared features whose computation calls them.
         unit: the items.
         wait: whether to wait where another process is at the same unit, and then compute what it did not.
     """
@@ -65,7 +65,7 @@ class ComputeJob:
     task: TaskReference
     computation: Computation
     features: tuple[tuple[Feature[Any, Any], SplitName], ...]
-    transformers: tuple[tuple[Feature[Any, Any], MethodRequest], ...]
+    declarers: tuple[tuple[Feature[Any, Any], MethodRequest], ...]
     unit: Unit
     wait: bool = False
 
@@ -96,7 +96,7 @@ def execute(job: ComputeJob) -> Receipt:
     if world is None:
         world = job.task.open()
         use_world(job.task, world)
-    world.transformers.update(job.transformers)
+    world.declarers.update(job.declarers)
     prepared = _prepared(job, world)
     name = fingerprint(job.computation.identity(world))[:20]
     with closing(Claims(world.cache / "claims" / name)) as claims, claims.claim(job.unit.first, job.wait) as ours:

@@ -60,14 +60,14 @@ class Plan:
         requests: the features of each method that can be had, by label.
         faults: why the others can't be had.
         stages: the computations, in the order in which they are done.
-        transformers: the method behind each feature whose queries' gradients go through a transform.
+        declarers: the method that declared each feature whose computation calls it.
         depth: how deep the rankings are: as deep as the metrics look, or the run's ground truths.
     """
 
     requests: Mapping[str, FeatureRequest]
     faults: Mapping[str, Exception]
     stages: tuple[Stage, ...]
-    transformers: Mapping[AnyFeature, MethodRequest]
+    declarers: Mapping[AnyFeature, MethodRequest]
     depth: int
 
     def computes_for(self, label: str) -> bool:
@@ -95,7 +95,7 @@ def make_plan(world: TaskWorld, methods: Sequence[MethodRequest], truths: Ground
         draft.requests,
         draft.faults,
         tuple(sorted(draft.stages(), key=lambda stage: stage.computation.order)),
-        draft.transformers,
+        draft.declarers,
         min(deepest, world.count("train")),
     )
 
@@ -107,7 +107,7 @@ class _Draft:
     world: TaskWorld
     requests: dict[str, FeatureRequest] = field(default_factory=dict)
     faults: dict[str, Exception] = field(default_factory=dict)
-    transformers: dict[AnyFeature, MethodRequest] = field(default_factory=dict)
+    declarers: dict[AnyFeature, MethodRequest] = field(default_factory=dict)
     _stores: dict[Computation, dict[Stored, FeatureStore]] = field(default_factory=dict)
     _serves: dict[Computation, dict[Stored, list[str]]] = field(default_factory=dict)
 
@@ -122,8 +122,8 @@ class _Draft:
             labels = self._serves.setdefault(computation, {}).setdefault(stored, [])
             if request.label not in labels:
                 labels.append(request.label)
-            if getattr(stored[0], "transform", ""):
-                self.transformers[stored[0]] = request
+            if stored[0].calls_method:
+                self.declarers[stored[0]] = request
         self.requests[request.label] = features
 
     def stages(self) -> Iterator[Stage]:

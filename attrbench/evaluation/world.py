@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from attrbench.contracts.feature import Computation, Engine, Feature, Prepared, SplitName
 from attrbench.contracts.gradient_source import TimestepGrid
-from attrbench.contracts.method import Context, Transformed
+from attrbench.contracts.method import Context, Edited, Transformed
 from attrbench.errors import AttrbenchError
 from attrbench.gradients.samples import NoisySamples, Split
 from attrbench.store.shards import FeatureStore
@@ -85,13 +85,13 @@ class TaskWorld:
         meta: of the task.
         opened: the task.
         settings: of the run.
-        transformers: the method behind each feature whose queries' gradients go through a transform.
+        declarers: the method that declared each feature whose computation calls it.
     """
 
     meta: TaskMeta
     opened: OpenTask
     settings: RunSettings
-    transformers: dict[AnyFeature, MethodRequest] = field(default_factory=dict)
+    declarers: dict[AnyFeature, MethodRequest] = field(default_factory=dict)
     _stores: dict[tuple[AnyFeature, SplitName], FeatureStore] = field(default_factory=dict)
     _models: dict[str, LoadedModel] = field(default_factory=dict)
     _denoisers: dict[str, Denoiser] = field(default_factory=dict)
@@ -168,11 +168,23 @@ class TaskWorld:
 
     def transform(self, feature: AnyFeature, gradients: Tensor) -> Transformed:
         """Return what the method that declared `feature` makes of the queries' gradients, NaN taken for zero."""
-        request = self.transformers.get(feature)
+        request = self.declarers.get(feature)
         if request is None:
             return Transformed(gradients)
         context = self.context(request, self.store(feature, "train").fingerprint, self.count("train"))
         return request.method.transform(gradients.nan_to_num(0.0), context)
+
+    def edit(self, feature: AnyFeature, model: Denoiser, query: NoisySamples) -> Edited:
+        """Let the method that declared `feature` change the weights of `model` for a query.
+
+        Args:
+            feature: whose losses are asked for.
+            model: a copy of the network.
+            query: the samples of one query, bound to that copy.
+        """
+        request = self.declarers[feature]
+        context = self.context(request, self.store(feature, "query").fingerprint, self.count("train"))
+        return request.method.edit(model, query, context) or Edited()
 
     def context(self, request: MethodRequest, fingerprint: str, depth: int) -> Context:
         """Return what a method may use besides its features.

@@ -54,7 +54,11 @@ class ProcessesExecutor(Executor[ProcessesOptions]):
         self._pool: ProcessPoolExecutor | None = None
 
     def run(self, jobs: Sequence[Any], execute: Execute) -> Iterator[Receipt]:
-        """Yield the receipts of all jobs; at most as many jobs as workers are in flight, so that few can be lost."""
+        """Keep as many jobs in flight as there are workers, so that those lost with a dying worker are few.
+
+        A process that dies takes the pool with it, and nobody says which job it was at: those that were in flight are
+        done again one by one, so that a job is called failed only for a process that was its own.
+        """
         waiting = list(reversed(jobs))
         flying: dict[Future[Receipt], Any] = {}
         while waiting or flying:
@@ -63,16 +67,28 @@ class ProcessesExecutor(Executor[ProcessesOptions]):
                 flying[self._submit(partial(_guarded, execute), job)] = job
             finished, _ = wait(flying, return_when=FIRST_COMPLETED)
             for future in finished:
-                job = flying.pop(future)
                 try:
-                    yield future.result()
+                    receipt = future.result()
                 except BrokenProcessPool:
                     self._drop_pool()
-                    yield Receipt(job, "failed", AttrbenchError("its process ended before it was done"))
-                    for other in flying.values():  # the pool goes as a whole: what was in flight was lost with it
-                        yield Receipt(other, "failed", AttrbenchError("another process of the pool ended meanwhile"))
+                    lost = list(flying.values())
                     flying.clear()
+                    if len(lost) == 1:
+                        yield _ended(lost[0])
+                    else:
+                        for job in lost:
+                            yield self._alone(job, execute)
                     break
+                flying.pop(future)
+                yield receipt
+
+    def _alone(self, job: Any, execute: Execute) -> Receipt:
+        """Do a job with no other in flight."""
+        try:
+            return self._submit(partial(_guarded, execute), job).result()
+        except BrokenProcessPool:
+            self._drop_pool()
+            return _ended(job)
 
     def _submit(self, work: Any, job: Any) -> Future[Receipt]:
         if self._pool is None:
@@ -123,6 +139,11 @@ def _end_with(parent: int) -> None:
     while os.getppid() == parent:
         time.sleep(WATCH_SECONDS)
     os._exit(1)
+
+
+def _ended(job: Any) -> Receipt:
+    """Return the receipt of a job whose process ended."""
+    return Receipt(job, "failed", AttrbenchError("its process ended before it was done"))
 
 
 def _guarded(execute: Execute, job: Any) -> Receipt:

@@ -7,6 +7,7 @@ from attrbench.features.gradient_gram import GradientGram
 from attrbench.features.gradient_products import GradientProducts
 from attrbench.features.gradient_rows import GradientRows
 from attrbench.features.images import Images
+from attrbench.features.losses_under_edit import LossesUnderEdit
 from attrbench.features.outputs import Outputs
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "GradientRows",
     "GradientSource",
     "Images",
+    "LossesUnderEdit",
     "Outputs",
     "QueryFeatures",
     "Sketch",

@@ -50,6 +50,11 @@ class GradientProducts(Declaration, GradientFeature[TrainProducts, QueryProducts
         """Which query gradients are multiplied with: those of each timestep (`stack`) or their mean."""
         return self.timesteps
 
+    @property
+    def calls_method(self) -> bool:
+        """Whether the queries' gradients go through a transform of the method's."""
+        return bool(self.transform)
+
     def summary(self) -> str:
         """Return one line that names the products and the transform of the query gradients."""
         through = f" through {self.transform.split()[0]}" if self.transform else ""

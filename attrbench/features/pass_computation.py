@@ -145,7 +145,8 @@ class _Factors:
         bad = ~rows.isfinite().all(dim=2)
         if bad.any():
             raise AttrbenchError(f"its transform of query {int(bad.nonzero()[0, 1])} is not finite")
-        seconds = time.perf_counter() - started - result.state_seconds
+        spent = result.state_seconds if result.spent_seconds is None else result.spent_seconds
+        seconds = max(0.0, time.perf_counter() - started - spent)
         facts = {name: value for name, value in result.facts.items() if math.isfinite(value)}
         costs = {"state_bytes": result.state_bytes, "state_seconds": result.state_seconds, "query_seconds": seconds}
         return replace(result, gradients=rows.masked_fill(lost, torch.nan), facts={**facts, **costs})

@@ -43,8 +43,9 @@ class NoisySamples:
         source: declaration of timesteps, noise, target, output and parameters.
         denoiser: the model, with its final weights.
         split: the items.
-        count: use only the first `count` items; None for all.
-        only: names of the parameters to differentiate; None for all attributed parameters.
+        count: only so many items; all from the first on by default.
+        only: names of the parameters to differentiate, where not all attributed ones are asked for at once.
+        first: index of the first item.
 
     Attributes:
         denoiser: the model with the weights that the source names.
@@ -64,12 +65,14 @@ class NoisySamples:
         split: Split,
         count: int | None = None,
         only: Collection[str] | None = None,
+        first: int = 0,
     ) -> None:
         source.check_prompt(denoiser)
         self.source = source
         self.denoiser = denoiser.at(source.checkpoint)
         self.split = split
-        self.count = len(split.items) if count is None else count
+        self.first = first
+        self.count = len(split.items) - first if count is None else count
         self.timesteps = self.denoiser.timesteps(source.grid)
         self._draws = grid_draws(source.grid, self.timesteps)
         if source.latents == "trajectory" and split.items.seeds is None:
@@ -120,7 +123,7 @@ class NoisySamples:
         """Return a batch of `size` distinct noisy samples drawn at random; all samples if there are not more."""
         total = self.count * len(self.timesteps)
         chosen = torch.arange(total) if size >= total else torch.randperm(total, generator=draws)[:size]
-        items, steps = chosen // len(self.timesteps), chosen % len(self.timesteps)
+        items, steps = self.first + chosen // len(self.timesteps), chosen % len(self.timesteps)
         return self._noised(self._encode(items.tolist()), items.tolist(), steps)
 
     def _noised(self, chosen: Encoded, items: Sequence[int], steps: Tensor) -> Batch:
@@ -147,9 +150,10 @@ class NoisySamples:
         )
 
     def batches(self, size: int, block: int = 64) -> Iterator[tuple[Tensor, Tensor, Batch]]:
-        """Yield (item indices [B], timestep indices [B], batch) over all noisy samples, with B <= `size`."""
-        for first in range(0, self.count, block):
-            last = min(first + block, self.count)
+        """Yields (items, places in the grid, batch) until every pair was there; at most `size` pairs a batch."""
+        end = self.first + self.count
+        for first in range(self.first, end, block):
+            last = min(first + block, end)
             encoded = self.encode(first, last)
             items = torch.arange(last - first).repeat(len(self.timesteps))
             steps = torch.arange(len(self.timesteps)).repeat_interleave(last - first)

@@ -74,7 +74,7 @@ class EKFAC(Method[KroneckerOptions]):
         o = self.options
         solved = kept.value.solve(gradients, self.corrected, o.damping, o.damping_mode == "relative")
         facts = {"modules": float(len(kept.value.layers)), "draws": float(o.draws)}
-        return Transformed(solved, facts, kept.bytes, kept.earlier_seconds + built)
+        return Transformed(solved, facts, kept.bytes, kept.earlier_seconds or built, spent_seconds=built)
 
     def _factors(self, context: Context) -> Kept[KroneckerFactors]:
         o = self.options

@@ -1,0 +1,180 @@
+"""The executor `processes`: the same bytes as in one process, whatever dies on the way."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import pytest
+
+from attrbench.conformance.toy_task import QUERIES
+from attrbench.contracts.feature import Unit
+from attrbench.evaluation.execute import ATTEMPTS
+from attrbench.evaluation.jobs import TaskReference
+from attrbench.evaluation.progress import Silent
+from attrbench.evaluation.task_run import TaskRun
+from attrbench.executors.processes import WATCH_SECONDS, ProcessesExecutor, ProcessesOptions
+from attrbench.plugins.registry import registry
+from tests.executors.light_jobs import LightJob, light
+from tests.executors.tiny_methods import Losses, NoEdit, Poison, Rows, Slow
+from tests.executors.tiny_task import compute_features, request, settings, shard_bytes, tiny_task
+
+ROOT = Path(__file__).parents[2]
+
+
+class Notes(Silent):
+    """Keeps what is reported, and the stages."""
+
+    def __init__(self):
+        self.lines = []
+
+    def note(self, line):
+        self.lines.append(line)
+
+
+def processes(workers=2):
+    return ProcessesExecutor(ProcessesOptions(workers=workers, threads=1))
+
+
+@pytest.fixture(scope="module")
+def by_one(tmp_path_factory):
+    """The shards of three methods, computed in this process."""
+    at_work = settings(tmp_path_factory.mktemp("inline"))
+    compute_features(at_work, [Rows(), Losses(), Slow()])
+    return shard_bytes(at_work.cache)
+
+
+def test_two_processes_write_the_bytes_that_one_writes(tmp_path, by_one):
+    at_work = settings(tmp_path)
+    done = compute_features(at_work, [Rows(), Losses(), Slow()], processes())
+    assert done.progress.given_up == {}
+    assert shard_bytes(at_work.cache) == by_one
+    assert len(by_one) > 8
+    workers = {path.name for path in at_work.cache.rglob("pid-*")}
+    assert len(workers) == 2 and f"pid-{os.getpid()}" not in workers
+
+
+@contextmanager
+def killing(cache):
+    """Kill the first worker that leaves its process's id, while it is at its job."""
+    killed, over = [], threading.Event()
+
+    def watch():
+        while not over.is_set() and not killed:
+            for path in cache.rglob("pid-*"):
+                pid = int(path.name.removeprefix("pid-"))
+                time.sleep(0.1)
+                os.kill(pid, signal.SIGKILL)
+                killed.append(pid)
+                break
+            time.sleep(0.01)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        yield killed
+    finally:
+        over.set()
+        watcher.join()
+
+
+def test_a_worker_that_is_killed_at_its_job_changes_no_byte(tmp_path, by_one):
+    at_work = settings(tmp_path)
+    with killing(at_work.cache) as killed:
+        done = compute_features(at_work, [Rows(), Losses(), Slow()], processes())
+    assert len(killed) == 1
+    assert done.progress.given_up == {}
+    assert shard_bytes(at_work.cache) == by_one
+
+
+def test_a_job_that_ends_its_process_every_time_is_given_up_and_the_others_are_done(tmp_path):
+    at_work, notes = settings(tmp_path, executor="processes:1"), Notes()
+    methods = [request(method) for method in (Poison(), Rows(), NoEdit())]
+    results = list(TaskRun(registry(), tiny_task(), methods, at_work, notes).results())
+    records = {result.record.method.name: result.record for result in results}
+    assert {name: record.status for name, record in records.items()} == {
+        "poison": "failed",
+        "rows": "complete",
+        "no-edit": "complete",
+    }
+    assert records["poison"].error == (
+        f"edits of poison, items 1 to 1: failed {ATTEMPTS} times; the last time: its process ended before it was done"
+    )
+    again = "edits of poison, items 1 to 1: its process ended before it was done; trying again"
+    assert [line for line in notes.lines if "trying again" in line] == [again] * (ATTEMPTS - 1)
+    store = TaskReference.of(tiny_task(), at_work).open().store(Poison().feature, "query")
+    states = [store.state(Unit(query, query + 1)) for query in range(QUERIES)]
+    assert states == ["done", "missing", *["done"] * (QUERIES - 2)]
+
+
+def test_only_the_job_that_ends_its_process_fails_whatever_was_in_flight_beside_it(tmp_path):
+    jobs = [LightJob(str(tmp_path / str(number)), ends=number == 1) for number in range(6)]
+    with closing(processes()) as executor:
+        states = {receipt.job: receipt.state for receipt in executor.run(jobs, light)}
+    assert states == {job: "failed" if job.ends else "done" for job in jobs}
+
+
+PARENT = """
+import sys
+from pathlib import Path
+from attrbench.executors.processes import ProcessesExecutor, ProcessesOptions
+from tests.executors.light_jobs import LightJob, light
+if __name__ == "__main__":
+    jobs = [LightJob(str(Path(sys.argv[1]) / str(number)), seconds=600) for number in range(2)]
+    list(ProcessesExecutor(ProcessesOptions(workers=2, threads=1)).run(jobs, light))
+"""
+
+
+def test_workers_end_when_their_parent_is_killed(tmp_path):
+    script = tmp_path / "parent.py"
+    script.write_text(PARENT)
+    path = os.pathsep.join([str(ROOT), *sys.path])
+    parent = subprocess.Popen([sys.executable, str(script), str(tmp_path)], env=os.environ | {"PYTHONPATH": path})
+    try:
+        workers = wait_for(lambda: workers_of(tmp_path), 120)
+        assert all(is_running(pid) for pid in workers)
+    finally:
+        parent.kill()
+        parent.wait()
+    wait_for(lambda: not any(is_running(pid) for pid in workers), 10 * WATCH_SECONDS + 20)
+
+
+def test_close_ends_the_workers(tmp_path):
+    with closing(processes()) as executor:
+        running = executor.run([LightJob(str(tmp_path / name), seconds=600 * (name > "a")) for name in "abc"], light)
+        assert next(running).state == "done"
+        workers = wait_for(lambda: workers_of(tmp_path), 120)
+    wait_for(lambda: not any(is_running(pid) for pid in workers), 30)
+
+
+def workers_of(folder):
+    """Return the ids of the processes that are at light jobs below a folder, once there are two."""
+    found = {int(path.name.removeprefix("pid-")) for path in folder.rglob("pid-*")}
+    return found if len(found) == 2 else None
+
+
+def wait_for(condition, seconds):
+    """Return what a condition gives once it holds."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if value := condition():
+            return value
+        time.sleep(0.05)
+    raise AssertionError(f"did not come true within {seconds} s")
+
+
+def is_running(pid):
+    """Whether a process is there and no zombie."""
+    try:
+        status = Path(f"/proc/{pid}/stat").read_text()
+    except FileNotFoundError:
+        return False
+    except NotADirectoryError:
+        pytest.skip("needs /proc")
+    return status.rpartition(")")[2].split()[0] not in ("Z", "X")

@@ -148,7 +148,7 @@ class _Edits:
             def keep(items: Tensor, steps: Tensor, outputs: Tensor, first: int = unit.first) -> None:
                 losses[first + items, steps] = outputs.float().cpu()
 
-            work.sweep(unit, [], keep)
+            work.run(unit, [], keep)
         return losses
 
 

@@ -24,8 +24,9 @@ COMMAND = (
     if CONSOLE_SCRIPT.is_file()
     else [sys.executable, "-c", "from attrbench.cli.app import main; main()"]
 )
-RUN = ["run", "-m", "mean-color", "-m", "random", "-m", "dmin:v=256,timesteps=2", "-t", "stripes-mini"]
-LABELS = {"mean-color", "random", "dmin:v=256,timesteps=2"}
+METHODS = ("mean-color", "random", "dmin:v=256,timesteps=2", "layer-profile:timesteps=2", "unlearn-step:timesteps=2")
+RUN = ["run", *[part for method in METHODS for part in ("-m", method)], "-t", "stripes-mini"]
+LABELS = set(METHODS)
 
 
 DIT_TASK = """
@@ -155,6 +156,43 @@ def test_the_plugins_ground_truth_is_measured_on_its_task_and_on_no_other(
     assert wrong.returncode == 2 and "does not apply to task stripes-mini" in wrong.stderr
 
 
+def test_a_feature_kind_of_the_plugin_is_computed_stored_and_described(
+    installed: Installed, first_run: subprocess.CompletedProcess[str]
+) -> None:
+    assert first_run.returncode == 0, first_run.stderr
+    assert "gradient norms by module" in first_run.stderr
+    assert "weights edited for each query" in first_run.stderr
+    records, problems = read_records(installed.records)
+    assert not problems
+    found = {record.method.name: record for record in records}
+    layers = found["layer-profile"].storage.rows / (60 * 2 * 4)  # items, timesteps, float32
+    assert layers > 10 and layers == int(layers)
+    assert found["layer-profile"].storage.rows_on_disk > found["layer-profile"].storage.rows
+    assert found["unlearn-step"].storage.rows == 60 * 2 * 4
+    assert found["unlearn-step"].facts["step_length"] > 0
+    kept = json.loads(installed.attrbench("cache", "ls", "--json").stdout)
+    assert {"norms of layers", "losses under edited weights"} <= {entry["kind"] for entry in kept["entries"]}
+
+
+def test_the_plugins_executor_writes_the_bytes_that_this_process_writes(installed: Installed, tmp_path: Path) -> None:
+    shards = {}
+    for executor in ("inline", "fresh-process:parallel=2"):
+        cache = tmp_path / executor.partition(":")[0]
+        arguments = ["run", "-t", "stripes-mini", "-m", "layer-profile:timesteps=2", "--executor", executor]
+        done = installed.attrbench(
+            *arguments, "--out", str(tmp_path / "records"), "--rerun", ATTRBENCH_CACHE=str(cache)
+        )
+        assert done.returncode == 0, done.stderr
+        features = sorted((cache / "features").rglob("*.safetensors"))
+        shards[executor] = {str(path.relative_to(cache)): path.read_bytes() for path in features}
+    one, other = shards.values()
+    assert one == other and len(one) == 2
+    listing = json.loads(installed.attrbench("list", "executors", "--json").stdout)
+    entries = {entry["name"]: entry for entry in listing["executors"]}
+    assert entries["fresh-process"]["provider"] == "attrbench-example 0.1.0"
+    assert [option["name"] for option in entries["fresh-process"]["options"]] == ["parallel", "minutes"]
+
+
 def test_a_task_file_names_a_folder_of_the_plugins_model_family(installed: Installed, tmp_path: Path) -> None:
     write_dit(tmp_path / "model")
     colors = {"red": (220, 20, 20), "lime": (20, 220, 20), "blue": (20, 20, 220)}
@@ -218,4 +256,8 @@ def test_an_unknown_method_brings_up_the_broken_plugin(installed: Installed) -> 
 
 def test_load_plugins_selects_by_entry_point_name(installed: Installed) -> None:
     done = installed.attrbench("list", "methods", "--json", broken=True, ATTRBENCH_LOAD_PLUGINS="example")
-    assert [entry["name"] for entry in json.loads(done.stdout)["methods"]] == ["mean-color"]
+    assert [entry["name"] for entry in json.loads(done.stdout)["methods"]] == [
+        "layer-profile",
+        "mean-color",
+        "unlearn-step",
+    ]

@@ -17,9 +17,9 @@ from rich.text import Text
 from attrbench.cli.common import RESULTS, Cache, Debug, Out, TerminalReporter, console
 from attrbench.evaluation.folders import cache_folder
 from attrbench.gradients.version import ENGINE_VERSION
-from attrbench.store.cache_index import Inventory, take_inventory
+from attrbench.store.cache_entries import Fault, File, Group
+from attrbench.store.cache_index import CacheIndex, index_cache
 from attrbench.store.garbage import DAY, find_garbage, remove
-from attrbench.store.pieces import Fault, File, Group
 from attrbench.text import plain
 
 COLUMNS = ("kind", "what it is", "of", "files", "items", "size", "made in", "last used", "where")
@@ -41,7 +41,7 @@ cache_app = typer.Typer(
 @cache_app.command("ls")
 def ls(out: Out = RESULTS, cache: Cache = None, as_json: AsJson = False, debug: Debug = False) -> None:
     """List what is kept, with sizes and when it was last used."""
-    found = take_inventory(cache_folder(cache, out))
+    found = index_cache(cache_folder(cache, out))
     if as_json:
         typer.echo(json.dumps(_listing(found), indent=1))
     else:
@@ -52,28 +52,28 @@ def ls(out: Out = RESULTS, cache: Cache = None, as_json: AsJson = False, debug: 
 @cache_app.command("verify")
 def verify(out: Out = RESULTS, cache: Cache = None, as_json: AsJson = False, debug: Debug = False) -> None:
     """Read everything that is kept and compare size and checksum; exit 1 where one differs. Changes nothing."""
-    found = take_inventory(cache_folder(cache, out))
-    pieces = found.pieces
+    found = index_cache(cache_folder(cache, out))
+    entries = found.entries
     faults = [*found.unreadable, *(fault for group in found.groups if (fault := group.about_fault) is not None)]
-    with TerminalReporter().stage("checksums", len(pieces)) as advance:
-        for piece in pieces:
-            fault = piece.fault(whole=True)
+    with TerminalReporter().stage("checksums", len(entries)) as advance:
+        for entry in entries:
+            fault = entry.fault(whole=True)
             if fault is not None:
                 faults.append(fault)
             advance()
-    size = sum(piece.bytes for piece in pieces)
+    size = sum(entry.bytes for entry in entries)
     unknown = [file for file in found.other if file.regular]
     if as_json:
         document = {
             "cache": str(found.root),
-            "files": len(pieces),
+            "files": len(entries),
             "bytes": size,
             "faults": list(map(_fault, faults)),
             "unknown": [str(file.path) for file in unknown],
         }
         typer.echo(json.dumps(document, indent=1))
     else:
-        _say_faults(faults, f"{_count(len(pieces), 'sealed file')}, {_size(size)}")
+        _say_faults(faults, f"{_count(len(entries), 'sealed file')}, {_size(size)}")
         _name_unknown(found.root, unknown)
     _name_links(found)
     if faults:
@@ -94,7 +94,7 @@ def gc(
 
     What was used or written within the last hour stays.
     """
-    found = take_inventory(cache_folder(cache, out))
+    found = index_cache(cache_folder(cache, out))
     garbage = find_garbage(found, ENGINE_VERSION, None if older_than is None else older_than * DAY)
     failed, freed, files = False, 0, 0
     for removal in garbage.ready:
@@ -116,12 +116,12 @@ def gc(
         raise typer.Exit(1)
 
 
-def _show(found: Inventory) -> None:
+def _show(found: CacheIndex) -> None:
     groups = sorted(found.groups, key=lambda group: group.last_used, reverse=True)
     if groups:
         console().print(_table(COLUMNS, (_cells(group, found.root) for group in groups)))
     if found.earlier:
-        size = sum(piece.bytes for piece in found.earlier)
+        size = sum(entry.bytes for entry in found.earlier)
         typer.echo(f"of an earlier version, for 'attrbench cache gc' to remove: {_size(size)}")
     if found.rest:
         typer.echo(f"everything else: {_everything_else(found)}")
@@ -140,7 +140,7 @@ def _table(columns: Iterable[str], rows: Iterable[Iterable[str]]) -> Table:
 def _cells(group: Group, root: Path) -> list[str]:
     kind, summary = group.told
     wrong, seconds = len(group.faults), _seconds(group)
-    where = group.folder if group.about or len(group.pieces) > 1 else group.pieces[0].path
+    where = group.folder if group.about or len(group.entries) > 1 else group.entries[0].path
     return [
         kind,
         summary,
@@ -156,10 +156,10 @@ def _cells(group: Group, root: Path) -> list[str]:
 
 def _seconds(group: Group) -> float | None:
     """What making them took; None of shards, whose passes make several features at once."""
-    return None if group.about else sum(piece.seal.seconds for piece in group.pieces if piece.seal is not None)
+    return None if group.about else sum(entry.seal.seconds for entry in group.entries if entry.seal is not None)
 
 
-def _everything_else(found: Inventory) -> str:
+def _everything_else(found: CacheIndex) -> str:
     """`queries 2 files 40 kB, ...`, by the names at the top of the cache."""
     groups: dict[str, list[int]] = {}
     for file in found.rest:
@@ -167,7 +167,7 @@ def _everything_else(found: Inventory) -> str:
     return ", ".join(f"{plain(name)} {_count(len(b), 'file')} {_size(sum(b))}" for name, b in sorted(groups.items()))
 
 
-def _listing(found: Inventory) -> dict[str, object]:
+def _listing(found: CacheIndex) -> dict[str, object]:
     return {
         "cache": str(found.root),
         "artifacts": [
@@ -176,7 +176,7 @@ def _listing(found: Inventory) -> dict[str, object]:
                 "kind": group.told[0],
                 "summary": group.told[1],
                 "description": group.description,
-                "files": [piece.path.name for piece in group.done],
+                "files": [entry.path.name for entry in group.done],
                 "items": group.items,
                 "bytes": group.bytes,
                 "build_seconds": _seconds(group),
@@ -185,7 +185,7 @@ def _listing(found: Inventory) -> dict[str, object]:
             }
             for group in found.groups
         ],
-        "earlier": {"files": len(found.earlier), "bytes": sum(piece.bytes for piece in found.earlier)},
+        "earlier": {"files": len(found.earlier), "bytes": sum(entry.bytes for entry in found.earlier)},
         "other": {"files": len(found.rest), "bytes": sum(file.bytes for file in found.rest)},
         "bytes": found.bytes,
     }
@@ -217,14 +217,14 @@ def _name_unknown(root: Path, files: list[File]) -> None:
             typer.echo(f"unknown: {len(held) - NAMED} more below {plain(root / name)}")
 
 
-def _name_unseen(found: Inventory) -> None:
+def _name_unseen(found: CacheIndex) -> None:
     """Says on standard error what could not be looked at."""
     for fault in found.unreadable:
         typer.echo(f"attrbench: left out {plain(fault.path)}: {plain(fault.what)}", err=True)
     _name_links(found)
 
 
-def _name_links(found: Inventory) -> None:
+def _name_links(found: CacheIndex) -> None:
     for path in found.links:
         typer.echo(f"attrbench: left out {plain(path)}: no regular file, and links are not followed", err=True)
 

@@ -16,7 +16,10 @@ from attrbench.ground_truth.bank import BankPlan
 from attrbench.plugins.registry import registry
 
 ground_truth_app = typer.Typer(
-    help="Ground truth from retraining.", no_args_is_help=True, rich_markup_mode=None, add_completion=False
+    help="Build what retraining says, once for a task.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    add_completion=False,
 )
 
 

@@ -18,5 +18,5 @@ def list_(
     as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
     debug: Debug = False,
 ) -> None:
-    """List methods, tasks, metrics, executors, preparations of data sets and plugins."""
+    """List methods, tasks, metrics, executors and whatever else plugins bring."""
     write_listing(what, options, as_json)

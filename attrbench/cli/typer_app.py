@@ -38,7 +38,10 @@ COMMANDS = {
     ),
     "new": ("new_command:new_app", "Write a file to start from."),
     "ground-truth": ("ground_truth_command:ground_truth_app", "Build what retraining says, once for a task."),
-    "cache": ("cache_command:cache_app", "List, check and clear the cache of features and indexes."),
+    "cache": (
+        "cache_command:cache_app",
+        "List, check and clear the cache of features, indexes, pictures and whatever else is kept.",
+    ),
 }
 """Where each command is defined, and what `attrbench --help` says of it."""
 

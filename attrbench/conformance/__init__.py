@@ -1,1 +1,1 @@
-"""Checks that every method must pass (`attrbench check`)."""
+"""Conformance checks that every method must pass (`attrbench check`)."""

@@ -1,4 +1,4 @@
-"""What a conformance run found."""
+"""The results of a conformance run: one finding for each check."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ Status = Literal["passed", "failed", "skipped"]
 
 @dataclass(frozen=True)
 class Finding:
-    """What one check found.
+    """The result of one check.
 
     Attributes:
-        check: its name.
-        status: `skipped` where it does not apply, or where another check has already said what is wrong.
-        found: one line, with numbers.
-        advice: what to do, where it failed.
+        check: name of the check.
+        status: `skipped` if the check does not apply, or another check already reports the problem.
+        found: the result in one line, with numbers.
+        advice: what to do, if it failed.
     """
 
     check: str
@@ -28,17 +28,17 @@ class Finding:
 
 
 def passed(check: str, found: str) -> Finding:
-    """The method keeps to it."""
+    """Return the finding of a check that passed."""
     return Finding(check, "passed", found)
 
 
 def failed(check: str, found: str, advice: str) -> Finding:
-    """The method does not."""
+    """Return the finding of a check that failed."""
     return Finding(check, "failed", found, advice)
 
 
 def skipped(check: str, reason: str) -> Finding:
-    """It can't be told, or does not apply."""
+    """Return the finding of a check that could not be made or does not apply."""
     return Finding(check, "skipped", reason)
 
 
@@ -47,10 +47,10 @@ class Report:
     """All findings about one method.
 
     Attributes:
-        method: the `-m` string.
-        findings: in the order of the checks.
-        seconds: what the run took.
-        unavailable: why the method cannot work here at all; then there are no findings.
+        method: the method with its options, as given by `-m`.
+        findings: the findings in the order of the checks.
+        seconds: duration of the run.
+        unavailable: why the method cannot run on this machine; then there are no findings.
     """
 
     method: str
@@ -60,17 +60,17 @@ class Report:
 
     @property
     def status(self) -> Literal["passed", "failed", "unavailable"]:
-        """Whether every check passed or was skipped."""
+        """`passed` if every check passed or was skipped, else `failed`; `unavailable` if the method cannot run."""
         if self.unavailable is not None:
             return "unavailable"
         return "failed" if any(finding.status == "failed" for finding in self.findings) else "passed"
 
     def counts(self) -> Counter[str]:
-        """How many findings have each status."""
+        """Return status -> number of findings."""
         return Counter(finding.status for finding in self.findings)
 
     def as_json(self) -> dict[str, object]:
-        """For `--json`."""
+        """Return the report as a JSON-compatible dict."""
         return {
             "method": self.method,
             "status": self.status,

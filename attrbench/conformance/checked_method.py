@@ -1,4 +1,4 @@
-"""The method under check, with what a first run of it brought."""
+"""The method that is checked, with the features, scorer and scores of its first run."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from attrbench.evaluation.requests import MethodRequest
 
 
 class Subject:
-    """A method that has been fitted on the check's task.
+    """A method that has been fitted on the task of the checks.
 
     Args:
-        bench: where it runs.
-        request: the method.
+        bench: computes features on that task.
+        request: the method with its options.
 
     Attributes:
-        declared: the features that it asks for.
-        features: what it got.
-        scorer: what it made of them.
-        scores: [m, n], of the generated queries, all at once.
-        seconds: what that took.
+        declared: the features that the method declares.
+        features: the computed features.
+        scorer: the fitted scorer.
+        scores: [m, n] scores of the generated queries, computed in one call.
+        seconds: duration of computing features, fitting and scoring.
     """
 
     def __init__(self, bench: Bench, request: MethodRequest) -> None:
@@ -49,17 +49,17 @@ class Subject:
         return self.features.train.count
 
     def fresh(self) -> MethodRequest:
-        """The same method once more, with nothing that this one may have kept."""
+        """Return a request with a new instance of the method, without any state of this instance."""
         return replace(self.request, method=type(self.method)(self.method.options))
 
     @cached_property
     def sources(self) -> tuple[GradientSource, ...]:
-        """What its gradient features are of; empty for methods that ask for none."""
+        """The gradient sources of the method's features; empty for methods without gradients."""
         return tuple(_sources(self.declared))
 
     @property
     def not_told_apart(self) -> str:
-        """Why nothing can be asked of the order of its scores; empty where it can."""
+        """Why checks of the order of scores do not apply; empty if they apply."""
         if self.method.control:
             return "a control: its scores mean nothing by design"
         if not self.features.train.views:
@@ -70,7 +70,7 @@ class Subject:
 
 
 def exhaustive(scorer: Scorer) -> ExhaustiveScorer | None:
-    """The scorer itself where it scores every item, else the one that it is measured against."""
+    """Return the scorer if it scores every item, else its exact counterpart, or None."""
     if isinstance(scorer, ExhaustiveScorer):
         return scorer
     exact = scorer.exact()
@@ -78,7 +78,7 @@ def exhaustive(scorer: Scorer) -> ExhaustiveScorer | None:
 
 
 def exhaustive_scores(features: Features) -> Scores | None:
-    """[m, n] scores by the exhaustive scorer of these features; None for a search that has none."""
+    """Return the [m, n] scores of an exhaustive scorer fitted on these features; None for a search without one."""
     scorer = exhaustive(features.fit())
     return None if scorer is None else scores_of(scorer, features.query, features.train.count)
 
@@ -91,5 +91,5 @@ def _sources(request: FeatureRequest) -> Iterator[GradientSource]:
 
 
 def common_noise(source: GradientSource) -> GradientSource:
-    """Return the source with noise that does not belong to an item: a query then has a training item's gradient."""
+    """Return the source with noise that does not depend on the item, so that equal items have equal gradients."""
     return source.model_copy(update={"noise": "per-timestep"}) if source.noise == "per-item" else source

@@ -1,4 +1,4 @@
-"""Errors of plugins in one line."""
+"""Format exceptions of plugins in one line."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from attrbench.errors import AttrbenchError
 
 
 def one_line(error: BaseException) -> str:
-    """What was raised and where; of errors that are meant to be read, their message alone."""
+    """Return type, message and location of an exception; only the message of an AttrbenchError."""
     text = " ".join(str(error).split())
     if isinstance(error, AttrbenchError):
         return text

@@ -1,4 +1,4 @@
-"""What an object holds in memory: the numbers that can be reached from it."""
+"""Measure the memory that an object holds: the arrays and tensors that can be reached from it."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from attrbench.features.views import TrainRows
 from attrbench.gradients.samples import NoisySamples
 
 _NOT_HELD = (Context, Denoiser, Method, NoisySamples, ModuleType, torch.nn.Module, type, PurePath, str)
-"""The run's own things, and what holds no numbers."""
+"""Types that belong to the run or hold no arrays; they are not followed."""
 _INDEXES = ("faiss", "hnswlib")
 
 
 @dataclass
 class Holdings:
-    """What was found.
+    """The memory that can be reached from an object.
 
     Attributes:
-        bytes: arrays, tensors and byte strings, each memory once; rows that the framework gave, as they are stored.
-        largest: the path to the largest of them, and its bytes.
-        indexes: paths to search indexes, whose contents can't be seen.
+        bytes: size of arrays, tensors and byte strings, shared memory counted once; stored rows by their size on disk.
+        largest: attribute path and bytes of the largest of them.
+        indexes: attribute paths of search indexes, whose contents can't be measured.
     """
 
     bytes: int = 0
@@ -37,15 +37,15 @@ class Holdings:
     indexes: list[str] = field(default_factory=list)
 
     def add(self, path: str, size: int) -> None:
-        """Counts one."""
+        """Add an object of `size` bytes."""
         self.bytes += size
         if size > self.largest[1]:
             self.largest = (path, size)
 
 
 def holdings(root: object, name: str) -> Holdings:
-    """Walks over attributes, containers, partial functions and closures; `name` stands for the root in paths."""
-    found = Holdings()
+    """Return the memory reachable from `root` by attributes, containers, partials and closures; `name` begins paths."""
+    total = Holdings()
     seen: dict[int, object] = {}  # keeps what it has seen alive, so that no id comes twice
     todo: list[tuple[str, object]] = [(name, root)]
     while todo:
@@ -57,34 +57,34 @@ def holdings(root: object, name: str) -> Holdings:
             owner = _owner(value)
             if owner is value or id(owner) not in seen:
                 seen[id(owner)] = owner
-                found.add(path, owner.nbytes)
+                total.add(path, owner.nbytes)
         elif isinstance(value, torch.Tensor):
             storage = value.untyped_storage()
             if storage.data_ptr() not in seen:
                 seen[storage.data_ptr()] = storage
-                found.add(path, storage.nbytes())
+                total.add(path, storage.nbytes())
         elif isinstance(value, bytes | bytearray):
-            found.add(path, len(value))
+            total.add(path, len(value))
         elif (rows := _as_rows(value)) is not None:
-            found.add(path, rows.count * rows.row_bytes)
+            total.add(path, rows.count * rows.row_bytes)
         elif type(value).__module__.partition(".")[0] in _INDEXES:
-            found.indexes.append(path)
+            total.indexes.append(path)
         else:
             todo += _within(path, value)
-    return found
+    return total
 
 
 def _owner(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """The array whose memory a view keeps alive; memory maps of files count by their own length."""
+    """Return the array whose memory a view refers to; a memory map is its own owner."""
     while isinstance(array.base, np.ndarray) and not isinstance(array, np.memmap):
         array = array.base
     return array
 
 
 def _as_rows(value: Any) -> TrainRows | None:
-    """The value, where it has the face of `attrbench.contracts.feature.Rows`."""
-    face = ("row_bytes", "count", "width", "blocks", "take")
-    return value if all(hasattr(value, name) for name in face) else None
+    """Return the value if it has the attributes of `TrainRows`, else None."""
+    names = ("row_bytes", "count", "width", "blocks", "take")
+    return value if all(hasattr(value, name) for name in names) else None
 
 
 def _within(path: str, value: Any) -> Iterable[tuple[str, object]]:

@@ -1,4 +1,4 @@
-"""A conformance run: every check on one method, each fault kept to its own check."""
+"""Run all conformance checks on one method; an exception fails only the check that it occurs in."""
 
 from __future__ import annotations
 
@@ -47,16 +47,16 @@ def check_method(
     device: str = "cpu",
     tell: Callable[[Finding], None] = lambda finding: None,
 ) -> Report:
-    """Checks one method in a temporary folder.
+    """Return the report of all checks on one method, run in a temporary folder.
 
     Args:
-        registry: the plugins; the method is one of them.
+        registry: the registry of plugins.
         request: the method with its options.
         device: torch device string.
-        tell: called with each finding as it is made.
+        tell: called with each finding as soon as it is known.
 
     Raises:
-        AttrbenchError: where there is no such device.
+        AttrbenchError: where the device does not exist.
     """
     torch_device(device)
     request = _quick(request)
@@ -74,7 +74,7 @@ def check_method(
 
 
 def _quick(request: MethodRequest) -> MethodRequest:
-    """With the options that the method has for runs in which numbers mean nothing; what the user gave comes first."""
+    """Return the request with the method's options for quick runs (`Method.quick`), unless the user gave others."""
     options, needs = request.method.options, needs_of(request.method.options.__class__)
     quick = {
         name: value

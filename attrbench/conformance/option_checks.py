@@ -1,4 +1,4 @@
-"""The check of a method's options: documented, and never the cause of a crash or of NaN."""
+"""Check a method's options: each is documented, and no value causes a crash or NaN scores."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from attrbench.errors import AttrbenchError, UsageError
 from attrbench.evaluation.requests import MethodRequest
 
 PATIENCE = 60
-"""Seconds within which values are tried, going by what a run on the whole task takes; there are three in any case."""
+"""Estimated seconds that may be spent on trying values; at least three values are tried."""
 
 
 @dataclass
 class _Tried:
-    """How many values were refused, gave scores or were left out, and what was wrong with the others."""
+    """Counts of option values that were refused, gave scores or were not tried, and problems with the others."""
 
     refused: int = 0
     worked: int = 0
@@ -38,7 +38,7 @@ class _Tried:
 
 
 def options(subject: Subject) -> Finding:
-    """Every option has a meaning, and every value gives scores or is refused."""
+    """Check that every option is documented, and that every value gives scores or is refused."""
     check, model = "options", subject.method.Options
     silent = sorted(_undocumented(model))
     if silent:
@@ -57,10 +57,10 @@ def options(subject: Subject) -> Finding:
             f"options not validated: {'; '.join(tried.problems[:4])}{more}",
             "bound each option (Field(ge=..., allow_inf_nan=False)), or raise UsageError in check()",
         )
-    found = f"{len(model.model_fields)} documented; {tried.refused} other values are refused, {tried.worked} work"
+    result = f"{len(model.model_fields)} documented; {tried.refused} other values are refused, {tried.worked} work"
     if tried.left:
-        found += f", {tried.left} were not tried: a run takes {subject.seconds:.1f} s (Method.quick)"
-    return passed(check, found)
+        result += f", {tried.left} were not tried: a run takes {subject.seconds:.1f} s (Method.quick)"
+    return passed(check, result)
 
 
 def _undocumented(model: type[Options]) -> set[str]:
@@ -82,14 +82,14 @@ def _takes_anything(subject: Subject) -> bool:
 
 
 def _tried(subject: Subject) -> _Tried:
-    """Tries every value alone, beside the options that were given."""
+    """Return the results of trying each option value, one at a time, beside the options that the user gave."""
     tried = _Tried()
     requests = _accepted(subject, tried)
     affordable = requests[: max(3, int(PATIENCE / subject.seconds))]
     tried.left = len(requests) - len(affordable)
-    base, *found = _features(subject, [subject.fresh(), *(request for _, request in affordable)])
+    base, *others = _features(subject, [subject.fresh(), *(request for _, request in affordable)])
     usual, _ = _without_scores(base)
-    for (probe, _), features in zip(affordable, found, strict=True):
+    for (probe, _), features in zip(affordable, others, strict=True):
         bad, problem = _without_scores(features)
         if bad is not None and (bad if usual is None else bad & ~usual).any():
             tried.problems.append(f"{probe}: {bad.sum()} of {bad.size} scores are NaN or infinite")
@@ -103,7 +103,7 @@ def _tried(subject: Subject) -> _Tried:
 
 
 def _accepted(subject: Subject, tried: _Tried) -> list[tuple[Probe, MethodRequest]]:
-    """The method at each value that is not refused right away, no options twice, numbers at the edge first."""
+    """Return (probe, request) for each value that validation accepts; duplicates removed, undeclared values first."""
     requests: dict[str, tuple[Probe, MethodRequest]] = {}
     own = repr(subject.method.options)  # JSON would have one word for NaN, infinity and None
     for probe in sorted(probes(subject.method.Options), key=lambda probe: probe.declared):
@@ -120,7 +120,7 @@ def _accepted(subject: Subject, tried: _Tried) -> list[tuple[Probe, MethodReques
 
 
 def _request(subject: Subject, probe: Probe) -> MethodRequest:
-    """The method with this option and what that needs of others; raises what building, checking or declaring raises."""
+    """Return the method with this option value and the options it needs; raises what building the method raises."""
     kind: type[Any] = type(subject.method)
     needs = needs_of(kind.Options).get(probe.option, ())
     needed = {need.option: need.values[0] for need in needs if need.values and not need.holds(subject.method.options)}
@@ -134,7 +134,7 @@ def _request(subject: Subject, probe: Probe) -> MethodRequest:
 
 
 def _refuse_unreachable(model: type[Options], spec: Spec, probe: Probe) -> None:
-    """A choice that is no string can't be given on the command line."""
+    """Raise ValueError for a choice that is not a string, which the command line can't give."""
     try:
         model.model_validate(spec.given)
     except ValidationError as error:
@@ -145,7 +145,7 @@ def _refuse_unreachable(model: type[Options], spec: Spec, probe: Probe) -> None:
 
 
 def _features(subject: Subject, requests: Sequence[MethodRequest]) -> list[Features | Exception]:
-    """All in one run of the engine, or one by one where that fails, so that one's fault is not another's."""
+    """Return the features, or the exception, of each request: computed in one run, or one by one if that fails."""
     bench = subject.bench
     settings = bench.settings("options", limit_train=FEW_TRAIN, limit_queries=FEW_QUERIES)
     try:
@@ -163,7 +163,7 @@ def _alone(subject: Subject, request: MethodRequest) -> Features | Exception:
 
 
 def _without_scores(features: Features | Exception) -> tuple[NDArray[np.bool_] | None, Exception | None]:
-    """Where scores are NaN or infinite, or what was raised instead of them."""
+    """Return [m, n] bool, where scores are NaN or infinite, and the exception that was raised instead, if any."""
     if isinstance(features, Exception):
         return None, features
     try:

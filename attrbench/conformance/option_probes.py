@@ -1,4 +1,4 @@
-"""Values that every option of a method is tried with, as they would come from the command line."""
+"""Generate the values with which every option of a method is tried, as command-line strings."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from typing import Any
 from attrbench.contracts.options import Options, choices_of, kinds_of
 
 NUMBERS: dict[Any, tuple[str, ...]] = {int: ("-1", "0"), float: ("-1", "0", "nan", "inf")}
-"""Nothing large: an option may be a length, and then it is memory."""
+"""Edge values for numeric options; none is large, because an option may be a length and take memory."""
 
 
 @dataclass(frozen=True)
 class Probe:
-    """One option at one value.
+    """One value of one option to try.
 
     Attributes:
         option, value: as in `option=value`.
-        declared: whether the declaration says that the value is allowed, so that it must be taken.
+        declared: whether the option's type allows the value, so that it must be accepted.
     """
 
     option: str
@@ -30,7 +30,7 @@ class Probe:
 
 
 def probes(model: type[Options]) -> Iterator[Probe]:
-    """Every choice of choices, both of flags, `none` where that is allowed, numbers at the edge of sense."""
+    """Yield all values of choices and flags, `none` where it is allowed, and edge values of numbers."""
     for name, field in model.model_fields.items():
         kinds = list(kinds_of(field.annotation))
         for kind in kinds:

@@ -1,4 +1,4 @@
-"""Checks that the same question gets the same answer, however the work is cut."""
+"""Check that scores do not depend on batching, blocking or repetition."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from attrbench.conformance.toy_task import FEW_QUERIES
 from attrbench.contracts.computation import Engine
 
 BATCH = 7
-"""Pairs of item and timestep: a size that fits neither the items nor the timesteps."""
+"""A batch size in noisy samples that divides neither the number of items nor that of timesteps."""
 
 Way = tuple[str, float, Scores, Scores]
-"""What was changed, the difference that it may make, the scores then and before."""
+"""(what was changed, tolerance of the scores, scores after the change, scores before)."""
 
 
 def batches(subject: Subject) -> Finding:
-    """Scores do not depend on how queries are put together, how rows are cut or how large batches are."""
+    """Check that scores do not depend on the grouping of queries, the blocks of rows or the batch size."""
     return _compared(
         "batches",
         subject,
@@ -44,18 +44,18 @@ def _batches(subject: Subject) -> Iterator[Way]:
     tolerance = ENGINE if all(source.precision != "bf16" for source in subject.sources) else 30 * ENGINE
     bench = subject.bench
     small = bench.features(subject.fresh(), bench.settings("small", engine=Engine(batch_size=BATCH)))
-    found = exhaustive_scores(small)
-    assert found is not None
-    yield f"--batch-size {BATCH}", tolerance, found, expected
+    scores = exhaustive_scores(small)
+    assert scores is not None
+    yield f"--batch-size {BATCH}", tolerance, scores, expected
     if any(feature.depends_on_items() for feature in query.views):
         few = bench.features(subject.fresh(), bench.settings("few", limit_queries=FEW_QUERIES))
-        found = exhaustive_scores(few)
-        assert found is not None
-        yield f"--limit-queries {FEW_QUERIES}", tolerance, found, expected[:FEW_QUERIES]
+        scores = exhaustive_scores(few)
+        assert scores is not None
+        yield f"--limit-queries {FEW_QUERIES}", tolerance, scores, expected[:FEW_QUERIES]
 
 
 def repeats(subject: Subject) -> Finding:
-    """Fitting again, and running everything again, gives the same scores."""
+    """Check that fitting again, and running everything again, gives equal scores."""
     return _compared(
         "repeats",
         subject,
@@ -75,16 +75,16 @@ def _repeats(subject: Subject) -> Iterator[Way]:
         return
     with other_random_numbers(2):
         bench = subject.bench
-        found = exhaustive_scores(bench.features(subject.fresh(), bench.settings("again")))
-    assert found is not None
-    yield "a second run from nothing", ENGINE, found, expected
+        scores = exhaustive_scores(bench.features(subject.fresh(), bench.settings("again")))
+    assert scores is not None
+    yield "a second run from nothing", ENGINE, scores, expected
 
 
 def _compared(check: str, subject: Subject, ways: Iterator[Way], advice: str) -> Finding:
-    """The first way that makes too large a difference, or the largest that any makes."""
+    """Return a failed finding for the first change that exceeds its tolerance, else a passed one."""
     tried, largest = [], 0.0
-    for name, tolerance, found, expected in ways:
-        worst = difference(found, expected)
+    for name, tolerance, scores, expected in ways:
+        worst = difference(scores, expected)
         if worst.size > tolerance:
             return failed(check, f"{name}: a score changes by {worst.size:.1%}, {worst}", advice)
         tried.append(name)

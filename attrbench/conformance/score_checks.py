@@ -1,4 +1,4 @@
-"""Checks of the scores: what they must not depend on, and what they must tell apart."""
+"""Check a method's scores: order independence, duplicates, sign, finiteness and ranking."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from attrbench.contracts.ranking import top_k
 
 
 def permutation(subject: Subject) -> Finding:
-    """Training items in another order get the same scores, in that order."""
+    """Check that permuting the training items permutes their scores."""
     check = "permutation"
     if reason := subject.not_told_apart:
         return skipped(check, reason)
@@ -35,7 +35,7 @@ def permutation(subject: Subject) -> Finding:
 
 
 def duplicates(subject: Subject) -> Finding:
-    """Equal training items get equal scores, and the one with the smaller index comes first."""
+    """Check that equal training items get equal scores, and that ties are ranked by index."""
     check = "duplicates"
     if reason := subject.not_told_apart:
         return skipped(check, reason)
@@ -65,7 +65,7 @@ def duplicates(subject: Subject) -> Finding:
 
 
 def sign(subject: Subject) -> Finding:
-    """An item scores higher for itself than items do on average; first of all where the method says so."""
+    """Check that an item's score for itself is above average, and the highest if the method declares `self_first`."""
     check = "sign"
     self_first = subject.method.self_first
     if self_first is False:
@@ -99,10 +99,10 @@ def sign(subject: Subject) -> Finding:
 
 
 def _own_scores(subject: Subject) -> tuple[Scores, Scores, str]:
-    """[m] scores of items for themselves, [m, n] those of all items for them, and what the queries were.
+    """Return [m] scores of items as queries for themselves, [m, n] scores of all items for them, and a description.
 
-    Over all training items of a kernel the mean of the former is never below that of the latter, whatever the items:
-    the kernel without its row means has no negative trace.
+    For a positive semi-definite kernel over all training items, the mean of the former is never below that of the
+    latter, because the centered kernel has a non-negative trace.
     """
     features = subject.features
     if not all(feature.tells_items_as_queries() for feature in features.query.views):
@@ -120,7 +120,7 @@ def _own_scores(subject: Subject) -> tuple[Scores, Scores, str]:
 
 
 def finite(subject: Subject) -> Finding:
-    """Zero gradients and images of one color leave the scores finite."""
+    """Check that scores are finite for zero gradients and images of one color."""
     check = "finite"
     scores = exhaustive_scores(subject.features)
     scores = subject.scores if scores is None else scores
@@ -145,7 +145,7 @@ def finite(subject: Subject) -> Finding:
 
 
 def top(subject: Subject) -> Finding:
-    """The ranking follows the scores: for one item, for some and for all."""
+    """Check that `top(k)` ranks by the scores, for k = 1, n / 2 and n."""
     check = "top"
     count, query = subject.count, subject.features.query
     ranked = exhaustive(subject.scorer) is subject.scorer

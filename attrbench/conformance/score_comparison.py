@@ -1,4 +1,4 @@
-"""Scores of any scorer as one matrix, and how far two such matrices lie apart."""
+"""Compute the [m, n] score matrix of any scorer, and compare two such matrices."""
 
 from __future__ import annotations
 
@@ -18,26 +18,26 @@ from attrbench.errors import AttrbenchError
 Scores = NDArray[np.float64]
 
 ROUNDING = 1e-4
-"""Of a query's largest score: what equal features may differ by. Sums of thousands of float32 products in another order
-differ by about 1e-6 of it, and a method may have solved a system of condition number 100 in between."""
+"""Tolerance, relative to a query's largest score, for scores from equal features. Sums of thousands of float32 products
+in another order differ by about 1e-6 of it, and a method may have solved a system of condition number 100."""
 ENGINE = 1e-3
-"""The same where the features come out of two passes of the engine: gradients of other batches differ by some 3e-7
-themselves, and what a method inverts may have a condition number of a few thousand. More than that is amplified
-rounding: a parameter whose gradient is nothing but rounding (the bias of attention keys), say, given a weight."""
+"""Tolerance for scores from features of two separate gradient passes. Gradients of other batches differ by some 3e-7
+themselves, and what a method inverts may have a condition number of a few thousand. A larger difference is amplified
+rounding, such as of a parameter whose gradient is nothing but rounding (the bias of attention keys)."""
 
 
 def scores_of(scorer: Scorer, query: QueryFeatures, count: int) -> Scores:
-    """[m, n] scores; of a search those that it finds when asked for everything, and -inf for the others.
+    """Return the [m, n] scores of a scorer; for a search, those of the top n that it finds, and -inf elsewhere.
 
     Raises:
         AttrbenchError: where the scorer returns something of another shape or kind.
     """
     shape = (len(query.ids), count)
     if isinstance(scorer, ExhaustiveScorer):
-        found = np.asarray(scorer.scores(query))
-        if found.shape != shape or not np.issubdtype(found.dtype, np.floating):
-            raise AttrbenchError(f"scores are {found.dtype} {list(found.shape)} instead of float32 {list(shape)}")
-        return found.astype(np.float64)
+        result = np.asarray(scorer.scores(query))
+        if result.shape != shape or not np.issubdtype(result.dtype, np.floating):
+            raise AttrbenchError(f"scores are {result.dtype} {list(result.shape)} instead of float32 {list(shape)}")
+        return result.astype(np.float64)
     ids, values = scorer.top(query, count)
     scores = np.full(shape, -np.inf)
     rows, columns = np.nonzero(ids >= 0)
@@ -47,12 +47,12 @@ def scores_of(scorer: Scorer, query: QueryFeatures, count: int) -> Scores:
 
 @dataclass(frozen=True)
 class Difference:
-    """Where two matrices of scores differ most.
+    """The largest difference between two score matrices.
 
     Attributes:
-        size: the difference, as a share of the query's largest score; infinite where only one of them is finite.
-        query, item: where.
-        found, expected: the two scores there.
+        size: the difference relative to the query's largest score; infinite if only one score is finite.
+        query, item: indices of the entry.
+        found, expected: the two scores of that entry.
     """
 
     size: float
@@ -66,7 +66,7 @@ class Difference:
 
 
 def difference(found: Scores, expected: Scores) -> Difference:
-    """The largest difference. What is not finite in the same way in both is equal."""
+    """Return the largest difference between two [m, n] score matrices; equal infinities and NaNs are no difference."""
     equal = (found == expected) | (np.isnan(found) & np.isnan(expected))
     with np.errstate(invalid="ignore"):
         gaps = np.where(equal, 0.0, np.abs(found - expected)) / scales(expected)[:, None]
@@ -77,14 +77,14 @@ def difference(found: Scores, expected: Scores) -> Difference:
 
 
 def scales(scores: Scores) -> NDArray[np.float64]:
-    """[m] the largest score of each query in size; a millionth of the largest of all where a query has next to none."""
+    """Return the largest absolute score of each query, [m], but at least a millionth of the largest of all."""
     sizes = np.abs(np.where(np.isfinite(scores), scores, 0.0)).max(axis=1)
     return np.maximum(sizes, 1e-6 * sizes.max()) if sizes.max() > 0 else np.ones_like(sizes)
 
 
 @contextmanager
 def other_random_numbers(seed: int) -> Iterator[None]:
-    """Python's, numpy's and torch's global generators at another state meanwhile, which no result may depend on."""
+    """Seed the global random generators of Python, numpy and torch inside the `with` block, then restore them."""
     before = random.getstate(), np.random.get_state()
     with torch.random.fork_rng():
         random.seed(seed)

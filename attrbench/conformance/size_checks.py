@@ -1,4 +1,4 @@
-"""Checks of what a method declares, and of what a run writes down about it."""
+"""Check a method's declarations (features, storage), its record, and a training set of one item."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from attrbench.evaluation.progress import Silent
 from attrbench.evaluation.task_run import Result, TaskRun
 
 SLACK = 2048
-"""Bytes that need not be declared: a seed, a name, a few numbers an item."""
+"""Bytes that need not be declared: a seed, a name, a few numbers for each item."""
 FACTOR = 1.5
 
 
 def features(subject: Subject) -> Finding:
-    """Equal options declare equal features, so that their bytes are shared and found again."""
+    """Check that equal options declare equal features, so that stored features can be shared and reused."""
     check = "features"
     once, twice = subject.method.features(), subject.fresh().method.features()
     try:
@@ -37,7 +37,7 @@ def features(subject: Subject) -> Finding:
 
 
 def record(subject: Subject) -> Finding:
-    """A real run writes a whole record, and finds it again."""
+    """Check that a run writes a complete record, and that a second run reuses it."""
     check = "record"
     if not np.isfinite(subject.scores[~np.isneginf(subject.scores)]).all():
         return skipped(check, "runs refuse scores that are NaN")
@@ -64,7 +64,7 @@ def _run(subject: Subject) -> list[Result]:
 
 
 def _lacking(record: Record, main_metric: str) -> str:
-    """What is wrong with a record; empty where nothing is."""
+    """Return what is wrong with a record; empty if nothing is."""
     if record.status not in ("complete", "limited"):
         return f"the record is {record.status}: {record.error or 'gradients or rankings have gaps'}"
     if record.metric(main_metric) is None:
@@ -77,7 +77,7 @@ def _lacking(record: Record, main_metric: str) -> str:
 
 
 def storage(subject: Subject) -> Finding:
-    """What the scorer holds once it has answered is what it declares."""
+    """Check that the memory that the scorer holds is what its `size()` declares."""
     check = "storage"
     scorer = subject.scorer
     size = scorer.size()
@@ -102,18 +102,18 @@ def _kilo(size: int) -> str:
 
 
 def one_item(subject: Subject) -> Finding:
-    """A training set of one item can be ranked."""
+    """Check that a training set of one item can be ranked."""
     check = "one-item"
     bench = subject.bench
     advice = "allow for n = 1 in statistics over the training set, or refuse it in check() with a UsageError"
     try:
         subject.method.check(1)
-        found = bench.features(subject.fresh(), bench.settings(limit_train=1))
-        scorer = found.fit()
+        single = bench.features(subject.fresh(), bench.settings(limit_train=1))
+        scorer = single.fit()
     except UsageError as error:
         return skipped(check, f"refused: {error}")
-    scores = scores_of(scorer, found.query, 1)
-    ids = scorer.top(found.query, 1).ids
+    scores = scores_of(scorer, single.query, 1)
+    ids = scorer.top(single.query, 1).ids
     bad = ~np.isfinite(scores[:, 0]) & np.isfinite(subject.scores[:, 0])  # the rest is for the check `finite`
     if bad.any() or (ids != 0).any():
         return failed(check, f"with one training item scores are {scores[:, 0]} and top(1) is {ids[:, 0]}", advice)

@@ -1,7 +1,7 @@
-"""The task that methods are checked on: a tiny network with random weights, and every kind of awkward item.
+"""The task of the conformance checks: a tiny network with random weights, and items that are edge cases.
 
-It has what a method may ask for: seeds of the queries and so sampling trajectories, checkpoints with learning rates,
-untrained weights, conditioning. Numbers from it mean nothing; only what they have in common does.
+It provides everything that a method may use: sampling trajectories, checkpoints with learning rates, untrained
+weights, conditioning. Its scores mean nothing; checks only test properties of them.
 """
 
 from __future__ import annotations
@@ -27,25 +27,25 @@ from attrbench.store.fingerprint import fingerprint
 TRAIN, QUERIES, SIDE = 24, 6, 8
 SILENT_PROMPT = "silent"
 SILENT, CONSTANT = 1, 2
-"""The training item, and the query, whose gradients are all zero; and those that are all black."""
+"""Indices, in the training set and the queries, of the item with zero gradients and of the black item."""
 TWINS = (3, 6)
-"""Two training items that are equal."""
+"""Indices of two equal training items."""
 COPIES = {3: 12, 4: 10, 5: 17}
-"""Query -> the training item with the same picture and prompt; the constant one besides."""
+"""Index of a query -> index of the training item with equal image and prompt, besides the black ones."""
 FEW_TRAIN, FEW_QUERIES = 7, 2
-"""So many of each hold the awkward items already."""
+"""Numbers of training items and queries of small runs, which include the edge cases."""
 CHECKPOINTS = tuple(f"step-{1000 * step}" for step in range(1, 8))
 
 
 class ToyOptions(Options):
-    """Options of the check's task."""
+    """Options of the task of the conformance checks."""
 
     queries: Literal["generated", "train"] = "generated"
-    """`generated` pictures; or `train`, the training items themselves."""
+    """`generated` images; or `train`, the training items themselves."""
 
 
 class ToyTask(Task[ToyOptions]):
-    """24 training images in three groups and 6 queries; opened once."""
+    """A task of 24 training images in three groups and 6 queries."""
 
     meta = TaskMeta(
         name="attrbench-check",
@@ -64,27 +64,27 @@ class ToyTask(Task[ToyOptions]):
         self._opened: OpenToy | None = None
 
     def open(self, workspace: Workspace) -> OpenToy:
-        """The same open task every time."""
+        """Return the open task, which is created once."""
         if self._opened is None:
             self._opened = OpenToy(workspace, self.options.queries)
         return self._opened
 
 
 class OpenToy(OpenTask):
-    """The open task; each part is made on first use."""
+    """The open task of the conformance checks; each part is created on first use."""
 
     def __init__(self, workspace: Workspace, queries: Literal["generated", "train"]) -> None:
         self._workspace = workspace
-        self._asked = queries
+        self._query_set = queries
 
     @cached_property
     def denoiser(self) -> ToyDenoiser:
-        """The network."""
+        """The network with random weights."""
         return ToyDenoiser(network_folder(self._workspace.cache), self._workspace.device)
 
     @cached_property
     def _generated(self) -> Items:
-        """Pictures the model makes; the second has the prompt that silences it, the third is black instead."""
+        """Generated images; the second has the prompt with zero gradients, the third is replaced by black."""
         seeds = list(range(QUERIES))
         images = self.denoiser.generate([""] * QUERIES, seeds)
         images[CONSTANT] = 0
@@ -92,12 +92,12 @@ class OpenToy(OpenTask):
 
     @cached_property
     def queries(self) -> Items:
-        """The generated pictures, or the training items."""
-        return self.train if self._asked == "train" else self._generated
+        """The generated images, or the training items."""
+        return self.train if self._query_set == "train" else self._generated
 
     @cached_property
     def train(self) -> Items:
-        """Drawn images, with copies of queries, two equal items, one all black, and one without a gradient."""
+        """Synthetic images, with copies of queries, two equal items, a black one, and one with zero gradients."""
         images = drawn_images(TRAIN)
         for query, item in COPIES.items():
             images[item] = self._generated.images[query]
@@ -113,7 +113,7 @@ def _items(images: NDArray[np.uint8]) -> Items:
 
 
 def drawn_images(count: int) -> NDArray[np.uint8]:
-    """[count, 8, 8, 3] waves, of one direction a group, in random colors and contrasts under some noise."""
+    """Return [count, 8, 8, 3] uint8 images of noisy waves in random colors, with one wave direction for each group."""
     rng = np.random.default_rng(0)
     across, down = np.meshgrid(np.arange(SIDE), np.arange(SIDE))
     images = np.empty((count, SIDE, SIDE, 3))
@@ -125,9 +125,9 @@ def drawn_images(count: int) -> NDArray[np.uint8]:
 
 
 class ToyDenoiser(DDPMDenoiser):
-    """A DDPM with a gate on its output: 0 for the prompt `silent`, so that no parameter has a gradient there.
+    """A DDPM whose output is multiplied by 0 for the prompt `silent`, so that all gradients are zero there.
 
-    Its latents are the pixels, so that methods which compare latents can be checked as well.
+    Its latents are the pixels, so that methods that compare latents can be checked.
     """
 
     has_latents = True
@@ -135,27 +135,27 @@ class ToyDenoiser(DDPMDenoiser):
     def encode(
         self, images: NDArray[np.uint8], prompts: Sequence[str], image_range: Literal["model", "unit"]
     ) -> Encoded:
-        """Images as DDPMs take them, with the gate as conditioning."""
+        """Return the encoded images, with the factor of the output (0 or 1) as conditioning."""
         latents = super().encode(images, prompts, image_range).latents
         gate = torch.tensor([float(prompt != SILENT_PROMPT) for prompt in prompts], device=latents.device)
         return Encoded(latents, {"gate": gate})
 
     def predict(self, noisy: torch.Tensor, t: torch.Tensor, conditioning: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        """The predicted noise times the gate."""
+        """Return the predicted noise times the factor of the prompt."""
         predicted = super().predict(noisy, t, conditioning)
         gate = conditioning.get("gate")
         return predicted if gate is None else predicted * gate[:, None, None, None]
 
     def checkpoints(self) -> tuple[str, ...]:
-        """Seven, so that methods may ask for up to eight with the final one."""
+        """Return seven checkpoint names, so that methods can use up to eight with the final weights."""
         return CHECKPOINTS
 
     def learning_rate(self, checkpoint: str) -> float:
-        """The same throughout."""
+        """Return 1e-3 for every checkpoint."""
         return 1e-3
 
     def _load(self, checkpoint: str) -> torch.nn.Module:
-        """The final weights, some noise added."""
+        """Return the network with noise added to the final weights."""
         module = copy.deepcopy(self.module)
         generator = torch.Generator().manual_seed(CHECKPOINTS.index(checkpoint))
         with torch.no_grad():
@@ -166,7 +166,7 @@ class ToyDenoiser(DDPMDenoiser):
 
 
 def network_folder(cache: Path) -> Path:
-    """A pipeline folder with the network, as `DDPMPipeline.save_pretrained` writes it."""
+    """Return a pipeline folder with the network, as `DDPMPipeline.save_pretrained` writes it."""
     artifact = Artifact(cache / "network", "toy network", "a DDPM with random weights")
     return artifact.kept(_save_network, lambda folder, _: folder).value
 

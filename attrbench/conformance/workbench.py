@@ -1,4 +1,4 @@
-"""Features of a method on the check's task, by the engine that real runs use."""
+"""Compute features of methods on the task of the conformance checks, by the code that real runs use."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ Change = Callable[[GradientSource], GradientSource]
 
 @dataclass(frozen=True)
 class Features:
-    """What one method gets: for `fit`, and for the scorer."""
+    """The arguments of a method: training features and context for `fit`, query features for the scorer."""
 
     method: Method[Any]
     train: TrainFeatures
@@ -40,7 +40,7 @@ class Features:
     context: Context
 
     def gathered(self, index: Index, name: str) -> Features:
-        """The same with the training items at `index`; `name` stands for them in the context's fingerprint."""
+        """Return the features of the training items at `index`; `name` is added to the context's fingerprint."""
         return Features(
             self.method,
             self.train.select(index),
@@ -49,19 +49,19 @@ class Features:
         )
 
     def fit(self) -> Scorer:
-        """What the method makes of them."""
+        """Return the scorer that the method fits on these features."""
         return self.method.fit(self.train, self.context)
 
 
 @dataclass(frozen=True)
 class Bench:
-    """Where methods are tried out.
+    """An environment that computes features of methods on the task of the checks.
 
     Attributes:
-        registry: the plugins.
-        folder: for everything that is written.
+        registry: the registry of plugins.
+        folder: folder for everything that is written.
         device: torch device string.
-        tasks: the task with each set of queries.
+        tasks: query set -> task.
     """
 
     registry: Registry
@@ -70,17 +70,17 @@ class Bench:
     tasks: dict[QuerySet, ToyTask] = field(default_factory=dict)
 
     def settings(self, cache: str = "cache", **changes: Any) -> RunSettings:
-        """Settings of a run whose features lie in a folder of this name."""
+        """Return settings of a run whose cache is the subfolder `cache`."""
         return RunSettings(out=self.folder / "records", cache=self.folder / cache, device=self.device, **changes)
 
     def task(self, queries: QuerySet = "generated") -> TaskRequest:
-        """The task."""
+        """Return a request for the task with a set of queries."""
         if queries not in self.tasks:
             self.tasks[queries] = ToyTask(ToyOptions(queries=queries))
         return TaskRequest(Spec("attrbench-check"), self.tasks[queries])
 
     def open(self, queries: QuerySet = "generated") -> OpenToy:
-        """The task, open and whole."""
+        """Return the open task, with its queries generated."""
         self.task(queries)
         opened = self.tasks[queries].open(Workspace(self.folder / "task", torch_device(self.device)))
         assert len(opened.queries)
@@ -93,13 +93,13 @@ class Bench:
         queries: QuerySet = "generated",
         change: Change | None = None,
     ) -> Features:
-        """Return the features of one method; raises whatever it raised on the way.
+        """Return the features of one method; raises what computing them raised.
 
         Args:
             request: the method.
-            settings: of the run.
-            queries: which pictures are asked about.
-            change: applied to every gradient source; the method gets the views under the features that it declared.
+            settings: settings of the run.
+            queries: the set of queries.
+            change: function applied to every gradient source before computing; None for none.
         """
         (features,) = self.features_of_many([request], settings, queries, change)
         if isinstance(features, Exception):
@@ -113,7 +113,7 @@ class Bench:
         queries: QuerySet = "generated",
         change: Change | None = None,
     ) -> list[Features | Exception]:
-        """Return the features of several methods out of as few passes as they need, or what each raised."""
+        """Return the features of several methods, computed in shared passes, or the exception of each."""
         settings.cache.mkdir(parents=True, exist_ok=True)
         reference = TaskReference.of(self.task(queries), settings)
         world = TaskWorld(ToyTask.meta, self.open(queries), settings)
@@ -124,7 +124,7 @@ class Bench:
 
 
 def _changed(request: MethodRequest, change: Change) -> MethodRequest:
-    """The method with other gradient sources in what it declares."""
+    """Return the request with a method that declares features of changed gradient sources."""
     declared = request.method.features()
     other = FeatureRequest(
         tuple(with_sources(feature, change) for feature in declared.train),

@@ -55,6 +55,10 @@ class ModelFacts(Protocol):
         """Hash of the weights and of how they are used."""
 
     @property
+    def takes_prompts(self) -> bool:
+        """Whether the model draws from prompts."""
+
+    @property
     def sampling(self) -> Mapping[str, object]:
         """What decides the sampler's steps besides the weights."""
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal, TypeVar
+from typing import Any, Literal, Protocol, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
+
+from attrbench.errors import Unavailable
 
 DeclarationT = TypeVar("DeclarationT")
 
@@ -36,6 +38,14 @@ class TimestepGrid(Declaration):
     seed: int = Field(0, ge=0)
 
 
+class Prompted(Protocol):
+    """A model, or what is known of one."""
+
+    @property
+    def takes_prompts(self) -> bool:
+        """Whether it draws from prompts."""
+
+
 class GradientSource(Declaration):
     """Everything that decides a per-sample gradient before the backward pass.
 
@@ -52,6 +62,8 @@ class GradientSource(Declaration):
         target: what the network's output is compared with: `trained`, what it learned to predict (noise, v or
             velocity); or `noise`, the choice of DMin's released code whatever the network predicts, which differs for
             flow-matching models and for v-prediction.
+        prompt: what the network is given as prompt: `own`, the item's; or `empty`, the empty prompt for every item.
+            Models without prompts refuse `empty`. Trajectories are those of the item's own prompt.
         parameters: which parameters are differentiated: `attributed`, those that the model's own source names
             (attrbench.models.config); or one of the names that it chooses from.
         checkpoint: the weights (`Denoiser.at`): `final`; `untrained`, drawn anew; `k/n` of the way through training;
@@ -67,10 +79,26 @@ class GradientSource(Declaration):
     noise_seed: int = 0
     image_range: Literal["model", "unit"] = "model"
     target: Literal["trained", "noise"] = "trained"
+    prompt: Literal["own", "empty"] = "own"
     parameters: Literal["attributed", "all", "lora", "transformer-blocks"] = "attributed"
     checkpoint: str = "final"
     latents: Literal["clean", "trajectory"] = "clean"
     precision: Literal["fp32", "tf32", "bf16"] = "fp32"
+
+    @model_serializer(mode="wrap")
+    def _without_own_prompt(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Return the fields, `prompt` only where it is not the default, so that older caches keep their keys."""
+        fields: dict[str, Any] = serialize(self)
+        return {name: value for name, value in fields.items() if (name, value) != ("prompt", "own")}
+
+    def check_prompt(self, model: Prompted) -> None:
+        """Refuse the empty prompt for a model without prompts.
+
+        Raises:
+            Unavailable: where `prompt` is `empty` and the model takes none.
+        """
+        if self.prompt == "empty" and not model.takes_prompts:
+            raise Unavailable("prompt=empty: this model takes no prompts")
 
 
 class Sketch(Declaration):

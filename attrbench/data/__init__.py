@@ -1,1 +1,1 @@
-"""Image data sets: folders and `datasets`, one policy for pixels, generated pictures."""
+"""Read image data sets from folders or the library `datasets`, and keep decoded and generated images in the cache."""

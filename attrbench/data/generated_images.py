@@ -1,4 +1,4 @@
-"""Pictures that a model draws from prompts and seeds: drawn once, kept."""
+"""Generate query images from prompts and seeds, and keep them in the cache."""
 
 from __future__ import annotations
 
@@ -16,24 +16,23 @@ if TYPE_CHECKING:
     from attrbench.contracts.denoiser import Denoiser  # torch comes with it, and task files are read without
 
 BATCH = 16
-"""Pictures drawn at once and kept in one file; of large models `Denoiser.generate` draws fewer at a time."""
+"""Images that are generated together and kept in one file; `Denoiser.generate` may split a batch further."""
 
 
 def kept_generations(
     denoiser: Denoiser, prompts: Sequence[str], seeds: Sequence[int], cache: Path, batch: int = BATCH
 ) -> NDArray[np.uint8]:
-    """One picture for each prompt and seed: [m, H, W, C] uint8.
+    """Return one generated image for each prompt and seed, [m, H, W, C] uint8, from the cache where possible.
 
-    Batches that are there, from this run or an earlier one, are read; the others are drawn and kept one by one, so
-    that a run that is cut off goes on where it stopped. A picture depends on its own prompt and seed alone, so batches
-    are no part of the result.
+    Batches are generated and kept one after the other, so that an interrupted run resumes. An image depends on its own
+    prompt and seed alone, not on its batch.
 
     Args:
         denoiser: the model.
-        prompts: m of them, empty for unconditional models.
-        seeds: m of them.
-        cache: the pictures lie in its folder `queries`.
-        batch: pictures drawn at once.
+        prompts: m prompts, empty strings for unconditional models.
+        seeds: m seeds of the initial noise.
+        cache: cache folder; images are kept in its folder `queries`.
+        batch: number of images that are generated together.
 
     Raises:
         AttrbenchError: where the cache can't be written to.

@@ -1,4 +1,4 @@
-"""Data sets of the library `datasets`: hub ids, folders that it wrote, parquet files. It is imported only here."""
+"""Read image data sets with the library `datasets`: hub ids, folders that it wrote, parquet files."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from attrbench.hub import hub_or_cache
 
 
 def is_table_folder(folder: Path) -> bool:
-    """Whether `datasets` wrote the folder, or it holds parquet files."""
+    """Return whether a folder was written by `datasets` or holds parquet files."""
     return _is_saved(folder) or any(_parquet_files(folder))
 
 
@@ -33,15 +33,15 @@ def _parquet_files(folder: Path) -> Iterator[Path]:
 
 
 def list_table(source: DatasetSource, folder: Path | None, cache: Path) -> Listing:
-    """The items of a data set, in the order of its rows.
+    """Return the items of a data set, in the order of its rows.
 
     Args:
-        source: what is wanted; its `path` is the id where `folder` is None.
-        folder: a local folder.
-        cache: where parquet files are unpacked to.
+        source: data set, split, columns and limit; its `path` is the hub id if `folder` is None.
+        folder: local folder, or None to load from the hub.
+        cache: folder to which parquet files are unpacked.
 
     Raises:
-        AttrbenchError: one line that names the data set and what it lacks.
+        AttrbenchError: where the data set, a split, a column or all rows are missing.
     """
     table = _one_split(_load(source, folder, cache), source)
     where = f"data set {source.path}"
@@ -62,7 +62,7 @@ def list_table(source: DatasetSource, folder: Path | None, cache: Path) -> Listi
 
 
 class _Opener:
-    """Gives images as they are stored: Pillow decodes them by our policy, not by the library's."""
+    """Opens the image of a row with Pillow, undecoded, so that `attrbench.data.pixels` decides how it is decoded."""
 
     def __init__(self, table: Any, column: str) -> None:
         from datasets import Image as ImageFeature  # heavy, see the top of the module
@@ -105,7 +105,7 @@ def _advice(folder: Path | None) -> str:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keeps progress bars and retries out of the output: what matters comes as an error."""
+    """Suppress the libraries' progress bars and log messages inside the `with` block; errors are still raised."""
     # heavy, see the top of the module
     from datasets.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
@@ -129,29 +129,29 @@ def _one_split(loaded: Any, source: DatasetSource) -> Any:
             raise AttrbenchError(f"data set {source.path} has no splits, and split '{source.split}' is asked for")
         return loaded
     names = list(loaded)
-    wanted = source.split or (names[0] if len(names) == 1 else "train")
-    if wanted not in names:
-        raise AttrbenchError(f"data set {source.path} has no split '{wanted}' (split): it has {', '.join(names)}")
-    return loaded[wanted]
+    split = source.split or (names[0] if len(names) == 1 else "train")
+    if split not in names:
+        raise AttrbenchError(f"data set {source.path} has no split '{split}' (split): it has {', '.join(names)}")
+    return loaded[split]
 
 
-def _image_column(table: Any, wanted: str | None, where: str) -> str:
+def _image_column(table: Any, name: str | None, where: str) -> str:
     from datasets import Image as ImageFeature  # heavy, see the top of the module
 
-    images: list[str] = [name for name, feature in table.features.items() if isinstance(feature, ImageFeature)]
-    if wanted is not None:
-        need_column(table.column_names, wanted, "image_column", where)
-        if wanted not in images:
-            raise AttrbenchError(f"{where}: column '{wanted}' (image_column) holds no images")
-        return wanted
+    images: list[str] = [key for key, feature in table.features.items() if isinstance(feature, ImageFeature)]
+    if name is not None:
+        need_column(table.column_names, name, "image_column", where)
+        if name not in images:
+            raise AttrbenchError(f"{where}: column '{name}' (image_column) holds no images")
+        return name
     if len(images) != 1:
-        found = f"several columns of images ({', '.join(images)})" if images else "no column of images"
-        raise AttrbenchError(f"{where} has {found}: name one with image_column")
+        problem = f"several columns of images ({', '.join(images)})" if images else "no column of images"
+        raise AttrbenchError(f"{where} has {problem}: name one with image_column")
     return images[0]
 
 
 def _texts(table: Any, column: str, count: int, where: str) -> Sequence[str]:
-    """A column as text; of classes, their names."""
+    """Return the first `count` values of a column as text; class labels become class names."""
     feature = table.features[column]
     names = getattr(feature, "int2str", None)
     texts = []

@@ -1,4 +1,4 @@
-"""Decoded images, kept as one memory-mapped file, so that a training set need not lie in memory."""
+"""Decode the images of a data set into one memory-mapped file of the cache, so that they need not fit into memory."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from attrbench.store.artifacts import Artifact, Facts
 from attrbench.store.fingerprint import fingerprint
 
 CHUNK = 64
-"""Images decoded before they are written: 50 MB at 512 pixels."""
+"""Number of images that are decoded before they are written: 50 MB at 512 pixels."""
 
 
 @dataclass(frozen=True)
 class KeptImages:
-    """Decoded images.
+    """The decoded images of a data set.
 
     Attributes:
-        images: [n, H, W, C] uint8, memory-mapped, read-only; without those that can't be read.
-        bad: item and reason of every image that can't be read.
-        sha256: of the images.
+        images: [n, H, W, C] uint8, memory-mapped, read-only; unreadable images are left out.
+        bad: item index -> reason, of every unreadable image.
+        sha256: hash of `images`.
     """
 
     images: NDArray[np.uint8]
@@ -40,10 +40,10 @@ class KeptImages:
 
 
 def kept_images(listing: Listing, shape: tuple[int, int, int], cache: Path) -> KeptImages:
-    """Decodes all images of a listing to (H, W, C), or finds them in `cache`, where they stay.
+    """Return all images of a listing at `shape` (H, W, C), decoded into a file of the cache unless they are there.
 
     Raises:
-        AttrbenchError: where the cache can't be written to, or not one image can be read.
+        AttrbenchError: where the cache can't be written to, or no image can be read.
     """
     key = fingerprint({"policy": POLICY, "shape": shape, "items": listing.stamp, "names": list(listing.names)})
     summary = f"{len(listing):,} images of {listing.where} as {'x'.join(map(str, shape))}"
@@ -51,11 +51,11 @@ def kept_images(listing: Listing, shape: tuple[int, int, int], cache: Path) -> K
     known = artifact.seal()
     if known is not None and _any_is_readable(listing, shape, known.facts["bad"]):
         artifact.drop()  # an image that could not be read can be read by now (a disk that was away)
-    kept = artifact.kept(
+    artifact_content = artifact.kept(
         lambda part: _decode_all(part, listing, shape),
         lambda path, facts: (path, facts),
     )
-    path, facts = kept.value
+    path, facts = artifact_content.value
     if not facts["count"]:
         index, reason = facts["bad"][0]
         raise AttrbenchError(f"no image in {listing.where} can be read; {listing.names[index]}: {reason}")
@@ -79,7 +79,7 @@ def _check_room(folder: Path, listing: Listing, shape: tuple[int, int, int]) -> 
 
 
 def _decode_all(part: Path, listing: Listing, shape: tuple[int, int, int]) -> Facts:
-    """Decode in threads, write in order, and return the number of images, those that can't be read, and the sha256."""
+    """Write all decoded images to `part` in item order; return their count, the unreadable ones, and the sha256."""
     _check_room(part.parent, listing, shape)
     digest, bad = hashlib.sha256(), []
     with part.open("wb") as file:
@@ -94,7 +94,7 @@ def _decode_all(part: Path, listing: Listing, shape: tuple[int, int, int]) -> Fa
 
 
 def _decoded(listing: Listing, shape: tuple[int, int, int]) -> Iterator[NDArray[np.uint8] | str]:
-    """Each image's pixels, or the reason why there are none."""
+    """Yield the pixels [H, W, C] of each image, or the reason why it can't be read."""
     with refusing_bombs(), ThreadPoolExecutor(os.cpu_count()) as pool:
         for first in range(0, len(listing), CHUNK):
             chunk = range(first, min(first + CHUNK, len(listing)))

@@ -1,8 +1,8 @@
-"""Image folders: the `imagefolder` convention of `datasets`, and nothing but files.
+"""Read image folders in the `imagefolder` format of the library `datasets`, without that library.
 
-With `metadata.csv` or `metadata.jsonl`, in the folder or in folders below it: the items are its rows, in their order,
-and `file_name` is relative to it. Without: all images below the folder, by name; the group of an image is the name of
-the folder that it lies in, where there are several.
+With `metadata.csv` or `metadata.jsonl`, in the folder or in folders below it, the items are its rows in their order,
+and `file_name` is relative to it. Without metadata, the items are all images below the folder, sorted by name; the
+group of an image is the name of its subfolder, if there are several.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ log = logging.getLogger("attrbench.data")
 
 @dataclass(frozen=True)
 class _File:
-    """An image and what belongs to it; the name is relative to the folder."""
+    """An image file with its caption and group; `name` is the path relative to the data set's folder."""
 
     name: str
     path: Path
@@ -36,10 +36,10 @@ class _File:
 
 
 def list_folder(folder: Path, source: DatasetSource) -> Listing:
-    """The images of a folder.
+    """Return the images of a folder as items, with captions and groups where metadata gives them.
 
     Raises:
-        AttrbenchError: one line that names the folder, the file or the row.
+        AttrbenchError: where there is no image, or metadata is wrong; names the file and row.
     """
     folder = _split(folder, source.split)
     below = list(_walk(folder))
@@ -75,7 +75,7 @@ class _Opener:
 
 
 def missing_folder(path: Path) -> str:
-    """Says that a folder is not there, and what is there instead."""
+    """Return the error message for a missing folder, with the most similar existing name."""
     parent = path.parent
     if not parent.is_dir():
         return f"there is no folder {path}: {parent} is missing too"
@@ -92,7 +92,7 @@ def _split(folder: Path, split: str | None) -> Path:
 
 
 def _walk(folder: Path) -> Iterator[Path]:
-    """The folder and those below it, by name; links are followed, each place is visited once, hidden ones are not."""
+    """Yield the folder and its subfolders, sorted by name; follows links, skips hidden and repeated folders."""
     seen = set()
 
     def fail(error: OSError) -> None:
@@ -133,8 +133,8 @@ def _refuse_columns(folder: Path, source: DatasetSource) -> None:
 
 
 def _from_metadata(folder: Path, metadata: Sequence[Path], source: DatasetSource) -> tuple[list[_File], bool, bool]:
-    """The files that the metadata names, whether they have captions, and whether they have groups."""
-    found: dict[str, tuple[_File, str]] = {}
+    """Return the files that the metadata names, whether all have captions, and whether all have groups."""
+    files: dict[str, tuple[_File, str]] = {}
     captioned = grouped = True
     for path in metadata:
         columns, rows = read_metadata(path)
@@ -143,10 +143,10 @@ def _from_metadata(folder: Path, metadata: Sequence[Path], source: DatasetSource
         captioned, grouped = captioned and caption is not None, grouped and group is not None
         for row in rows:
             file = _file(folder, path.parent, row, caption, group)
-            if file.name in found:
-                raise AttrbenchError(f"{row.where}: {file.name} was named before ({found[file.name][1]})")
-            found[file.name] = file, row.where
-    return [file for file, _ in found.values()], captioned, grouped
+            if file.name in files:
+                raise AttrbenchError(f"{row.where}: {file.name} was named before ({files[file.name][1]})")
+            files[file.name] = file, row.where
+    return [file for file, _ in files.values()], captioned, grouped
 
 
 def _file(folder: Path, beside: Path, row: Row, caption: str | None, group: str | None) -> _File:

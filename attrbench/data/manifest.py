@@ -1,4 +1,4 @@
-"""What a source of images gives before a single one is decoded."""
+"""The listing of a data set: names, captions and groups of its items, before any image is decoded."""
 
 from __future__ import annotations
 
@@ -11,21 +11,22 @@ from PIL import Image
 from attrbench.errors import AttrbenchError
 
 CAPTION_COLUMNS = ("text", "caption")
-"""Taken where no column is named: what `datasets` and most training scripts call it, and the plain word."""
+"""Column names that are taken for captions if none is given, in this order."""
 GROUP_COLUMN = "group"
 
 
 @dataclass(frozen=True)
 class Listing:
-    """The items of a source, in their order.
+    """The n items of a data set in their order, with images not yet decoded.
 
     Attributes:
-        where: the source, in words.
-        names: what each item is called: the file's name below the folder, or the row.
-        captions: None where there are none.
-        groups: None where there are none.
-        stamp: decides the pixels: sizes and times of files, or the data set's own fingerprint.
-        open: gives the image of an item, which Pillow has not decoded yet.
+        where: the data set in words, for messages.
+        names: n names: path below the folder, or `row i`.
+        captions: n captions, or None.
+        groups: n group names, or None.
+        stamp: JSON value that changes when the pixels may have changed: file sizes and times, or the fingerprint of
+            the data set.
+        open: returns the image of an item, which Pillow has not decoded yet.
     """
 
     where: str
@@ -39,29 +40,35 @@ class Listing:
         return len(self.names)
 
 
-def choose_caption_column(columns: Sequence[str], wanted: str | None, where: str) -> str | None:
-    """The column of captions; None where none is named and there is none of the usual ones."""
-    if wanted is not None:
-        return need_column(columns, wanted, "caption_column", where)
+def choose_caption_column(columns: Sequence[str], name: str | None, where: str) -> str | None:
+    """Return the caption column: `name`, else a column called `text` or `caption`, else None."""
+    if name is not None:
+        return need_column(columns, name, "caption_column", where)
     return next((column for column in CAPTION_COLUMNS if column in columns), None)
 
 
-def choose_group_column(columns: Sequence[str], wanted: str | None, where: str) -> str | None:
-    """The column of groups; `group`, where none is named and there is one."""
-    if wanted is not None:
-        return need_column(columns, wanted, "group_column", where)
+def choose_group_column(columns: Sequence[str], name: str | None, where: str) -> str | None:
+    """Return the group column: `name`, else a column called `group`, else None."""
+    if name is not None:
+        return need_column(columns, name, "group_column", where)
     return GROUP_COLUMN if GROUP_COLUMN in columns else None
 
 
-def need_column(columns: Iterable[str], wanted: str, option: str, where: str) -> str:
-    """`wanted`, if it is a column.
+def need_column(columns: Iterable[str], name: str, option: str, where: str) -> str:
+    """Return the column `name` of a table.
+
+    Args:
+        columns: the columns that the table has.
+        name: the column that is needed.
+        option: the option that names it, for the message.
+        where: the table in words, for the message.
 
     Raises:
-        AttrbenchError: one line with the nearest column, or all of them.
+        AttrbenchError: where there is no such column; names the most similar column, or all.
     """
     known = [column for column in columns if column]
-    if wanted in known:
-        return wanted
-    near = get_close_matches(wanted, known, n=1, cutoff=0.5)
+    if name in known:
+        return name
+    near = get_close_matches(name, known, n=1, cutoff=0.5)
     hint = f"did you mean {near[0]}?" if near else f"it has {', '.join(known) or 'none'}"
-    raise AttrbenchError(f"{where} has no column '{wanted}' ({option}): {hint}")
+    raise AttrbenchError(f"{where} has no column '{name}' ({option}): {hint}")

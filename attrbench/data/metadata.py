@@ -1,4 +1,4 @@
-"""`metadata.csv` and `metadata.jsonl` of image folders, as `datasets` defines them for `imagefolder`."""
+"""Read `metadata.csv` and `metadata.jsonl` of image folders, as `datasets` defines them for `imagefolder`."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ FILE_COLUMN = "file_name"
 
 @dataclass(frozen=True)
 class Row:
-    """A row of metadata.
+    """One row of a metadata file.
 
     Attributes:
         where: file and line, for messages.
-        values: column -> value.
+        values: column name -> value.
     """
 
     where: str
     values: Mapping[str, object]
 
     def text(self, column: str) -> str:
-        """The value as text; empty where there is none.
+        """Return the value of a column as text; empty if it is missing.
 
         Raises:
-            AttrbenchError: where it is a list or a table.
+            AttrbenchError: where the value is a list or a table.
         """
         value = self.values.get(column)
         if isinstance(value, list | dict):
@@ -41,22 +41,22 @@ class Row:
 
 
 def metadata_files(folder: Path) -> list[Path]:
-    """The metadata files in `folder`, at most one.
+    """Return the metadata files in `folder`: a list of none or one.
 
     Raises:
-        AttrbenchError: where there are both kinds.
+        AttrbenchError: where the folder has `metadata.csv` and `metadata.jsonl`.
     """
-    found = [folder / name for name in FILES if (folder / name).is_file()]
-    if len(found) > 1:
+    files = [folder / name for name in FILES if (folder / name).is_file()]
+    if len(files) > 1:
         raise AttrbenchError(f"{folder} has both {' and '.join(FILES)}: remove one of them")
-    return found
+    return files
 
 
 def read_metadata(path: Path) -> tuple[list[str], list[Row]]:
-    """Columns and rows of a metadata file.
+    """Return the column names and rows of a metadata file.
 
     Raises:
-        AttrbenchError: one line that names the file, and the line in it where there is one.
+        AttrbenchError: where the file can't be read or parsed; names file and line.
     """
     try:
         if path.suffix == ".csv":

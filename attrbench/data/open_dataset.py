@@ -1,4 +1,4 @@
-"""From a source of images to the items of a task."""
+"""Turn an image data set (folder, hub id or table) into the items of a task."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from attrbench.store.fingerprint import fingerprint
 log = logging.getLogger("attrbench.data")
 
 NAMED = 3
-"""How many bad images an error names."""
+"""Number of unreadable images that a message names."""
 
 
 def list_items(source: DatasetSource, cache: Path) -> Listing:
-    """The items of a source, none decoded yet: metadata is read and checked, files are looked for.
+    """Return the listing of a data set: metadata is read and checked, images are not decoded.
 
     Raises:
-        AttrbenchError: one line that names the file, and the row where there is one.
+        AttrbenchError: where the data set or part of it is missing; names file and row.
     """
     path = Path(source.path).expanduser()
     if path.is_dir():
@@ -46,17 +46,17 @@ def list_items(source: DatasetSource, cache: Path) -> Listing:
 def load_items(
     source: DatasetSource, resolution: int, cache: Path, *, channels: int = 3, captions: bool = False
 ) -> Items:
-    """The items of a source as a model of square pictures takes them.
+    """Return the items of a data set with images decoded to [n, resolution, resolution, channels] uint8.
 
     Args:
-        source: where they come from.
-        resolution: side in pixels.
-        cache: folder in which the decoded images stay, memory-mapped.
+        source: data set, split, columns and limit.
+        resolution: side of the square images in pixels.
+        cache: cache folder, in which the decoded images are kept, memory-mapped.
         channels: 3 for RGB, 1 for gray.
-        captions: whether the model needs them.
+        captions: whether captions are required, because the model takes prompts.
 
     Raises:
-        AttrbenchError: one line that names the file, and the row where there is one.
+        AttrbenchError: where the data set, captions or images are missing or unreadable; names file and row.
     """
     listing = list_items(source, cache)
     if captions:
@@ -65,28 +65,28 @@ def load_items(
 
 
 class Loaded(NamedTuple):
-    """Items, and one line about the images that were left out, where there were any."""
+    """The items of a data set, and a line about unreadable images that were left out (None if there were none)."""
 
     items: Items
     left_out: str | None
 
 
 def items_of(listing: Listing, source: DatasetSource, shape: tuple[int, int, int], cache: Path) -> Loaded:
-    """As `load_items`, of what `list_items` found, at any shape (H, W, C)."""
-    kept = kept_images(listing, shape, cache)
-    left_out = _judge(listing, source, kept.bad) if kept.bad else None
-    good = [index for index in range(len(listing)) if index not in kept.bad]
+    """Return the items of a listing with images decoded to `shape` (H, W, C); see `load_items`."""
+    decoded = kept_images(listing, shape, cache)
+    left_out = _judge(listing, source, decoded.bad) if decoded.bad else None
+    good = [index for index in range(len(listing)) if index not in decoded.bad]
     prompts = [""] * len(good) if listing.captions is None else [listing.captions[index] for index in good]
     groups = [""] * len(good) if listing.groups is None else [listing.groups[index] for index in good]
     names = [listing.names[index] for index in good]
-    return Loaded(make_items(kept.images, prompts, groups, names, digest=kept.sha256), left_out)
+    return Loaded(make_items(decoded.images, prompts, groups, names, digest=decoded.sha256), left_out)
 
 
 def need_captions(listing: Listing) -> None:
-    """Refuses a source without captions for a model that needs them.
+    """Check that a data set has captions, for a model that takes prompts.
 
     Raises:
-        AttrbenchError: one line that says where they would have to be.
+        AttrbenchError: where it has none; says how to give them.
     """
     if listing.captions is None:
         raise AttrbenchError(
@@ -104,9 +104,17 @@ def make_items(
     seeds: Sequence[int] | None = None,
     digest: str | None = None,
 ) -> Items:
-    """Items whose fingerprint leaves out the groups, so that features outlive other groups.
+    """Return items of n images, with a fingerprint that does not depend on the groups.
 
-    `digest` is the images' sha256, where it is known already.
+    Features therefore stay valid when only the groups change.
+
+    Args:
+        images: [n, H, W, C] uint8.
+        prompts: n captions or prompts, empty strings for unconditional models.
+        groups: n group names.
+        names: n names for messages.
+        seeds: n seeds of the initial noise that the images were generated from, if any.
+        digest: sha256 of the images, if it is known already.
     """
     if digest is None:
         digest = hashlib.sha256(images.tobytes()).hexdigest()
@@ -122,7 +130,7 @@ def make_items(
 
 
 def _judge(listing: Listing, source: DatasetSource, bad: dict[int, str]) -> str:
-    """Refuses bad images, or says that they are left out, in one line."""
+    """Raise an error about unreadable images, or log and return a line that says that they are left out."""
     named = "; ".join(f"{listing.names[index]}: {reason}" for index, reason in list(bad.items())[:NAMED])
     more = f"; and {len(bad) - NAMED} more" if len(bad) > NAMED else ""
     count = f"{len(bad)} of {len(listing)} images in {listing.where} cannot be read ({named}{more})"

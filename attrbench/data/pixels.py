@@ -1,8 +1,8 @@
-"""From any image file to the pixels that a model takes: one policy for all.
+"""Convert any image file to the uint8 pixels that a model takes, by the same rules for all data sets.
 
-The first frame; turned as its EXIF data says; what is transparent lies on white; 16-bit gray is divided by 257; then
-RGB, or gray for models of one channel; the largest centerd part of the target's shape; resized by Pillow's bicubic
-filter, which averages where it shrinks. Color profiles are not applied.
+The first frame is taken, rotated by its EXIF orientation, composed on white where it is transparent; 16-bit gray is
+divided by 257; converted to RGB, or gray for models with one channel; cropped centrally to the aspect ratio of the
+target; and resized with Pillow's antialiased bicubic filter. Color profiles are not applied.
 """
 
 from __future__ import annotations
@@ -16,24 +16,24 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 POLICY = 1
-"""Raised whenever the same file gives other pixels than before."""
+"""Raised whenever a file gives other pixels than before; part of the cache's fingerprints."""
 
 SUFFIXES = frozenset(
     ".avif .bmp .gif .jfif .jpeg .jpg .jp2 .pbm .pgm .png .ppm .tif .tiff .webp".split()  # noqa: SIM905
 )
-"""Files that are taken for images, in small letters."""
+"""File name endings, in lower case, of files that are taken for images."""
 
 
 def to_pixels(image: Image.Image, shape: tuple[int, int, int]) -> NDArray[np.uint8]:
-    """[H, W, C] uint8 pixels of an image, for C = 3 or 1.
+    """Return the [H, W, C] uint8 pixels of an image.
 
     Args:
-        image: as `PIL.Image.open` gives it; it is decoded here.
-        shape: (H, W, C).
+        image: as `PIL.Image.open` returns it; it is decoded here.
+        shape: (H, W, C), with C = 3 or 1.
 
     Raises:
-        Exception: whatever Pillow raises for a file that is broken.
-        ValueError: for pixels that no rule here turns into 8 bits.
+        Exception: whatever Pillow raises for a broken file.
+        ValueError: for floating-point pixels, or more than 16 bits.
     """
     height, width, channels = shape
     image.load()
@@ -44,7 +44,7 @@ def to_pixels(image: Image.Image, shape: tuple[int, int, int]) -> NDArray[np.uin
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
-    """16-bit gray, which Pillow would clip at 255, as 8 bits; everything else unchanged."""
+    """Return a 16-bit gray image, which Pillow would clip at 255, scaled to 8 bits; other images unchanged."""
     if image.mode == "F":
         raise ValueError("pixels are floating-point numbers of unknown range")
     if not image.mode.startswith("I"):
@@ -56,7 +56,7 @@ def _eight_bits(image: Image.Image) -> Image.Image:
 
 
 def _opaque(image: Image.Image) -> Image.Image:
-    """What is transparent, on white."""
+    """Return the image composed on white, if it has transparency."""
     if not image.has_transparency_data:
         return image
     image = image.convert("RGBA")
@@ -65,9 +65,9 @@ def _opaque(image: Image.Image) -> Image.Image:
 
 @contextmanager
 def refusing_bombs() -> Iterator[None]:
-    """Within, Pillow refuses an image from the size on at which it would only warn of a decompression bomb.
+    """Make Pillow raise, rather than warn, about images as large as a decompression bomb inside the `with` block.
 
-    The filter holds for all threads; enter it once, outside of them.
+    The warning filter applies to all threads; enter it once, outside of them.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("error", Image.DecompressionBombWarning)
@@ -76,7 +76,7 @@ def refusing_bombs() -> Iterator[None]:
 
 
 def what_is_wrong(error: Exception) -> str:
-    """The reason why an image can't be read, in a few words."""
+    """Return in a few words why an image can't be read."""
     if isinstance(error, UnidentifiedImageError):
         return "not an image, or broken at its beginning"
     if isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning):

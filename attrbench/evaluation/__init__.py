@@ -1,1 +1,1 @@
-"""A run from request to record: plan, jobs, scoring."""
+"""Run methods on tasks: from requests by a plan, jobs and scoring to records."""

@@ -1,4 +1,4 @@
-"""Attribute single pictures: rank the training items for them, by the same passes and cache as a run."""
+"""Rank the training items for single images, by the code and cache that runs use."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Question:
-    """The pictures that are asked about.
+    """The images to attribute, with prompts or seeds.
 
     Attributes:
         images: their files, or PIL images; where there are none, the model draws one picture for each prompt.
@@ -55,7 +55,7 @@ class Question:
 
 @dataclass(frozen=True, repr=False)
 class Attribution:
-    """The training items that a method ranks first for pictures. A notebook shows it as a contact sheet.
+    """The training items that a method ranks first for images; a notebook shows them as a contact sheet.
 
     Attributes:
         task, method: labels of the two; `task_name` is the task's name without options.
@@ -74,7 +74,7 @@ class Attribution:
     nonfinite: Sequence[tuple[str, int, float]]
 
     def picture(self) -> Image.Image:
-        """Draw the contact sheet: each picture with its training images."""
+        """Return the contact sheet as an image: each query with its training images."""
         return contact_sheet(self.queries, self.train, self.ranking)
 
     def _repr_png_(self) -> bytes:
@@ -132,7 +132,7 @@ def attribute(
 
 
 def check_question(question: Question) -> None:
-    """Refuse a question that no task can be asked.
+    """Raise an error for a question that no task can answer.
 
     Raises:
         UsageError: one line that says which option is too much or missing.

@@ -12,7 +12,7 @@ from attrbench.evaluation.requests import MethodRequest, TaskRequest
 def check_requests(
     task: TaskRequest, methods: Sequence[MethodRequest], settings: RunSettings, note: Callable[[str], None]
 ) -> list[MethodRequest]:
-    """Refuse what can't work before anything is opened, and return the methods that can.
+    """Return the methods that can run, after checking all requests before any task is opened.
 
     Methods are checked later, where only the open task knows the size of its training set.
 

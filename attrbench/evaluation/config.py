@@ -1,4 +1,4 @@
-"""The settings of a run, made from what a user gives, with defaults for the rest."""
+"""Build the settings and the progress reporter of a run from user arguments and defaults."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RunSettings:
-    """How to run.
+    """The settings of a run: folders, device, limits, executor and seed.
 
     Attributes:
         out: folder of the records.
@@ -51,7 +51,7 @@ class RunSettings:
     keep_scores: bool = False
 
     def make_folders(self) -> None:
-        """Make the folders, and refuse one that can't be written to before hours are spent.
+        """Create the folders of the run, and check that they can be written to.
 
         Raises:
             AttrbenchError: one line that names it.
@@ -104,7 +104,7 @@ def reporter(progress: bool | Reporter) -> Reporter:
 
 
 def make_folder(folder: Path, flag: str, written: bool = False) -> None:
-    """Make a folder; with `written` make sure that it can be written to.
+    """Create a folder; with `written`, check that it can be written to.
 
     Raises:
         AttrbenchError: where it can't, with the flag that names another.

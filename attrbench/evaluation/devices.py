@@ -8,7 +8,7 @@ from attrbench.errors import AttrbenchError
 
 
 def torch_device(name: str) -> torch.device:
-    """Return the device called `name`.
+    """Return the torch device called `name`.
 
     Raises:
         AttrbenchError: where there is no such device on this machine.

@@ -1,4 +1,4 @@
-"""Carrying out a plan: the jobs of each stage through an executor, until every shard is there or a method gives up."""
+"""Execute a plan: run the jobs of each stage through an executor until every shard is computed or a method fails."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ATTEMPTS = 3
 
 @dataclass
 class Progress:
-    """How far a plan has been carried out.
+    """The state of a plan during execution: the plan, and the methods that failed.
 
     Attributes:
         plan: the plan, which does not change.
@@ -42,14 +42,14 @@ class Progress:
         return self.plan.requests[label]
 
     def give_up(self, stage: Stage, feature: object, error: Exception) -> None:
-        """Give up the methods that want a feature of a stage."""
+        """Mark the methods that need a feature of a stage as failed."""
         for (wanted, _), labels in stage.serves.items():
             if wanted == feature:
                 for label in labels:
                     self.given_up.setdefault(label, error)
 
     def give_up_stage(self, stage: Stage, error: Exception) -> None:
-        """Give up all methods that a stage serves."""
+        """Mark all methods that a stage serves as failed."""
         for label in stage.methods:
             self.given_up.setdefault(label, error)
 
@@ -57,7 +57,7 @@ class Progress:
 def compute(
     plan: Plan, world: TaskWorld, reference: TaskReference, executor: Executor[Any], reporter: Reporter
 ) -> Progress:
-    """Compute every shard that is missing, stage by stage; a method whose features can't be had is given up.
+    """Compute all missing shards of a plan, stage by stage; methods whose features can't be computed fail.
 
     Args:
         plan: what to do.
@@ -80,7 +80,7 @@ def compute(
 
 @dataclass
 class _Carrier:
-    """Carries the jobs of one stage."""
+    """Runs the jobs of one stage, with repetitions of those that fail."""
 
     stage: Stage
     world: TaskWorld
@@ -90,7 +90,7 @@ class _Carrier:
     progress: Progress
 
     def carry(self) -> None:
-        """Compute the stage."""
+        """Run the jobs of the stage until its shards are complete."""
         wanted = self.stage.wanted(self.progress.given_up)
         for store in wanted.values():
             store.touch()  # what is planned is in use, whatever `attrbench cache gc` may want to remove meanwhile
@@ -130,7 +130,7 @@ class _Carrier:
             self.progress.give_up(self.stage, feature, error)
 
     def _check(self, receipt: Receipt, attempts: int) -> None:
-        """Raise what a repetition would not mend, or what failed too often."""
+        """Raise the error of a receipt if repeating the job would not help, or it failed too often."""
         assert receipt.error is not None
         if isinstance(receipt.error, Unavailable | UsageError | FeatureFailed):
             raise receipt.error

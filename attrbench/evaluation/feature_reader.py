@@ -1,4 +1,4 @@
-"""Reading the features of a method back, with what they cost."""
+"""Read the computed features of a method from the store, with their costs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ AnyFeature = Feature[Any, Any]
 
 @dataclass
 class FeatureReader:
-    """The features of one method, read back from what a run computed.
+    """A reader of the computed features of one method.
 
     Attributes:
         world: the open task.
@@ -40,7 +40,7 @@ class FeatureReader:
 
     @property
     def fingerprint(self) -> str:
-        """Hash of the training features; empty where there are none."""
+        """Hash of the training features; empty for a method without any."""
         keys = [fingerprint(dict(feature.store("train", self.world).description)) for feature in self.request.train]
         return fingerprint(keys) if keys else ""
 
@@ -56,7 +56,7 @@ class FeatureReader:
 
     @cached_property
     def costs(self) -> list[Costs]:
-        """What each feature cost, those of the training set first."""
+        """Costs of each feature, those of the training set first."""
         train = [feature.train_costs(self._data(feature, "train")) for feature in self.request.train]
         return train + [feature.query_costs(self._data(feature, "query")) for feature in self.request.query]
 

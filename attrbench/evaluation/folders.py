@@ -1,4 +1,4 @@
-"""Defaults of a run: its folders and its device."""
+"""Choose the default folders and device of a run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The last part of a run: what the ground truths of its task say of each method, and what that adds to a record."""
+"""Measure the ground truths of a task for each method at the end of a run, and add the results to its record."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ log = logging.getLogger("attrbench.run")
 
 @dataclass(frozen=True)
 class GroundTruths:
-    """The ground truths of a run.
+    """The ground truths that a run measures, opened on its task.
 
     Attributes:
         setting: the open task.
@@ -41,7 +41,7 @@ class GroundTruths:
 
     @property
     def depth(self) -> int:
-        """How deep rankings must be for all of them."""
+        """The depth k of rankings that all ground truths together need."""
         return max((truth.depth for truth in self.measured.values()), default=0)
 
     def lines(self, why: str) -> list[str]:

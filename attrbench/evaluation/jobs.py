@@ -1,4 +1,4 @@
-"""Jobs: one unit of a computation as a frozen, picklable value, and the function that does it in any process."""
+"""Jobs: units of a computation as frozen, picklable values, and the function that executes one in any process."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TaskReference:
-    """How a process opens the task of a run.
+    """A picklable reference to the task of a run, with which another process can open it.
 
     Attributes:
         task: the task.
@@ -45,7 +45,7 @@ class TaskReference:
         return TaskReference(task, settings, queries, uuid4().hex)
 
     def open(self) -> TaskWorld:
-        """Open the task."""
+        """Return the opened task with its settings."""
         workspace = Workspace(self.settings.cache, torch.device(self.settings.device))
         opened = self.task.task.open(workspace)
         return TaskWorld(self.task.task.meta, with_queries(opened, self.queries), self.settings)
@@ -53,7 +53,7 @@ class TaskReference:
 
 @dataclass(frozen=True)
 class ComputeJob:
-    """One unit of a computation.
+    """A job that computes one unit of a computation: shards of features for a range of items.
 
     Attributes:
         task: where.
@@ -73,7 +73,7 @@ class ComputeJob:
 
     @property
     def title(self) -> str:
-        """What it does, in words."""
+        """What the job computes, in words."""
         return f"{self.computation.title}, items {self.unit.first} to {self.unit.last - 1}"
 
 
@@ -82,18 +82,18 @@ _worlds: dict[str, TaskWorld] = {}
 
 
 def use_world(reference: TaskReference, world: TaskWorld) -> None:
-    """Let jobs of this process find a task that is open already."""
+    """Register an open task for the jobs of this process, so that they don't open it again."""
     _worlds.clear()
     _worlds[reference.key] = world
 
 
 def forget_worlds() -> None:
-    """Let go of the open task."""
+    """Release the registered open tasks."""
     _worlds.clear()
 
 
 def execute(job: ComputeJob) -> Receipt:
-    """Do a job in this process: the task is opened once, a computation made ready once for all of its units."""
+    """Execute a job in this process; the task is opened once, a computation prepared once for all of its units."""
     world = _worlds.get(job.task.key)
     if world is None:
         world = job.task.open()
@@ -109,7 +109,7 @@ def execute(job: ComputeJob) -> Receipt:
 
 
 def _prepared(job: ComputeJob, world: TaskWorld) -> Prepared[Any]:
-    """The computation made ready; an earlier one of this process, where it brings what is wanted."""
+    """Return the prepared computation, reused from an earlier job of this process if possible."""
     last, wanted = world.prepared, frozenset(job.features)
     if last is not None and last.computation == job.computation and wanted <= last.features:
         return last.ready
@@ -126,7 +126,7 @@ def with_queries(opened: OpenTask, queries: Items | None) -> OpenTask:
 
 
 class _OtherQueries(OpenTask):
-    """An open task with other queries than its own."""
+    """An open task whose queries are replaced by others."""
 
     def __init__(self, opened: OpenTask, queries: Items) -> None:
         self._opened = opened
@@ -139,7 +139,7 @@ class _OtherQueries(OpenTask):
 
     @property
     def queries(self) -> Items:
-        """The pictures that are asked about."""
+        """The replacing queries."""
         return self._queries
 
     @property

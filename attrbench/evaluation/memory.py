@@ -1,4 +1,4 @@
-"""Measure the peaks of this process's memory, and set what becomes of freed memory."""
+"""Measure the peak memory of this process, and configure how glibc reuses freed memory."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SMALL = 2**30
 
 
 def keep_freed_memory(module: torch.nn.Module) -> None:
-    """Let glibc keep what tensors of up to 1 GB leave behind, where there is a glibc and the network is small.
+    """Make glibc reuse freed tensor memory of up to 1 GB, if there is a glibc and the network is small.
 
     It would give each back to the system and fault in every page anew for the next batch, which on a small network
     costs as much as the batch itself. On a large one it costs next to nothing, and what is kept would raise the peak.
@@ -35,7 +35,7 @@ def keep_freed_memory(module: torch.nn.Module) -> None:
 
 
 def reset_peaks(device: torch.device) -> None:
-    """Start the high-water marks anew, where the system can: the host's on Linux, the device's on CUDA."""
+    """Reset the peak memory counters, where possible: the host's on Linux, the device's on CUDA."""
     with suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)  # what is kept but free is nobody's peak
     with suppress(OSError):
@@ -46,7 +46,7 @@ def reset_peaks(device: torch.device) -> None:
 
 @dataclass(frozen=True)
 class Peaks:
-    """High-water marks in bytes: host memory, and what torch held on a CUDA device (None on the CPU)."""
+    """Peak memory in bytes: of the host process, and of torch on a CUDA device (None on the CPU)."""
 
     resident: int
     device: int | None

@@ -1,4 +1,4 @@
-"""The plan of a run as data: which computations there are, what each brings for whom, how much is to write."""
+"""The plan of a run as data: its computations, the features and methods that each serves, and bytes to write."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Stored = tuple[AnyFeature, SplitName]
 
 @dataclass(frozen=True)
 class Stage:
-    """One computation of a plan.
+    """One computation of a plan, with the features it produces and the methods it serves.
 
     Attributes:
         computation: what is computed.
@@ -42,7 +42,7 @@ class Stage:
 
     @property
     def methods(self) -> list[str]:
-        """Labels of the methods that it serves."""
+        """Labels of the methods that the computation serves."""
         return list(dict.fromkeys(label for labels in self.serves.values() for label in labels))
 
     def wanted(self, given_up: Mapping[str, Exception]) -> dict[Stored, FeatureStore]:
@@ -56,7 +56,7 @@ class Stage:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run of several methods on one task will compute.
+    """The plan of a run: the computations that several methods on one task need.
 
     Attributes:
         requests: the features of each method that can be had, by label.
@@ -73,7 +73,7 @@ class Plan:
     depth: int
 
     def computes_for(self, label: str) -> bool:
-        """Whether any feature of a method is computed."""
+        """Return whether any feature of a method is computed."""
         return any(label in stage.methods for stage in self.stages)
 
 
@@ -104,7 +104,7 @@ def make_plan(world: TaskWorld, methods: Sequence[MethodRequest], truths: Ground
 
 @dataclass
 class _Draft:
-    """A plan in the making."""
+    """A plan while methods are added to it."""
 
     world: TaskWorld
     requests: dict[str, FeatureRequest] = field(default_factory=dict)
@@ -114,7 +114,7 @@ class _Draft:
     _serves: dict[Computation[Any], dict[Stored, list[str]]] = field(default_factory=dict)
 
     def add(self, request: MethodRequest, features: FeatureRequest) -> None:
-        """Add the features of a method; all of them, or none where one can't be had."""
+        """Add all features of a method to the plan, or none if one can't be computed."""
         stores = [
             (computation, (feature, split), self.world.store(feature, split))
             for computation, feature, split in _computed(features)
@@ -129,14 +129,14 @@ class _Draft:
         self.requests[request.label] = features
 
     def stages(self) -> Iterator[Stage]:
-        """Yield the computations in the order in which they were asked for."""
+        """Yield the stages in the order in which they were added."""
         for computation, stores in self._stores.items():
             serves = {stored: tuple(labels) for stored, labels in self._serves[computation].items()}
             yield Stage(computation, stores, serves, tuple(computation.units(self.world)))
 
 
 def _computed(features: FeatureRequest) -> Iterator[tuple[Computation[Any], AnyFeature, SplitName]]:
-    """Yield what must be computed so that all features of a request can be read back."""
+    """Yield (computation, feature, split) of everything that is computed for the features of a request."""
     asked: list[tuple[SplitName, AnyFeature]] = [("train", feature) for feature in features.train]
     asked += [("query", feature) for feature in features.query]
     for wanted, feature in asked:
@@ -160,7 +160,7 @@ def bytes_to_write(plan: Plan, world: TaskWorld) -> int:
 
 
 def check_disk(plan: Plan, world: TaskWorld) -> None:
-    """Refuse early what the disk can't hold.
+    """Raise an error if the disk has no room for the plan's features.
 
     Raises:
         AttrbenchError: where what is missing needs more room than there is.

@@ -1,4 +1,4 @@
-"""Reporters: how a run tells the person who waits for it how far it is."""
+"""Progress reporters: show the stages of a run on a terminal, and notify plugins."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ Advance = Callable[[], None]
 
 
 class Reporter(Protocol):
-    """Shows the stages of a run as they go."""
+    """The contract of progress reporters."""
 
     def stage(self, name: str, total: int) -> AbstractContextManager[Advance]:
-        """A stage of `total` steps; the context gives a function to call after each."""
+        """Return a context for a stage of `total` steps, which yields a function to call after each step."""
 
     def note(self, line: str) -> None:
-        """One line of plain text."""
+        """Show one line of text."""
 
 
 class Silent:
-    """Shows nothing."""
+    """A reporter that shows nothing."""
 
     @contextmanager
     def stage(self, name: str, total: int) -> Iterator[Advance]:
@@ -54,7 +54,7 @@ def console(stderr: bool = False) -> Console:
 
 
 class TerminalReporter:
-    """Shows a progress bar for each stage on a terminal, plain lines elsewhere; on standard error."""
+    """A reporter that shows a progress bar for each stage on a terminal, or plain lines, on standard error."""
 
     def __init__(self) -> None:
         self._console = console(stderr=True)
@@ -78,7 +78,7 @@ class TerminalReporter:
 
 
 class _PlainAdvance:
-    """Says at most every ten seconds how far a stage is."""
+    """Prints the progress of a stage at most every ten seconds."""
 
     def __init__(self, reporter: TerminalReporter, name: str, total: int) -> None:
         self._reporter, self._name, self._total = reporter, name, total
@@ -95,7 +95,7 @@ class _PlainAdvance:
 
 
 class Observed:
-    """A reporter that also tells the plugins' observers, whose faults are noted and never stop a run."""
+    """A reporter that also calls the observer hooks of plugins; their exceptions are logged, never raised."""
 
     def __init__(self, inner: Reporter, registry: Registry) -> None:
         self._inner = inner
@@ -115,7 +115,7 @@ class Observed:
         self._inner.note(line)
 
     def tell(self, hook: str, **arguments: object) -> None:
-        """Calls one observer hook of every plugin, each on its own."""
+        """Call one observer hook of every plugin, catching exceptions of each."""
         manager = self._registry.manager
         plugins = manager.list_name_plugin()
         for name, plugin in plugins:

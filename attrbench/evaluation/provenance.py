@@ -1,4 +1,4 @@
-"""What a record says of the machine, the packages and the code that it was made with."""
+"""Collect the machine, package versions and code hashes that a record contains."""
 
 from __future__ import annotations
 

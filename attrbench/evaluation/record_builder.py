@@ -90,7 +90,7 @@ class RecordBuilder:
         return self._codes[kind]
 
     def identity(self, request: MethodRequest) -> str:
-        """Return the hash of all that decides the result of one method."""
+        """Return the hash of everything that decides the result of one method."""
         meta, settings = self.task.task.meta, self.settings
         state = self.task.task.state()
         named = list(settings.ground_truths) if settings.retrain else []
@@ -114,7 +114,7 @@ class RecordBuilder:
         )
 
     def without_results(self, request: MethodRequest, opened: OpenTask, coverage: Coverage) -> Record:
-        """Return the record of a run with everything but its results, with status `failed`."""
+        """Return the record of a method without its results, with status `failed`."""
         task, meta, method = self.task, self.task.task.meta, request.method
         options = task.task.options.model_dump(mode="json")
         return Record(

@@ -1,4 +1,4 @@
-"""Requests: the methods, tasks, sweeps and executor that a user asked for, validated."""
+"""Requests: validated methods, tasks, sweeps and executor of a run."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ TaskLike: TypeAlias = "str | Path | type[Task[Any]] | Task[Any]"
 
 @dataclass(frozen=True)
 class MethodRequest:
-    """A method with validated options.
+    """A request for a method with validated options.
 
     Attributes:
         spec: name and options as given.
@@ -49,7 +49,7 @@ class MethodRequest:
 
 @dataclass(frozen=True)
 class TaskRequest:
-    """A task with validated options."""
+    """A request for a task with validated options."""
 
     spec: Spec
     task: Task[Any]
@@ -62,7 +62,7 @@ class TaskRequest:
 
 @dataclass(frozen=True)
 class Sweep:
-    """Values of a method's options, of which one is to be chosen.
+    """A set of option values of a method, from which `tune` chooses one.
 
     Attributes:
         text: the `-m` string.
@@ -162,7 +162,7 @@ def method_label(method: MethodLike) -> str:
 
 
 def _refuse_other(registry: Registry, role: Literal["method", "task"], name: str, kind: type) -> None:
-    """Refuse a class whose name is that of another one that is registered."""
+    """Raise an error for a class whose name is registered for another class."""
     if name in registry.names(role) and getattr(registry, role)(name) is not kind:
         plugin = registry.provider(role, name)
         owner = f"{plugin.distribution} {plugin.version}"

@@ -1,4 +1,4 @@
-"""Measuring a scorer: one query at a time, as queries arrive; then the metrics over what it returned."""
+"""Score queries one at a time with their latencies, and compute the metrics of the rankings."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Measured:
-    """What a scorer returned.
+    """The rankings, scores and latencies of a scorer on all queries.
 
     Attributes:
         ranked: [m, depth] training ids, strongest first; -1 where a search found fewer.
@@ -41,7 +41,7 @@ class Measured:
 
 
 def measure_queries(scorer: Scorer, queries: QueryFeatures, depth: int) -> Measured:
-    """Ranks the training set for each query on its own and takes its time.
+    """Return the rankings and times of a scorer that is called for each query separately.
 
     Raises:
         AttrbenchError: where a score is NaN.
@@ -79,7 +79,7 @@ def _answer(scorer: Scorer, query: QueryFeatures, depth: int) -> tuple[NDArray[n
 def measure_metrics(
     registry: Registry, world: TaskWorld, measured: Measured, seed: int, note: Callable[[str], None]
 ) -> list[MetricResult]:
-    """Every metric that applies, with its interval over the queries; one that fails is noted and left out."""
+    """Return the results of all metrics that apply, with intervals over queries; failing metrics are logged."""
     outcome = outcome_of(world, measured)
     results = []
     for kind in registry.metrics():
@@ -105,7 +105,7 @@ def outcome_of(world: TaskWorld, measured: Measured) -> Outcome:
 
 
 def without_groups(world: TaskWorld) -> str | None:
-    """Why groups can't be compared, for the record; None where they can."""
+    """Return why the groups of items and queries can't be compared; None if they can."""
     lacking = sum(not group for group in world.opened.queries.groups[: world.count("query")])
     if not any(world.opened.train.groups[: world.count("train")]):
         return "the training items have no groups: rankings only"
@@ -115,7 +115,7 @@ def without_groups(world: TaskWorld) -> str | None:
 
 
 def relevance(world: TaskWorld) -> NDArray[np.bool_] | None:
-    """[m, n] bool, whether an item shares the query's group; None where groups can't be compared."""
+    """Return [m, n] bool, whether an item is in the query's group; None if groups can't be compared."""
     if without_groups(world) is not None:
         return None
     train_groups = np.array(world.opened.train.groups[: world.count("train")])

@@ -1,4 +1,4 @@
-"""A run: methods on a task, from plan to records."""
+"""Run several methods on one task: plan, compute features, score, and write records."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Result:
-    """A record, where it lies, and whether it was there before.
+    """The result of a run: the record, its path, and whether it was reused from an earlier run.
 
     Attributes:
         scores: [m, n] float32, where they were to be kept (`RunSettings.keep_scores`) and the method scores all items.
@@ -60,7 +60,7 @@ class Result:
 
 
 class TaskRun:
-    """Runs methods on one task.
+    """A run of several methods on one task.
 
     Args:
         registry: the plugins.
@@ -89,7 +89,7 @@ class TaskRun:
         self._scores: dict[str, NDArray[np.float32]] = {}
 
     def results(self) -> Iterator[Result]:
-        """Yields a result for each method, the reused ones first; a method that raises leaves a failed record."""
+        """Yield a result for each method, reused ones first; a method that raises gets a record of status `failed`."""
         todo = []
         for request in self.methods:
             found = None if self.settings.rerun or self.settings.dry_run else self._existing(request)
@@ -133,7 +133,7 @@ class TaskRun:
         truths: GroundTruths,
         executor: Executor[Any],
     ) -> Iterator[Record]:
-        """Yield the record of each method; with ground truths each is measured before the next is scored."""
+        """Yield the record of each method, with its ground truths measured before the next method is scored."""
         if not truths.measured:
             with self.reporter.stage("scoring", len(todo)) as advance:
                 for request in todo:
@@ -152,7 +152,7 @@ class TaskRun:
                 yield record
 
     def _open_truths(self, world: TaskWorld) -> GroundTruths:
-        """The ground truths that apply to the task; a limited run only names them."""
+        """Return the opened ground truths that apply to the task; a limited run measures none."""
         settings = self.settings
         setting = TruthSetting(self.task.task, world.opened, Workspace(settings.cache, self.device))
         measure = settings.retrain and not world.is_limited

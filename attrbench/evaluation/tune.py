@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, repr=False)
 class Choice:
-    """The value that was chosen from a sweep, and what each value reached.
+    """The value chosen from a sweep (a set of option values), with the metric of each value.
 
     Attributes:
         sweep: the values.
@@ -50,7 +50,7 @@ class Choice:
 
 
 class TuningRun:
-    """Chooses options of methods on the tuning queries of one task, then runs what was chosen on the reported ones.
+    """A tuning run: chooses options on the tuning queries of one task, then runs them on the reported queries.
 
     Args:
         registry: the plugins.
@@ -82,7 +82,7 @@ class TuningRun:
             raise unknown_name("metric", by, known)
 
     def choices(self) -> list[Choice]:
-        """Try all values of all sweeps in one run on the tuning queries.
+        """Return the choice for each sweep, after running all values on the tuning queries.
 
         Raises:
             UsageError: where no value that ran has the metric that is to decide.
@@ -99,7 +99,7 @@ class TuningRun:
         ]
 
     def results(self, choices: Sequence[Choice]) -> Iterator[Result]:
-        """Run what was chosen on the reported queries, and yield the results."""
+        """Yield the results of the chosen options on the reported queries."""
         chosen = [
             replace(choice.chosen, optional=False, tuned=choice.tuned)
             for choice in choices

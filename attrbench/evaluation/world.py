@@ -1,4 +1,4 @@
-"""An open task with its surroundings: what plans, computations and methods are given of it."""
+"""The open task of a run with its settings, as plans, computations and methods see it."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ SPLITS: tuple[SplitName, ...] = ("train", "query")
 
 @dataclass(frozen=True)
 class PreparedFor:
-    """A computation that this process has made ready.
+    """A computation that has been prepared in this process.
 
     Attributes:
         computation: which.
@@ -47,7 +47,7 @@ class PreparedFor:
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """The facts of a model at a checkpoint, read off the loaded final one; the checkpoint itself is not loaded.
+    """The description of a model at a checkpoint, taken from the loaded final model.
 
     Attributes:
         denoiser: with the final weights.
@@ -59,12 +59,17 @@ class LoadedModel:
 
     @property
     def fingerprint(self) -> str:
-        """Hash of the weights and of how they are used."""
+        """Hash of the weights and of the options that decide their gradients."""
         return self.denoiser.fingerprint_at(self.checkpoint)
 
     @property
+    def takes_prompts(self) -> bool:
+        """Whether the model draws from prompts."""
+        return self.denoiser.takes_prompts
+
+    @property
     def sampling(self) -> Mapping[str, object]:
-        """What decides the sampler's steps besides the weights."""
+        """Settings that decide the sampler's steps."""
         return self.denoiser.sampling
 
     def timesteps(self, grid: TimestepGrid) -> tuple[float, ...]:
@@ -108,17 +113,17 @@ class TaskWorld:
 
     @property
     def seed(self) -> int:
-        """The run's seed."""
+        """Seed of the run."""
         return self.settings.seed
 
     @property
     def engine(self) -> Engine:
-        """How gradients are computed."""
+        """Back end and batch size of gradient computations."""
         return self.settings.engine
 
     @property
     def cache(self) -> Path:
-        """Folder of everything that can be computed again."""
+        """The cache folder."""
         return self.settings.cache
 
     def items(self, split: SplitName) -> Items:
@@ -137,7 +142,7 @@ class TaskWorld:
 
     @property
     def is_limited(self) -> bool:
-        """Whether the user asked for fewer items than the task has."""
+        """Whether the run uses fewer items than the task has."""
         return any(self.count(split) < len(self.items(split)) for split in SPLITS)
 
     def items_fingerprint(self, split: SplitName) -> str:

@@ -1,1 +1,1 @@
-"""Executors: where the jobs of a run are carried out."""
+"""Executors: they run the jobs of a plan in this process or in several."""

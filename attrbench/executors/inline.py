@@ -1,4 +1,4 @@
-"""The executor that does one job after the other in this process."""
+"""The executor `inline`: runs jobs one after the other in this process."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class InlineOptions(Options):
 
 
 class InlineExecutor(Executor[InlineOptions]):
-    """One job after the other, in this process; an exception goes straight to the caller."""
+    """An executor that runs jobs one after the other in this process; exceptions are raised to the caller."""
 
     name = "inline"
     summary = "one job after the other, in this process"

@@ -1,4 +1,4 @@
-"""The executor that does jobs in several processes of this machine, one CUDA device each, or the cores shared out."""
+"""The executor `processes`: runs jobs in several local processes, with one CUDA device or a share of the cores each."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from attrbench.contracts.options import Options
 from attrbench.errors import AttrbenchError
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-"""Environment variables by which numeric libraries take the number of their threads, once, when they are loaded."""
+"""Environment variables that set the number of threads of numeric libraries when they are loaded."""
 WATCH_SECONDS = 1.0
 
 
 class ProcessesOptions(Options):
-    """Options of `processes`."""
+    """Options of the executor `processes`."""
 
     workers: int = Field(2, ge=1, le=1024)
     """How many processes."""
@@ -38,7 +38,7 @@ class ProcessesOptions(Options):
 
 
 class ProcessesExecutor(Executor[ProcessesOptions]):
-    """Worker processes that are started anew (spawn), each with the task opened once.
+    """An executor that runs jobs in newly started (spawned) worker processes, each of which opens the task once.
 
     A worker that dies takes no result with it but the shard it was at: that job is reported as failed, and the others
     go on in new processes.
@@ -54,7 +54,11 @@ class ProcessesExecutor(Executor[ProcessesOptions]):
         self._pool: ProcessPoolExecutor | None = None
 
     def run(self, jobs: Sequence[Any], execute: Execute) -> Iterator[Receipt]:
-        """Keep as many jobs in flight as there are workers, so that those lost with a dying worker are few."""
+        """Keep as many jobs in flight as there are workers, so that those lost with a dying worker are few.
+
+        A process that dies takes the pool with it, and nobody says which job it was at: those that were in flight are
+        done again one by one, so that a job is called failed only for a process that was its own.
+        """
         waiting = list(reversed(jobs))
         flying: dict[Future[Receipt], Any] = {}
         while waiting or flying:
@@ -63,16 +67,28 @@ class ProcessesExecutor(Executor[ProcessesOptions]):
                 flying[self._submit(partial(_guarded, execute), job)] = job
             finished, _ = wait(flying, return_when=FIRST_COMPLETED)
             for future in finished:
-                job = flying.pop(future)
                 try:
-                    yield future.result()
+                    receipt = future.result()
                 except BrokenProcessPool:
                     self._drop_pool()
-                    yield Receipt(job, "failed", AttrbenchError("its process ended before it was done"))
-                    for other in flying.values():  # the pool goes as a whole: what was in flight was lost with it
-                        yield Receipt(other, "failed", AttrbenchError("another process of the pool ended meanwhile"))
+                    lost = list(flying.values())
                     flying.clear()
+                    if len(lost) == 1:
+                        yield _ended(lost[0])
+                    else:
+                        for job in lost:
+                            yield self._alone(job, execute)
                     break
+                flying.pop(future)
+                yield receipt
+
+    def _alone(self, job: Any, execute: Execute) -> Receipt:
+        """Do a job with no other in flight."""
+        try:
+            return self._submit(partial(_guarded, execute), job).result()
+        except BrokenProcessPool:
+            self._drop_pool()
+            return _ended(job)
 
     def _submit(self, work: Any, job: Any) -> Future[Receipt]:
         if self._pool is None:
@@ -105,12 +121,12 @@ class ProcessesExecutor(Executor[ProcessesOptions]):
             pool.shutdown(wait=False, cancel_futures=True)
 
     def close(self) -> None:
-        """End the processes; what they are at is lost, what they wrote is kept."""
+        """Terminate the worker processes; unfinished jobs are lost, written results are kept."""
         self._drop_pool()
 
 
 def _begin(numbers: Any, threads: int, parent: int) -> None:
-    """Set up a worker: threads, device, signals, and an end when the parent is gone."""
+    """Initialize a worker process: threads, device, signals, and termination with its parent."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent is told, and ends its workers
     torch.set_num_threads(threads)
     if torch.cuda.is_available():
@@ -119,14 +135,19 @@ def _begin(numbers: Any, threads: int, parent: int) -> None:
 
 
 def _end_with(parent: int) -> None:
-    """End this process once its parent has ended, however that came: nobody else would."""
+    """End this process when its parent process has ended."""
     while os.getppid() == parent:
         time.sleep(WATCH_SECONDS)
     os._exit(1)
 
 
+def _ended(job: Any) -> Receipt:
+    """Return the receipt of a job whose process ended."""
+    return Receipt(job, "failed", AttrbenchError("its process ended before it was done"))
+
+
 def _guarded(execute: Execute, job: Any) -> Receipt:
-    """Do a job; an exception becomes a receipt that can travel."""
+    """Run a job and return its receipt; an exception becomes a receipt that can be pickled."""
     try:
         receipt = execute(job)
     except Exception as error:
@@ -136,7 +157,7 @@ def _guarded(execute: Execute, job: Any) -> Receipt:
 
 
 def _portable(error: Exception) -> Exception:
-    """Return an exception that pickles: the same, or one of our own with its text."""
+    """Return the exception if it can be pickled, else an AttrbenchError with its text."""
     try:
         pickle.loads(pickle.dumps(error))  # noqa: S301  (of our own making, within this process)
     except Exception:
@@ -146,7 +167,7 @@ def _portable(error: Exception) -> Exception:
 
 @contextmanager
 def _environment(values: dict[str, str]) -> Iterator[None]:
-    """Set environment variables meanwhile."""
+    """Set environment variables inside the `with` block."""
     before = {name: os.environ.get(name) for name in values}
     os.environ.update(values)
     try:

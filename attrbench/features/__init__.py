@@ -1,4 +1,4 @@
-"""Feature kinds: what is computed and stored for each item, one kind a module."""
+"""Features: kinds of data that are computed and stored for each item, each kind in its own module."""
 
 from attrbench.contracts.feature import Feature, FeatureRequest, QueryFeatures, TrainFeatures
 from attrbench.contracts.gradient_source import GradientSource, Sketch, TimestepGrid

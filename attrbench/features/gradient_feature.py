@@ -1,4 +1,4 @@
-"""The base of features that a gradient pass computes: they know their pass, and what decides their numbers."""
+"""The base class of features that a gradient pass computes; defines their pass and their identity on disk."""
 
 from __future__ import annotations
 
@@ -15,36 +15,36 @@ from attrbench.store.shards import SHARD_ITEMS, shard_items
 
 
 class GradientFeature(PassFeature[TrainViewT, QueryViewT]):
-    """A feature of per-sample gradients; a kind of one's own derives from it (see docs: features).
+    """A base class of features of per-sample gradients, also for kinds defined by plugins.
 
-    Besides what `PassFeature` asks for, a kind says how many bytes an item takes. Its fields must say all that decides
-    its numbers: they are its identity on disk.
+    Besides the methods of `PassFeature`, a kind defines the bytes of an item. Its fields must contain everything that
+    decides its numbers, because they are its identity on disk.
 
     Attributes:
-        words: what the kind is called.
+        words: name of the kind, for `attrbench cache ls`.
     """
 
     words: ClassVar[str] = "gradient feature"
 
     @abstractmethod
     def item_bytes(self, layout: ParameterLayout, scope: Scope) -> int:
-        """Return the bytes that one item takes."""
+        """Return the bytes that one stored item takes."""
 
     @abstractmethod
     def declared(self) -> dict[str, Any]:
-        """Return the fields as JSON can hold them."""
+        """Return the fields as a JSON-compatible dict."""
 
     @property
     def text(self) -> str:
-        """Summary, timesteps, and what is not at its default."""
+        """One line with the summary, the timesteps, and all settings that differ from their defaults."""
         return f"{self.summary()}, {timesteps_text(self.source)}"
 
     def computation(self, split: SplitName) -> Computation[Any] | None:
-        """Return the pass over the items of the split."""
+        """Return the gradient pass over the items of the split."""
         return PassComputation(self.source, split)
 
     def store(self, split: SplitName, scope: Scope) -> StoreSpec:
-        """Return the description of model, items, timesteps and fields."""
+        """Return how the feature is stored, described by model, items, timesteps and fields."""
         description = {
             **source_facts(self.source, split, scope),
             "kind": type(self).__name__,
@@ -56,7 +56,7 @@ class GradientFeature(PassFeature[TrainViewT, QueryViewT]):
 
 
 def timesteps_text(source: GradientSource) -> str:
-    """Return the number of timesteps, with the grid and the noise where they are not the default ones."""
+    """Return the number of timesteps as text, with all settings of the source that differ from their defaults."""
     default = GradientSource()
     parts = [f"T={source.grid.steps}" + ("" if source.grid.kind == default.grid.kind else f" {source.grid.kind}")]
     names = [name for name in type(source).model_fields if name not in ("grid", "output")]

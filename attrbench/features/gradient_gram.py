@@ -1,4 +1,4 @@
-"""The Gram matrix of the training items' whole mean gradients, and their products with the queries'."""
+"""The feature Gram matrix [n, n] of unsketched mean gradients, with inner products [m, n] for queries."""
 
 from __future__ import annotations
 
@@ -20,19 +20,18 @@ Cross = NDArray[np.float64]
 
 
 class GradientGram(Declaration, GramFeature[TrainGram, Cross]):
-    """Inner products of the training items' whole mean gradients with each other, and with those of the queries.
+    """The Gram matrix [n, n] of the training items' unsketched mean gradients, and products [m, n] with the queries'.
 
-    What kernel methods without a sketch need, with no gradient ever stored: they are added up in float64 layer by
-    layer, over as many layers at a time as the memory holds of all items' gradients. The price is a pass over the
-    training set for each such stretch of layers, and all of them again for each new set of queries.
+    For kernel methods without a sketch. No gradient is stored: inner products are summed in float64 over groups of
+    parameters, each as large as the memory holds of all items' gradients. This takes a pass over the training set for
+    each group, and again for each new set of queries.
 
-    The training set's view is `TrainGram`, the queries' their products with the training items, [m, n] float64.
+    The training set's view is `TrainGram`, that of the queries the [m, n] float64 inner products.
 
     Attributes:
-        source: what decides the gradients.
-        queries: what decides those of the queries, where it is something else.
-        timesteps: `mean` of the raw gradients over the timesteps; `mean-normalized`, of gradients that are scaled to
-            unit norm first.
+        source: declaration that decides the gradients.
+        queries: declaration for the gradients of the queries; None for `source`.
+        timesteps: `mean` averages the raw gradients over timesteps; `mean-normalized` scales each to unit norm first.
     """
 
     source: GradientSource
@@ -47,19 +46,19 @@ class GradientGram(Declaration, GramFeature[TrainGram, Cross]):
 
     @property
     def query_source(self) -> GradientSource:
-        """What decides the queries' gradients."""
+        """The source of the queries' gradients."""
         return self.queries or self.source
 
     def summary(self) -> str:
-        """Return what is kept."""
+        """Return one line that names the matrix."""
         return f"Gram matrix of whole gradients ({self.timesteps} over timesteps)"
 
     def computation(self, split: SplitName) -> GramComputation:
-        """Return the computation of the matrix; features that differ in the queries alone share it."""
+        """Return the computation of the matrix, shared by features that differ in `queries` only."""
         return GramComputation(GramOf(self.source, self.timesteps))
 
     def store(self, split: SplitName, scope: Scope) -> StoreSpec:
-        """Return the description of the matrix, or of the products with the queries; either is a single shard."""
+        """Return how the matrix, or its products with the queries, are stored: in a single shard."""
         fields = self.model_dump(mode="json", exclude={"queries"} if split == "train" else None)
         description: dict[str, Any] = {
             **source_facts(self.source, split, scope),
@@ -79,26 +78,26 @@ class GradientGram(Declaration, GramFeature[TrainGram, Cross]):
         return StoreSpec(description, size, 1 << (count - 1).bit_length(), kind, timesteps_text(self.source))
 
     def train_view(self, data: SplitData) -> TrainGram:
-        """Return the matrix."""
+        """Return the [n, n] matrix as a view."""
         return TrainGram(data.stored.array("gram"), {"": layout_of(self.source, data.scope).total})
 
     def query_view(self, data: SplitData) -> Cross:
-        """Return the [m, n] products."""
+        """Return the [m, n] inner products of queries and training items."""
         return data.stored.array("cross")
 
     def train_costs(self, data: SplitData) -> Costs:
-        """Return the passes over the training set; no row is kept."""
+        """Return the costs of the passes over the training set; no rows are stored."""
         costs = super().train_costs(data)
         return Costs(cache_seconds=costs.cache_seconds, nonfinite=costs.nonfinite)
 
     def against_items(self, view: Cross, items: Index) -> Cross:
-        """Return the products with some training items."""
+        """Return the [m, k] products with the training items at `items` ([k])."""
         return view[:, items]
 
     def depends_on_items(self) -> bool:
-        """The products are with the training items."""
+        """Return True: the queries' view contains products with the training items."""
         return True
 
     def items_as_queries(self, train: TrainGram, query: Cross) -> Cross:
-        """Return the matrix itself."""
+        """Return the matrix [n, n], the products of training items used as queries."""
         return train.matrix

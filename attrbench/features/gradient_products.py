@@ -1,4 +1,4 @@
-"""Gradient products: inner products of each item's whole gradients with those of every query, no gradient kept."""
+"""The feature gradient products: inner products of unsketched training and query gradients; none is stored."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ from attrbench.gradients.pass_feature import BufferedRows, ParameterLayout, Pass
 from attrbench.gradients.sinks import Sink
 
 TRANSFORM_COSTS = ("state_bytes", "state_seconds", "query_seconds")
-"""Facts of a transform that go to the record's storage and latency."""
+"""Names of numbers reported by a transform that count as storage or time in the record."""
 
 
 class GradientProducts(Declaration, GradientFeature[TrainProducts, QueryProducts]):
-    """Inner products of each item's whole gradients with those of every query, at matching timesteps.
+    """Inner products [m, n, T] of each query's and each training item's unsketched gradients at matching timesteps.
 
-    What methods without compression need, with no gradient ever stored: the queries' gradients are held in
-    memory while the training set passes by. The price is a pass over the training set for each set of queries.
+    For methods without compression. No gradient is stored: the query gradients are held in memory during a pass over
+    the training set, which is needed for each set of queries.
 
     Attributes:
-        source: what decides the gradients.
-        layers: as in `GradientRows`; where not `all`, the products of each layer are kept apart.
-        timesteps: `stack` gives the products of each timestep; `mean` the products of the mean gradients over the
-            timesteps, on both sides (T = 1 in the products).
-        transform: names what the method does to the queries' gradients before the products are taken
-            (`Method.transform`); empty for nothing. Whatever decides that must be in the name.
+        source: declaration that decides the gradients.
+        layers: as in `GradientRows`; unless `all`, the products of each layer are kept apart.
+        timesteps: `stack` gives the products at each timestep; `mean` the products of query and training gradients
+            averaged over timesteps (T = 1).
+        transform: name of the transform that the method applies to the query gradients before the products
+            (`Method.transform`), including all its parameters; empty for none.
     """
 
     words: ClassVar[str] = "inner products with the queries"
@@ -48,7 +48,7 @@ class GradientProducts(Declaration, GradientFeature[TrainProducts, QueryProducts
 
     @property
     def factor_timesteps(self) -> Literal["stack", "mean"]:
-        """Which gradients of the queries it multiplies with."""
+        """Which query gradients are multiplied with: those of each timestep (`stack`) or their mean."""
         return self.timesteps
 
     @property
@@ -57,24 +57,24 @@ class GradientProducts(Declaration, GradientFeature[TrainProducts, QueryProducts
         return bool(self.transform)
 
     def summary(self) -> str:
-        """Return what is multiplied, and whose transform the queries' gradients go through."""
+        """Return one line that names the products and the transform of the query gradients."""
         through = f" through {self.transform.split()[0]}" if self.transform else ""
         return f"inner products with the queries{through}"
 
     def declared(self) -> dict[str, Any]:
-        """Return the fields as JSON can hold them."""
+        """Return the fields as a JSON-compatible dict."""
         return self.model_dump(mode="json")
 
     def computation(self, split: SplitName) -> Computation[Any] | None:
-        """Return the pass over the training set, which takes the queries' gradients in memory."""
+        """Return the pass over the training set, which holds the query gradients in memory; None for queries."""
         return super().computation(split) if split == "train" else None
 
     def stored_in(self, split: SplitName) -> SplitName:
-        """The queries' products lie in the training set's shards."""
+        """Return `train`: the products with queries are stored in the training set's shards."""
         return "train"
 
     def store(self, split: SplitName, scope: Scope) -> StoreSpec:
-        """Return the description, the queries and the transform included."""
+        """Return how the products are stored, described also by the queries and the transform."""
         spec = super().store(split, scope)
         description = dict(spec.description) | {"queries": [scope.items_fingerprint("query"), scope.count("query")]}
         if self.transform:  # which may look at all of the training set, and draw
@@ -82,53 +82,53 @@ class GradientProducts(Declaration, GradientFeature[TrainProducts, QueryProducts
         return replace(spec, description=description)
 
     def sink_key(self) -> tuple[object, ...]:
-        """Products of one cut share a sink."""
+        """Return the key: products with equal layers and timesteps share a sink."""
         return ("products", self.layers, self.sums_suffice)
 
     def make_sink(self, features: Sequence[GradientProducts], setting: PassSetting) -> Sink:
-        """Return one sink for products with several sets of queries."""
+        """Return one sink for products with several sets of query gradients."""
         factors = [setting.factors[feature].gradients for feature in features]
         return InnerProductSink(factors, setting.layout.layers(self.layers))
 
     @property
     def sums_suffice(self) -> bool:
-        """The product with a mean is linear in the gradients."""
+        """Whether a sum over timesteps suffices: for `mean`, as products are linear in the gradients."""
         return self.timesteps == "mean"
 
     @property
     def is_mean(self) -> bool:
-        """Whether one product an item is kept."""
+        """Whether a single product is kept for each item and query."""
         return self.timesteps != "stack"
 
     def width(self, setting: PassSetting) -> int:
-        """Return the number of queries times that of layers."""
+        """Return m * L, the number of queries times the number of layers."""
         return setting.factors[self].gradients.shape[1] * len(setting.layout.layers(self.layers))
 
     def values(self, sink: Any, columns: slice, outputs: Tensor) -> Tensor:
-        """Return the [B, m * L] products of this feature's queries."""
+        """Return the [B, m * L] products of a batch with this feature's queries."""
         result: Tensor = sink.result()[:, columns]
         return result
 
     def shard_content(self, rows: BufferedRows) -> ShardContent:
-        """Return the products, the items' norms, and the queries' norms: NaN for a query that was not finite."""
+        """Return the arrays of a shard: products, item norms, and query norms (NaN for a non-finite query gradient)."""
         factor = rows.setting.factors[self]
         norms = torch.linalg.vector_norm(factor.gradients, dim=2).T.cpu().numpy()
         arrays = {"norms": rows.norms.numpy(), "products": rows.values.numpy(), "query_norms": norms}
         return ShardContent(arrays, facts=factor.facts)
 
     def item_bytes(self, layout: ParameterLayout, scope: Scope) -> int:
-        """Return the bytes of an item's products and norms."""
+        """Return the bytes of one item's products and norms."""
         steps = self.source.grid.steps
         kept = 1 if self.is_mean else steps
         return 4 * (kept * scope.count("query") * len(layout.layers(self.layers)) + steps)
 
     def train_view(self, data: SplitData) -> TrainProducts:
-        """Return the sizes of the layers, and the facts of the transform."""
+        """Return the sizes of the layers, and the numbers that the transform reported."""
         blocks = layout_of(self.source, data.scope).layers(self.layers)
         return TrainProducts({block.name: block.size for block in blocks}, self._facts(data))
 
     def query_view(self, data: SplitData) -> QueryProducts:
-        """Return the products of all queries; `data` is of the training set."""
+        """Return the products of all queries with all items; `data` is that of the training set."""
         values: NDArray[np.float32] = data.stored.array("products")  # [n, T, m * L]
         blocks = layout_of(self.source, data.scope).layers(self.layers)
         if self.layers == "all":
@@ -156,7 +156,7 @@ class GradientProducts(Declaration, GradientFeature[TrainProducts, QueryProducts
         return {name: value for name, value in data.stored.facts().items() if name not in TRANSFORM_COSTS}
 
     def train_costs(self, data: SplitData) -> Costs:
-        """Return what the transform built from the training set; the pass itself is the queries' cost."""
+        """Return the costs of what the transform built from the training set; the pass counts for the queries."""
         facts = data.stored.facts()
         lost: list[tuple[SplitName, int, float]] = [("train", *pair) for pair in data.stored.nonfinite()]
         steps = data.scope.model(self.source.checkpoint).timesteps(self.source.grid)
@@ -170,26 +170,26 @@ class GradientProducts(Declaration, GradientFeature[TrainProducts, QueryProducts
         )
 
     def query_costs(self, data: SplitData) -> Costs:
-        """Return the pass over the training set for each query, and its share of the transform."""
+        """Return the costs of one query: the pass over the training set, and its share of the transform."""
         transform = data.stored.facts().get("query_seconds", 0.0) / data.scope.count("query")
         return Costs(query_seconds=transform + float(data.stored.item_seconds().sum()))
 
     def select_items(self, view: TrainProducts, items: Index) -> TrainProducts:
-        """The training set's view does not depend on the items."""
+        """Return the view unchanged: it does not depend on the items."""
         return view
 
     def against_items(self, view: QueryProducts, items: Index) -> QueryProducts:
-        """Return the products with some training items."""
+        """Return the products with the training items at `items` ([k])."""
         return view.against(items)
 
     def depends_on_items(self) -> bool:
-        """The products are with the training items."""
+        """Return True: the queries' view contains products with the training items."""
         return True
 
     def tells_items_as_queries(self) -> bool:
-        """The training set's view holds no products."""
+        """Return False: the training set's view contains no products of training items."""
         return False
 
     def items_as_queries(self, train: TrainProducts, query: QueryProducts) -> QueryProducts:
-        """Return the queries' products, which must be those of the training items."""
+        """Return the view `query`, whose queries must be the training items."""
         return query

@@ -1,4 +1,4 @@
-"""Gradient rows: T gradients an item, each sketched or whole, of unit norm, with the T norms beside them."""
+"""The feature gradient rows: T unit-norm gradients of each item, sketched or whole, with their T norms."""
 
 from __future__ import annotations
 
@@ -25,21 +25,19 @@ from attrbench.store.stored_rows import StoredRows
 
 
 class GradientRows(Declaration, GradientFeature[TrainRows, QueryRows]):
-    """A row of T gradients an item, each sketched (or whole, where `sketch` is None) and of unit norm, and the T norms.
+    """Stored gradients of each item: T unit-norm rows, sketched or whole, [T, v], and their T norms.
 
-    The norm is that of the whole gradient before sketching, so that both the normalized gradient (as stored)
-    and the raw one (multiplied by its norm) come from the same bytes.
+    The norm is that of the whole gradient before sketching, so that the normalized gradient (as stored) and the raw
+    gradient (multiplied by its norm) are available from one file.
 
     Attributes:
-        source: what decides the gradients.
-        sketch: how they are compressed.
-        timesteps: `stack` keeps each timestep's gradient; `mean` keeps the mean of the raw gradients as a single one
-            (T = 1 in all shapes), whose norm is that of the row as sketched; `mean-normalized` likewise, of gradients
-            that are scaled to unit norm first.
-        layers: `all` sketches the gradient as one vector; `module` and `parameter` sketch that of each layer on its
-            own, to min(v, p_layer) numbers, side by side in one row (methods with a block for each layer). Without a
-            sketch the layers lie whole in the row.
-        dtype: how rows are stored; reading gives float32 whatever it is (attrbench.store.encoding).
+        source: declaration that decides the gradients.
+        sketch: the random compression to v numbers; None for whole gradients (v = p).
+        timesteps: `stack` keeps the gradient of each timestep; `mean` keeps the mean of the raw gradients (T = 1 in
+            all shapes), with the norm of the sketched mean; `mean-normalized` keeps the mean of unit-norm gradients.
+        layers: `all` sketches the gradient as one vector; `module` and `parameter` sketch each layer separately, to
+            min(v, p_layer) numbers, concatenated in one row. Without a sketch the layers are concatenated whole.
+        dtype: storage type of the rows; they are read as float32 (attrbench.store.encoding).
     """
 
     words: ClassVar[str] = "gradient rows"
@@ -50,7 +48,7 @@ class GradientRows(Declaration, GradientFeature[TrainRows, QueryRows]):
     dtype: RowType = "float32"
 
     def summary(self) -> str:
-        """Return the sketch's length, and what is not at its default."""
+        """Return one line with the sketch length and all settings that differ from their defaults."""
         text = "whole rows" if self.sketch is None else f"sketch v={self.sketch.length}"
         if self.sketch is not None and self.sketch.form != "rotation":
             text += f" ({self.sketch.form})"
@@ -63,11 +61,11 @@ class GradientRows(Declaration, GradientFeature[TrainRows, QueryRows]):
         return text
 
     def declared(self) -> dict[str, Any]:
-        """Return the fields as JSON can hold them."""
+        """Return the fields as a JSON-compatible dict."""
         return self.model_dump(mode="json")
 
     def sink_key(self) -> tuple[object, ...]:
-        """Rows of one sketch form, seed and cut share a sink, whatever their lengths and storage types."""
+        """Return the key: rows with equal sketch form, seed and layers share a sink, whatever their length."""
         if self.sketch is None:
             return ("whole", self.sums_suffice)
         return ("sketch", self.sketch.form, self.sketch.seed, self.layers, self.sums_suffice)
@@ -82,21 +80,21 @@ class GradientRows(Declaration, GradientFeature[TrainRows, QueryRows]):
 
     @property
     def sums_suffice(self) -> bool:
-        """The mean of raw gradients is linear in them."""
+        """Whether a sum over timesteps suffices: for `mean`, as sketches are linear in the gradients."""
         return self.timesteps == "mean"
 
     @property
     def is_mean(self) -> bool:
-        """Whether one row an item is kept."""
+        """Whether a single row is kept for each item."""
         return self.timesteps != "stack"
 
     @property
     def unit_norm(self) -> bool:
-        """Raw gradients are averaged as they are; all others are scaled first."""
+        """Whether gradients are scaled to unit norm first: except for `mean`, which averages raw gradients."""
         return self.timesteps != "mean"
 
     def width(self, setting: PassSetting) -> int:
-        """Return the numbers kept of one item and timestep."""
+        """Return how many numbers are kept for each item and timestep."""
         return self._width(setting.layout)
 
     def _width(self, layout: ParameterLayout) -> int:
@@ -107,12 +105,12 @@ class GradientRows(Declaration, GradientFeature[TrainRows, QueryRows]):
         return sum(min(self.sketch.length, layer.size) for layer in layout.layers(self.layers))
 
     def values(self, sink: Any, columns: slice, outputs: Tensor) -> Tensor:
-        """Return the [B, width] sketches or gradients."""
+        """Return the [B, width] sketches or whole gradients of a batch."""
         result: Tensor = sink.result() if self.sketch is None else sink.result(self.sketch.length)
         return result
 
     def shard_content(self, rows: BufferedRows) -> ShardContent:
-        """Return the encoded rows and their norms; a mean is scaled to unit norm only here."""
+        """Return the arrays of a shard: encoded rows and their norms; means are scaled to unit norm here."""
         values, norms = rows.values, rows.norms
         if self.is_mean:
             norms = torch.linalg.vector_norm(values, dim=2)
@@ -121,12 +119,12 @@ class GradientRows(Declaration, GradientFeature[TrainRows, QueryRows]):
         return ShardContent({"norms": norms.numpy(), **encoded}, relative_error(values.numpy(), encoded))
 
     def item_bytes(self, layout: ParameterLayout, scope: Scope) -> int:
-        """Return the bytes of an item's rows and norms."""
+        """Return the bytes of one item's encoded rows and norms."""
         steps = 1 if self.is_mean else self.source.grid.steps
         return row_bytes(self.dtype, steps, self._width(layout)) + 4 * steps
 
     def train_view(self, data: SplitData) -> TrainRows:
-        """Return the rows in their shards."""
+        """Return the training rows, read from their shards on demand."""
         blocks = layout_of(self.source, data.scope).layers(self.layers)
         columns = None
         if self.layers != "all":
@@ -134,13 +132,13 @@ class GradientRows(Declaration, GradientFeature[TrainRows, QueryRows]):
         return StoredRows(data.stored, columns, {block.name: block.size for block in blocks})
 
     def query_view(self, data: SplitData) -> QueryRows:
-        """Return the rows in memory."""
+        """Return the query rows [m, T, v] and norms [m, T], in memory."""
         blocks = [arrays for _, arrays in data.stored.blocks()]
         rows = np.concatenate([decode_rows(arrays) for arrays in blocks])
         return QueryRows(rows, np.concatenate([arrays["norms"] for arrays in blocks]))
 
     def train_costs(self, data: SplitData) -> Costs:
-        """Return the pass, the files, and what the sketch keeps besides its seed."""
+        """Return the costs: seconds of the pass, bytes of the rows, and bytes that the sketch stores."""
         costs = super().train_costs(data)
         return Costs(
             cache_seconds=costs.cache_seconds,
@@ -151,7 +149,7 @@ class GradientRows(Declaration, GradientFeature[TrainRows, QueryRows]):
         )
 
     def _sketch_bytes(self, layout: ParameterLayout) -> int:
-        """Return what must be kept besides the rows so that a new query can be sketched."""
+        """Return the bytes that must be stored besides the rows so that new queries can be sketched."""
         if self.sketch is None:
             return 0
         form, length = self.sketch.form, self.sketch.length
@@ -160,10 +158,10 @@ class GradientRows(Declaration, GradientFeature[TrainRows, QueryRows]):
         return sum(state_bytes(form, min(length, layer.size), layer.size) for layer in layout.layers(self.layers))
 
     def select_items(self, view: TrainRows, items: Index) -> TrainRows:
-        """Return the rows of some items."""
+        """Return a view of the rows of the items at `items` ([k])."""
         return ChosenRows(view, items)
 
     def items_as_queries(self, train: TrainRows, query: QueryRows) -> QueryRows | None:
-        """Return the training rows as queries' rows, where they are as long."""
+        """Return the training rows as query rows; None if query rows have another shape."""
         rows = train.take(np.arange(train.count))
         return QueryRows(rows, train.norms) if rows.shape[1:] == query.rows.shape[1:] else None

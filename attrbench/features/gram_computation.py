@@ -1,4 +1,4 @@
-"""The computation of Gram matrices; what is added up is kept between passes, so that a kill loses one."""
+"""Compute Gram matrices, saving the partial sums after each pass, so that an interruption loses at most one pass."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ AnyGramFeature = GramFeature[Any, Any]
 
 @dataclass(frozen=True)
 class GramOf:
-    """What decides a Gram matrix.
+    """The declaration of a Gram matrix of training gradients.
 
     Attributes:
-        source: what decides the gradients of the training items.
-        timesteps: how they are averaged over the timesteps.
+        source: declaration that decides the gradients of the training items.
+        timesteps: whether raw or unit-norm gradients are averaged over timesteps.
     """
 
     source: GradientSource
@@ -51,10 +51,10 @@ class GramOf:
 
 @dataclass(frozen=True)
 class GramComputation(Computation[AnyGramFeature]):
-    """The Gram matrix of the training items, and the products with every set of queries that is wanted.
+    """The computation of a Gram matrix of training items and of its products with sets of queries.
 
     Attributes:
-        matrix: what decides the matrix.
+        matrix: declaration of the matrix.
     """
 
     matrix: GramOf
@@ -63,11 +63,11 @@ class GramComputation(Computation[AnyGramFeature]):
 
     @property
     def title(self) -> str:
-        """What a progress bar calls it."""
+        """Title for progress bars."""
         return "Gram matrix"
 
     def summary(self, features: Sequence[AnyGramFeature], scope: Scope) -> str:
-        """Return what is multiplied."""
+        """Return one line that says which gradients are multiplied."""
         source = self.matrix.source
         return (
             f"Gram matrix of the {differentiated(source)} of train items and queries at T={source.grid.steps}"
@@ -75,21 +75,21 @@ class GramComputation(Computation[AnyGramFeature]):
         )
 
     def identity(self, scope: Scope) -> object:
-        """Return task, items, model and source."""
+        """Return what identifies the computation: task, items, model and source."""
         facts = source_facts(self.matrix.source, "train", scope)
         source = self.matrix.source.model_dump(mode="json")
         return ["gram", facts["task"], facts["items"], facts["model"], source, self.matrix.timesteps]
 
     def units(self, scope: Scope) -> list[Unit]:
-        """Return a single unit: sums over all items are kept, not rows."""
+        """Return a single unit of all training items, because sums are kept, not rows."""
         return [Unit(0, scope.count("train"))]
 
     def items_of(self, unit: Unit, split: SplitName, scope: Scope) -> Unit:
-        """The matrix has a row for each training item, the products one for each query."""
+        """Return all items of the split: the matrix has a row for each training item, the products for each query."""
         return Unit(0, scope.count(split))
 
     def prepare(self, stores: Stores[AnyGramFeature], world: World) -> Prepared[AnyGramFeature]:
-        """Find the features whose queries have not what they ask for, such as a sampling trajectory."""
+        """Return the prepared computation, and features whose queries lack what they need, such as trajectories."""
         failures: dict[AnyGramFeature, Exception] = {}
         for feature in _features(stores):
             try:
@@ -115,7 +115,7 @@ def _features(stores: Stores[AnyGramFeature]) -> list[AnyGramFeature]:
 
 
 class _Sums:
-    """The sums of one matrix and its products, from where an earlier process left them to their end."""
+    """The partial sums of one matrix and its products, resumed from where an earlier process stopped."""
 
     def __init__(
         self,
@@ -128,20 +128,20 @@ class _Sums:
         self._stores = stores
         self._features = features
         self._world = world
-        self._rows, self._asked = Unit(0, world.count("train")), Unit(0, world.count("query"))
+        self._rows, self._queries = Unit(0, world.count("train")), Unit(0, world.count("query"))
 
     def add_up(self) -> None:
-        """Compute what is missing, and commit it."""
+        """Compute and write the matrix and products that are missing."""
         if not self._features:
             return
         matrix = self._stores[self._features[0], "train"]
         known = not matrix.missing(self._rows)
-        lacking = [feature for feature in self._features if self._stores[feature, "query"].missing(self._asked)]
-        wanted = list(self._features) if not known else lacking
-        if not wanted:
+        lacking = [feature for feature in self._features if self._stores[feature, "query"].missing(self._queries)]
+        missing = list(self._features) if not known else lacking
+        if not missing:
             return  # another process was quicker
-        wanted.sort(key=lambda feature: self._stores[feature, "query"].fingerprint)
-        world, sources = self._world, [feature.query_source for feature in wanted]
+        missing.sort(key=lambda feature: self._stores[feature, "query"].fingerprint)
+        world, sources = self._world, [feature.query_source for feature in missing]
         work = GramPass(
             world.opened.denoiser,
             self._side("train", self._matrix.source),
@@ -149,23 +149,23 @@ class _Sums:
             self._matrix.timesteps == "mean-normalized",
             world.engine,
         )
-        crosses = [self._stores[feature, "query"] for feature in wanted]
+        crosses = [self._stores[feature, "query"] for feature in missing]
         key = fingerprint([SUMS_VERSION, known, matrix.fingerprint, *(store.fingerprint for store in crosses)])[:20]
-        kept = KeptSums(world.cache / "grams", key)
-        sums = kept.latest() or work.start(known)
-        work.compute(sums, kept.write, lambda: None)
-        train, *asked = sums.sides
+        saved = KeptSums(world.cache / "grams", key)
+        sums = saved.latest() or work.start(known)
+        work.compute(sums, saved.write, lambda: None)
+        train, *queries = sums.sides
         count = len(crosses) + 1
         if train.products is not None:
             seconds = train.seconds + train.product_seconds / len(train.seconds)
             lost = self._lost(self._matrix.source, train)
             matrix.write(self._rows, {"gram": train.products}, Timing(seconds.tolist(), count, lost))
-        for store, source, side in zip(crosses, sources, asked, strict=True):
+        for store, source, side in zip(crosses, sources, queries, strict=True):
             assert side.products is not None
             seconds = side.seconds + side.product_seconds / len(side.seconds) + train.seconds.sum()
             timing = Timing(seconds.tolist(), count, self._lost(source, side))
-            store.write(self._asked, {"cross": side.products}, timing)
-        kept.drop_before(None)
+            store.write(self._queries, {"cross": side.products}, timing)
+        saved.drop_before(None)
 
     def _lost(self, source: GradientSource, side: SideSums) -> list[tuple[int, float]]:
         timesteps = self._world.denoiser(source.checkpoint).timesteps(source.grid)
@@ -179,11 +179,11 @@ class _Sums:
 
 
 class KeptSums:
-    """Sums of an unfinished matrix: an artifact for each pass, the earlier one removed once the later one is whole.
+    """The saved partial sums of an unfinished matrix: one artifact for each pass, of which the latest is kept.
 
     Args:
-        folder: of the files.
-        key: names the work.
+        folder: folder of the files.
+        key: fingerprint of the computation.
     """
 
     def __init__(self, folder: Path, key: str) -> None:
@@ -194,23 +194,23 @@ class KeptSums:
         return Artifact(self._folder / name, "sums of a Gram matrix", "what an unfinished matrix has added up")
 
     def _artifacts(self) -> list[Artifact]:
-        """Return what is there, the latest first."""
+        """Return the existing artifacts, the latest first."""
         names = sorted((path.name for path in self._folder.glob(f"{self._key}-*.safetensors")), reverse=True)
         return [self._artifact(name) for name in names]
 
     def latest(self) -> GramSums | None:
-        """Return what the latest whole file says; None where there is none."""
+        """Return the latest intact sums, or None."""
         kept = next((kept for kept in self._artifacts() if kept.whole() is not None), None)
         return None if kept is None else GramSums.of(load_file(kept.path))
 
     def write(self, sums: GramSums) -> None:
-        """Keep the sums after a pass."""
+        """Save the sums after a pass, and remove earlier ones."""
         kept = self._artifact(f"{self._key}-{sums.stage:08d}.safetensors")
         kept.write(lambda part: write_arrays(part, sums.arrays()))
         self.drop_before(kept)
 
     def drop_before(self, last: Artifact | None) -> None:
-        """Remove all files but the last."""
+        """Remove all saved sums except `last`."""
         for kept in self._artifacts():
             if kept != last:
                 kept.drop()

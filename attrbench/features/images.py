@@ -1,4 +1,4 @@
-"""Images: the pictures themselves, for methods that look at nothing else."""
+"""The feature images: the pixels of the items, for methods that compare images."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from attrbench.contracts.gradient_source import Declaration
 
 
 class Images(Declaration, Feature[NDArray[np.uint8], NDArray[np.uint8]]):
-    """The images: [n, H, W, C] uint8 of the training set, [m, H, W, C] of the queries."""
+    """The pixels of the items: [n, H, W, C] uint8 of the training set, [m, H, W, C] of the queries."""
 
     def summary(self) -> str:
-        """Return what they are."""
+        """Return `images`."""
         return "images"
 
     def computation(self, split: SplitName) -> None:
-        """Nothing is computed."""
+        """Return None: nothing is computed."""
 
     def store(self, split: SplitName, scope: Scope) -> StoreSpec:
-        """Return what identifies them; nothing is written."""
+        """Return what identifies the images; nothing is written."""
         return StoreSpec({"kind": "Images", "items": scope.items_fingerprint(split), "count": scope.count(split)}, 0)
 
     def train_view(self, data: SplitData) -> NDArray[np.uint8]:
-        """Return the training images."""
+        """Return the [n, H, W, C] uint8 training images."""
         return data.items.images[: data.count]
 
     def query_view(self, data: SplitData) -> NDArray[np.uint8]:
-        """Return the queries."""
+        """Return the [m, H, W, C] uint8 query images."""
         return data.items.images[: data.count]

@@ -1,4 +1,4 @@
-"""Outputs: the scalars themselves that a source differentiates, such as the loss; a forward pass is enough."""
+"""The feature outputs: the scalar model outputs of a source, such as the loss, by forward passes only."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ Outputs_ = NDArray[np.float32]
 
 
 class Outputs(Declaration, GradientFeature[Outputs_, Outputs_]):
-    """The scalars that the source differentiates: [n, T] of the training set, [m, T] of queries; 0 where not finite.
+    """The model outputs of a source: [n, T] of the training set, [m, T] of the queries; 0 where not finite.
 
     Attributes:
-        source: what decides them.
+        source: declaration of the output, such as the loss, and of timesteps and noise.
     """
 
     words: ClassVar[str] = "model outputs"
     source: GradientSource
 
     def summary(self) -> str:
-        """Return what they are."""
+        """Return `outputs`."""
         return "outputs"
 
     def declared(self) -> dict[str, Any]:
-        """Return the fields as JSON can hold them."""
+        """Return the fields as a JSON-compatible dict."""
         return self.model_dump(mode="json")
 
     def sink_key(self) -> None:
@@ -41,29 +41,29 @@ class Outputs(Declaration, GradientFeature[Outputs_, Outputs_]):
         return
 
     def make_sink(self, features: Sequence[Outputs], setting: PassSetting) -> Never:
-        """There is none."""
+        """Raise an error: outputs need no sink."""
         raise NotImplementedError("outputs need no sink")
 
     def width(self, setting: PassSetting) -> int:
-        """Return one number of an item and timestep."""
+        """Return 1, the numbers kept for each item and timestep."""
         return 1
 
     def values(self, sink: Any, columns: slice, outputs: Tensor) -> Tensor:
-        """Return the [B, 1] outputs."""
+        """Return the [B, 1] outputs of a batch."""
         return outputs[:, None]
 
     def shard_content(self, rows: BufferedRows) -> ShardContent:
-        """Return the outputs."""
+        """Return the arrays of a shard: the outputs [items, T]."""
         return ShardContent({"outputs": rows.values[:, :, 0].numpy()})
 
     def item_bytes(self, layout: ParameterLayout, scope: Scope) -> int:
-        """Return four bytes a timestep."""
+        """Return the bytes of one item: four for each timestep."""
         return 4 * self.source.grid.steps
 
     def train_view(self, data: SplitData) -> Outputs_:
-        """Return the [n, T] outputs."""
+        """Return the [n, T] outputs of the training set."""
         return data.stored.array("outputs")
 
     def query_view(self, data: SplitData) -> Outputs_:
-        """Return the [m, T] outputs."""
+        """Return the [m, T] outputs of the queries."""
         return data.stored.array("outputs")

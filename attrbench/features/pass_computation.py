@@ -1,4 +1,4 @@
-"""The computation of gradient features: one backward pass over a split serves all features of one source."""
+"""Compute gradient features: one gradient pass over a data split computes all features of one source."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ AnyFeature = PassFeature[Any, Any]
 
 @dataclass(frozen=True)
 class PassComputation(Computation[AnyFeature]):
-    """A pass over the items of one split under one source.
+    """A gradient pass over the items of one data split under one source.
 
     Attributes:
-        source: what decides the gradients.
-        split: whose items.
+        source: declaration that decides the gradients.
+        split: `train` or `query`.
     """
 
     source: GradientSource
@@ -39,16 +39,16 @@ class PassComputation(Computation[AnyFeature]):
 
     @property
     def order(self) -> int:  # type: ignore[override]
-        """Queries come before the training set."""
+        """Position among the computations of a plan: queries come before the training set."""
         return 0 if self.split == "query" else 1
 
     @property
     def title(self) -> str:
-        """What a progress bar calls it."""
+        """Title for progress bars."""
         return f"{self.split} gradients"
 
     def summary(self, features: Sequence[AnyFeature], scope: Scope) -> str:
-        """Return what is differentiated of which items."""
+        """Return one line that says which output of which items is differentiated."""
         forward_only = all(feature.sink_key() is None for feature in features)
         text = differentiated(self.source)
         text = f"outputs{text.removeprefix('gradients')}" if forward_only else text
@@ -56,42 +56,42 @@ class PassComputation(Computation[AnyFeature]):
         return f"{text} of {self.split} items at T={self.source.grid.steps} ({self.source.grid.kind})"
 
     def identity(self, scope: Scope) -> object:
-        """Return task, items, model and source."""
+        """Return what identifies the pass: task, split, items, model and source."""
         facts = source_facts(self.source, self.split, scope)
         return ["pass", facts["task"], self.split, facts["items"], facts["model"], self.source.model_dump(mode="json")]
 
     def units(self, scope: Scope) -> list[Unit]:
-        """Return shards of 64 training items, or of 16 queries."""
+        """Return the units of work: ranges of 64 training items, or of 16 queries."""
         count = scope.count(self.split)
         return units(count) if self.split == "train" else units(count, QUERY_SHARD)
 
     def prepare(self, stores: Stores[AnyFeature], world: World) -> Prepared[AnyFeature]:
-        """Load the model; for products, take the queries' gradients, through the methods' transforms."""
+        """Return the prepared pass, with query gradients for products, transformed as the methods declare."""
         own = {feature: store for (feature, _), store in stores.items()}
         factors, failures = _Factors(self, own, world).all()
-        wanted = {feature: store for feature, store in own.items() if feature not in failures}
+        computable = {feature: store for feature, store in own.items() if feature not in failures}
         split = Split(self.split, world.items(self.split), one_by_one=self.split == "query")
         file = batch_size_file(world, [self.identity(world), "pass"])
         work = GradientPass(self.source, world.opened.denoiser, split, world.engine, factors, file)
-        return Prepared(lambda unit: work.compute(unit, wanted), failures)
+        return Prepared(lambda unit: work.compute(unit, computable), failures)
 
 
 def differentiated(source: GradientSource) -> str:
-    """Return which scalar is differentiated, and at which weights where they are not the final ones."""
+    """Return the text `gradients of the OUTPUT`, with the checkpoint if it is not the final one."""
     text = f"gradients of the {source.output}"
     return text + ("" if source.checkpoint == "final" else f" at {source.checkpoint} weights")
 
 
 @dataclass
 class _Factors:
-    """What the training gradients of a pass are multiplied with, held in memory while the training set passes by."""
+    """The query gradients that a pass over the training set multiplies with, held in memory meanwhile."""
 
     computation: PassComputation
     stores: Mapping[AnyFeature, ShardWriter]
     world: World
 
     def all(self) -> tuple[dict[AnyFeature, Transformed], dict[AnyFeature, Exception]]:
-        """Return the factor of each feature that multiplies and is not whole yet, and the features that failed."""
+        """Return the query gradients for each incomplete feature of products, and an error for each that failed."""
         factors: dict[AnyFeature, Transformed] = {}
         failures: dict[AnyFeature, Exception] = {}
         gradients: dict[str, Tensor] = {}
@@ -104,12 +104,12 @@ class _Factors:
                 if which not in gradients:
                     gradients[which] = self._gradients(which == "mean")
                 factors[feature] = self._transformed(feature, gradients[which])
-            except Exception as error:  # the method's own fault, or too large: the other features go on
+            except Exception as error:  # a fault of the method, or too large: other features are still computed
                 failures[feature] = error
         return factors, failures
 
     def _gradients(self, mean: bool) -> Tensor:
-        """Return the [T, m, p] whole gradients of the queries, or their means [1, m, p]."""
+        """Return the whole query gradients [T, m, p], or their means over timesteps [1, m, p]."""
         world, source = self.world, self.computation.source
         split = Split("query", world.items("query"))
         query_pass = GradientPass(source, world.opened.denoiser, split, world.engine)

@@ -1,4 +1,4 @@
-"""What decides the gradients of a source on a task, gathered from what a plan knows."""
+"""Describe what decides the gradients of a source on a task, for fingerprints, without loading the model."""
 
 from __future__ import annotations
 
@@ -9,12 +9,17 @@ from attrbench.gradients.version import ENGINE_VERSION
 from attrbench.store.fingerprint import fingerprint
 
 QUERY_SHARD = 16
-"""Queries of a shard at most."""
+"""Largest number of queries in a shard."""
 
 
 def source_facts(source: GradientSource, split: SplitName, scope: Scope) -> dict[str, object]:
-    """Return all that decides the gradients of a source for the items of a split, as JSON can hold it."""
+    """Return all that decides the gradients of a source for the items of a split, as JSON can hold it.
+
+    Raises:
+        Unavailable: for the empty prompt where the model takes no prompts.
+    """
     model = scope.model(source.checkpoint)
+    source.check_prompt(model)
     sizes = model.parameter_sizes(source.parameters)
     return {
         "engine": ENGINE_VERSION,
@@ -29,10 +34,10 @@ def source_facts(source: GradientSource, split: SplitName, scope: Scope) -> dict
 
 
 def sampling_facts(source: GradientSource, scope: Scope) -> dict[str, object]:
-    """Return what decides the sampler's steps, where the source follows them."""
+    """Return the sampler's settings if the source uses sampling trajectories, else an empty dict."""
     return {"sampling": dict(scope.model(source.checkpoint).sampling)} if source.latents == "trajectory" else {}
 
 
 def layout_of(source: GradientSource, scope: Scope) -> ParameterLayout:
-    """Return the layout of the parameters that the source names."""
+    """Return the sizes of the parameters that the source differentiates."""
     return ParameterLayout(scope.model(source.checkpoint).parameter_sizes(source.parameters))

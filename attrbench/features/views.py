@@ -1,4 +1,4 @@
-"""The views of gradient features: what a method gets of the training set and of the queries."""
+"""The views of gradient features: the typed objects that a method gets for the training set and the queries."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 FloatArray = NDArray[np.float32]
 Index = NDArray[np.int64]
 BLOCK = 5
-"""Items in a block of chosen rows: few, so that a check sees several blocks pass by."""
+"""Number of items in a block of `ChosenRows`; small, so that conformance checks see several blocks."""
 
 
 class TrainRows(Protocol):
     """Unit-norm gradient rows of the training set, read from memory-mapped shards block by block.
 
-    There may be more of them than the memory holds: take the blocks as they come.
+    They may not fit into memory: read them with `blocks`.
     """
 
     @property
@@ -27,11 +27,11 @@ class TrainRows(Protocol):
 
     @property
     def width(self) -> int:
-        """Numbers of a row, T * v."""
+        """Length of a row, T * v."""
 
     @property
     def row_bytes(self) -> int:
-        """Bytes that one row takes as it is stored, its norms not counted."""
+        """Bytes of one stored row, without its norms."""
 
     @property
     def norms(self) -> FloatArray:
@@ -39,11 +39,11 @@ class TrainRows(Protocol):
 
     @property
     def layers(self) -> Mapping[str, slice] | None:
-        """Name and columns of each layer in a row, where layers are kept apart."""
+        """Layer name -> columns in a row; None if layers are not kept apart."""
 
     @property
     def sizes(self) -> Mapping[str, int]:
-        """Number of parameters of each layer; of the whole gradient under the empty name, where none are kept apart."""
+        """Layer name -> number of parameters; the whole gradient under the empty name if layers are not kept apart."""
 
     def take(self, items: Index) -> FloatArray:
         """Return the [len(items), T, v] rows of these items, in that order."""
@@ -53,11 +53,11 @@ class TrainRows(Protocol):
 
 
 class ChosenRows:
-    """Some of the rows of a training set, in any order and with repeats.
+    """A selection of the rows of a training set, in any order and with repeats.
 
     Args:
-        rows: all of them.
-        index: [n] which.
+        rows: all rows.
+        index: [n] indices of the selected rows.
     """
 
     def __init__(self, rows: TrainRows, index: Index) -> None:
@@ -95,17 +95,17 @@ class QueryRows:
 
     @property
     def raw(self) -> FloatArray:
-        """[m, T, v] rows times their norms."""
+        """The raw gradient rows [m, T, v]: rows times norms."""
         return self.rows * self.norms[:, :, None]
 
 
 @dataclass(frozen=True)
 class TrainProducts:
-    """What a method knows of the training set when only products with the queries are kept.
+    """The training set's view of gradient products, which are kept with the queries only.
 
     Attributes:
-        sizes: number of parameters of each layer.
-        facts: what the method's transform of the queries' gradients said of itself.
+        sizes: layer name -> number of parameters.
+        facts: numbers reported by the method's transform of the query gradients.
     """
 
     sizes: Mapping[str, int]
@@ -114,15 +114,15 @@ class TrainProducts:
 
 @dataclass(frozen=True)
 class QueryProducts:
-    """Inner products of the queries' whole gradients with those of the training items.
+    """Inner products of unsketched query and training gradients.
 
     Attributes:
-        values: [m, n, T] products of raw gradients, or [m, n, T, L] where L layers are kept apart.
-        query_norms: [m, T].
-        train_norms: [n, T].
-        bytes_if_kept: what the whole gradients of the training set would take on disk.
-        pass_seconds: what the pass over the training set took, which a new query would cost again.
-        facts: what the method's transform said of itself.
+        values: [m, n, T] products of raw gradients, or [m, n, T, L] if L layers are kept apart.
+        query_norms: [m, T] norms of the query gradients.
+        train_norms: [n, T] norms of the training gradients.
+        bytes_if_kept: bytes that the training gradients would take on disk.
+        pass_seconds: seconds of the pass over the training set, which each new set of queries takes.
+        facts: numbers reported by the method's transform.
     """
 
     values: FloatArray
@@ -148,7 +148,7 @@ class QueryProducts:
 
 @dataclass(frozen=True)
 class TrainGram:
-    """The Gram matrix of the training items' whole mean gradients.
+    """The Gram matrix [n, n] of the training items' unsketched mean gradients.
 
     Attributes:
         matrix: [n, n] float64; zeros for an item whose gradient was not finite.

@@ -55,7 +55,8 @@ class NoisySamples:
         count: number of items.
 
     Raises:
-        Unavailable: where the source asks for sampling trajectories and the items have no seeds.
+        Unavailable: where latents are to follow a trajectory that is not known, and for the empty prompt where the
+            model takes no prompts.
     """
 
     def __init__(
@@ -67,6 +68,7 @@ class NoisySamples:
         only: Collection[str] | None = None,
         first: int = 0,
     ) -> None:
+        source.check_prompt(denoiser)
         self.source = source
         self.denoiser = denoiser.at(source.checkpoint)
         self.split = split
@@ -96,7 +98,8 @@ class NoisySamples:
     def _encode(self, chosen: Sequence[int]) -> Encoded:
         items = self.split.items
         prompts = [items.prompts[i] for i in chosen]
-        encoded = self.denoiser.encode(items.images[list(chosen)], prompts, self.source.image_range)
+        given = prompts if self.source.prompt == "own" else [""] * len(prompts)
+        encoded = self.denoiser.encode(items.images[list(chosen)], given, self.source.image_range)
         if self.source.latents == "clean":
             return encoded
         assert items.seeds is not None

@@ -1,4 +1,4 @@
-"""The bank of subset models: the losses of every model on every query, in one file that is small enough to ship.
+"""The bank of subset models: the losses of models retrained on random subsets on every query, in one small file.
 
 A bank is a safetensors file of `losses` [J, S, m, T] float32, `members` [J, ceil(n/8)] uint8 (bits: which items each
 subset holds), `timesteps` [T] float64, and one JSON text of metadata (`BankFacts`). A new method gets its linear
@@ -29,7 +29,7 @@ KEY = "attrbench"
 
 
 class BankPlan(BaseModel):
-    """Which subset models a bank has, and what is measured of each.
+    """The design of a bank: number of subsets and seeds, and how losses are measured.
 
     Attributes:
         subsets: number of subsets, J.
@@ -55,7 +55,7 @@ class BankPlan(BaseModel):
 
 
 class BankFacts(BaseModel):
-    """What a bank says of itself.
+    """The metadata of a bank.
 
     Attributes:
         format: of the file.
@@ -87,7 +87,7 @@ class BankFacts(BaseModel):
 
 @dataclass(frozen=True)
 class SubsetBank:
-    """The losses of subset models.
+    """A bank: the losses of all subset models on all queries.
 
     Attributes:
         losses: [J, S, m, T].
@@ -119,7 +119,7 @@ class SubsetBank:
 
 
 def read_bank(path: Path, task: Task[Any], opened: OpenTask) -> SubsetBank:
-    """Read a bank and make sure that it belongs to an open task.
+    """Return the bank in a file, checked to belong to an open task.
 
     Raises:
         AttrbenchError: where it can't be read, is damaged, or was made with another task, training set or queries.

@@ -1,4 +1,4 @@
-"""Build the bank of subset models of a task, model by model; every call goes on where the last one ended."""
+"""Build the bank of subset models of a task, model by model; a later call resumes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from attrbench.version import __version__
 
 @dataclass(frozen=True)
 class Code:
-    """What trained and measured the models.
+    """The version of the code that trained and measured the models.
 
     Attributes:
         digest: of the sources.
@@ -31,7 +31,7 @@ class Code:
 
 
 class BankBuild:
-    """The trainings of a bank.
+    """The training jobs of a bank of subset models.
 
     Args:
         setting: the open task.
@@ -61,7 +61,7 @@ class BankBuild:
         ]
 
     def train(self, stage: Stage, limit: int | None = None, note: Callable[[str], None] | None = None) -> int:
-        """Train what is missing, at most `limit` models in this call, and return how many are missing still."""
+        """Train up to `limit` missing models, and return how many are still missing."""
         use_opened_task(self._setting)
         missing = [job for job in self.jobs() if not is_done(job)]
         if note is not None:

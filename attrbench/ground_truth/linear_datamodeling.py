@@ -30,14 +30,14 @@ BANDS = ("low-noise", "middle-noise", "high-noise")
 
 
 class LDSOptions(Options):
-    """Options of `lds`."""
+    """Options of the ground truth `lds`."""
 
     bank: Path | None = None
     """File of subset losses; none: the one built in the cache, or else the one that the task ships."""
 
 
 class LinearDatamodeling(GroundTruth[LDSOptions]):
-    """The linear datamodeling score; see attrbench.metrics.lds."""
+    """The ground truth `lds`: the linear datamodeling score (attrbench.metrics.lds) against a bank of subset models."""
 
     name = "lds"
     summary = (
@@ -75,7 +75,7 @@ class LinearDatamodeling(GroundTruth[LDSOptions]):
 
 
 class OpenLinearDatamodeling(OpenGroundTruth):
-    """The score over one bank."""
+    """The ground truth `lds` on one task, with its bank of subset models."""
 
     needs_scores = True
 

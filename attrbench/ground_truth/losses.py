@@ -1,4 +1,4 @@
-"""Measure a model's training loss on the queries, on timesteps and noises that no method shares."""
+"""Measure a model's training loss on the queries, with timesteps and noise that no method uses."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ BATCH = 256
 
 @dataclass(frozen=True)
 class QueryLosses(Measurement):
-    """The loss of a model on every query at every timestep: {"losses": [m, T] float32}.
+    """A measurement of a model's loss on every query at every timestep: {"losses": [m, T] float32}.
 
     A loss is (1/d) |e - y|^2 with the network's output e and its regression target y (d entries each), the mean over
     `draws` noises. A noise is a function of (seed, query's content, timestep, draw), so that all models see the same
@@ -47,7 +47,7 @@ class QueryLosses(Measurement):
         return ["query losses", self.steps, self.draws, self.seed, opened.queries.fingerprint]
 
     def measure(self, denoiser: Denoiser, opened: OpenTask) -> Mapping[str, NDArray[Any]]:
-        """Run the forward passes."""
+        """Return {"losses": [m, T]} of the queries under a model."""
         return {"losses": self.losses(denoiser, opened.queries)}
 
     def timesteps(self, denoiser: Denoiser) -> tuple[float, ...]:

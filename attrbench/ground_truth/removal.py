@@ -1,4 +1,4 @@
-"""The ground truth `removal`: what removing the items that a method retrieves does to the pictures of a new model.
+"""The ground truth `removal`: how a model retrained without the items that a method retrieves draws other images.
 
 The method's items are removed, a model is trained on the rest, and its pictures are compared with those of a model
 that was trained on everything, with the same seed of training, number of steps and noise to start from. The same is
@@ -43,7 +43,7 @@ METHOD, RANDOM, MATCHED, PIXEL = "method", "random", "class-matched random", "pi
 
 @dataclass(frozen=True)
 class RemovalRule:
-    """Which items are removed for a ranking.
+    """The rule that selects the items to remove for a ranking.
 
     Attributes:
         kind: `union`, all items in the top k of any query, as in the paper; or `most-retrieved`, the `count` items
@@ -58,7 +58,7 @@ class RemovalRule:
 
     @property
     def depth(self) -> int:
-        """How deep rankings must be, so that there is always something to remove."""
+        """The depth k that rankings need so that enough items can be removed."""
         return self.k if self.kind == "union" else max(self.k, self.count)
 
     def removed(self, ranked: Ids, items: int) -> Ids:
@@ -66,13 +66,13 @@ class RemovalRule:
         return union(ranked, self.k) if self.kind == "union" else most_retrieved(ranked, self.k, self.count, items)
 
     def shares(self, name: str) -> bool:
-        """Whether a control removes the same items for every method."""
+        """Return whether a control removes equal items for all methods."""
         return name == PIXEL or (name != MATCHED and self.kind == "most-retrieved")
 
 
 @dataclass(frozen=True)
 class RemovalStudy:
-    """What a task gives so that removal can be measured on it.
+    """The declarations of a task on which removal can be measured.
 
     Attributes:
         metric: name of the result, how far the quantity falls: `thinning`.
@@ -104,25 +104,25 @@ class RemovalStudy:
 
     @property
     def controls(self) -> tuple[str, ...]:
-        """The names of the controls."""
+        """Names of the control sets of items."""
         return (RANDOM, MATCHED, self.largest, PIXEL)
 
 
 class Removable(ABC):
-    """An open task on which removal can be measured, listed beside `OpenTask` among the bases of its class."""
+    """A base class, beside `OpenTask`, of open tasks on which removal can be measured."""
 
     @property
     @abstractmethod
     def removal(self) -> RemovalStudy:
-        """What is removed, trained and measured."""
+        """The declaration of what is removed, trained and measured."""
 
 
 class RemovalOptions(Options):
-    """Options of `removal`: none, as the task says what is removed and measured."""
+    """Options of the ground truth `removal`: none, because the task declares what is removed and measured."""
 
 
 class Removal(GroundTruth[RemovalOptions]):
-    """The ground truth as it is registered."""
+    """The ground truth `removal`: retrains without retrieved items and measures what the new models draw."""
 
     name = "removal"
     summary = "trains without what a method retrieves, and measures what the new models draw"
@@ -136,7 +136,7 @@ class Removal(GroundTruth[RemovalOptions]):
 
 
 class OpenRemovalTruth(OpenGroundTruth):
-    """The experiment on one task."""
+    """The ground truth `removal` on one task: removal, retraining and measurement."""
 
     def __init__(self, setting: TruthSetting, study: RemovalStudy) -> None:
         self._setting = setting
@@ -156,7 +156,7 @@ class OpenRemovalTruth(OpenGroundTruth):
         return [*self._whole(), *chosen]
 
     def measure(self, outcome: Outcome, seed: int, stage: Stage) -> Effect:
-        """Compare the pictures; see `OpenGroundTruth`."""
+        """Return the results from comparing generated images; see `OpenGroundTruth`."""
         study, removed = self._study, self._removed(outcome)
         jobs = {name: self.jobs_of(name, removed) for name in (METHOD, *study.controls)}
         before = self._values(self._whole())
@@ -233,7 +233,7 @@ class OpenRemovalTruth(OpenGroundTruth):
 
     @cached_property
     def _pixel_ranking(self) -> Ids:
-        """The ranking of the method `pixel`, to the last bit: one query at a time, as that is asked."""
+        """The ranking of the method `pixel`, bitwise equal to its own: computed query by query."""
         opened = self._setting.opened
         train, queries = _unit_rows(opened.train.images), _unit_rows(opened.queries.images)
         return np.concatenate([top_k(query[None] @ train.T, self.depth).ids for query in queries])

@@ -1,4 +1,4 @@
-"""By how much a quantity of drawn pictures fell: from one value for each picture to a result with its interval.
+"""Compute how much a quantity of generated images decreased after removal, with its interval.
 
 Arrays are [seeds, pictures]: a row for each training seed, a column for each noise that pictures start from; NaN where
 the quantity is not defined, as the stroke thickness of an empty picture.

@@ -1,1 +1,1 @@
-"""Metrics of retrieval quality, and their intervals."""
+"""Metrics that evaluate a method: retrieval, linear datamodeling score, removal, and confidence intervals."""

@@ -1,4 +1,4 @@
-"""95% intervals: over queries by percentile bootstrap, of retrained models by their noise."""
+"""Compute 95% confidence intervals: by bootstrap over queries, or by Student's t over retrained models."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ RESAMPLES = 2000
 
 
 def mean_interval(values: Sequence[float] | NDArray[np.float64], seed: int = 0) -> tuple[float, float] | None:
-    """The 95% percentile-bootstrap interval of the mean over queries; None for fewer than two queries.
+    """Return the 95% percentile-bootstrap interval of the mean over queries; None for fewer than two queries.
 
     Args:
-        values: one for each query.
-        seed: of the resampling.
+        values: [m] one value for each query.
+        seed: seed of the resampling.
     """
     sample = np.asarray(values, dtype=np.float64)
     if len(sample) < 2:
@@ -34,19 +34,19 @@ def mean_interval(values: Sequence[float] | NDArray[np.float64], seed: int = 0) 
 
 
 def paired_difference(a: Sequence[float], b: Sequence[float], seed: int = 0) -> tuple[float, float] | None:
-    """The 95% interval of mean(a - b) where both were measured on the same queries, in the same order."""
+    """Return the 95% bootstrap interval of mean(a - b) for two methods measured on equal queries in equal order."""
     return mean_interval(np.asarray(a, dtype=np.float64) - np.asarray(b, dtype=np.float64), seed)
 
 
 def retrained_interval(values: NDArray[np.float64], error: float, freedom: int) -> tuple[float, float]:
-    """The 95% interval of the mean of values that models trained again gave.
+    """Return the 95% interval of the mean of values measured on retrained models.
 
-    Few trainings say little of their own spread, and a bootstrap over two or three is far too narrow. So the spread of
-    trainings comes from outside, and Student's t stands for what is not known of it; the pictures add theirs.
+    A bootstrap over two or three training seeds would be far too narrow. The variance over trainings is therefore given
+    and enters by Student's t; the variance over images is added.
 
     Args:
-        values: [seeds, n], the n of each training seed in the same order.
-        error: standard error of the mean that training with other seeds brings.
+        values: [seeds, n] value of each training seed on each of n images.
+        error: standard error of the mean due to the training seeds.
         freedom: degrees of freedom of `error`.
     """
     seeds = float(t.ppf(0.975, freedom)) * error

@@ -1,4 +1,4 @@
-"""The linear datamodeling score, its noise ceiling, and its interval over queries and subsets.
+"""Compute the linear datamodeling score (LDS), its noise ceiling, and its interval over queries and subsets.
 
 For a query q, subsets S_j of the training set (j = 1 .. J), models trained on each with several seeds, and scores
 tau(q, i): LDS(q) is Spearman's rank correlation, over j, of -L_j(q), the negated loss of q averaged over seeds, with
@@ -24,7 +24,7 @@ Floats = NDArray[np.float64]
 def linear_datamodeling_score(
     scores: NDArray[np.floating], subsets: NDArray[np.bool_], losses: NDArray[np.floating]
 ) -> Floats:
-    """Return the LDS of every query, [m].
+    """Compute the linear datamodeling score of every query, [m].
 
     Ties have their mean rank. A query whose predictions (or losses) are all equal scores 0.
 
@@ -59,7 +59,7 @@ def _checked(values: NDArray[np.floating], name: str, subsets: int) -> Floats:
 
 
 def rank_correlation(a: Floats, b: Floats) -> Floats:
-    """Return Spearman's correlation of each row of a with that row of b ([m, J] each), [m]; 0 where one is constant."""
+    """Return Spearman's correlation of each row of a with that row of b ([m, J] each), [m]; 0 for constant rows."""
     ranks = [rankdata(values, axis=1) for values in (a, b)]
     x, y = (values - values.mean(axis=1, keepdims=True) for values in ranks)
     scale = np.sqrt((x * x).sum(axis=1) * (y * y).sum(axis=1))
@@ -70,7 +70,7 @@ def rank_correlation(a: Floats, b: Floats) -> Floats:
 
 @dataclass(frozen=True)
 class NoiseCeiling:
-    """What the noise of training leaves for any predictor to reach.
+    """The highest LDS that any method could reach, given the noise of training.
 
     Attributes:
         single: r, the mean over queries of Spearman's correlation of one training seed's losses with another's, mean

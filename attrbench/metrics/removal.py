@@ -1,6 +1,6 @@
-"""Which training items to remove for a ranking, which others to compare with, and how hubby a ranking is.
+"""Choose the training items that are removed for a ranking and as controls, and measure the hubness of a ranking.
 
-All sets are sorted [r] arrays of training ids. Source: Lin et al., "DMin", 2024, supplement, "Effect of removing
+All sets are sorted [r] arrays of item indices. Source: Lin et al., "DMin", 2024, supplement, "Effect of removing
 influential samples"; controls and hubness are additions to it.
 """
 
@@ -15,13 +15,13 @@ Ids = NDArray[np.int64]
 
 
 def union(ranked: Ids, k: int) -> Ids:
-    """Return every item that is in the top k of at least one query ([m, depth] ids, -1 for none); DMin's rule."""
+    """Return the items in the top k of at least one query, [r]; DMin's rule. `ranked` is [m, depth], -1 for none."""
     top = ranked[:, :k]
     return np.unique(top[top >= 0])
 
 
 def most_retrieved(ranked: Ids, k: int, count: int, items: int) -> Ids:
-    """Return the `count` items that are in the top k of most queries.
+    """Return the `count` items that are in the top k of the most queries, [count].
 
     Ties go to the better best rank of any query, then to the smaller index. Items that are in no top k come after all
     that are, by their best rank further down.
@@ -29,11 +29,11 @@ def most_retrieved(ranked: Ids, k: int, count: int, items: int) -> Ids:
     Args:
         ranked: [m, depth] ids, strongest first, -1 for none.
         k: the cut-off.
-        count: how many to take.
-        items: size of the training set.
+        count: number of items to return.
+        items: number n of training items.
 
     Raises:
-        AttrbenchError: where the ranking does not name so many.
+        AttrbenchError: where the ranking contains fewer items.
     """
     best = np.full(items, ranked.shape[1])
     for column in range(ranked.shape[1] - 1, -1, -1):
@@ -50,13 +50,13 @@ def most_retrieved(ranked: Ids, k: int, count: int, items: int) -> Ids:
 
 
 def in_degree(ranked: Ids, k: int, items: int) -> Ids:
-    """Return for how many queries each item is in the top k, [items]."""
+    """Return the number of queries in whose top k each item is, [items]."""
     top = ranked[:, :k]
     return np.bincount(top[top >= 0], minlength=items)
 
 
 def hubness(ranked: Ids, k: int, removed: Ids, items: int) -> dict[str, float]:
-    """Compute how unevenly the queries retrieve: whether a few items, the hubs, turn up for all of them.
+    """Compute measures of hubness: whether a few items (hubs) are retrieved for most queries.
 
     Returns:
         `mean_in_degree` of the removed items; `gini_in_degree` over all items, 0 where each is retrieved equally
@@ -73,12 +73,12 @@ def hubness(ranked: Ids, k: int, removed: Ids, items: int) -> dict[str, float]:
 
 
 def random_items(count: int, items: int, seed: int) -> Ids:
-    """Return `count` items, drawn without replacement."""
+    """Return `count` of n `items` drawn at random without replacement, [count]."""
     return np.sort(np.random.default_rng(seed).permutation(items)[:count])
 
 
 def class_matched(removed: Ids, labels: NDArray[np.int64], seed: int) -> Ids:
-    """Return items drawn at random, as many of each class ([items] labels) as were removed."""
+    """Return random items with as many of each class as in `removed`, [len(removed)]; `labels` is [n]."""
     rng = np.random.default_rng(seed)
     chosen = [
         rng.permutation(np.flatnonzero(labels == label))[: int((labels[removed] == label).sum())]
@@ -88,6 +88,6 @@ def class_matched(removed: Ids, labels: NDArray[np.int64], seed: int) -> Ids:
 
 
 def highest(values: NDArray[np.float64], count: int) -> Ids:
-    """Return the `count` items of the largest value, ties to the smaller index; NaN is smaller than everything."""
+    """Return the `count` items with the largest values, [count]; ties go to the smaller index, NaN comes last."""
     order = np.argsort(-np.where(np.isnan(values), -np.inf, values), kind="stable")
     return np.sort(order[:count])

@@ -1,4 +1,4 @@
-"""Detection rate, recall, average precision, and recall of an approximate search against the exact one."""
+"""Compute retrieval metrics: detection rate, recall, average precision, and recall of approximate search."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from attrbench.contracts.metric import Metric, Outcome, PerQuery
 
 
 class DetectionRate(Metric):
-    """The share of the top k that is of the query's group (DMin, section 4.1); the denominator is k."""
+    """The metric detection rate: share of the top k that is in the query's group (DMin, section 4.1)."""
 
     name = "detection-rate"
     summary = "share of the top k that is of the query's group; at most group size / k"
 
     def compute(self, outcome: Outcome, cutoffs: Sequence[int]) -> list[PerQuery]:
-        """One entry for each cut-off up to the depth of the ranking; none without groups."""
+        """Return one result for each cut-off up to the depth of the ranking; an empty list without groups."""
         if outcome.relevant is None:
             return []
         group_size = outcome.relevant.sum(axis=1)
@@ -34,13 +34,13 @@ class DetectionRate(Metric):
 
 
 class Recall(Metric):
-    """The share of the query's group that is in the top k."""
+    """The metric recall: share of the query's group that is in the top k."""
 
     name = "recall"
     summary = "share of the query's group that is in the top k"
 
     def compute(self, outcome: Outcome, cutoffs: Sequence[int]) -> list[PerQuery]:
-        """One entry for each cut-off up to the depth of the ranking; none without groups."""
+        """Return one result for each cut-off up to the depth of the ranking; an empty list without groups."""
         if outcome.relevant is None:
             return []
         n = outcome.relevant.shape[1]
@@ -59,13 +59,13 @@ class Recall(Metric):
 
 
 class AveragePrecision(Metric):
-    """Mean precision at the ranks of the query's group, over the whole ranking; needs a score for every item."""
+    """The metric average precision: mean precision at the ranks of the query's group; needs scores of all items."""
 
     name = "average-precision"
     summary = "mean precision at the ranks of the query's group, over the whole ranking"
 
     def compute(self, outcome: Outcome, cutoffs: Sequence[int]) -> list[PerQuery]:
-        """One entry, or none for searches that give only the top, or without groups."""
+        """Return a list of one result; empty without scores of all items or without groups."""
         if outcome.scores is None or outcome.relevant is None:
             return []
         order = np.argsort(-outcome.scores, axis=1, kind="stable")
@@ -81,26 +81,29 @@ class AveragePrecision(Metric):
 
 
 class AnnRecall(Metric):
-    """The share of the exact top k that an approximate search returned in its own top k."""
+    """The metric recall of approximate search: share of the exact top k that is in the approximate top k."""
 
     name = "ann-recall"
     summary = "share of the exact top k that an approximate search found"
 
     def compute(self, outcome: Outcome, cutoffs: Sequence[int]) -> list[PerQuery]:
-        """One entry for each cut-off, for approximate searches only."""
+        """Return one result for each cut-off; an empty list unless the search is approximate."""
         if outcome.exact_ranked is None:
             return []
-        found, exact = outcome.ranked, outcome.exact_ranked
+        approximate, exact = outcome.ranked, outcome.exact_ranked
         return [
             PerQuery(
-                values=np.array([len(np.intersect1d(f[:k], e[:k])) / k for f, e in zip(found, exact, strict=True)]), k=k
+                values=np.array(
+                    [len(np.intersect1d(f[:k], e[:k])) / k for f, e in zip(approximate, exact, strict=True)]
+                ),
+                k=k,
             )
             for k in cutoffs
-            if k <= found.shape[1]
+            if k <= approximate.shape[1]
         ]
 
 
 def _hits(ids: NDArray[np.int64], relevant: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """[m, k] bool: whether the item at each rank is relevant; a missing item (-1) is not."""
+    """Return [m, k] bool, whether the item at each rank is relevant; missing items (-1) are not."""
     hits: NDArray[np.bool_] = np.take_along_axis(relevant, np.maximum(ids, 0), axis=1) & (ids >= 0)
     return hits

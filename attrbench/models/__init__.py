@@ -1,1 +1,1 @@
-"""Diffusion models behind one contract: encode, add noise, predict, generate."""
+"""Diffusion models behind one contract (`Denoiser`): encode, add noise, predict, generate."""

@@ -1,4 +1,4 @@
-"""Weights from earlier in training, in a folder beside the final ones."""
+"""Load checkpoints of a model: weights from earlier in training, stored beside the final weights."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from attrbench.models.model_fingerprint import file_digest
 
 
 class Checkpointed(Denoiser):
-    """A denoiser with checkpoints on disk.
+    """A denoiser whose earlier weights can be loaded from checkpoint folders.
 
     Attributes:
         checkpoint_folder: `CHECKPOINTS` beside the trained weights.

@@ -1,4 +1,4 @@
-"""`ModelConfig` under the name by which tasks import it; it is part of the contracts."""
+"""Re-export of `ModelConfig` from the contracts, for tasks."""
 
 from __future__ import annotations
 

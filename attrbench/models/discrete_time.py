@@ -1,4 +1,4 @@
-"""Noise processes in discrete time (Ho et al. 2020, arXiv:2006.11239), as diffusers' DDPMScheduler describes them."""
+"""Diffusion in discrete time (Ho et al. 2020, arXiv:2006.11239) as configured by diffusers' DDPMScheduler."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class DiscreteTime(Sampled):
 
 
 def check_prediction(config: Mapping[str, Any], model: object) -> None:
-    """Refuse models whose output `DiscreteTime.target` does not know.
+    """Raise an error for models whose prediction type `DiscreteTime.target` does not support.
 
     Args:
         config: of the scheduler.

@@ -1,4 +1,4 @@
-"""What stands before the network and behind it: pictures to latents and back, prompts to conditioning."""
+"""The contract of encoders: images to latents and back, prompts to conditioning tensors."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Range = Literal["model", "unit"]
 
 
 class Encoders(ABC):
-    """Encodes pictures and prompts, each independently of the others of its batch.
+    """Encodes images and prompts, each independently of the others in its batch.
 
     Args:
         resolution: pixels on a side.

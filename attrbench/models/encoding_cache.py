@@ -1,4 +1,4 @@
-"""Encodings of items in memory, so that several passes over a set encode an item once in all."""
+"""Keep encoded items in memory, so that several passes over a data set encode each item once."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ Encoding = tuple[torch.Tensor, ...]
 
 
 class EncodingCache:
-    """Encodings by key, on the CPU, up to a number of bytes.
+    """A cache of encodings by key, in CPU memory, up to a number of bytes.
 
     What comes first stays: passes go over a set in the same order, and there a memory that makes room for the newest
     would have lost every item by the time that it comes again.

@@ -1,4 +1,4 @@
-"""Families whose pipelines have an autoencoder: what they have in common, so that a family is a few lines."""
+"""The base class of model families with an autoencoder, from which a family takes a few lines."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from attrbench.models.random_weights import RandomEncoders, draw_weights
 
 
 class LatentFamily(ModelFamily):
-    """Loads, describes and builds models over latents from what a subclass declares."""
+    """A model family over latents: loads, describes and builds models from a subclass's declarations."""
 
     takes_prompts = True
     network: ClassVar[str]

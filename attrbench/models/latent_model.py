@@ -1,4 +1,4 @@
-"""Models over latents: a network between an autoencoder's two halves, conditioned on prompts, maybe with LoRA."""
+"""Denoisers over the latents of an autoencoder, conditioned on prompts, optionally with LoRA."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from attrbench.models.sampled import Sampled
 
 @dataclass(frozen=True)
 class Parts:
-    """What a latent denoiser is made of.
+    """The components of a latent denoiser.
 
     Attributes:
         network: UNet or transformer, with the LoRA in it where there is one.
@@ -46,7 +46,7 @@ class Parts:
 
 
 class LatentDenoiser(Checkpointed, Sampled):
-    """A network over the latents of an autoencoder.
+    """A denoiser over the latents of an autoencoder.
 
     Subclasses give the noise process (`DiscreteTime` or `RectifiedFlow`), the call of the network and a step of the
     sampler, and set `sampler`, `sampling` and `training_steps`.
@@ -133,7 +133,7 @@ class LatentDenoiser(Checkpointed, Sampled):
 
     @abstractmethod
     def sampler_step(self, output: torch.Tensor, t: torch.Tensor, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Take one step of the sampler from `x` at `t`; return the next sample, and the clean latents it leads to."""
+        """Return the next sample after one sampler step from `x` at `t`, and the predicted clean latents."""
 
     def unconditional(self, prompts: Sequence[str]) -> dict[str, torch.Tensor]:
         """Return the conditioning without prompts that guidance departs from, for as many: that of empty prompts."""
@@ -148,7 +148,7 @@ class LatentDenoiser(Checkpointed, Sampled):
         return module
 
     def generate(self, prompts: Sequence[str], seeds: Sequence[int]) -> NDArray[np.uint8]:
-        """Sample with guidance from the noise of each seed, a few pictures at once.
+        """Return images [m, H, W, C] uint8 sampled with guidance from the noise of each seed, a few at once.
 
         With random weights the network is not called: its pictures would mean no more than the noise itself.
         """
@@ -170,7 +170,7 @@ class LatentDenoiser(Checkpointed, Sampled):
 
     @torch.no_grad()
     def _sample(self, prompts: Sequence[str], seeds: Sequence[int]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Yield, after each step, the sample and the clean latents that the step predicts."""
+        """Yield (sample, predicted clean latents) after each sampler step."""
         scale = self.config.guidance_scale
         conditioning = self._conditioning(prompts)
         if guided := scale > 1:
@@ -208,7 +208,7 @@ class DiscreteLatentDenoiser(LatentDenoiser, DiscreteTime):
         self.sampling = {"sampler": "ddim", "steps": config.sampling_steps, "guidance": config.guidance_scale}
 
     def sampler_step(self, output: torch.Tensor, t: torch.Tensor, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Take one step of DDIM; return the next sample, and the clean latents that it predicts."""
+        """Return the next sample after one DDIM step, and the predicted clean latents."""
         step = self.sampler.step(output, t, x, eta=0.0)
         return step.prev_sample, step.pred_original_sample
 

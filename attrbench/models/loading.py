@@ -1,4 +1,4 @@
-"""From a `ModelConfig` to a denoiser: finds the folder, here or on the hub, and the family that takes it."""
+"""Load the denoiser that a `ModelConfig` describes: find its folder, locally or on the hub, and its model family."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""LoRA weights as diffusers' `save_lora_weights` writes them; A and B stay parameters of their own."""
+"""Load LoRA weights in the format of diffusers' `save_lora_weights`, with A and B as separate parameters."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def find_lora(config: ModelConfig) -> Path:
 
 
 def add_lora(pipeline: Any, network: torch.nn.Module, config: ModelConfig, file: Path) -> None:
-    """Load the weights into the pipeline by its own loader; networks on the device `meta` get layers without weights.
+    """Add LoRA layers to a pipeline and load their weights; on the device `meta`, layers without weights.
 
     Raises:
         AttrbenchError: where they do not fit the network.
@@ -81,7 +81,7 @@ def _parts(pipeline: Any) -> list[torch.nn.Module]:
 
 
 def load_lora_state(module: torch.nn.Module, file: Path) -> None:
-    """Replace the LoRA's weights in a network by those of a file.
+    """Replace the LoRA weights of a network by those in a file.
 
     Raises:
         AttrbenchError: where the file does not hold all of them.
@@ -97,6 +97,6 @@ def load_lora_state(module: torch.nn.Module, file: Path) -> None:
 
 
 def add_random_lora(module: Any) -> None:
-    """Put a LoRA of DMin's shape into a network; its weights are what peft starts with."""
+    """Add a LoRA with the rank and targets of DMin's experiments to a network, with peft's initial weights."""
     shape = LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules=list(TARGETS), init_lora_weights="gaussian")
     module.add_adapter(shape, adapter_name=ADAPTER)

@@ -1,4 +1,4 @@
-"""Fingerprints of models: hashes of the files and options that decide their numbers."""
+"""Compute fingerprints of models: hashes of the files and options that decide their gradients."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Noise as a pure function of what it is for, so that batches, order, resuming and devices cannot change it."""
+"""Draw noise as a pure function of seed, item and timestep, independent of batch, order and device."""
 
 from __future__ import annotations
 

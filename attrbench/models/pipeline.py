@@ -1,4 +1,4 @@
-"""Opening a pipeline folder by diffusers, with its weights or, on the device `meta`, as an outline without them."""
+"""Open a diffusers pipeline folder, with its weights, or without weights on the device `meta`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The autoencoder and the text encoders of a diffusers pipeline."""
+"""Encode images and prompts with the autoencoder and text encoders of a diffusers pipeline."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ TEXT_ENCODERS = ("text_encoder", "text_encoder_2", "text_encoder_3")
 
 
 class PipelineEncoders(Encoders):
-    """The autoencoder and the text encoders of a diffusers pipeline; subclasses say how prompts are embedded.
+    """Encoders that use the autoencoder and text encoders of a diffusers pipeline; subclasses embed the prompts.
 
     Args:
         pipeline: of it only these parts are used.
@@ -74,7 +74,7 @@ class PipelineEncoders(Encoders):
         return sorted(indices)
 
     def pictures(self, latents: torch.Tensor) -> NDArray[np.uint8]:
-        """Decode latents ([B, C, H, W]) to [B, H, W, C] pictures, a few at once."""
+        """Return the images [B, H, W, C] decoded from latents [B, C, H, W], a few at once."""
         parts = []
         with self._at_work(self._vae):
             for few in latents.split(CHUNK):
@@ -101,7 +101,7 @@ class PipelineEncoders(Encoders):
         return self.prompt_embeddings(list(prompts))
 
     def _warn_of_truncation(self, prompts: Sequence[str]) -> None:
-        """Log once that prompts are cut."""
+        """Log once that prompts are truncated."""
         if not self._warned and (cut := self.truncated(prompts)):
             self._warned = True
             log.warning(
@@ -118,7 +118,7 @@ class PipelineEncoders(Encoders):
 
     @contextmanager
     def _at_work(self, *modules: torch.nn.Module) -> Iterator[None]:
-        """Keep the modules on the device meanwhile; nothing is differentiated."""
+        """Keep the modules on the device inside the `with` block, without gradients."""
         try:
             for module in modules:
                 module.to(self.device)

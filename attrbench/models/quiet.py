@@ -1,4 +1,4 @@
-"""Silencing the libraries that load models."""
+"""Silence the log messages of the libraries that load models."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from transformers.utils import logging as transformers_logging
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keep diffusers and transformers from reporting anything but errors meanwhile, and from drawing progress bars."""
+    """Suppress log messages below errors and progress bars of diffusers and transformers inside the `with` block."""
     libraries: tuple[Any, ...] = (diffusers_logging, transformers_logging)
     verbosities, bars = [library.get_verbosity() for library in libraries], not are_progress_bars_disabled()
     for library in libraries:

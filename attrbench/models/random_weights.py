@@ -1,4 +1,4 @@
-"""Random weights and encoders without weights: for measuring memory, time and storage where there is no hub.
+"""Models with random weights and trivial encoders, for measuring memory, time and storage without a download.
 
 Nothing of what they compute means anything. Latents and conditioning are functions of the picture and of the prompt.
 """
@@ -17,7 +17,7 @@ from attrbench.models.noise import gaussian, seed_of
 
 @torch.no_grad()
 def draw_weights(module: torch.nn.Module) -> None:
-    """Draw weights as layers begin with, spread 1/sqrt(inputs), tensor by tensor on the CPU: the same anywhere."""
+    """Set random initial weights of scale 1/sqrt(inputs), drawn on the CPU so that they are equal on all devices."""
     for name, tensor in (*module.named_parameters(), *module.named_buffers()):
         if tensor.dim() == 1:
             tensor.fill_(1.0 if name.endswith("weight") else 0.0)
@@ -28,7 +28,7 @@ def draw_weights(module: torch.nn.Module) -> None:
 
 
 class RandomEncoders(Encoders):
-    """Latents are means over squares of pixels through a fixed matrix; conditioning is noise that the prompt decides.
+    """Encoders without weights: latents are linear in pixel block means, conditioning is noise seeded by the prompt.
 
     Args:
         resolution: pixels on a side.

@@ -1,4 +1,4 @@
-"""Rectified flows: real timesteps along straight lines from noise to data (Esser et al. 2024, arXiv:2403.03206)."""
+"""Rectified flows: straight paths from data to noise with real timesteps (Esser et al. 2024, arXiv:2403.03206)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Denoisers that one of diffusers' schedulers samples from."""
+"""The base class of denoisers that are sampled by one of diffusers' schedulers."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from attrbench.contracts.denoiser import Denoiser
 
 
 class Sampled(Denoiser):
-    """A denoiser with a sampler.
+    """A denoiser that is sampled by a diffusers scheduler.
 
     Attributes:
         sampler: scheduler of diffusers.
@@ -19,5 +19,5 @@ class Sampled(Denoiser):
     sampling_steps: int
 
     def start_sampler(self) -> None:
-        """Set the sampler to its first step; override it where the sampler must be told more (FLUX's `mu`, say)."""
+        """Initialize the sampler's timesteps; override it if the sampler needs more arguments (FLUX's `mu`, say)."""
         self.sampler.set_timesteps(self.sampling_steps)

@@ -1,4 +1,4 @@
-"""Timestep grids as explicit tuples of training timesteps."""
+"""Compute timestep grids as tuples of training timesteps."""
 
 from __future__ import annotations
 

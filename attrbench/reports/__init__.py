@@ -1,1 +1,1 @@
-"""What is made of records: rankings, tables, contact sheets."""
+"""Reports made from records: leaderboards, tables, contact sheets."""

@@ -1,4 +1,4 @@
-"""Draw contact sheets: a picture, and the training images that a method ranks first for it."""
+"""Draw contact sheets: images of each query beside the training images that a method ranks first for it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ QUERY_COLOR = "#c03030"
 
 
 def contact_sheet(queries: Items, train: Items, ranking: Ranking, chosen: Sequence[int] | None = None) -> Image.Image:
-    """Draw for each query a block of rows: the query first and framed, then its training images by rank.
+    """Return an image with a block of tiles for each query: the query, framed, then its training images by rank.
 
     Args:
         queries: the queries.
@@ -48,7 +48,7 @@ def contact_sheet(queries: Items, train: Items, ranking: Ranking, chosen: Sequen
 
 
 def png(picture: Image.Image) -> bytes:
-    """Return a picture as the bytes of a PNG file."""
+    """Return an image as the bytes of a PNG file."""
     buffer = io.BytesIO()
     picture.save(buffer, "PNG")
     return buffer.getvalue()
@@ -67,17 +67,17 @@ def write_sheet(sheet: Image.Image, path: Path) -> None:
 
 
 def _block(queries: Items, train: Items, ranking: Ranking, query: int) -> Image.Image:
-    """Draw the rows of one query."""
-    found = [(rank, item) for rank, item in enumerate(ranking.ids[query].tolist(), start=1) if item >= 0]
-    columns = min(COLUMNS, len(found) + 1)
-    rows = -(-(len(found) + 1) // columns)
+    """Return the image of one query's block of tiles."""
+    ranked = [(rank, item) for rank, item in enumerate(ranking.ids[query].tolist(), start=1) if item >= 0]
+    columns = min(COLUMNS, len(ranked) + 1)
+    rows = -(-(len(ranked) + 1) // columns)
     step = TILE + GAP, TILE + LINES * LINE + 2 * GAP
     block = Image.new("RGB", (columns * step[0] + GAP, rows * step[1] + GAP), "white")
     draw = ImageDraw.Draw(block)
     about = queries.prompts[query] or (queries.names[query] if queries.names else queries.groups[query])
     _tile(block, (GAP, GAP), queries.images[query], ["query", *_wrapped(about)])
     draw.rectangle((GAP - 4, GAP - 4, GAP + TILE + 3, GAP + TILE + 3), outline=QUERY_COLOR, width=3)
-    for rank, item in found:
+    for rank, item in ranked:
         at = GAP + rank % columns * step[0], GAP + rank // columns * step[1]
         score = float(ranking.scores[query, rank - 1])
         line = f"{rank}.  {'' if math.isnan(score) else f'{score:.4g}  '}{one_line(train.groups[item])}"
@@ -87,7 +87,7 @@ def _block(queries: Items, train: Items, ranking: Ranking, query: int) -> Image.
 
 
 def _tile(block: Image.Image, at: tuple[int, int], pixels: NDArray[np.uint8], lines: list[str]) -> None:
-    """Draw a picture with lines of text under it."""
+    """Draw one tile onto the block: an image [H, W, C] with lines of text under it."""
     picture = picture_of(pixels)
     left, top = at
     block.paste(picture, (left + (TILE - picture.width) // 2, top + (TILE - picture.height) // 2))
@@ -97,7 +97,7 @@ def _tile(block: Image.Image, at: tuple[int, int], pixels: NDArray[np.uint8], li
 
 
 def picture_of(pixels: NDArray[np.uint8]) -> Image.Image:
-    """Return [H, W, C] pixels as an RGB picture that fits a tile; small ones are enlarged pixel by pixel."""
+    """Return [H, W, C] pixels as an RGB image of tile size; small images are enlarged without smoothing."""
     picture = Image.fromarray(np.ascontiguousarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)).convert("RGB")
     scale = TILE / max(picture.size)
     size = max(1, round(picture.width * scale)), max(1, round(picture.height * scale))

@@ -1,4 +1,4 @@
-"""Leaderboards as HTML, for notebooks: plain tables in the page's own colors, without scripts."""
+"""Render leaderboards as HTML tables for notebooks, in the page's own colors and without scripts."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from attrbench.reports.ranking import Table
 from attrbench.reports.table_cells import below_cells, caption, header, ranked_cells, reference_cells
 
 LINE = "border:0;border-bottom:1px solid rgba(128,128,128,0.35);background:none;padding:0.3em 0.7em;"
-"""Style of a cell; a half-transparent gray can be seen on white and on black."""
+"""CSS style of a cell; half-transparent gray is visible on white and on black."""
 
 
 def to_html(tables: Sequence[Table]) -> str:

@@ -1,4 +1,4 @@
-"""A leaderboard as an object, which draws itself in a notebook."""
+"""The leaderboard of a set of records as an object that a notebook shows as HTML."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, repr=False)
 class Leaderboard:
-    """What records say together. A notebook shows it as HTML tables.
+    """The ranking of runs from their records, which a notebook shows as HTML tables.
 
     Attributes:
-        tables: one for each task, version, set of queries and class of hardware.
+        tables: one table for each task, version, set of queries and class of hardware.
     """
 
     tables: Sequence[Table]
 
     def to_markdown(self) -> str:
-        """Return the tables as Markdown, one section each."""
+        """Return the tables as Markdown, one section for each."""
         return to_markdown(self.tables)
 
     def to_csv(self) -> str:
-        """Return the tables as CSV, one line a run, in bytes and seconds."""
+        """Return the tables as CSV with one line for each run, in bytes and seconds."""
         return to_csv(self.tables)
 
     def to_json(self) -> str:
@@ -39,7 +39,7 @@ class Leaderboard:
         return to_json(self.tables)
 
     def to_pandas(self) -> pd.DataFrame:
-        """Return a data frame with one row a run and the columns of `to_csv`; needs pandas."""
+        """Return a pandas data frame with one row for each run and the columns of `to_csv`."""
         return data_frame([row_values(table, row) for table in self.tables for row in [*table.ranked, *table.below]])
 
     def _repr_html_(self) -> str:
@@ -54,9 +54,9 @@ def rank_records(records: Sequence[Record], tasks: Sequence[str] = (), metric: s
     """Return the leaderboard of the records.
 
     Args:
-        records: the records.
-        tasks: names of the tasks that are wanted; empty for all.
-        metric: what ranks, such as `average-precision`; by default the main metric of each task.
+        records: records of runs.
+        tasks: names of the tasks to show; empty for all.
+        metric: the metric to rank by, such as `average-precision`; by default the main metric of each task.
 
     Raises:
         UsageError: for a task or metric that no record has.
@@ -77,7 +77,7 @@ def rank_records(records: Sequence[Record], tasks: Sequence[str] = (), metric: s
 
 
 def data_frame(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
-    """Return a data frame of the rows.
+    """Return a pandas data frame of the rows (column name -> value).
 
     Raises:
         AttrbenchError: where pandas is not installed.

@@ -1,4 +1,4 @@
-"""Leaderboards as terminal tables, Markdown, CSV and JSON."""
+"""Render leaderboards as terminal tables, Markdown, CSV and JSON."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from attrbench.reports.table_cells import below_cells, caption, header, ranked_c
 
 
 def to_rich(table: Table) -> RenderableType:
-    """A table for the terminal."""
+    """Return one leaderboard as a table that rich prints on a terminal."""
     grid = RichTable(title=escape(f"{table.task} v{table.version}"), box=box.SIMPLE_HEAD, title_style="bold")
     for column in header(table):
         grid.add_column(escape(column), justify="left" if column == "method" else "right", overflow="fold")
@@ -33,7 +33,7 @@ def to_rich(table: Table) -> RenderableType:
 
 
 def to_markdown(tables: Sequence[Table]) -> str:
-    """Markdown, one section a table."""
+    """Return leaderboards as Markdown, one section for each table."""
     parts = []
     for table in tables:
         lines = [f"## {_md(table.task)} v{table.version}", "", _md_line(header(table))]
@@ -54,7 +54,7 @@ def _md_line(cells: Sequence[str]) -> str:
 
 
 def to_csv(tables: Sequence[Table]) -> str:
-    """CSV with plain numbers, one line a run; numbers have SI units (bytes, seconds)."""
+    """Return leaderboards as CSV with one line for each run, in bytes and seconds."""
     out = io.StringIO()
     writer = csv.DictWriter(out, fieldnames=list(row_values(None, None)), lineterminator="\n")
     writer.writeheader()
@@ -65,7 +65,7 @@ def to_csv(tables: Sequence[Table]) -> str:
 
 
 def to_json(tables: Sequence[Table]) -> str:
-    """JSON: a list of tables with the same fields as the CSV."""
+    """Return leaderboards as a JSON list of tables, whose rows have the fields of the CSV."""
     documents = [
         {
             "task": table.task,
@@ -86,7 +86,7 @@ def to_json(tables: Sequence[Table]) -> str:
 
 
 def row_values(table: Table | None, row: Row | None) -> dict[str, object]:
-    """Return one run as plain values in bytes and seconds; the keys alone where there is none."""
+    """Return one run as field name -> value, in bytes and seconds; all values None if `row` is None."""
     record = None if row is None else row.record
     result = None if record is None or table is None else record.metric(table.metric)
     storage = None if record is None else record.storage

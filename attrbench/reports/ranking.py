@@ -1,4 +1,4 @@
-"""From records to tables: who is ranked with whom, ties, the Pareto front."""
+"""Rank records: group comparable runs into tables, with ties and the Pareto front."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from attrbench.metrics.intervals import paired_difference, retrained_interval
 
 @dataclass(frozen=True)
 class Row:
-    """A run on a table.
+    """One run in a leaderboard table.
 
     Attributes:
-        record: the run.
-        rank: 1 + the number of methods that are better beyond doubt, never less than that of a better value; None
-            below the line.
-        pareto: better than random beyond doubt, and no other ranked method is at least as good, as small and as
-            fast, and better in one of these.
-        reason: why the run stands below the line.
+        record: the record of the run.
+        rank: 1 + the number of methods that are significantly better, never less than the rank of a run with a better
+            value; None if the run is not ranked.
+        pareto: whether the run is significantly better than a random ranking, and no other ranked run is at least as
+            good, as small and as fast, and better in one of these.
+        reason: why the run is not ranked.
     """
 
     record: Record
@@ -33,15 +33,15 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """Runs that may be compared: one task, version, set of queries and class of hardware.
+    """Comparable runs: those on one task, version, set of queries and class of hardware.
 
     Attributes:
-        metric: what ranks.
+        metric: name of the metric that ranks.
         ranked: complete runs, best first.
-        below: limited, partial and failed runs, and scale runs: never ranked.
-        random: expectation of `metric` under a uniformly random ranking.
-        ceiling: the best value any ranking could reach.
-        controls: where the metric is that of a ground truth: what other choices of items do, the newest of each.
+        below: runs that are not ranked: limited, partial and failed runs, and runs that only measure costs.
+        random: expected value of `metric` for a uniformly random ranking.
+        ceiling: best value of `metric` that any ranking could reach.
+        controls: for a metric from a ground truth, its values for control sets of items, the newest of each.
     """
 
     task: str
@@ -58,11 +58,11 @@ class Table:
 
 
 def build_tables(records: Sequence[Record], metric: str | None = None) -> list[Table]:
-    """One table for each task, version, query set and hardware class, in the order of their names.
+    """Return one table for each task, version, query set and hardware class, sorted by these.
 
     Args:
-        records: any records; of several with equal method, options and seed only the newest counts.
-        metric: what ranks; by default each task's main metric.
+        records: any records; of those with equal method, options and seed only the newest counts.
+        metric: name of the metric that ranks; by default each task's main metric.
     """
     groups: dict[tuple[str, int, str, str], list[Record]] = {}
     for record in _newest(records):
@@ -90,7 +90,7 @@ def _newest(records: Sequence[Record]) -> list[Record]:
 
 
 def _options_key(record: Record) -> tuple[object, ...]:
-    """What tells rows of one method apart: its options; where these were chosen, what they were chosen from."""
+    """Return a key for rows of one method: its options, or for tuned options the values they were chosen from."""
     if record.tuned is not None:
         return ("tuned", record.tuned.by, *sorted(tried.label for tried in record.tuned.tried))
     return tuple(sorted((name, repr(value)) for name, value in record.method.options.items()))
@@ -135,10 +135,10 @@ def _table(records: Sequence[Record], metric: str) -> Table:
 
 
 def _controls(records: Sequence[Record], metric: str) -> list[Control]:
-    """The controls of the records by name, best first; those that match one method's choice bear its name.
+    """Return the controls of all records by name, best first; a control that depends on a method has its name added.
 
-    Records estimate the noise of training from other models, so that equal controls may have unequal intervals: of
-    those the widest stands.
+    Records estimate the noise of training from different models, so that equal controls may have unequal intervals;
+    the widest one is kept.
     """
     newest: dict[str, Control] = {}
     for record in sorted(records, key=lambda record: record.created):
@@ -157,17 +157,17 @@ def _width(control: Control) -> float:
 
 
 def _quality(record: Record, metric: str) -> float:
-    """The metric's value, turned so that larger is better."""
+    """Return the metric's value, negated if smaller is better."""
     result = record.metric(metric)
     assert result is not None
     return result.value if result.higher_is_better else -result.value
 
 
 def _beats(a: Record, b: Record, metric: str) -> bool:
-    """Whether a is better than b on the same queries, by a 95% paired interval that excludes 0.
+    """Return whether a is significantly better than b: whether the paired 95% interval over equal queries excludes 0.
 
-    Results of other numbers of values (a ground truth with other seeds or pictures) are never told apart, nor are
-    those without an interval.
+    Results with different numbers of values (a ground truth with other seeds or images) or without an interval are
+    never significantly different.
     """
     mine, theirs = a.metric(metric), b.metric(metric)
     assert mine is not None and theirs is not None
@@ -180,7 +180,7 @@ def _beats(a: Record, b: Record, metric: str) -> bool:
 
 
 def _difference(a: MetricResult, b: MetricResult) -> tuple[float, float] | None:
-    """The 95% interval of a - b, query by query, or picture by picture and seed by seed."""
+    """Return the 95% interval of a - b, paired by query, or by image and training seed."""
     if a.noise is None or b.noise is None:
         return paired_difference(a.per_query, b.per_query)
     values = np.subtract(a.per_query, b.per_query).reshape(a.clusters, -1)
@@ -194,7 +194,7 @@ def _dominates(a: Record, b: Record, metric: str) -> bool:
 
 
 def _above_chance(record: Record, metric: str) -> bool:
-    """Whether the interval lies on the good side of a random ranking; where that is unknown, yes."""
+    """Return whether the interval is better than a random ranking; True if that is unknown."""
     result = record.metric(metric)
     assert result is not None
     if result.random is None or result.low is None or result.high is None:
@@ -203,7 +203,7 @@ def _above_chance(record: Record, metric: str) -> bool:
 
 
 def _costs(record: Record, metric: str) -> tuple[float, float, float]:
-    """Quality, minus bytes, minus seconds a query: larger is better in each."""
+    """Return (quality, -bytes, -seconds for a query), each larger for better runs."""
     assert record.storage is not None and record.latency is not None
     return _quality(record, metric), -record.storage.total, -record.latency.query.p50
 

@@ -1,4 +1,4 @@
-"""The columns of a leaderboard and the text of their cells: the same for terminal, Markdown and CSV."""
+"""Format the columns and cells of a leaderboard as text, for terminal, Markdown and HTML tables."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ COLUMNS = (
 
 
 def header(table: Table) -> list[str]:
-    """Column titles; the metric's column bears its name."""
+    """Return the column titles; the metric's column is titled with its name."""
     return [f"{table.metric} ↑" if column == "metric" else column for column in COLUMNS]
 
 
 def ranked_cells(table: Table, row: Row) -> list[str]:
-    """The cells of a ranked run."""
+    """Return the cells of a ranked run."""
     tied = sum(other.rank == row.rank for other in table.ranked) > 1
     return [
         f"{row.rank}{'=' if tied else ''}",
@@ -36,7 +36,7 @@ def ranked_cells(table: Table, row: Row) -> list[str]:
 
 
 def reference_cells(table: Table) -> list[list[str]]:
-    """What to compare with: the analytic expectation of a random ranking; the controls of a ground truth."""
+    """Return rows of cells to compare with: the controls of a ground truth, else the expected random ranking."""
     rest = [""] * (len(COLUMNS) - 4)
     if table.controls:
         return [
@@ -48,7 +48,7 @@ def reference_cells(table: Table) -> list[list[str]]:
 
 
 def below_cells(table: Table, row: Row) -> list[str]:
-    """The cells of a run below the line: what it has, and why it stands there."""
+    """Return the cells of a run that is not ranked: its values, and the reason."""
     label = f"{method_text(row.record)} ({row.reason})"
     if row.record.storage is None or row.record.latency is None:
         return ["–", label, *[""] * (len(COLUMNS) - 2)]
@@ -56,7 +56,7 @@ def below_cells(table: Table, row: Row) -> list[str]:
 
 
 def method_text(record: Record) -> str:
-    """The `-m` string, marked where its options were chosen on other queries."""
+    """Return the method with its options as given by `-m`, marked `(tuned)` if options were tuned."""
     return record.method.label if record.tuned is None else f"{record.method.label} (tuned)"
 
 
@@ -74,18 +74,18 @@ def _results(table: Table, record: Record) -> list[str]:
 
 
 def interval_text(result: MetricResult | Tried) -> str:
-    """The interval in brackets; empty where there is none."""
+    """Return the interval as `[low, high]`; empty if there is none."""
     return "" if result.low is None or result.high is None else f"[{result.low:.3f}, {result.high:.3f}]"
 
 
 def _value(record: Record, metric: str) -> tuple[str, str]:
-    """The metric and its interval; blank for a task whose items have no groups."""
+    """Return the metric's value and interval as text; empty if the record lacks the metric."""
     result = record.metric(metric)
     return ("", "") if result is None else (f"{result.value:.3f}", interval_text(result))
 
 
 def caption(table: Table) -> list[str]:
-    """What a reader must know to read the table."""
+    """Return the lines of explanation below a table."""
     ceiling = "" if table.ceiling is None else f", ceiling {table.ceiling:.3f}"
     retrained = [
         f"{table.metric} is no measure of retrieval and has no cut-off: models were trained again without the items at"
@@ -105,7 +105,7 @@ def caption(table: Table) -> list[str]:
 
 
 def _how_tuned(table: Table) -> list[str]:
-    """Of the rows whose options were chosen: by what, and on how many queries."""
+    """Return a line that says how tuned options were chosen; an empty list if no row is tuned."""
     tuned = [row.record.tuned for row in [*table.ranked, *table.below] if row.record.tuned is not None]
     if not tuned:
         return []
@@ -115,7 +115,7 @@ def _how_tuned(table: Table) -> list[str]:
 
 
 def storage_text(storage: Storage) -> str:
-    """What a method keeps; of an index beside the rows, how much that is; without rows, what they would take."""
+    """Return a method's storage as text, with the size of its index, or the size of rows if they were kept."""
     kept = storage.rows_if_kept
     if kept is not None:
         return f"{human_bytes(storage.total) if storage.total else 'none'} ({human_bytes(kept)} if kept)"
@@ -124,7 +124,7 @@ def storage_text(storage: Storage) -> str:
 
 
 def human_bytes(count: float) -> str:
-    """Bytes with a unit, three digits: `327 MB`."""
+    """Return bytes with a unit and three digits: `327 MB`."""
     for unit in ("B", "kB", "MB", "GB"):
         if count < 1000:
             return f"{count:.3g} {unit}" if unit != "B" else f"{count:.0f} B"
@@ -133,7 +133,7 @@ def human_bytes(count: float) -> str:
 
 
 def human_seconds(seconds: float) -> str:
-    """Seconds with a unit: `31 ms`."""
+    """Return seconds with a unit: `31 ms`."""
     if seconds < 1e-3:
         return f"{seconds * 1e6:.0f} µs"
     if seconds < 1:

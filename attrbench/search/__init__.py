@@ -1,1 +1,1 @@
-"""Finding the strongest training items: exact, HNSW, Faiss."""
+"""Search for the training items with the highest scores: exhaustive, by HNSW graphs, or by Faiss indexes."""

@@ -1,4 +1,4 @@
-"""Exhaustive inner-product search over gradient rows."""
+"""Score all training items by inner products of gradient rows (exhaustive search)."""
 
 from __future__ import annotations
 
@@ -13,12 +13,14 @@ from attrbench.search.vectors import query_vectors
 
 
 class ExactSearch(ExhaustiveScorer):
-    """tau(q, i) = sum over timesteps of <S g_q, S g_i>, over all items (DMin, arXiv 2412.08637, eq. 6).
+    """A scorer of all items by inner products of sketched gradients, summed over timesteps.
+
+    tau(q, i) = sum over t of <S g_q,t, S g_i,t> (Lin et al. 2024, "DMin", arXiv:2412.08637, eq. 6).
 
     Args:
-        rows: the training rows.
-        feature: of the queries.
-        normalize: whether each timestep's gradient has unit norm.
+        rows: gradient rows of the training set.
+        feature: the feature of the query rows.
+        normalize: whether gradients are scaled to unit norm at each timestep.
     """
 
     def __init__(self, rows: TrainRows, feature: GradientRows, normalize: bool) -> None:
@@ -27,7 +29,7 @@ class ExactSearch(ExhaustiveScorer):
         self._normalize = normalize
 
     def scores(self, query: QueryFeatures) -> NDArray[np.float32]:
-        """[m, n] inner products: one read of the memory-mapped shards for all m queries."""
+        """Return the [m, n] scores; the memory-mapped shards are read once for all m queries."""
         vectors = query_vectors(query[self._feature], self._normalize)
         scores = np.empty((len(vectors), self._rows.count), np.float32)
         for first, block in self._rows.blocks():
@@ -35,7 +37,7 @@ class ExactSearch(ExhaustiveScorer):
         return scores
 
     def rescore(self, query: QueryFeatures, items: NDArray[np.int64]) -> NDArray[np.float32]:
-        """[len(items)] inner products of one query with these items only, read from the store."""
+        """Return the [len(items)] scores of one query for these items only."""
         vectors = query_vectors(query[self._feature], self._normalize)
         block = self._rows.take(items)
         norms = None if self._normalize else self._rows.norms[items]
@@ -45,14 +47,14 @@ class ExactSearch(ExhaustiveScorer):
         return _products(vectors, block, None if self._normalize else self._rows.norms[first : first + len(block)])
 
     def size(self) -> StateSize:
-        """The rows; raw gradients also need their norms."""
+        """Return the bytes of the stored rows, with norms unless gradients are normalized."""
         return StateSize(rows=rows_bytes(self._rows, self._normalize))
 
 
 def _products(
     vectors: NDArray[np.float32], block: NDArray[np.float32], norms: NDArray[np.float32] | None
 ) -> NDArray[np.float32]:
-    """[m, items] inner products; norms ([items, T]) go on the products, not on a copy of the rows."""
+    """Return the [m, items] inner products, each timestep's multiplied by its norm if norms [items, T] are given."""
     if norms is None:
         whole: NDArray[np.float32] = vectors @ block.reshape(len(block), -1).T
         return whole
@@ -63,5 +65,5 @@ def _products(
 
 
 def rows_bytes(rows: TrainRows, normalize: bool) -> int:
-    """Bytes of n rows as they are stored; raw gradients also need their T norms."""
+    """Return the bytes of n stored rows, with their T norms unless gradients are normalized."""
     return rows.count * (rows.row_bytes + (0 if normalize else 4 * rows.norms.shape[1]))

@@ -1,4 +1,4 @@
-"""Faiss indexes by factory string: Flat, IVF64,Flat, HNSW32, PQ64, ..."""
+"""Search gradient rows in Faiss indexes, chosen by factory string: `Flat`, `IVF64,Flat`, `HNSW32`, `PQ64`."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ TRAINING_BYTES = 2 * 2**30
 
 
 def make_index(factory: str, width: int) -> faiss.Index:
-    """An empty inner-product index for vectors of `width` numbers.
+    """Return an empty inner-product index for vectors of length `width`.
 
     Raises:
-        UsageError: where Faiss does not understand the string, or can't apply it to this width.
-        Unavailable: where Faiss does not import.
+        UsageError: where the factory string is invalid, or can't be applied to this width.
+        Unavailable: where Faiss can't be imported.
     """
     library = search_library("faiss")
     try:
@@ -44,22 +44,21 @@ def make_index(factory: str, width: int) -> faiss.Index:
 
 
 def _reason(error: RuntimeError) -> str:
-    """What Faiss means, without the C++ signature and source line before it."""
+    """Return the message of a Faiss error without the C++ signature and source line."""
     return re.split(r"\.(?:cpp|h):\d+: ", str(error))[-1].strip().replace("\n", " ")
 
 
 class FaissSearch(IndexSearch):
-    """Inner-product search in an index that `faiss.index_factory` makes.
+    """A search for the largest inner products in a Faiss index.
 
     Args:
-        rows: the training rows.
-        feature: of the queries.
-        normalize: whether each timestep's gradient has unit norm.
-        index: the factory string.
-        nprobe: cells visited by IVF indexes; None keeps Faiss' default of 1.
-        rerank: how many times k candidates are taken from the index and scored exactly from the stored rows; 0 to
-            trust the index.
-        folder: where indexes are kept.
+        rows: gradient rows of the training set.
+        feature: the feature of the query rows.
+        normalize: whether gradients are scaled to unit norm at each timestep.
+        index: factory string of `faiss.index_factory`.
+        nprobe: number of cells visited by IVF indexes; None for Faiss' default of 1.
+        rerank: rerank * k candidates are taken from the index and scored exactly from the stored rows; 0 for none.
+        folder: folder in which indexes are kept.
         key: fingerprint of the rows.
     """
 
@@ -111,7 +110,7 @@ class FaissSearch(IndexSearch):
         return index
 
     def _training_vectors(self) -> NDArray[np.float32]:
-        """Rows for the index's training, evenly spaced over the training set, as many as fit into a fixed memory."""
+        """Return [k, T * v] evenly spaced rows to train the index on, at most 2 GiB."""
         most = max(1, TRAINING_BYTES // (4 * self._rows.width))
         items = np.arange(0, self._rows.count, -(-self._rows.count // most))
         rows = self._rows.take(items)
@@ -120,7 +119,7 @@ class FaissSearch(IndexSearch):
         return rows.reshape(len(rows), -1)
 
     def top(self, query: QueryFeatures, k: int) -> Ranking:
-        """The k largest inner products that the index finds, exact ones with `rerank`; -1 where it finds fewer."""
+        """Return the k items with the largest inner products that the index finds, [m, k]; ids -1 if fewer."""
         k = min(k, self._rows.count)
         candidates = min(max(1, self._rerank) * k, self._rows.count)
         scores, ids = self._index.search(query_vectors(query[self._feature], self._normalize), candidates)
@@ -128,21 +127,21 @@ class FaissSearch(IndexSearch):
         if not self._rerank:
             return Ranking(ids, scores)
         exact = self.exact()
-        best = [_best(exact, query.query(row), found[found >= 0], k) for row, found in enumerate(ids)]
+        best = [_best(exact, query.query(row), items[items >= 0], k) for row, items in enumerate(ids)]
         return Ranking(np.stack([ranking.ids for ranking in best]), np.stack([ranking.scores for ranking in best]))
 
     def size(self) -> StateSize:
-        """The index file, and for re-ranking the stored rows."""
+        """Return the bytes of the index file, and of the stored rows if candidates are re-ranked."""
         rows = rows_bytes(self._rows, self._normalize) if self._rerank else 0
         return StateSize(rows=rows, index=self._kept.bytes)
 
 
-def _best(exact: ExactSearch, query: QueryFeatures, found: NDArray[np.int64], k: int) -> Ranking:
-    """The k best of the items that were found for one query, scored exactly; -1 beyond them."""
-    found = np.sort(found)  # ties go to the smaller index
+def _best(exact: ExactSearch, query: QueryFeatures, candidates: NDArray[np.int64], k: int) -> Ranking:
+    """Return the k best candidates of one query by exact scores, [k]; ids -1 beyond the candidates."""
+    candidates = np.sort(candidates)  # ties go to the smaller index
     ids, scores = np.full(k, -1, np.int64), np.full(k, -np.inf, np.float32)
-    if len(found):
-        ranking = top_k(exact.rescore(query, found)[None], k)
-        ids[: ranking.ids.shape[1]] = found[ranking.ids[0]]
+    if len(candidates):
+        ranking = top_k(exact.rescore(query, candidates)[None], k)
+        ids[: ranking.ids.shape[1]] = candidates[ranking.ids[0]]
         scores[: ranking.ids.shape[1]] = ranking.scores[0]
     return Ranking(ids, scores)

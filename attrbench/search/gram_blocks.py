@@ -1,7 +1,7 @@
-"""Gram blocks: inner products between all rows of a store, or between rows and queries, layer by layer.
+"""Compute Gram matrices of stored gradient rows for each layer: [n, n] between training items, [m, n] with queries.
 
-What kernel methods and blockwise influence functions need of the rows that one backward pass left behind. Whole rows
-(`sketch=None`), or layers sketched to at least their size, give the exact Gram matrix.
+Kernel methods and blockwise influence functions use them. Rows of unsketched gradients (`sketch=None`), or layers
+sketched to at least their size, give the exact Gram matrix.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from attrbench.features.views import TrainRows
 
 ALL: Mapping[str, slice] = {"": slice(None)}
 BAND_BYTES = 256 * 2**20
-"""Rows held in memory at once, besides the block that passes by."""
+"""Bytes of rows held in memory at once, beside the block that is being read."""
 
 
 def gram_blocks(
     rows: TrainRows, layers: Mapping[str, slice] = ALL, raw: bool = False
 ) -> dict[str, NDArray[np.float64]]:
-    """<g_i, g_j> summed over matching timesteps, for each layer: name -> [n, n], symmetric.
+    """Return layer name -> Gram matrix [n, n] of <g_i, g_j>, summed over matching timesteps.
 
     Args:
-        rows: the training rows; they need not fit into memory.
-        layers: name and columns of each layer (`TrainRows.layers`); by default the whole row.
-        raw: multiplies each timestep's unit-norm row by its norm.
+        rows: gradient rows of the training set; they need not fit into memory.
+        layers: layer name -> columns of the row (`TrainRows.layers`); by default the whole row.
+        raw: whether each timestep's unit-norm row is multiplied by its norm.
     """
     grams = {name: np.zeros((rows.count, rows.count)) for name in layers}
     for first, band in _bands(rows, raw):
@@ -44,7 +44,7 @@ def gram_blocks(
 def cross_gram_blocks(
     queries: NDArray[np.float32], rows: TrainRows, layers: Mapping[str, slice] = ALL, raw: bool = False
 ) -> dict[str, NDArray[np.float64]]:
-    """<g_q, g_i> for queries ([m, T, w], raw or not as they come): name -> [m, n]."""
+    """Return layer name -> inner products [m, n] of query rows [m, T, w] and `rows`; `raw` applies to `rows` only."""
     grams = {name: np.zeros((len(queries), rows.count)) for name in layers}
     for start, block in _blocks(rows, raw):
         for name, columns in layers.items():
@@ -53,7 +53,7 @@ def cross_gram_blocks(
 
 
 def _products(left: NDArray[np.float32], right: NDArray[np.float32]) -> NDArray[np.float64]:
-    """[a, b] inner products of [a, T, w] and [b, T, w] in float64, which inverting them needs."""
+    """Return the [a, b] inner products of [a, T, w] and [b, T, w] rows in float64, for later inversion."""
     total = np.zeros((len(left), len(right)))
     for t in range(left.shape[1]):
         total += left[:, t].astype(np.float64) @ right[:, t].astype(np.float64).T
@@ -66,7 +66,7 @@ def _blocks(rows: TrainRows, raw: bool) -> Iterator[tuple[int, NDArray[np.float3
 
 
 def _bands(rows: TrainRows, raw: bool) -> Iterator[tuple[int, NDArray[np.float32]]]:
-    """Consecutive blocks joined up to `BAND_BYTES`."""
+    """Yield (first item, rows) of consecutive blocks concatenated to at most `BAND_BYTES`."""
     held: list[NDArray[np.float32]] = []
     start = 0
     for first, block in _blocks(rows, raw):

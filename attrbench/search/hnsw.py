@@ -1,4 +1,4 @@
-"""HNSW graphs by hnswlib."""
+"""Search gradient rows approximately in HNSW graphs (Malkov and Yashunin 2016, arXiv:1603.09320) by hnswlib."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class HNSWGraph:
-    """What decides a graph.
+    """The parameters of an HNSW graph.
 
     Attributes:
-        m: links a node (hnswlib's and the paper's M).
-        ef_construction: candidates looked at while building.
-        seed: of the nodes' levels.
+        m: number of links of a node (M in hnswlib and the paper).
+        ef_construction: size of the candidate list while building.
+        seed: seed of the nodes' random levels.
     """
 
     m: int = 16
@@ -42,15 +42,15 @@ class HNSWGraph:
 
 
 class HNSWSearch(IndexSearch):
-    """Approximate inner-product search; the graph is built on one thread, so that a seed decides it.
+    """An approximate search for the largest inner products in an HNSW graph, built on one thread for determinism.
 
     Args:
-        rows: the training rows.
-        feature: of the queries.
-        normalize: whether each timestep's gradient has unit norm.
-        graph: what decides the graph.
-        ef: candidates looked at while searching; raised to k where it is smaller.
-        folder: where graphs are kept.
+        rows: gradient rows of the training set.
+        feature: the feature of the query rows.
+        normalize: whether gradients are scaled to unit norm at each timestep.
+        graph: parameters of the graph.
+        ef: size of the candidate list while searching; at least k is used.
+        folder: folder in which graphs are kept.
         key: fingerprint of the rows.
     """
 
@@ -91,7 +91,7 @@ class HNSWSearch(IndexSearch):
         return index
 
     def top(self, query: QueryFeatures, k: int) -> Ranking:
-        """The k nearest by inner product that the graph search finds; -1 where it finds fewer."""
+        """Return the k items with the largest inner products that the graph search finds, [m, k]; ids -1 if fewer."""
         k = min(k, self._rows.count)
         self._index.set_ef(max(self._ef, k))
         vectors = query_vectors(query[self._feature], self._normalize)
@@ -117,7 +117,7 @@ class HNSWSearch(IndexSearch):
 
 
 def _save(index: hnswlib.Index, file: str) -> None:
-    """Hnswlib does not notice a disk that is full: what it wrote is measured."""
+    """Write an index file and check its size, because hnswlib does not notice a full disk."""
     index.save_index(file)
     expected, written = index.index_file_size(), Path(file).stat().st_size
     if written != expected:

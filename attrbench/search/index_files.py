@@ -1,4 +1,4 @@
-"""Index files: built once, kept with the seconds that building took, loaded ever after."""
+"""Keep search indexes in the cache: build an index once, then load it from its file."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ def kept_index(
     save: Callable[[IndexT, str], None],
     load: Callable[[str], IndexT],
 ) -> Kept[IndexT]:
-    """Load the index at `path`; build and save it before, where it is missing or damaged.
+    """Return the index kept at `path`, built and saved first if it is missing or damaged.
 
     Args:
-        path: of the index file.
-        summary: one line for people that says which index it is.
-        build: makes the index in memory, from which it is not loaded again.
-        save: writes it to a file.
-        load: reads it from there.
+        path: path of the index file.
+        summary: one line that describes the index.
+        build: returns a new index.
+        save: writes an index to a file name.
+        load: returns the index stored under a file name.
 
     Raises:
-        AttrbenchError: where it can't be saved.
+        AttrbenchError: where the index can't be saved.
     """
     built: list[IndexT] = []
 
@@ -51,7 +51,7 @@ def kept_index(
 
 
 class IndexSearch(Scorer):
-    """A search in a kept index: what its file costs, and the exhaustive search that it is measured against."""
+    """A base class of searches in a kept index, with its storage costs and its exhaustive counterpart."""
 
     _rows: TrainRows
     _feature: GradientRows
@@ -59,13 +59,13 @@ class IndexSearch(Scorer):
     _kept: Kept[Any]
 
     def size(self) -> StateSize:
-        """The index file, which holds the rows or their codes."""
+        """Return the bytes of the index file, which contains the rows or their codes."""
         return StateSize(index=self._kept.bytes)
 
     def build_seconds(self) -> float:
-        """What building the index took, where it was loaded."""
+        """Return the seconds that building the index took in an earlier run; 0 if it was built now."""
         return self._kept.earlier_seconds
 
     def exact(self) -> ExactSearch:
-        """Exhaustive search over the same rows."""
+        """Return the exhaustive search over the rows of this index."""
         return ExactSearch(self._rows, self._feature, self._normalize)

@@ -1,4 +1,4 @@
-"""Import the libraries of approximate search, which a machine may lack."""
+"""Import the libraries of approximate search (hnswlib, Faiss), with a clear error if one is missing."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ INSTALLATION = {
 
 
 def search_library(name: Literal["hnswlib", "faiss"]) -> ModuleType:
-    """Return the imported library.
+    """Return the imported library called `name`.
 
     Raises:
-        Unavailable: where it does not import. The line names the library, the reason and the way to get it.
+        Unavailable: where the import fails; names the library, the reason and how to install it.
     """
     try:
         return importlib.import_module(name)

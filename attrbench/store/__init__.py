@@ -1,1 +1,1 @@
-"""Files of the cache: shards, checksums, locks, fingerprints, cleaning up."""
+"""The cache on disk: artifacts, shards of features, checksums, locks, fingerprints, garbage collection."""

@@ -1,8 +1,8 @@
-"""Artifacts: everything that is kept below the cache, each a file or folder with a seal beside it.
+"""Artifacts: files and folders of the cache, each with a seal beside it, a JSON file with its size and checksum.
 
-Whoever needs one looks for it, locks it, looks again, makes it, and seals it; `Artifact` does that once for all kinds.
-The data takes its name last, after the seal, and loses it first. So a kill at any moment leaves a thing that is whole,
-or a seal whose data is not there, which counts for nothing and is told from files that somebody else put there.
+To use an artifact, a process looks for it, locks it, looks again, builds it and seals it; `Artifact` does that for all
+kinds of data. The data gets its final name last, after the seal is written, and loses it first. A kill at any moment
+therefore leaves either complete data, or a seal without data, which is ignored.
 """
 
 from __future__ import annotations
@@ -33,16 +33,16 @@ Facts = Mapping[str, Any]
 log = logging.getLogger(__name__)
 
 _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
-"""Errors of a build that tell of the disk it writes to, whatever else it reads."""
+"""Error codes during a build that mean that the cache's disk can't be written to."""
 
 
 class Kept(NamedTuple, Generic[T]):
-    """What `Artifact.kept` returns.
+    """The content of an artifact.
 
     Attributes:
-        value: what was loaded or made.
-        bytes: its size on disk.
-        earlier_seconds: what making it took in an earlier run; 0 where it was made just now.
+        value: the loaded or built object.
+        bytes: size on disk.
+        earlier_seconds: seconds that building took in an earlier run; 0 if it was built just now.
     """
 
     value: T
@@ -52,12 +52,12 @@ class Kept(NamedTuple, Generic[T]):
 
 @dataclass(frozen=True)
 class Artifact:
-    """A file or folder that is kept below the cache.
+    """A file or folder in the cache, sealed with its size and checksum.
 
     Attributes:
-        path: where it lies; the name must hold a fingerprint of everything that decides the content.
-        kind: what sort of thing it is, in free text ("index", "generated queries").
-        summary: one line for people that says which one; `attrbench cache ls` shows it.
+        path: path of the file or folder; its name must contain a fingerprint of everything that decides the content.
+        kind: kind of data, in free text ("index", "generated queries").
+        summary: one line that describes the data, for `attrbench cache ls`.
     """
 
     path: Path
@@ -65,11 +65,11 @@ class Artifact:
     summary: str
 
     def kept(self, build: Callable[[Path], Facts | None], load: Callable[[Path, Facts], T]) -> Kept[T]:
-        """Load the artifact; build it before, where it is missing or damaged and no other process does.
+        """Return the loaded artifact, built first if it is missing or damaged; only one process builds it.
 
         Args:
-            build: writes the data to the path it is given, and returns the facts to be kept with it.
-            load: reads the data at a path; gets the facts too.
+            build: writes the data to the path that it is given, and returns facts (JSON) to be stored in the seal.
+            load: returns the object stored at a path; also gets the facts.
 
         Raises:
             AttrbenchError: where the cache can't be written to.
@@ -86,21 +86,21 @@ class Artifact:
         return Kept(load(self.path, seal.facts), seal.bytes, seal.seconds)
 
     def arrays(self, build: Callable[[], Mapping[str, NDArray[Any]]]) -> Kept[dict[str, NDArray[Any]]]:
-        """Load the arrays of a safetensors file; build them before, where they are missing or damaged.
+        """Return the arrays of a safetensors file (name -> array), computed first if the file is missing or damaged.
 
         Raises:
             AttrbenchError: where the cache can't be written to.
         """
-        made: dict[str, NDArray[Any]] = {}
+        built: dict[str, NDArray[Any]] = {}
 
         def make(part: Path) -> None:
-            made.update(build())
-            write_arrays(part, made)
+            built.update(build())
+            write_arrays(part, built)
 
-        return self.kept(make, lambda path, _: made or load_file(path))
+        return self.kept(make, lambda path, _: built or load_file(path))
 
     def whole(self) -> Seal | None:
-        """Return the seal where the data is there and fits it; reads all of the data."""
+        """Return the seal if the data exists and its size and checksum match, else None; reads all of the data."""
         seal = self.seal()
         with suppress(OSError):
             if seal is not None and seal.fits(self.path):
@@ -108,18 +108,18 @@ class Artifact:
         return None
 
     def seal(self) -> Seal | None:
-        """Return the seal, without a look at the data; None where there is none that can be read."""
+        """Return the seal without checking the data; None if there is no readable seal."""
         try:
             return Seal.read(seal_path(self.path))
         except (OSError, ValueError):
             return None
 
     def is_there(self) -> bool:
-        """Return whether data and seal are both there, whole or not."""
+        """Return whether data and seal exist, whether they match or not."""
         return self.path.exists() and seal_path(self.path).exists()
 
     def report_damage(self) -> None:
-        """Log that the artifact is damaged, where it is there; for use after `whole`."""
+        """Log a warning that the artifact is damaged, if it exists; to be called after `whole` returned None."""
         if self.is_there():
             log.warning("%s %s is damaged (size or checksum differ): making it again", self.kind, self.path)
 
@@ -128,7 +128,7 @@ class Artifact:
         return lock(self.path.with_name(self.path.name + LOCK), wait)
 
     def write(self, build: Callable[[Path], Facts | None]) -> Seal:
-        """Make the artifact, whatever was there, and return its seal.
+        """Build the artifact, replacing any earlier one, and return its seal.
 
         Args:
             build: see `kept`.
@@ -149,7 +149,7 @@ class Artifact:
             _remove(part)
 
     def write_bytes(self, data: bytes, facts: Facts | None = None) -> Seal:
-        """Make the artifact of these bytes, whatever was there, and return its seal.
+        """Write these bytes as the artifact's file, replacing any earlier one, and return its seal.
 
         Raises:
             AttrbenchError: where the cache can't be written to.
@@ -189,29 +189,29 @@ class Artifact:
         return seal
 
     def touch(self) -> None:
-        """Set the time of the seal: when the artifact was last used. A cache that is read-only is read all the same."""
+        """Set the modification time of the seal to now, as the time of last use; ignored in a read-only cache."""
         with suppress(OSError):
             os.utime(seal_path(self.path))
 
     def drop(self) -> None:
-        """Remove data and seal, as far as they are there and can be removed."""
+        """Remove data and seal if they exist; errors are ignored."""
         _remove(self.path)
         _remove(seal_path(self.path))
 
 
 def write_arrays(path: Path, arrays: Mapping[str, NDArray[Any]], facts: Facts | None = None) -> Facts | None:
-    """Write arrays as a safetensors file, and return the facts."""
+    """Write arrays as a safetensors file at `path`, and return `facts`."""
     path.write_bytes(save({name: np.asarray(array, order="C") for name, array in arrays.items()}))
     return facts
 
 
 @contextmanager
 def cache_errors(folder: Path, codes: set[int] | None = None) -> Iterator[None]:
-    """Turn an OSError, of these codes only where they are given, into one line about the cache.
+    """Turn an OSError inside the `with` block into an AttrbenchError that says that the cache can't be written to.
 
     Args:
-        folder: that is written to.
-        codes: errno values; None for all.
+        folder: the folder that is written to.
+        codes: errno values to which this applies; None for all.
     """
     try:
         yield
@@ -225,7 +225,7 @@ def cache_errors(folder: Path, codes: set[int] | None = None) -> Iterator[None]:
 
 
 def _remove(path: Path) -> None:
-    """Remove a file or folder, as far as it is there and can be removed; a folder loses its name first."""
+    """Remove a file or folder if it exists, ignoring errors; a folder is renamed first, so that it vanishes at once."""
     with suppress(OSError):
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path.rename(path.with_name(f"{path.name}.gone.part-{os.getpid()}")), ignore_errors=True)

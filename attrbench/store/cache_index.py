@@ -1,6 +1,6 @@
-"""What lies in a cache folder, by what the files say of themselves.
+"""Index a cache folder: which artifacts, leftovers, locks and unknown files it contains, told by seals and names.
 
-No symbolic link below the folder is followed: what it leads to belongs to someone else.
+No symbolic link below the folder is followed: its target does not belong to the cache.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from itertools import chain
 from pathlib import Path
 
 from attrbench.errors import AttrbenchError
+from attrbench.store.cache_entries import CacheEntry, Fault, File, Group, file_at
 from attrbench.store.checksums import SEAL
 from attrbench.store.fingerprint import fingerprint
 from attrbench.store.locks import LOCK
-from attrbench.store.pieces import Fault, File, Group, Piece, look_at
 from attrbench.store.shards import FEATURE
 
 _KEY = "[0-9a-f]{20}"
@@ -28,66 +28,66 @@ PART = re.compile(r"\.part-([1-9]\d{0,9})$")
 
 
 @dataclass
-class Inventory:
-    """Everything below a cache folder.
+class CacheIndex:
+    """The contents of a cache folder.
 
     Attributes:
-        root: the folder.
-        groups: the artifacts.
-        earlier: what attrbench 0.1 kept, which this version does not read, by folder.
-        parts: files and folders that processes were writing, some of them long gone.
+        root: the cache folder.
+        groups: the artifacts, in groups of equal folder, kind and summary.
+        earlier: data of attrbench 0.1, which this version does not read, one entry for each folder.
+        parts: files and folders that a process is writing or left unfinished.
         locks: lock files.
-        other: files that nothing vouches for.
-        links: what is no regular file, such as symbolic links.
-        unreadable: files and folders that can't be looked at.
+        other: files that belong to no artifact.
+        links: symbolic links and other irregular files.
+        unreadable: faults of files and folders that can't be read.
     """
 
     root: Path
     groups: list[Group] = field(default_factory=list)
-    earlier: list[Piece] = field(default_factory=list)
-    parts: list[Piece] = field(default_factory=list)
+    earlier: list[CacheEntry] = field(default_factory=list)
+    parts: list[CacheEntry] = field(default_factory=list)
     locks: list[File] = field(default_factory=list)
     other: list[File] = field(default_factory=list)
     links: list[Path] = field(default_factory=list)
     unreadable: list[Fault] = field(default_factory=list)
 
     @property
-    def pieces(self) -> list[Piece]:
-        """All artifacts of this cache; links are not among them."""
-        return [piece for group in self.groups for piece in group.pieces if piece.regular]
+    def entries(self) -> list[CacheEntry]:
+        """All artifacts, except those with links among their files."""
+        return [entry for group in self.groups for entry in group.entries if entry.regular]
 
     @property
     def rest(self) -> list[File]:
-        """All regular files that belong to no artifact, of this version or an earlier one."""
+        """All regular files that belong to no artifact: parts, locks and others."""
         parts = chain.from_iterable(part.files for part in self.parts)
         return [file for file in (*parts, *self.locks, *self.other) if file.regular]
 
     @property
     def bytes(self) -> int:
-        """Size of everything."""
-        kept: list[Group | Piece | File] = [*self.groups, *self.earlier, *self.rest]
+        """Total size of the cache."""
+        kept: list[Group | CacheEntry | File] = [*self.groups, *self.earlier, *self.rest]
         return sum(each.bytes for each in kept)
 
 
-def take_inventory(root: Path) -> Inventory:
-    """Look through a cache folder; opens no data, and changes nothing.
+def index_cache(root: Path) -> CacheIndex:
+    """Return the index of a cache folder; reads seals but no data, and changes nothing.
 
     Raises:
-        AttrbenchError: where there is no such folder.
+        AttrbenchError: where the folder does not exist.
     """
     if not root.is_dir():
         raise AttrbenchError(
             f"there is no cache folder {root}: name one with --cache, or fill this one with 'attrbench run'"
         )
-    found = Inventory(root)
+    index = CacheIndex(root)
     files: list[File] = []
     parts: dict[Path, list[File]] = defaultdict(list)
-    for file in _files(root, found.unreadable):
+    for file in _files(root, index.unreadable):
         part = next((path for path in _from(root, file.path) if PART.search(path.name)), None)
         (files if part is None else parts[part]).append(file)
         if not file.regular:
-            found.links.append(file.path)
-    found.parts = [Piece(path, tuple(held)) for path, held in parts.items()]
+            index.links.append(file.path)
+    index.parts = [CacheEntry(path, tuple(held)) for path, held in parts.items()]
     sealed = {_data_of(file.path): file for file in files if file.path.name.endswith(SEAL)}
     data: dict[Path, list[File]] = defaultdict(list)
     abouts: dict[Path, File] = {}
@@ -98,16 +98,16 @@ def take_inventory(root: Path) -> Inventory:
         elif file.path.name == FEATURE and file.path.parent.parent == root / "features" and not _is_earlier(file):
             abouts[file.path.parent] = file
         elif _LOCK.fullmatch(file.path.name) and file.regular and not file.bytes:
-            found.locks.append(file)
+            index.locks.append(file)
         elif not file.path.name.endswith(SEAL):
-            found.other.append(file)
-    found.groups = _groups([Piece(path, tuple(data[path]), sidecar) for path, sidecar in sealed.items()], abouts)
-    _take_earlier(found)
-    return found
+            index.other.append(file)
+    index.groups = _groups([CacheEntry(path, tuple(data[path]), sidecar) for path, sidecar in sealed.items()], abouts)
+    _take_earlier(index)
+    return index
 
 
 def _from(root: Path, path: Path) -> list[Path]:
-    """Return the folders between the cache and a file, and the file."""
+    """Return the folders from below `root` down to a file, then the file."""
     names = path.relative_to(root).parts
     return [root.joinpath(*names[: count + 1]) for count in range(len(names))]
 
@@ -116,32 +116,32 @@ def _data_of(sidecar: Path) -> Path:
     return sidecar.with_name(sidecar.name.removesuffix(SEAL))
 
 
-def _groups(pieces: list[Piece], abouts: Mapping[Path, File]) -> list[Group]:
-    """Put the shards of a feature together, and elsewhere what has one folder, kind and summary."""
-    alike: dict[tuple[Path, object], list[Piece]] = {(folder, None): [] for folder in abouts}
-    for piece in pieces:
-        folder, seal = piece.path.parent, piece.seal
+def _groups(entries: list[CacheEntry], abouts: Mapping[Path, File]) -> list[Group]:
+    """Group the shards of each feature, and other artifacts by folder, kind and summary."""
+    alike: dict[tuple[Path, object], list[CacheEntry]] = {(folder, None): [] for folder in abouts}
+    for entry in entries:
+        folder, seal = entry.path.parent, entry.seal
         told = None if folder in abouts or seal is None else (seal.kind, seal.summary)
-        alike.setdefault((folder, told), []).append(piece)
+        alike.setdefault((folder, told), []).append(entry)
     return [Group(folder, held, abouts.get(folder)) for (folder, _), held in alike.items()]
 
 
-def _take_earlier(found: Inventory) -> None:
-    """Move what version 0.1 wrote from `other` to `earlier`, told by its sidecars, `feature.json` and lock files."""
-    named = {file.path: file for file in found.other if file.regular}
+def _take_earlier(index: CacheIndex) -> None:
+    """Move files of version 0.1, recognized by its sidecars and lock files, from `other` to `earlier`."""
+    named = {file.path: file for file in index.other if file.regular}
     held: dict[Path, list[File]] = defaultdict(list)
     for path, file in named.items():
-        is_lock = _EARLIER_LOCK.fullmatch(path.relative_to(found.root).as_posix())
+        is_lock = _EARLIER_LOCK.fullmatch(path.relative_to(index.root).as_posix())
         if is_lock or (path.suffix == ".json" and _is_earlier(file)):
             data = [named[other] for end in (".safetensors", ".bin") if (other := path.with_suffix(end)) in named]
             held[path.parent] += [*data, file]
-    found.earlier = [Piece(folder, tuple(files)) for folder, files in held.items()]
+    index.earlier = [CacheEntry(folder, tuple(files)) for folder, files in held.items()]
     known = {file.path for files in held.values() for file in files}
-    found.other = [file for file in found.other if file.path not in known]
+    index.other = [file for file in index.other if file.path not in known]
 
 
 def _is_earlier(file: File) -> bool:
-    """Return whether a JSON file is a sidecar of version 0.1, or the description of the folder that it lies in."""
+    """Return whether a JSON file is a sidecar or a `feature.json` of version 0.1."""
     try:
         content = json.loads(file.path.read_bytes())
         described = file.path.name == FEATURE and fingerprint(content)[:20] == file.path.parent.name
@@ -151,7 +151,7 @@ def _is_earlier(file: File) -> bool:
 
 
 def _files(folder: Path, unreadable: list[Fault]) -> Iterator[File]:
-    """Yield everything below `folder` that is not a folder, by name; without what a run removes meanwhile."""
+    """Yield all files below `folder`, sorted by name, skipping those that vanish meanwhile."""
     try:
         with os.scandir(folder) as entries:
             names = sorted(entries, key=lambda entry: entry.name)
@@ -165,7 +165,7 @@ def _files(folder: Path, unreadable: list[Fault]) -> Iterator[File]:
             yield from _files(Path(entry.path), unreadable)
             continue
         try:
-            yield look_at(Path(entry.path))
+            yield file_at(Path(entry.path))
         except FileNotFoundError:
             continue
         except OSError as error:  # still a name: what belongs to it must not pass for half

@@ -1,4 +1,4 @@
-"""Seals: the JSON file beside a kept file or folder that says what it is and proves both of them whole."""
+"""Seals: a JSON file beside each artifact of the cache that describes it and holds its size and checksum."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from pydantic import BaseModel, ConfigDict
 from attrbench.files import write_atomically
 
 SEAL = ".seal.json"
-"""What the name of a seal has behind the name of its data."""
+"""Suffix that turns the name of an artifact into that of its seal."""
 
 
 class Checked(BaseModel):
-    """A JSON file that holds a checksum of its own content.
+    """A JSON document that contains a checksum of its other fields.
 
     Attributes:
         check: sha256 of the other fields, as JSON in their order.
@@ -27,16 +27,16 @@ class Checked(BaseModel):
     check: str = ""
 
     def write(self, path: Path) -> None:
-        """Write the fields with their checksum to `path`, atomically."""
+        """Write the document with its checksum to `path`, atomically."""
         write_atomically(path, self.model_copy(update={"check": self._digest()}).model_dump_json().encode())
 
     @classmethod
     def read(cls, path: Path) -> Self:
-        """Return what `write` wrote to `path`.
+        """Return the document that `write` wrote to `path`.
 
         Raises:
-            OSError: where it can't be read.
-            ValueError: where it is not what was written.
+            OSError: where the file can't be read.
+            ValueError: where its content does not match its checksum.
         """
         content = cls.model_validate_json(path.read_bytes())
         if content.check != content._digest():
@@ -48,16 +48,16 @@ class Checked(BaseModel):
 
 
 class Seal(Checked):
-    """What is known of a kept file or folder.
+    """The description of an artifact of the cache, with size and checksum.
 
     Attributes:
-        kind: what sort of thing it is, in free text ("index", "generated queries").
-        summary: one line for people that says which one ("HNSW graph of 5,000 rows, M=16").
+        kind: kind of data, in free text ("index", "generated queries").
+        summary: one line that describes the data ("HNSW graph of 5,000 rows, M=16").
         bytes: size of the data.
-        sha256: of the file's content, or of the paths and contents of a folder's files.
-        seconds: what making it took.
-        created_by: version of attrbench that made it.
-        facts: whatever else its maker wants to find again, as JSON.
+        sha256: hash of the file's content, or of the paths and contents of a folder's files.
+        seconds: seconds that building took.
+        created_by: version of attrbench that built it.
+        facts: further JSON values stored by the builder.
     """
 
     kind: str
@@ -69,7 +69,7 @@ class Seal(Checked):
     facts: dict[str, Any] = {}
 
     def fits(self, data: Path) -> bool:
-        """Return whether `data` is the file or folder that was sealed; reads all of it."""
+        """Return whether the file or folder `data` matches size and checksum; reads all of it."""
         return data_bytes(data) == self.bytes and measure(data) == (self.bytes, self.sha256)
 
 
@@ -81,10 +81,10 @@ class Measure(NamedTuple):
 
 
 def measure(data: Path) -> Measure:
-    """Return size and checksum of a file, or of all files below a folder with their paths.
+    """Compute size and sha256 of a file, or of all files below a folder including their paths.
 
     Raises:
-        OSError: where something can't be read.
+        OSError: where a file can't be read.
     """
     if not data.is_dir():
         with data.open("rb") as file:
@@ -98,15 +98,15 @@ def measure(data: Path) -> Measure:
 
 
 def data_bytes(data: Path) -> int:
-    """Return the size of a file, or of all files below a folder."""
+    """Return the size in bytes of a file, or of all files below a folder."""
     return sum(path.stat().st_size for path in files_of(data))
 
 
 def files_of(data: Path) -> Iterator[Path]:
-    """Yield the file itself, or all files below a folder by their paths."""
+    """Yield the file itself, or all files below a folder sorted by path."""
     yield from sorted(path for path in data.rglob("*") if path.is_file()) if data.is_dir() else [data]
 
 
 def seal_path(data: Path) -> Path:
-    """Return where the seal of a file or folder lies: beside it."""
+    """Return the path of the seal of a file or folder."""
     return data.with_name(data.name + SEAL)

@@ -1,4 +1,4 @@
-"""The cache folder of those who name none."""
+"""Choose the cache folder when the user names none."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ log = logging.getLogger(__name__)
 
 
 def default_cache(out: Path) -> Path:
-    """Return the folder that `ATTRBENCH_CACHE` names, or else the user's own cache folder.
+    """Return the folder named by the environment variable ATTRBENCH_CACHE, else the user's cache folder.
 
     Args:
-        out: folder of the records, in which version 0.1 kept its cache; one that is still there is noted.
+        out: folder of the records, in which version 0.1 kept its cache; a warning is logged if that still exists.
     """
     named = os.environ.get(VARIABLE)
     if named:

@@ -1,6 +1,6 @@
-"""How rows of gradients are stored: float32, float16, bfloat16, or int8 with a scale for every 1,024 numbers.
+"""Encode gradient rows for storage as float32, float16, bfloat16, or int8 with one scale for every 1,024 numbers.
 
-Reading gives float32 again. bfloat16 lies on disk as the upper 16 bits of float32 (numpy has no such type).
+Decoding gives float32. bfloat16 is stored as the upper 16 bits of float32, in uint16 (numpy has no bfloat16).
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ _BYTES: dict[RowType, int] = {"float32": 4, "float16": 2, "bfloat16": 2, "int8":
 
 
 def row_bytes(dtype: RowType, steps: int, width: int) -> int:
-    """Bytes of [steps, width] numbers."""
+    """Return the bytes of an encoded row of [steps, width] numbers."""
     scales = 4 * -(-width // SCALED) if dtype == "int8" else 0
     return steps * (_BYTES[dtype] * width + scales)
 
 
 def encode_rows(rows: NDArray[np.float32], dtype: RowType) -> dict[str, NDArray[Any]]:
-    """The arrays that hold `rows` ([items, T, w])."""
+    """Return the arrays that encode `rows` ([items, T, w]): `rows`, and `scales` [items, T, groups] for int8."""
     if dtype == "float32":
         return {"rows": rows}
     if dtype == "float16":
@@ -40,11 +40,11 @@ def encode_rows(rows: NDArray[np.float32], dtype: RowType) -> dict[str, NDArray[
 
 
 def decode_rows(arrays: Mapping[str, NDArray[Any]], items: Any = slice(None)) -> NDArray[np.float32]:
-    """[items, T, w] float32 rows of what `encode_rows` gave; float32 is handed on without a copy.
+    """Return the decoded [items, T, w] float32 rows; rows stored as float32 are not copied.
 
     Args:
-        arrays: as read from a shard.
-        items: which of them, as an index into the first dimension.
+        arrays: the arrays of `encode_rows`, as read from a shard.
+        items: index into the first dimension that selects rows.
     """
     rows: NDArray[Any] = arrays["rows"][items]
     if rows.dtype in (np.float32, np.float16):
@@ -64,7 +64,7 @@ def decode_rows(arrays: Mapping[str, NDArray[Any]], items: Any = slice(None)) ->
 
 
 def relative_error(rows: NDArray[np.float32], arrays: Mapping[str, NDArray[Any]]) -> float:
-    """Root mean square over the non-zero rows of |decoded - row| / |row|."""
+    """Return the root mean square of |decoded - row| / |row| over the non-zero rows."""
     if arrays["rows"].dtype == np.float32:
         return 0.0
     norms = np.linalg.norm(rows, axis=-1)
@@ -74,7 +74,7 @@ def relative_error(rows: NDArray[np.float32], arrays: Mapping[str, NDArray[Any]]
 
 
 def _grouped(rows: NDArray[np.float32]) -> NDArray[np.float32]:
-    """[..., groups, 1024], padded with zeros."""
+    """Return the rows padded with zeros and reshaped to [..., groups, 1024]."""
     missing = -rows.shape[-1] % SCALED
     padded = np.pad(rows, [(0, 0)] * (rows.ndim - 1) + [(0, missing)]) if missing else rows
     return padded.reshape(*rows.shape[:-1], -1, SCALED)

@@ -1,7 +1,7 @@
-"""What of a cache may go, and removing it.
+"""Find and remove garbage in a cache: leftovers, broken and outdated artifacts, and artifacts not used for long.
 
-Only what a seal, a name or a description tells to be the cache's own is touched, and nothing that a run may have in
-hand.
+Only files that a seal, a name or a description identifies as the cache's own are removed, and none that a run may be
+using.
 """
 
 from __future__ import annotations
@@ -16,30 +16,30 @@ from pathlib import Path
 import psutil
 
 from attrbench.errors import AttrbenchError
-from attrbench.store.cache_index import PART, Inventory
+from attrbench.store.cache_entries import CacheEntry, Fault, File, Group, file_at
+from attrbench.store.cache_index import PART, CacheIndex
 from attrbench.store.locks import lock
-from attrbench.store.pieces import Fault, File, Group, Piece, look_at
 from attrbench.store.shards import SHARD_SCHEMA
 
 DAY = 86400.0
 IDLE_SECONDS = 3600.0
-"""What was written or read so lately may be in the hands of a run, and stays."""
+"""Data written or read within this time may be in use by a run, and stays."""
 PART_SECONDS = 60.0
-"""The same for the part file of a process that is gone here: on another machine, or in a container, it may live."""
+"""This time for part files of a process that does not exist here; it may run on another machine or in a container."""
 PART_AT_MOST_SECONDS = DAY
-"""No file takes longer to write: the process that bears its number by then is another one."""
+"""No file takes longer to write: after this time, a process with that id is a different one."""
 
 
 @dataclass(frozen=True)
 class Removal:
-    """Something that may go.
+    """Files that may be removed, with the reason.
 
     Attributes:
-        path: of the file or folder.
+        path: the file or folder.
         why: the reason, in words.
-        files: what is removed, in this order; then the folder, where nothing else is in it.
-        rest: seconds that it must have been left alone.
-        lock: whether it is a lock file, which nobody may hold meanwhile.
+        files: the files to remove, in this order; then empty folders.
+        rest: seconds since the last modification after which removal is allowed.
+        lock: whether it is a lock file, which is removed only while no process holds it.
     """
 
     path: Path
@@ -50,55 +50,55 @@ class Removal:
 
     @property
     def bytes(self) -> int:
-        """What it takes."""
+        """Total size of the files."""
         return sum(file.bytes for file in self.files)
 
     def is_ready(self, now: float) -> bool:
-        """Whether it was left alone long enough."""
+        """Return whether at time `now` all files have been unmodified for `rest` seconds."""
         return all(now - file.modified > self.rest for file in self.files)
 
 
 @dataclass(frozen=True)
 class Garbage:
-    """What `find_garbage` found.
+    """The garbage of a cache.
 
     Attributes:
-        ready: what may go now.
-        waiting: what may go later, because a run may be at it.
+        ready: what may be removed now.
+        waiting: what may be removed later, because a run may be using it.
     """
 
     ready: list[Removal]
     waiting: list[Removal]
 
 
-def find_garbage(found: Inventory, engine: int, older_than: float | None = None) -> Garbage:
-    """Find what may go: leftovers, what is not whole by its size, and what this version does not read.
+def find_garbage(index: CacheIndex, engine: int, older_than: float | None = None) -> Garbage:
+    """Return the garbage: leftovers, artifacts of the wrong size, and artifacts that this version does not read.
 
     Args:
-        found: the inventory.
+        index: index of the cache.
         engine: this version's ENGINE_VERSION (attrbench.gradients.version).
-        older_than: seconds after which unused artifacts may go too.
+        older_than: seconds after which unused artifacts are garbage too; None for never.
 
     Raises:
-        AttrbenchError: where the folder holds things, but none that a cache does: it is another folder by mistake.
+        AttrbenchError: where the folder is not a cache: it contains files, but no artifact.
     """
-    if (found.other or found.parts) and not (found.groups or found.earlier):
+    if (index.other or index.parts) and not (index.groups or index.earlier):
         raise AttrbenchError(
-            f"{found.root} is no cache of attrbench, nothing in it was kept by attrbench: nothing was removed (name"
+            f"{index.root} is no cache of attrbench, nothing in it was kept by attrbench: nothing was removed (name"
             " the cache with --cache)"
         )
     now = time.time()
     candidates = [
-        *(_part(part) for part in found.parts if part.regular),
-        *(Removal(old.path, "of an earlier version of attrbench", old.files) for old in found.earlier),
-        *chain.from_iterable(_of_group(group, engine, now, older_than) for group in found.groups),
-        *(Removal(file.path, "unused lock file", (file,), lock=True) for file in found.locks if _is_free(file)),
+        *(_part(part) for part in index.parts if part.regular),
+        *(Removal(old.path, "of an earlier version of attrbench", old.files) for old in index.earlier),
+        *chain.from_iterable(_of_group(group, engine, now, older_than) for group in index.groups),
+        *(Removal(file.path, "unused lock file", (file,), lock=True) for file in index.locks if _is_free(file)),
     ]
     ready = [removal for removal in candidates if removal.is_ready(now)]
     return Garbage(ready, [removal for removal in candidates if not removal.is_ready(now)])
 
 
-def _part(part: Piece) -> Removal:
+def _part(part: CacheEntry) -> Removal:
     match = PART.search(part.path.name)
     assert match is not None
     pid = int(match[1])
@@ -109,26 +109,26 @@ def _part(part: Piece) -> Removal:
 
 def _of_group(group: Group, engine: int, now: float, older_than: float | None) -> list[Removal]:
     if group.about is None:
-        return list(chain.from_iterable(_of_piece(piece, now, older_than) for piece in group.pieces))
+        return list(chain.from_iterable(_of_piece(entry, now, older_than) for entry in group.entries))
     why = _outdated(group, engine) or _unused(group.last_used, now, older_than)
     files = tuple(file for file in group.files if file.regular)
     return (
-        [Removal(group.folder, why, files)] if why and files else list(chain.from_iterable(map(_broken, group.pieces)))
+        [Removal(group.folder, why, files)] if why and files else list(chain.from_iterable(map(_broken, group.entries)))
     )
 
 
-def _of_piece(piece: Piece, now: float, older_than: float | None) -> list[Removal]:
-    why = _unused(piece.last_used, now, older_than)
-    return [Removal(piece.path, why, piece.files)] if why and piece.regular else _broken(piece)
+def _of_piece(entry: CacheEntry, now: float, older_than: float | None) -> list[Removal]:
+    why = _unused(entry.last_used, now, older_than)
+    return [Removal(entry.path, why, entry.files)] if why and entry.regular else _broken(entry)
 
 
-def _broken(piece: Piece) -> list[Removal]:
-    fault = piece.fault()
-    return [Removal(fault.path, fault.what, piece.files)] if fault is not None and fault.broken else []
+def _broken(entry: CacheEntry) -> list[Removal]:
+    fault = entry.fault()
+    return [Removal(fault.path, fault.what, entry.files)] if fault is not None and fault.broken else []
 
 
 def _outdated(group: Group, engine: int) -> str | None:
-    """Return why this version does not read the feature. What does not say its versions is not judged."""
+    """Return why this version does not read a feature; None if it does or its description names no versions."""
     for name, ours in (("schema", SHARD_SCHEMA), ("engine", engine)):
         theirs = group.description.get(name, ours)
         if theirs != ours:
@@ -142,20 +142,20 @@ def _unused(last_used: float, now: float, older_than: float | None) -> str | Non
 
 
 def _is_free(file: File) -> bool:
-    """Return whether no other process holds a lock file; must not be asked of what this very process holds."""
+    """Return whether no other process holds a lock file; not to be called for locks held by this process."""
     with lock(file.path, wait=False, leave=True) as ours:
         return ours
 
 
 def remove(root: Path, removal: Removal) -> Fault | None:
-    """Remove it, if it still is as it was found; otherwise return why it is still there.
+    """Remove the files if they have not changed since they were indexed; otherwise return the reason as a fault.
 
     Args:
         root: the cache folder.
-        removal: what `find_garbage` found ready.
+        removal: a removal that `find_garbage` returned as ready.
     """
     for file in removal.files:
-        if not _is_as_found(root, file):
+        if not _is_unchanged(root, file):
             return Fault(file.path, "has changed meanwhile and stays", broken=False)
     for file in removal.files:
         try:
@@ -172,10 +172,10 @@ def remove(root: Path, removal: Removal) -> Fault | None:
     return None
 
 
-def _is_as_found(root: Path, file: File) -> bool:
+def _is_unchanged(root: Path, file: File) -> bool:
     try:
         inside = file.path.parent.resolve().is_relative_to(root.resolve())
-        return inside and look_at(file.path) == file
+        return inside and file_at(file.path) == file
     except OSError:
         return False
 

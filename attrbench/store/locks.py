@@ -1,7 +1,7 @@
-"""Locks between processes that fill one cache, so that they share the work instead of doing it twice.
+"""File locks between processes that fill one cache, so that no two of them compute equal data.
 
-The system drops a lock when its process ends, however it ends, so there is nothing to go stale. Where files can't be
-locked, everyone gets every lock: then work may be done twice, which wastes time but harms nothing.
+The operating system releases a lock when its process ends, so locks never become stale. On file systems without locks,
+every process gets every lock: work may then be done twice, with equal results.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ LOCK = ".lock"
 
 @contextmanager
 def lock(path: Path, wait: bool, leave: bool = False) -> Iterator[bool]:
-    """Lock the file `path`, and yield whether it is ours meanwhile; within one process it always is.
+    """Lock the file `path` inside the `with` block, and yield whether this process holds the lock.
 
     Args:
-        path: of the lock file, which is made, and removed again by whoever held it.
-        wait: whether to go on only when another process has let it go.
-        leave: whether the file stays.
+        path: path of the lock file, which is created, and removed on release.
+        wait: whether to wait until another process has released the lock; otherwise False is yielded at once.
+        leave: whether the lock file is left in place on release.
     """
     holder = FileLock(path, is_singleton=True)
     try:
@@ -49,18 +49,18 @@ def _acquire(holder: BaseFileLock, path: Path, wait: bool) -> bool:
 
 
 class Claims:
-    """The locks on the numbered pieces of one piece of work.
+    """The locks on the numbered parts of one computation.
 
     Args:
-        path: what the lock files' names begin with.
+        path: common beginning of the lock files' paths.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
 
-    def claim(self, piece: int, wait: bool) -> AbstractContextManager[bool]:
-        """Lock piece number `piece`; see `lock`."""
-        return lock(self._path.with_name(f"{self._path.name}-{piece}{LOCK}"), wait)
+    def claim(self, part: int, wait: bool) -> AbstractContextManager[bool]:
+        """Lock part number `part`; see `lock`."""
+        return lock(self._path.with_name(f"{self._path.name}-{part}{LOCK}"), wait)
 
     def close(self) -> None:
-        """Do nothing: a lock file is open only while it is held."""
+        """Do nothing: lock files are open only while they are held."""

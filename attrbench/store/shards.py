@@ -1,8 +1,7 @@
-"""Shards: the rows of consecutive items in one safetensors file, an artifact (attrbench.store.artifacts).
+"""Store features in shards: safetensors files with the rows of consecutive items, each an artifact of the cache.
 
-A kill at any moment leaves shards that are done and shards that are missing, and running the same command again
-computes the missing ones. Several processes may fill one store: equal work gives equal numbers, to rounding, and the
-last rename wins.
+A kill at any moment leaves complete shards and missing shards, and running the command again computes the missing
+ones. Several processes may fill one store: equal work gives equal numbers, up to rounding, and the last rename wins.
 """
 
 from __future__ import annotations
@@ -38,31 +37,31 @@ FEATURE = "feature.json"
 
 
 def units(count: int, size: int = SHARD_ITEMS) -> list[Unit]:
-    """Cuts `count` items into shards; the cut depends on nothing else, so that any worker can fill any of them."""
+    """Return the ranges of up to `size` items into which `count` items are divided."""
     return [Unit(first, min(first + size, count)) for first in range(0, count, size)]
 
 
 def shard_items(row_bytes: int, most: int = SHARD_ITEMS) -> int:
-    """Items a shard: the largest power of two, up to `most`, that keeps it within 128 MiB; at least one.
+    """Return the number of items in a shard: the largest power of two up to `most` within 128 MiB, at least 1.
 
-    It follows from the feature alone, so that every process cuts in the same places.
+    It depends on the feature alone, so that all processes divide the items alike.
     """
     fitting = max(1, min(most, SHARD_BYTES // max(1, row_bytes)))
     return 1 << (fitting.bit_length() - 1)
 
 
 class Sidecar(BaseModel):
-    """What is known of a shard.
+    """The metadata of one shard, from its seal.
 
     Attributes:
-        bytes, sha256: of the file.
+        bytes, sha256: size and hash of the file.
         rows: number of items.
-        seconds: time of the pass that made it, shared by all features made in that pass.
-        item_seconds: the same for each item.
-        features_in_pass: how many features came out of that pass.
+        seconds: duration of the pass that computed it, for all features of that pass together.
+        item_seconds: that duration for each item.
+        features_in_pass: number of features that the pass computed.
         nonfinite: (item, timestep) of NaN or infinite gradients, whose rows are zero.
-        row_error: root mean square of the rows' relative error that their storage type causes.
-        facts: what the method's transform of the queries said of itself, for products behind one.
+        row_error: root mean square of the rows' relative error due to the storage type.
+        facts: numbers reported by a method's transform of the query gradients, if it has one.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -79,20 +78,20 @@ class Sidecar(BaseModel):
 
     @classmethod
     def of(cls, seal: Seal) -> Self:
-        """Return what the seal of a shard says.
+        """Return the metadata in the seal of a shard.
 
         Raises:
-            ValueError: where it is that of something else.
+            ValueError: where the seal is not that of a shard.
         """
         return cls.model_validate({"bytes": seal.bytes, "sha256": seal.sha256} | seal.facts)
 
 
 class FeatureFile(Checked):
-    """What `feature.json` says of the shards beside it.
+    """The file `feature.json` that describes the shards in its folder.
 
     Attributes:
-        kind, summary: for people, see `attrbench.store.checksums.Seal`.
-        description: everything that decides the numbers; its fingerprint names the folder.
+        kind, summary: see `attrbench.store.checksums.Seal`.
+        description: everything that decides the numbers; its fingerprint is the folder's name.
     """
 
     kind: str
@@ -102,7 +101,7 @@ class FeatureFile(Checked):
 
 @dataclass(frozen=True)
 class Timing:
-    """What the pass reports about a shard besides its numbers."""
+    """The metadata of a shard that a pass reports: times, non-finite gradients, storage error; see `Sidecar`."""
 
     item_seconds: Sequence[float]
     features_in_pass: int
@@ -112,14 +111,14 @@ class Timing:
 
 
 class FeatureStore:
-    """The shards of one feature of one split of one task, in a folder named by their fingerprint.
+    """The shards of one feature of one data split, in a cache folder named by the fingerprint of their description.
 
     Args:
         root: the cache folder.
-        description: everything that decides the numbers; written beside them as `feature.json`.
-        items: items a shard, a power of two (`shard_items`).
-        summary: one line for people that says which feature it is, such as "sketch v=4096, T=5".
-        kind: what sort of feature it is, such as "gradient rows".
+        description: everything that decides the numbers; written beside the shards as `feature.json`.
+        items: number of items in a shard, a power of two (`shard_items`).
+        summary: one line that describes the feature, such as "sketch v=4096, T=5".
+        kind: kind of feature, such as "gradient rows".
     """
 
     def __init__(
@@ -140,24 +139,24 @@ class FeatureStore:
         self._touched = False
 
     def shards(self, unit: Unit) -> list[Unit]:
-        """The shards within `unit`, which starts where a shard does."""
+        """Return the item ranges of the shards within `unit`, which begins at the beginning of a shard."""
         cut = units(unit.last - unit.first, self.shard_items)
         return [Unit(unit.first + part.first, unit.first + part.last) for part in cut]
 
     def lacks(self, unit: Unit) -> bool:
-        """Whether a shard within `unit` is missing or damaged."""
+        """Return whether any shard within `unit` is missing or damaged."""
         return any(self.state(shard) != "done" for shard in self.shards(unit))
 
     def missing(self, unit: Unit) -> list[Unit]:
-        """The shards within `unit` that must be computed; damaged ones are reported."""
+        """Return the shards within `unit` that must be computed; damaged ones are logged."""
         return [shard for shard in self.shards(unit) if self.needs(shard)]
 
     def path(self, unit: Unit) -> Path:
-        """The file of a shard."""
+        """Return the path of a shard's file."""
         return self.folder / f"items-{unit.first:08d}-{unit.last:08d}.safetensors"
 
     def state(self, unit: Unit) -> Literal["done", "missing", "damaged"]:
-        """Return whether a shard can be read; verifies its checksum once a process."""
+        """Return whether a shard is done, missing or damaged; its checksum is verified once in each process."""
         if unit not in self._verified:
             shard = self._shard(unit)
             seal = shard.whole()
@@ -170,14 +169,14 @@ class FeatureStore:
         return "done"
 
     def needs(self, unit: Unit) -> bool:
-        """Return whether a shard must be computed; a damaged one is reported."""
+        """Return whether a shard must be computed; a damaged one is logged."""
         state = self.state(unit)
         if state == "damaged":
             log.warning("shard %s is damaged (size or checksum differ): computing it again", self.path(unit))
         return state != "done"
 
     def write(self, unit: Unit, arrays: Mapping[str, NDArray[Any]], timing: Timing) -> None:
-        """Commit a shard. Arrays have leading dimension `unit.last - unit.first`."""
+        """Write a shard: name -> array with leading dimension `unit.last - unit.first`."""
         data = save({name: np.ascontiguousarray(array) for name, array in arrays.items()})
         rows, seconds = unit.last - unit.first, sum(timing.item_seconds)
         sidecar = Sidecar(bytes=0, sha256="", rows=rows, seconds=seconds, **asdict(timing))
@@ -192,21 +191,21 @@ class FeatureStore:
         return Artifact(self.path(unit), self.kind, self.summary)
 
     def sidecar(self, unit: Unit) -> Sidecar:
-        """The sidecar of a shard that is done."""
+        """Return the metadata of a complete shard."""
         if self.state(unit) != "done":
             raise AttrbenchError(f"shard {self.path(unit)} is not there or damaged; run the same command again")
         return self._verified[unit]
 
     def read(self, unit: Unit) -> dict[str, NDArray[Any]]:
-        """The arrays of a shard that is done, memory-mapped and read-only."""
+        """Return the arrays of a complete shard, memory-mapped and read-only."""
         self.sidecar(unit)
         self.touch()
         return map_safetensors(self.path(unit))
 
     def touch(self) -> None:
-        """Sets the time of `feature.json`, once: when the rows were last used (attrbench.store.cache_index).
+        """Set the modification time of `feature.json` to now, once, as the time of last use.
 
-        A cache that can't be written to is no worse to read from.
+        Ignored in a read-only cache.
         """
         if not self._touched:
             self._touched = True
@@ -218,7 +217,7 @@ _DTYPES = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "U16": np.ui
 
 
 def map_safetensors(path: Path) -> dict[str, NDArray[Any]]:
-    """The tensors of a safetensors file as read-only memory maps."""
+    """Return the tensors of a safetensors file as read-only memory maps, name -> array."""
     with path.open("rb") as file:
         size = int.from_bytes(file.read(8), "little")
         header = json.loads(file.read(size))

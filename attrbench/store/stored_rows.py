@@ -1,4 +1,4 @@
-"""Gradient rows read back from their shards."""
+"""Read gradient rows back from their shards."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from attrbench.store.encoding import decode_rows
 
 
 class StoredRows:
-    """The gradient rows of a training set across its shards.
+    """The gradient rows [n, T, v] of a training set, read from memory-mapped shards.
 
-    Shards stay memory-mapped once they are read, which costs address space, not memory: the second query finds the
-    pages in place. The system drops them under pressure, so that the rows may exceed the memory.
+    Shards stay memory-mapped once they are read, which costs address space, not memory. The system drops pages under
+    memory pressure, so the rows may be larger than the memory.
 
     Args:
-        shards: of the rows.
-        layers: name and columns of each layer in a row; None where layers are not kept apart.
-        sizes: number of parameters of each layer.
+        shards: shards of the rows.
+        layers: layer name -> columns in a row; None if layers are not kept apart.
+        sizes: layer name -> number of parameters.
     """
 
     def __init__(self, shards: Shards, layers: Mapping[str, slice] | None, sizes: Mapping[str, int]) -> None:

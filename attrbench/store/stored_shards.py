@@ -1,4 +1,4 @@
-"""The shards of one feature and split, read back: arrays, and what computing them took."""
+"""Read the shards of one feature back: arrays, and the time that computing them took."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from attrbench.store.shards import FeatureStore, Sidecar
 
 
 class StoredShards:
-    """The finished shards of a store that hold the items of one range.
+    """The complete shards of a feature store that contain the items of a range.
 
     Args:
-        store: of one feature and split.
-        items: the range.
+        store: the store of one feature and data split.
+        items: range of items.
     """
 
     def __init__(self, store: FeatureStore, items: Unit) -> None:
@@ -27,7 +27,7 @@ class StoredShards:
 
     @property
     def fingerprint(self) -> str:
-        """Hash of everything that decides the numbers."""
+        """Hash of the settings that decide the numbers."""
         return self._store.fingerprint
 
     def blocks(self) -> Iterator[tuple[int, Mapping[str, NDArray[Any]]]]:
@@ -36,7 +36,7 @@ class StoredShards:
             yield unit.first, self._store.read(unit)
 
     def array(self, name: str) -> NDArray[Any]:
-        """Return an array of all items, joined from the shards."""
+        """Return the named array of all items, concatenated over the shards."""
         return np.concatenate([arrays[name] for _, arrays in self.blocks()])
 
     @cached_property
@@ -44,23 +44,23 @@ class StoredShards:
         return [self._store.sidecar(unit) for unit in self._units]
 
     def item_seconds(self) -> NDArray[np.float64]:
-        """Return the seconds that each item took, [items]."""
+        """Return the seconds of computation for each item, [items]."""
         return np.concatenate([sidecar.item_seconds for sidecar in self._sidecars])
 
     @property
     def bytes(self) -> int:
-        """Size of the files."""
+        """Total size of the shard files."""
         return sum(sidecar.bytes for sidecar in self._sidecars)
 
     def nonfinite(self) -> list[tuple[int, float]]:
-        """Return (item, timestep) of every gradient that was NaN or infinite."""
+        """Return the list of (item, timestep) of NaN or infinite gradients."""
         return [pair for sidecar in self._sidecars for pair in sidecar.nonfinite]
 
     def row_error(self) -> float:
-        """Return the root mean square of the rows' relative error that their storage type causes."""
+        """Return the root mean square of the rows' relative error due to the storage type."""
         squares = [sidecar.rows * sidecar.row_error**2 for sidecar in self._sidecars]
         return float(np.sqrt(sum(squares) / sum(sidecar.rows for sidecar in self._sidecars)))
 
     def facts(self) -> dict[str, float]:
-        """Return the numbers that the computation noted beside the first shard."""
+        """Return the named numbers in the metadata of the first shard."""
         return self._sidecars[0].facts

@@ -1,1 +1,1 @@
-"""Task files: somebody's own model, training set and queries, described in TOML."""
+"""Task files: a user's own model, training set and queries, described in TOML."""

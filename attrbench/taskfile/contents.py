@@ -1,4 +1,4 @@
-"""The tables and keys of a task file. The docstring under a field is its documentation (docs/how-to/own-model.md)."""
+"""The schema of a task file. The docstring under a field is its documentation (docs/how-to/own-model.md)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MOST_SEEDS = 10_000
 
 
 class TaskTable(BaseModel):
-    """The table `[task]`: what the task is called."""
+    """The table `[task]`: name, summary and version of the task."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -28,9 +28,9 @@ class TaskTable(BaseModel):
 
 
 class QueryTable(BaseModel):
-    """The tables `[queries]`, pictures to be attributed, and `[tuning]`, others on which options are chosen.
+    """The tables `[queries]`, images to attribute, and `[tuning]`, other images on which options are chosen.
 
-    Prompts are drawn by the model, once with every seed.
+    The model generates one image for each prompt and seed.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -79,12 +79,12 @@ class QueryTable(BaseModel):
 
     @property
     def draws(self) -> bool:
-        """Return whether the model has pictures to draw."""
+        """Whether the model must generate images."""
         return self.prompts is not None or "seeds" in self.model_fields_set
 
 
 class TaskFile(Options):
-    """A whole task file."""
+    """The contents of a task file."""
 
     task: TaskTable
     model: ModelConfig

@@ -1,4 +1,4 @@
-"""A task file as a task: the user's own model, training set and queries as a `Task`."""
+"""The task that a task file describes: a user's own model, training set and queries as a `Task`."""
 
 from __future__ import annotations
 
@@ -30,31 +30,31 @@ log = logging.getLogger("attrbench.taskfile")
 
 
 class Described(Protocol):
-    """A task of one model, one training set and pictures to attribute."""
+    """A task declared by a model, a training set and images to attribute."""
 
     @property
     def path(self) -> Path:
-        """Return what messages call it."""
+        """Path of the task file, for messages."""
 
     @property
     def model(self) -> ModelConfig:
-        """Return the declaration of the model."""
+        """Declaration of the model."""
 
     @property
     def train_source(self) -> DatasetSource:
-        """Return where the training images come from."""
+        """Data set of the training images."""
 
     @property
     def query_source(self) -> DatasetSource | None:
-        """Return where pictures that are queries come from, if any."""
+        """Data set of images that are queries, if any."""
 
 
 class FileTask(Task[TaskFile]):
-    """A task that a file describes.
+    """A task that a task file describes.
 
     Args:
-        options: what the file says.
-        path: of the file.
+        options: contents of the file.
+        path: path of the file.
     """
 
     Options = TaskFile
@@ -81,17 +81,17 @@ class FileTask(Task[TaskFile]):
         self.query_source = None if pictures is None else beside_data(self.folder, pictures)
 
     def state(self) -> object:
-        """Return names, sizes and times of all files that it is made of."""
+        """Return names, sizes and modification times of all local files of the task."""
         sources = (self.train_source, self.query_source)
         paths = [source.path for source in sources if source is not None]
         prompts = prompt_file(self.options.queries, self.folder)
         return local_state((*paths, self.model.model, self.model.lora, prompts))
 
     def with_tuning_queries(self) -> FileTask:
-        """Return the task with the queries of `[tuning]` in the place of those of `[queries]`.
+        """Return the task with the queries of `[tuning]` instead of those of `[queries]`.
 
         Raises:
-            UsageError: where one of the tables is missing, or a query is in both.
+            UsageError: where one of the tables is missing, or a query is in `[tuning]` and in `[queries]`.
         """
         queries, tuning = self.options.queries, self.options.tuning
         if tuning is None:
@@ -105,7 +105,7 @@ class FileTask(Task[TaskFile]):
         return FileTask(self.options.model_copy(update={"queries": tuning, "tuning": None}), self.path)
 
     def open(self, workspace: Workspace) -> OpenFileTask:
-        """Return the open task; metadata, prompts and names of files are read, the model is not loaded."""
+        """Return the open task; reads metadata, prompts and file names, but does not load the model."""
         queries = self.options.queries
         return OpenFileTask(
             self,
@@ -117,7 +117,7 @@ class FileTask(Task[TaskFile]):
 
 
 class OpenFileTask(OpenTask):
-    """A task file's task when it is open; each part is loaded on first use."""
+    """The open task of a task file; each part is loaded on first use."""
 
     def __init__(
         self, task: Described, workspace: Workspace, *, train: Listing, pictures: Listing | None, draws: Sequence[Draw]
@@ -131,31 +131,31 @@ class OpenFileTask(OpenTask):
 
     @property
     def notes(self) -> Sequence[str]:
-        """Return a line for each kind of images and words that were left out."""
+        """Lines about images that were left out and prompts that were truncated."""
         return self._notes
 
     @cached_property
     def denoiser(self) -> Denoiser:
-        """Return the model."""
+        """The loaded model."""
         from attrbench.models.loading import load_denoiser  # torch and diffusers, which listing a task must not bring
 
         return load_denoiser(self._task.model, self._workspace.device)
 
     @cached_property
     def model_description(self) -> ModelDescription:
-        """Return what a plan must know of the model; its weights are not read."""
+        """The description of the model for planning; its weights are not read."""
         from attrbench.models.loading import describe_model  # torch and diffusers, as above
 
         return describe_model(self._task.model)
 
     @cached_property
     def train(self) -> Items:
-        """Return the training images at the model's size; the model is not loaded."""
+        """The training images at the model's size; the model is not loaded."""
         return self._items(self._train, self._task.train_source)
 
     @cached_property
     def queries(self) -> Items:
-        """Return the pictures that the model draws, then those of the folder."""
+        """The images that the model generates, then those of the data set."""
         parts = [self._drawn()] if self._draws else []
         if self._pictures is not None and self._task.query_source is not None:
             parts.append(self._items(self._pictures, self._task.query_source))
@@ -187,18 +187,18 @@ class OpenFileTask(OpenTask):
         return items
 
     def _note_truncated(self, items: Items, where: str) -> None:
-        cut = self.model_description.truncated(items.prompts)
-        if cut:
+        truncated = self.model_description.truncated(items.prompts)
+        if truncated:
             line = (
-                f"{len(cut)} of {len(items)} prompts of {where} are longer than the text encoder takes and are cut"
-                f" there, as in training; the first is that of {items.names[cut[0]]}"
+                f"{len(truncated)} of {len(items)} prompts of {where} are longer than the text encoder takes and are"
+                f" cut there, as in training; the first is that of {items.names[truncated[0]]}"
             )
             log.warning(line)
             self._notes.append(line)
 
 
 def _joined(drawn: Items, pictures: Items) -> Items:
-    """Return both kinds of queries; only the drawn ones have seeds, so there are no trajectories."""
+    """Return generated and given query images as one set, without seeds, so without sampling trajectories."""
     return make_items(
         np.concatenate([drawn.images, pictures.images]),
         [*drawn.prompts, *pictures.prompts],

@@ -1,4 +1,4 @@
-"""The prompts of a task file: from its list, or from a file beside it."""
+"""Read the prompts and seeds of a task file, from a list or from a text or CSV file beside it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from attrbench.taskfile.contents import QueryTable, seeds_of
 
 
 class Draw(NamedTuple):
-    """A picture that the model shall draw."""
+    """An image that the model must generate: its prompt, seed and group."""
 
     prompt: str
     seed: int
@@ -21,7 +21,7 @@ class Draw(NamedTuple):
 
 
 def draws_of(queries: QueryTable, folder: Path) -> list[Draw]:
-    """Return every prompt with every seed, prompt by prompt; without prompts, every seed.
+    """Return one draw for every prompt and seed, ordered by prompt; without prompts, one for every seed.
 
     Raises:
         AttrbenchError: where a file of prompts is missing or wrong.
@@ -35,7 +35,7 @@ def draws_of(queries: QueryTable, folder: Path) -> list[Draw]:
 
 
 def common_query(one: QueryTable, other: QueryTable, folder: Path) -> str:
-    """Return in words what both tables ask about, a drawn picture or a folder; empty where there is nothing."""
+    """Return in words a query that is in both tables, generated or from a data set; empty if there is none."""
     drawn = [{draw[:2] for draw in draws_of(queries, folder)} if queries.draws else set() for queries in (one, other)]
     for prompt, seed in sorted(drawn[0] & drawn[1]):
         return f"seed {seed}" + (f" of '{prompt}'" if prompt else "")
@@ -48,7 +48,7 @@ def common_query(one: QueryTable, other: QueryTable, folder: Path) -> str:
 
 
 def prompt_file(queries: QueryTable | None, folder: Path) -> Path | None:
-    """Return the file of prompts, where there is one."""
+    """Return the path of the file of prompts, or None."""
     if queries is None or not isinstance(queries.prompts, str):
         return None
     return folder / Path(queries.prompts).expanduser()
@@ -70,7 +70,7 @@ def _prompts(queries: QueryTable, folder: Path) -> tuple[Sequence[str], Sequence
 
 
 def _read(file: Path) -> tuple[list[str], list[str] | None]:
-    """Return the prompts of a file, and their groups where it has such a column."""
+    """Return the prompts of a file, and their groups if it has a column `group`, else None."""
     try:
         text = file.read_bytes().decode("utf-8-sig")
     except OSError as error:

@@ -1,4 +1,4 @@
-"""Reading a task file, and saying in one line what is wrong with it."""
+"""Read and validate a task file; errors name the file, the line and the problem."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from attrbench.taskfile.file_task import FileTask
 
 
 def is_file(name: str) -> bool:
-    """Return whether a `-t` string names a task file: a path, or something that ends in .toml."""
+    """Return whether a `-t` string is the path of a task file: contains a slash or ends in .toml."""
     return name.endswith(".toml") or "/" in name or os.sep in name
 
 
 def read_task(path: Path, given: Mapping[str, str]) -> FileTask:
-    """Return the task that a file describes.
+    """Return the task that a task file describes.
 
     Args:
-        path: of the file.
-        given: options that stand above what the file says: `TABLE.KEY` -> value; with `query_set` -> `tuning` the
-            queries are those of `[tuning]`.
+        path: path of the file.
+        given: options that override the file: `TABLE.KEY` -> value; `query_set` -> `tuning` takes the queries of
+            `[tuning]`.
 
     Raises:
-        UsageError: one line that names the file, and the line or table in it.
+        UsageError: where the file is missing or invalid; names the file, and the line or table in it.
     """
     text = _text(path)
     try:
@@ -69,7 +69,7 @@ def _text(path: Path) -> str:
 
 
 def _set(document: dict[str, Any], path: Path, key: str, value: str) -> None:
-    """Set `TABLE.KEY` in the document."""
+    """Set the option `TABLE.KEY` in the parsed document."""
     *tables, last = key.split(".")
     if not tables:
         raise UsageError(f"{path}: '{key}={value}': options of a task file are TABLE.KEY=VALUE (model.resolution=256)")
@@ -81,7 +81,7 @@ def _set(document: dict[str, Any], path: Path, key: str, value: str) -> None:
 
 
 def _complaint(path: Path, text: str, error: ValidationError, given: Mapping[str, str]) -> str:
-    """Return the file, the line or table, and what is wrong there, for the first error."""
+    """Return a message with file, line or table, and reason of the first validation error."""
     first = error.errors()[0]
     *tables, key = [str(step) for step in _steps(first["loc"])] or [""]
     reason = _reason(first["type"], first["msg"].removeprefix("Value error, "), tables, key)
@@ -102,7 +102,7 @@ def _reason(kind: str, message: str, tables: Sequence[str], key: str) -> str:
 
 
 def _steps(location: Sequence[int | str]) -> list[int | str]:
-    """Return the location without what pydantic adds: members of unions, and indices in lists."""
+    """Return an error's location without the union members and list indices that pydantic adds."""
     steps: list[int | str] = []
     model: type[BaseModel] | None = TaskFile
     for step in location:
@@ -114,7 +114,7 @@ def _steps(location: Sequence[int | str]) -> list[int | str]:
 
 
 def _inner(model: type[BaseModel], key: str) -> type[BaseModel] | None:
-    """Return the model of a field that is a table."""
+    """Return the pydantic model of a field that is a table, else None."""
     if key not in model.model_fields:
         return None
     kind = model.model_fields[key].annotation
@@ -134,7 +134,7 @@ def _nearest(tables: Sequence[str], key: str) -> str:
 
 
 def _line_of(text: str, tables: Sequence[str], key: str) -> int | None:
-    """Return the number of the line with a key of a table, or with a table; None where it is written in another way."""
+    """Return the number of the line that contains a key or a table header, or None if it is not found."""
     here: list[str] = []
     for number, line in enumerate(text.splitlines(), start=1):
         header = re.match(r"\s*\[\s*([^\[\]]+?)\s*\]\s*(?:#.*)?$", line)

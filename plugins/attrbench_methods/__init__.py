@@ -1,4 +1,4 @@
-"""The methods that ship with attrbench, registered like anybody's: one package a family, imported on first use."""
+"""Methods that ship with attrbench, registered as those of any plugin: one package a family, imported on first use."""
 
 from attrbench.plugins.hookspecs import Register, hookimpl
 

@@ -1,4 +1,4 @@
-"""The options that gradient methods share: what is differentiated, where, and how it is kept."""
+"""Options that all gradient methods share: what is differentiated, where, and how it is compressed."""
 
 from __future__ import annotations
 
@@ -6,81 +6,108 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from attrbench.contracts.feature import FeatureRequest
 from attrbench.contracts.gradient_source import GradientSource, Sketch, TimestepGrid
 from attrbench.contracts.options import Options
 from attrbench.features.gradient_rows import GradientRows
 
+Output = Literal["loss", "weighted-loss", "squared-norm", "mean", "l1", "l2", "linf"]
+"""Scalars that can be differentiated (see `attrbench.contracts.gradient_source.GradientSource`)."""
+
 
 class GradientOptions(Options):
-    """What decides a gradient (see `attrbench.contracts.feature.GradientSource`)."""
+    """Options that decide a gradient; each goes with every value of the others.
 
+    All gradient methods derive their options from these. A method gives other defaults by declaring an option again,
+    and fixes one by declaring it as a `ClassVar`, so that it is not offered.
+    """
+
+    needs: ClassVar = {"target": "output=loss|weighted-loss"}
+    aliases: ClassVar = {"normalise": "normalize"}
     grid: Literal["cubic", "uniform", "random"] = "cubic"
-    """`cubic`: the released DMin code's timesteps, dense at the noisiest end; `uniform`: evenly spaced from 0;
-    `random`: drawn with replacement."""
+    """`cubic`: timesteps of DMin's released code, dense at the noisiest end; `uniform`: evenly spaced from 0, as
+    D-TRAK; `random`: drawn with replacement."""
     timesteps: int = Field(5, ge=1, le=1000)
     """Number of timesteps, T."""
     noise: Literal["shared", "per-timestep", "per-item"] = "shared"
-    """`shared`: one noise for all items and timesteps, as DMin; else one a timestep, or one an item and timestep."""
+    """`shared`: one noise for all items and timesteps, as DMin; `per-timestep`: one for each timestep; `per-item`: one
+    for each item and timestep, as D-TRAK."""
     noise_seed: int = Field(0, ge=0)
     """Seed of the noise."""
+    output: Output = "loss"
+    """Scalar that is differentiated. `loss`: mean squared error to the target; `weighted-loss`: the same with the
+    weight of the variational bound; of the network's output alone: `squared-norm`, its mean square (D-TRAK); `mean`;
+    `l1`, `l2`, `linf`, its norms."""
     target: Literal["trained", "noise"] = "trained"
-    """What the network's output is compared with. `trained`: what it learned to predict; `noise`: the noise, as DMin's
-    released code, which is another thing for SD 3 (a velocity) and for v-prediction."""
+    """Target of the loss. `trained`: what the network learned to predict; `noise`: the noise, as in DMin's released
+    code. They differ for SD 3 (velocity) and for v-prediction."""
+    normalize: bool = False
+    """Whether the whole gradient of each timestep is scaled to unit norm before anything else is done with it."""
+    prompt: Literal["own", "empty"] = "own"
+    """Prompt that the network is given. `own`: the item's; `empty`: the empty prompt for all items and queries. Models
+    without prompts refuse `empty`."""
     image_range: Literal["model", "unit"] = "model"
-    """`model`: the range the network was trained on; `unit`: the [0, 1] that DMin's released code feeds to DDPMs."""
+    """Range of the pixels. `model`: as in training; `unit`: [0, 1], as DMin's released code feeds to DDPMs."""
     precision: Literal["fp32", "tf32", "bf16"] = "fp32"
     """`fp32`: the reference; `tf32`: TensorFloat-32 products on GPUs that have them; `bf16`: bfloat16 autocast."""
 
-    def source(
-        self, output: Literal["loss", "squared-norm", "mean"] = "loss", checkpoint: str = "final"
-    ) -> GradientSource:
-        """The gradient that these options describe, by default that of the training loss at the final weights."""
+    def source(self, output: Output | None = None, checkpoint: str = "final") -> GradientSource:
+        """Return the declaration of these gradients.
+
+        Args:
+            output: scalar that is differentiated, where it is not the option's.
+            checkpoint: name of the weights, as `Denoiser.at` takes it.
+        """
         return GradientSource(
-            output=output,
+            output=self.output if output is None else output,
             grid=TimestepGrid(kind=self.grid, steps=self.timesteps),
             noise=self.noise,
             noise_seed=self.noise_seed,
             target=self.target,
+            prompt=self.prompt,
             image_range=self.image_range,
             checkpoint=checkpoint,
             precision=self.precision,
         )
 
 
-class MeanGradientOptions(GradientOptions):
-    """For methods over one gradient an item, the mean over timesteps; grid and noise are D-TRAK's by default."""
+class AveragedGradientOptions(GradientOptions):
+    """Gradient options with D-TRAK's defaults, for methods that average gradients over the timesteps."""
 
-    needs: ClassVar = {"sketch": "v", "seed": "v"}
     grid: Literal["cubic", "uniform", "random"] = "uniform"
-    """`uniform`: evenly spaced from 0, as D-TRAK; `cubic`: the released DMin code's, dense at the noisiest end;
-    `random`: drawn with replacement."""
     timesteps: int = Field(10, ge=1, le=1000)
     """Number of timesteps, K, over which gradients are averaged."""
     noise: Literal["shared", "per-timestep", "per-item"] = "per-item"
-    """`per-item`: a noise for each item and timestep, as D-TRAK; or one a timestep, or one for everything."""
+
+
+class SketchedGradientOptions(GradientOptions):
+    """Gradient options with those of the sketch."""
+
+    needs: ClassVar = {"sketch": "v", "seed": "v"}
     v: int | None = Field(4096, ge=1)
-    """Length of the sketch of the mean gradient; `none` keeps whole gradients."""
+    """Length of the sketch of each timestep's gradient; `none` takes whole gradients."""
     sketch: Literal["rotation", "permutation", "rademacher", "gaussian"] = "rotation"
-    """Form of the sketch; all are unbiased."""
+    """Form of the sketch; all are unbiased. `permutation` is that of DMin's released code, at 5 bytes a parameter."""
     seed: int = Field(42, ge=0)
     """Seed of the sketch."""
 
-    def rows(
-        self,
-        output: Literal["loss", "squared-norm", "mean"] = "loss",
-        timesteps: Literal["mean", "mean-normalized"] = "mean",
-        checkpoint: str = "final",
-    ) -> GradientRows:
-        """Means over the timesteps of sketched gradients, raw or scaled to unit norm first."""
-        sketch = None if self.v is None else Sketch(length=self.v, seed=self.seed, form=self.sketch)
-        return GradientRows(source=self.source(output, checkpoint), sketch=sketch, timesteps=timesteps)
+    def sketching(self) -> Sketch | None:
+        """Return the declaration of the sketch, None for whole gradients."""
+        return None if self.v is None else Sketch(length=self.v, seed=self.seed, form=self.sketch)
 
-    def plan(
-        self,
-        output: Literal["loss", "squared-norm", "mean"] = "loss",
-        timesteps: Literal["mean", "mean-normalized"] = "mean",
-        checkpoint: str = "final",
-    ) -> FeatureRequest:
-        """Return the request of the same rows for training items and queries."""
-        return FeatureRequest.both(self.rows(output, timesteps, checkpoint))
+
+class MeanGradientOptions(AveragedGradientOptions, SketchedGradientOptions):
+    """Options of methods that keep one sketched gradient an item, the mean over the timesteps."""
+
+    v: int | None = Field(4096, ge=1)
+    """Length of the sketch of the mean gradient; `none` keeps whole gradients."""
+
+    @property
+    def averaging(self) -> Literal["mean", "mean-normalized"]:
+        """Return what is averaged over the timesteps: gradients as they are, or scaled to unit norm."""
+        return "mean-normalized" if self.normalize else "mean"
+
+    def rows(self, checkpoint: str = "final") -> GradientRows:
+        """Return the feature of sketched mean gradients at the weights of a checkpoint."""
+        return GradientRows(
+            source=self.source(checkpoint=checkpoint), sketch=self.sketching(), timesteps=self.averaging
+        )

@@ -15,7 +15,7 @@ from attrbench.data.open_dataset import load_items
 from attrbench.data.pixels import to_pixels
 from attrbench.errors import AttrbenchError
 from attrbench.store import artifacts
-from attrbench.store.cache_index import take_inventory
+from attrbench.store.cache_index import index_cache
 from attrbench.store.checksums import seal_path
 from attrbench.store.garbage import DAY, find_garbage
 from tests.data.making import captioned, metadata_csv, picture
@@ -190,12 +190,12 @@ def test_a_cache_that_cannot_be_written_to_is_one_line(folder, tmp_path):
 
 def test_the_inventory_knows_them(folder, cache):
     load(folder, cache)
-    (piece,) = take_inventory(cache).pieces
-    assert piece.seal.kind == "decoded images"
-    assert piece.fault(whole=True) is None
-    piece.path.write_bytes(b"\0" * piece.path.stat().st_size)
-    assert piece.fault() is None
-    assert piece.fault(whole=True).what == "checksum differs"
+    (entry,) = index_cache(cache).entries
+    assert entry.seal.kind == "decoded images"
+    assert entry.fault(whole=True) is None
+    entry.path.write_bytes(b"\0" * entry.path.stat().st_size)
+    assert entry.fault() is None
+    assert entry.fault(whole=True).what == "checksum differs"
 
 
 def test_what_another_process_decodes_meanwhile_is_taken(folder, cache, decoded, monkeypatch):
@@ -219,11 +219,11 @@ def test_unused_ones_may_go_and_used_ones_stay(folder, cache):
     def going():
         for file in (path, seal_path(path)):
             os.utime(file, (1, 1))
-        return [removal.path for removal in find_garbage(take_inventory(cache), 0, older_than=10 * DAY).ready]
+        return [removal.path for removal in find_garbage(index_cache(cache), 0, older_than=10 * DAY).ready]
 
     assert path in going()
     load(folder, cache)
-    assert path not in [removal.path for removal in find_garbage(take_inventory(cache), 0, older_than=10 * DAY).ready]
+    assert path not in [removal.path for removal in find_garbage(index_cache(cache), 0, older_than=10 * DAY).ready]
 
 
 def test_16_bit_gray_palette_and_rgba_files_lie_beside_each_other(tmp_path, cache):

@@ -18,7 +18,7 @@ from attrbench.gradients import gram_pass as gram
 from attrbench.gradients.gram_pass import GramPass
 from attrbench.gradients.samples import NoisySamples, Split
 from attrbench.gradients.version import ENGINE_VERSION
-from attrbench.store.cache_index import take_inventory
+from attrbench.store.cache_index import index_cache
 from attrbench.store.garbage import find_garbage
 from tests.methods.in_memory import (
     Small,
@@ -99,13 +99,13 @@ def test_the_exact_kernel_is_where_long_sketches_lead(opened, tmp_path, spec):
 
 def sums(folder):
     """What is kept of unfinished matrices."""
-    groups = [group for group in take_inventory(folder / "cache").groups if group.told[0] == "sums of a Gram matrix"]
-    return [piece for group in groups for piece in group.pieces]
+    groups = [group for group in index_cache(folder / "cache").groups if group.told[0] == "sums of a Gram matrix"]
+    return [entry for group in groups for entry in group.entries]
 
 
 def test_no_gradient_lies_in_the_cache_and_what_does_is_told(opened, tmp_path):
     scores_by_run(opened, tmp_path, f"trak:{OPTIONS}")
-    found = take_inventory(tmp_path / "cache")
+    found = index_cache(tmp_path / "cache")
     assert sorted(feature.told for feature in found.groups) == [
         ("Gram matrix", "T=2 uniform, noise=per-item"),
         ("products of whole gradients", "T=2 uniform, noise=per-item"),
@@ -150,11 +150,11 @@ def test_what_another_process_has_computed_meanwhile_is_not_computed_again(opene
     run = SmallRun(opened, tmp_path, spec)
     claim = jobs.Claims.claim
 
-    def late(claims, piece, wait):
+    def late(claims, entry, wait):
         monkeypatch.setattr(jobs.Claims, "claim", claim)
         scores_by_run(opened, tmp_path, spec)
         monkeypatch.setattr(GramPass, "compute", lambda *_: pytest.fail("it is there already"))
-        return claim(claims, piece, wait)
+        return claim(claims, entry, wait)
 
     monkeypatch.setattr(jobs.Claims, "claim", late)
     run.compute()
@@ -231,7 +231,7 @@ def test_damaged_sums_are_begun_anew_and_unused_ones_can_be_removed(opened, tmp_
     with pytest.raises(pytest.fail.Exception):
         scores_by_run(opened, tmp_path, spec)
     monkeypatch.setattr(grams.KeptSums, "write", write)
-    found = take_inventory(tmp_path / "cache")
+    found = index_cache(tmp_path / "cache")
     (kept,) = sums(tmp_path)
     assert [r.path for r in find_garbage(found, ENGINE_VERSION, older_than=0.0).waiting if r.path == kept.path] == [
         kept.path

@@ -11,14 +11,19 @@ import time
 from contextlib import closing, contextmanager
 from pathlib import Path
 
-import numpy as np
 import pytest
 
+from attrbench.conformance.toy_task import QUERIES
+from attrbench.contracts.computation import Unit
 from attrbench.evaluation.execute import ATTEMPTS
+from attrbench.evaluation.jobs import TaskReference
 from attrbench.evaluation.progress import Silent
+from attrbench.evaluation.task_run import TaskRun
 from attrbench.executors.processes import WATCH_SECONDS, ProcessesExecutor, ProcessesOptions
-from tests.executors.tiny_methods import Ascent, Losses, NoEdit, Poison, Rows, Slow
-from tests.executors.tiny_task import compute_features, settings, shard_bytes
+from attrbench.plugins.registry import registry
+from tests.executors.light_jobs import LightJob, light
+from tests.executors.tiny_methods import Losses, NoEdit, Poison, Rows, Slow
+from tests.executors.tiny_task import compute_features, request, settings, shard_bytes, tiny_task
 
 ROOT = Path(__file__).parents[2]
 
@@ -80,46 +85,49 @@ def killing(cache):
 
 
 def test_a_worker_that_is_killed_at_its_job_changes_no_byte(tmp_path, by_one):
-    at_work, notes = settings(tmp_path), Notes()
+    at_work = settings(tmp_path)
     with killing(at_work.cache) as killed:
-        done = compute_features(at_work, [Rows(), Losses(), Slow()], processes(), notes)
+        done = compute_features(at_work, [Rows(), Losses(), Slow()], processes())
     assert len(killed) == 1
-    assert any("its process ended before it was done; trying again" in line for line in notes.lines)
     assert done.progress.given_up == {}
     assert shard_bytes(at_work.cache) == by_one
 
 
 def test_a_job_that_ends_its_process_every_time_is_given_up_and_the_others_are_done(tmp_path):
-    at_work, notes = settings(tmp_path), Notes()
-    done = compute_features(at_work, [Poison(), Rows(), Ascent()], processes(1), notes)
-    assert list(done.progress.given_up) == ["poison"]
-    (line,) = str(done.progress.given_up["poison"]).splitlines()
-    assert line == (
+    at_work, notes = settings(tmp_path, executor="processes:1"), Notes()
+    methods = [request(method) for method in (Poison(), Rows(), NoEdit())]
+    results = list(TaskRun(registry(), tiny_task(), methods, at_work, notes).results())
+    records = {result.record.method.name: result.record for result in results}
+    assert {name: record.status for name, record in records.items()} == {
+        "poison": "failed",
+        "rows": "complete",
+        "no-edit": "complete",
+    }
+    assert records["poison"].error == (
         f"edits of poison, items 1 to 1: failed {ATTEMPTS} times; the last time: its process ended before it was done"
     )
-    assert sum("trying again" in line for line in notes.lines) == ATTEMPTS - 1
-    for label, method in (("rows", Rows()), ("ascent", Ascent())):
-        reader = done.reader(label)
-        assert np.count_nonzero(reader.nonfinite()) == 0
-        assert reader.query()[method.feature] is not None
-    store = done.world.store(Poison().feature, "query")
-    assert store.state((1, 2)) == "missing"
+    again = "edits of poison, items 1 to 1: its process ended before it was done; trying again"
+    assert [line for line in notes.lines if "trying again" in line] == [again] * (ATTEMPTS - 1)
+    store = TaskReference.of(tiny_task(), at_work).open().store(Poison().feature, "query")
+    states = [store.state(Unit(query, query + 1)) for query in range(QUERIES)]
+    assert states == ["done", "missing", *["done"] * (QUERIES - 2)]
 
 
-def test_jobs_that_fly_beside_a_poisonous_one_are_not_given_up_for_it(tmp_path):
-    done = compute_features(settings(tmp_path), [Poison(), NoEdit()], processes(2))
-    assert list(done.progress.given_up) == ["poison"]
-    assert "edits of poison, items 1 to 1" in str(done.progress.given_up["poison"])
+def test_only_the_job_that_ends_its_process_fails_whatever_was_in_flight_beside_it(tmp_path):
+    jobs = [LightJob(str(tmp_path / str(number)), ends=number == 1) for number in range(6)]
+    with closing(processes()) as executor:
+        states = {receipt.job: receipt.state for receipt in executor.run(jobs, light)}
+    assert states == {job: "failed" if job.ends else "done" for job in jobs}
 
 
 PARENT = """
-import os, sys, time
+import sys
 from pathlib import Path
-from tests.executors.test_processes import processes
-from tests.executors.tiny_methods import Slow
-from tests.executors.tiny_task import compute_features, settings
+from attrbench.executors.processes import ProcessesExecutor, ProcessesOptions
+from tests.executors.light_jobs import LightJob, light
 if __name__ == "__main__":
-    compute_features(settings(Path(sys.argv[1])), [Slow()], processes())
+    jobs = [LightJob(str(Path(sys.argv[1]) / str(number)), seconds=600) for number in range(2)]
+    list(ProcessesExecutor(ProcessesOptions(workers=2, threads=1)).run(jobs, light))
 """
 
 
@@ -129,20 +137,26 @@ def test_workers_end_when_their_parent_is_killed(tmp_path):
     path = os.pathsep.join([str(ROOT), *sys.path])
     parent = subprocess.Popen([sys.executable, str(script), str(tmp_path)], env=os.environ | {"PYTHONPATH": path})
     try:
-        workers = wait_for(lambda: [int(p.name.removeprefix("pid-")) for p in tmp_path.rglob("pid-*")], 60)
+        workers = wait_for(lambda: workers_of(tmp_path), 120)
         assert all(is_running(pid) for pid in workers)
     finally:
         parent.kill()
         parent.wait()
-    wait_for(lambda: not any(is_running(pid) for pid in workers), 10 * WATCH_SECONDS + 10)
+    wait_for(lambda: not any(is_running(pid) for pid in workers), 10 * WATCH_SECONDS + 20)
 
 
 def test_close_ends_the_workers(tmp_path):
     with closing(processes()) as executor:
-        compute_features(settings(tmp_path), [Slow()], executor)
-    workers = [int(path.name.removeprefix("pid-")) for path in tmp_path.rglob("pid-*")]
-    assert len(workers) == 2
-    wait_for(lambda: not any(is_running(pid) for pid in workers), 20)
+        running = executor.run([LightJob(str(tmp_path / name), seconds=600 * (name > "a")) for name in "abc"], light)
+        assert next(running).state == "done"
+        workers = wait_for(lambda: workers_of(tmp_path), 120)
+    wait_for(lambda: not any(is_running(pid) for pid in workers), 30)
+
+
+def workers_of(folder):
+    """Return the ids of the processes that are at light jobs below a folder, once there are two."""
+    found = {int(path.name.removeprefix("pid-")) for path in folder.rglob("pid-*")}
+    return found if len(found) == 2 else None
 
 
 def wait_for(condition, seconds):

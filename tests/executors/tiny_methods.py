@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import time
 
+import numpy as np
 import torch
 
 from attrbench.contracts.feature import FeatureRequest
 from attrbench.contracts.gradient_source import GradientSource, Sketch, TimestepGrid
-from attrbench.contracts.method import Method
+from attrbench.contracts.method import ExhaustiveScorer, Method, StateSize
 from attrbench.contracts.method_results import Edited, Transformed
 from attrbench.contracts.options import Options
 from attrbench.features.gradient_products import GradientProducts
@@ -34,7 +35,20 @@ class Quiet(Method[NoOptions]):
         super().__init__(options or NoOptions())
 
     def fit(self, train, context):
-        raise NotImplementedError
+        return Zeros(train.count)
+
+
+class Zeros(ExhaustiveScorer):
+    """No item matters."""
+
+    def __init__(self, count):
+        self.count = count
+
+    def scores(self, query):
+        return np.zeros((len(query), self.count), np.float32)
+
+    def size(self):
+        return StateSize()
 
 
 class Losses(Quiet):
@@ -151,6 +165,7 @@ class Slow(Ascent):
     name = "slow"
 
     def edit(self, model, query, context):
-        (context.workspace.parent / f"pid-{os.getpid()}").touch()
+        context.workspace.mkdir(parents=True, exist_ok=True)
+        (context.workspace / f"pid-{os.getpid()}").touch()
         time.sleep(0.4)
         return super().edit(model, query, context)

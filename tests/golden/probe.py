@@ -202,7 +202,7 @@ class _Watched:
 
     def _watch_factors(self, context: Any) -> Any:
         kept = self._factors(context)
-        for name, tensor in kept.index.tensors().items():
+        for name, tensor in kept.value.tensors().items():
             self._put(f"factors/{name}", tensor.cpu().numpy())
         return kept
 

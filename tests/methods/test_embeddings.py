@@ -20,7 +20,7 @@ from attrbench.contracts.method import Context
 from attrbench.errors import AttrbenchError, Unavailable, UsageError
 from attrbench.features.images import Images
 from attrbench.models.families.ddpm import DDPMDenoiser
-from attrbench.store.cache_index import take_inventory
+from attrbench.store.cache_index import index_cache
 from attrbench.store.checksums import seal_path
 from attrbench_methods.similarity import image_embeddings as embeddings
 from attrbench_methods.similarity.clip import CLIP, CLIPOptions
@@ -239,9 +239,9 @@ def test_damaged_embeddings_are_computed_again(tmp_path, damage, caplog):
 
 def test_kept_embeddings_are_listed_and_checked(tmp_path):
     fitted(tmp_path / "methods" / "embedding")
-    (piece,) = take_inventory(tmp_path).pieces
-    assert piece.seal.kind == "embeddings"
-    assert piece.fault(whole=True) is None
+    (entry,) = index_cache(tmp_path).entries
+    assert entry.seal.kind == "embeddings"
+    assert entry.fault(whole=True) is None
 
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path):

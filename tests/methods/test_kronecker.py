@@ -9,11 +9,11 @@ from attrbench.contracts.gradient_source import GradientSource, TimestepGrid
 from attrbench.errors import Unavailable
 from attrbench.features.gradient_products import GradientProducts
 from attrbench.features.views import TrainProducts
-from attrbench.gradients.curvature import kronecker
 from attrbench.gradients.curvature.kronecker import FactorOptions, kronecker_factors
 from attrbench.gradients.samples import NoisySamples, Split
 from attrbench.store.checksums import Seal, seal_path
 from attrbench_methods.kernel.trak import TRAK, RidgeOptions
+from attrbench_methods.second_order import ekfac
 from attrbench_methods.second_order.ekfac import EKFAC, KFAC, KroneckerOptions
 from tests.methods.in_memory import (
     Small,
@@ -184,13 +184,13 @@ def test_features_are_products_of_means_in_the_passes_of_trak():
 def builds(monkeypatch):
     """Counts how often factors are estimated."""
     done = []
-    inner = kronecker.kronecker_factors
+    inner = ekfac.kronecker_factors
 
     def counted(samples, options):
         done.append(options)
         return inner(samples, options)
 
-    monkeypatch.setattr(kronecker, "kronecker_factors", counted)
+    monkeypatch.setattr(ekfac, "kronecker_factors", counted)
     return done
 
 

@@ -35,8 +35,13 @@ REFUSED = {
     "journey-trak:at=300,sampling_steps=10": "sampling_steps=10: has an effect with at=none only, not with at=300",
     "journey-trak:at=300,noise=shared": "noise=shared: all 20 draws would have the same noise; give draws=1",
     "d-trak:target=noise": "unknown option of method d-trak 'target'",
-    "relative-if:output=squared-norm,target=noise": "target=noise: has an effect with output=loss only",
-    "renorm-if:output=squared-norm,target=trained": "target=trained: has an effect with output=loss only",
+    "relative-if:output=squared-norm,target=noise": "target=noise: has an effect with output=loss|weighted-loss only",
+    "renorm-if:output=squared-norm,target=trained": "target=trained: has an effect with output=loss|weighted-loss only",
+    "dmin:output=squared-norm,target=noise": "target=noise: has an effect with output=loss|weighted-loss only",
+    "trak:output=l1,target=trained": "target=trained: has an effect with output=loss|weighted-loss only",
+    "datainf:output=mean": "unknown option of method datainf 'output'",
+    "ekfac:normalize=true": "unknown option of method ekfac 'normalize'",
+    "das:output=loss": "unknown option of method das 'output'",
     "das:residual=false,target=noise": "target=noise: has an effect with residual=true only, not with residual=false",
 }
 TAKEN = (
@@ -51,6 +56,10 @@ TAKEN = (
     "journey-trak:noise=shared,sampling_steps=3",
     "relative-if:target=noise",
     "das:target=noise,leverage=false",
+    "dmin:output=weighted-loss,target=noise,prompt=empty",
+    "ekfac:target=noise,prompt=empty",
+    "d-trak:output=linf,normalize=true,prompt=empty",
+    "shuffled:normalize=false,sketch=gaussian",
 )
 
 

@@ -13,7 +13,7 @@ from attrbench.plugins.registry import registry
 from attrbench_methods.kernel import ridge
 from attrbench_methods.kernel.kernel_features import SketchedMeans
 from attrbench_methods.kernel.ridge import RidgeKernel, RidgeOptions, Spectrum
-from attrbench_methods.kernel.trak import DTRAK, TRAK, NormalizedOptions, RelativeIF, RenormIF
+from attrbench_methods.kernel.trak import DTRAK, TRAK, RelativeIF, RenormIF
 from tests.methods.in_memory import (
     InMemory,
     Small,
@@ -36,7 +36,7 @@ def phi(count, seed, width=K):
 
 
 def scores(method, train, asked, context=CONTEXT, **options):
-    kind = NormalizedOptions if issubclass(method, RelativeIF) else RidgeOptions
+    kind = method.Options
     chosen = method(kind(**options))
     scorer = chosen.fit(InMemory(train).train(chosen), context)
     return scorer.scores(InMemory(asked).query(chosen)).astype("f8")
@@ -149,12 +149,12 @@ def test_storage_counts_rows_norms_and_the_inverse():
 
 
 def test_trak_differentiates_the_loss_and_d_trak_the_squared_norm_of_the_same_passes():
-    loss, squared = (kind(RidgeOptions()).features() for kind in (TRAK, DTRAK))
+    loss, squared = (kind(kind.Options()).features() for kind in (TRAK, DTRAK))
     assert loss.train == loss.query and squared.train == squared.query
     (rows,), (squared_rows,) = loss.train, squared.train
     assert (rows.source.output, squared_rows.source.output) == ("loss", "squared-norm")
     assert rows.timesteps == "mean" and rows.source.grid.kind == "uniform"
-    both = RelativeIF(NormalizedOptions()).features(), RenormIF(NormalizedOptions()).features()
+    both = RelativeIF(RidgeOptions()).features(), RenormIF(RidgeOptions()).features()
     assert both == (loss, loss)  # one pass serves the three
 
 
@@ -185,8 +185,7 @@ def test_all_dampings_and_relatives_come_from_one_decomposition(tmp_path, monkey
 def test_a_gram_matrix_scores_as_the_rows_that_it_is_of(method):
     train, asked = phi(N, 0), phi(M, 1)
     train[4] = 0
-    options = NormalizedOptions(v=None) if issubclass(method, RelativeIF) else RidgeOptions(v=None)
-    whole = method(options)
+    whole = method(method.Options(v=None))
     scorer = whole.fit(train_features(whole, N, gram=TrainGram(train @ train.T, {"": K})), CONTEXT)
     found = scorer.scores(query_features(whole, M, gram=asked @ train.T))
     np.testing.assert_allclose(found, scores(method, train, asked), rtol=1e-4, atol=1e-4)
@@ -198,10 +197,10 @@ def test_a_gram_matrix_scores_as_the_rows_that_it_is_of(method):
 
 def test_without_a_sketch_no_gradient_is_kept():
     for method in (TRAK, DTRAK):
-        request = method(RidgeOptions(v=None)).features()
+        request = method(method.Options(v=None)).features()
         (feature,) = request.train
         assert isinstance(feature, GradientGram) and request.query == (feature,)
-        assert feature.source == method(RidgeOptions()).features().train[0].source
+        assert feature.source == method(method.Options()).features().train[0].source
 
 
 class BiasOnly(nn.Module):

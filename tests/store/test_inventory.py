@@ -16,7 +16,7 @@ from attrbench.features.gradient_rows import GradientRows
 from attrbench.gradients.version import ENGINE_VERSION
 from attrbench.search.index_files import kept_index
 from attrbench.store.artifacts import Artifact
-from attrbench.store.cache_index import take_inventory
+from attrbench.store.cache_index import index_cache
 from attrbench.store.checksums import seal_path
 from attrbench.store.fingerprint import fingerprint
 from attrbench.store.garbage import DAY, IDLE_SECONDS, PART_SECONDS, find_garbage, remove
@@ -102,21 +102,21 @@ def snapshot(root):
 
 def swept(root, **options):
     """Removes what is ready; paths and reasons."""
-    found = find_garbage(take_inventory(root), ENGINE_VERSION, **options)
+    found = find_garbage(index_cache(root), ENGINE_VERSION, **options)
     assert [remove(root, removal) for removal in found.ready] == [None] * len(found.ready)
     return {removal.path: removal.why for removal in found.ready}
 
 
 def features(root):
-    return [group for group in take_inventory(root).groups if group.about]
+    return [group for group in index_cache(root).groups if group.about]
 
 
 def indexes(root):
-    return [group for group in take_inventory(root).groups if group.told[0] == "index"]
+    return [group for group in index_cache(root).groups if group.told[0] == "index"]
 
 
 def faults(root, whole=True):
-    return {fault.path: fault.what for piece in take_inventory(root).pieces if (fault := piece.fault(whole))}
+    return {fault.path: fault.what for entry in index_cache(root).entries if (fault := entry.fault(whole))}
 
 
 def test_every_byte_is_counted_once(tmp_path):
@@ -128,7 +128,7 @@ def test_every_byte_is_counted_once(tmp_path):
         (tmp_path / name).write_bytes(b"12345")
     keep_folder(tmp_path)
     keep_as_earlier(tmp_path)
-    found = take_inventory(tmp_path)
+    found = index_cache(tmp_path)
     assert (len(found.groups), len(found.rest), len(found.earlier)) == (4, 5, 2)
     assert found.bytes == sum(path.stat().st_size for path in tmp_path.rglob("*") if path.is_file())
 
@@ -156,7 +156,7 @@ def test_kind_and_summary_are_no_part_of_the_fingerprint(tmp_path):
 
 def test_a_feature_whose_description_is_lost_is_told_by_its_shards(tmp_path):
     (fill(tmp_path).folder / "feature.json").unlink()
-    (group,) = take_inventory(tmp_path).groups
+    (group,) = index_cache(tmp_path).groups
     assert (group.told, group.of, group.items) == (("rows", "sketch v=4, T=2"), "", 70)
 
 
@@ -170,7 +170,7 @@ def test_a_feature_of_another_kind_is_listed(tmp_path, changes):
 def test_what_version_0_1_kept_is_known_as_that_and_goes(tmp_path):
     folder = keep_as_earlier(tmp_path)
     (tmp_path / "claims" / ("b" * 20)).write_bytes(b"")
-    found = take_inventory(tmp_path)
+    found = index_cache(tmp_path)
     assert not (found.groups or found.other or found.unreadable)
     assert not swept(tmp_path)
     age(DAY, tmp_path)
@@ -182,8 +182,8 @@ def test_what_version_0_1_kept_is_known_as_that_and_goes(tmp_path):
 
 def test_a_folder_is_an_artifact_whose_every_file_counts(tmp_path):
     folder = keep_folder(tmp_path)
-    found = take_inventory(tmp_path)
-    assert [piece.path for piece in found.pieces] == [folder]
+    found = index_cache(tmp_path)
+    assert [entry.path for entry in found.entries] == [folder]
     assert not found.other and not faults(tmp_path)
     flip(folder / "unet" / "weights")
     assert faults(tmp_path) == {folder: "checksum differs"}
@@ -307,7 +307,7 @@ def test_data_whose_seal_is_lost_is_unknown_and_stays(tmp_path, kind):
     store, index = fill(tmp_path), keep(tmp_path)
     victim = store.path(UNITS[0]) if kind == "shard" else index
     seal_path(victim).unlink()
-    assert [file.path for file in take_inventory(tmp_path).other] == [victim]
+    assert [file.path for file in index_cache(tmp_path).other] == [victim]
     assert not faults(tmp_path)
     age(DAY, tmp_path)
     assert not swept(tmp_path)
@@ -321,7 +321,7 @@ def test_a_shard_that_cannot_be_read_is_named_and_kept(tmp_path, monkeypatch):
     def refuse(path):
         raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr("attrbench.store.pieces.measure", refuse)
+    monkeypatch.setattr("attrbench.store.cache_entries.measure", refuse)
     assert faults(tmp_path) == {store.path(unit): "cannot be read: Permission denied" for unit in UNITS}
     assert not swept(tmp_path)
 
@@ -336,7 +336,7 @@ def test_a_folder_that_cannot_be_read_is_named(tmp_path, monkeypatch):
         return real(path)
 
     monkeypatch.setattr(os, "scandir", refuse)
-    found = take_inventory(tmp_path)
+    found = index_cache(tmp_path)
     assert [fault.path for fault in found.unreadable] == [store.folder]
     assert not [group for group in found.groups if group.about]
 
@@ -353,7 +353,7 @@ def test_a_file_that_cannot_be_looked_at_does_not_make_its_partner_half(tmp_path
 
     with monkeypatch.context() as patch:
         patch.setattr(Path, "lstat", refuse)
-        found = take_inventory(tmp_path)
+        found = index_cache(tmp_path)
         assert [fault.path for fault in found.unreadable] == [store.path(UNITS[0])]
         assert not find_garbage(found, ENGINE_VERSION).ready
 
@@ -432,7 +432,7 @@ def test_older_than_nothing_still_leaves_what_was_used_within_the_hour(tmp_path)
 def test_what_changes_between_the_look_and_the_removal_stays(tmp_path):
     store = fill(tmp_path)
     age(10 * DAY, tmp_path)
-    (removal,) = find_garbage(take_inventory(tmp_path), ENGINE_VERSION, older_than=DAY).ready
+    (removal,) = find_garbage(index_cache(tmp_path), ENGINE_VERSION, older_than=DAY).ready
     FeatureStore(tmp_path, describe()).read(UNITS[0])
     before = snapshot(tmp_path)
     assert "changed meanwhile" in remove(tmp_path, removal).what
@@ -505,9 +505,9 @@ def test_a_folder_goes_with_its_feature_unless_something_else_is_in_it(tmp_path)
 
 def test_an_index_of_any_name_is_known_by_its_sidecar(tmp_path):
     path = keep(tmp_path, "tree")
-    (piece,) = take_inventory(tmp_path).pieces
-    assert piece.path == path
-    assert (piece.seal.bytes, piece.seal.summary) == (50, "of 70 rows")
+    (entry,) = index_cache(tmp_path).entries
+    assert entry.path == path
+    assert (entry.seal.bytes, entry.seal.summary) == (50, "of 70 rows")
 
 
 def test_links_are_not_followed(tmp_path):
@@ -523,10 +523,10 @@ def test_links_are_not_followed(tmp_path):
     (root / "features" / ("e" * 20)).symlink_to(foreign.folder)
     age(100 * DAY, tmp_path)
     before = snapshot(elsewhere)
-    found = take_inventory(root)
+    found = index_cache(root)
     assert set(found.links) == {linked, root / "methods", root / "features" / ("e" * 20)}
-    assert len(found.pieces) == 1
-    assert not [piece.fault(whole=True) for piece in found.pieces if piece.fault(whole=True)]
+    assert len(found.entries) == 1
+    assert not [entry.fault(whole=True) for entry in found.entries if entry.fault(whole=True)]
     swept(root, older_than=DAY)
     assert snapshot(elsewhere) == before
     assert linked.is_symlink()
@@ -537,7 +537,7 @@ def test_a_file_that_has_come_to_lie_behind_a_link_stays(tmp_path):
     root = tmp_path / "cache"
     store = fill(root, describe(engine=0))
     age(DAY, tmp_path)
-    (removal,) = find_garbage(take_inventory(root), ENGINE_VERSION).ready
+    (removal,) = find_garbage(index_cache(root), ENGINE_VERSION).ready
     store.folder.rename(tmp_path / "moved")
     store.folder.symlink_to(tmp_path / "moved")
     assert remove(root, removal) is not None
@@ -547,7 +547,7 @@ def test_a_file_that_has_come_to_lie_behind_a_link_stays(tmp_path):
 def test_what_cannot_be_removed_is_named(tmp_path, monkeypatch):
     fill(tmp_path)
     age(10 * DAY, tmp_path)
-    (removal,) = find_garbage(take_inventory(tmp_path), ENGINE_VERSION, older_than=DAY).ready
+    (removal,) = find_garbage(index_cache(tmp_path), ENGINE_VERSION, older_than=DAY).ready
 
     def refuse(path, missing_ok=False):
         raise OSError(30, "Read-only file system", str(path))
@@ -560,17 +560,17 @@ def test_a_folder_that_is_no_cache_is_not_swept(tmp_path):
     (tmp_path / "archive.tar.part-2").write_bytes(b"x")
     age(9 * DAY, tmp_path)
     with pytest.raises(AttrbenchError, match="no cache"):
-        find_garbage(take_inventory(tmp_path), ENGINE_VERSION)
+        find_garbage(index_cache(tmp_path), ENGINE_VERSION)
 
 
 def test_an_empty_cache_is_a_cache(tmp_path):
-    found = take_inventory(tmp_path)
-    assert (found.bytes, found.pieces, find_garbage(found, ENGINE_VERSION).ready) == (0, [], [])
+    found = index_cache(tmp_path)
+    assert (found.bytes, found.entries, find_garbage(found, ENGINE_VERSION).ready) == (0, [], [])
 
 
 @pytest.mark.parametrize("name", ["none", "file"])
 def test_a_cache_that_is_not_there_is_named(tmp_path, name):
     (tmp_path / "file").write_text("")
     with pytest.raises(AttrbenchError, match=str(tmp_path / name)) as caught:
-        take_inventory(tmp_path / name)
+        index_cache(tmp_path / name)
     assert "\n" not in str(caught.value)

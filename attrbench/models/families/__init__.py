@@ -1,1 +1,1 @@
-"""One module for each model family: how a diffusers folder becomes a denoiser."""
+"""Model families: how a diffusers pipeline folder is loaded as a denoiser, one module for each family."""

@@ -25,7 +25,7 @@ from attrbench.models.pipeline import outline
 
 
 class DDPMDenoiser(DiscreteTime, Checkpointed):
-    """A pipeline folder as `DDPMPipeline.save_pretrained` writes it, sampled by deterministic DDIM (eta 0).
+    """The denoiser of an unconditional DDPM over pixels, sampled by deterministic DDIM (eta 0).
 
     Args:
         folder: holds `unet/` and `scheduler/`, or their files themselves, as older models on the hub do.
@@ -81,7 +81,7 @@ class DDPMDenoiser(DiscreteTime, Checkpointed):
         return output
 
     def generate(self, prompts: Sequence[str], seeds: Sequence[int]) -> NDArray[np.uint8]:
-        """Sample by DDIM from the noise of each seed; prompts are not used."""
+        """Return images [m, H, W, C] uint8 sampled by DDIM from the noise of each seed; prompts are not used."""
         x, _ = deque(self._sample(seeds), maxlen=1).pop()
         pixels = ((x.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
         return np.ascontiguousarray(pixels.permute(0, 2, 3, 1).cpu().numpy())
@@ -92,7 +92,7 @@ class DDPMDenoiser(DiscreteTime, Checkpointed):
 
     @torch.no_grad()
     def _sample(self, seeds: Sequence[int]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Yield, after each step of DDIM, the sample and the clean image that the step predicts."""
+        """Yield (sample, predicted clean image) after each DDIM step, [B, C, H, W] each."""
         x = torch.stack([gaussian(self.latent_shape, "generate", seed) for seed in seeds]).to(self.device)
         self.start_sampler()
         for t in self.sampler.timesteps:
@@ -102,7 +102,7 @@ class DDPMDenoiser(DiscreteTime, Checkpointed):
 
 
 class DDPM(ModelFamily):
-    """Unconditional DDPMs over pixels."""
+    """The model family of unconditional DDPMs over pixels."""
 
     name = "ddpm"
     pipelines = ("DDPMPipeline",)
@@ -151,7 +151,7 @@ def _unet(folder: Path, device: torch.device) -> Any:
 
 
 def _check_kind(folder: Path, config: Mapping[str, Any]) -> None:
-    """Refuse networks of another kind than those of Ho et al.
+    """Raise an error for networks that are not like those of Ho et al.
 
     Raises:
         AttrbenchError: for a network without a side length of its own, or with learned variances.

@@ -40,7 +40,7 @@ SD14 = Architecture(
 
 
 class StableDiffusionDenoiser(DiscreteLatentDenoiser):
-    """A UNet over latents that looks at the text by cross-attention."""
+    """The denoiser of Stable Diffusion 1.x: a UNet over latents with cross-attention to the text."""
 
     def timesteps(self, grid: TimestepGrid) -> tuple[int, ...]:
         """Return the timesteps of a grid, as `attrbench.models.timesteps.stable_diffusion_timesteps`."""
@@ -53,7 +53,7 @@ class StableDiffusionDenoiser(DiscreteLatentDenoiser):
 
 
 class StableDiffusionEncoders(PipelineEncoders):
-    """The last hidden states of one CLIP text encoder, padded to its length."""
+    """Encoders of Stable Diffusion 1.x: prompts become the last hidden states of a CLIP text encoder."""
 
     names = ("text",)
 
@@ -69,7 +69,7 @@ class StableDiffusionEncoders(PipelineEncoders):
 
 
 class StableDiffusion(LatentFamily):
-    """Stable Diffusion 1.x."""
+    """The model family Stable Diffusion 1.x."""
 
     name = "stable-diffusion"
     pipelines = ("StableDiffusionPipeline",)

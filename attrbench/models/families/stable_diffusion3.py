@@ -40,7 +40,7 @@ SD3_MEDIUM = Architecture(
 
 
 class StableDiffusion3Denoiser(LatentDenoiser, RectifiedFlow):
-    """A rectified flow over latents, sampled by Euler steps with guidance.
+    """The denoiser of Stable Diffusion 3: a rectified flow over latents, sampled by Euler steps with guidance.
 
     Args:
         parts: the model.
@@ -70,13 +70,13 @@ class StableDiffusion3Denoiser(LatentDenoiser, RectifiedFlow):
         return output
 
     def sampler_step(self, output: torch.Tensor, t: torch.Tensor, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Take one Euler step; return the next sample, and the clean latents x - s v at the end of the line."""
+        """Return the next sample after one Euler step, and the predicted clean latents x - s v."""
         clean = x - t.to(x) / self.training_steps * output
         return self.sampler.step(output, t, x, return_dict=False)[0], clean
 
 
 class StableDiffusion3Encoders(PipelineEncoders):
-    """Two CLIP text encoders beside each other and T5 behind them, and the pooled embeddings of the two."""
+    """Encoders of Stable Diffusion 3: embeddings of two CLIP text encoders and T5, and pooled CLIP embeddings."""
 
     names = ("text", "pooled")
 
@@ -105,7 +105,7 @@ class StableDiffusion3Encoders(PipelineEncoders):
 
 
 class StableDiffusion3(LatentFamily):
-    """Stable Diffusion 3."""
+    """The model family Stable Diffusion 3."""
 
     name = "stable-diffusion-3"
     pipelines = ("StableDiffusion3Pipeline",)

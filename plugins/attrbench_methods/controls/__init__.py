@@ -1,1 +1,1 @@
-"""Rows that a method must beat: random scores, shuffled gradients, an untrained network."""
+"""Controls that a method must beat: random scores, shuffled gradients, an untrained network."""

@@ -1,4 +1,4 @@
-"""Rows that a method worth its cost must beat: DMin with its gradients shuffled, and of an untrained network."""
+"""Controls that a method worth its cost must beat: DMin with shuffled gradients, and with an untrained network."""
 
 from __future__ import annotations
 
@@ -7,36 +7,34 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from attrbench.contracts.feature import FeatureRequest, QueryFeatures, TrainFeatures
-from attrbench.contracts.gradient_source import Sketch
 from attrbench.contracts.method import Context, ExhaustiveScorer, Method, StateSize
 from attrbench.features.gradient_rows import GradientRows
 from attrbench.search.exact import ExactSearch
-from attrbench_methods.gradient_options import GradientOptions
+from attrbench_methods.gradient_options import SketchedGradientOptions
 
 
-class SanityOptions(GradientOptions):
-    """Options that both have in common with `dmin`."""
+class SanityOptions(SketchedGradientOptions):
+    """Options that `shuffled` and `untrained` have in common with `dmin`."""
 
     v: int = Field(4096, ge=1)
     """Length of the sketch of one timestep's gradient."""
-    seed: int = Field(42, ge=0)
-    """Seed of the sketch."""
+    normalize: bool = True
+    """Whether each timestep's whole gradient is scaled to unit norm before it is sketched."""
 
     def rows(self, checkpoint: str) -> GradientRows:
-        """Return `dmin`'s rows at a checkpoint."""
-        sketch = Sketch(length=self.v, seed=self.seed)
-        return GradientRows(source=self.source(checkpoint=checkpoint), sketch=sketch)
+        """Return the feature of `dmin`'s rows at the weights of a checkpoint."""
+        return GradientRows(source=self.source(checkpoint=checkpoint), sketch=self.sketching())
 
 
 class ShuffledOptions(SanityOptions):
     """Options of `shuffled`."""
 
     draw: int = Field(0, ge=0)
-    """Which shuffle; it is a function of (the run's seed, draw)."""
+    """Number of the shuffle; the shuffle is a function of (the run's seed, draw)."""
 
 
 class Shuffled(Method[ShuffledOptions]):
-    """DMin's scores, dealt out to the training items anew: equal numbers, and nothing that they could mean.
+    """DMin's scores, assigned to the training items in shuffled order: equal numbers that mean nothing.
 
     A metric on which this beats chance rewards something else than attribution.
     """
@@ -48,29 +46,29 @@ class Shuffled(Method[ShuffledOptions]):
     control = True
 
     def features(self) -> FeatureRequest:
-        """`dmin`'s rows."""
+        """Return the request of `dmin`'s rows."""
         return FeatureRequest.both(self.options.rows("final"))
 
     def fit(self, train: TrainFeatures, context: Context) -> ShuffledScorer:
-        """Draws the shuffle."""
+        """Return the scorer with a shuffle drawn from the run's seed."""
         rows = self.options.rows("final")
         order = np.random.default_rng([context.seed, self.options.draw]).permutation(train.count)
-        return ShuffledScorer(ExactSearch(train[rows], rows, normalize=True), order)
+        return ShuffledScorer(ExactSearch(train[rows], rows, self.options.normalize), order)
 
 
 class ShuffledScorer(ExhaustiveScorer):
-    """Item i gets the score of item order[i]."""
+    """Scores of an exhaustive search in shuffled order: item i gets the score of item order[i] ([n])."""
 
     def __init__(self, exact: ExactSearch, order: NDArray[np.int64]) -> None:
         self._exact = exact
         self._order = order
 
     def scores(self, query: QueryFeatures) -> NDArray[np.float32]:
-        """[m, n] scores."""
+        """Return the [m, n] scores."""
         return self._exact.scores(query)[:, self._order]
 
     def size(self) -> StateSize:
-        """The rows; the shuffle follows from its seeds, but it is kept."""
+        """Return the bytes of the rows and of the shuffle, which is kept although its seeds would do."""
         return StateSize(rows=self._exact.size().rows, shared=self._order.nbytes)
 
 
@@ -83,10 +81,10 @@ class Untrained(Method[SanityOptions]):
     Options = SanityOptions
 
     def features(self) -> FeatureRequest:
-        """`dmin`'s rows at untrained weights."""
+        """Return the request of `dmin`'s rows at untrained weights."""
         return FeatureRequest.both(self.options.rows("untrained"))
 
     def fit(self, train: TrainFeatures, context: Context) -> ExhaustiveScorer:
-        """There is nothing to fit."""
+        """Return the exhaustive search; there is nothing to fit."""
         rows = self.options.rows("untrained")
-        return ExactSearch(train[rows], rows, normalize=True)
+        return ExactSearch(train[rows], rows, self.options.normalize)

@@ -1,53 +1,54 @@
-"""Scores summed over checkpoints of the training (Pruthi et al. 2020, TracInCP)."""
+"""Scores summed over checkpoints of the training: TracInCP (Pruthi et al. 2020, arXiv 2002.08484, section 3)."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import reduce
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
+from attrbench.contracts.denoiser import Denoiser
 from attrbench.contracts.feature import QueryFeatures
 from attrbench.contracts.method import ExhaustiveScorer, StateSize
 
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    from attrbench.contracts.denoiser import Denoiser
-
 
 class CheckpointOptions(BaseModel):
-    """The options of methods that follow the training."""
+    """Options of methods that follow the training."""
 
     model_config = ConfigDict(use_attribute_docstrings=True)
 
     checkpoints: int = Field(4, ge=1)
-    """How many checkpoints, evenly spaced through training, the final weights among them."""
+    """Number of checkpoints, evenly spaced through training, the final weights among them."""
     weights: Literal["mean", "learning-rate"] = "mean"
-    """`mean`: all checkpoints weigh the same, as in D-TRAK's code; `learning-rate`: the rate at each, as TracIn."""
+    """Weight of each checkpoint. `mean`: all the same, as in D-TRAK's code; `learning-rate`: its rate, as TracIn."""
 
     def names(self) -> list[str]:
-        """The checkpoints as `Denoiser.at` takes them; the last is `final`, whose passes other methods share."""
+        """Return the checkpoints as `Denoiser.at` takes them; the last is `final`, whose passes other methods share."""
         return [f"{k}/{self.checkpoints}" for k in range(1, self.checkpoints)] + ["final"]
 
     def factors(self, denoiser: Denoiser) -> list[float]:
-        """The weight of each checkpoint."""
+        """Return the weight of each checkpoint.
+
+        Raises:
+            UsageError: where learning rates are asked for and not known.
+        """
         if self.weights == "mean":
             return [1 / self.checkpoints] * self.checkpoints
         return [denoiser.learning_rate(denoiser.resolve(name)) for name in self.names()]
 
 
 class SummedScorer(ExhaustiveScorer):
-    """A weighted sum of scorers, one for each checkpoint."""
+    """Weighted sum of scorers, one for each checkpoint."""
 
     def __init__(self, scorers: Sequence[ExhaustiveScorer], factors: Sequence[float]) -> None:
         self._scorers = scorers
         self._factors = factors
 
     def scores(self, query: QueryFeatures) -> NDArray[np.float32]:
-        """[m, n] weighted sums."""
+        """Return the [m, n] weighted sums."""
         parts = zip(self._scorers, self._factors, strict=True)
         total: NDArray[np.float32] = reduce(
             lambda total, part: total + part, (scorer.scores(query) * factor for scorer, factor in parts)
@@ -55,7 +56,7 @@ class SummedScorer(ExhaustiveScorer):
         return total
 
     def size(self) -> StateSize:
-        """All parts together."""
+        """Return the sizes of all parts, added up."""
         sizes = [scorer.size() for scorer in self._scorers]
         kept = [size.rows_if_kept for size in sizes if size.rows_if_kept is not None]
         return StateSize(

@@ -1,4 +1,4 @@
-"""Diffusion-ReTrac: gradients scaled to unit norm timestep by timestep (Xie et al. 2024)."""
+"""Diffusion-ReTrac: gradients scaled to unit norm timestep by timestep (Xie et al. 2024, arXiv 2401.09031)."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pydantic import Field
 from attrbench.contracts.feature import FeatureRequest, TrainFeatures
 from attrbench.contracts.method import Context, Method
 from attrbench.features.gradient_rows import GradientRows
+from attrbench.search.exact import ExactSearch
 from attrbench_methods.first_order.checkpoint_sums import CheckpointOptions, SummedScorer
 from attrbench_methods.gradient_options import MeanGradientOptions
 
@@ -15,7 +16,9 @@ class ReTracOptions(CheckpointOptions, MeanGradientOptions):
     """Options of `diffusion-retrac`."""
 
     checkpoints: int = Field(1, ge=1)
-    """How many checkpoints, evenly spaced through training, the final weights among them; the paper takes several."""
+    """Number of checkpoints, evenly spaced through training, the final weights among them; the paper takes several."""
+    normalize: bool = True
+    """Whether each timestep's gradient is scaled to unit norm before the mean is taken, as in the paper."""
 
 
 class DiffusionReTrac(Method[ReTracOptions]):
@@ -30,16 +33,14 @@ class DiffusionReTrac(Method[ReTracOptions]):
     Options = ReTracOptions
 
     def features(self) -> FeatureRequest:
-        """Means of unit gradients, out of the passes of `trak`."""
+        """Return the request of mean unit gradients at each checkpoint; `trak`'s pass computes the final ones too."""
         return FeatureRequest.both(*self._rows)
 
     @property
     def _rows(self) -> list[GradientRows]:
-        return [self.options.rows("loss", "mean-normalized", name) for name in self.options.names()]
+        return [self.options.rows(name) for name in self.options.names()]
 
     def fit(self, train: TrainFeatures, context: Context) -> SummedScorer:
-        """Looks the weights up."""
-        from attrbench.search.exact import ExactSearch
-
+        """Return the scorer over the rows of all checkpoints."""
         factors = self.options.factors(context.denoiser())
         return SummedScorer([ExactSearch(train[rows], rows, normalize=False) for rows in self._rows], factors)

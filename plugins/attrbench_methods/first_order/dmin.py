@@ -1,4 +1,4 @@
-"""DMin: normalized, sketched loss gradients, compared exactly or by nearest-neighbor search (methods-spec M6)."""
+"""DMin: normalized, sketched loss gradients, compared exactly or by nearest-neighbor search (arXiv 2412.08637)."""
 
 from __future__ import annotations
 
@@ -7,25 +7,26 @@ from typing import ClassVar, Literal
 from pydantic import Field, model_validator
 
 from attrbench.contracts.feature import FeatureRequest, TrainFeatures
-from attrbench.contracts.gradient_source import Sketch
 from attrbench.contracts.method import Context, Method, Scorer
 from attrbench.errors import UsageError
 from attrbench.features.gradient_products import GradientProducts
 from attrbench.features.gradient_rows import GradientRows
+from attrbench.search.exact import ExactSearch
+from attrbench.search.faiss_index import FaissSearch, make_index
+from attrbench.search.hnsw import HNSWGraph, HNSWSearch
 from attrbench.search.libraries import search_library
 from attrbench_methods.first_order.product_scorer import ProductScorer
-from attrbench_methods.gradient_options import GradientOptions
+from attrbench_methods.gradient_options import SketchedGradientOptions
 
 
-class DMinOptions(GradientOptions):
+class DMinOptions(SketchedGradientOptions):
     """Options of `dmin`."""
 
     needs: ClassVar = {
         **dict.fromkeys(("M", "ef_construction", "ef"), "search=hnsw"),
         **dict.fromkeys(("index", "nprobe", "rerank"), "search=faiss"),
-        **dict.fromkeys(("sketch", "dtype", "seed"), "v"),
+        "dtype": "v",
     }
-    aliases: ClassVar = {"normalise": "normalize"}
     v: int | None = Field(4096, ge=1)
     """Length of the sketch of one timestep's gradient; `none` compares whole gradients ("w/o compression")."""
     normalize: bool = True
@@ -33,23 +34,21 @@ class DMinOptions(GradientOptions):
     search: Literal["exact", "hnsw", "faiss"] = "exact"
     """`exact`: every item is scored; `hnsw` and `faiss`: approximate search for the top."""
     k: int | None = Field(None, ge=1)
-    """How many items a query returns; by default as many as the metrics look at."""
+    """Number of items that a query returns; `none`: as many as the metrics look at."""
     M: int = Field(16, ge=2, le=512)
-    """Links a node."""
+    """Links of each node of the graph."""
     ef_construction: int = Field(200, ge=1)
-    """Candidates looked at while building."""
+    """Candidates that are looked at while the graph is built."""
     ef: int = Field(500, ge=1)
-    """Candidates looked at while searching."""
+    """Candidates that are looked at in a search."""
     index: str = "Flat"
-    """The factory string, such as `IVF64,Flat`. The paper does not say which one it used."""
+    """Faiss' factory string, such as `IVF64,Flat`. The paper does not say which one it used."""
     nprobe: int | None = Field(None, ge=1)
-    """Cells that an IVF index visits."""
+    """Cells that an IVF index visits; `none`: Faiss' default."""
     rerank: int = Field(0, ge=0)
-    """Take this many times k candidates from the index and score them exactly; 0 trusts the index."""
-    sketch: Literal["rotation", "permutation", "rademacher", "gaussian"] = "rotation"
-    """Form of the sketch; `permutation` is the released code's, at 5 bytes a parameter."""
+    """Candidates, in multiples of k, that are taken from the index and scored exactly; 0 trusts the index."""
     dtype: Literal["float32", "float16", "bfloat16", "int8"] = "float32"
-    """How the training rows are stored."""
+    """Number format in which the training rows are stored."""
     seed: int = Field(42, ge=0)
     """Seed of the sketch and of the graph."""
 
@@ -63,8 +62,8 @@ class DMinOptions(GradientOptions):
 class DMin(Method[DMinOptions]):
     """tau = sum over t of <S g_q^t / |g_q^t|, S g_i^t / |g_i^t|> with one sketch S for all timesteps and items.
 
-    Loss, noise, timesteps and normalization follow the released code by default (methods-spec 6.1-6.3); images are
-    in the range that the network was trained on, unless `image_range=unit`.
+    Loss, noise, timesteps and normalization follow the released code by default; images are in the range that the
+    network was trained on, unless `image_range=unit`.
     """
 
     name = "dmin"
@@ -78,7 +77,7 @@ class DMin(Method[DMinOptions]):
             self.self_first = True
 
     def features(self) -> FeatureRequest:
-        """Sketched rows, or without compression the inner products with the queries' gradients."""
+        """Return the request of sketched rows, or without a sketch of inner products with the queries' gradients."""
         if self.options.v is None:
             return FeatureRequest.both(self._products)
         return FeatureRequest((self._train_rows,), (self._query_rows,))
@@ -89,47 +88,42 @@ class DMin(Method[DMinOptions]):
 
     @property
     def _query_rows(self) -> GradientRows:
-        o = self.options
-        assert o.v is not None
-        return GradientRows(source=o.source(), sketch=Sketch(length=o.v, seed=o.seed, form=o.sketch))
+        return GradientRows(source=self.options.source(), sketch=self.options.sketching())
 
     @property
     def _train_rows(self) -> GradientRows:
         return self._query_rows.model_copy(update={"dtype": self.options.dtype})
 
     def check(self, train_items: int) -> None:
-        """`k` must not exceed the training set; the search's library must import; Faiss must understand its string."""
+        """Refuse a `k` beyond the training set, a search whose library is missing, and a wrong factory string.
+
+        Raises:
+            UsageError: for the first and the last.
+            Unavailable: for a missing library.
+        """
         o = self.options
         if o.k is not None and o.k > train_items:
             raise UsageError(f"method dmin: k={o.k} is larger than the training set ({train_items} items)")
         if o.search == "faiss" and o.v is not None:
-            from attrbench.search.faiss_index import make_index
-
             make_index(o.index, o.timesteps * o.v)
         if o.search == "hnsw" and o.v is not None:
             search_library("hnswlib")
 
     def fit(self, train: TrainFeatures, context: Context) -> Scorer:
-        """Builds or loads the index, where there is one."""
+        """Return the scorer: inner products, the exhaustive search, or an index that is built or loaded."""
         o = self.options
         if o.v is None:
             return ProductScorer(self._products, o.normalize)
         rows, queries = train[self._train_rows], self._query_rows
         if o.search == "hnsw":
-            from attrbench.search.hnsw import HNSWGraph, HNSWSearch
-
             graph = HNSWGraph(o.M, o.ef_construction, o.seed)
             return HNSWSearch(rows, queries, o.normalize, graph, o.ef, context.workspace, context.fingerprint)
         if o.search == "faiss":
-            from attrbench.search.faiss_index import FaissSearch
-
             return FaissSearch(
                 rows, queries, o.normalize, o.index, o.nprobe, o.rerank, context.workspace, context.fingerprint
             )
-        from attrbench.search.exact import ExactSearch
-
         return ExactSearch(rows, queries, o.normalize)
 
     def depth(self, wanted: int) -> int:
-        """At most `k`, where that is given."""
+        """Return the number of items to search for: what the metrics want, at most `k`."""
         return wanted if self.options.k is None else min(wanted, self.options.k)

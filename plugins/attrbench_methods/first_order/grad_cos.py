@@ -1,9 +1,10 @@
-"""GradCos: the cosine of mean loss gradients (methods-spec M5)."""
+"""GradCos: cosine of mean loss gradients, a baseline of D-TRAK (Zheng et al. 2024, arXiv 2311.00500)."""
 
 from __future__ import annotations
 
 from attrbench.contracts.feature import FeatureRequest, TrainFeatures
 from attrbench.contracts.method import Context, Method, Scorer
+from attrbench.search.exact import ExactSearch
 from attrbench_methods.gradient_options import MeanGradientOptions
 
 
@@ -17,12 +18,10 @@ class GradCos(Method[MeanGradientOptions]):
     self_first = True
 
     def features(self) -> FeatureRequest:
-        """The rows of `trak`."""
+        """Return the request of sketched mean gradients, the same as `trak`'s."""
         return FeatureRequest.both(self.options.rows())
 
     def fit(self, train: TrainFeatures, context: Context) -> Scorer:
-        """There is nothing to fit."""
-        from attrbench.search.exact import ExactSearch
-
+        """Return the exhaustive search over rows of unit norm."""
         rows = self.options.rows()
         return ExactSearch(train[rows], rows, normalize=True)

@@ -1,4 +1,4 @@
-"""GradDot: the inner product of loss gradients at matching timesteps (methods-spec M5)."""
+"""GradDot: inner product of loss gradients at matching timesteps (DMin, arXiv 2412.08637, eq. 7)."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class GradDot(Method[GradientOptions]):
     Options = GradientOptions
 
     def features(self) -> FeatureRequest:
-        """Inner products with the queries' gradients; no gradient is stored."""
+        """Return the request of inner products with the queries' gradients; no gradient is stored."""
         return FeatureRequest.both(self._products)
 
     @property
@@ -29,5 +29,5 @@ class GradDot(Method[GradientOptions]):
         return GradientProducts(source=self.options.source())
 
     def fit(self, train: TrainFeatures, context: Context) -> ProductScorer:
-        """There is nothing to fit."""
-        return ProductScorer(self._products, normalize=False)
+        """Return the scorer; there is nothing to fit."""
+        return ProductScorer(self._products, self.options.normalize)

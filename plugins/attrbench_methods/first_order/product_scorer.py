@@ -1,20 +1,17 @@
-"""Scoring from inner products that were taken while the training set passed by."""
+"""Scores from inner products that were computed during the pass over the training set."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import numpy as np
+from numpy.typing import NDArray
 
 from attrbench.contracts.feature import QueryFeatures
 from attrbench.contracts.method import ExhaustiveScorer, StateSize
 from attrbench.features.gradient_products import GradientProducts
 
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
 
 class ProductScorer(ExhaustiveScorer):
-    """tau = sum over t of <g_q^t, g_i^t>, where `normalize` divided by the norms of both.
+    """tau = sum over t of <g_q^t, g_i^t>, each divided by the norms of the two gradients if `normalize`.
 
     Args:
         feature: the products.
@@ -27,9 +24,7 @@ class ProductScorer(ExhaustiveScorer):
         self._bytes_if_kept: int | None = None
 
     def scores(self, query: QueryFeatures) -> NDArray[np.float32]:
-        """[m, n] scores."""
-        import numpy as np
-
+        """Return the [m, n] scores."""
         products = query[self._feature]
         self._bytes_if_kept = products.bytes_if_kept
         values = products.values.astype(np.float64)
@@ -40,5 +35,5 @@ class ProductScorer(ExhaustiveScorer):
         return scores
 
     def size(self) -> StateSize:
-        """Nothing is kept for a new query; the gradients, had they been kept, would take `rows_if_kept`."""
+        """Return no bytes, for nothing is kept, and as `rows_if_kept` those of all whole gradients."""
         return StateSize(rows_if_kept=self._bytes_if_kept)

@@ -1,8 +1,6 @@
-"""TracIn over several checkpoints (methods-spec M5)."""
+"""TracIn: inner products of loss gradients, summed over checkpoints (Pruthi et al. 2020, arXiv 2002.08484)."""
 
 from __future__ import annotations
-
-from typing import ClassVar
 
 from attrbench.contracts.feature import FeatureRequest, TrainFeatures
 from attrbench.contracts.method import Context, Method
@@ -15,10 +13,6 @@ from attrbench_methods.gradient_options import GradientOptions
 class TracInOptions(CheckpointOptions, GradientOptions):
     """Options of `tracin`."""
 
-    aliases: ClassVar = {"normalise": "normalize"}
-    normalize: bool = False
-    """Whether each timestep's gradient is scaled to unit norm first."""
-
 
 class TracIn(Method[TracInOptions]):
     """tau = sum over checkpoints c of w_c sum over t of <g_q^{c,t}, g_i^{c,t}>, whole gradients."""
@@ -29,7 +23,7 @@ class TracIn(Method[TracInOptions]):
     Options = TracInOptions
 
     def features(self) -> FeatureRequest:
-        """Inner products at each checkpoint; those at the final weights are `grad-dot`'s."""
+        """Return the request of inner products at each checkpoint; those at the final weights are `grad-dot`'s."""
         return FeatureRequest.both(*self._products)
 
     @property
@@ -37,6 +31,6 @@ class TracIn(Method[TracInOptions]):
         return [GradientProducts(source=self.options.source(checkpoint=name)) for name in self.options.names()]
 
     def fit(self, train: TrainFeatures, context: Context) -> SummedScorer:
-        """Looks the weights up."""
+        """Return the scorer over the products at all checkpoints."""
         scorers = [ProductScorer(products, self.options.normalize) for products in self._products]
         return SummedScorer(scorers, self.options.factors(context.denoiser()))

@@ -1,9 +1,9 @@
-"""DAS: the squared change of the model's output when an item is left out."""
+"""DAS: squared change of the model's output when an item is left out (Lin et al. 2024, arXiv 2410.18639)."""
 
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,12 +19,15 @@ class DASOptions(RidgeOptions):
     """Options of `das`."""
 
     needs: ClassVar = {"target": "residual=true"}
+    output: ClassVar[Literal["mean"]] = "mean"  # type: ignore[misc]
+    normalize: bool = True
+    """Whether each timestep's gradient is scaled to unit norm before the mean is taken."""
     squared: bool = True
-    """Whether the score is squared, as the theory says: how far the output moves, not whither."""
+    """Whether the score is squared, as the theory says: the size of the output's change, not its sign."""
     residual: bool = True
-    """Whether an item's own error counts."""
+    """Whether a score is multiplied by the item's own error r_i."""
     leverage: bool = True
-    """Whether the error is divided by 1 - h_i: what it would be had the item been left out."""
+    """Whether the error is divided by 1 - h_i, which gives the error of a model fitted without the item."""
 
 
 class DAS(Method[DASOptions]):
@@ -40,21 +43,21 @@ class DAS(Method[DASOptions]):
     Options = DASOptions
 
     def features(self) -> FeatureRequest:
-        """Rows of the output's mean; the losses come out of the passes of `trak`, or of forward passes alone."""
+        """Return the request of mean gradients of the output, and of the training items' losses for the residuals."""
         request = self.means.request()
         return FeatureRequest(request.train + ((self._losses,) if self.options.residual else ()), request.query)
 
     @property
     def means(self) -> KernelFeatures:
-        """Means of unit gradients of the output's mean."""
-        return self.options.means("mean", "mean-normalized")
+        """Return the features of the kernel: means of unit gradients of the output's mean."""
+        return self.options.means()
 
     @property
     def _losses(self) -> Outputs:
         return Outputs(source=self.options.source("loss"))
 
     def fit(self, train: TrainFeatures, context: Context) -> DASScorer:
-        """Inverts the kernel; leverages and residuals become one factor an item."""
+        """Return the scorer over the inverted kernel; leverages and residuals become one factor an item."""
         kernel = fit_kernel(self.means, train, self.options, context)
         factors = np.ones(train.count)
         if self.options.residual:
@@ -67,7 +70,7 @@ class DAS(Method[DASOptions]):
 
 
 class DASScorer(ExhaustiveScorer):
-    """The kernel's scores times a factor for each item ([n]), squared or not."""
+    """Ridge kernel scores times a factor for each item ([n]), squared or not."""
 
     def __init__(self, ridge: RidgeScorer, factors: NDArray[np.float64], squared: bool) -> None:
         self._ridge = ridge
@@ -75,19 +78,19 @@ class DASScorer(ExhaustiveScorer):
         self._squared = squared
 
     def scores(self, query: QueryFeatures) -> NDArray[np.float32]:
-        """[m, n] scores."""
+        """Return the [m, n] scores."""
         scores = self._ridge.scores(query).astype(np.float64) * self._factors
         return (scores**2 if self._squared else scores).astype(np.float32)
 
     def facts(self) -> dict[str, float]:
-        """The absolute damping."""
+        """Return the absolute damping."""
         return self._ridge.facts()
 
     def build_seconds(self) -> float:
-        """What the kernel's decomposition took, where it was loaded."""
+        """Return the seconds that the kernel's decomposition took in an earlier fit, if it was loaded."""
         return self._ridge.build_seconds()
 
     def size(self) -> StateSize:
-        """The kernel's, and the factors."""
+        """Return the bytes of the kernel's scorer and of the factors."""
         size = self._ridge.size()
         return replace(size, shared=size.shared + self._factors.nbytes)

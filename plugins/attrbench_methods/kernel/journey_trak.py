@@ -1,4 +1,4 @@
-"""Journey-TRAK: TRAK whose queries are sampling trajectories."""
+"""Journey-TRAK: TRAK whose queries are sampling trajectories (Georgiev et al. 2023, arXiv 2312.06205)."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ class JourneyOptions(RidgeOptions):
 
     needs: ClassVar = {"sampling_steps": "at=none", "draws": "at"}
     sampling_steps: int = Field(50, ge=1, le=1000)
-    """How many of the sampler's steps a query's gradient is averaged over."""
+    """Number of the sampler's steps over which a query's gradient is averaged."""
     at: int | None = Field(None, ge=0, le=999)
-    """A single timestep: the score of the sampling step nearest to it (Georgiev et al.); `none` takes all steps."""
+    """Timestep of the only sampling step that is scored, the nearest (Georgiev et al.); `none` takes all steps."""
     draws: int = Field(20, ge=1, le=1000)
-    """Noises that the estimate at that step is noised with again; 1 with `noise=shared`."""
+    """Number of noises that are added to the estimate of x_0 at that step; 1 with `noise=shared`."""
 
     @model_validator(mode="after")
     def _trajectories_keep_their_range(self) -> JourneyOptions:
@@ -46,12 +46,12 @@ class JourneyTRAK(Method[JourneyOptions]):
     Options = JourneyOptions
 
     def features(self) -> FeatureRequest:
-        """Return the request of the means."""
+        """Return the request of the mean gradients."""
         return self.means.request()
 
     @property
     def means(self) -> KernelFeatures:
-        """`trak`'s means for the training set; the queries' along their trajectories."""
+        """Return the features of the kernel: `trak`'s for the training set, the queries' along their trajectories."""
         o = self.options
         grid = TimestepGrid(kind="sampler", steps=o.sampling_steps)
         if o.at is not None:
@@ -59,5 +59,5 @@ class JourneyTRAK(Method[JourneyOptions]):
         return o.means(queries=o.source().model_copy(update={"grid": grid, "latents": "trajectory"}))
 
     def fit(self, train: TrainFeatures, context: Context) -> Scorer:
-        """Invert the kernel."""
+        """Return the scorer over the inverted kernel."""
         return RidgeScorer(self.means, train, fit_kernel(self.means, train, self.options, context))

@@ -1,4 +1,4 @@
-"""What the ridge kernel is computed from: sketched mean gradients, or the Gram matrix of whole ones."""
+"""Features of the ridge kernel: sketched mean gradients, or the Gram matrix of whole ones."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ Cross = Callable[[QueryFeatures], Matrix]
 
 
 class KernelFeatures(ABC):
-    """Mean gradients phi of training items and queries, of which a kernel needs inner products only."""
+    """Mean gradients phi of training items and queries, through the inner products that a kernel needs."""
 
     @abstractmethod
     def request(self) -> FeatureRequest:
-        """Return what must be computed."""
+        """Return the request of the features that must be computed."""
 
     @abstractmethod
     def gram(self, train: TrainFeatures) -> Matrix:
@@ -40,11 +40,11 @@ class KernelFeatures(ABC):
 
     @abstractmethod
     def row_bytes(self, train: TrainFeatures) -> int:
-        """Return the bytes of what must be kept of the training items for a new query."""
+        """Return the bytes of the training items' rows that a new query needs."""
 
     @abstractmethod
     def bytes_if_kept(self, train: TrainFeatures) -> int | None:
-        """Return what the whole gradients would take, where none is kept."""
+        """Return the bytes that all whole gradients would take, where none is kept."""
 
 
 @dataclass(frozen=True)
@@ -60,19 +60,19 @@ class SketchedMeans(KernelFeatures):
     query_rows: GradientRows
 
     def request(self) -> FeatureRequest:
-        """Return the rows."""
+        """Return the request of the rows."""
         return FeatureRequest((self.rows,), (self.query_rows,))
 
     def gram(self, train: TrainFeatures) -> Matrix:
-        """Return the products of raw rows."""
+        """Return the [n, n] products of raw rows."""
         return gram_blocks(train[self.rows], raw=True)[""]
 
     def norms(self, train: TrainFeatures) -> Matrix:
-        """Return the norms of the sketches."""
+        """Return the [n] norms of the sketches."""
         return train[self.rows].norms[:, 0].astype(np.float64)
 
     def cross(self, train: TrainFeatures) -> Cross:
-        """Return products with the stored rows."""
+        """Return the function from queries to their products with the stored rows."""
         rows, feature = train[self.rows], self.query_rows
         return lambda query: cross_gram_blocks(query[feature].raw, rows, raw=True)[""]
 
@@ -81,7 +81,7 @@ class SketchedMeans(KernelFeatures):
         return rows_bytes(train[self.rows], normalize=False)
 
     def bytes_if_kept(self, train: TrainFeatures) -> None:
-        """The rows are kept."""
+        """Return None: the rows are kept."""
 
 
 @dataclass(frozen=True)
@@ -89,30 +89,30 @@ class WholeMeans(KernelFeatures):
     """Whole mean gradients, none of which is kept.
 
     Attributes:
-        feature: their Gram matrix, and the products with the queries.
+        feature: Gram matrix of the means, and their products with the queries.
     """
 
     feature: GradientGram
 
     def request(self) -> FeatureRequest:
-        """Return the Gram matrix."""
+        """Return the request of the Gram matrix."""
         return FeatureRequest.both(self.feature)
 
     def gram(self, train: TrainFeatures) -> Matrix:
-        """Return the matrix."""
+        """Return the [n, n] Gram matrix."""
         return train[self.feature].matrix
 
     def norms(self, train: TrainFeatures) -> Matrix:
-        """Return the roots of its diagonal."""
+        """Return the [n] square roots of its diagonal."""
         return np.sqrt(np.diagonal(train[self.feature].matrix))
 
     def cross(self, train: TrainFeatures) -> Cross:
-        """Return the products that were computed with the matrix."""
+        """Return the function that looks up the queries' products, computed with the matrix."""
         feature = self.feature
         return lambda query: query[feature]
 
     def row_bytes(self, train: TrainFeatures) -> int:
-        """Nothing is kept of an item."""
+        """Return 0: nothing is kept of an item."""
         return 0
 
     def bytes_if_kept(self, train: TrainFeatures) -> int:

@@ -1,4 +1,4 @@
-"""The ridge kernel over gradient features that TRAK, D-TRAK and their normalized relatives share.
+"""Ridge kernel over gradient features, shared by TRAK, D-TRAK, their normalized relatives and DAS.
 
 Park et al. 2023, TRAK (arXiv 2303.14186), eq. 13; Zheng et al. 2024, D-TRAK (arXiv 2311.00500).
 
@@ -25,11 +25,9 @@ from attrbench_methods.gradient_options import MeanGradientOptions
 from attrbench_methods.kernel.kernel_features import KernelFeatures, SketchedMeans, WholeMeans
 
 KEPT = 512
-"""Training items from which on the Gram matrix and its decomposition take longer than reading the latter."""
-
-
+"""Number of training items from which on a spectrum is kept on disk: reading it is then faster than computing it."""
 SPECTRUM_VERSION = 1
-"""Raised whenever a kept spectrum would be another than before."""
+"""Version of kept spectra, raised whenever their numbers change."""
 
 
 class RidgeOptions(MeanGradientOptions):
@@ -38,24 +36,20 @@ class RidgeOptions(MeanGradientOptions):
     v: int | None = Field(4096, ge=1)
     """Length of the sketch of the mean gradient (TRAK's k); `none`: the exact kernel of whole gradients, none of which
     is kept."""
-    sketch: Literal["rotation", "permutation", "rademacher", "gaussian"] = "rotation"
-    """Form of the sketch; all are unbiased, so that damping means the same for each."""
     damping: float = Field(0.1, gt=0, allow_inf_nan=False)
-    """lam of the kernel, in the unit that `damping_mode` says."""
+    """lam of the kernel, in the unit that `damping_mode` says; it means the same for each form of the sketch."""
     damping_mode: Literal["relative", "absolute"] = "relative"
     """`relative`: times the mean eigenvalue of the Gram matrix, trace/n; `absolute`: as it is."""
 
-    def means(
-        self,
-        output: Literal["loss", "squared-norm", "mean"] = "loss",
-        timesteps: Literal["mean", "mean-normalized"] = "mean",
-        checkpoint: str = "final",
-        queries: GradientSource | None = None,
-    ) -> KernelFeatures:
-        """Return sketched means, or the exact kernel of whole ones; `queries` where their source is another."""
-        rows = self.rows(output, timesteps, checkpoint)
+    def means(self, queries: GradientSource | None = None) -> KernelFeatures:
+        """Return the features of sketched means, or of the exact kernel of whole ones.
+
+        Args:
+            queries: what decides the queries' gradients, where it differs from the training items'.
+        """
+        rows = self.rows()
         if self.v is None:
-            return WholeMeans(GradientGram(source=rows.source, queries=queries, timesteps=timesteps))
+            return WholeMeans(GradientGram(source=rows.source, queries=queries, timesteps=self.averaging))
         return SketchedMeans(rows, rows if queries is None else rows.model_copy(update={"source": queries}))
 
 
@@ -67,19 +61,19 @@ class Spectrum(NamedTuple):
 
     @staticmethod
     def of(gram: NDArray[np.float64]) -> Spectrum:
-        """Decomposes."""
+        """Return the eigendecomposition of a Gram matrix, [n, n] float64."""
         values, vectors = np.linalg.eigh(gram)
         return Spectrum(values.clip(0), np.ascontiguousarray(vectors))
 
 
 class RidgeKernel:
-    """(Phi Phi^T + lam I)^-1 by one eigendecomposition, which serves every damping.
+    """Inverse (Phi Phi^T + lam I)^-1 by one eigendecomposition, which serves every damping.
 
     Args:
         spectrum: of Phi Phi^T in float64.
         damping: see `RidgeOptions`.
         relative: whether damping is in units of trace/n.
-        earlier_seconds: what the decomposition took, where an earlier fit made it.
+        earlier_seconds: seconds that the decomposition took in an earlier fit, if it was loaded.
     """
 
     def __init__(self, spectrum: Spectrum, damping: float, relative: bool, earlier_seconds: float = 0.0) -> None:
@@ -90,17 +84,17 @@ class RidgeKernel:
 
     @cached_property
     def inverse(self) -> NDArray[np.float64]:
-        """[n, n]."""
+        """Return the inverse, [n, n]."""
         inverse: NDArray[np.float64] = (self._vectors / (self._values + self.damping)) @ self._vectors.T
         return inverse
 
     def leverages(self) -> NDArray[np.float64]:
-        """[n] h_i = Phi_i (Phi^T Phi + lam I)^-1 Phi_i^T, in [0, 1): how much of item i's own fit is its own doing."""
+        """Return the [n] leverages h_i = Phi_i (Phi^T Phi + lam I)^-1 Phi_i^T, in [0, 1)."""
         leverages: NDArray[np.float64] = np.square(self._vectors) @ (self._values / (self._values + self.damping))
         return leverages
 
     def influence_norms(self) -> NDArray[np.float64]:
-        """[n] |Phi_i (Phi^T Phi + lam I)^-1|, what Relative-IF divides by."""
+        """Return the [n] norms |Phi_i (Phi^T Phi + lam I)^-1|, by which Relative-IF divides."""
         weights = self._values / (self._values + self.damping) ** 2
         norms: NDArray[np.float64] = np.sqrt(np.square(self._vectors) @ weights)
         return norms
@@ -110,10 +104,10 @@ class RidgeScorer(ExhaustiveScorer):
     """tau = (phi_q Phi^T) (Phi Phi^T + lam I)^-1, each training item divided by a norm of its own.
 
     Args:
-        means: what the kernel is of.
+        means: features that the kernel is computed from.
         train: the training features.
-        kernel: over them.
-        norms: [n] what each item's scores are divided by; an item with 0 scores 0.
+        kernel: inverse kernel of the training features.
+        norms: [n] divisors of each item's scores; an item with 0 scores 0.
     """
 
     def __init__(
@@ -143,11 +137,11 @@ class RidgeScorer(ExhaustiveScorer):
         return {"damping": self._damping}
 
     def build_seconds(self) -> float:
-        """Return what the decomposition took, where it was loaded."""
+        """Return the seconds that the decomposition took in an earlier fit, if it was loaded."""
         return self._earlier_seconds
 
     def size(self) -> StateSize:
-        """Return the features with their norms, unless they are whole gradients, and the inverse."""
+        """Return the bytes of features with their norms, unless they are whole gradients, and of the inverse."""
         norms = 0 if self._norms is None else self._norms.nbytes
         shared = self._inverse.nbytes + self._silent.nbytes + norms
         return StateSize(rows=self._row_bytes, shared=shared, rows_if_kept=self._bytes_if_kept)
@@ -160,7 +154,10 @@ def fit_kernel(means: KernelFeatures, train: TrainFeatures, options: RidgeOption
 
 
 def _spectrum(means: KernelFeatures, train: TrainFeatures, context: Context) -> tuple[Spectrum, float]:
-    """Return the spectrum, and the seconds it took in an earlier fit: a larger one is kept, for all dampings."""
+    """Return the spectrum, and the seconds it took in an earlier fit if it was loaded.
+
+    From KEPT items on it is kept on disk, for all dampings.
+    """
     if train.count < KEPT:
         return Spectrum.of(means.gram(train)), 0.0
     key = fingerprint([SPECTRUM_VERSION, context.fingerprint, train.count])

@@ -20,21 +20,25 @@ class TRAK(Method[RidgeOptions]):
 
     @property
     def means(self) -> KernelFeatures:
-        """Means of loss gradients, sketched or whole."""
-        return self.options.means("loss")
+        """Return the features of the kernel: mean gradients, sketched or whole."""
+        return self.options.means()
 
     def features(self) -> FeatureRequest:
-        """Return the request of the means."""
+        """Return the request of the mean gradients."""
         return self.means.request()
 
     def fit(self, train: TrainFeatures, context: Context) -> Scorer:
-        """Invert the kernel."""
+        """Return the scorer over the inverted kernel."""
         return RidgeScorer(self.means, train, fit_kernel(self.means, train, self.options, context))
 
 
 class DTRAKOptions(RidgeOptions):
-    """Options of `d-trak`: those of `trak` but for `target`, for the output is compared with nothing."""
+    """Options of `d-trak`: those of `trak` except `target`, for the output is compared with nothing."""
 
+    needs: ClassVar = {"target": ""}
+    output: Literal["squared-norm", "mean", "l1", "l2", "linf"] = "squared-norm"
+    """Scalar of the network's output that is differentiated, for training items and queries alike: `squared-norm`, its
+    mean square; or, as in the paper's ablation, `mean` or one of the norms `l1`, `l2`, `linf`."""
     target: ClassVar[Literal["trained"]] = "trained"  # type: ignore[misc]
 
 
@@ -46,44 +50,21 @@ class DTRAK(TRAK):
     citation = "Zheng et al. 2024, D-TRAK (arXiv 2311.00500)"
     Options = DTRAKOptions
 
-    @property
-    def means(self) -> KernelFeatures:
-        """Means of gradients of the squared norm."""
-        return self.options.means("squared-norm")
 
-
-class NormalizedOptions(RidgeOptions):
-    """Options of `relative-if` and `renorm-if`."""
-
-    needs: ClassVar = {"target": "output=loss"}
-    output: Literal["loss", "squared-norm"] = "loss"
-    """What is differentiated: the training loss, as TRAK, or the output's square, as D-TRAK."""
-
-
-class RelativeIF(Method[NormalizedOptions]):
-    """TRAK's score over |Phi_i (Phi^T Phi + lam I)^-1|: how much of item i's own influence falls on the query."""
+class RelativeIF(TRAK):
+    """TRAK's score over |Phi_i (Phi^T Phi + lam I)^-1|: the share of item i's influence that falls on the query."""
 
     name = "relative-if"
     summary = "TRAK over the norm of an item's influence"
     citation = "Barshan et al. 2020, RelatIF (arXiv 2003.11630)"
-    Options = NormalizedOptions
-
-    @property
-    def means(self) -> KernelFeatures:
-        """Means of gradients."""
-        return self.options.means(self.options.output)
-
-    def features(self) -> FeatureRequest:
-        """Return the request of the means."""
-        return self.means.request()
 
     def fit(self, train: TrainFeatures, context: Context) -> Scorer:
-        """Invert the kernel."""
+        """Return the scorer over the inverted kernel, divided by the norms of the items' influences."""
         kernel = fit_kernel(self.means, train, self.options, context)
         return RidgeScorer(self.means, train, kernel, kernel.influence_norms())
 
 
-class RenormIF(RelativeIF):
+class RenormIF(TRAK):
     """TRAK's score over |Phi_i|: influence per unit of gradient."""
 
     name = "renorm-if"
@@ -91,6 +72,6 @@ class RenormIF(RelativeIF):
     citation = "Hammoudeh and Lowd 2022 (arXiv 2201.10055)"
 
     def fit(self, train: TrainFeatures, context: Context) -> Scorer:
-        """Invert the kernel."""
+        """Return the scorer over the inverted kernel, divided by the norms of the items' gradients."""
         means = self.means
         return RidgeScorer(means, train, fit_kernel(means, train, self.options, context), means.norms(train))

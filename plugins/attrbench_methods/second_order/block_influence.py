@@ -1,20 +1,21 @@
-"""Methods that multiply gradients with an approximate inverse Hessian, block by block.
+"""Influence functions whose approximate inverse Hessian is applied block by block.
 
-A block is a LoRA matrix or other parameter, a module, or everything. The inverse is symmetric, so it is applied to the
-training gradients once, and a query costs one inner product with each: tau(q, i) = sum_l <g_q,l, H_l^-1 g_i,l>.
+A block is a LoRA matrix or other parameter, a module, or all parameters together. The inverse is symmetric, so it is
+applied to the training gradients once, and a query costs one inner product with each training item:
+tau(q, i) = sum_l <g_q,l, H_l^-1 g_i,l>.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
 from attrbench.contracts.feature import QueryFeatures
-from attrbench.contracts.gradient_source import Layers, Sketch
+from attrbench.contracts.gradient_source import Layers
 from attrbench.contracts.method import ExhaustiveScorer, StateSize
 from attrbench.features.gradient_rows import GradientRows
 from attrbench.features.views import TrainRows
@@ -23,40 +24,42 @@ from attrbench_methods.gradient_options import MeanGradientOptions
 Matrix = NDArray[np.float64]
 
 ROUNDING = 1e-6
-"""Blocks with less than this share of the training gradients' norm hold rounding only (seen: 1e-10; real: 1e-4)."""
+"""Share of the gradients' norm below which a block holds rounding errors only (measured: 1e-10; others: 1e-4)."""
 LAYERS: dict[str, Layers] = {"parameter": "parameter", "module": "module", "single": "all"}
 
 
 class BlockOptions(MeanGradientOptions):
-    """Options of `datainf` and `lissa`."""
+    """Options of `datainf` and `lissa`: gradients are those of the loss, as the Hessian is the loss's."""
 
+    needs: ClassVar = {"target": ""}
+    output: ClassVar[Literal["loss"]] = "loss"  # type: ignore[misc]
+    normalize: ClassVar[Literal[False]] = False  # type: ignore[misc]
     v: int | None = Field(256, ge=1)
     """Length of the sketch of each block's gradient, where the block is larger; `none` keeps whole gradients."""
     blocks: Literal["parameter", "module", "single"] = "parameter"
-    """What has a Hessian of its own: each parameter (each LoRA matrix), each module, or everything together."""
+    """Blocks with a Hessian each: every `parameter` (every LoRA matrix), every `module`, or a `single` block."""
     concatenate: bool = False
-    """Whether the timesteps' gradients are kept side by side, as the released code of DataInf, or averaged."""
+    """Whether the timesteps' gradients are kept side by side, as in the released code of DataInf, or averaged."""
     damping: float = Field(0.1, gt=0, allow_inf_nan=False)
     """lam of each block, in the unit that `damping_mode` says."""
     damping_mode: Literal["relative", "absolute"] = "relative"
     """`relative`: times the mean square of the block's training gradients; `absolute`: as it is."""
 
     def block_rows(self) -> GradientRows:
-        """Return the sketches of each block's gradient, for training items and queries alike."""
-        sketch = None if self.v is None else Sketch(length=self.v, seed=self.seed, form=self.sketch)
+        """Return the feature of sketches of each block's gradient, for training items and queries alike."""
         return GradientRows(
             source=self.source(),
-            sketch=sketch,
+            sketch=self.sketching(),
             timesteps="stack" if self.concatenate else "mean",
             layers=LAYERS[self.blocks],
         )
 
     def block_damping(self, gradients: Matrix, parameters: int) -> float:
-        """lam_l = damping * mean over items and coordinates of g^2 (DataInf's lambda_const_param is 1/damping).
+        """Return lam_l = damping * mean over items and coordinates of g^2; DataInf's lambda_const_param is 1/damping.
 
         Args:
             gradients: [n, d] of one block, sketched or not.
-            parameters: how many numbers the gradient has before it is sketched.
+            parameters: length of the gradient before it is sketched.
         """
         if self.damping_mode == "absolute":
             return self.damping
@@ -64,14 +67,14 @@ class BlockOptions(MeanGradientOptions):
 
 
 Precondition = Callable[[Matrix, int], Matrix]
-"""Takes a block's training gradients [n, d] and its number of parameters, returns H_l^-1 g_i in the same shape."""
+"""Function from a block's training gradients [n, d] and its number of parameters to H_l^-1 g_i, [n, d]."""
 
 
 def preconditioned(rows: TrainRows, precondition: Precondition) -> NDArray[np.float32]:
-    """[n, T * w] training gradients times each block's inverse; blocks without any gradient stay zero.
+    """Return the [n, T * w] training gradients times each block's inverse; blocks without any gradient stay zero.
 
-    So do blocks whose gradients are but rounding, such as the bias of attention's keys, which softmax does not see: a
-    relative damping would raise them to the weight of all others.
+    So do blocks whose gradients are rounding errors only, such as the bias of attention's keys, to which softmax is
+    blind: a relative damping would raise them to the weight of all others.
     """
     steps = rows.norms.shape[1]
     width = rows.width // steps
@@ -87,7 +90,7 @@ def preconditioned(rows: TrainRows, precondition: Precondition) -> NDArray[np.fl
 
 
 def block_gradients(rows: TrainRows, columns: slice) -> Matrix:
-    """[n, T * d] raw gradients of one block in float64, which inverting needs."""
+    """Return the [n, T * d] raw gradients of one block, in float64 as the inversion needs it."""
     return np.concatenate(list(_raw(rows, columns)))
 
 
@@ -98,12 +101,12 @@ def _raw(rows: TrainRows, columns: slice) -> Iterator[Matrix]:
 
 
 class PreconditionedScorer(ExhaustiveScorer):
-    """tau = <g_q, H^-1 g_i>.
+    """Scorer of tau = <g_q, H^-1 g_i>.
 
     Args:
-        feature: the queries' rows.
+        feature: feature of the queries' rows.
         rows: [n, T * w] training gradients, preconditioned.
-        facts: what the record reports.
+        facts: numbers for the record.
     """
 
     def __init__(self, feature: GradientRows, rows: NDArray[np.float32], facts: dict[str, float] | None = None) -> None:
@@ -112,15 +115,15 @@ class PreconditionedScorer(ExhaustiveScorer):
         self._facts = facts or {}
 
     def scores(self, query: QueryFeatures) -> NDArray[np.float32]:
-        """[m, n] scores."""
+        """Return the [m, n] scores."""
         raw = query[self._feature].raw.reshape(len(query), -1)
         scores: NDArray[np.float32] = np.matmul(raw, self._rows.T)
         return scores
 
     def facts(self) -> dict[str, float]:
-        """As given."""
+        """Return the facts that were given."""
         return self._facts
 
     def size(self) -> StateSize:
-        """The preconditioned rows, which take the place of the gradients."""
+        """Return the bytes of the preconditioned rows, which take the place of the gradients."""
         return StateSize(rows=self._rows.nbytes)

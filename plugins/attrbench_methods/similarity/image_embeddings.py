@@ -1,4 +1,4 @@
-"""What `clip`, `embedding` and `latent` share: encoders, their inputs and weights, kept embeddings, and the scorer."""
+"""Image encoders, their inputs and weights, kept embeddings, and the scorer of `clip`, `embedding` and `latent`."""
 
 from __future__ import annotations
 
@@ -7,33 +7,37 @@ import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import load_file
+from torch.nn.functional import interpolate
 
 from attrbench.contracts.feature import QueryFeatures, TrainFeatures
 from attrbench.contracts.method import Context, ExhaustiveScorer, StateSize
 from attrbench.errors import AttrbenchError, Unavailable, UsageError
 from attrbench.features.images import Images
+from attrbench.gradients.per_sample import tensor_float_32
+from attrbench.store.artifacts import Artifact
+from attrbench.store.fingerprint import fingerprint
 from attrbench_methods.similarity.image_similarity import Similarity
 
-if TYPE_CHECKING:
-    import numpy as np
-    import torch
-    from numpy.typing import NDArray
-
 CODE_VERSION = 1
-"""Raised whenever the same encoder gives other embeddings than before."""
+"""Version of kept embeddings, raised whenever the same encoder gives other ones."""
 DISTANCE_NUMBERS = 1 << 22
 """Numbers in one block of differences: 16 MB."""
 
 
 @dataclass(frozen=True)
 class Encoder:
-    """What turns images into vectors.
+    """Function from images to vectors, with its identity.
 
     Attributes:
-        embed: one batch: [b, H, W, C] uint8 images to [b, ...] numbers, each image on its own.
+        embed: function from a batch of images ([b, H, W, C] uint8) to [b, ...] numbers, each image on its own.
         identity: everything that decides an embedding besides the image: network, weights, preparation of images.
-        batch_size: images a batch.
+        batch_size: number of images in a batch.
     """
 
     embed: Callable[[NDArray[np.uint8]], torch.Tensor]
@@ -41,16 +45,11 @@ class Encoder:
     batch_size: int
 
     def embeddings(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """[n, d] embeddings of images ([n, H, W, C]), computed in float32.
+        """Return the [n, d] embeddings of images ([n, H, W, C]), computed in float32.
 
         Raises:
             AttrbenchError: where one is not finite.
         """
-        import numpy as np
-        import torch
-
-        from attrbench.gradients.per_sample import tensor_float_32
-
         with torch.inference_mode(), tensor_float_32(False):
             batches = [
                 self.embed(images[first : first + self.batch_size]).flatten(1).float().cpu().numpy()
@@ -64,13 +63,13 @@ class Encoder:
 
 
 class EmbeddingScorer(ExhaustiveScorer):
-    """Compares embeddings; a query is embedded when it is scored, so that its time counts.
+    """Scorer by similarity of embeddings; a query is embedded when it is scored, so that its time counts.
 
     Args:
-        encoder: of the queries.
+        encoder: encoder of the queries.
         train: [n, d] embeddings of the training images.
         similarity: `cosine`; `l2`, the negative squared distance; or `dot`.
-        earlier_seconds: what embedding the training images took, where an earlier run did it.
+        earlier_seconds: seconds that embedding the training images took in an earlier run, if it was loaded.
     """
 
     def __init__(
@@ -82,7 +81,7 @@ class EmbeddingScorer(ExhaustiveScorer):
         self._earlier_seconds = earlier_seconds
 
     def scores(self, query: QueryFeatures) -> NDArray[np.float32]:
-        """[m, n] similarities."""
+        """Return the [m, n] similarities."""
         vectors = self._encoder.embeddings(query[Images()])
         if self._similarity == "l2":
             return negative_squared_distances(vectors, self._train)
@@ -92,19 +91,19 @@ class EmbeddingScorer(ExhaustiveScorer):
         return dots
 
     def size(self) -> StateSize:
-        """The embeddings, four bytes a number. The encoder is not counted, as the diffusion model is not elsewhere."""
+        """Return the bytes of the embeddings; as the diffusion model for other methods, the encoder is not counted."""
         return StateSize(rows=self._train.nbytes)
 
     def build_seconds(self) -> float:
-        """What embedding the training images took, where their embeddings were loaded."""
+        """Return the seconds that embedding the training images took in an earlier run, if it was loaded."""
         return self._earlier_seconds
 
 
 def fit_embeddings(train: TrainFeatures, context: Context, encoder: Encoder, similarity: Similarity) -> EmbeddingScorer:
-    """Embeds the training images, or loads what an earlier run kept: one file for each set of images and encoder."""
-    from attrbench.store.artifacts import Artifact
-    from attrbench.store.fingerprint import fingerprint
+    """Return the scorer over embeddings of the training images, computed or loaded from an earlier run.
 
+    There is one file for each set of images and encoder.
+    """
     images = train[Images()]
     key = fingerprint({"images": context.fingerprint, "encoder": encoder.identity, "code": CODE_VERSION})
     path = context.workspace / f"embeddings-{key[:20]}.safetensors"
@@ -114,17 +113,13 @@ def fit_embeddings(train: TrainFeatures, context: Context, encoder: Encoder, sim
 
 
 def _unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Rows of unit norm; a zero vector stays zero."""
-    import numpy as np
-
+    """Return the rows scaled to unit norm; a zero vector stays zero."""
     unit: NDArray[np.float32] = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
     return unit
 
 
 def negative_squared_distances(queries: NDArray[np.float32], train: NDArray[np.float32]) -> NDArray[np.float32]:
-    """[m, n] -|q - i|^2 by differences: by inner products, neighbors nearer than rounding would change places."""
-    import numpy as np
-
+    """Return [m, n] -|q - i|^2 by differences: inner products would swap neighbors nearer than rounding."""
     scores = np.empty((len(queries), len(train)), np.float32)
     block = max(1, DISTANCE_NUMBERS // train.shape[1])
     for first in range(0, len(train), block):
@@ -139,7 +134,7 @@ def negative_squared_distances(queries: NDArray[np.float32], train: NDArray[np.f
 
 @dataclass(frozen=True)
 class Preparation:
-    """How images are made ready for a network.
+    """Preparation of images for a network.
 
     Attributes:
         size: height and width of its input.
@@ -155,22 +150,16 @@ class Preparation:
     fit: Literal["shortest", "squash"] = "shortest"
 
     def identity(self) -> dict[str, object]:
-        """For `Encoder.identity`."""
+        """Return the fields, for `Encoder.identity`."""
         return asdict(self)
 
     def __call__(self, images: NDArray[np.uint8], device: torch.device) -> torch.Tensor:
-        """[b, 3, *size] inputs from [b, H, W, C] images, gray or RGB."""
-        import torch
-
+        """Return [b, 3, *size] inputs from [b, H, W, C] images, gray or RGB."""
         mean, std = (torch.tensor(values, device=device)[:, None, None] for values in (self.mean, self.std))
         return (self.resized(images, device) / 255 - mean) / std
 
     def resized(self, images: NDArray[np.uint8], device: torch.device) -> torch.Tensor:
-        """[b, 3, *size] in 0 .. 255, rounded to whole levels, as images of 8 bits are."""
-        import numpy as np
-        import torch
-        from torch.nn.functional import interpolate
-
+        """Return [b, 3, *size] values in 0 .. 255, rounded to whole levels, as images of 8 bits are."""
         x = torch.from_numpy(np.array(images)).to(device, torch.float32).permute(0, 3, 1, 2)
         x = x.expand(-1, 3, -1, -1)  # gray becomes RGB; three channels stay
         between = self._between(x.shape[2], x.shape[3])
@@ -182,7 +171,7 @@ class Preparation:
         return x[:, :, top : top + self.size[0], left : left + self.size[1]]
 
     def _between(self, height: int, width: int) -> tuple[int, int]:
-        """Height and width after resizing, before cropping."""
+        """Return height and width after resizing, before cropping."""
         if self.fit == "squash":
             return self.size
         scale = max(self.size[0] / height, self.size[1] / width)
@@ -190,9 +179,7 @@ class Preparation:
 
 
 def weights_digest(network: torch.nn.Module) -> str:
-    """sha256 over the names, shapes and values of a network's weights, whatever file they came from."""
-    import torch
-
+    """Return the sha256 over the names, shapes and values of a network's weights, whatever file they came from."""
     digest = hashlib.sha256()
     for name, value in network.state_dict().items():
         digest.update(f"{name}\0{value.dtype}\0{tuple(value.shape)}\0".encode())
@@ -201,14 +188,11 @@ def weights_digest(network: torch.nn.Module) -> str:
 
 
 def read_weights(method: str, path: Path) -> dict[str, torch.Tensor]:
-    """The weights in a safetensors file or a PyTorch file; of the latter nothing but tensors is ever unpickled.
+    """Return the weights in a safetensors file or a PyTorch file; of the latter nothing but tensors is ever unpickled.
 
     Raises:
         UsageError: where the file is neither.
     """
-    import torch
-    from safetensors.torch import load_file
-
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
@@ -223,7 +207,7 @@ def read_weights(method: str, path: Path) -> dict[str, torch.Tensor]:
 
 
 def check_file(method: str, path: str) -> Path:
-    """The path of a weights file.
+    """Return the path of a weights file.
 
     Raises:
         Unavailable: where there is no such file.
@@ -237,10 +221,10 @@ def check_file(method: str, path: str) -> Path:
 
 
 def optional_library(method: str, name: str, extra: str, besides: str = "") -> Any:
-    """The module called `name`.
+    """Return the imported module `name`.
 
     Args:
-        method: who asks.
+        method: name of the method, for the message.
         name: what `import` takes.
         extra: the extra of attrbench that brings it.
         besides: what else the method needs, said where the library is not installed.
@@ -262,10 +246,10 @@ def optional_library(method: str, name: str, extra: str, besides: str = "") -> A
 
 
 def first_line(error: Exception) -> str:
-    """What an error says, without the advice that may follow."""
+    """Return the first line of an error's message, without the advice that may follow."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 def first_sentence(error: Exception) -> str:
-    """What an error says: torch goes on with advice to unpickle the file all the same."""
+    """Return the first sentence of an error's message: torch's second advises to unpickle the file all the same."""
     return first_line(error).partition(". ")[0]

@@ -1,4 +1,4 @@
-"""What `pixel`, `latent`, `embedding` and `clip` share: vectors of images are compared."""
+"""Base of `pixel`, `latent`, `embedding` and `clip`, which compare vectors of images."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ SimilarityOptionsT = TypeVar("SimilarityOptionsT", bound=SimilarityOptions)
 
 
 class ImageSimilarity(Method[SimilarityOptionsT]):
-    """A method that looks at the images alone. By `cosine` and `l2` an image is nearest to itself."""
+    """Method that compares the images alone. By `cosine` and `l2` an image is nearest to itself."""
 
     def __init__(self, options: SimilarityOptionsT) -> None:
         super().__init__(options)
         self.self_first = None if options.similarity == "dot" else True
 
     def features(self) -> FeatureRequest:
-        """The images."""
+        """Return the request of the images."""
         return FeatureRequest.both(Images())

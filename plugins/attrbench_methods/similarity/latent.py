@@ -1,4 +1,4 @@
-"""Latent similarity: cosine, Euclidean distance or inner product of the autoencoder's latents (methods-spec M4)."""
+"""Latent similarity: cosine, Euclidean distance or inner product of the autoencoder's latents."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class LatentOptions(SimilarityOptions):
     """Options of `latent`."""
 
     batch_size: int = Field(16, ge=1)
-    """Images a batch."""
+    """Number of images in a batch."""
 
 
 class Latent(ImageSimilarity[LatentOptions]):
@@ -27,7 +27,7 @@ class Latent(ImageSimilarity[LatentOptions]):
     Options = LatentOptions
 
     def fit(self, train: TrainFeatures, context: Context) -> EmbeddingScorer:
-        """Encodes the training images.
+        """Return the scorer over latents of the training images.
 
         Raises:
             Unavailable: for models without an autoencoder.

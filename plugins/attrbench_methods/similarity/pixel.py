@@ -1,8 +1,9 @@
-"""Pixel similarity: cosine, Euclidean distance or inner product of the images (methods-spec M4)."""
+"""Pixel similarity: cosine, Euclidean distance or inner product of the images."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import numpy as np
+from numpy.typing import NDArray
 
 from attrbench.contracts.feature import QueryFeatures, TrainFeatures
 from attrbench.contracts.method import Context, ExhaustiveScorer, StateSize
@@ -10,14 +11,10 @@ from attrbench.features.images import Images
 from attrbench_methods.similarity.image_embeddings import negative_squared_distances
 from attrbench_methods.similarity.image_similarity import ImageSimilarity, Similarity, SimilarityOptions
 
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-
 BLOCK_NUMBERS = 1 << 24
-"""Numbers that are compared at once: 64 MB."""
+"""Numbers in a block of training images: 64 MB."""
 KEPT_BYTES = 1 << 31
+"""Size up to which the vectors of all training images are kept in memory."""
 
 
 class PixelOptions(SimilarityOptions):
@@ -36,14 +33,14 @@ class Pixel(ImageSimilarity[PixelOptions]):
     Options = PixelOptions
 
     def fit(self, train: TrainFeatures, context: Context) -> PixelScorer:
-        """Flattens the training images."""
+        """Return the scorer over the flattened training images."""
         return PixelScorer(train[Images()], self.options.similarity)
 
 
 class PixelScorer(ExhaustiveScorer):
-    """Scores by matrix products, a block of training images at a time.
+    """Scorer by matrix products, one block of training images after the other.
 
-    The images' vectors are kept where they fit into KEPT_BYTES, and made anew for each query where they don't.
+    The images' vectors are kept where they fit into KEPT_BYTES, and computed again for each query otherwise.
     """
 
     def __init__(self, images: NDArray[np.uint8], similarity: str) -> None:
@@ -54,17 +51,13 @@ class PixelScorer(ExhaustiveScorer):
         self._kept = [self._vectors(images[cut]) for cut in self._cuts] if 4 * images.size <= KEPT_BYTES else None
 
     def _vectors(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        import numpy as np
-
         flat = images.reshape(len(images), -1).astype(np.float32) / 127.5 - 1
         if self._similarity == "cosine":
             flat /= np.maximum(np.linalg.norm(flat, axis=1, keepdims=True), 1e-12)
         return flat
 
     def scores(self, query: QueryFeatures) -> NDArray[np.float32]:
-        """[m, n] similarities."""
-        import numpy as np
-
+        """Return the [m, n] similarities."""
         vectors = self._vectors(query[Images()])
         blocks = self._kept or (self._vectors(self._images[cut]) for cut in self._cuts)
         return np.concatenate([self._similarities(vectors, block) for block in blocks], axis=1)
@@ -76,5 +69,5 @@ class PixelScorer(ExhaustiveScorer):
         return dots
 
     def size(self) -> StateSize:
-        """The images as they are kept: four bytes a value, or one where they are too many."""
+        """Return the bytes of the images as they are kept: four a value, or one where they are too many."""
         return StateSize(rows=self._images.nbytes if self._kept is None else 4 * self._images.size)

@@ -1,4 +1,4 @@
-"""SSIM: the structural similarity of the query image and each training image (methods-spec M2)."""
+"""SSIM: structural similarity of the query image and each training image (Wang et al. 2004, IEEE TIP 13(4))."""
 
 from __future__ import annotations
 
@@ -6,7 +6,10 @@ import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+from skimage.metrics import structural_similarity
 
 from attrbench.contracts.feature import FeatureRequest, QueryFeatures, TrainFeatures
 from attrbench.contracts.method import Context, ExhaustiveScorer, Method, StateSize
@@ -14,12 +17,10 @@ from attrbench.contracts.options import Options
 from attrbench.errors import UsageError
 from attrbench.features.images import Images
 
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-SMALL_IMAGE = 16  # at most this many pixels a side: a uniform window of 7
+SMALL_IMAGE = 16
+"""Pixels a side up to which the window is uniform and 7x7."""
 MOSAIC_PIXELS = 1 << 18
+"""Pixels of a mosaic."""
 
 
 class SSIMOptions(Options):
@@ -27,10 +28,11 @@ class SSIMOptions(Options):
 
 
 class SSIM(Method[SSIMOptions]):
-    """Mean SSIM over valid windows and channels: Gaussian 11x11 window, sigma 1.5, K1 = .01, K2 = .03, data range 1.
+    """tau = mean SSIM over valid windows and channels.
 
+    The window is Gaussian, 11x11 with sigma 1.5; K1 = .01, K2 = .03, data range 1.
     For images of at most 16 pixels a side the window is uniform and 7x7. DMin cites SSIM without settings; these are
-    those of Wang et al. 2004.
+    those of Wang et al.
     """
 
     name = "ssim"
@@ -40,16 +42,16 @@ class SSIM(Method[SSIMOptions]):
     self_first = True
 
     def features(self) -> FeatureRequest:
-        """The images."""
+        """Return the request of the images."""
         return FeatureRequest.both(Images())
 
     def fit(self, train: TrainFeatures, context: Context) -> SSIMScorer:
-        """Lays the training images out for scikit-image."""
+        """Return the scorer over the training images."""
         return SSIMScorer(train[Images()])
 
 
 class SSIMScorer(ExhaustiveScorer):
-    """scikit-image's SSIM over mosaics: many training images side by side, in one call.
+    """Scorer by scikit-image's SSIM over mosaics: many training images side by side, in one call.
 
     Only windows that lie wholly inside one image count, so that neighbors in the mosaic do not matter.
     """
@@ -63,24 +65,20 @@ class SSIMScorer(ExhaustiveScorer):
         self._images = images
 
     def scores(self, query: QueryFeatures) -> NDArray[np.float32]:
-        """[m, n] mean SSIM, at most 1."""
-        import numpy as np
-
+        """Return the [m, n] mean SSIM, at most 1."""
         with ThreadPoolExecutor(os.cpu_count()) as pool:  # scipy's filters let go of the interpreter lock
             columns = list(pool.map(partial(self._block_scores, query[Images()]), self._blocks()))
         return np.concatenate(columns, axis=1)
 
     def _blocks(self) -> Iterator[NDArray[np.uint8]]:
-        """The training images, a mosaic's worth at a time."""
+        """Yield the training images of one mosaic after the other."""
         height, width = self._images.shape[1:3]
         per_mosaic = max(1, MOSAIC_PIXELS // (height * width))
         for first in range(0, len(self._images), per_mosaic):
             yield self._images[first : first + per_mosaic]
 
     def _block_scores(self, queries: NDArray[np.uint8], block: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """[m, b] mean SSIM of the queries and one block of training images."""
-        import numpy as np
-
+        """Return the [m, b] mean SSIM of the queries and one block of training images."""
         scores = np.zeros((len(queries), len(block)), np.float32)
         channels = block.shape[3]
         for channel in range(channels):
@@ -91,10 +89,7 @@ class SSIMScorer(ExhaustiveScorer):
         return scores
 
     def _mean_ssim(self, a: NDArray[np.uint8], b: NDArray[np.uint8], count: int) -> NDArray[np.float32]:
-        """Mean SSIM of each of `count` tiles of two mosaics."""
-        import numpy as np
-        from skimage.metrics import structural_similarity
-
+        """Return the [count] mean SSIM of the tiles of two mosaics."""
         r = self._radius
         _, ssim = structural_similarity(
             a.astype(np.float32) / 255,
@@ -110,5 +105,5 @@ class SSIMScorer(ExhaustiveScorer):
         return mean
 
     def size(self) -> StateSize:
-        """The images as they are kept, 8 bits a value."""
+        """Return the bytes of the images, 8 bits a value."""
         return StateSize(rows=self._images.nbytes)

@@ -1,4 +1,4 @@
-"""What `attrbench cache` sees of a cache: files, artifacts with what is wrong with them, and groups of artifacts."""
+"""The entries of a cache as `attrbench cache` lists them: files, artifacts with their faults, groups of artifacts."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ _SHARD = re.compile(r"items-(\d{8,})-(\d{8,})\.safetensors")
 
 @dataclass(frozen=True)
 class File:
-    """A name in the cache.
+    """A file of the cache, as it was when the cache was indexed.
 
     Attributes:
-        path: where it is.
-        bytes: its size; 0 where it is not a regular file.
-        modified: time of its last change, in seconds since 1970.
-        regular: False for symbolic links, pipes and the like, which are left alone.
+        path: path of the file.
+        bytes: size; 0 if it is not a regular file.
+        modified: modification time in seconds since 1970.
+        regular: False for symbolic links, pipes and the like, which are never touched.
     """
 
     path: Path
@@ -35,11 +35,11 @@ class File:
     regular: bool
 
 
-def look_at(path: Path) -> File:
-    """Return what is at `path`, links not followed.
+def file_at(path: Path) -> File:
+    """Return the file at `path`, without following a link.
 
     Raises:
-        OSError: where nothing is, or it can't be told.
+        OSError: where there is no file, or its status can't be read.
     """
     status = path.lstat()
     regular = stat.S_ISREG(status.st_mode)
@@ -48,12 +48,12 @@ def look_at(path: Path) -> File:
 
 @dataclass(frozen=True)
 class Fault:
-    """Something that is wrong with a file or folder.
+    """A fault of a file or folder of the cache.
 
     Attributes:
-        path: which one.
+        path: the file or folder.
         what: what is wrong, in words.
-        broken: whether the next run does the work again; False where the file only can't be read or removed.
+        broken: whether the next run computes the data again; False if the file only can't be read or removed.
     """
 
     path: Path
@@ -61,33 +61,33 @@ class Fault:
     broken: bool = True
 
 
-class Held(ABC):
-    """Files that are kept, listed and removed together."""
+class FileSet(ABC):
+    """A set of files that are listed and removed together."""
 
     @property
     @abstractmethod
     def files(self) -> tuple[File, ...]:
-        """All files, the one that says what they are last: while it is there, what is left can still be told."""
+        """All files, the one that describes the others last, so that an interrupted removal can be recognized."""
 
     @property
     def bytes(self) -> int:
-        """Size of all files."""
+        """Total size of the files."""
         return sum(file.bytes for file in self.files)
 
     @property
     def last_used(self) -> float:
-        """The latest time of any file; using an artifact sets that of its seal, or of a feature's `feature.json`."""
+        """The latest modification time; using an artifact sets that of its seal or of its `feature.json`."""
         return max(file.modified for file in self.files)
 
 
 @dataclass(frozen=True)
-class Piece(Held):
-    """An artifact or the remains of one; also what no seal is needed to tell: part files and those of version 0.1.
+class CacheEntry(FileSet):
+    """One artifact of the cache, complete or not; also a part file, or data of version 0.1.
 
     Attributes:
-        path: of the data, a file or a folder.
+        path: path of the data, a file or a folder.
         data: the file, or all files of the folder.
-        sidecar: the file that holds the seal, if any.
+        sidecar: the file that contains the seal, if any.
     """
 
     path: Path
@@ -96,17 +96,17 @@ class Piece(Held):
 
     @property
     def files(self) -> tuple[File, ...]:
-        """The data's files, and the seal."""
+        """The data files, then the seal."""
         return (*self.data, *(() if self.sidecar is None else (self.sidecar,)))
 
     @property
     def regular(self) -> bool:
-        """Whether all are files of this cache, not links to elsewhere."""
+        """Whether all files are regular, not links to elsewhere."""
         return all(file.regular for file in self.files)
 
     @cached_property
     def _read(self) -> Seal | Fault | None:
-        """The seal, or what is wrong with it; None where there is none that may be looked at."""
+        """The seal, or its fault; None if there is no seal or a link among the files."""
         if self.sidecar is None or not self.regular:
             return None
         try:
@@ -118,11 +118,11 @@ class Piece(Held):
 
     @property
     def seal(self) -> Seal | None:
-        """What the seal says; None where it can't be read, or is no seal."""
+        """The seal; None if it can't be read."""
         return self._read if isinstance(self._read, Seal) else None
 
     def fault(self, whole: bool = False) -> Fault | None:
-        """Return what is wrong with it, by its size; with `whole` also by its checksum, which reads all of it."""
+        """Return the fault of the data by its size, with `whole` also by its checksum (reads all of it), or None."""
         seal = self._read
         if not isinstance(seal, Seal) or self.sidecar is None:
             return seal if isinstance(seal, Fault) else None
@@ -141,23 +141,23 @@ class Piece(Held):
 
 
 @dataclass(frozen=True)
-class Group(Held):
-    """Artifacts of one folder that are of one kind and have one summary, such as the shards of a feature.
+class Group(FileSet):
+    """Artifacts in one folder with equal kind and summary, such as the shards of a feature.
 
     Attributes:
-        folder: where they are.
-        pieces: the artifacts.
-        about: `feature.json` of a feature's shards.
+        folder: the folder.
+        entries: the artifacts.
+        about: `feature.json`, if they are shards of a feature.
     """
 
     folder: Path
-    pieces: list[Piece]
+    entries: list[CacheEntry]
     about: File | None = None
 
     @property
     def files(self) -> tuple[File, ...]:
-        """The artifacts' files, and `feature.json`."""
-        return (*chain.from_iterable(p.files for p in self.pieces), *(() if self.about is None else (self.about,)))
+        """The artifacts' files, then `feature.json`."""
+        return (*chain.from_iterable(p.files for p in self.entries), *(() if self.about is None else (self.about,)))
 
     @cached_property
     def _about(self) -> FeatureFile | Fault | None:
@@ -175,44 +175,44 @@ class Group(Held):
 
     @property
     def about_fault(self) -> Fault | None:
-        """What is wrong with `feature.json`, which is for people and `attrbench cache`: runs don't read it."""
+        """The fault of `feature.json`, or None; the file is for `attrbench cache` only, runs don't read it."""
         return self._about if isinstance(self._about, Fault) else None
 
     @property
     def description(self) -> Mapping[str, object]:
-        """Everything that decides a feature's numbers; empty where `feature.json` does not say it of this folder."""
+        """The description of the feature in `feature.json`; empty if that file is missing or faulty."""
         return self._about.description if isinstance(self._about, FeatureFile) else {}
 
     @property
     def of(self) -> str:
-        """What the data are of, such as `digits-mini v1 train`; empty where no description says so."""
+        """Task and data split, such as `digits-mini v1 train`; empty without a description."""
         return " ".join(str(self.description[name]) for name in ("task", "split") if name in self.description)
 
     @cached_property
     def told(self) -> tuple[str, str]:
-        """Kind and summary."""
-        said = [self._about] if isinstance(self._about, FeatureFile) else [p.seal for p in self.pieces if p.seal]
+        """Kind and summary of the data, from `feature.json` or a seal; ("?", "") if neither can be read."""
+        said = [self._about] if isinstance(self._about, FeatureFile) else [p.seal for p in self.entries if p.seal]
         return (said[0].kind, said[0].summary) if said else ("?", "")
 
     @cached_property
-    def _judged(self) -> list[tuple[Piece, Fault | None]]:
-        return [(piece, piece.fault()) for piece in self.pieces if piece.regular]
+    def _with_faults(self) -> list[tuple[CacheEntry, Fault | None]]:
+        return [(entry, entry.fault()) for entry in self.entries if entry.regular]
 
     @property
     def faults(self) -> list[Fault]:
-        """What is wrong with the artifacts, by their sizes."""
-        return [fault for _, fault in self._judged if fault is not None]
+        """Faults of the artifacts, judged by their sizes."""
+        return [fault for _, fault in self._with_faults if fault is not None]
 
     @property
-    def done(self) -> list[Piece]:
-        """The artifacts whose size is right."""
-        return [piece for piece, fault in self._judged if fault is None]
+    def done(self) -> list[CacheEntry]:
+        """The artifacts whose size matches their seal."""
+        return [entry for entry, fault in self._with_faults if fault is None]
 
     @property
     def items(self) -> int:
-        """Number of items in the shards that are done; each counts once, however the shards overlap."""
+        """Number of items in complete shards; an item in several overlapping shards counts once."""
         end = total = 0
-        matches = [match for piece in self.done if (match := _SHARD.fullmatch(piece.path.name))]
+        matches = [match for entry in self.done if (match := _SHARD.fullmatch(entry.path.name))]
         for unit in sorted(Unit(int(match[1]), int(match[2])) for match in matches):
             total += max(0, unit.last - max(unit.first, end))
             end = max(end, unit.last)

@@ -1,0 +1,110 @@
+"""Richardson's iteration for (H + lam I) u = g, in closed form where H is known by its eigenvectors."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from attrbench.errors import AttrbenchError
+from attrbench_methods.second_order.block_influence import Matrix
+
+DIVERGED = 1e3
+"""Relative residual from which on the iteration counts as diverging."""
+
+
+def diverged(step: float, residual: float, iterations: int) -> AttrbenchError:
+    """Return the error of a diverging iteration, which says what to do."""
+    return AttrbenchError(
+        f"LiSSA diverges: residual {residual:.0e} after {iterations} steps of {step:.1e}; give a smaller step"
+        " (step=...), more damping, or, with hessian=hessian, hessian=ggn, which has no negative eigenvalues"
+    )
+
+
+def eigen_coordinates(gradients: Matrix) -> tuple[Matrix, Matrix, NDArray[np.float64]]:
+    """Return the eigendecomposition of F = (1/n) G^T G with the gradients in its coordinates.
+
+    Args:
+        gradients: [n, d] G.
+
+    Returns:
+        Coordinates of the gradients [n, r], eigenvectors [d, r] and eigenvalues [r].
+
+    Computed from the smaller of G^T G and G G^T; eigenvectors without any gradient are left out.
+    """
+    count, width = gradients.shape
+    if width <= count:
+        spectrum, vectors = np.linalg.eigh(gradients.T @ gradients / count)
+        return gradients @ vectors, vectors, spectrum.clip(0)
+    spectrum, left = np.linalg.eigh(gradients @ gradients.T / count)
+    kept = spectrum > max(spectrum.max(), 0) * 1e-14
+    spectrum, left = spectrum[kept], left[:, kept]
+    scale = np.sqrt(spectrum * count)
+    return left * scale, gradients.T @ (left / scale), spectrum
+
+
+@dataclass(frozen=True)
+class Richardson:
+    """Iteration u <- u + eta (g - (H + lam I) u) from u = eta g, J steps in all.
+
+    On an eigenvector of H to the eigenvalue mu the iteration multiplies g by
+    [1 - (1 - eta (mu + lam))^J] / (mu + lam), which `filter` gives without iterating.
+    """
+
+    step: float
+    damping: float
+    iterations: int
+    top: float
+
+    @staticmethod
+    def plan(top: float, damping: float, step: float | None, iterations: int) -> Richardson:
+        """Return the iteration with the step 1 / (top + lam) unless one is given; `top` is H's largest eigenvalue."""
+        bound = top + damping
+        return Richardson(step or (1 / bound if bound > 0 else 1.0), damping, iterations, top)
+
+    def rate(self, spectrum: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return 1 - eta (mu + lam), the factor by which a step multiplies the residual on each eigenvector."""
+        return 1 - self.step * (spectrum + self.damping)
+
+    def filter(self, spectrum: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return the factor by which the iteration multiplies g on each eigenvector."""
+        with np.errstate(over="ignore"):
+            return (1 - self.rate(spectrum) ** self.iterations) / (spectrum + self.damping)
+
+    def residual(self, spectrum: NDArray[np.float64], weights: NDArray[np.float64]) -> float:
+        """Return |g - (H + lam I) u| / |g|, where `weights` are the squares of g's coordinates in the eigenvectors."""
+        with np.errstate(over="ignore"):
+            left = self.rate(spectrum) ** (2 * self.iterations) * weights
+        return math.sqrt(float(left.sum() / weights.sum()))
+
+    def until(self, spectrum: NDArray[np.float64], weights: NDArray[np.float64], tolerance: float) -> Richardson:
+        """Return the iteration with the fewest steps, at most its own, that bring the residual below `tolerance`."""
+        low, high = 1, self.iterations
+        if np.abs(self.rate(spectrum)).max() >= 1:
+            return self  # it diverges: no number of steps is better than another
+        while low < high:
+            middle = (low + high) // 2
+            enough = replace(self, iterations=middle).residual(spectrum, weights) <= tolerance
+            low, high = (low, middle) if enough else (middle + 1, high)
+        return replace(self, iterations=low)
+
+    def facts(self, residual: float) -> dict[str, float]:
+        """Return the numbers for the record, with the residual that was reached."""
+        return {
+            "top_eigenvalue": self.top,
+            "damping": self.damping,
+            "step": self.step,
+            "iterations": float(self.iterations),
+            "residual": residual,
+        }
+
+
+def power_sum(rate: NDArray[np.float64], last: int) -> NDArray[np.float64]:
+    """Return 1 + r + ... + r^last of each rate r, in closed form that is exact to rounding near r = 1 too."""
+    gap = 1 - rate
+    with np.errstate(divide="ignore", invalid="ignore"):
+        near = -np.expm1((last + 1) * np.log1p(-gap)) / gap  # keeps the digits that 1 - r^(last + 1) loses
+        far = (1 - rate ** (last + 1)) / gap
+    return np.where(gap == 0, last + 1.0, np.where(np.abs(gap) < 0.5, near, far))

@@ -59,7 +59,8 @@ class Installed:
         folders = [self.example, *([self.broken] if broken else [])]
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("ATTRBENCH_")}
         path = [str(folder) for folder in folders] + [p for p in [os.environ.get("PYTHONPATH")] if p]
-        env = inherited | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(path)} | environment
+        own = {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(path)}
+        env = inherited | own | {"ATTRBENCH_CACHE": str(self.records.parent / "cache")} | environment
         return subprocess.run(
             [*COMMAND, *arguments],
             env=env,

@@ -1,8 +1,9 @@
 """The code on the page about ground truths runs, and the ground truth that it defines is measured on a task."""
 
 import re
+import sys
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,13 +20,15 @@ PAGE = Path(__file__).parents[2] / "docs" / "explanation" / "ground-truth.md"
 BLOCKS = re.findall(r"^```python\n(.*?)^```", PAGE.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
 
 
-@pytest.fixture(scope="module")
-def page():
-    """Everything that the page's code defines."""
-    names = {"__name__": "page"}
+@pytest.fixture
+def page(monkeypatch):
+    """Everything that the page's code defines, in the module that it registers."""
+    package, module = ModuleType("my_package"), ModuleType("my_package.without_top")
     for block in BLOCKS:
-        exec(compile(block, str(PAGE), "exec", dont_inherit=True), names)
-    return names
+        exec(compile(block, str(PAGE), "exec", dont_inherit=True), vars(module))
+    monkeypatch.setitem(sys.modules, "my_package", package)
+    monkeypatch.setitem(sys.modules, "my_package.without_top", module)
+    return vars(module)
 
 
 def test_the_ground_truth_of_the_page_is_measured_where_it_is_named(page, tmp_path):

@@ -8,8 +8,8 @@ from types import ModuleType
 import numpy as np
 import pytest
 import torch
-from attrbench.gradients.engine import Engine
 
+from attrbench.contracts.feature import Engine, Unit
 from attrbench.contracts.gradient_source import GradientSource, TimestepGrid
 from attrbench.contracts.task import Items
 from attrbench.errors import AttrbenchError
@@ -17,13 +17,12 @@ from attrbench.gradients.gradient_pass import GradientPass, Split
 from attrbench.models.config import ModelConfig
 from attrbench.models.loading import describe_model, load_denoiser
 from attrbench.plugins.registry import Plugin, registry
-from attrbench.store.shards import Unit
 from tests.models.dit_folder import write_dit
 from tests.models.pipelines import autoencoder, t5_tokenizer
 from tests.models.test_description import assert_described
 
 CPU = torch.device("cpu")
-PAGE = (Path(__file__).parents[2] / "docs" / "model-families.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).parents[2] / "docs" / "how-to" / "model-families.md").read_text(encoding="utf-8")
 BLOCKS = [
     "\n".join(line.removeprefix(indent) for line in body.splitlines())
     for indent, body in re.findall(r"^( *)```python\n(.*?)^ *```", PAGE, flags=re.DOTALL | re.MULTILINE)
@@ -37,8 +36,9 @@ def families():
     registry.cache_clear()
     modules = {name: ModuleType(name) for name in ("my_families", "my_families.dit", "my_families.pixart")}
     sys.modules.update(modules)
-    for name, block in zip(modules, (HOOK.replace('"dit"', '"dit-of-the-page"'), DIT, PIXART), strict=True):
-        exec(compile(block, name, "exec"), vars(modules[name]))
+    for name, block in zip(modules, (HOOK, DIT, PIXART), strict=True):
+        renamed = block.replace('"dit"', '"dit-of-the-page"')  # the example plugin may be installed, and has the name
+        exec(compile(renamed, name, "exec"), vars(modules[name]))
     package = modules["my_families"]
     hook = package.register_model_families
     both = lambda register: (hook(register), register("pixart", "PixArt", "my_families.pixart:PixArt"))  # noqa: E731

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from attrbench.gradients.engine import Engine
 
+from attrbench.contracts.feature import Engine, Unit
 from attrbench.contracts.gradient_source import GradientSource, TimestepGrid
 from attrbench.contracts.task import Items
 from attrbench.errors import AttrbenchError, UsageError
@@ -17,7 +17,6 @@ from attrbench.gradients.gradient_pass import GradientPass, Split
 from attrbench.models.config import ModelConfig
 from attrbench.models.loading import describe_model, find_pipeline, load_denoiser, own_resolution
 from attrbench.plugins.registry import Plugin, registry
-from attrbench.store.shards import Unit
 from tests.models.dit_folder import write_dit
 from tests.models.test_description import assert_described
 

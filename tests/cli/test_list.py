@@ -13,7 +13,7 @@ from attrbench.cli.typer_app import COMMANDS
 HEAVY = ("torch", "diffusers", "faiss", "hnswlib", "skimage", "scipy", "numpy", "sklearn")
 
 
-@pytest.mark.parametrize("arguments", [["list"], ["list", "--json"], ["list", "methods", "--options"], ["--help"]])
+@pytest.mark.parametrize("arguments", [["list"], ["list", "methods"], ["--help"]])
 def test_listing_and_help_import_no_heavy_library(arguments):
     code = (
         "import sys, atexit, os\n"

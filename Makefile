@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 CROSS := .venv-cross
 DOCS := .venv-docs
 DEMO_METHODS := -m random -m pixel -m ssim -m grad-dot -m 'dmin:v=4096|8192' -m dmin:search=hnsw \
-	-m dmin:normalise=false -m dmin:v=none -m dmin:dtype=int8 \
+	-m dmin:normalize=false -m dmin:v=none -m dmin:dtype=int8 \
 	-m dmin:search=faiss,index=RaBitQ,rerank=5
 
 .PHONY: demo test test-fast test-wheel lint docs bench cross-check clean

@@ -21,9 +21,9 @@ def permutation(subject: Subject) -> Finding:
     kept = np.delete(np.arange(subject.count), TWINS[1])  # equal items are the next check's
     order = np.random.default_rng(20_241_208).permutation(len(kept))  # a seed that no method will have by chance
     expected = exhaustive_scores(subject.features.gathered(kept, "/kept"))
-    found = exhaustive_scores(subject.features.gathered(kept[order], "/permuted"))
-    assert expected is not None and found is not None
-    worst = difference(found, expected[:, order])
+    permuted = exhaustive_scores(subject.features.gathered(kept[order], "/permuted"))
+    assert expected is not None and permuted is not None
+    worst = difference(permuted, expected[:, order])
     if worst.size > ROUNDING:
         return failed(
             check,

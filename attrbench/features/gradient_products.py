@@ -146,7 +146,7 @@ class GradientProducts(Declaration, GradientFeature[TrainProducts, QueryProducts
 
     @staticmethod
     def _query_norms(data: SplitData) -> NDArray[np.float32]:
-        """[m, T] norms of the queries' gradients, which every shard holds."""
+        """Return the [m, T] norms of the query gradients, which every shard contains."""
         _, arrays = next(data.stored.blocks())
         norms: NDArray[np.float32] = arrays["query_norms"]
         return norms

@@ -37,7 +37,7 @@ class Outputs(Declaration, GradientFeature[Outputs_, Outputs_]):
         return self.model_dump(mode="json")
 
     def sink_key(self) -> None:
-        """No gradient is needed."""
+        """Return None: no gradient is needed."""
         return
 
     def make_sink(self, features: Sequence[Outputs], setting: PassSetting) -> Never:

@@ -172,7 +172,7 @@ def test_a_feature_kind_of_the_plugin_is_computed_stored_and_described(
     assert found["unlearn-step"].storage.rows == 60 * 2 * 4
     assert found["unlearn-step"].facts["step_length"] > 0
     kept = json.loads(installed.attrbench("cache", "ls", "--json").stdout)
-    assert {"norms of layers", "losses under edited weights"} <= {entry["kind"] for entry in kept["entries"]}
+    assert {"norms of layers", "losses under edited weights"} <= {entry["kind"] for entry in kept["artifacts"]}
 
 
 def test_the_plugins_executor_writes_the_bytes_that_this_process_writes(installed: Installed, tmp_path: Path) -> None:

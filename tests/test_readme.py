@@ -18,7 +18,7 @@ from attrbench.contracts.record import read_records
 from attrbench.plugins.registry import Plugin, Registry, registry
 from attrbench.reports.leaderboard_table import to_markdown
 from attrbench.reports.ranking import build_tables
-from attrbench.taskfile.read import is_file
+from attrbench.taskfile.names import is_file
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"

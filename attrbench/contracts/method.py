@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, ClassVar, Generic, TypeVar, final
 from attrbench.code_digest import class_digest
 from attrbench.contracts.feature import FeatureRequest, QueryFeatures, TrainFeatures
 from attrbench.contracts.options import Options
-from attrbench.contracts.ranking import Ranking, top_k
 
 if TYPE_CHECKING:
     import numpy as np
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
     from attrbench.contracts.denoiser import Denoiser
     from attrbench.contracts.gradient_source import GradientSource
     from attrbench.contracts.method_results import Edited, Transformed
+    from attrbench.contracts.ranking import Ranking
     from attrbench.contracts.samples import Samples
 
 OptionsT = TypeVar("OptionsT", bound=Options)
@@ -107,6 +107,8 @@ class ExhaustiveScorer(Scorer):
     @final
     def top(self, query: QueryFeatures, k: int) -> Ranking:
         """Sorts the scores; ties go to the smaller index."""
+        from attrbench.contracts.ranking import top_k  # NumPy comes with it, and wrong names are refused before
+
         return top_k(self.scores(query), k)
 
 

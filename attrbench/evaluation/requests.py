@@ -12,7 +12,7 @@ from attrbench.contracts.options import Options, Spec, as_written, build_options
 from attrbench.contracts.task import Task
 from attrbench.errors import UsageError
 from attrbench.plugins.registry import registered_name
-from attrbench.taskfile.read import is_file, read_task
+from attrbench.taskfile.names import is_file
 
 if TYPE_CHECKING:
     from attrbench.contracts.executor import Executor
@@ -223,6 +223,8 @@ def request_task(registry: Registry, spec: Spec) -> TaskRequest:
     if not is_file(spec.name):
         kind = registry.task(spec.name)
         return TaskRequest(spec, kind(build_options("task", spec, kind.Options)))
+    from attrbench.taskfile.read import read_task  # NumPy and Pillow come with it, and most tasks are in no file
+
     task = read_task(Path(spec.name), spec.given)
     if task.meta.name in registry.names("task"):
         raise UsageError(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -15,11 +14,6 @@ from pydantic import BaseModel, ValidationError
 from attrbench.errors import UsageError
 from attrbench.taskfile.contents import TaskFile
 from attrbench.taskfile.file_task import FileTask
-
-
-def is_file(name: str) -> bool:
-    """Return whether a `-t` string is the path of a task file: contains a slash or ends in .toml."""
-    return name.endswith(".toml") or "/" in name or os.sep in name
 
 
 def read_task(path: Path, given: Mapping[str, str]) -> FileTask:

@@ -10,8 +10,9 @@ from attrbench.contracts.options import parse_spec
 from attrbench.data.open_dataset import list_items
 from attrbench.errors import AttrbenchError, UsageError
 from attrbench.taskfile.contents import QueryTable, seeds_of
+from attrbench.taskfile.names import is_file
 from attrbench.taskfile.prompts import draws_of
-from attrbench.taskfile.read import is_file, read_task
+from attrbench.taskfile.read import read_task
 from tests.taskfile.making import write_task
 
 

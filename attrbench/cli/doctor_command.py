@@ -12,7 +12,7 @@ import psutil
 import typer
 
 from attrbench.cli.common import RESULTS, Debug
-from attrbench.plugins.registry import registry
+from attrbench.plugins import registry as plugins
 
 ENOUGH_DISK = 5e9
 LOOK_S = 0.2
@@ -95,7 +95,7 @@ def _disk() -> list[str]:
 
 def _plugins() -> list[str]:
     problems = []
-    for plugin in registry().plugins:
+    for plugin in plugins.registry().plugins:
         if plugin.error:
             problems.append(f"plugin {plugin.name} of {plugin.distribution}: {plugin.error}")
         else:

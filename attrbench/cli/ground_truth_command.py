@@ -13,7 +13,7 @@ from attrbench.errors import UsageError
 from attrbench.evaluation.config import make_folder
 from attrbench.evaluation.requests import request_tasks
 from attrbench.ground_truth.bank import BankPlan
-from attrbench.plugins.registry import registry
+from attrbench.plugins import registry as plugins
 
 ground_truth_app = typer.Typer(
     help="Build what retraining says, once for a task.",
@@ -50,7 +50,7 @@ def build(
     The same command resumes after an interruption; larger --subsets or --seeds keep what is there. Runs on the task
     with the same cache then give the linear datamodeling score.
     """
-    requested = request_tasks(registry(), [task])
+    requested = request_tasks(plugins.registry(), [task])
     if len(requested) != 1:
         raise UsageError(f"{task}: one task at a time")
     from attrbench.evaluation.bank_run import build_bank  # torch comes with it, and wrong names are refused before

@@ -15,7 +15,7 @@ from attrbench.contracts.dataset_source import DatasetSource
 from attrbench.contracts.options import build_options, parse_spec
 from attrbench.errors import UsageError, unknown_name
 from attrbench.evaluation.folders import cache_folder
-from attrbench.plugins.registry import registry
+from attrbench.plugins import registry as plugins
 
 
 def prepare(
@@ -37,7 +37,7 @@ def prepare(
     specs = parse_spec(what)
     if len(specs) != 1:
         raise UsageError(f"{what}: one data set at a time")
-    kind = registry().preparation(specs[0].name)
+    kind = plugins.registry().preparation(specs[0].name)
     preparation = kind(build_options("preparation", specs[0], kind.Options))
     sources = dict(_source(text, kind.sources) for text in source or ())
     folder = RESULTS / "prepared" / kind.name if out is None else out

@@ -11,7 +11,7 @@ from attrbench.cli.common import RESULTS, Debug, Device, default_device
 from attrbench.contracts.task import Trainable
 from attrbench.errors import UsageError
 from attrbench.evaluation.requests import request_tasks
-from attrbench.plugins.registry import registry
+from attrbench.plugins import registry as plugins
 
 
 def train(
@@ -23,7 +23,7 @@ def train(
     debug: Debug = False,
 ) -> None:
     """Repeat the training of a task's weights. The same command resumes after an interruption."""
-    chosen = request_tasks(registry(), [task])[0].task
+    chosen = request_tasks(plugins.registry(), [task])[0].task
     if not isinstance(chosen, Trainable):
         raise UsageError(f"task {chosen.meta.name} has no training recipe")
     from attrbench.evaluation.devices import torch_device  # torch comes with it, and wrong names are refused before

@@ -29,7 +29,7 @@ class Done:
 def attrbench(monkeypatch, capfd):
     """Run a command; each folder of records has a cache of its own."""
     monkeypatch.delenv("ATTRBENCH_CACHE", raising=False)
-    monkeypatch.setattr("attrbench.store.default_cache.default_cache", lambda out: out / "cache")
+    monkeypatch.setattr("attrbench.evaluation.folders.default_cache", lambda out: out / "cache")
 
     def run(*arguments: str | Path) -> Done:
         monkeypatch.setattr(sys, "argv", ["attrbench", *map(str, arguments)])

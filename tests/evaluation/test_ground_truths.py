@@ -177,6 +177,6 @@ def test_one_that_is_not_measured_by_default_is_asked_for_by_name_and_options(tm
 
 def test_another_state_of_its_files_makes_a_record_stale(tmp_path):
     runs = [toy_run(tmp_path, truth(Change(), state=state)) for state in (None, "a", "b")]
-    assert len({run.identity(run.methods[0]) for run in runs}) == 3
+    assert len({run.records.identity(run.methods[0]) for run in runs}) == 3
     tuning = [toy_run(tmp_path, truth(Change(), state=state), retrain=False) for state in (None, "a")]
-    assert len({run.identity(run.methods[0]) for run in tuning}) == 1
+    assert len({run.records.identity(run.methods[0]) for run in tuning}) == 1

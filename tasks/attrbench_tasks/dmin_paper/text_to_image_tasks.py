@@ -285,7 +285,7 @@ class SD3LoRA(PaperTask):
 
 
 class SD3Full(PaperTask):
-    """The paper's Stable Diffusion 3 Medium with a fully fine-tuned transformer."""
+    """Task of the DMin paper: Stable Diffusion 3 Medium with a fully fine-tuned transformer."""
 
     Options: ClassVar[type[PaperOptions]] = FullPaperOptions  # type: ignore[misc]
     base = paper.SD3

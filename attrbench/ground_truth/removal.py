@@ -203,7 +203,7 @@ class OpenRemovalTruth(OpenGroundTruth):
         return [self._job(np.array([], np.int64), seed) for seed in self._study.seeds]
 
     def jobs_of(self, name: str, removed: Ids) -> list[TrainingJob]:
-        """Return the jobs that train a model without the chosen items, one for each seed; random choices are drawn anew.
+        """Return the jobs that train a model without the chosen items, one for each seed, random ones drawn anew.
 
         Args:
             name: `method`, or the name of a control.

@@ -58,7 +58,7 @@ class LiSSA(Method[LiSSAOptions]):
         return f"{self.name} v{self.version} {self.options.model_dump_json(include=used)}"
 
     def fit(self, train: TrainFeatures, context: Context) -> Scorer:
-        """Return a scorer over preconditioned training gradients, or over products with preconditioned query gradients."""
+        """Return a scorer over preconditioned training gradients, or over products with preconditioned queries."""
         o = self.options
         if o.hessian != "fisher":
             return ProductScorer(self._products, normalize=False)

@@ -37,7 +37,7 @@ class Holdings:
     indexes: list[str] = field(default_factory=list)
 
     def add(self, path: str, size: int) -> None:
-        """Add an object of `size` bytes."""
+        """Count an array of `size` bytes that was found at an attribute path, and remember the largest."""
         self.bytes += size
         if size > self.largest[1]:
             self.largest = (path, size)

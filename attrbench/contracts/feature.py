@@ -41,7 +41,7 @@ class Feature(ABC, Generic[TrainViewT, QueryViewT]):
 
     @abstractmethod
     def store(self, split: SplitName, scope: Scope) -> StoreSpec:
-        """Return what decides its numbers for a split, and what an item takes; asked only where it is computed."""
+        """Return what keys its stored files for a split, and the bytes of an item; asked only where it is computed."""
 
     def stored_in(self, split: SplitName) -> SplitName:
         """Return the split whose computation brings what is read back for `split`."""

@@ -192,7 +192,7 @@ class Method(ABC, Generic[OptionsT]):
         raise NotImplementedError(f"{type(self).__name__} declares losses under an edit and does not implement it")
 
     def depth(self, wanted: int) -> int:
-        """How many items to ask the scorer for, where the metrics want `wanted`."""
+        """Return how many top items to ask the scorer for, where the metrics want `wanted`; a method may give fewer."""
         return wanted
 
     @abstractmethod

@@ -152,7 +152,7 @@ class TaskRun:
                 yield record
 
     def _open_truths(self, world: TaskWorld) -> GroundTruths:
-        """Return the opened ground truths that apply to the task; a limited run measures none."""
+        """Open the ground truths that apply to the task; only an unlimited run with `retrain` measures them."""
         settings = self.settings
         setting = TruthSetting(self.task.task, world.opened, Workspace(settings.cache, self.device))
         measure = settings.retrain and not world.is_limited

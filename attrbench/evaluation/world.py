@@ -1,4 +1,4 @@
-"""The open task of a run with its settings, as plans, computations and methods see it."""
+"""What plans, computations and methods see of a run: items after limits, models at checkpoints, feature stores."""
 
 from __future__ import annotations
 

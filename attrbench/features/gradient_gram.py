@@ -78,7 +78,7 @@ class GradientGram(Declaration, GramFeature[TrainGram, Cross]):
         return StoreSpec(description, size, 1 << (count - 1).bit_length(), kind, timesteps_text(self.source))
 
     def train_view(self, data: SplitData) -> TrainGram:
-        """Return the [n, n] matrix as a view."""
+        """Return what `fit` gets: the [n, n] inner products of the training items' gradients."""
         return TrainGram(data.stored.array("gram"), {"": layout_of(self.source, data.scope).total})
 
     def query_view(self, data: SplitData) -> Cross:

@@ -41,7 +41,7 @@ class Outputs(Declaration, GradientFeature[Outputs_, Outputs_]):
         return
 
     def make_sink(self, features: Sequence[Outputs], setting: PassSetting) -> Never:
-        """Raise an error: outputs need no sink."""
+        """Raise an error: outputs come from the forward pass, so there is no gradient for a sink."""
         raise NotImplementedError("outputs need no sink")
 
     def width(self, setting: PassSetting) -> int:

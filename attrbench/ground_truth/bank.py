@@ -102,7 +102,7 @@ class SubsetBank:
     facts: BankFacts
 
     def write(self, path: Path) -> None:
-        """Write the bank to one file.
+        """Write the subset models' losses, their subsets and the facts to one safetensors file.
 
         Raises:
             AttrbenchError: where it can't be written.

@@ -62,7 +62,7 @@ class RemovalRule:
         return self.k if self.kind == "union" else max(self.k, self.count)
 
     def removed(self, ranked: Ids, items: int) -> Ids:
-        """Return the sorted ids that are removed for a ranking ([m, depth])."""
+        """Return the sorted training ids that this rule removes, given the rankings [m, depth] of all queries."""
         return union(ranked, self.k) if self.kind == "union" else most_retrieved(ranked, self.k, self.count, items)
 
     def shares(self, name: str) -> bool:
@@ -203,7 +203,7 @@ class OpenRemovalTruth(OpenGroundTruth):
         return [self._job(np.array([], np.int64), seed) for seed in self._study.seeds]
 
     def jobs_of(self, name: str, removed: Ids) -> list[TrainingJob]:
-        """Return the models of one choice of items, one for each seed; what is drawn at random is drawn for each.
+        """Return the jobs that train a model without the chosen items, one for each seed, random ones drawn anew.
 
         Args:
             name: `method`, or the name of a control.
@@ -239,7 +239,7 @@ class OpenRemovalTruth(OpenGroundTruth):
         return np.concatenate([top_k(query[None] @ train.T, self.depth).ids for query in queries])
 
     def _values(self, jobs: Sequence[TrainingJob]) -> Floats:
-        """Return the quantity of what each model drew, [seeds, pictures]."""
+        """Return the measured quantity of each picture that each retrained model generates, [seeds, pictures]."""
         return np.stack([self._study.measure(measured(job)["images"]) for job in jobs])
 
     def _retrieval_facts(self, ranked: Ids, removed: Ids) -> dict[str, float]:

@@ -136,7 +136,7 @@ def _network_folder(folder: Path) -> Path:
 
 
 def _part(folder: Path, component: str) -> Path:
-    """Return the folder of a component, which is the pipeline's own in older models on the hub."""
+    """Return the component's subfolder, or the pipeline's folder where there is none (older models on the hub)."""
     return folder / component if (folder / component).is_dir() else folder
 
 

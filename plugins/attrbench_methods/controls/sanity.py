@@ -57,7 +57,7 @@ class Shuffled(Method[ShuffledOptions]):
 
 
 class ShuffledScorer(ExhaustiveScorer):
-    """Scores of an exhaustive search in shuffled order: item i gets the score of item order[i] ([n])."""
+    """Control whose scores mean nothing: item i gets the true score of another item, order[i] ([n])."""
 
     def __init__(self, exact: ExactSearch, order: NDArray[np.int64]) -> None:
         self._exact = exact

@@ -58,7 +58,7 @@ class LiSSA(Method[LiSSAOptions]):
         return f"{self.name} v{self.version} {self.options.model_dump_json(include=used)}"
 
     def fit(self, train: TrainFeatures, context: Context) -> Scorer:
-        """Return the scorer over training gradients that went through the iteration, or over products with u."""
+        """Return a scorer over preconditioned training gradients, or over products with preconditioned queries."""
         o = self.options
         if o.hessian != "fisher":
             return ProductScorer(self._products, normalize=False)
@@ -114,7 +114,7 @@ class SampledScorer(ExhaustiveScorer):
         self._residual = 0.0
 
     def scores(self, query: QueryFeatures) -> NDArray[np.float32]:
-        """Return the [m, n] scores."""
+        """Run the iteration on the query gradients; return their products with the training gradients, [m, n]."""
         view = query[self._feature]
         gradients = (view.rows.astype("f8") * view.norms[:, :, None]).reshape(len(query), -1)
         step, damping = self.iteration.step, self.iteration.damping

@@ -91,7 +91,7 @@ class Richardson:
         return replace(self, iterations=low)
 
     def facts(self, residual: float) -> dict[str, float]:
-        """Return the numbers for the record, with the residual that was reached."""
+        """Return the iteration's settings and the residual that it reached, for the result record."""
         return {
             "top_eigenvalue": self.top,
             "damping": self.damping,

@@ -30,5 +30,5 @@ class ImageSimilarity(Method[SimilarityOptionsT]):
         self.self_first = None if options.similarity == "dot" else True
 
     def features(self) -> FeatureRequest:
-        """Return the request of the images."""
+        """Ask for the images of both sides, and for no gradients."""
         return FeatureRequest.both(Images())

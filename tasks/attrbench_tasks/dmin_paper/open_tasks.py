@@ -1,4 +1,4 @@
-"""Open tasks of the paper's text-to-image models, and the random images of scale runs.
+"""What `Task.open` returns for the DMin paper's text-to-image tasks, and for scale runs with random images.
 
 A scale run has random weights, images and conditioning at their real sizes: it measures time, memory and storage.
 """
@@ -24,7 +24,7 @@ STRIDE = 97
 
 
 class OpenPaperTask(OpenFileTask):
-    """An open task as a task file gives it, with a note about the source of the prompts."""
+    """The open form of a DMin paper task: an `OpenFileTask` that also notes where the prompts come from."""
 
     said: Sequence[str] = ()
 
@@ -44,7 +44,7 @@ class OpenScaleTask(OpenFileTask):
 
     @cached_property
     def train(self) -> Items:
-        """Return random images that are functions of their index alone and together take the memory of one."""
+        """Return random training images: overlapping windows of one strip of bytes, so that they take little memory."""
         shape = self.model_description.image_shape
         count = len(self._train)
         return Items(

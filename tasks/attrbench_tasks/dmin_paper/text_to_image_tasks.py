@@ -248,7 +248,7 @@ def choose_draws(pairs: Sequence[tuple[str, str]], per_group: int | None, first_
 
 
 class SD14LoRA(PaperTask):
-    """The paper's Stable Diffusion 1.4 with LoRA."""
+    """Task of the DMin paper: Stable Diffusion 1.4 with LoRA."""
 
     base = paper.SD14
     has_lora = True
@@ -266,7 +266,7 @@ class SD14LoRA(PaperTask):
 
 
 class SD3LoRA(PaperTask):
-    """The paper's Stable Diffusion 3 Medium with LoRA."""
+    """Task of the DMin paper: Stable Diffusion 3 Medium with LoRA."""
 
     base = paper.SD3
     has_lora = True
@@ -285,7 +285,7 @@ class SD3LoRA(PaperTask):
 
 
 class SD3Full(PaperTask):
-    """The paper's Stable Diffusion 3 Medium with a fully fine-tuned transformer."""
+    """Task of the DMin paper: Stable Diffusion 3 Medium with a fully fine-tuned transformer."""
 
     Options: ClassVar[type[PaperOptions]] = FullPaperOptions  # type: ignore[misc]
     base = paper.SD3

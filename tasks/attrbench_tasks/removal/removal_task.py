@@ -39,7 +39,7 @@ FIRST_PICTURE = 1_000_000
 
 
 class RemovalOptions(Options):
-    """Options of the removal tasks."""
+    """Options of tasks on which retrieved items are removed and the model is trained again."""
 
     needs: ClassVar = {"removed": "removal=most-retrieved"}
     generations: int = Field(1000, ge=1)

@@ -146,7 +146,8 @@ def test_the_method_of_the_readme_is_complete(tmp_path, monkeypatch):
     from attrbench.contracts.options import Options
     from attrbench.features.images import Images
 
-    (code,) = re.findall(r"^```python\n(.*?)^```", README.read_text(), flags=re.DOTALL | re.MULTILINE)
+    snippets = re.findall(r"^```python\n(.*?)^```", README.read_text(), flags=re.DOTALL | re.MULTILINE)
+    (code,) = (snippet for snippet in snippets if "register_methods" in snippet)
     module = types.ModuleType("readme_plugin")
     monkeypatch.setitem(sys.modules, "readme_plugin", module)
     exec(code, module.__dict__)

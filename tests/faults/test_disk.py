@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from attrbench.errors import AttrbenchError
-from attrbench.evaluation.plan import Plan
+from attrbench.evaluation import task_run
 from attrbench.store.checksums import seal_path
 from attrbench.store.shards import FeatureStore, Timing, Unit
 from tests.faults.conftest import results_of, stamps
@@ -122,7 +122,7 @@ def test_a_disk_that_fills_up_stops_the_run_and_with_more_room_the_same_command_
     cache = with_queries(disk / "cache")
     arguments = ("run", "-m", METHOD, *TASK, "--cache", cache, "--out", tmp_path / "out")
     with monkeypatch.context() as patch:
-        patch.setattr(Plan, "check_disk", lambda plan: None)
+        patch.setattr(task_run, "check_disk", lambda plan, world: None)
         done = attrbench(*arguments)
     assert_one_line(done, "No space left on device", str(cache), "--cache")
     assert parts(disk) == []

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from attrbench.contracts.feature import Engine, Unit
+from attrbench.contracts.computation import Engine, Unit
 from attrbench.contracts.gradient_source import GradientSource, TimestepGrid
 from attrbench.contracts.task import Items
 from attrbench.errors import AttrbenchError

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 
 from attrbench.errors import AttrbenchError, UsageError
 from attrbench.models.config import ModelConfig
-from attrbench.models.families.ddpm import DDPMDenoiser
+from attrbench.models.families.ddpm import DDPM, DDPMDenoiser
 from attrbench.models.families.stable_diffusion import StableDiffusionDenoiser
 from attrbench.models.families.stable_diffusion3 import StableDiffusion3Denoiser
 from attrbench.models.loading import load_denoiser
@@ -294,15 +294,21 @@ def registered(monkeypatch, *plugins):
 DDPM_TARGET = "attrbench.models.families.ddpm:DDPM"
 
 
+class Mine(DDPM):
+    """Another family for the same pipelines."""
+
+    name = "mine"
+
+
 def test_a_family_that_cannot_be_imported_is_named_and_stops_no_other(monkeypatch, tiny_folder, tiny_denoiser, caplog):
     registered(monkeypatch, ("broken", "no_such_package.family:Family"), ("ddpm", DDPM_TARGET))
     assert load_denoiser(ModelConfig(model=str(tiny_folder)), CPU).fingerprint == tiny_denoiser.fingerprint
     (record,) = caplog.records
-    assert "model family broken (no_such_package.family:Family) can't be loaded: ModuleNotFoundError" in record.message
+    assert "model family 'broken' of dist0 1 can't be loaded: ModuleNotFoundError" in record.message
 
 
 def test_two_families_that_take_one_pipeline_class_are_both_named(monkeypatch, tiny_folder):
-    registered(monkeypatch, ("ddpm", DDPM_TARGET), ("mine", DDPM_TARGET))
+    registered(monkeypatch, ("ddpm", DDPM_TARGET), ("mine", f"{__name__}:Mine"))
     error_of(ModelConfig(model=str(tiny_folder)), "DDPMPipeline are taken by the model families ddpm and mine")
 
 

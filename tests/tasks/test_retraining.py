@@ -82,7 +82,7 @@ def test_only_the_pictures_stay(tmp_path, folder):
     job = job_without(folder, tmp_path, *A)
     run_trainings([job], no_stage)
     names = sorted(path.name for path in (tmp_path / FOLDER).rglob("*"))
-    assert names == sorted([job.path.name, job.path.with_suffix(".json").name])
+    assert names == sorted([job.path.name, f"{job.path.name}.seal.json"])
 
 
 @pytest.mark.parametrize("moment", ["training", "drawing"])
@@ -147,7 +147,7 @@ def test_a_cache_that_cannot_be_written_is_one_line(tmp_path, folder):
 def test_a_job_that_was_sent_elsewhere_does_the_same(tmp_path, folder):
     here, there = (job_without(folder, tmp_path / name, *A) for name in ("here", "there"))
     retraining.use_opened_task(TruthSetting(here.task, None, here.workspace))
-    assert retraining.train_subset(pickle.loads(pickle.dumps(there))) == "done"
+    assert retraining.train_subset(pickle.loads(pickle.dumps(there))).state == "done"
     run_trainings([here], no_stage)
     assert np.array_equal(measured(here)["images"], measured(there)["images"])
 

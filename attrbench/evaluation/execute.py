@@ -120,10 +120,11 @@ class _Carrier:
                         advance()
 
     def _job(self, unit: Unit) -> ComputeJob:
-        wanted = tuple(self.stage.wanted(self.progress.given_up))
+        stores = self.stage.wanted(self.progress.given_up)
+        wanted, fingerprints = tuple(stores), tuple(store.fingerprint for store in stores.values())
         known = self.progress.plan.declarers
         declarers = tuple((feature, known[feature]) for feature, _ in wanted if feature in known)
-        return ComputeJob(self.reference, self.stage.computation, wanted, declarers, unit)
+        return ComputeJob(self.reference, self.stage.computation, wanted, fingerprints, declarers, unit)
 
     def _note_failures(self, receipt: Receipt) -> None:
         for feature, error in receipt.failures.items():

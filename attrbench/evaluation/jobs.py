@@ -13,6 +13,7 @@ from attrbench.contracts.computation import Computation, Prepared, SplitName, Un
 from attrbench.contracts.feature import Feature
 from attrbench.contracts.job import Receipt
 from attrbench.contracts.task import Items, OpenTask, Workspace
+from attrbench.errors import UsageError
 from attrbench.evaluation.world import PreparedFor, TaskWorld
 from attrbench.store.fingerprint import fingerprint
 from attrbench.store.locks import Claims
@@ -59,6 +60,7 @@ class ComputeJob:
         task: where.
         computation: what.
         features: what is wanted of it, with the split that each is stored for.
+        fingerprints: of the stores of these features, as the plan has them.
         declarers: the methods that declared features whose computation calls them.
         unit: the items.
         wait: whether to wait where another process is at the same unit, and then compute what it did not.
@@ -67,6 +69,7 @@ class ComputeJob:
     task: TaskReference
     computation: Computation[Any]
     features: tuple[tuple[Feature[Any, Any], SplitName], ...]
+    fingerprints: tuple[str, ...]
     declarers: tuple[tuple[Feature[Any, Any], MethodRequest], ...]
     unit: Unit
     wait: bool = False
@@ -115,6 +118,11 @@ def _prepared(job: ComputeJob, world: TaskWorld) -> Prepared[Any]:
         return last.ready
     world.prepared = None  # lets go of what the last one held before the next takes memory
     stores = {(feature, split): world.store(feature, split) for feature, split in job.features}
+    if tuple(store.fingerprint for store in stores.values()) != job.fingerprints:
+        raise UsageError(
+            f"{job.title}: task {world.task} has other images or weights in a worker process than where the run was"
+            " planned; a task that draws pictures by itself needs the same number of threads there (OMP_NUM_THREADS)"
+        )
     ready = job.computation.prepare(stores, world)
     world.prepared = PreparedFor(job.computation, wanted, ready)
     return ready

@@ -15,8 +15,10 @@ import pytest
 
 from attrbench.conformance.toy_task import QUERIES
 from attrbench.contracts.computation import Unit
+from attrbench.errors import UsageError
 from attrbench.evaluation.execute import ATTEMPTS
-from attrbench.evaluation.jobs import TaskReference
+from attrbench.evaluation.jobs import ComputeJob, TaskReference, execute
+from attrbench.evaluation.plan import make_plan
 from attrbench.evaluation.progress import Silent
 from attrbench.evaluation.task_run import TaskRun
 from attrbench.executors.processes import WATCH_SECONDS, ProcessesExecutor, ProcessesOptions
@@ -94,7 +96,7 @@ def test_a_worker_that_is_killed_at_its_job_changes_no_byte(tmp_path, by_one):
 
 
 def test_a_job_that_ends_its_process_every_time_is_given_up_and_the_others_are_done(tmp_path):
-    at_work, notes = settings(tmp_path, executor="processes:1"), Notes()
+    at_work, notes = settings(tmp_path, executor="processes:workers=1,threads=1"), Notes()
     methods = [request(method) for method in (Poison(), Rows(), NoEdit())]
     results = list(TaskRun(registry(), tiny_task(), methods, at_work, notes).results())
     records = {result.record.method.name: result.record for result in results}
@@ -111,6 +113,18 @@ def test_a_job_that_ends_its_process_every_time_is_given_up_and_the_others_are_d
     store = TaskReference.of(tiny_task(), at_work).open().store(Poison().feature, "query")
     states = [store.state(Unit(query, query + 1)) for query in range(QUERIES)]
     assert states == ["done", "missing", *["done"] * (QUERIES - 2)]
+
+
+def test_a_worker_that_opens_another_task_computes_nothing(tmp_path):
+    task = tiny_task()
+    reference = TaskReference.of(task, settings(tmp_path))
+    world = reference.open()
+    feature = Rows().feature
+    computation = next(stage.computation for stage in make_plan(world, [request(Rows())]).stages)
+    job = ComputeJob(reference, computation, ((feature, "train"),), ("another",), (), Unit(0, 2))
+    with pytest.raises(UsageError, match="task tiny v1 has other images or weights in a worker process"):
+        execute(job)
+    assert not list(tmp_path.rglob("items-*"))
 
 
 def test_only_the_job_that_ends_its_process_fails_whatever_was_in_flight_beside_it(tmp_path):

@@ -151,7 +151,7 @@ def test_workers_end_when_their_parent_is_killed(tmp_path):
     path = os.pathsep.join([str(ROOT), *sys.path])
     parent = subprocess.Popen([sys.executable, str(script), str(tmp_path)], env=os.environ | {"PYTHONPATH": path})
     try:
-        workers = wait_for(lambda: workers_of(tmp_path), 120)
+        workers = wait_for(lambda: workers_of(tmp_path), 300)
         assert all(is_running(pid) for pid in workers)
     finally:
         parent.kill()
@@ -163,8 +163,8 @@ def test_close_ends_the_workers(tmp_path):
     with closing(processes()) as executor:
         running = executor.run([LightJob(str(tmp_path / name), seconds=600 * (name > "a")) for name in "abc"], light)
         assert next(running).state == "done"
-        workers = wait_for(lambda: workers_of(tmp_path), 120)
-    wait_for(lambda: not any(is_running(pid) for pid in workers), 30)
+        workers = wait_for(lambda: workers_of(tmp_path), 300)
+    wait_for(lambda: not any(is_running(pid) for pid in workers), 120)
 
 
 def workers_of(folder):

@@ -50,7 +50,7 @@ def test_indexes_refuse_at_the_latest_when_they_are_built(without, tmp_path):
         make_index("Flat", 4)
     rows = type("Rows", (), {"count": 3, "width": 4})()
     with pytest.raises(Unavailable, match="hnswlib"):
-        HNSWSearch(rows, True, HNSWGraph(), 10, tmp_path, "key")
+        HNSWSearch(rows, None, True, HNSWGraph(), 10, tmp_path, "key")
 
 
 def test_the_exact_search_needs_neither(without):

@@ -156,7 +156,7 @@ def tune(  # noqa: D417
     """
     registry = plugins.registry()
     sweeps, task_requests = request_sweeps(registry, _several(methods)), request_tasks(registry, _several(tasks))
-    registry.executor(executor)
+    request_executor(registry, executor)
     from attrbench.results import TunedResults  # torch comes with it, as in `run`
 
     settings = run_settings(

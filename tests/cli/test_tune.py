@@ -318,3 +318,11 @@ def test_dampings_of_a_shipped_method_are_chosen_over_shared_features(attrbench,
     noted = done.err.splitlines()
     computed = [line for line in noted if "of train items" in line and "0 of" not in line]
     assert len(computed) == 3  # squared-norm, mean, losses: once for both sets of queries and all values
+
+
+def test_the_executor_takes_options_as_it_does_in_a_run(tune, tmp_path):
+    assert tune("-m", "place:place=1|0", "--executor", "processes:2").code == 0
+    assert len(reported(tmp_path)) == 1
+    done = tune("-m", "place:place=1|0", "--executor", "processes:none=1")
+    assert done.code == 2
+    assert "executor" in done.err

@@ -15,7 +15,7 @@ from attrbench.contracts.record import Record
 from attrbench.contracts.task import OpenTask, Workspace
 from attrbench.errors import AttrbenchError, UsageError
 from attrbench.evaluation.config import reporter, run_settings
-from attrbench.evaluation.folders import best_device, cache_folder, results_folder
+from attrbench.evaluation.folders import cache_folder, chosen_device, results_folder
 from attrbench.evaluation.progress import Reporter
 from attrbench.evaluation.requests import (
     MethodLike,
@@ -242,7 +242,7 @@ def open_task(task: TaskLike, *, cache: str | Path | None = None, device: str | 
     from attrbench.evaluation.devices import torch_device  # torch comes with it, as in `run`
 
     folder = cache_folder(cache, None)
-    return requests[0].task.open(Workspace(folder, torch_device(best_device() if device is None else device)))
+    return requests[0].task.open(Workspace(folder, torch_device(chosen_device(device))))
 
 
 def read_records(*folders: str | Path) -> list[Record]:
@@ -314,7 +314,7 @@ def check(
     requests = request_methods(registry, _several(methods))
     from attrbench.conformance.method_check import check_method  # torch comes with it, as in `run`
 
-    place = best_device() if device is None else device
+    place = chosen_device(device)
     reports: list[Report] = []
     for request in requests:
         if on_method is not None:

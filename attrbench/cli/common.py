@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from attrbench.evaluation.folders import RESULTS, best_device
+from attrbench.evaluation.folders import RESULTS
 from attrbench.evaluation.progress import TerminalReporter, console
 
 __all__ = ["RESULTS", "TerminalReporter", "console"]
@@ -37,8 +37,3 @@ GroundTruths = Annotated[
 ]
 Rerun = Annotated[bool, typer.Option("--rerun", help="Score again what a record already answers.")]
 Device = Annotated[str | None, typer.Option(help="Torch device [default: cuda where there is one, else cpu].")]
-
-
-def default_device(given: str | None) -> str:
-    """Return the device that was given, or the best there is."""
-    return best_device() if given is None else given

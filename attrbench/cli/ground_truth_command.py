@@ -8,9 +8,10 @@ from typing import Annotated, Literal
 
 import typer
 
-from attrbench.cli.common import RESULTS, Cache, Debug, Device, TerminalReporter, default_device
+from attrbench.cli.common import RESULTS, Cache, Debug, Device, TerminalReporter
 from attrbench.errors import UsageError
 from attrbench.evaluation.config import make_folder
+from attrbench.evaluation.folders import chosen_device
 from attrbench.evaluation.requests import request_tasks
 from attrbench.ground_truth.bank import BankPlan
 from attrbench.plugins import registry as plugins
@@ -58,7 +59,7 @@ def build(
     folder = RESULTS / "cache" if cache is None else cache
     make_folder(folder, "--cache")
     plan = BankPlan(subsets=subsets, seeds=seeds, alpha=alpha, kind=kind, steps=timesteps, draws=draws)
-    built = build_bank(requested[0].task, plan, folder, default_device(device), TerminalReporter(), limit)
+    built = build_bank(requested[0].task, plan, folder, chosen_device(device), TerminalReporter(), limit)
     if built.path is None:
         typer.echo(f"{built.missing} models are missing, and no two subsets are whole: run the same command again")
         return

@@ -7,9 +7,10 @@ from typing import Annotated
 
 import typer
 
-from attrbench.cli.common import RESULTS, Debug, Device, default_device
+from attrbench.cli.common import RESULTS, Debug, Device
 from attrbench.contracts.task import Trainable
 from attrbench.errors import UsageError
+from attrbench.evaluation.folders import chosen_device
 from attrbench.evaluation.requests import request_tasks
 from attrbench.plugins import registry as plugins
 
@@ -29,5 +30,5 @@ def train(
     from attrbench.evaluation.devices import torch_device  # torch comes with it, and wrong names are refused before
 
     folder = RESULTS / "trained" / chosen.meta.name if out is None else out
-    trained = chosen.train(None, None, folder, torch_device(default_device(device)), typer.echo)
+    trained = chosen.train(None, None, folder, torch_device(chosen_device(device)), typer.echo)
     typer.echo(f"weights are in {trained}")

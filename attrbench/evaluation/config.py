@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from attrbench.contracts.computation import Engine
 from attrbench.errors import AttrbenchError
-from attrbench.evaluation.folders import best_device, cache_folder, results_folder
+from attrbench.evaluation.folders import cache_folder, chosen_device, results_folder
 from attrbench.evaluation.progress import Reporter, Silent, TerminalReporter
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ def run_settings(
     return RunSettings(
         out=results_folder(out),
         cache=cache_folder(cache, out),
-        device=best_device() if device is None else device,
+        device=chosen_device(device),
         engine=Engine(backend, batch_size),
         **others,
     )

@@ -20,8 +20,10 @@ def cache_folder(cache: str | Path | None, out: str | Path | None) -> Path:
     return default_cache(results_folder(out)) if cache is None else Path(cache)
 
 
-def best_device() -> str:
-    """Return `cuda` where torch finds a CUDA device, else `cpu`."""
+def chosen_device(given: str | None) -> str:
+    """Return the name of the given torch device; for None `cuda` where torch finds a CUDA device, else `cpu`."""
+    if given is not None:
+        return given
     import torch  # heavy: only a run needs it
 
     return "cuda" if torch.cuda.is_available() else "cpu"

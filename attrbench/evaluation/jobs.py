@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
@@ -104,7 +103,7 @@ def execute(job: ComputeJob) -> Receipt:
     world.declarers.update(job.declarers)
     prepared = _prepared(job, world)
     name = fingerprint(job.computation.identity(world))[:20]
-    with closing(Claims(world.cache / "claims" / name)) as claims, claims.claim(job.unit.first, job.wait) as ours:
+    with Claims(world.cache / "claims" / name).claim(job.unit.first, job.wait) as ours:
         if not ours:
             return Receipt(job, "busy")
         prepared.compute(job.unit)

@@ -61,6 +61,3 @@ class Claims:
     def claim(self, part: int, wait: bool) -> AbstractContextManager[bool]:
         """Lock part number `part`; see `lock`."""
         return lock(self._path.with_name(f"{self._path.name}-{part}{LOCK}"), wait)
-
-    def close(self) -> None:
-        """Do nothing: lock files are open only while they are held."""

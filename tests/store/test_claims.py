@@ -59,12 +59,8 @@ def other(path):
 
 
 def claimed(path, piece, wait=False):
-    claims = Claims(path)
-    try:
-        with claims.claim(piece, wait) as ours:
-            return ours
-    finally:
-        claims.close()
+    with Claims(path).claim(piece, wait) as ours:
+        return ours
 
 
 @pytest.mark.parametrize("wait", [False, True])
@@ -74,7 +70,6 @@ def test_within_one_process_every_claim_succeeds(path, wait):
         assert (a, b, c, d) == (True, True, True, True)
     with first.claim(0, wait) as again:
         assert again
-    first.close()
     with first.claim(0, wait) as reopened:
         assert reopened
 
@@ -84,7 +79,6 @@ def test_piece_that_another_process_holds_is_not_ours_and_all_others_are(path, o
     for piece in (0, 1, 63, 64, 65, 2**40):
         with claims.claim(piece, wait=False) as ours:
             assert ours == (piece != 64)
-    claims.close()
 
 
 def test_another_work_has_claims_of_its_own(path, other):
@@ -136,7 +130,6 @@ def test_what_we_hold_no_other_process_gets_until_we_let_go(path):
         assert not gets(path, 64)
         assert gets(path, 0)
     assert gets(path, 64)
-    claims.close()
 
 
 def test_letting_go_of_one_piece_keeps_the_others(path):
@@ -146,7 +139,6 @@ def test_letting_go_of_one_piece_keeps_the_others(path):
             with claims.claim(piece, wait=False):
                 pass
         assert not gets(path, 64)
-    claims.close()
 
 
 def test_work_that_fails_lets_go(path):
@@ -154,7 +146,6 @@ def test_work_that_fails_lets_go(path):
     with pytest.raises(KeyError), claims.claim(64, wait=False):
         raise KeyError
     assert gets(path, 64)
-    claims.close()
 
 
 def test_file_that_cannot_be_made_gives_everyone_every_claim(tmp_path):
@@ -163,7 +154,6 @@ def test_file_that_cannot_be_made_gives_everyone_every_claim(tmp_path):
     for wait in (False, True):
         with claims.claim(3, wait) as ours:
             assert ours
-    claims.close()
 
 
 @pytest.mark.parametrize("wait", [False, True])

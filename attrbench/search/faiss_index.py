@@ -74,9 +74,7 @@ class FaissSearch(IndexSearch):
         key: str,
     ) -> None:
         library = search_library("faiss")
-        self._rows = rows
-        self._feature = feature
-        self._normalize = normalize
+        super().__init__(rows, feature, normalize)
         self._rerank = rerank
         name = fingerprint({"rows": key, "count": rows.count, "normalize": normalize, "index": index})
         self._kept = kept_index(

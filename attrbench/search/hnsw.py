@@ -64,9 +64,7 @@ class HNSWSearch(IndexSearch):
         folder: Path,
         key: str,
     ) -> None:
-        self._rows = rows
-        self._feature = feature
-        self._normalize = normalize
+        super().__init__(rows, feature, normalize)
         self._ef = ef
         name = fingerprint({"rows": key, "count": rows.count, "normalize": normalize, "graph": asdict(graph)})
         self._kept = kept_index(

@@ -51,12 +51,20 @@ def kept_index(
 
 
 class IndexSearch(Scorer):
-    """A base class of searches in a kept index, with its storage costs and its exhaustive counterpart."""
+    """A base class of searches in a kept index, with its storage costs and its exhaustive counterpart.
 
-    _rows: TrainRows
-    _feature: GradientRows
-    _normalize: bool
+    Args:
+        rows: gradient rows of the training set.
+        feature: the feature of the query rows.
+        normalize: whether gradients are scaled to unit norm at each timestep.
+    """
+
     _kept: Kept[Any]
+
+    def __init__(self, rows: TrainRows, feature: GradientRows, normalize: bool) -> None:
+        self._rows = rows
+        self._feature = feature
+        self._normalize = normalize
 
     def size(self) -> StateSize:
         """Return the bytes of the index file, which contains the rows or their codes."""

@@ -19,6 +19,7 @@ from attrbench.store.locks import Claims
 
 if TYPE_CHECKING:
     from attrbench.contracts.denoiser import Denoiser
+    from attrbench.contracts.model_description import ModelDescription
     from attrbench.evaluation.config import RunSettings
     from attrbench.evaluation.requests import MethodRequest, TaskRequest
 
@@ -153,3 +154,8 @@ class _OtherQueries(OpenTask):
     def denoiser(self) -> Denoiser:
         """The task's model."""
         return self._opened.denoiser
+
+    @property
+    def model_description(self) -> ModelDescription:
+        """What the task can tell of its model before it is loaded."""
+        return self._opened.model_description

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from attrbench.contracts.denoiser import Denoiser
+    from attrbench.contracts.model_description import ModelDescription
     from attrbench.contracts.samples import Samples
     from attrbench.contracts.task import Items, OpenTask, TaskMeta
     from attrbench.evaluation.config import RunSettings
@@ -46,39 +48,39 @@ class PreparedFor:
 
 
 @dataclass(frozen=True)
-class LoadedModel:
-    """The description of a model at a checkpoint, taken from the loaded final model.
+class ModelAt:
+    """What decides the rows of a model with the weights of a checkpoint.
 
     Attributes:
-        denoiser: with the final weights.
+        described: the final model.
         checkpoint: whose facts.
     """
 
-    denoiser: Denoiser
+    described: ModelDescription
     checkpoint: str
 
     @property
     def fingerprint(self) -> str:
         """Hash of the weights and of the options that decide their gradients."""
-        return self.denoiser.fingerprint_at(self.checkpoint)
+        return self.described.fingerprint_at(self.checkpoint)
 
     @property
     def takes_prompts(self) -> bool:
         """Whether the model draws from prompts."""
-        return self.denoiser.takes_prompts
+        return self.described.takes_prompts
 
     @property
     def sampling(self) -> Mapping[str, object]:
         """Settings that decide the sampler's steps."""
-        return self.denoiser.sampling
+        return self.described.sampling
 
     def timesteps(self, grid: TimestepGrid) -> tuple[float, ...]:
         """Return the timesteps of a grid."""
-        return self.denoiser.timesteps(grid)
+        return self.described.timesteps(grid)
 
     def parameter_sizes(self, which: str) -> dict[str, int]:
         """Return the number of entries of each attributed parameter."""
-        return {name: parameter.numel() for name, parameter in self.denoiser.attributed_parameters(which).items()}
+        return {name: math.prod(shape) for name, shape in self.described.parameters(which).items()}
 
 
 @dataclass
@@ -97,7 +99,7 @@ class TaskWorld:
     settings: RunSettings
     declarers: dict[AnyFeature, MethodRequest] = field(default_factory=dict)
     _stores: dict[tuple[AnyFeature, SplitName], FeatureStore] = field(default_factory=dict)
-    _models: dict[str, LoadedModel] = field(default_factory=dict)
+    _models: dict[str, ModelAt] = field(default_factory=dict)
     _denoisers: dict[str, Denoiser] = field(default_factory=dict)
     prepared: PreparedFor | None = None
 
@@ -149,10 +151,10 @@ class TaskWorld:
         """Return the hash of all items of a split."""
         return self.items(split).fingerprint
 
-    def model(self, checkpoint: str) -> LoadedModel:
+    def model(self, checkpoint: str) -> ModelAt:
         """Return the facts of the model with the weights of a checkpoint."""
         if checkpoint not in self._models:
-            self._models[checkpoint] = LoadedModel(self.opened.denoiser, checkpoint)
+            self._models[checkpoint] = ModelAt(self.opened.model_description, checkpoint)
         return self._models[checkpoint]
 
     def denoiser(self, checkpoint: str) -> Denoiser:

@@ -159,6 +159,20 @@ def test_what_does_not_go_together_is_one_line(own, tmp_path, attrbench, tables,
     assert words in done.complaint[0]
 
 
+def test_a_plan_for_pictures_of_a_folder_loads_no_network(own, tmp_path, attrbench, monkeypatch):
+    picture(tmp_path / "asked" / "z.png", 5)
+    path = own(queries={"images": "asked"})
+
+    def refuse(*arguments):
+        raise AssertionError("the network is loaded")
+
+    monkeypatch.setattr("attrbench.models.loading.load_denoiser", refuse)
+    done = attrbench("run", "-m", "dmin:v=64", "-t", path, "--dry-run", "--out", tmp_path / "out")
+    assert done.code == 0
+    assert "8 training items, 1 queries" in done.err
+    assert "gradients of the loss of train items" in done.err
+
+
 def test_there_is_no_recipe_to_train_it(own, attrbench):
     done = attrbench("train", own())
     assert done.code == 2

@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from attrbench.contracts.task import Items, OpenTask
-from attrbench.data.generated_images import kept_generations
 from attrbench.data.open_dataset import make_items
 from attrbench.data.pixels import refusing_bombs, to_pixels, what_is_wrong
 from attrbench.errors import AttrbenchError, UsageError
@@ -29,6 +28,8 @@ from attrbench.evaluation.progress import Reporter
 from attrbench.evaluation.requests import MethodRequest, TaskRequest, request_executor
 from attrbench.evaluation.world import TaskWorld
 from attrbench.reports.contact_sheet import contact_sheet, png
+from attrbench.taskfile.drawn_items import drawn_items
+from attrbench.taskfile.prompts import Draw
 
 if TYPE_CHECKING:
     from attrbench.contracts.denoiser import Denoiser
@@ -162,12 +163,7 @@ def _queries(question: Question, opened: OpenTask, cache: Path) -> Items:
             for number, image in enumerate(question.images)
         ]
         return make_items(images, prompts, [""] * len(images), names)
-    seeds = [question.seed or 0] * len(prompts)
-    names = [
-        f"seed {seed}" + (f" of '{prompt}'" if prompt else "") for prompt, seed in zip(prompts, seeds, strict=True)
-    ]
-    images = kept_generations(denoiser, prompts, seeds, cache)
-    return make_items(images, prompts, [""] * len(images), names, seeds=seeds)
+    return drawn_items(denoiser, [Draw(prompt, question.seed or 0) for prompt in prompts], cache)
 
 
 def _prompts(question: Question, denoiser: Denoiser) -> Sequence[str]:

@@ -13,12 +13,12 @@ import numpy as np
 from attrbench.contracts.dataset_source import DatasetSource
 from attrbench.contracts.model_config import ModelConfig
 from attrbench.contracts.task import Items, OpenTask, Task, TaskMeta, Workspace
-from attrbench.data.generated_images import kept_generations
 from attrbench.data.manifest import Listing
 from attrbench.data.open_dataset import items_of, list_items, make_items, need_captions
 from attrbench.errors import AttrbenchError, UsageError
 from attrbench.store.fingerprint import local_state
 from attrbench.taskfile.contents import TaskFile
+from attrbench.taskfile.drawn_items import drawn_items
 from attrbench.taskfile.paths import beside_data, beside_model
 from attrbench.taskfile.prompts import Draw, common_query, draws_of, prompt_file
 
@@ -172,7 +172,7 @@ class OpenFileTask(OpenTask):
         return loaded.items
 
     def _drawn(self) -> Items:
-        prompts, seeds, groups = ([getattr(draw, name) for draw in self._draws] for name in Draw._fields)
+        prompts = [draw.prompt for draw in self._draws]
         where = f"the prompts of {self._task.path}"
         if self.model_description.takes_prompts and not any(prompts):
             raise AttrbenchError(f"{self._task.path}: [queries] lacks prompts, and the model takes them")
@@ -180,9 +180,7 @@ class OpenFileTask(OpenTask):
             raise AttrbenchError(
                 f"{self._task.path}: [queries] gives prompts, and the model takes none: give seeds alone"
             )
-        images = kept_generations(self.denoiser, prompts, seeds, self._workspace.cache)
-        names = [f"seed {seed}" + (f" of '{prompt}'" if prompt else "") for prompt, seed, _ in self._draws]
-        items = make_items(images, prompts, groups, names, seeds=seeds)
+        items = drawn_items(self.denoiser, self._draws, self._workspace.cache)
         self._note_truncated(items, where)
         return items
 

@@ -17,7 +17,12 @@ class Draw(NamedTuple):
 
     prompt: str
     seed: int
-    group: str
+    group: str = ""
+
+    @property
+    def name(self) -> str:
+        """Return what the image is called in messages."""
+        return f"seed {self.seed}" + (f" of '{self.prompt}'" if self.prompt else "")
 
 
 def draws_of(queries: QueryTable, folder: Path) -> list[Draw]:
@@ -38,7 +43,7 @@ def common_query(one: QueryTable, other: QueryTable, folder: Path) -> str:
     """Return in words a query that is in both tables, generated or from a data set; empty if there is none."""
     drawn = [{draw[:2] for draw in draws_of(queries, folder)} if queries.draws else set() for queries in (one, other)]
     for prompt, seed in sorted(drawn[0] & drawn[1]):
-        return f"seed {seed}" + (f" of '{prompt}'" if prompt else "")
+        return Draw(prompt, seed).name
     images = [
         (source.model_copy(update={"path": str((folder / Path(source.path).expanduser()).resolve())}))
         for queries in (one, other)

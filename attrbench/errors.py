@@ -36,6 +36,12 @@ class Interrupted(BaseException):
     """
 
 
+def error_line(error: BaseException) -> str:
+    """Return the message of an AttrbenchError, and type and message of any other error, on one line."""
+    text = " ".join(str(error).split())
+    return text if isinstance(error, AttrbenchError) else f"{type(error).__name__}: {text}"
+
+
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> UsageError:
     """A usage error that names the nearest known names, or all of them where none is near."""
     names = sorted(known)

@@ -10,7 +10,7 @@ from attrbench.contracts.computation import Unit
 from attrbench.contracts.executor import Executor
 from attrbench.contracts.feature import FeatureRequest
 from attrbench.contracts.job import Receipt
-from attrbench.errors import AttrbenchError, FeatureFailed, Unavailable, UsageError
+from attrbench.errors import FeatureFailed, Unavailable, UsageError, error_line
 from attrbench.evaluation.jobs import ComputeJob, TaskReference, execute
 from attrbench.evaluation.plan import Plan, Stage
 from attrbench.evaluation.progress import Reporter
@@ -135,10 +135,7 @@ class _Carrier:
         assert receipt.error is not None
         if isinstance(receipt.error, Unavailable | UsageError | FeatureFailed):
             raise receipt.error
+        title, reason = receipt.job.title, error_line(receipt.error)
         if attempts >= ATTEMPTS:
-            raise FeatureFailed(f"{receipt.job.title}: failed {attempts} times; the last time: {_line(receipt.error)}")
-        self.reporter.note(f"{receipt.job.title}: {_line(receipt.error)}; trying again")
-
-
-def _line(error: Exception) -> str:
-    return str(error) if isinstance(error, AttrbenchError) else f"{type(error).__name__}: {error}"
+            raise FeatureFailed(f"{title}: failed {attempts} times; the last time: {reason}")
+        self.reporter.note(f"{title}: {reason}; trying again")

@@ -15,7 +15,7 @@ from attrbench.contracts.metric import MAX_DEPTH, Outcome
 from attrbench.contracts.options import Spec, build_options, parse_spec
 from attrbench.contracts.record import Record
 from attrbench.contracts.task import Task
-from attrbench.errors import AttrbenchError, Unavailable, UsageError
+from attrbench.errors import AttrbenchError, Unavailable, UsageError, error_line
 from attrbench.evaluation.progress import Reporter
 from attrbench.ground_truth.retraining import run_trainings, use_opened_task
 
@@ -152,8 +152,7 @@ def with_ground_truths(
 def failed(record: Record, error: Exception) -> Record:
     """Return the record of a run that ended with this error, in one line; the traceback is for --debug."""
     log.debug("%s failed:", record.method.label, exc_info=error)
-    reason = str(error) if isinstance(error, AttrbenchError) else f"{type(error).__name__}: {error}"
-    return record.model_copy(update={"status": "failed", "error": " ".join(reason.split())})
+    return record.model_copy(update={"status": "failed", "error": error_line(error)})
 
 
 def finite(facts: Mapping[str, float]) -> dict[str, float]:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import pluggy
 
-from attrbench.errors import AttrbenchError, unknown_name
+from attrbench.errors import AttrbenchError, error_line, unknown_name
 from attrbench.plugins import builtin, hookspecs
 from attrbench.version import __version__
 
@@ -134,8 +134,7 @@ class Registry:
                     implementation(self._registrar(kind, plugin))
             _check_hook_names(module)
         except (Exception, SystemExit) as error:
-            text = " ".join(str(error).split())
-            plugin.error = text if isinstance(error, AttrbenchError) else f"{type(error).__name__}: {text}"
+            plugin.error = error_line(error)
             if os.environ.get("ATTRBENCH_STRICT_PLUGINS") == "1":
                 raise AttrbenchError(f"plugin {plugin.name} of {plugin.distribution}: {plugin.error}") from error
 

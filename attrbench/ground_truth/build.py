@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -52,6 +53,7 @@ class BankBuild:
             draw_subset(items, number, plan.subset_seed, plan.alpha, plan.kind) for number in range(plan.subsets)
         ]
 
+    @cached_property
     def jobs(self) -> list[TrainingJob]:
         """Return the J x S trainings, subset by subset."""
         return [
@@ -63,19 +65,19 @@ class BankBuild:
     def train(self, stage: Stage, limit: int | None = None, note: Callable[[str], None] | None = None) -> int:
         """Train up to `limit` missing models, and return how many are still missing."""
         use_opened_task(self._setting)
-        missing = [job for job in self.jobs() if not is_done(job)]
+        missing = [job for job in self.jobs if not is_done(job)]
         if note is not None:
-            note(f"{len(self.jobs()) - len(missing)} of {len(self.jobs())} models are there")
+            note(f"{len(self.jobs) - len(missing)} of {len(self.jobs)} models are there")
         run_trainings(missing[:limit], stage)
         return sum(not is_done(job) for job in missing)
 
     def bank(self, code: Code) -> SubsetBank | None:
         """Return the bank of the subsets whose models are all there; None where there are fewer than two."""
-        per_subset = np.array([is_done(job) for job in self.jobs()]).reshape(-1, self._plan.seeds)
+        per_subset = np.array([is_done(job) for job in self.jobs]).reshape(-1, self._plan.seeds)
         numbers = np.flatnonzero(per_subset.all(axis=1)).tolist()
         if len(numbers) < 2:
             return None
-        jobs = np.array(self.jobs(), dtype=object).reshape(-1, self._plan.seeds)[numbers]
+        jobs = np.array(self.jobs, dtype=object).reshape(-1, self._plan.seeds)[numbers]
         opened, meta = self._setting.opened, self._setting.task.meta
         facts = BankFacts(
             task=meta.name,

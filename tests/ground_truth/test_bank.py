@@ -80,10 +80,10 @@ def test_each_loss_is_that_of_the_model_trained_on_the_subset(build, opened, tmp
 
 
 def test_more_subsets_or_seeds_keep_the_models_that_are_there(build, opened):
-    known = {job.path for job in build.jobs()}
+    known = {job.path for job in build.jobs}
     larger = BankBuild(opened, PLAN.model_copy(update={"subsets": 8, "seeds": 3}))
-    assert known < {job.path for job in larger.jobs()} and len(larger.jobs()) == 24
-    assert set(measured(build.jobs()[0])) == {"losses"}
+    assert known < {job.path for job in larger.jobs} and len(larger.jobs) == 24
+    assert set(measured(build.jobs[0])) == {"losses"}
 
 
 def damaged(path, **changes):

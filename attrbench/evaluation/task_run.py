@@ -207,8 +207,8 @@ class TaskRun:
         fit_seconds = time.perf_counter() - started
         measured = measure_queries(scorer, query, context.depth)
         metrics = measure_metrics(self.registry, world, measured, self.settings.seed, self.reporter.note)
-        if self.settings.keep_scores and measured.scores is not None:
-            self._scores[self.records.identity(request)] = measured.scores
         scored = Scored(reader, scorer, fit_seconds, measured, metrics)
         record = self.records.with_results(request, world, scored, coverage)
+        if self.settings.keep_scores and measured.scores is not None:
+            self._scores[record.identity] = measured.scores
         return record, outcome_of(world, measured)

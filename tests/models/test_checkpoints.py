@@ -172,7 +172,7 @@ def test_learning_rates_are_those_of_the_file(ddpm, tiny_denoiser):
 
 
 def test_shipped_tasks_have_checkpoints_with_learning_rates():
-    from attrbench_tasks.minis.open_ddpm import WEIGHTS
+    from attrbench_tasks.shipped_weights import WEIGHTS
 
     for folder in ("digits-mini", "ddpm-mnist-mini"):
         model = DDPMDenoiser(WEIGHTS / folder, torch.device("cpu"))

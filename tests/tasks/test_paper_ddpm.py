@@ -10,8 +10,8 @@ from attrbench.errors import AttrbenchError
 from attrbench_tasks.datasets.labeled_arrays import list_arrays
 from attrbench_tasks.dmin_paper import constants as paper
 from attrbench_tasks.dmin_paper.ddpm_tasks import DDPMCifar10, DDPMMnist
-from attrbench_tasks.minis.open_ddpm import WEIGHTS
 from attrbench_tasks.minis.query_pictures import CONFIDENCE
+from attrbench_tasks.shipped_weights import WEIGHTS
 from attrbench_tasks.training import classifier
 
 CPU = torch.device("cpu")

@@ -11,8 +11,8 @@ from attrbench_tasks.datasets.registry_mix import FAMILIES
 from attrbench_tasks.minis.ddpm_icons import DDPMIconsMini
 from attrbench_tasks.minis.ddpm_mnist import DDPMMnistMini
 from attrbench_tasks.minis.digits import DigitsMini
-from attrbench_tasks.minis.open_ddpm import WEIGHTS
 from attrbench_tasks.minis.query_pictures import CONFIDENCE
+from attrbench_tasks.shipped_weights import WEIGHTS
 from attrbench_tasks.training.classifier import REPORT, load_classifier, probabilities
 from attrbench_tasks.training.loop import RECIPE_FILE
 

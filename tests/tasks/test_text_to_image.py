@@ -9,7 +9,8 @@ import torch
 from attrbench.contracts.task import Workspace
 from attrbench_tasks.datasets.registry_mix import FAMILIES, PARTS, part, subject
 from attrbench_tasks.minis.recipes import AUTOENCODER, BASES, CLASSIFIER, TEXT_ENCODERS, pixels
-from attrbench_tasks.minis.text_to_image import JUDGED, SHARED, WEIGHTS, SD3FullMini, SD3LoRAMini, SD14LoRAMini
+from attrbench_tasks.minis.text_to_image import JUDGED, SHARED, SD3FullMini, SD3LoRAMini, SD14LoRAMini
+from attrbench_tasks.shipped_weights import WEIGHTS
 from attrbench_tasks.training.classifier import REPORT, load_classifier, probabilities
 from attrbench_tasks.training.loop import RECIPE_FILE
 

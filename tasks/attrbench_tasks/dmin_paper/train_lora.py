@@ -121,8 +121,7 @@ def train_paper_task(
     items = opened.train
     request = TrainingRequest(len(items), subset, seed)
     recipe = request.recipe(recipe_of(base, options, items))
-    if request.begin(recipe, out):
-        report(f"{base.path}: {out} holds the weights of this recipe already")
+    if request.begin(recipe, out, str(base.path), report):
         return out
     count = len(request.indices)
     parts = -(-min(recipe.batch_size, count) // recipe.micro_batch)

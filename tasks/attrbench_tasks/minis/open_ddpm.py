@@ -21,14 +21,12 @@ from pydantic import Field
 
 from attrbench.contracts.options import Options
 from attrbench.contracts.task import Items, OpenTask, Task, Trainable, Workspace
-from attrbench.errors import AttrbenchError
 from attrbench.models.families.ddpm import DDPMDenoiser
 from attrbench_tasks.minis.query_pictures import Wanted, labeled_generations
+from attrbench_tasks.shipped_weights import WEIGHTS, need_weights
 from attrbench_tasks.training.classifier import ClassifierRecipe, Labeled, train_classifier
 from attrbench_tasks.training.train_ddpm import DDPMRecipe, scaled, train_ddpm
 from attrbench_tasks.training.training_request import TrainingRequest
-
-WEIGHTS = Path(__file__).parents[1] / "weights"
 
 
 class MiniDDPMOptions(Options):
@@ -86,11 +84,7 @@ class MiniDDPMTask(Task[MiniDDPMOptions], Trainable):
 
     def open(self, workspace: Workspace) -> OpenMiniDDPM:
         """Return the open task, after checking that its weights are there."""
-        if not (self.weights / "classifier.safetensors").is_file():
-            raise AttrbenchError(
-                f"task {self.meta.name}: no weights in {self.weights}; make them with"
-                f" 'attrbench train {self.meta.name} --out {self.weights}'"
-            )
+        need_weights(self.meta.name, self.weights / "classifier.safetensors")
         return OpenMiniDDPM(self, workspace)
 
     def train(
@@ -106,8 +100,7 @@ class MiniDDPMTask(Task[MiniDDPMOptions], Trainable):
         request = TrainingRequest(len(data.train[0]), subset, seed)
         ddpm_recipe, classifier_recipe = self.recipes()
         recipe = request.recipe(ddpm_recipe)
-        if request.begin(recipe, out):
-            report(f"{self.meta.name}: {out} holds the weights of this recipe already")
+        if request.begin(recipe, out, self.meta.name, report):
             return out
         if request.is_original:
             accuracy = train_classifier(classifier_recipe, data.classifier, data.held_out, out, device)

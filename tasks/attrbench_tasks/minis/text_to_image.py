@@ -22,20 +22,19 @@ from pydantic import Field
 from attrbench.contracts.denoiser import Denoiser
 from attrbench.contracts.options import Options
 from attrbench.contracts.task import Items, OpenTask, Task, TaskMeta, Trainable, Workspace
-from attrbench.errors import AttrbenchError
 from attrbench.files import write_atomically
 from attrbench.models.config import ModelConfig
 from attrbench.models.loading import load_denoiser
 from attrbench_tasks.datasets.registry_mix import FAMILIES, Captioned, part
 from attrbench_tasks.minis.query_pictures import Wanted, prompted_generations
 from attrbench_tasks.minis.recipes import encoded, fine_tuning, prepare, progress
+from attrbench_tasks.shipped_weights import WEIGHTS, need_weights
 from attrbench_tasks.training.classifier import load_classifier, probabilities
 from attrbench_tasks.training.loop import RECIPE_FILE
 from attrbench_tasks.training.pipeline_assembly import INDEX, assembled, pipeline_parts
 from attrbench_tasks.training.train_text_to_image import Family, TextToImageRecipe, fine_tune
 from attrbench_tasks.training.training_request import TrainingRequest, is_original_training
 
-WEIGHTS = Path(__file__).parents[1] / "weights"
 SHARED = "text-to-image-mini"
 """Folder of the parts that the minis share, beside those of the minis."""
 JUDGED = "generations.json"
@@ -85,11 +84,7 @@ class MiniTextToImageTask(Task[MiniTextToImageOptions], Trainable):
     def open(self, workspace: Workspace) -> OpenMiniTextToImage:
         """Return the open task, after checking that its weights are there."""
         for folder in (WEIGHTS / SHARED / self.family, self.weights):
-            if not (folder / RECIPE_FILE).is_file():
-                raise AttrbenchError(
-                    f"task {self.meta.name}: no weights in {folder}; make them with"
-                    f" 'attrbench train {self.meta.name} --out {self.weights}'"
-                )
+            need_weights(self.meta.name, folder / RECIPE_FILE)
         return OpenMiniTextToImage(self, workspace)
 
     def train(
@@ -108,8 +103,7 @@ class MiniTextToImageTask(Task[MiniTextToImageOptions], Trainable):
         out = out.absolute()
         request = TrainingRequest(len(part("tuning")), subset, seed)
         recipe = request.recipe(self.recipe())
-        if request.begin(recipe, out):
-            report(f"{self.meta.name}: {out} holds the weights of this recipe already")
+        if request.begin(recipe, out, self.meta.name, report):
             return out
         shared = self.shared_parts(out)
         if request.is_original:

@@ -18,10 +18,10 @@ from attrbench_tasks.datasets.mnist_source import load_mnist
 from attrbench_tasks.minis.ddpm_mnist import IMAGES
 from attrbench_tasks.removal.removal_task import RemovalOptions, RemovalTask
 from attrbench_tasks.removal.thickness import METRIC
+from attrbench_tasks.shipped_weights import WEIGHTS, need_weights
 from attrbench_tasks.training.classifier import Labeled
 from attrbench_tasks.training.train_ddpm import DDPMRecipe, halve_weights
 
-WEIGHTS = Path(__file__).parents[1] / "weights"
 MNIST_ITEMS = 60_000
 
 
@@ -71,11 +71,7 @@ class MnistRemovalMini(RemovalTask):
     def model(self) -> Path:
         """The shipped weights."""
         folder = WEIGHTS / self.meta.name
-        if not (folder / "model_index.json").is_file():
-            raise AttrbenchError(
-                f"task {self.meta.name}: no weights in {folder}; make them with"
-                f" 'attrbench train {self.meta.name} --out {folder}'"
-            )
+        need_weights(self.meta.name, folder / "model_index.json")
         return folder
 
     def train(

@@ -120,8 +120,7 @@ class RemovalTask(Task[RemovalOptions], Trainable):
         images = self.data()[0]
         request = TrainingRequest(len(images), subset, seed)
         recipe = request.recipe(self.recipe())
-        if request.begin(recipe, out):
-            report(f"{self.meta.name}: {out} holds the weights of this recipe already")
+        if request.begin(recipe, out, self.meta.name, report):
             return out
         return train_ddpm(
             recipe,

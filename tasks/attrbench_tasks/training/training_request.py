@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -66,8 +67,14 @@ class TrainingRequest:
         seed = recipe.seed if self.seed is None else self.seed
         return recipe.model_copy(update={"seed": seed, "checkpoints": ()})
 
-    def begin(self, recipe: Recipe, folder: Path) -> bool:
+    def begin(self, recipe: Recipe, folder: Path, name: str, report: Callable[[str], None]) -> bool:
         """Mark the folder as that of this training; return whether the training has finished there already.
+
+        Args:
+            recipe: of the training.
+            folder: of the weights.
+            name: of what is trained, for the line that says that it has finished.
+            report: called with that line.
 
         Raises:
             AttrbenchError: where another training was begun or finished there, or the folder cannot be written to.
@@ -81,6 +88,7 @@ class TrainingRequest:
                 return False
             if type(recipe).model_validate_json((folder / RECIPE_FILE).read_bytes()) != recipe:
                 raise AttrbenchError(f"{folder} holds the weights of another recipe: name another folder with --out")
+            report(f"{name}: {folder} holds the weights of this recipe already")
             return True
         contents = self._mark()
         try:

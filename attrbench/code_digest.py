@@ -71,7 +71,7 @@ def class_digest(kind: type) -> str:
 
 
 def is_fileless(module: str) -> bool:
-    """Whether what a module holds may be newer than any file: notebooks, scripts, the interactive interpreter."""
+    """Return whether a module's content may be newer than any file: notebooks, scripts, the interpreter."""
     if module in ("__main__", "__mp_main__"):
         return True
     loaded = sys.modules.get(module)
@@ -170,7 +170,7 @@ class _Hasher:
         self._add_pydantic(kind)
 
     def _add_pydantic(self, kind: type) -> None:
-        """What a pydantic model keeps apart from the members of its class: fields, and what its validators check."""
+        """Return what a pydantic model keeps apart from its class's members: fields, and what its validators check."""
         fields = getattr(kind, "__pydantic_fields__", None) or getattr(kind, "model_fields", {})
         for name, field in sorted(fields.items()):
             self._all(name, field.default, field.default_factory, list(field.metadata), str(field.annotation))
@@ -257,7 +257,7 @@ def _module_state(name: str) -> tuple[str, str]:
 
 
 def is_library(module: str) -> bool:
-    """Whether a loaded module belongs to the standard library or to an installed distribution."""
+    """Return whether a loaded module belongs to the standard library or to an installed distribution."""
     top = module.partition(".")[0]
     file = getattr(sys.modules.get(top), "__file__", None)
     return top in sys.stdlib_module_names or (file is not None and _is_installed(Path(file)))

@@ -1,4 +1,4 @@
-"""What `attrbench.run` returns: records, rankings and scores as arrays, pictures, a leaderboard."""
+"""Results of `attrbench.run`: records, rankings and scores as arrays, pictures, a leaderboard."""
 
 from __future__ import annotations
 

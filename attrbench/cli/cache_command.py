@@ -155,7 +155,7 @@ def _cells(group: Group, root: Path) -> list[str]:
 
 
 def _seconds(group: Group) -> float | None:
-    """What making them took; None of shards, whose passes make several features at once."""
+    """Return what making them took; None of shards, whose passes make several features at once."""
     return None if group.about else sum(entry.seal.seconds for entry in group.entries if entry.seal is not None)
 
 

@@ -36,7 +36,7 @@ class Unit(NamedTuple):
 
 @dataclass(frozen=True)
 class Engine:
-    """How gradients are computed; no choice changes a result by more than rounding, and none is in a fingerprint.
+    """The settings of gradient computations; none changes a result by more than rounding or is in a fingerprint.
 
     Attributes:
         backend: `hooks`, `vmap` or `loop` (attrbench.gradients.backends).
@@ -48,7 +48,7 @@ class Engine:
 
 
 class ModelFacts(Protocol):
-    """What decides the rows of a model, known without its weights in memory."""
+    """The facts of a model that decide its rows, known without its weights in memory."""
 
     @property
     def fingerprint(self) -> str:
@@ -56,11 +56,11 @@ class ModelFacts(Protocol):
 
     @property
     def takes_prompts(self) -> bool:
-        """Whether the model draws from prompts."""
+        """Return whether the model draws from prompts."""
 
     @property
     def sampling(self) -> Mapping[str, object]:
-        """What decides the sampler's steps besides the weights."""
+        """Return what decides the sampler's steps besides the weights."""
 
     def timesteps(self, grid: TimestepGrid) -> Sequence[float]:
         """Return the timesteps of a grid."""
@@ -70,7 +70,7 @@ class ModelFacts(Protocol):
 
 
 class Scope(Protocol):
-    """What a plan knows of a task: sizes and fingerprints, no image and no weight."""
+    """The facts of a task that a plan needs: sizes and fingerprints, no image and no weight."""
 
     @property
     def task(self) -> str:
@@ -91,7 +91,7 @@ class Scope(Protocol):
 
 
 class World(Scope, Protocol):
-    """What a computation works with in its process: the open task, and where it may keep files."""
+    """The surroundings of a computation in its process: the open task, and where it may keep files."""
 
     @property
     def opened(self) -> OpenTask:
@@ -99,7 +99,7 @@ class World(Scope, Protocol):
 
     @property
     def engine(self) -> Engine:
-        """How gradients are computed."""
+        """Return how gradients are computed."""
 
     @property
     def cache(self) -> Path:
@@ -160,7 +160,7 @@ class ShardWriter(Protocol):
         """Items of a shard."""
 
     def lacks(self, unit: Unit) -> bool:
-        """Whether a shard within `unit` is not there or damaged; says nothing of it."""
+        """Return whether a shard within `unit` is not there or damaged; says nothing of it."""
 
     def missing(self, unit: Unit) -> list[Unit]:
         """Return the shards within `unit` that must be computed; damaged ones are reported."""
@@ -171,7 +171,7 @@ class ShardWriter(Protocol):
 
 @dataclass(frozen=True)
 class StoreSpec:
-    """Where and how the shards of a feature are kept.
+    """The storage of a feature: what identifies its shards, and their size.
 
     Attributes:
         description: everything that decides the numbers, as JSON can hold it.
@@ -189,7 +189,7 @@ class StoreSpec:
 
 @dataclass(frozen=True)
 class Costs:
-    """What a feature cost, and what of it was lost.
+    """The costs of a feature, and its gradients that were not finite.
 
     Attributes:
         cache_seconds: computing it for the training set, once.
@@ -228,7 +228,7 @@ Stores: TypeAlias = Mapping[tuple[FeatureT, SplitName], ShardWriter]
 
 
 class Computation(ABC, Generic[FeatureT]):
-    """How features of one split are computed together: a frozen value; features with equal computations share one.
+    """A way to compute features of one split together, as a frozen value; features with equal computations share one.
 
     `FeatureT` is the kind of feature (attrbench.contracts.feature) that it computes.
 
@@ -243,7 +243,7 @@ class Computation(ABC, Generic[FeatureT]):
 
     @property
     def title(self) -> str:
-        """What a progress bar calls it."""
+        """Return what a progress bar calls it."""
         return f"{self.split} features"
 
     @abstractmethod
@@ -263,7 +263,7 @@ class Computation(ABC, Generic[FeatureT]):
         return unit
 
     def lacks(self, unit: Unit, stores: Stores[FeatureT], scope: Scope) -> bool:
-        """Whether at least one store lacks a shard of a unit."""
+        """Return whether at least one store lacks a shard of a unit."""
         return any(store.lacks(self.items_of(unit, split, scope)) for (_, split), store in stores.items())
 
     @abstractmethod

@@ -16,7 +16,7 @@ OptionsT = TypeVar("OptionsT", bound=Options)
 
 @dataclass(frozen=True)
 class Order:
-    """What is to be prepared, and where.
+    """A request to prepare a data set, and the folder for it.
 
     Attributes:
         out: folder of the data set.

@@ -1,4 +1,4 @@
-"""Where images come from: a declaration that can be read without opening anything."""
+"""Sources of images, as declarations that can be read without opening anything."""
 
 from __future__ import annotations
 

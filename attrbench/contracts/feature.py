@@ -25,7 +25,7 @@ QueryViewT = TypeVar("QueryViewT")
 
 
 class Feature(ABC, Generic[TrainViewT, QueryViewT]):
-    """What is kept of each item: a frozen, hashable, picklable value with the behavior of its kind.
+    """A kind of data kept of each item, with its settings and behavior: a frozen, hashable, picklable value.
 
     A method declares it (`Method.features`) and gets it back as `train[feature]` and `query[feature]`, typed by the
     kind: `TrainViewT` is what `Method.fit` gets of the training set, `QueryViewT` what a scorer gets of m queries.
@@ -49,7 +49,7 @@ class Feature(ABC, Generic[TrainViewT, QueryViewT]):
 
     @property
     def calls_method(self) -> bool:
-        """Whether computing it calls the method that declared it, by `World.transform` or `World.edit`."""
+        """Return whether computing it calls the method that declared it, by `World.transform` or `World.edit`."""
         return False
 
     @abstractmethod
@@ -90,11 +90,11 @@ class Feature(ABC, Generic[TrainViewT, QueryViewT]):
         return view
 
     def depends_on_items(self) -> bool:
-        """Whether the queries' view depends on the training items (products with them)."""
+        """Return whether the queries' view depends on the training items (products with them)."""
         return False
 
     def tells_items_as_queries(self) -> bool:
-        """Whether the training set alone tells what an item would be as a query; products with queries do not."""
+        """Return whether the training set alone tells an item's view as a query; products with queries do not."""
         return True
 
     def items_as_queries(self, train: TrainViewT, query: QueryViewT) -> QueryViewT | None:
@@ -104,7 +104,7 @@ class Feature(ABC, Generic[TrainViewT, QueryViewT]):
 
 @dataclass(frozen=True)
 class SplitData:
-    """What a feature reads itself back from.
+    """The items and stored shards of one split, from which a feature makes its view.
 
     Attributes:
         items: the items of the split, as many as the run uses.
@@ -127,7 +127,7 @@ class SplitData:
 
 @dataclass(frozen=True)
 class FeatureRequest:
-    """What a method asks for.
+    """The features that a method asks for, of the training set and of the queries.
 
     Attributes:
         train: features of the training set.
@@ -144,7 +144,7 @@ class FeatureRequest:
 
 
 class TrainFeatures:
-    """What `Method.fit` gets: `train[feature]` is the training set's view of a feature that the method declared.
+    """The argument of `Method.fit`: `train[feature]` is the training set's view of a feature that was declared.
 
     Args:
         count: number of training items, n.
@@ -184,7 +184,7 @@ class TrainFeatures:
 
 
 class QueryFeatures:
-    """What a scorer gets of m queries: `query[feature]` is their view of a feature that the method declared.
+    """The argument of a scorer, for m queries: `query[feature]` is their view of a feature that was declared.
 
     Args:
         ids: [m] ids of the queries, for methods whose randomness depends on the query.

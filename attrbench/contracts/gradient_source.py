@@ -43,7 +43,7 @@ class Prompted(Protocol):
 
     @property
     def takes_prompts(self) -> bool:
-        """Whether it draws from prompts."""
+        """Return whether it draws from prompts."""
 
 
 class GradientSource(Declaration):

@@ -29,7 +29,7 @@ Stage = Callable[[str, int], AbstractContextManager[Callable[[], None]]]
 
 
 class Measurement(ABC):
-    """What is kept of a retrained model: pictures, losses, ... A frozen dataclass that can be pickled."""
+    """A measurement that is kept of a retrained model (pictures, losses, ...); frozen and picklable."""
 
     @abstractmethod
     def identity(self, opened: OpenTask) -> object:
@@ -73,14 +73,14 @@ class TrainingJob:
 
     @property
     def title(self) -> str:
-        """What it does, in words."""
+        """Return what it does, in words."""
         items = "all items" if self.subset is None else f"{len(self.subset)} items"
         return f"a model of {self.task.meta.name} trained on {items} with seed {self.seed}"
 
 
 @dataclass(frozen=True)
 class Effect:
-    """What a ground truth says of one method.
+    """The results of a ground truth for one method: metrics, controls, facts and notes.
 
     Attributes:
         metrics: results for the record. A task whose `main_metric` is among them is ranked by it.

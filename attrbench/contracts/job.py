@@ -12,12 +12,12 @@ class Job(Protocol):
 
     @property
     def title(self) -> str:
-        """What it does, in words, for messages."""
+        """Return what it does, in words, for messages."""
 
 
 @dataclass(frozen=True)
 class Receipt:
-    """What became of a job.
+    """The result of a job: done, busy elsewhere, or failed.
 
     Attributes:
         job: the job.

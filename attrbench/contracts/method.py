@@ -33,7 +33,7 @@ OptionsT = TypeVar("OptionsT", bound=Options)
 
 @dataclass(frozen=True)
 class StateSize:
-    """What a scorer needs to answer a new query, in bytes.
+    """The bytes that a scorer needs to answer a new query.
 
     Attributes:
         rows: what is kept for each training item.
@@ -51,7 +51,7 @@ class StateSize:
 
 @dataclass(frozen=True)
 class Context:
-    """What `fit`, `transform` and `edit` may use besides the features.
+    """The context of `fit`, `transform` and `edit`: what they may use besides the features.
 
     Attributes:
         seed: the run's seed.
@@ -82,7 +82,7 @@ class Scorer(ABC):
 
     @abstractmethod
     def size(self) -> StateSize:
-        """What this scorer keeps to answer a new query."""
+        """Return what this scorer keeps to answer a new query."""
 
     def build_seconds(self) -> float:
         """For state that was loaded from an earlier run: what building it took then, so that no cost is hidden."""
@@ -152,7 +152,7 @@ class Method(ABC, Generic[OptionsT]):
 
     @abstractmethod
     def features(self) -> FeatureRequest:
-        """What is kept of a training item and of a query."""
+        """Return what is kept of a training item and of a query."""
 
     def check(self, train_items: int) -> None:
         """Called before anything is computed.

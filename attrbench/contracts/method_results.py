@@ -1,4 +1,4 @@
-"""What methods return to the computations that call them."""
+"""Results that methods return to the computations that call them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Transformed:
-    """What `Method.transform` returns.
+    """The result of `Method.transform`.
 
     Attributes:
         gradients: [T, m, p] what takes the place of the queries' gradients.
@@ -32,7 +32,7 @@ class Transformed:
 
 @dataclass(frozen=True)
 class Edited:
-    """What `Method.edit` says of an edit; the edit itself is in the weights.
+    """The facts and costs that `Method.edit` reports; the edit itself is in the weights.
 
     Attributes:
         facts: numbers that the record reports, such as a step size; of the first query, where they differ.

@@ -18,7 +18,7 @@ MAX_DEPTH = max(CUTOFFS)
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a method returned for the queries of a task.
+    """The rankings and scores that a method returned for the queries of a task.
 
     Attributes:
         ranked: [m, depth] training ids, strongest first, -1 where a search found fewer.

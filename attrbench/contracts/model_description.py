@@ -1,4 +1,4 @@
-"""What a plan must know of a model, without its weights in memory."""
+"""Descriptions of models: what a plan must know of one, without its weights in memory."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ModelDescription:
-    """What a plan must know of a model, read from configurations and digests of files: no weight is in memory.
+    """The description of a model for a plan, read from configurations and digests of files, without weights in memory.
 
     It agrees exactly with the loaded denoiser, because it asks the same class, over a network without weights.
 

@@ -103,7 +103,7 @@ def choices_of(kind: Any) -> list[str]:
 
 @dataclass(frozen=True)
 class Need:
-    """What an option needs of another one to have an effect.
+    """A condition on another option without which an option has no effect.
 
     Attributes:
         option: the other one.
@@ -117,17 +117,17 @@ class Need:
         return f"{self.option}={'|'.join(self.values)}" if self.values else self.option
 
     def holds(self, options: Options) -> bool:
-        """Whether the options are so."""
+        """Return whether the options are so."""
         value = as_written(getattr(options, self.option))
         return value in self.values if self.values else value != "none"
 
     def found(self, options: Options) -> str:
-        """What the options have instead."""
+        """Return what the options have instead."""
         return f"{self.option}={as_written(getattr(options, self.option))}"
 
 
 def needs_of(model: type[BaseModel]) -> dict[str, tuple[Need, ...]]:
-    """What each option needs, as the model and its bases declare it in `needs`."""
+    """Return what each option needs, as the model and its bases declare it in `needs`."""
     declared: dict[str, str] = {}
     for owner in reversed(model.__mro__):
         declared |= vars(owner).get("needs", {})

@@ -51,7 +51,7 @@ class MethodInfo(_Part):
 
 
 class Coverage(_Part):
-    """How much of the task the run covers.
+    """The part of the task that a run covers.
 
     Attributes:
         train_items, queries: what was scored.
@@ -67,7 +67,7 @@ class Coverage(_Part):
 
 
 class TrainingNoise(_Part):
-    """How far a result moves where the same models are trained with other seeds.
+    """The spread of a result where the same models are trained with other seeds.
 
     Attributes:
         error: standard error of the result, and of the difference of two results over the same training seeds.
@@ -180,7 +180,7 @@ class Latency(_Part):
 
 
 class Hardware(_Part):
-    """Where the run took place. `hardware_class` is what leaderboards compare."""
+    """The machine of a run. `hardware_class` is what leaderboards compare."""
 
     hardware_class: str
     device: str
@@ -218,7 +218,7 @@ class Tried(_Part):
 
 
 class Tuned(_Part):
-    """How the method's options were chosen: on queries of their own, never on the reported ones.
+    """The choice of a method's options: on queries of their own, never on the reported ones.
 
     Attributes:
         sweep: the `-m` string with the values.

@@ -75,7 +75,7 @@ class Samples(Protocol):
 
     @property
     def source(self) -> GradientSource:
-        """What decides timesteps, noise, parameters and the scalar that is differentiated."""
+        """Return what decides timesteps, noise, parameters and the scalar that is differentiated."""
 
     @property
     def denoiser(self) -> Denoiser:

@@ -17,7 +17,7 @@ from attrbench.ground_truth.build import BankBuild, Code
 
 @dataclass(frozen=True)
 class BuiltBank:
-    """What a call has built.
+    """The state of a bank after a call: models still missing, and the file of what is whole.
 
     Attributes:
         missing: number of models that are not trained yet.

@@ -76,7 +76,7 @@ class ComputeJob:
 
     @property
     def title(self) -> str:
-        """What the job computes, in words."""
+        """Return what the job computes, in words."""
         return f"{self.computation.title}, items {self.unit.first} to {self.unit.last - 1}"
 
 
@@ -157,5 +157,5 @@ class _OtherQueries(OpenTask):
 
     @property
     def model_description(self) -> ModelDescription:
-        """What the task can tell of its model before it is loaded."""
+        """Return what the task can tell of its model before it is loaded."""
         return self._opened.model_description

@@ -1,4 +1,4 @@
-"""What plans, computations and methods see of a run: items after limits, models at checkpoints, feature stores."""
+"""The open task of a run, as plans, computations and methods see it: items after limits, models, feature stores."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class PreparedFor:
 
 @dataclass(frozen=True)
 class ModelAt:
-    """What decides the rows of a model with the weights of a checkpoint.
+    """The facts of a model with the weights of a checkpoint that decide its rows.
 
     Attributes:
         described: the final model.
@@ -66,7 +66,7 @@ class ModelAt:
 
     @property
     def takes_prompts(self) -> bool:
-        """Whether the model draws from prompts."""
+        """Return whether the model draws from prompts."""
         return self.described.takes_prompts
 
     @property
@@ -144,7 +144,7 @@ class TaskWorld:
 
     @property
     def is_limited(self) -> bool:
-        """Whether the run uses fewer items than the task has."""
+        """Return whether the run uses fewer items than the task has."""
         return any(self.count(split) < len(self.items(split)) for split in SPLITS)
 
     def items_fingerprint(self, split: SplitName) -> str:

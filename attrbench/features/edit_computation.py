@@ -44,7 +44,7 @@ class EditComputation(Computation[AnyFeature]):
 
     @property
     def title(self) -> str:
-        """What a progress bar calls it."""
+        """Return what a progress bar calls it."""
         return f"edits of {self.edit.split()[0]}"
 
     def summary(self, features: Sequence[AnyFeature], scope: Scope) -> str:

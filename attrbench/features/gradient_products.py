@@ -53,7 +53,7 @@ class GradientProducts(Declaration, GradientFeature[TrainProducts, QueryProducts
 
     @property
     def calls_method(self) -> bool:
-        """Whether the queries' gradients go through a transform of the method's."""
+        """Return whether the queries' gradients go through a transform of the method's."""
         return bool(self.transform)
 
     def summary(self) -> str:
@@ -92,12 +92,12 @@ class GradientProducts(Declaration, GradientFeature[TrainProducts, QueryProducts
 
     @property
     def sums_suffice(self) -> bool:
-        """Whether a sum over timesteps suffices: for `mean`, as products are linear in the gradients."""
+        """Return whether a sum over timesteps suffices: for `mean`, as products are linear in the gradients."""
         return self.timesteps == "mean"
 
     @property
     def is_mean(self) -> bool:
-        """Whether a single product is kept for each item and query."""
+        """Return whether a single product is kept for each item and query."""
         return self.timesteps != "stack"
 
     def width(self, setting: PassSetting) -> int:

@@ -80,17 +80,17 @@ class GradientRows(Declaration, GradientFeature[TrainRows, QueryRows]):
 
     @property
     def sums_suffice(self) -> bool:
-        """Whether a sum over timesteps suffices: for `mean`, as sketches are linear in the gradients."""
+        """Return whether a sum over timesteps suffices: for `mean`, as sketches are linear in the gradients."""
         return self.timesteps == "mean"
 
     @property
     def is_mean(self) -> bool:
-        """Whether a single row is kept for each item."""
+        """Return whether a single row is kept for each item."""
         return self.timesteps != "stack"
 
     @property
     def unit_norm(self) -> bool:
-        """Whether gradients are scaled to unit norm first: except for `mean`, which averages raw gradients."""
+        """Return whether gradients are scaled to unit norm first: except for `mean`, which averages raw gradients."""
         return self.timesteps != "mean"
 
     def width(self, setting: PassSetting) -> int:

@@ -111,17 +111,17 @@ class PassFeature(Feature[TrainViewT, QueryViewT]):
 
     @property
     def sums_suffice(self) -> bool:
-        """Whether the sink only needs the sum of an item's gradients over timesteps."""
+        """Return whether the sink only needs the sum of an item's gradients over timesteps."""
         return False
 
     @property
     def is_mean(self) -> bool:
-        """Whether a single row is kept for each item, the mean over timesteps."""
+        """Return whether a single row is kept for each item, the mean over timesteps."""
         return False
 
     @property
     def unit_norm(self) -> bool:
-        """Whether each timestep's row is divided by the norm of its whole gradient."""
+        """Return whether each timestep's row is divided by the norm of its whole gradient."""
         return False
 
     @abstractmethod

@@ -1,4 +1,4 @@
-"""What the core registers about itself, through the hooks that plugins use."""
+"""The core's own registrations, through the hooks that plugins use."""
 
 from attrbench.plugins.hookspecs import Register, hookimpl
 

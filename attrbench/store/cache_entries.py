@@ -101,7 +101,7 @@ class CacheEntry(FileSet):
 
     @property
     def regular(self) -> bool:
-        """Whether all files are regular, not links to elsewhere."""
+        """Return whether all files are regular, not links to elsewhere."""
         return all(file.regular for file in self.files)
 
     @cached_property

@@ -79,7 +79,7 @@ class QueryTable(BaseModel):
 
     @property
     def draws(self) -> bool:
-        """Whether the model must generate images."""
+        """Return whether the model must generate images."""
         return self.prompts is not None or "seeds" in self.model_fields_set
 
 

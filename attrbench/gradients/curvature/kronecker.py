@@ -265,7 +265,7 @@ class _Moments:
 
     @property
     def seen(self) -> bool:
-        """Whether the model output depended on the layer in any batch."""
+        """Return whether the model output depended on the layer in any batch."""
         return self._inputs > 0
 
     def eigen(self, samples: int) -> Eigen:

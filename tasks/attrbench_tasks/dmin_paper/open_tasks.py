@@ -1,4 +1,4 @@
-"""What `Task.open` returns for the DMin paper's text-to-image tasks, and for scale runs with random images.
+"""Open tasks (returned by `Task.open`) of the DMin paper's text-to-image models, and of scale runs.
 
 A scale run has random weights, images and conditioning at their real sizes: it measures time, memory and storage.
 """

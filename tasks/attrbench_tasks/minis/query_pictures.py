@@ -40,7 +40,7 @@ FIRST_SEED = {"reported": 0, "tuning": 1_000_000}
 
 @dataclass(frozen=True)
 class Wanted:
-    """How many queries are wanted, of which set, and where they are kept.
+    """A request for queries: how many, of which set, and where they are kept.
 
     Attributes:
         per_group: pictures of each group.

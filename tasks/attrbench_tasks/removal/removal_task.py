@@ -88,7 +88,7 @@ class RemovalTask(Task[RemovalOptions], Trainable):
     @staticmethod
     @abstractmethod
     def recipe() -> DDPMRecipe:
-        """How the model is trained, on all of the training set and on parts of it."""
+        """Return how the model is trained, on all of the training set and on parts of it."""
 
     @abstractmethod
     def model(self) -> Path:
@@ -206,7 +206,7 @@ class OpenRemoval(OpenTask, Removable):
 
     @cached_property
     def removal(self) -> RemovalStudy:
-        """What is removed, trained and measured; see `Removable`."""
+        """Return what is removed, trained and measured; see `Removable`."""
         options, recipe = self._task.options, self._task.recipe()
         return RemovalStudy(
             metric=METRIC,

@@ -122,7 +122,7 @@ class LatentRecipe(Recipe):
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a training keeps its state and how it reports.
+    """The folder and reporter of a training, and how often its state is saved.
 
     Attributes:
         folder: holds the state for resuming until training ends, and the kept checkpoints.
@@ -261,7 +261,7 @@ def _save_half_precision(weights: Weights, path: Path) -> None:
 
 @dataclass(frozen=True)
 class TrainingState:
-    """What a training needs to go on: weights, their average, AdamW's moments, and the number of steps done.
+    """The state of a training from which it goes on: weights, their average, AdamW's moments, and steps done.
 
     One safetensors file, replaced atomically. accelerate's `save_state` would write a folder of several files, some of
     them pickled, of which a kill can leave half; and it keeps random states, which a step here does not depend on.

@@ -30,7 +30,7 @@ BatchSize = Annotated[
     int | None, typer.Option(min=1, help="Pairs of item and timestep a backward pass [default: found].")
 ]
 Backend = Annotated[Literal["hooks", "vmap", "loop"], typer.Option(help="How per-sample gradients are computed.")]
-Executor = Annotated[str, typer.Option(help="How shards are carried out.")]
+Executor = Annotated[str, typer.Option(help="Where jobs run: inline, processes:N; see 'attrbench list executors'.")]
 GroundTruths = Annotated[
     list[str] | None,
     typer.Option("--ground-truth", help="NAME:KEY=VALUE,...: measure this one too, or a default one with options."),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -10,8 +11,27 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+class StateCosts:
+    """The part that results share: numbers for the record, and what was built from the training set."""
+
+    facts: Mapping[str, float]
+    state_bytes: int
+    state_seconds: float
+    spent_seconds: float | None
+
+    def query_seconds(self, call_seconds: float) -> float:
+        """Return what of the seconds of a call was the queries', not what was built or loaded."""
+        spent = self.state_seconds if self.spent_seconds is None else self.spent_seconds
+        return max(0.0, call_seconds - spent)
+
+    def recorded(self) -> dict[str, float]:
+        """Return the finite facts, `state_bytes` and `state_seconds` by name, as shards keep them."""
+        facts = {name: float(value) for name, value in self.facts.items() if math.isfinite(value)}
+        return {**facts, "state_bytes": self.state_bytes, "state_seconds": self.state_seconds}
+
+
 @dataclass(frozen=True)
-class Transformed:
+class Transformed(StateCosts):
     """The result of `Method.transform`.
 
     Attributes:
@@ -31,7 +51,7 @@ class Transformed:
 
 
 @dataclass(frozen=True)
-class Edited:
+class Edited(StateCosts):
     """The facts and costs that `Method.edit` reports; the edit itself is in the weights.
 
     Attributes:

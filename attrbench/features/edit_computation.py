@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -101,9 +100,8 @@ class _Edits:
         losses = self._losses(model)
         finite = losses.isfinite()
         lost = [(query, self._timesteps[step]) for step in torch.nonzero(~finite.all(dim=0)).flatten().tolist()]
-        spent = edited.state_seconds if edited.spent_seconds is None else edited.spent_seconds
-        seconds = max(0.0, time.perf_counter() - started - spent)
-        timing = Timing([seconds], 1, lost, facts=_facts(edited))
+        seconds = edited.query_seconds(time.perf_counter() - started)
+        timing = Timing([seconds], 1, lost, facts=edited.recorded())
         store.write(Unit(query, query + 1), {"losses": losses.where(finite, 0.0)[None].numpy()}, timing)
 
     def _edit(self, query: int, feature: AnyFeature, model: Denoiser) -> Edited:
@@ -149,8 +147,3 @@ def copied(original: Denoiser) -> Denoiser:
     model.module = copy.deepcopy(original.module)
     model.fingerprint = f"{original.fingerprint}/edited"
     return model
-
-
-def _facts(edited: Edited) -> dict[str, float]:
-    facts = {name: float(value) for name, value in edited.facts.items() if math.isfinite(value)}
-    return {**facts, "state_bytes": float(edited.state_bytes), "state_seconds": edited.state_seconds}

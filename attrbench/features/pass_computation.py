@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -135,8 +134,5 @@ class _Factors:
         bad = ~rows.isfinite().all(dim=2)
         if bad.any():
             raise AttrbenchError(f"its transform of query {int(bad.nonzero()[0, 1])} is not finite")
-        spent = result.state_seconds if result.spent_seconds is None else result.spent_seconds
-        seconds = max(0.0, time.perf_counter() - started - spent)
-        facts = {name: value for name, value in result.facts.items() if math.isfinite(value)}
-        costs = {"state_bytes": result.state_bytes, "state_seconds": result.state_seconds, "query_seconds": seconds}
-        return replace(result, gradients=rows.masked_fill(lost, torch.nan), facts={**facts, **costs})
+        facts = {**result.recorded(), "query_seconds": result.query_seconds(time.perf_counter() - started)}
+        return replace(result, gradients=rows.masked_fill(lost, torch.nan), facts=facts)

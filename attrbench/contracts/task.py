@@ -82,6 +82,31 @@ class Items:
 
 
 @dataclass(frozen=True)
+class ItemsOutline:
+    """The number of items of a split and the hash of their contents, as far as a plan can know them beforehand.
+
+    Attributes:
+        count: how many items; of pictures that are still to be drawn, the most that there will be.
+        fingerprint: `Items.fingerprint`; of pictures that are still to be drawn, a hash that no items have.
+        is_drawn: whether the items are there; False for pictures that the model has yet to draw.
+    """
+
+    count: int
+    fingerprint: str
+    is_drawn: bool = True
+
+    @classmethod
+    def of(cls, items: Items) -> ItemsOutline:
+        """Return the outline of items that are there."""
+        return cls(len(items), items.fingerprint)
+
+    @classmethod
+    def to_draw(cls, count: int) -> ItemsOutline:
+        """Return the outline of pictures that are still to be drawn."""
+        return cls(count, "to be drawn", is_drawn=False)
+
+
+@dataclass(frozen=True)
 class Workspace:
     """The folder in which a task and a run may keep files, and the device on which they compute.
 
@@ -116,6 +141,11 @@ class OpenTask(ABC):
     def model_description(self) -> ModelDescription:
         """Return what a plan must know of the model; tasks that can tell it without loading the model override it."""
         return ModelDescription(self.denoiser)
+
+    @property
+    def query_outline(self) -> ItemsOutline:
+        """Return the outline of the queries; tasks whose model draws them override it, so that a plan draws nothing."""
+        return ItemsOutline.of(self.queries)
 
     @property
     def notes(self) -> Sequence[str]:

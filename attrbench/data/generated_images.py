@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,40 +15,56 @@ from attrbench.store.fingerprint import fingerprint
 
 if TYPE_CHECKING:
     from attrbench.contracts.denoiser import Denoiser  # torch comes with it, and task files are read without
+    from attrbench.contracts.model_description import ModelDescription
 
 BATCH = 16
 """Images that are generated together and kept in one file; `Denoiser.generate` may split a batch further."""
 
 
-def kept_generations(
-    denoiser: Denoiser, prompts: Sequence[str], seeds: Sequence[int], cache: Path, batch: int = BATCH
-) -> NDArray[np.uint8]:
-    """Return one generated image for each prompt and seed, [m, H, W, C] uint8, from the cache where possible.
+@dataclass(frozen=True)
+class Generations:
+    """The images that a model generates from prompts and seeds, in batches that the cache keeps one by one.
 
-    Batches are generated and kept one after the other, so that an interrupted run resumes. An image depends on its own
-    prompt and seed alone, not on its batch.
+    An image depends on its own prompt and seed alone, not on its batch. An interrupted run resumes at its batch.
 
-    Args:
-        denoiser: the model.
+    Attributes:
+        model: description of the model.
+        denoiser: returns the loaded model; called where a batch is not in the cache.
         prompts: m prompts, empty strings for unconditional models.
         seeds: m seeds of the initial noise.
         cache: cache folder; images are kept in its folder `queries`.
         batch: number of images that are generated together.
-
-    Raises:
-        AttrbenchError: where the cache can't be written to.
     """
-    pairs = list(zip(prompts, seeds, strict=True))
-    parts = [_kept_batch(denoiser, pairs[first : first + batch], cache) for first in range(0, len(pairs), batch)]
-    return np.concatenate(parts)
 
+    model: ModelDescription
+    denoiser: Callable[[], Denoiser]
+    prompts: Sequence[str]
+    seeds: Sequence[int]
+    cache: Path
+    batch: int = BATCH
 
-def _kept_batch(denoiser: Denoiser, pairs: Sequence[tuple[str, int]], cache: Path) -> NDArray[np.uint8]:
-    key = fingerprint(
-        {"model": denoiser.fingerprint, "sampling": dict(denoiser.sampling), "pairs": [list(pair) for pair in pairs]}
-    )
-    summary = f"{len(pairs)} pictures from seeds {pairs[0][1]} to {pairs[-1][1]}"
-    artifact = Artifact(cache / "queries" / f"{key[:20]}.safetensors", "generated pictures", summary)
-    prompts, seeds = [prompt for prompt, _ in pairs], [seed for _, seed in pairs]
-    images: NDArray[np.uint8] = artifact.arrays(lambda: {"images": denoiser.generate(prompts, seeds)}).value["images"]
-    return images
+    @property
+    def are_kept(self) -> bool:
+        """Whether all images are in the cache, undamaged."""
+        return all(artifact.whole() is not None for artifact, _ in self._batches())
+
+    def images(self) -> NDArray[np.uint8]:
+        """Return the images, [m, H, W, C] uint8, generated where they are not in the cache.
+
+        Raises:
+            AttrbenchError: where the cache can't be written to.
+        """
+        return np.concatenate([artifact.arrays(build).value["images"] for artifact, build in self._batches()])
+
+    def _batches(self) -> Iterator[tuple[Artifact, Callable[[], dict[str, NDArray[Any]]]]]:
+        """Yield the artifact of each batch with the function that generates its images."""
+        for first in range(0, len(self.prompts), self.batch):
+            part = slice(first, first + self.batch)
+            yield self._batch(list(self.prompts[part]), list(self.seeds[part]))
+
+    def _batch(self, prompts: list[str], seeds: list[int]) -> tuple[Artifact, Callable[[], dict[str, NDArray[Any]]]]:
+        pairs = [list(pair) for pair in zip(prompts, seeds, strict=True)]
+        key = fingerprint({"model": self.model.fingerprint, "sampling": dict(self.model.sampling), "pairs": pairs})
+        summary = f"{len(pairs)} pictures from seeds {seeds[0]} to {seeds[-1]}"
+        artifact = Artifact(self.cache / "queries" / f"{key[:20]}.safetensors", "generated pictures", summary)
+        return artifact, lambda: {"images": self.denoiser().generate(prompts, seeds)}

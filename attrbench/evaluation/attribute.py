@@ -32,7 +32,7 @@ from attrbench.taskfile.drawn_items import drawn_items
 from attrbench.taskfile.prompts import Draw
 
 if TYPE_CHECKING:
-    from attrbench.contracts.denoiser import Denoiser
+    from attrbench.contracts.model_description import ModelDescription
     from attrbench.contracts.ranking import Ranking
     from attrbench.plugins.registry import Registry
 
@@ -153,8 +153,7 @@ def check_question(question: Question) -> None:
 
 
 def _queries(question: Question, opened: OpenTask, cache: Path) -> Items:
-    denoiser = opened.denoiser
-    prompts = _prompts(question, denoiser)
+    prompts = _prompts(question, opened.model_description)
     if question.images:
         height, width, channels = opened.train.images.shape[1:]
         images = np.stack([read_picture(image, (height, width, channels)) for image in question.images])
@@ -163,13 +162,13 @@ def _queries(question: Question, opened: OpenTask, cache: Path) -> Items:
             for number, image in enumerate(question.images)
         ]
         return make_items(images, prompts, [""] * len(images), names)
-    return drawn_items(denoiser, [Draw(prompt, question.seed or 0) for prompt in prompts], cache)
+    return drawn_items(opened, [Draw(prompt, question.seed or 0) for prompt in prompts], cache)
 
 
-def _prompts(question: Question, denoiser: Denoiser) -> Sequence[str]:
+def _prompts(question: Question, model: ModelDescription) -> Sequence[str]:
     """Return a prompt for each picture."""
     count = len(question.images) or max(1, len(question.prompts))
-    if not denoiser.takes_prompts:
+    if not model.takes_prompts:
         if question.prompts:
             raise UsageError("the model takes no prompts: leave out --prompt")
         return [""] * count

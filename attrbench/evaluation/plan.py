@@ -176,7 +176,8 @@ def check_disk(plan: Plan, world: TaskWorld) -> None:
 
 def plan_lines(plan: Plan, world: TaskWorld, truths: GroundTruths | None = None) -> list[str]:
     """Return the plan in words, one line for each computation."""
-    lines = [f"{world.count('train')} training items, {world.count('query')} queries"]
+    drawn = "" if world.outlines["query"].is_drawn else ", to be drawn first"
+    lines = [f"{world.count('train')} training items, {world.count('query')} queries{drawn}"]
     for stage in plan.stages:
         missing = sum(stage.computation.lacks(unit, stage.stores, world) for unit in stage.units)
         features = list(dict.fromkeys(feature for feature, _ in stage.stores))

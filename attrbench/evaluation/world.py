@@ -14,6 +14,7 @@ from attrbench.contracts.feature import Feature
 from attrbench.contracts.gradient_source import TimestepGrid
 from attrbench.contracts.method import Context
 from attrbench.contracts.method_results import Edited, Transformed
+from attrbench.contracts.task import ItemsOutline
 from attrbench.errors import AttrbenchError
 from attrbench.gradients.samples import NoisySamples, Split
 from attrbench.store.shards import FeatureStore
@@ -133,23 +134,25 @@ class TaskWorld:
         return self.opened.train if split == "train" else self.opened.queries
 
     @cached_property
-    def _counts(self) -> dict[str, int]:
-        limits = {"train": self.settings.limit_train, "query": self.settings.limit_queries}
-        totals = {"train": len(self.opened.train), "query": len(self.opened.queries)}
-        return {split: min(total, limits[split] or total) for split, total in totals.items()}
+    def outlines(self) -> Mapping[SplitName, ItemsOutline]:
+        """The outline of each split; where the run stops after the plan, queries are not drawn for it."""
+        planned = self.opened.query_outline if self.settings.dry_run else ItemsOutline.of(self.opened.queries)
+        return {"train": ItemsOutline.of(self.opened.train), "query": planned}
 
     def count(self, split: SplitName) -> int:
         """Return the number of items of a split that the run uses."""
-        return self._counts[split]
+        total = self.outlines[split].count
+        limit = self.settings.limit_train if split == "train" else self.settings.limit_queries
+        return min(total, limit or total)
 
     @property
     def is_limited(self) -> bool:
         """Return whether the run uses fewer items than the task has."""
-        return any(self.count(split) < len(self.items(split)) for split in SPLITS)
+        return any(self.count(split) < self.outlines[split].count for split in SPLITS)
 
     def items_fingerprint(self, split: SplitName) -> str:
         """Return the hash of all items of a split."""
-        return self.items(split).fingerprint
+        return self.outlines[split].fingerprint
 
     def model(self, checkpoint: str) -> ModelAt:
         """Return the facts of the model with the weights of a checkpoint."""

@@ -132,16 +132,17 @@ def read_bank(path: Path, task: Task[Any], opened: OpenTask) -> SubsetBank:
             f"subset losses {path}: made for {facts.task} version {facts.version}, not for {meta.name} version"
             f" {meta.version}; {rebuild}"
         )
+    queries = opened.query_outline
     for what, made, found in (
         ("training set", facts.train, opened.train.fingerprint),
-        ("queries", facts.queries, opened.queries.fingerprint),
+        ("queries", facts.queries, queries.fingerprint if queries.is_drawn else facts.queries),
     ):
         if made != found:
             raise AttrbenchError(
                 f"subset losses {path}: made with other {what} ({made[:8]}) than task {meta.name} has here"
                 f" ({found[:8]}); {rebuild}"
             )
-    shape = (len(facts.numbers), facts.plan.seeds, len(opened.queries), len(bank.timesteps))
+    shape = (len(facts.numbers), facts.plan.seeds, queries.count, len(bank.timesteps))
     if bank.losses.shape != shape or bank.members.shape != (shape[0], facts.items) or shape[0] < 2:
         raise AttrbenchError(f"subset losses {path}: {bank.losses.shape} numbers instead of {shape}; {rebuild}")
     if not np.isfinite(bank.losses).all():

@@ -12,13 +12,13 @@ import numpy as np
 
 from attrbench.contracts.dataset_source import DatasetSource
 from attrbench.contracts.model_config import ModelConfig
-from attrbench.contracts.task import Items, OpenTask, Task, TaskMeta, Workspace
+from attrbench.contracts.task import Items, ItemsOutline, OpenTask, Task, TaskMeta, Workspace
 from attrbench.data.manifest import Listing
 from attrbench.data.open_dataset import items_of, list_items, make_items, need_captions
 from attrbench.errors import AttrbenchError, UsageError
 from attrbench.store.fingerprint import local_state
 from attrbench.taskfile.contents import TaskFile
-from attrbench.taskfile.drawn_items import drawn_items
+from attrbench.taskfile.drawn_items import drawn_items, generations
 from attrbench.taskfile.paths import beside_data, beside_model
 from attrbench.taskfile.prompts import Draw, common_query, draws_of, prompt_file
 
@@ -156,12 +156,24 @@ class OpenFileTask(OpenTask):
     @cached_property
     def queries(self) -> Items:
         """The images that the model generates, then those of the data set."""
-        parts = [self._drawn()] if self._draws else []
-        if self._pictures is not None and self._task.query_source is not None:
-            parts.append(self._items(self._pictures, self._task.query_source))
+        parts = [items for items in (self._drawn, self._given) if items is not None]
         if not parts:
             raise AttrbenchError(f"{self._task.path} has no table [queries], so there is nothing to run on")
         return parts[0] if len(parts) == 1 else _joined(*parts)
+
+    @cached_property
+    def query_outline(self) -> ItemsOutline:
+        """The outline of the queries; where images are not generated yet, only their number is known."""
+        if not self._draws or generations(self, self._draws, self._workspace.cache).are_kept:
+            return ItemsOutline.of(self.queries)
+        self._check_prompts()
+        return ItemsOutline.to_draw(len(self._draws) + (0 if self._given is None else len(self._given)))
+
+    @cached_property
+    def _given(self) -> Items | None:
+        """The queries that are images of a data set."""
+        source = self._task.query_source
+        return None if self._pictures is None or source is None else self._items(self._pictures, source)
 
     def _items(self, listing: Listing, source: DatasetSource) -> Items:
         if self.model_description.takes_prompts:
@@ -171,18 +183,24 @@ class OpenFileTask(OpenTask):
         self._note_truncated(loaded.items, listing.where)
         return loaded.items
 
-    def _drawn(self) -> Items:
+    @cached_property
+    def _drawn(self) -> Items | None:
+        """The queries that the model generates."""
+        if not self._draws:
+            return None
+        self._check_prompts()
+        items = drawn_items(self, self._draws, self._workspace.cache)
+        self._note_truncated(items, f"the prompts of {self._task.path}")
+        return items
+
+    def _check_prompts(self) -> None:
         prompts = [draw.prompt for draw in self._draws]
-        where = f"the prompts of {self._task.path}"
         if self.model_description.takes_prompts and not any(prompts):
             raise AttrbenchError(f"{self._task.path}: [queries] lacks prompts, and the model takes them")
         if not self.model_description.takes_prompts and any(prompts):
             raise AttrbenchError(
                 f"{self._task.path}: [queries] gives prompts, and the model takes none: give seeds alone"
             )
-        items = drawn_items(self.denoiser, self._draws, self._workspace.cache)
-        self._note_truncated(items, where)
-        return items
 
     def _note_truncated(self, items: Items, where: str) -> None:
         truncated = self.model_description.truncated(items.prompts)

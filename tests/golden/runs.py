@@ -20,7 +20,10 @@ def labels_of(case: Case) -> list[str]:
 
 
 def run(case: Case, labels: Sequence[str], golden: Golden | None = None) -> Capture:
-    """Run methods on the task of a case, from an empty cache.
+    """Run methods on the task of a case, from an empty cache, in the order in which a capture runs them.
+
+    The order decides bits: an autoencoder rounds an image by the others that it encodes at once, and those are the
+    items that the first computation asks for.
 
     Args:
         case: which task and how much of it.
@@ -38,7 +41,8 @@ def run(case: Case, labels: Sequence[str], golden: Golden | None = None) -> Capt
             assert train == golden.document["train"], f"{case.name}: the training images are not those of the record"
             if queries != golden.document["queries"]:
                 raise OtherQueries(f"{case.name}: queries of this machine differ from those of the record")
+        order = {label: place for place, label in enumerate(labels_of(case))}
         capture = Capture(case=case.name, task=case.task, train=train, queries=queries)
-        for outcome in probe.run(list(labels), capture):
+        for outcome in probe.run(sorted(labels, key=order.__getitem__), capture):
             capture.outcome(outcome)
     return capture

@@ -16,19 +16,21 @@ import numpy as np
 from pydantic import Field
 
 from attrbench.contracts.dataset_source import DatasetSource
+from attrbench.contracts.denoiser import Denoiser
+from attrbench.contracts.model_description import ModelDescription
 from attrbench.contracts.options import Options
-from attrbench.contracts.task import Items, OpenTask, Task, TaskMeta, Workspace
+from attrbench.contracts.task import Items, ItemsOutline, OpenTask, Task, TaskMeta, Workspace
 from attrbench.data.manifest import Listing
 from attrbench.data.open_dataset import items_of, list_items, make_items
 from attrbench.errors import AttrbenchError
 from attrbench.models.config import ModelConfig
 from attrbench.models.families.ddpm import DDPMDenoiser
-from attrbench.models.loading import find_pipeline, load_denoiser
+from attrbench.models.loading import describe_model, find_pipeline, load_denoiser
 from attrbench.store.artifacts import Artifact
 from attrbench.store.fingerprint import fingerprint, local_state
 from attrbench_tasks.datasets.labeled_arrays import list_arrays
 from attrbench_tasks.dmin_paper import constants as paper
-from attrbench_tasks.minis.query_pictures import Wanted, labeled_generations
+from attrbench_tasks.minis.query_pictures import Wanted, labeled_pictures
 from attrbench_tasks.training.classifier import ClassifierRecipe, Labeled, accuracy_of, train_classifier
 
 log = logging.getLogger("attrbench.queries")
@@ -145,41 +147,72 @@ class OpenPaperDDPM(OpenTask):
     @cached_property
     def denoiser(self) -> DDPMDenoiser:
         """Return the published model."""
-        loaded = load_denoiser(self._task.model, self._workspace.device)
-        if not isinstance(loaded, DDPMDenoiser):
+        return self._ddpm(load_denoiser(self._task.model, self._workspace.device))
+
+    @cached_property
+    def model_description(self) -> ModelDescription:
+        """Return the description of the published model; its weights are not read."""
+        return ModelDescription(self._ddpm(describe_model(self._task.model).outline))
+
+    def _ddpm(self, denoiser: Denoiser) -> DDPMDenoiser:
+        if not isinstance(denoiser, DDPMDenoiser):
             raise AttrbenchError(f"task {self._task.meta.name}: model {self._task.model.model} is no DDPM")
-        return loaded
+        return denoiser
 
     @cached_property
     def train(self) -> Items:
         """Return the training images at the model's size; the group of an item is its class."""
-        shape = self.denoiser.image_shape
+        shape = self.model_description.image_shape
         return items_of(self._listing, self._task.train_source, shape, self._workspace.cache).items
 
     @cached_property
     def queries(self) -> Items:
         """Return generated images, labeled by the classifier, ambiguous ones left out (see `query_pictures`)."""
-        options, classes = self._task.options, sorted(set(self.train.groups))
-        wanted = Wanted(options.queries_per_group, options.query_set, self._workspace.cache)
-        images, labels, seeds = labeled_generations(self.denoiser, self._classifier(classes), wanted)
-        groups = [classes[label] for label in labels.tolist()]
-        names = [f"seed {seed}" for seed in seeds.tolist()]
-        return make_items(images, [""] * len(images), groups, names, seeds=seeds.tolist())
+        kept = labeled_pictures(self, self._trained_classifier(), self._wanted).arrays()
+        groups = [self._classes[label] for label in kept["labels"].tolist()]
+        seeds = kept["seeds"].tolist()
+        names = [f"seed {seed}" for seed in seeds]
+        return make_items(kept["images"], [""] * len(groups), groups, names, seeds=seeds)
 
-    def _classifier(self, classes: Sequence[str]) -> Path:
-        """Return the folder of the classifier; train it where it is not in the cache yet."""
+    @property
+    def query_outline(self) -> ItemsOutline:
+        """Return the outline of the queries; it trains no classifier and draws none."""
+        classifier = self._classifier
+        if classifier.whole() is None:
+            return ItemsOutline.to_draw(self._wanted.per_group * len(self._classes))
+        return labeled_pictures(self, classifier.path, self._wanted).outline(lambda: self.queries)
+
+    @property
+    def _wanted(self) -> Wanted:
+        options = self._task.options
+        return Wanted(options.queries_per_group, options.query_set, self._workspace.cache)
+
+    @cached_property
+    def _classes(self) -> list[str]:
+        """The groups of the training set in order; a label of the classifier is a place among them."""
+        return sorted(set(self.train.groups))
+
+    @property
+    def _recipe(self) -> ClassifierRecipe:
+        _, size, channels = self.train.images.shape[1:]
+        return self._task.classifier(size, channels, len(self._classes))
+
+    @property
+    def _classifier(self) -> Artifact:
+        """The folder of the classifier in the cache, which may be missing."""
         train = self.train
-        _, size, channels = train.images.shape[1:]
-        recipe = self._task.classifier(size, channels, len(classes))
-        contents = [train.fingerprint, train.grouping, recipe.model_dump(mode="json"), HELD_OUT]
+        contents = [train.fingerprint, train.grouping, self._recipe.model_dump(mode="json"), HELD_OUT]
         path = self._workspace.cache / "classifiers" / fingerprint(contents)[:20]
+        return Artifact(path, "classifier", f"{len(self._classes)} classes, trained on {len(train):,} images")
+
+    def _trained_classifier(self) -> Path:
+        """Return the folder of the classifier; train it where it is not in the cache yet."""
 
         def build(part: Path) -> None:
-            log.info("training the classifier of the queries on %d images", len(train))
-            train_classifier(recipe, *self._labeled(classes), part, self._workspace.device)
+            log.info("training the classifier of the queries on %d images", len(self.train))
+            train_classifier(self._recipe, *self._labeled(), part, self._workspace.device)
 
-        artifact = Artifact(path, "classifier", f"{len(classes)} classes, trained on {len(train):,} images")
-        folder = artifact.kept(build, lambda folder, _: folder).value
+        folder = self._classifier.kept(build, lambda folder, _: folder).value
         accuracy, tested = accuracy_of(folder)
         self._notes.append(
             f"queries are labeled by a classifier that is right on {accuracy:.1%} of {tested} training images that it"
@@ -187,9 +220,9 @@ class OpenPaperDDPM(OpenTask):
         )
         return folder
 
-    def _labeled(self, classes: Sequence[str]) -> tuple[Labeled, Labeled]:
+    def _labeled(self) -> tuple[Labeled, Labeled]:
         """Return the images and labels that the classifier is trained on, and those that it is tested on."""
-        numbers = {group: number for number, group in enumerate(classes)}
+        numbers = {group: number for number, group in enumerate(self._classes)}
         labels = np.array([numbers[group] for group in self.train.groups], np.int64)
         tested = np.arange(len(labels)) % HELD_OUT == HELD_OUT - 1
         images = self.train.images

@@ -19,10 +19,12 @@ import torch
 from numpy.typing import NDArray
 from pydantic import Field
 
+from attrbench.contracts.model_description import ModelDescription
+from attrbench.contracts.model_family import META
 from attrbench.contracts.options import Options
-from attrbench.contracts.task import Items, OpenTask, Task, Trainable, Workspace
+from attrbench.contracts.task import Items, ItemsOutline, OpenTask, Task, Trainable, Workspace
 from attrbench.models.families.ddpm import DDPMDenoiser
-from attrbench_tasks.minis.query_pictures import Wanted, labeled_generations
+from attrbench_tasks.minis.query_pictures import KeptPictures, Wanted, labeled_pictures
 from attrbench_tasks.shipped_weights import WEIGHTS, need_weights
 from attrbench_tasks.training.classifier import ClassifierRecipe, Labeled, train_classifier
 from attrbench_tasks.training.train_ddpm import DDPMRecipe, scaled, train_ddpm
@@ -138,10 +140,24 @@ class OpenMiniDDPM(OpenTask):
     @cached_property
     def queries(self) -> Items:
         """Return generated images, labeled by the classifier, ambiguous ones left out (see `query_pictures`)."""
+        kept = self._pictures.arrays()
+        return replace(self._task.data().items(kept["images"], kept["labels"]), seeds=kept["seeds"].tolist())
+
+    @property
+    def query_outline(self) -> ItemsOutline:
+        """Return the outline of the queries, which draws none."""
+        return self._pictures.outline(lambda: self.queries)
+
+    @property
+    def _pictures(self) -> KeptPictures:
         options = self._task.options
         wanted = Wanted(options.queries_per_group, options.query_set, self._workspace.cache)
-        images, labels, seeds = labeled_generations(self.denoiser, self._task.weights, wanted)
-        return replace(self._task.data().items(images, labels), seeds=seeds.tolist())
+        return labeled_pictures(self, self._task.weights, wanted)
+
+    @cached_property
+    def model_description(self) -> ModelDescription:
+        """Return the description of the shipped model; its weights are not read."""
+        return ModelDescription(DDPMDenoiser(self._task.weights, META))
 
     @cached_property
     def denoiser(self) -> DDPMDenoiser:

@@ -21,8 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attrbench.contracts.denoiser import Denoiser
+from attrbench.contracts.task import Items, ItemsOutline, OpenTask
 from attrbench.errors import AttrbenchError
-from attrbench.models.families.ddpm import DDPMDenoiser
 from attrbench.store.artifacts import Artifact
 from attrbench.store.fingerprint import fingerprint
 from attrbench_tasks.training.classifier import FILE, load_classifier, probabilities, recipe_of
@@ -36,6 +36,33 @@ CONFIDENCE = 0.9
 BATCH = 50
 MAX_BATCHES_PER_GROUP_MEMBER = 4  # give up on a class that needs more than 200 pictures for each one wanted
 FIRST_SEED = {"reported": 0, "tuning": 1_000_000}
+
+
+@dataclass(frozen=True)
+class KeptPictures:
+    """Queries that a model draws once, as the arrays of one file in the cache.
+
+    Attributes:
+        artifact: the file; its name holds a hash of all that decides the pictures.
+        most: how many pictures there will be, at most.
+        draw: draws them.
+    """
+
+    artifact: Artifact
+    most: int
+    draw: Callable[[], Arrays]
+
+    def arrays(self) -> Arrays:
+        """Return the arrays, by name: `images` [m, H, W, C] uint8, and what the task keeps with them."""
+        return self.artifact.arrays(self.draw).value
+
+    def outline(self, items: Callable[[], Items]) -> ItemsOutline:
+        """Return the outline of the queries, without drawing them.
+
+        Args:
+            items: returns the queries; called where their pictures are in the cache.
+        """
+        return ItemsOutline.to_draw(self.most) if self.artifact.whole() is None else ItemsOutline.of(items())
 
 
 @dataclass(frozen=True)
@@ -53,56 +80,68 @@ class Wanted:
     cache: Path
 
 
-def prompted_generations(
-    denoiser: Denoiser, prompts: Mapping[str, Sequence[str]], wanted: Wanted
-) -> tuple[NDArray[np.uint8], list[str], list[str], list[int]]:
-    """Return generated images, [m, H, W, C] uint8, with their groups, prompts and seeds, drawn or from the cache.
+@dataclass(frozen=True)
+class Prompted:
+    """The queries of a text-to-image model: which prompt and seed each picture has, and its group.
 
-    Args:
-        denoiser: the model.
-        prompts: those of each group, by its name.
-        wanted: how many queries, of which set.
+    Attributes:
+        groups, prompts, seeds: [m] of each picture.
     """
-    groups = [group for group in prompts for _ in range(wanted.per_group)]
-    forth = 1 if wanted.query_set == "reported" else -1
-    ordered = [of_group[::forth] for of_group in prompts.values()]
-    used = [of_group[i % len(of_group)] for of_group in ordered for i in range(wanted.per_group)]
-    first = FIRST_SEED[wanted.query_set]
-    seeds = list(range(first, first + len(used)))
-    contents = {"model": denoiser.fingerprint, "sampling": denoiser.sampling, "prompts": used, "seeds": seeds}
-    summary = f"{len(used)} pictures of {len(prompts)} groups, {wanted.query_set}"
-    kept = _kept(wanted.cache, contents, summary, lambda: {"images": denoiser.generate(used, seeds)})
-    return kept["images"], groups, used, seeds
+
+    groups: Sequence[str]
+    prompts: Sequence[str]
+    seeds: Sequence[int]
+
+    @classmethod
+    def of(cls, prompts: Mapping[str, Sequence[str]], wanted: Wanted) -> Prompted:
+        """Return the queries for the prompts of each group, by its name."""
+        groups = [group for group in prompts for _ in range(wanted.per_group)]
+        forth = 1 if wanted.query_set == "reported" else -1
+        ordered = [of_group[::forth] for of_group in prompts.values()]
+        used = [of_group[i % len(of_group)] for of_group in ordered for i in range(wanted.per_group)]
+        first = FIRST_SEED[wanted.query_set]
+        return cls(groups, used, range(first, first + len(used)))
+
+    def pictures(self, opened: OpenTask, wanted: Wanted) -> KeptPictures:
+        """Return the pictures that the model of a task draws: `images`, [m, H, W, C] uint8."""
+        model, prompts, seeds = opened.model_description, list(self.prompts), list(self.seeds)
+        contents = {"model": model.fingerprint, "sampling": model.sampling, "prompts": prompts, "seeds": seeds}
+        summary = f"{len(prompts)} pictures of {len(set(self.groups))} groups, {wanted.query_set}"
+        artifact = _artifact(wanted.cache, contents, summary)
+        return KeptPictures(artifact, len(prompts), lambda: {"images": opened.denoiser.generate(prompts, seeds)})
 
 
-def labeled_generations(
-    denoiser: DDPMDenoiser, weights: Path, wanted: Wanted
-) -> tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.int64]]:
-    """Return generated images, [m, H, W, C] uint8, with their labels, [m], and seeds, [m], drawn or from the cache.
+def labeled_pictures(opened: OpenTask, weights: Path, wanted: Wanted) -> KeptPictures:
+    """Return the pictures of an unconditional model that a classifier labels.
 
     Args:
-        denoiser: the model.
+        opened: the task whose model draws.
         weights: folder of the classifier.
         wanted: how many queries, of which set.
+
+    Returns:
+        `images`, [m, H, W, C] uint8, with their `labels`, [m], and `seeds`, [m].
     """
+    model = opened.model_description
     contents = {
-        "model": denoiser.fingerprint,
-        "sampling_steps": denoiser.sampling_steps,
+        "model": model.fingerprint,
+        "sampling_steps": model.sampling["steps"],
         "classifier": hashlib.sha256((weights / FILE).read_bytes()).hexdigest(),
         "confidence": CONFIDENCE,
         "per_group": wanted.per_group,
         "query_set": wanted.query_set,
     }
     first = FIRST_SEED[wanted.query_set]
-    summary = f"{wanted.per_group} labeled pictures of each class, {wanted.query_set}"
-    kept = _kept(wanted.cache, contents, summary, lambda: _unambiguous(denoiser, weights, wanted.per_group, first))
-    return kept["images"], kept["labels"], kept["seeds"]
+    artifact = _artifact(
+        wanted.cache, contents, f"{wanted.per_group} labeled pictures of each class, {wanted.query_set}"
+    )
+    most = wanted.per_group * recipe_of(weights).classes
+    return KeptPictures(artifact, most, lambda: _unambiguous(opened.denoiser, weights, wanted.per_group, first))
 
 
-def _kept(cache: Path, contents: dict[str, Any], summary: str, build: Callable[[], Arrays]) -> Arrays:
-    """Return the pictures that are a function of `contents`, from the cache, or drawn and kept there."""
-    path = cache / "queries" / f"{fingerprint(contents)[:20]}.safetensors"
-    return Artifact(path, "generated queries", summary).arrays(build).value
+def _artifact(cache: Path, contents: dict[str, Any], summary: str) -> Artifact:
+    """Return the file in the cache of the pictures that are a function of `contents`."""
+    return Artifact(cache / "queries" / f"{fingerprint(contents)[:20]}.safetensors", "generated queries", summary)
 
 
 def _unambiguous(denoiser: Denoiser, weights: Path, per_group: int, first_seed: int) -> Arrays:

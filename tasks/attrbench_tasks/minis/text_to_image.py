@@ -20,13 +20,14 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from attrbench.contracts.denoiser import Denoiser
+from attrbench.contracts.model_description import ModelDescription
 from attrbench.contracts.options import Options
-from attrbench.contracts.task import Items, OpenTask, Task, TaskMeta, Trainable, Workspace
+from attrbench.contracts.task import Items, ItemsOutline, OpenTask, Task, TaskMeta, Trainable, Workspace
 from attrbench.files import write_atomically
 from attrbench.models.config import ModelConfig
-from attrbench.models.loading import load_denoiser
+from attrbench.models.loading import describe_model, load_denoiser
 from attrbench_tasks.datasets.registry_mix import FAMILIES, Captioned, part
-from attrbench_tasks.minis.query_pictures import Wanted, prompted_generations
+from attrbench_tasks.minis.query_pictures import Prompted, Wanted
 from attrbench_tasks.minis.recipes import encoded, fine_tuning, prepare, progress
 from attrbench_tasks.shipped_weights import WEIGHTS, need_weights
 from attrbench_tasks.training.classifier import load_classifier, probabilities
@@ -130,14 +131,17 @@ class MiniTextToImageTask(Task[MiniTextToImageOptions], Trainable):
             weights: folder of the fine-tuning.
             workspace: device, and the cache in which the pipeline is put together.
         """
+        return load_denoiser(self.pipeline_config(weights, workspace.cache), workspace.device)
+
+    def pipeline_config(self, weights: Path, cache: Path) -> ModelConfig:
+        """Return the configuration of the pipeline with fine-tuned weights, put together in the cache."""
         parts = pipeline_parts(self.family, self.shared_parts(weights), None if self.lora else weights)
-        source = ModelConfig(
-            model=str(assembled(INDEX[self.family], parts, workspace.cache)),
+        return ModelConfig(
+            model=str(assembled(INDEX[self.family], parts, cache)),
             lora=str(weights) if self.lora else None,
             sampling_steps=self.steps,
             guidance_scale=self.guidance,
         )
-        return load_denoiser(source, workspace.device)
 
     def judge(self, weights: Path, device: torch.device) -> str:
         """Return in words how many pictures for held-out prompts the classifier assigns to the prompt's family.
@@ -237,15 +241,33 @@ class OpenMiniTextToImage(OpenTask):
     @cached_property
     def queries(self) -> Items:
         """Return pictures for held-out prompts; the group is the prompt's family (see `query_pictures`)."""
+        prompted = self._prompted
+        images = prompted.pictures(self, self._wanted).arrays()["images"]
+        return _items(images, prompted.groups, prompted.prompts, prompted.seeds)
+
+    @property
+    def query_outline(self) -> ItemsOutline:
+        """Return the outline of the queries, which draws none."""
+        return self._prompted.pictures(self, self._wanted).outline(lambda: self.queries)
+
+    @property
+    def _wanted(self) -> Wanted:
         options = self._task.options
-        wanted = Wanted(options.queries_per_group, options.query_set, self._workspace.cache)
-        images, groups, prompts, seeds = prompted_generations(self.denoiser, by_family(part("held_out")), wanted)
-        return _items(images, groups, prompts, seeds)
+        return Wanted(options.queries_per_group, options.query_set, self._workspace.cache)
+
+    @property
+    def _prompted(self) -> Prompted:
+        return Prompted.of(by_family(part("held_out")), self._wanted)
 
     @cached_property
     def denoiser(self) -> Denoiser:
         """Return the shipped pipeline, put together from its parts, with its LoRA where it has one."""
         return self._task.pipeline(self._task.weights, self._workspace)
+
+    @cached_property
+    def model_description(self) -> ModelDescription:
+        """Return the description of the shipped pipeline; its weights are not read into memory."""
+        return describe_model(self._task.pipeline_config(self._task.weights, self._workspace.cache))
 
 
 def by_family(items: Captioned) -> dict[str, list[str]]:

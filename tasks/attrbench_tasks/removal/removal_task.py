@@ -11,15 +11,17 @@ from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from functools import cached_property, partial
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
+from attrbench.contracts.model_description import ModelDescription
+from attrbench.contracts.model_family import META
 from attrbench.contracts.options import Options
-from attrbench.contracts.task import Items, OpenTask, Task, Trainable, Workspace
+from attrbench.contracts.task import Items, ItemsOutline, OpenTask, Task, Trainable, Workspace
 from attrbench.errors import UsageError
 from attrbench.ground_truth.removal import Removable, RemovalRule, RemovalStudy
 from attrbench.ground_truth.retraining import draw
@@ -27,6 +29,7 @@ from attrbench.metrics.removal import highest
 from attrbench.models.families.ddpm import DDPMDenoiser
 from attrbench.store.artifacts import Artifact
 from attrbench.store.fingerprint import fingerprint
+from attrbench_tasks.minis.query_pictures import KeptPictures
 from attrbench_tasks.removal.thickness import METRIC, Formula, thicknesses
 from attrbench_tasks.training.classifier import Labeled
 from attrbench_tasks.training.train_ddpm import DDPMRecipe, is_trained, scaled, train_ddpm
@@ -184,15 +187,24 @@ class OpenRemoval(OpenTask, Removable):
     @cached_property
     def queries(self) -> Items:
         """The generated pictures with the thickest strokes, the thickest first."""
-        options = self._task.options
-        summary = f"the {options.queries} of {options.generations} generated pictures with the thickest strokes"
-        artifact = self._kept("thickest", summary, self.denoiser.fingerprint, options.generations, options.queries)
-        kept = artifact.arrays(self._thickest).value
+        kept = self._pictures.arrays()
         digest = fingerprint(["thickest", kept["images"].tobytes().hex()])
         groups = ["thick"] * len(kept["images"])
         return Items(kept["images"], groups, [""] * len(groups), digest, seeds=kept["seeds"].tolist())
 
-    def _thickest(self) -> dict[str, NDArray[np.generic]]:
+    @property
+    def query_outline(self) -> ItemsOutline:
+        """Return the outline of the queries, which draws none."""
+        return self._pictures.outline(lambda: self.queries)
+
+    @property
+    def _pictures(self) -> KeptPictures:
+        options, model = self._task.options, self.model_description.fingerprint
+        summary = f"the {options.queries} of {options.generations} generated pictures with the thickest strokes"
+        artifact = self._kept("thickest", summary, model, options.generations, options.queries)
+        return KeptPictures(artifact, options.queries, self._thickest)
+
+    def _thickest(self) -> dict[str, NDArray[Any]]:
         options = self._task.options
         pictures = draw(self.denoiser, range(options.generations))
         strokes = np.nan_to_num(thicknesses(pictures, options.thickness))
@@ -203,6 +215,11 @@ class OpenRemoval(OpenTask, Removable):
     def denoiser(self) -> DDPMDenoiser:
         """The model that was trained on everything."""
         return DDPMDenoiser(self._folder, self._workspace.device)
+
+    @cached_property
+    def model_description(self) -> ModelDescription:
+        """The description of that model; its weights are not read."""
+        return ModelDescription(DDPMDenoiser(self._folder, META))
 
     @cached_property
     def removal(self) -> RemovalStudy:

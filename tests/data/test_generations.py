@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from attrbench.data.generated_images import kept_generations
+from attrbench.data.generated_images import Generations
 from attrbench.errors import AttrbenchError
 
 
@@ -29,7 +29,7 @@ PROMPTS, SEEDS = ["", "a", "bb", "ccc", "dddd"], [9, 8, 7, 6, 5]
 
 
 def kept(model, cache, batch=2, prompts=PROMPTS, seeds=SEEDS):
-    return kept_generations(model, prompts, seeds, cache, batch)
+    return Generations(model, lambda: model, prompts, seeds, cache, batch).images()
 
 
 def test_pictures_come_in_order_and_are_drawn_once(tmp_path):
@@ -82,3 +82,20 @@ def test_a_real_model_draws_the_same_picture_in_any_batch(tmp_path, tiny_denoise
     alone = kept(tiny_denoiser, tmp_path / "b", 1, [""], [2])
     assert together.shape == (3, 8, 8, 1)
     assert np.abs(together[1].astype(int) - alone[0]).max() <= 1
+
+
+def test_images_are_kept_when_every_batch_is(tmp_path):
+    model = Counting()
+    images = Generations(model, lambda: model, PROMPTS, SEEDS, tmp_path, 2)
+    assert not images.are_kept
+    kept(model, tmp_path, prompts=PROMPTS[:2], seeds=SEEDS[:2])
+    assert not images.are_kept
+    kept(model, tmp_path)
+    assert images.are_kept
+
+
+def test_a_model_is_not_loaded_for_images_that_are_kept(tmp_path):
+    model = Counting()
+    first = kept(model, tmp_path)
+    again = Generations(model, lambda: pytest.fail("loaded"), PROMPTS, SEEDS, tmp_path, 2)
+    assert np.array_equal(again.images(), first)

@@ -31,12 +31,14 @@ def main() -> int:
     parser.add_argument("--task", action="append", choices=CASES, help="a case; all by default")
     parser.add_argument("--records", type=Path, default=RECORDS, help="folder of the records")
     parser.add_argument("--digests", type=Path, help="folder of the digests of this machine")
+    parser.add_argument("--executor", default="inline", help="what carries the jobs, such as processes:2")
     arguments = parser.parse_args()
     bad = 0
     for name in arguments.task or CASES:
         started, used = time.perf_counter(), time.process_time()
         work = _capture if arguments.verb == "capture" else _compare
-        lines = work(CASES[name], arguments.records / f"{name}.npz", _digests(arguments.digests, name))
+        records, digests = arguments.records / f"{name}.npz", _digests(arguments.digests, name)
+        lines = work(CASES[name], records, digests, arguments.executor)
         say("".join(f"  {line}\n" for line in lines))
         verdict = f"{len(lines)} differences" if arguments.verb == "compare" else "captured"
         took, used = time.perf_counter() - started, time.process_time() - used
@@ -50,9 +52,9 @@ def _digests(folder: Path | None, name: str) -> Path | None:
     return None if folder is None else folder / f"{name}.json"
 
 
-def _capture(case: Case, path: Path, digests: Path | None) -> list[str]:
+def _capture(case: Case, path: Path, digests: Path | None, executor: str) -> list[str]:
     """Write the files of a case; return what did not work."""
-    made = run(case, labels_of(case))
+    made = run(case, labels_of(case), executor=executor)
     made.golden().write(path)
     if digests is not None:
         digests.parent.mkdir(parents=True, exist_ok=True)
@@ -64,11 +66,11 @@ def _capture(case: Case, path: Path, digests: Path | None) -> list[str]:
     ]
 
 
-def _compare(case: Case, path: Path, digests: Path | None) -> list[str]:
+def _compare(case: Case, path: Path, digests: Path | None, executor: str) -> list[str]:
     """Return all differences."""
     golden = Golden.read(path)
     try:
-        now = run(case, golden.labels, golden)
+        now = run(case, golden.labels, golden, executor)
     except OtherQueries as error:
         return [str(error)]
     lines = differences(golden, now.golden(), now.scores)

@@ -85,9 +85,10 @@ class Probe:
         train: how many training items.
         queries: how many queries.
         batch: pairs of item and timestep in a backward pass; fixed, as the default depends on the free memory.
+        executor: the `--executor` string.
     """
 
-    def __init__(self, task: str, train: int, queries: int, batch: int) -> None:
+    def __init__(self, task: str, train: int, queries: int, batch: int, executor: str = "inline") -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="golden-")
         folder = Path(self._folder.name)
         self._settings = RunSettings(
@@ -96,6 +97,7 @@ class Probe:
             limit_train=train,
             limit_queries=queries,
             engine=Engine(batch_size=batch),
+            executor=executor,
         )
         (self._task,) = request_tasks(registry(), [task])
 

@@ -19,7 +19,7 @@ def labels_of(case: Case) -> list[str]:
     return [*(registered if case.every else ()), *case.variants]
 
 
-def run(case: Case, labels: Sequence[str], golden: Golden | None = None) -> Capture:
+def run(case: Case, labels: Sequence[str], golden: Golden | None = None, executor: str = "inline") -> Capture:
     """Run methods on the task of a case, from an empty cache, in the order in which a capture runs them.
 
     The order decides bits: an autoencoder rounds an image by the others that it encodes at once, and those are the
@@ -29,12 +29,13 @@ def run(case: Case, labels: Sequence[str], golden: Golden | None = None) -> Capt
         case: which task and how much of it.
         labels: the methods.
         golden: the record that the run will be compared with; None for none.
+        executor: the `--executor` string.
 
     Raises:
         OtherQueries: where the record's queries are others, before anything is computed.
         AssertionError: where its training images are others.
     """
-    with Probe(case.task, case.train, case.queries, case.batch) as probe:
+    with Probe(case.task, case.train, case.queries, case.batch, executor) as probe:
         pictures = probe.pictures()
         train, queries = digest(pictures.train), digest(pictures.queries)
         if golden is not None:

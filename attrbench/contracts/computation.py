@@ -160,10 +160,13 @@ class ShardWriter(Protocol):
         """Items of a shard."""
 
     def lacks(self, unit: Unit) -> bool:
-        """Return whether a shard within `unit` is not there or damaged; says nothing of it."""
+        """Return whether the row of an item of `unit` is not there or damaged; says nothing of it."""
+
+    def lacking(self, unit: Unit) -> list[Unit]:
+        """Return the ranges within `unit` that must be computed, each a shard; says nothing of damaged ones."""
 
     def missing(self, unit: Unit) -> list[Unit]:
-        """Return the shards within `unit` that must be computed; damaged ones are reported."""
+        """Return the ranges within `unit` that must be computed, each a shard; damaged ones are reported."""
 
     def write(self, unit: Unit, arrays: Mapping[str, NDArray[Any]], timing: Any) -> None:
         """Commit a shard; arrays have the leading dimension `unit.last - unit.first`."""
@@ -177,12 +180,16 @@ class StoreSpec:
         description: everything that decides the numbers, as JSON can hold it.
         item_bytes: bytes of one item.
         shard_items: items of a shard, a power of two; it must follow from the description alone.
+        rows: what a row depends on besides the description: `item`, its own item (`Items.keys`), so that it serves
+            every set that the item is in; `trajectory`, its own item and seed; `set`, the whole split, which the
+            description must then identify.
         kind, summary: what it is and which one, in words; `attrbench cache ls` shows them.
     """
 
     description: Mapping[str, object]
     item_bytes: int
     shard_items: int = 64
+    rows: Literal["item", "trajectory", "set"] = "set"
     kind: str = "feature"
     summary: str = ""
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Generic, TypeVar
 
@@ -67,6 +70,7 @@ class Items:
             run again; None for pictures from elsewhere.
         names: the name of each item for people, such as that of its file; empty where items have no names.
         grouping: hash of the groups, where `fingerprint` leaves them out, so that features outlive other groups.
+        digests: sha256 of the pixels of each image, where they are known already; empty where not.
     """
 
     images: NDArray[np.uint8]
@@ -76,9 +80,39 @@ class Items:
     seeds: Sequence[int] | None = None
     names: Sequence[str] = ()
     grouping: str = ""
+    digests: Sequence[str] = ()
 
     def __len__(self) -> int:
         return len(self.images)
+
+    @cached_property
+    def keys(self) -> tuple[str, ...]:
+        """The key of each item, a hash of its pixels and prompt, by which its noise is drawn and its rows are stored.
+
+        Equal for equal items of any task, split and place; items that are equal to an earlier one of the set are
+        counted, so that no two of a set share a key.
+        """
+        digests = self.digests or [hashlib.sha256(image.tobytes()).hexdigest() for image in self.images]
+        shape = "x".join(map(str, self.images.shape[1:]))
+        counts: Counter[str] = Counter()
+        keys = []
+        for digest, prompt in zip(digests, self.prompts, strict=True):
+            content = f"{shape}/{digest}/{prompt}"
+            keys.append(_key(f"{content}/{counts[content]}" if counts[content] else content))
+            counts[content] += 1
+        return tuple(keys)
+
+    @cached_property
+    def trajectory_keys(self) -> tuple[str, ...]:
+        """The key of each item with its seed, for rows along its sampling trajectory; equal to `keys` without seeds."""
+        if self.seeds is None:
+            return self.keys
+        return tuple(_key(f"{key}/seed {seed}") for key, seed in zip(self.keys, self.seeds, strict=True))
+
+
+def _key(content: str) -> str:
+    """Return 96 bits of a hash, as hex digits."""
+    return hashlib.sha256(content.encode()).hexdigest()[:24]
 
 
 @dataclass(frozen=True)
@@ -88,22 +122,26 @@ class ItemsOutline:
     Attributes:
         count: how many items; of pictures that are still to be drawn, the most that there will be.
         fingerprint: `Items.fingerprint`; of pictures that are still to be drawn, a hash that no items have.
+        keys, trajectory_keys: those of the items; of pictures that are still to be drawn, keys that no items have.
         is_drawn: whether the items are there; False for pictures that the model has yet to draw.
     """
 
     count: int
     fingerprint: str
+    keys: Sequence[str]
+    trajectory_keys: Sequence[str]
     is_drawn: bool = True
 
     @classmethod
     def of(cls, items: Items) -> ItemsOutline:
         """Return the outline of items that are there."""
-        return cls(len(items), items.fingerprint)
+        return cls(len(items), items.fingerprint, items.keys, items.trajectory_keys)
 
     @classmethod
     def to_draw(cls, count: int) -> ItemsOutline:
         """Return the outline of pictures that are still to be drawn."""
-        return cls(count, "to be drawn", is_drawn=False)
+        keys = [f"to be drawn {number}" for number in range(count)]
+        return cls(count, "to be drawn", keys, keys, is_drawn=False)
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,7 @@ class FeatureReader:
     @property
     def fingerprint(self) -> str:
         """Hash of the training features; empty for a method without any."""
-        keys = [fingerprint(dict(feature.store("train", self.world).description)) for feature in self.request.train]
+        keys = [self.world.store(feature, "train").fingerprint for feature in self.request.train]
         return fingerprint(keys) if keys else ""
 
     def train(self) -> TrainFeatures:

@@ -153,9 +153,8 @@ def bytes_to_write(plan: Plan, world: TaskWorld) -> int:
         for (feature, split), store in stage.stores.items():
             size = feature.store(split, world).item_bytes
             for unit in stage.units:
-                for shard in store.shards(stage.computation.items_of(unit, split, world)):
-                    if store.state(shard) != "done":
-                        sizes[store.path(shard)] = size * (shard.last - shard.first)
+                for shard in store.lacking(stage.computation.items_of(unit, split, world)):
+                    sizes[store.path(shard)] = size * (shard.last - shard.first)
     return sum(sizes.values())
 
 

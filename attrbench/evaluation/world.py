@@ -17,6 +17,7 @@ from attrbench.contracts.method_results import Edited, Transformed
 from attrbench.contracts.task import ItemsOutline
 from attrbench.errors import AttrbenchError
 from attrbench.gradients.samples import NoisySamples, Split
+from attrbench.store.item_store import ItemStore
 from attrbench.store.shards import FeatureStore
 
 if TYPE_CHECKING:
@@ -170,9 +171,14 @@ class TaskWorld:
         """Return the store of a feature that is computed for a split."""
         if (feature, split) not in self._stores:
             spec = feature.store(split, self)
-            self._stores[feature, split] = FeatureStore(
-                self.cache, dict(spec.description), spec.shard_items, spec.summary or feature.summary(), spec.kind
-            )
+            about = spec.shard_items, spec.summary or feature.summary(), spec.kind, f"{self.task} {split}"
+            if spec.rows == "set":
+                store = FeatureStore(self.cache, dict(spec.description), *about)
+            else:
+                outline = self.outlines[split]
+                keys = outline.keys if spec.rows == "item" else outline.trajectory_keys
+                store = ItemStore(self.cache, dict(spec.description), keys[: self.count(split)], *about)
+            self._stores[feature, split] = store
         return self._stores[feature, split]
 
     def transform(self, feature: AnyFeature, gradients: Tensor) -> Transformed:

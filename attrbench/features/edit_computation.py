@@ -56,10 +56,10 @@ class EditComputation(Computation[AnyFeature]):
 
     def identity(self, scope: Scope) -> object:
         """Return task, items, model, source and edit."""
-        facts = source_facts(self.source, "query", scope)
+        facts, queries = source_facts(self.source, scope), scope.items_fingerprint("query")
         train = [scope.items_fingerprint("train"), scope.count("train")]
         source = self.source.model_dump(mode="json")
-        return ["edit", facts["task"], facts["items"], train, facts["model"], source, self.edit, scope.seed]
+        return ["edit", scope.task, queries, train, facts["model"], source, self.edit, scope.seed]
 
     def units(self, scope: Scope) -> list[Unit]:
         """Return single queries."""

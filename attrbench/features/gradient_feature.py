@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from attrbench.contracts.computation import Computation, Scope, SplitName, StoreSpec
 from attrbench.contracts.feature import QueryViewT, TrainViewT
@@ -44,15 +44,16 @@ class GradientFeature(PassFeature[TrainViewT, QueryViewT]):
         return PassComputation(self.source, split)
 
     def store(self, split: SplitName, scope: Scope) -> StoreSpec:
-        """Return how the feature is stored, described by model, items, timesteps and fields."""
+        """Return how the feature is stored, described by model, timesteps and fields; rows are found by their item."""
         description = {
-            **source_facts(self.source, split, scope),
+            **source_facts(self.source, scope),
             "kind": type(self).__name__,
             "feature": self.declared(),
         }
         size = self.item_bytes(layout_of(self.source, scope), scope)
         items = shard_items(size, SHARD_ITEMS if split == "train" else QUERY_SHARD)
-        return StoreSpec(description, size, items, self.words, self.text)
+        rows: Literal["item", "trajectory"] = "item" if self.source.latents == "clean" else "trajectory"
+        return StoreSpec(description, size, items, rows, self.words, self.text)
 
 
 def timesteps_text(source: GradientSource) -> str:

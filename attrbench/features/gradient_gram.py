@@ -61,7 +61,8 @@ class GradientGram(Declaration, GramFeature[TrainGram, Cross]):
         """Return how the matrix, or its products with the queries, are stored: in a single shard."""
         fields = self.model_dump(mode="json", exclude={"queries"} if split == "train" else None)
         description: dict[str, Any] = {
-            **source_facts(self.source, split, scope),
+            **source_facts(self.source, scope),
+            "items": scope.items_fingerprint(split),
             "kind": type(self).__name__,
             "feature": fields,
             "count": scope.count("train"),
@@ -75,7 +76,7 @@ class GradientGram(Declaration, GramFeature[TrainGram, Cross]):
         count = scope.count(split)
         kind = "Gram matrix" if split == "train" else "products of whole gradients"
         size = 8 * scope.count("train")
-        return StoreSpec(description, size, 1 << (count - 1).bit_length(), kind, timesteps_text(self.source))
+        return StoreSpec(description, size, 1 << (count - 1).bit_length(), "set", kind, timesteps_text(self.source))
 
     def train_view(self, data: SplitData) -> TrainGram:
         """Return what `fit` gets: the [n, n] inner products of the training items' gradients."""

@@ -78,7 +78,7 @@ class GradientProducts(Declaration, GradientFeature[TrainProducts, QueryProducts
         spec = super().store(split, scope)
         description = dict(spec.description) | {"queries": [scope.items_fingerprint("query"), scope.count("query")]}
         if self.transform:  # which may look at all of the training set, and draw
-            description["transform"] = [scope.count("train"), scope.seed]
+            description["transform"] = [scope.items_fingerprint("train"), scope.count("train"), scope.seed]
         return replace(spec, description=description)
 
     def sink_key(self) -> tuple[object, ...]:
@@ -114,7 +114,7 @@ class GradientProducts(Declaration, GradientFeature[TrainProducts, QueryProducts
         factor = rows.setting.factors[self]
         norms = torch.linalg.vector_norm(factor.gradients, dim=2).T.cpu().numpy()
         arrays = {"norms": rows.norms.numpy(), "products": rows.values.numpy(), "query_norms": norms}
-        return ShardContent(arrays, facts=factor.facts)
+        return ShardContent(arrays, facts=factor.facts, shared=("query_norms",))
 
     def item_bytes(self, layout: ParameterLayout, scope: Scope) -> int:
         """Return the bytes of one item's products and norms."""

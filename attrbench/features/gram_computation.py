@@ -76,9 +76,9 @@ class GramComputation(Computation[AnyGramFeature]):
 
     def identity(self, scope: Scope) -> object:
         """Return what identifies the computation: task, items, model and source."""
-        facts = source_facts(self.matrix.source, "train", scope)
+        facts, items = source_facts(self.matrix.source, scope), scope.items_fingerprint("train")
         source = self.matrix.source.model_dump(mode="json")
-        return ["gram", facts["task"], facts["items"], facts["model"], source, self.matrix.timesteps]
+        return ["gram", scope.task, items, facts["model"], source, self.matrix.timesteps]
 
     def units(self, scope: Scope) -> list[Unit]:
         """Return a single unit of all training items, because sums are kept, not rows."""

@@ -67,14 +67,14 @@ class LossesUnderEdit(Outputs):
         if split == "train":
             return self.original.store("train", scope)
         description: dict[str, Any] = {
-            **source_facts(self.source, "query", scope),
+            **source_facts(self.source, scope),
             "kind": type(self).__name__,
             "feature": self.declared(),
             "train": [scope.items_fingerprint("train"), scope.count("train")],
             "seed": scope.seed,
         }
         size = 4 * scope.count("train") * self.source.grid.steps
-        return StoreSpec(description, size, 1, self.words, self.text)
+        return StoreSpec(description, size, 1, "item", self.words, self.text)
 
     def query_view(self, data: SplitData) -> Losses:
         """Return the [m, n, T] losses."""

@@ -56,8 +56,8 @@ class PassComputation(Computation[AnyFeature]):
 
     def identity(self, scope: Scope) -> object:
         """Return what identifies the pass: task, split, items, model and source."""
-        facts = source_facts(self.source, self.split, scope)
-        return ["pass", facts["task"], self.split, facts["items"], facts["model"], self.source.model_dump(mode="json")]
+        facts, items = source_facts(self.source, scope), scope.items_fingerprint(self.split)
+        return ["pass", scope.task, self.split, items, facts["model"], self.source.model_dump(mode="json")]
 
     def units(self, scope: Scope) -> list[Unit]:
         """Return the units of work: ranges of 64 training items, or of 16 queries."""

@@ -1,8 +1,8 @@
-"""Describe what decides the gradients of a source on a task, for fingerprints, without loading the model."""
+"""Describe what decides the gradients of a source besides the items, for fingerprints, without loading the model."""
 
 from __future__ import annotations
 
-from attrbench.contracts.computation import Scope, SplitName
+from attrbench.contracts.computation import Scope
 from attrbench.contracts.gradient_source import GradientSource
 from attrbench.gradients.pass_feature import ParameterLayout
 from attrbench.gradients.version import ENGINE_VERSION
@@ -12,8 +12,8 @@ QUERY_SHARD = 16
 """Largest number of queries in a shard."""
 
 
-def source_facts(source: GradientSource, split: SplitName, scope: Scope) -> dict[str, object]:
-    """Return all that decides the gradients of a source for the items of a split, as JSON can hold it.
+def source_facts(source: GradientSource, scope: Scope) -> dict[str, object]:
+    """Return all that decides the gradient of an item under a source besides the item, as JSON can hold it.
 
     Raises:
         Unavailable: for the empty prompt where the model takes no prompts.
@@ -23,9 +23,6 @@ def source_facts(source: GradientSource, split: SplitName, scope: Scope) -> dict
     sizes = model.parameter_sizes(source.parameters)
     return {
         "engine": ENGINE_VERSION,
-        "task": scope.task,
-        "split": split,
-        "items": scope.items_fingerprint(split),
         "model": model.fingerprint,
         "parameters": fingerprint([[name, size] for name, size in sizes.items()]),
         "timesteps": list(model.timesteps(source.grid)),

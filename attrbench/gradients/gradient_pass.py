@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,6 @@ from attrbench.gradients.pass_feature import ParameterLayout, PassFeature, PassS
 from attrbench.gradients.samples import NoisySamples, Split
 from attrbench.gradients.shard_buffer import ShardBuffer
 from attrbench.gradients.sinks import GatheringSink, NormSink, Sink, TimestepSumSink, WholeGradientSink
-from attrbench.store.shards import units
 
 AnyFeature = PassFeature[Any, Any]
 
@@ -75,7 +75,8 @@ class GradientPass:
         if not incomplete:
             return
         buffers: dict[AnyFeature, ShardBuffer] = {}
-        for group in _cut(unit, min(stores[feature].shard_items for feature in incomplete)):
+        edges = sorted({edge for shards in missing.values() for shard in shards for edge in shard})
+        for group in map(Unit._make, pairwise(edges)):
             for feature in incomplete:
                 for shard in missing[feature]:
                     if shard.first == group.first:
@@ -231,10 +232,6 @@ class _FeatureSinks:
             return feature.values(None, slice(None), outputs)
         values = feature.values(self._of[feature], self._columns[feature], outputs)
         return self._sums.spread(values) if feature.sums_suffice else values
-
-
-def _cut(unit: Unit, size: int) -> list[Unit]:
-    return [Unit(unit.first + part.first, unit.first + part.last) for part in units(unit.last - unit.first, size)]
 
 
 def _synchronize(device: torch.device) -> None:

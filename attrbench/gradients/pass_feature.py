@@ -80,11 +80,13 @@ class ShardContent:
         arrays: name -> array with leading dimension [items].
         row_error: root mean square of the rows' relative error due to the storage type.
         facts: named numbers that belong to the whole shard.
+        shared: names of arrays that belong to the whole shard, without the leading dimension [items].
     """
 
     arrays: Mapping[str, NDArray[np.generic]]
     row_error: float = 0.0
     facts: Mapping[str, float] = field(default_factory=dict)
+    shared: Sequence[str] = ()
 
 
 class PassFeature(Feature[TrainViewT, QueryViewT]):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +26,7 @@ class Split:
     """One data split (training set or queries) that a gradient pass runs over.
 
     Attributes:
-        name: `train` or `query`; part of the seed of per-item noise.
+        name: `train` or `query`, for messages.
         items: images, prompts and seeds.
         one_by_one: process each item in a batch of its own, so that its time can be measured.
     """
@@ -129,8 +130,14 @@ class NoisySamples:
         """Return a batch of `size` distinct noisy samples drawn at random; all samples if there are not more."""
         total = self.count * len(self.timesteps)
         chosen = torch.arange(total) if size >= total else torch.randperm(total, generator=draws)[:size]
-        items, steps = self.first + chosen // len(self.timesteps), chosen % len(self.timesteps)
+        items, steps = self._by_key[chosen // len(self.timesteps)], chosen % len(self.timesteps)
         return self._noised(self._encode(items.tolist()), items.tolist(), steps)
+
+    @cached_property
+    def _by_key(self) -> Tensor:
+        """The items in the order of their keys, [count], so that draws do not depend on the order of the set."""
+        keys = self.split.items.keys
+        return torch.tensor(sorted(range(self.first, self.first + self.count), key=keys.__getitem__))
 
     def _noised(self, chosen: Encoded, items: Sequence[int], steps: Tensor) -> Batch:
         """Return the batch of noisy samples of encoded items, one entry of `chosen` for each sample."""
@@ -147,10 +154,10 @@ class NoisySamples:
 
     def _noise(self, items: Sequence[int], steps: Sequence[int]) -> Tensor:
         shape = self.denoiser.latent_shape
-        name, times, draws = self.split.name, self.timesteps, self._draws
+        keys, times, draws = self.split.items.keys, self.timesteps, self._draws
         return torch.stack(
             [
-                feature_noise(self.source, name, item, times[step], shape, draws[step])
+                feature_noise(self.source, keys[item], times[step], shape, draws[step])
                 for item, step in zip(items, steps, strict=True)
             ]
         )

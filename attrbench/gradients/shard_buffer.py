@@ -69,5 +69,7 @@ class ShardBuffer:
         if self.feature.is_mean:
             self._values[[item - self.shard.first for item, _ in self._nonfinite]] = 0
         content = self.feature.shard_content(BufferedRows(self._values, self._norms, self._setting))
-        timing = Timing(self._seconds, features_in_pass, self._nonfinite, content.row_error, content.facts)
+        timing = Timing(
+            self._seconds, features_in_pass, self._nonfinite, content.row_error, content.facts, content.shared
+        )
         self._store.write(self.shard, content.arrays, timing)

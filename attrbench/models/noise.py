@@ -22,11 +22,16 @@ def gaussian(shape: Sequence[int], *parts: object) -> torch.Tensor:
 
 
 def feature_noise(
-    source: GradientSource, split: str, item: int, timestep: float, shape: Sequence[int], draw: int = 0
+    source: GradientSource, key: str, timestep: float, shape: Sequence[int], draw: int = 0
 ) -> torch.Tensor:
-    """Return the noise with which `item` of `split` is differentiated at `timestep`, by the source's policy.
+    """Return the noise with which an item is differentiated at `timestep`, by the source's policy.
 
-    `draw` tells apart the occurrences of one timestep in grids of random draws.
+    Args:
+        source: whose policy.
+        key: the item's (`Items.keys`); per-item noise is a function of the item's content, wherever it stands.
+        timestep: in the network's units.
+        shape: of the noise.
+        draw: tells apart the occurrences of one timestep in grids of random draws.
 
     Returns:
         A tensor of `shape` (one item, without batch dimension), on the CPU.
@@ -36,4 +41,4 @@ def feature_noise(
     again = (f"draw {draw}",) if draw else ()
     if source.noise == "per-timestep":
         return gaussian(shape, "noise", source.noise_seed, timestep, *again)
-    return gaussian(shape, "noise", source.noise_seed, timestep, split, item, *again)
+    return gaussian(shape, "noise", source.noise_seed, timestep, key, *again)

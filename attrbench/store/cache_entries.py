@@ -185,8 +185,8 @@ class Group(FileSet):
 
     @property
     def of(self) -> str:
-        """Task and data split, such as `digits-mini v1 train`; empty without a description."""
-        return " ".join(str(self.description[name]) for name in ("task", "split") if name in self.description)
+        """Task and data split that the first shard was made for, such as `digits-mini v1 train`; empty if unknown."""
+        return self._about.of if isinstance(self._about, FeatureFile) else ""
 
     @cached_property
     def told(self) -> tuple[str, str]:
@@ -210,7 +210,10 @@ class Group(FileSet):
 
     @property
     def items(self) -> int:
-        """Number of items in complete shards; an item in several overlapping shards counts once."""
+        """Number of items in complete shards; an item in several shards counts once."""
+        keys = {key for entry in self.done if entry.seal is not None for key in entry.seal.facts.get("keys", ())}
+        if keys:
+            return len(keys)
         end = total = 0
         matches = [match for entry in self.done if (match := _SHARD.fullmatch(entry.path.name))]
         for unit in sorted(Unit(int(match[1]), int(match[2])) for match in matches):

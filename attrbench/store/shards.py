@@ -1,4 +1,4 @@
-"""Store features in shards: safetensors files with the rows of consecutive items, each an artifact of the cache.
+"""Store features in shards: safetensors files with the rows of up to 64 items, each an artifact of the cache.
 
 A kill at any moment leaves complete shards and missing shards, and running the command again computes the missing
 ones. Several processes may fill one store: equal work gives equal numbers, up to rounding, and the last rename wins.
@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,13 +26,13 @@ from attrbench.store.artifacts import Artifact, cache_errors
 from attrbench.store.checksums import Checked, Seal
 from attrbench.store.fingerprint import fingerprint
 
-__all__ = ["FeatureStore", "Sidecar", "Timing", "Unit", "map_safetensors", "shard_items", "units"]
+__all__ = ["FeatureStore", "Piece", "Sidecar", "Timing", "Unit", "map_safetensors", "shard_items", "units"]
 
 log = logging.getLogger(__name__)
 
 SHARD_ITEMS = 64
 SHARD_BYTES = 128 * 2**20
-SHARD_SCHEMA = 4
+SHARD_SCHEMA = 5
 FEATURE = "feature.json"
 
 
@@ -59,9 +59,11 @@ class Sidecar(BaseModel):
         seconds: duration of the pass that computed it, for all features of that pass together.
         item_seconds: that duration for each item.
         features_in_pass: number of features that the pass computed.
-        nonfinite: (item, timestep) of NaN or infinite gradients, whose rows are zero.
+        nonfinite: (row, timestep) of NaN or infinite gradients, whose rows are zero.
         row_error: root mean square of the rows' relative error due to the storage type.
         facts: numbers reported by a method's transform of the query gradients, if it has one.
+        shared: names of arrays that belong to the whole shard, not row by row to its items.
+        keys: the items' keys in the order of the rows, of a shard that is found by them (`ItemStore`).
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -75,6 +77,8 @@ class Sidecar(BaseModel):
     nonfinite: list[tuple[int, int | float]]
     row_error: float
     facts: dict[str, float] = {}
+    shared: list[str] = []
+    keys: list[str] = []
 
     @classmethod
     def of(cls, seal: Seal) -> Self:
@@ -90,10 +94,12 @@ class FeatureFile(Checked):
     """The file `feature.json` that describes the shards in its folder.
 
     Attributes:
+        of: task and data split of the run that wrote the first shard, such as `digits-mini v1 train`.
         kind, summary: see `attrbench.store.checksums.Seal`.
         description: everything that decides the numbers; its fingerprint is the folder's name.
     """
 
+    of: str
     kind: str
     summary: str
     description: dict[str, Any]
@@ -108,10 +114,23 @@ class Timing:
     nonfinite: Sequence[tuple[int, int | float]] = ()
     row_error: float = 0.0
     facts: Mapping[str, float] = field(default_factory=dict)
+    shared: Sequence[str] = ()
+
+
+class Piece(NamedTuple):
+    """The items first .. last - 1 of a split, whose rows lie beside each other in one shard, from `row` on."""
+
+    first: int
+    last: int
+    shard: Path
+    row: int
 
 
 class FeatureStore:
     """The shards of one feature of one data split, in a cache folder named by the fingerprint of their description.
+
+    Shards hold ranges of the split, for features whose numbers depend on all of its items, such as Gram matrices. See
+    `attrbench.store.item_store.ItemStore` for those whose rows depend on their own item alone.
 
     Args:
         root: the cache folder.
@@ -119,6 +138,7 @@ class FeatureStore:
         items: number of items in a shard, a power of two (`shard_items`).
         summary: one line that describes the feature, such as "sketch v=4096, T=5".
         kind: kind of feature, such as "gradient rows".
+        of: task and data split, for `attrbench cache ls`.
     """
 
     def __init__(
@@ -128,14 +148,16 @@ class FeatureStore:
         items: int = SHARD_ITEMS,
         summary: str = "",
         kind: str = "",
+        of: str = "",
     ) -> None:
         self.shard_items = items
         self.description = {"schema": SHARD_SCHEMA} | description
         self.summary = summary
         self.kind = kind or "feature"
+        self.of = of
         self.fingerprint = fingerprint(self.description)
         self.folder = root / "features" / self.fingerprint[:20]
-        self._verified: dict[Unit, Sidecar] = {}
+        self._verified: dict[Path, Sidecar] = {}
         self._touched = False
 
     def shards(self, unit: Unit) -> list[Unit]:
@@ -145,11 +167,23 @@ class FeatureStore:
 
     def lacks(self, unit: Unit) -> bool:
         """Return whether any shard within `unit` is missing or damaged."""
-        return any(self.state(shard) != "done" for shard in self.shards(unit))
+        return bool(self.lacking(unit))
+
+    def lacking(self, unit: Unit) -> list[Unit]:
+        """Return the shards within `unit` that are missing or damaged."""
+        return [shard for shard in self.shards(unit) if self.state(shard) != "done"]
 
     def missing(self, unit: Unit) -> list[Unit]:
         """Return the shards within `unit` that must be computed; damaged ones are logged."""
         return [shard for shard in self.shards(unit) if self.needs(shard)]
+
+    def pieces(self, unit: Unit) -> list[Piece]:
+        """Return where the rows of the items of `unit` are, in their order.
+
+        Raises:
+            AttrbenchError: where one is missing or damaged.
+        """
+        return [Piece(shard.first, shard.last, self.path(shard), 0) for shard in self.shards(unit)]
 
     def path(self, unit: Unit) -> Path:
         """Return the path of a shard's file."""
@@ -157,13 +191,16 @@ class FeatureStore:
 
     def state(self, unit: Unit) -> Literal["done", "missing", "damaged"]:
         """Return whether a shard is done, missing or damaged; its checksum is verified once in each process."""
-        if unit not in self._verified:
-            shard = self._shard(unit)
+        return self._state(self.path(unit))
+
+    def _state(self, path: Path) -> Literal["done", "missing", "damaged"]:
+        if path not in self._verified:
+            shard = self._shard(path)
             seal = shard.whole()
             try:
                 if seal is None:
                     return "damaged" if shard.is_there() else "missing"
-                self._verified[unit] = Sidecar.of(seal)
+                self._verified[path] = Sidecar.of(seal)
             except ValueError:
                 return "damaged"
         return "done"
@@ -176,31 +213,47 @@ class FeatureStore:
         return state != "done"
 
     def write(self, unit: Unit, arrays: Mapping[str, NDArray[Any]], timing: Timing) -> None:
-        """Write a shard: name -> array with leading dimension `unit.last - unit.first`."""
+        """Write a shard: name -> array with leading dimension `unit.last - unit.first`, except for shared arrays."""
+        self._write(unit, self.path(unit), arrays, timing)
+
+    def _write(
+        self, unit: Unit, path: Path, arrays: Mapping[str, NDArray[Any]], timing: Timing, keys: Sequence[str] = ()
+    ) -> Sidecar:
         data = save({name: np.ascontiguousarray(array) for name, array in arrays.items()})
         rows, seconds = unit.last - unit.first, sum(timing.item_seconds)
-        sidecar = Sidecar(bytes=0, sha256="", rows=rows, seconds=seconds, **asdict(timing))
+        lost = [(item - unit.first, timestep) for item, timestep in timing.nonfinite]
+        noted = asdict(timing) | {"nonfinite": lost, "keys": list(keys)}
+        sidecar = Sidecar(bytes=0, sha256="", rows=rows, seconds=seconds, **noted)
         facts = sidecar.model_dump(exclude={"bytes", "sha256"})
         with cache_errors(self.folder):
             if not (self.folder / FEATURE).exists():
-                about = FeatureFile(kind=self.kind, summary=self.summary, description=self.description)
+                about = FeatureFile(of=self.of, kind=self.kind, summary=self.summary, description=self.description)
                 about.write(self.folder / FEATURE)
-        self._verified[unit] = Sidecar.of(self._shard(unit).write_bytes(data, facts))
+        self._verified[path] = Sidecar.of(self._shard(path).write_bytes(data, facts))
+        return self._verified[path]
 
-    def _shard(self, unit: Unit) -> Artifact:
-        return Artifact(self.path(unit), self.kind, self.summary)
+    def _shard(self, path: Path) -> Artifact:
+        return Artifact(path, self.kind, self.summary)
 
     def sidecar(self, unit: Unit) -> Sidecar:
         """Return the metadata of a complete shard."""
-        if self.state(unit) != "done":
-            raise AttrbenchError(f"shard {self.path(unit)} is not there or damaged; run the same command again")
-        return self._verified[unit]
+        return self.sidecar_of(self.path(unit))
+
+    def sidecar_of(self, path: Path) -> Sidecar:
+        """Return the metadata of a complete shard, by its path."""
+        if self._state(path) != "done":
+            raise AttrbenchError(f"shard {path} is not there or damaged; run the same command again")
+        return self._verified[path]
 
     def read(self, unit: Unit) -> dict[str, NDArray[Any]]:
         """Return the arrays of a complete shard, memory-mapped and read-only."""
-        self.sidecar(unit)
+        return self.arrays_of(self.path(unit))
+
+    def arrays_of(self, path: Path) -> dict[str, NDArray[Any]]:
+        """Return the arrays of a complete shard by its path, memory-mapped and read-only."""
+        self.sidecar_of(path)
         self.touch()
-        return map_safetensors(self.path(unit))
+        return map_safetensors(path)
 
     def touch(self) -> None:
         """Set the modification time of `feature.json` to now, once, as the time of last use.

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from attrbench.contracts.computation import Unit
-from attrbench.store.shards import FeatureStore, Sidecar
+from attrbench.store.shards import FeatureStore, Piece, Sidecar
 
 
 class StoredShards:
-    """The complete shards of a feature store that contain the items of a range.
+    """The rows of a range of items, in their order, from the complete shards of a feature store.
 
     Args:
         store: the store of one feature and data split.
@@ -23,7 +24,7 @@ class StoredShards:
 
     def __init__(self, store: FeatureStore, items: Unit) -> None:
         self._store = store
-        self._units = store.shards(items)
+        self._items = items
 
     @property
     def fingerprint(self) -> str:
@@ -31,36 +32,60 @@ class StoredShards:
         return self._store.fingerprint
 
     def blocks(self) -> Iterator[tuple[int, Mapping[str, NDArray[Any]]]]:
-        """Yield (index of the first item, arrays by name) of each shard, memory-mapped and read-only."""
-        for unit in self._units:
-            yield unit.first, self._store.read(unit)
+        """Yield (index of the first item, arrays by name) of items whose rows lie in one shard, memory-mapped.
+
+        Arrays are read-only. Those that belong to a shard as a whole come with each block.
+        """
+        maps: dict[Path, Mapping[str, NDArray[Any]]] = {}
+        for first, last, path, row in self._pieces:
+            if path not in maps:
+                maps[path] = self._store.arrays_of(path)
+            arrays, shared = maps[path], self._store.sidecar_of(path).shared
+            rows = slice(row, row + last - first)
+            yield first, {name: array if name in shared else array[rows] for name, array in arrays.items()}
 
     def array(self, name: str) -> NDArray[Any]:
         """Return the named array of all items, concatenated over the shards."""
         return np.concatenate([arrays[name] for _, arrays in self.blocks()])
 
     @cached_property
-    def _sidecars(self) -> list[Sidecar]:
-        return [self._store.sidecar(unit) for unit in self._units]
+    def _pieces(self) -> list[Piece]:
+        return self._store.pieces(self._items)
+
+    @cached_property
+    def _parts(self) -> list[tuple[Piece, Sidecar]]:
+        return [(piece, self._store.sidecar_of(piece.shard)) for piece in self._pieces]
 
     def item_seconds(self) -> NDArray[np.float64]:
         """Return the seconds of computation for each item, [items]."""
-        return np.concatenate([sidecar.item_seconds for sidecar in self._sidecars])
+        return np.concatenate(
+            [sidecar.item_seconds[row : row + last - first] for (first, last, _, row), sidecar in self._parts]
+        )
 
     @property
     def bytes(self) -> int:
-        """Total size of the shard files."""
-        return sum(sidecar.bytes for sidecar in self._sidecars)
+        """Size of the shard files, as far as they hold the items' rows."""
+        used: dict[Path, int] = {}
+        for piece, _ in self._parts:
+            used[piece.shard] = used.get(piece.shard, 0) + piece.last - piece.first
+        sidecars = {piece.shard: sidecar for piece, sidecar in self._parts}
+        return sum(round(sidecars[path].bytes * rows / sidecars[path].rows) for path, rows in used.items())
 
     def nonfinite(self) -> list[tuple[int, float]]:
         """Return the list of (item, timestep) of NaN or infinite gradients."""
-        return [pair for sidecar in self._sidecars for pair in sidecar.nonfinite]
+        return [
+            (first + lost - row, timestep)
+            for (first, last, _, row), sidecar in self._parts
+            for lost, timestep in sidecar.nonfinite
+            if row <= lost < row + last - first
+        ]
 
     def row_error(self) -> float:
         """Return the root mean square of the rows' relative error due to the storage type."""
-        squares = [sidecar.rows * sidecar.row_error**2 for sidecar in self._sidecars]
-        return float(np.sqrt(sum(squares) / sum(sidecar.rows for sidecar in self._sidecars)))
+        counts = [piece.last - piece.first for piece, _ in self._parts]
+        squares = [count * sidecar.row_error**2 for count, (_, sidecar) in zip(counts, self._parts, strict=True)]
+        return float(np.sqrt(sum(squares) / sum(counts)))
 
     def facts(self) -> dict[str, float]:
         """Return the named numbers in the metadata of the first shard."""
-        return self._sidecars[0].facts
+        return self._parts[0][1].facts

@@ -1,0 +1,151 @@
+"""Store rows that depend on their own item alone, and find them by the item's content in any shard."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+
+from attrbench.contracts.computation import Unit
+from attrbench.errors import AttrbenchError
+from attrbench.store.checksums import SEAL, Seal, seal_path
+from attrbench.store.fingerprint import fingerprint
+from attrbench.store.shards import SHARD_ITEMS, FeatureStore, Piece, Sidecar, Timing
+
+log = logging.getLogger(__name__)
+
+PREFIX = "rows-"
+"""How the names of shards begin whose rows are found by key."""
+
+
+class ItemStore(FeatureStore):
+    """The rows of one feature, one for each item, found by the item's key whatever set, order or split it stands in.
+
+    A shard says in its seal which items it holds. So an item that is added to a set costs its own row, one that is
+    removed costs nothing, and another task with the same image and model finds the rows that are there.
+
+    Args:
+        root: the cache folder.
+        description: everything that decides the numbers besides the item.
+        keys: key of each item of the split (`attrbench.contracts.task.Items.keys`), distinct.
+        items, summary, kind, of: see `FeatureStore`.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        description: dict[str, object],
+        keys: Sequence[str],
+        items: int = SHARD_ITEMS,
+        summary: str = "",
+        kind: str = "",
+        of: str = "",
+    ) -> None:
+        super().__init__(root, description, items, summary, kind, of)
+        self.keys = keys
+        self.fingerprint = fingerprint([self.fingerprint, list(keys)])
+        self._rows: dict[str, tuple[Path, int]] = {}
+        self._read_seals: set[Path] = set()
+        self._listed_at = 0
+
+    def path(self, unit: Unit) -> Path:
+        """Return the path of the shard that would hold exactly these items, in their order."""
+        return self.folder / f"{PREFIX}{fingerprint(list(self.keys[unit.first : unit.last]))[:20]}.safetensors"
+
+    def lacking(self, unit: Unit) -> list[Unit]:
+        """Return the ranges of items within `unit` that have no row, each small enough for a shard."""
+        return self._lacking(unit)
+
+    def missing(self, unit: Unit) -> list[Unit]:
+        """Return the ranges of items within `unit` that have no row; damaged shards are logged."""
+        return self._lacking(unit, report=True)
+
+    def _lacking(self, unit: Unit, report: bool = False) -> list[Unit]:
+        self._look(unit, report)
+        ranges: list[Unit] = []
+        for item in range(unit.first, unit.last):
+            if self.keys[item] in self._rows:
+                continue
+            last = ranges[-1] if ranges else None
+            if last is not None and last.last == item and (item - unit.first) % self.shard_items:
+                ranges[-1] = Unit(last.first, item + 1)
+            else:
+                ranges.append(Unit(item, item + 1))
+        return ranges
+
+    def pieces(self, unit: Unit) -> list[Piece]:
+        """Return where the rows of the items of `unit` are, in their order; see `FeatureStore.pieces`."""
+        missing = self.lacking(unit)
+        if missing:
+            self._listed_at = 0  # another process may have written what the last look was too early for
+            missing = self.lacking(unit)
+        if missing:
+            raise AttrbenchError(
+                f"the row of item {missing[0].first} is not in {self.folder}, or damaged; run the same command again"
+            )
+        pieces: list[Piece] = []
+        for item in range(unit.first, unit.last):
+            path, row = self._rows[self.keys[item]]
+            last = pieces[-1] if pieces else None
+            if last is not None and last.shard == path and last.row + item - last.first == row:
+                pieces[-1] = last._replace(last=item + 1)
+            else:
+                pieces.append(Piece(item, item + 1, path, row))
+        return pieces
+
+    def write(self, unit: Unit, arrays: Mapping[str, NDArray[Any]], timing: Timing) -> None:
+        """Write a shard with the rows of the items of `unit`; see `FeatureStore.write`."""
+        path = self.path(unit)
+        self._note(path, self._write(unit, path, arrays, timing, self.keys[unit.first : unit.last]))
+
+    def _look(self, unit: Unit, report: bool) -> None:
+        """Find the rows of the items: under the names of whole shards in this order first, then among all shards."""
+        for shard in self.shards(unit):
+            if not self._has(shard):
+                self._read_seal(self.path(shard))
+        if not self._has(unit):
+            self._look_everywhere()
+        for path in {self._rows[key][0] for key in self.keys[unit.first : unit.last] if key in self._rows}:
+            if (state := self._state(path)) != "done":
+                if report and state == "damaged":
+                    log.warning("shard %s is damaged (size or checksum differ): computing it again", path)
+                self._forget(path)
+
+    def _has(self, unit: Unit) -> bool:
+        return all(key in self._rows for key in self.keys[unit.first : unit.last])
+
+    def _look_everywhere(self) -> None:
+        """Read the seals of all shards in the folder that have not been read, if the folder has changed since."""
+        try:
+            changed = self.folder.stat().st_mtime_ns
+        except OSError:
+            return
+        if changed != self._listed_at:
+            self._listed_at = changed
+            for seal in sorted(self.folder.glob(f"{PREFIX}*{SEAL}")):
+                self._read_seal(seal.with_name(seal.name.removesuffix(SEAL)))
+
+    def _read_seal(self, path: Path) -> None:
+        """Note which items a shard holds, if it is there; its data is checked when a row of it is wanted."""
+        if path in self._read_seals or not path.exists():
+            return
+        try:
+            self._note(path, Sidecar.of(Seal.read(seal_path(path))))
+        except (OSError, ValueError):
+            log.debug("shard %s has no readable seal", path)
+
+    def _note(self, path: Path, sidecar: Sidecar) -> None:
+        self._read_seals.add(path)
+        for row, key in enumerate(sidecar.keys):
+            self._rows.setdefault(key, (path, row))
+
+    def _forget(self, path: Path) -> None:
+        """Take a damaged shard for missing; its rows are looked for in other shards."""
+        self._rows = {key: found for key, found in self._rows.items() if found[0] != path}
+        self._read_seals.clear()
+        self._read_seals.add(path)
+        self._listed_at = 0
+        self._look_everywhere()

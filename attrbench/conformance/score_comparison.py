@@ -1,4 +1,4 @@
-"""Compute the [m, n] score matrix of any scorer, and compare two such matrices."""
+"""Functions that compute the [m, n] score matrix of any scorer and compare two such matrices, for the checks."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def scores_of(scorer: Scorer, query: QueryFeatures, count: int) -> Scores:
 
 @dataclass(frozen=True)
 class Difference:
-    """The largest difference between two score matrices.
+    """The largest difference between two score matrices: its relative size, the entry, and the two scores there.
 
     Attributes:
         size: the difference relative to the query's largest score; infinite if only one score is finite.

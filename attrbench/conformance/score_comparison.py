@@ -77,7 +77,7 @@ def difference(found: Scores, expected: Scores) -> Difference:
 
 
 def scales(scores: Scores) -> NDArray[np.float64]:
-    """Return the largest absolute score of each query, [m], but at least a millionth of the largest of all."""
+    """Return each query's largest absolute score, [m], floored at 1e-6 of the overall largest, to scale differences."""
     sizes = np.abs(np.where(np.isfinite(scores), scores, 0.0)).max(axis=1)
     return np.maximum(sizes, 1e-6 * sizes.max()) if sizes.max() > 0 else np.ones_like(sizes)
 

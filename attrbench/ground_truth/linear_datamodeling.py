@@ -98,7 +98,7 @@ class OpenLinearDatamodeling(OpenGroundTruth):
         return Effect(metrics=results, facts=self._facts(results[0], ceiling))
 
     def _bands(self) -> dict[str, NDArray[np.int64]]:
-        """Return the indices of the timesteps behind each metric: all, and thirds, cleanest first."""
+        """Return metric name -> indices of its timesteps: all for `lds`, and each third from cleanest to noisiest."""
         steps = np.arange(len(self._bank.timesteps))
         bands = {METRIC: steps}
         if len(steps) >= len(BANDS):

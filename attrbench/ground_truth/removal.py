@@ -233,7 +233,7 @@ class OpenRemovalTruth(OpenGroundTruth):
 
     @cached_property
     def _pixel_ranking(self) -> Ids:
-        """The ranking of the method `pixel`, bitwise equal to its own: computed query by query."""
+        """Return the ids of training items ranked by pixel similarity to each query, [m, depth], for a control."""
         opened = self._setting.opened
         train, queries = _unit_rows(opened.train.images), _unit_rows(opened.queries.images)
         return np.concatenate([top_k(query[None] @ train.T, self.depth).ids for query in queries])

@@ -170,7 +170,7 @@ class LatentDenoiser(Checkpointed, Sampled):
 
     @torch.no_grad()
     def _sample(self, prompts: Sequence[str], seeds: Sequence[int]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Yield (sample, predicted clean latents) after each sampler step."""
+        """Run the guided sampler from each seed's noise; yield (sample, predicted clean latents) after each step."""
         scale = self.config.guidance_scale
         conditioning = self._conditioning(prompts)
         if guided := scale > 1:
@@ -189,7 +189,7 @@ class LatentDenoiser(Checkpointed, Sampled):
 
 
 class DiscreteLatentDenoiser(LatentDenoiser, DiscreteTime):
-    """A latent model in discrete time, sampled by deterministic DDIM (eta 0) with guidance, whatever its own sampler.
+    """A latent denoiser in discrete time (DDPM), always sampled with guidance by deterministic DDIM (eta 0).
 
     Args:
         parts: the model.

@@ -118,7 +118,7 @@ class PipelineEncoders(Encoders):
 
     @contextmanager
     def _at_work(self, *modules: torch.nn.Module) -> Iterator[None]:
-        """Keep the modules on the device inside the `with` block, without gradients."""
+        """Keep modules on the device without gradients inside the `with` block; then offload them if configured."""
         try:
             for module in modules:
                 module.to(self.device)

@@ -145,7 +145,7 @@ def finite(subject: Subject) -> Finding:
 
 
 def top(subject: Subject) -> Finding:
-    """Check that the scorer's `top(k)` returns the k items with the highest scores, for k = 1, n / 2 and n."""
+    """Check that `top(k)` returns k distinct valid items in order of score, and for exact scorers the best k."""
     check = "top"
     count, query = subject.count, subject.features.query
     ranked = exhaustive(subject.scorer) is subject.scorer

@@ -36,7 +36,7 @@ def decrease(before: Floats, after: Floats) -> Floats:
 
 
 def training_noise(means: Floats) -> TrainingNoise | None:
-    """Return the standard error of a mean decrease due to random training seeds; None for a single seed.
+    """Return the standard error of a mean decrease due to training seeds, or None for a single seed.
 
     What is left of the models' decrease when the mean of the set and that of the seed are taken away (the residual of
     a two-way layout) is noise of training, of equal variance s^2 for all sets. A decrease compares the models of two

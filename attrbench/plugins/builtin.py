@@ -70,6 +70,6 @@ def register_ground_truths(register: Register) -> None:
 
 @hookimpl
 def register_model_families(register: Register) -> None:
-    """Register the loaders of the diffusion models in DMin's paper."""
+    """Register the loaders of DDPM, Stable Diffusion 1.x and Stable Diffusion 3 models."""
     for name, summary, target in MODEL_FAMILIES:
         register(name, summary, f"attrbench.models.families.{target}")

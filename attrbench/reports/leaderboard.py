@@ -35,7 +35,7 @@ class Leaderboard:
         return to_csv(self.tables)
 
     def to_json(self) -> str:
-        """Return the leaderboard as JSON text, a list of tables with their ranked runs."""
+        """Return the leaderboard as JSON text, a list of tables with all their runs."""
         return to_json(self.tables)
 
     def to_pandas(self) -> pd.DataFrame:

@@ -29,7 +29,7 @@ class ExactSearch(ExhaustiveScorer):
         self._normalize = normalize
 
     def scores(self, query: QueryFeatures) -> NDArray[np.float32]:
-        """Return the [m, n] scores; the memory-mapped shards are read once for all m queries."""
+        """Return the [m, n] scores, inner products of query and training gradients; stored rows are read once."""
         vectors = query_vectors(query[self._feature], self._normalize)
         scores = np.empty((len(vectors), self._rows.count), np.float32)
         for first, block in self._rows.blocks():

@@ -225,7 +225,7 @@ def cache_errors(folder: Path, codes: set[int] | None = None) -> Iterator[None]:
 
 
 def _remove(path: Path) -> None:
-    """Remove a file or folder if it exists, ignoring errors; a folder is renamed first, so no part of it is read."""
+    """Remove a file or folder, ignoring errors; a folder is renamed first, so that it vanishes at once."""
     with suppress(OSError):
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path.rename(path.with_name(f"{path.name}.gone.part-{os.getpid()}")), ignore_errors=True)

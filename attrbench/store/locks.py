@@ -49,7 +49,7 @@ def _acquire(holder: BaseFileLock, path: Path, wait: bool) -> bool:
 
 
 class Claims:
-    """Locks on the numbered parts of one computation, so that processes share the work on them.
+    """Locks on the numbered parts of one computation, so that no two processes compute the same part.
 
     Args:
         path: common beginning of the lock files' paths.

@@ -30,7 +30,7 @@ log = logging.getLogger("attrbench.taskfile")
 
 
 class Described(Protocol):
-    """The declarations a file-described task needs: its path, model, training set and query images."""
+    """The interface of a task that `OpenFileTask` can load: its path, model, training set and query images."""
 
     @property
     def path(self) -> Path:

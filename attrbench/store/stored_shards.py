@@ -1,4 +1,4 @@
-"""Read the shards of one feature back: arrays, and the time that computing them took."""
+"""Reading of one feature's shards: arrays, and the time that computing them took."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from attrbench.store.shards import FeatureStore, Sidecar
 
 
 class StoredShards:
-    """The complete shards of a feature store that contain the items of a range.
+    """The complete shards of one feature that hold a range of items, for reading.
 
     Args:
         store: the store of one feature and data split.
@@ -27,16 +27,16 @@ class StoredShards:
 
     @property
     def fingerprint(self) -> str:
-        """Hash of the settings that decide the numbers."""
+        """Return the hash of all settings that decide the feature's numbers."""
         return self._store.fingerprint
 
     def blocks(self) -> Iterator[tuple[int, Mapping[str, NDArray[Any]]]]:
-        """Yield (index of the first item, arrays by name) of each shard, memory-mapped and read-only."""
+        """Yield (index of the first item, arrays by name) for each shard, memory-mapped and read-only."""
         for unit in self._units:
             yield unit.first, self._store.read(unit)
 
     def array(self, name: str) -> NDArray[Any]:
-        """Return the named array of all items, concatenated over the shards."""
+        """Return one array of the feature for all items, by its name, concatenated over the shards."""
         return np.concatenate([arrays[name] for _, arrays in self.blocks()])
 
     @cached_property
@@ -44,23 +44,23 @@ class StoredShards:
         return [self._store.sidecar(unit) for unit in self._units]
 
     def item_seconds(self) -> NDArray[np.float64]:
-        """Return the seconds of computation for each item, [items]."""
+        """Return the seconds that computing the feature took for each item, [items]."""
         return np.concatenate([sidecar.item_seconds for sidecar in self._sidecars])
 
     @property
     def bytes(self) -> int:
-        """Total size of the shard files."""
+        """Return the total size of the shard files in bytes."""
         return sum(sidecar.bytes for sidecar in self._sidecars)
 
     def nonfinite(self) -> list[tuple[int, float]]:
-        """Return the list of (item, timestep) of NaN or infinite gradients."""
+        """Return (item, timestep) of every gradient that was NaN or infinite and is stored as zero."""
         return [pair for sidecar in self._sidecars for pair in sidecar.nonfinite]
 
     def row_error(self) -> float:
-        """Return the root mean square of the rows' relative error due to the storage type."""
+        """Return the relative error of the stored rows due to the storage type, root mean square over shards."""
         squares = [sidecar.rows * sidecar.row_error**2 for sidecar in self._sidecars]
         return float(np.sqrt(sum(squares) / sum(sidecar.rows for sidecar in self._sidecars)))
 
     def facts(self) -> dict[str, float]:
-        """Return the named numbers in the metadata of the first shard."""
+        """Return the numbers by name in the metadata of the first shard, which the feature stored there."""
         return self._sidecars[0].facts

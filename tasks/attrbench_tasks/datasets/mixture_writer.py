@@ -129,7 +129,10 @@ def _write_image(entry: Entry, listing: Listing, options: MixtureOptions, out: P
 
 
 def noised(pixels: NDArray[np.uint8], options: MixtureOptions, entry: Entry) -> NDArray[np.uint8]:
-    """Return an image ([H, W, 3] uint8) with reproducible Gaussian noise added, for a noised copy of the mixture."""
+    """Return an image ([H, W, 3] uint8) with reproducible Gaussian noise added, for a noised copy of the mixture.
+
+    The noise follows from the seed, the source and the index there; values are clipped to 0 .. 255.
+    """
     words = fingerprint(["noise", options.seed, entry.group, entry.place])
     noise = np.random.default_rng(int(words[:16], 16)).normal(0, 255 * options.noise, pixels.shape)
     return (pixels + noise).round().clip(0, 255).astype(np.uint8)

@@ -119,7 +119,7 @@ class MiniDDPMTask(Task[MiniDDPMOptions], Trainable):
         )
 
     def training_recipe(self) -> Mapping[str, object]:
-        """Return the DDPM's training settings without the seed, which identify models retrained on subsets.
+        """Return the DDPM's training settings without the seed, as JSON data, which decide a retraining on given items.
 
         See `Trainable.training_recipe`.
         """

@@ -171,7 +171,7 @@ def fine_tuning(base: Family, *, lora: bool) -> TextToImageRecipe:
 
 
 def prepare(family: Family, folder: Path, device: torch.device, report: Report) -> None:
-    """Train the parts that the text-to-image minis share (autoencoder, text encoders, base network), if missing.
+    """Train what the text-to-image minis share, if missing: autoencoder, text encoders, base network and classifier.
 
     Args:
         family: which base.
@@ -199,7 +199,7 @@ def prepare(family: Family, folder: Path, device: torch.device, report: Report) 
 
 
 def encoded(family: Family, folder: Path, name: Part, device: torch.device) -> EncodedImages:
-    """Return a part of the captioned icons as latents and text embeddings, ready for training the network."""
+    """Return a part of the captioned icons as image latents and text embeddings, with the empty prompt's as last."""
     items = part(name)
     vae = AutoencoderKL.from_pretrained(str(folder / "vae"), local_files_only=True).to(device, torch.float32).eval()
     latents = latents_of(vae, pixels(items.images).to(device))
@@ -212,5 +212,5 @@ def pixels(images: NDArray[np.uint8]) -> torch.Tensor:
 
 
 def progress(name: str, recipe: Recipe, folder: Path, report: Report, every: int = 250) -> Progress:
-    """Return a `Progress` that reports each training step and loss as a line of text with the trained part's name."""
+    """Return a `Progress` that reports a training's steps and losses as lines of text with the trained part's name."""
     return Progress(folder, lambda step, loss: report(f"{name}: step {step} of {recipe.steps}: loss {loss:.4f}"), every)

@@ -81,7 +81,10 @@ class Recipe(BaseModel):
         return False
 
     def batch(self, items: int, step: int) -> tuple[torch.Tensor, torch.Generator]:
-        """Return a step's item indices, [batch_size], and a random generator for its noise, from the seed and step."""
+        """Return a step's item indices, [batch_size], and a random generator for its noise, from the seed and step.
+
+        Both are on the CPU.
+        """
         per_epoch = max(1, items // self.batch_size)
         epoch, within = divmod(step, per_epoch)
         order = torch.randperm(items, generator=torch.Generator().manual_seed(self.seed * 1_000_003 + epoch))
@@ -277,7 +280,10 @@ class TrainingState:
     optimizer: torch.optim.AdamW
 
     def averaged(self) -> Weights:
-        """Return the moving average of the weights by name, or the weights themselves where none is kept."""
+        """Return the moving average of the weights by name, or the weights themselves where none is kept.
+
+        They are no copies.
+        """
         if self.average is None:
             return {name: value.detach() for name, value in self.parameters.items()}
         return dict(zip(self.parameters, self.average.shadow_params, strict=True))

@@ -96,7 +96,10 @@ def scaled(images: NDArray[np.uint8]) -> torch.Tensor:
 
 
 def halve_weights(folder: Path) -> None:
-    """Replace a saved DDPM's weights by half-precision ones, so that they ship in half the size."""
+    """Replace a saved DDPM's weights by half-precision ones, so that they ship in half the size.
+
+    `DDPMDenoiser` reads them as float32.
+    """
     path = folder / "unet" / "diffusion_pytorch_model.safetensors"
     halves = {name: value.half() for name, value in load_file(path).items()}
     write_atomically(path, save(halves, {"format": "pt"}))

@@ -49,7 +49,7 @@ def eigen_coordinates(gradients: Matrix) -> tuple[Matrix, Matrix, NDArray[np.flo
 class Richardson:
     """Richardson's iteration u <- u + eta (g - (H + lam I) u) with its step size, damping and number of steps.
 
-    On an eigenvector of H to the eigenvalue mu the iteration multiplies g by
+    It begins at u = eta g and has J steps in all. On an eigenvector of H to the eigenvalue mu it multiplies g by
     [1 - (1 - eta (mu + lam))^J] / (mu + lam), which `filter` gives without iterating.
     """
 

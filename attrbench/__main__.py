@@ -1,4 +1,4 @@
-"""`python -m attrbench`."""
+"""Entry point of `python -m attrbench`: runs the same command line as the command `attrbench`."""
 
 from attrbench.cli.app import main
 

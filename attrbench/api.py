@@ -1,4 +1,4 @@
-"""The functions of `import attrbench`: what the command line does, from Python.
+"""The Python functions of `import attrbench` (`run`, `tune`, `attribute`, ...), which do what the commands do.
 
 Names are resolved and options validated before anything heavy is imported, so that a wrong name is refused at once.
 """
@@ -60,7 +60,7 @@ def run(
     keep_scores: bool = True,
     on_result: Callable[[Result], None] | None = None,
 ) -> Results:
-    """Run methods on tasks, and return records, rankings and scores.
+    """Run attribution methods on tasks; return the records, rankings and scores of every method on every task.
 
     What an earlier run has computed is not computed again, whether that was here or on the command line. A method that
     raises leaves a record with status `failed`; the others go on.
@@ -134,7 +134,7 @@ def tune(  # noqa: D417
     on_choice: Callable[[Choice], None] | None = None,
     on_result: Callable[[Result], None] | None = None,
 ) -> TunedResults:
-    """Choose options on each task's tuning queries, and run the best ones on the reported queries.
+    """Choose methods' options by a metric on each task's tuning queries, then run the best on the reported queries.
 
     Args:
         methods: each a choice of its own: a name with several values (`d-trak:damping=0.01|0.1`), or a list of names,
@@ -192,7 +192,7 @@ def attribute(  # noqa: D417
     batch_size: int | None = None,
     backend: str = "hooks",
 ) -> Attribution:
-    """Rank the training images for pictures of your own, or for pictures that the model draws.
+    """Rank the training images by their influence on given pictures, or on pictures that the task's model generates.
 
     Args:
         method: a single method, as for `run`.
@@ -225,7 +225,7 @@ def attribute(  # noqa: D417
 
 
 def open_task(task: TaskLike, *, cache: str | Path | None = None, device: str | None = "cpu") -> OpenTask:
-    """Return a task made ready: with `train`, `queries` and `denoiser`, each loaded when it is first used.
+    """Return a loaded task with its training set, queries and denoiser, each of them loaded on first use.
 
     Args:
         task: a single task, as for `run`.
@@ -246,7 +246,7 @@ def open_task(task: TaskLike, *, cache: str | Path | None = None, device: str | 
 
 
 def read_records(*folders: str | Path) -> list[Record]:
-    """Return all records below the folders, by default that of `run`; the log warns of files that can't be read.
+    """Return all records of runs found below the folders, by default `run`'s; unreadable files are logged and skipped.
 
     Raises:
         AttrbenchError: for a folder that is not there.
@@ -268,7 +268,7 @@ def leaderboard(
     tasks: str | Sequence[str] = (),
     metric: str | None = None,
 ) -> Leaderboard:
-    """Rank records, one table for each task and class of hardware; a notebook draws the tables.
+    """Rank the methods by their records in one table for each task and hardware class, for display in a notebook.
 
     Args:
         records: what `run` returned, records, or folders of records; by default the folder of `run`.
@@ -297,7 +297,7 @@ def check(
     on_finding: Callable[[Finding], None] | None = None,
     on_report: Callable[[Report], None] | None = None,
 ) -> list[Report]:
-    """Check on a tiny task that methods keep to the contract, and return a report for each.
+    """Run the conformance checks of the method contract on a tiny task, and return one report for each method.
 
     Args:
         methods: as for `run`.
@@ -326,9 +326,9 @@ def check(
 
 
 def _ignore(finding: Finding) -> None:
-    """Tell nobody of a finding."""
+    """Do nothing: the default callback of `check` for a caller that wants no findings while the checks run."""
 
 
 def _several(given: Any) -> list[Any]:
-    """Return a list of what was given, which may be a single thing."""
+    """Return an argument as a list: the elements of an iterable, or a single value (a string, a class) in a list."""
     return list(given) if isinstance(given, Iterable) and not isinstance(given, str | type) else [given]

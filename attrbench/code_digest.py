@@ -1,4 +1,4 @@
-"""Digests of classes that have no file: what a notebook's method does, as it stands in memory.
+"""Digests of the code of classes without a source file, such as a method that is defined in a notebook.
 
 A class that was defined in a notebook, or in a script, is hashed by its compiled code and by everything in its module
 that this code refers to: helper functions, other classes, constants. So an edit of any of them changes the digest,
@@ -53,7 +53,7 @@ _unknown: WeakKeyDictionary[type, str] = WeakKeyDictionary()
 
 
 def class_digest(kind: type) -> str:
-    """Return the digest of a class without a file and of all that it refers to; empty for a class that has a file.
+    """Return a hash of a class defined outside any file and of all that its code uses; empty for a class in a file.
 
     A reference to a library (the standard one, or what is installed in site-packages) counts by name and version, one
     to a module of the user's own by the contents of its file, or of all Python files of its package.
@@ -71,7 +71,7 @@ def class_digest(kind: type) -> str:
 
 
 def is_fileless(module: str) -> bool:
-    """Return whether a module's content may be newer than any file: notebooks, scripts, the interpreter."""
+    """Return whether a module has no file to hash, or (`__main__`) may differ from it: notebooks, scripts, the REPL."""
     if module in ("__main__", "__mp_main__"):
         return True
     loaded = sys.modules.get(module)
@@ -85,14 +85,14 @@ def _has_fileless_part(kind: type) -> bool:
 
 
 class _Hasher:
-    """Feeds values of any kind to a hash, each object once."""
+    """A hasher of Python objects (classes, functions, code, arrays, containers) that hashes each object once."""
 
     def __init__(self) -> None:
         self._hash = hashlib.sha256()
         self._seen: dict[int, tuple[int, object]] = {}  # with the object, so that its id is not given out again
 
     def digest(self, value: object) -> str:
-        """Return the hash of one value, 64 hex digits."""
+        """Add a Python object and all that it refers to to the hash, and return the hash as 64 hex digits."""
         self._add(value)
         return self._hash.hexdigest()
 
@@ -170,7 +170,7 @@ class _Hasher:
         self._add_pydantic(kind)
 
     def _add_pydantic(self, kind: type) -> None:
-        """Return what a pydantic model keeps apart from its class's members: fields, and what its validators check."""
+        """Add a pydantic model's fields and validators, which are not members of its class, to the hash."""
         fields = getattr(kind, "__pydantic_fields__", None) or getattr(kind, "model_fields", {})
         for name, field in sorted(fields.items()):
             self._all(name, field.default, field.default_factory, list(field.metadata), str(field.annotation))
@@ -196,13 +196,13 @@ class _Hasher:
                 self._add(function.__globals__[name])
 
     def _add_code(self, code: types.CodeType) -> None:
-        """Everything of compiled code but where it stood: file name, line numbers."""
+        """Add compiled code to the hash, without its file name and line numbers, so that moving it changes nothing."""
         counts = code.co_argcount, code.co_posonlyargcount, code.co_kwonlyargcount, code.co_flags
         names = code.co_names, code.co_varnames, code.co_freevars, code.co_cellvars
         self._all("code", code.co_name, code.co_code, counts, names, code.co_exceptiontable, code.co_consts)
 
     def _add_object(self, value: object) -> None:
-        """An instance: its class, and what it is rebuilt from."""
+        """Add an instance of any other class to the hash: an array's content, or its class and its pickling state."""
         array = _as_array(value)
         if array is not None:
             self._token("array", *array)
@@ -222,7 +222,7 @@ class _Hasher:
 
 
 def _global_names(code: types.CodeType) -> Iterator[str]:
-    """Yield the global names that compiled code loads, code within it included."""
+    """Yield the global names that compiled code loads, including those in nested functions."""
     for instruction in dis.get_instructions(code):
         if instruction.opname in _GLOBAL_LOADS:
             yield instruction.argval
@@ -232,7 +232,7 @@ def _global_names(code: types.CodeType) -> Iterator[str]:
 
 
 def _as_array(value: object) -> tuple[str, str, bytes] | None:
-    """Return data type, shape and bytes of a NumPy array or a torch tensor; None for everything else."""
+    """Return data type, shape and bytes of a NumPy array or a torch tensor for hashing; None for anything else."""
     kind = f"{type(value).__module__}.{type(value).__qualname__}"
     if kind == "numpy.ndarray" and not value.dtype.hasobject:  # type: ignore[attr-defined]
         return str(value.dtype), str(value.shape), value.tobytes()  # type: ignore[attr-defined]
@@ -244,7 +244,7 @@ def _as_array(value: object) -> tuple[str, str, bytes] | None:
 
 
 def _module_state(name: str) -> tuple[str, str]:
-    """Return what decides the code of a module: its version, or a hash of its own file or package."""
+    """Return a module's name with its library version, or with a hash of its file or package if it is user code."""
     top = name.partition(".")[0]
     loaded = sys.modules.get(top)
     file = getattr(loaded, "__file__", None)

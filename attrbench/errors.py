@@ -1,4 +1,4 @@
-"""The errors that a user is meant to read: one line that says what was wrong, where, and what to do."""
+"""Exceptions with messages for users: one line that says what was wrong, where, and what to do."""
 
 from __future__ import annotations
 
@@ -7,43 +7,43 @@ from difflib import get_close_matches
 
 
 class AttrbenchError(Exception):
-    """Something went wrong that the user can act on. The command line prints the message and exits with `exit_code`."""
+    """An error that the user can fix; the command line prints its message and exits with its `exit_code`."""
 
     exit_code = 1
 
 
 class UsageError(AttrbenchError):
-    """The request itself is wrong: an unknown name, an invalid option. Exit code 2."""
+    """An error in the request itself, such as an unknown name or an invalid option; the exit code is 2."""
 
     exit_code = 2
 
 
 class Unavailable(AttrbenchError):
-    """A method cannot work here: weights are missing, or the task's model has not what it needs.
+    """An error for a method that can't run on this task or machine: weights or a model's capability are missing.
 
     `-m all` passes over such a method with a line that says so; asked for by name it is an error.
     """
 
 
 class FeatureFailed(AttrbenchError):
-    """A feature could not be computed. The methods that need it fail; the others of the run go on."""
+    """An error for a feature that could not be computed; the methods that need it fail, the others continue."""
 
 
 class Interrupted(BaseException):
-    """The run was stopped by a signal; what is finished is kept. Exit code 75 (EX_TEMPFAIL: try again).
+    """An exception that stops a run on a signal; finished work is kept, and the exit code is 75 (EX_TEMPFAIL).
 
     Like KeyboardInterrupt it is no Exception, so that nothing that guards against faulty plugins holds it up.
     """
 
 
 def error_line(error: BaseException) -> str:
-    """Return the message of an AttrbenchError, and type and message of any other error, on one line."""
+    """Return an exception as one line of text: its message, preceded by its type unless it is an AttrbenchError."""
     text = " ".join(str(error).split())
     return text if isinstance(error, AttrbenchError) else f"{type(error).__name__}: {text}"
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> UsageError:
-    """A usage error that names the nearest known names, or all of them where none is near."""
+    """Return a UsageError for an unknown name that suggests the most similar known names, or lists all of them."""
     names = sorted(known)
     near = get_close_matches(name, names, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(names) or 'none'}"

@@ -1,4 +1,4 @@
-"""Writing files so that a kill at any moment leaves either the old content or the new, never half of it."""
+"""Atomic writes and checksums of files: a process killed while writing leaves the old or the new file, never half."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Writes `data` to `path` by way of `.part`, fsync and rename. The folder is made where it is missing."""
+    """Write bytes to a file atomically: to a part file first, synced to disk, then renamed; creates the folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.part-{os.getpid()}")
     try:
@@ -25,6 +25,6 @@ def write_atomically(path: Path, data: bytes) -> None:
 
 
 def sha256_of(path: Path) -> str:
-    """The checksum of a file, in hex."""
+    """Return the sha256 checksum of a file's content as hex digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

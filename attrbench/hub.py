@@ -1,4 +1,4 @@
-"""The Hugging Face hub: what is asked of it, and what is said where it does not answer."""
+"""Access to the Hugging Face hub: downloading model files, working offline, and errors for what is missing."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ HUB_SECONDS = 5.0
 
 @contextmanager
 def hub_or_cache() -> Iterator[bool]:
-    """Keeps huggingface_hub to its cache where the hub does not answer: its client would ask six times, for a minute.
+    """Make huggingface_hub use only its local cache inside the `with` block if the hub does not respond.
 
     Yields:
         Whether the hub answers.
@@ -34,14 +34,14 @@ def hub_or_cache() -> Iterator[bool]:
 
 
 def is_local(name: str) -> bool:
-    """Return whether a name can't be an id on the hub, and so means a path."""
+    """Return whether a model or data set name must be a local path, because it can't be a hub id (OWNER/NAME)."""
     return name.startswith(("/", ".", "~")) or "\\" in name or name.count("/") != 1
 
 
 def snapshot(
     option: str, repository: str, revision: str | None, allow: Sequence[str], ignore: Sequence[str] = ()
 ) -> Path:
-    """The local folder with files of a model repository, from the cache or downloaded into it.
+    """Return the local folder with the files of a hub model repository, downloaded if they are not in the cache.
 
     Args:
         option: which option of a task names the repository, such as `model`; for the error's text.

@@ -1,4 +1,4 @@
-"""Results of `attrbench.run`: records, rankings and scores as arrays, pictures, a leaderboard."""
+"""The results that `attrbench.run` and `tune` return: records, rankings, scores, pictures and a leaderboard."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ Tell: TypeAlias = Callable[[T], None] | None
 
 
 def telling(values: Iterable[T], tell: Tell[T]) -> list[T]:
-    """Return the values as a list; `tell` is called with each as soon as it is there."""
+    """Return the values of an iterable as a list, calling `tell` with each value as soon as it is computed."""
     seen = []
     for value in values:
         seen.append(value)
@@ -46,7 +46,7 @@ def telling(values: Iterable[T], tell: Tell[T]) -> list[T]:
 
 
 class Results(Sequence[Result]):
-    """The results of a run, one for each method on each task. A notebook shows them as a leaderboard.
+    """The results of `attrbench.run`, one for each method on each task, which a notebook shows as a leaderboard.
 
     A method is named by its `-m` string or its name, or given as the class or the instance that ran; the task needs to
     be named only where there are several.
@@ -73,7 +73,7 @@ class Results(Sequence[Result]):
         reporter: Reporter,
         tell: Tell[Result] = None,
     ) -> Results:
-        """Run methods on tasks and return the results; `tell` is called with each as soon as it is there."""
+        """Run methods on tasks and return the results; `tell` is called with each result as soon as it is known."""
         results: list[Result] = []
         for task in tasks:
             results += telling(TaskRun(registry, task, methods, settings, reporter).results(), tell)
@@ -81,16 +81,16 @@ class Results(Sequence[Result]):
 
     @property
     def records(self) -> list[Record]:
-        """Return the records, in the order of the runs."""
+        """Return the records of all runs (one for each method on each task), in the order of the runs."""
         return [result.record for result in self._results]
 
     @property
     def paths(self) -> list[Path]:
-        """Return the files of the records."""
+        """Return the paths of the JSON files of the records, in the order of the runs."""
         return [result.path for result in self._results]
 
     def record(self, method: MethodLike, task: TaskLike | None = None) -> Record:
-        """Return the record of one method.
+        """Return the record (metrics, storage, latency) of one method's run on a task.
 
         Raises:
             UsageError: for a method or task that is not among the results, or where several are meant.
@@ -131,7 +131,7 @@ class Results(Sequence[Result]):
     def pictures(
         self, query: int | Sequence[int], method: MethodLike, k: int = 10, task: TaskLike | None = None
     ) -> Image.Image:
-        """Draw queries, each with its first k training images in the ranking's order; a notebook shows the picture.
+        """Draw queries, each beside its k top-ranked training images, and return the image for display in a notebook.
 
         Args:
             query: index of a query, or several.
@@ -156,15 +156,15 @@ class Results(Sequence[Result]):
         return contact_sheet(opened.queries, opened.train, Ranking(ids[:, :k], scores[:, :k]), chosen)
 
     def leaderboard(self, metric: str | None = None) -> Leaderboard:
-        """Return the leaderboard of these results alone; `attrbench.leaderboard` reads all of a folder."""
+        """Return a leaderboard of the runs in these results alone, whatever other records their folder holds."""
         return rank_records(self.records, metric=metric)
 
     def to_pandas(self) -> pd.DataFrame:
-        """Return a data frame with one row a run: task, method, options, metrics, bytes and seconds; needs pandas."""
+        """Return a pandas data frame with one row for each run: task, method, options, metrics, bytes and seconds."""
         return data_frame([_row(result) for result in self._results])
 
     def _result(self, method: MethodLike, task: TaskLike | None) -> Result:
-        """Return the one result that is meant."""
+        """Return the one result of this method and task; ambiguous and unknown names raise a UsageError."""
         label, on = method_label(method), None if task is None else _task_name(task)
         known = [result for result in self._results if on is None or on in _names_of_task(result.record)]
         if not known:
@@ -193,7 +193,7 @@ class Results(Sequence[Result]):
     def __getitem__(self, index: slice) -> Sequence[Result]: ...
 
     def __getitem__(self, index: int | slice) -> Result | Sequence[Result]:
-        """Return a result: its record, the record's path, whether it was there before, its scores."""
+        """Return the result at an index: a record, its path, whether it was reused, and the scores."""
         return self._results[index]
 
     def __len__(self) -> int:
@@ -212,7 +212,7 @@ class Results(Sequence[Result]):
 
 
 class TunedResults(Results):
-    """The results of `attrbench.tune`: those of the chosen options, on the reported queries.
+    """The results of `attrbench.tune`: runs of the chosen options on the reported queries, and the choices.
 
     Attributes:
         choices: for each task and method what every value reached on the tuning queries, and which was chosen.
@@ -240,7 +240,7 @@ class TunedResults(Results):
         tell_choice: Tell[Choice] = None,
         tell: Tell[Result] = None,
     ) -> TunedResults:
-        """Choose on each task's tuning queries by the metric `by`, run what was chosen, and return both."""
+        """Choose each method's options by the metric `by` on the tuning queries, and run them on reported queries."""
         runs = [TuningRun(registry, task, sweeps, settings, reporter, by) for task in tasks]
         choices: list[Choice] = []
         results: list[Result] = []
@@ -262,7 +262,7 @@ def _names_of_task(record: Record) -> tuple[str, str]:
 
 
 def _row(result: Result) -> dict[str, Any]:
-    """Return a result as plain values."""
+    """Return one result as a dict of plain values (task, method, options, metrics, costs): a row of a data frame."""
     record = result.record
     storage, latency = record.storage, record.latency
     return {

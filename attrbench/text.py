@@ -1,13 +1,13 @@
-"""Text that others wrote, made safe to show."""
+"""Functions that make text from others (captions, file names) safe to print on a terminal."""
 
 from __future__ import annotations
 
 
 def plain(text: object) -> str:
-    """On one line and without what a terminal would obey: what is not printable becomes '?'."""
+    """Return the text with every unprintable character (line breaks, terminal escapes) replaced by '?'."""
     return "".join(character if character.isprintable() else "?" for character in str(text))
 
 
 def one_line(text: object) -> str:
-    """As `plain`, with single spaces for line breaks and whatever else is blank."""
+    """Return the text on one line: whitespace becomes single spaces, other unprintable characters become '?'."""
     return plain(" ".join(str(text).split()))

@@ -1,3 +1,3 @@
-"""The version of attrbench, where every module may import it from."""
+"""The version number of attrbench, in a module of its own that imports nothing."""
 
 __version__ = "0.1.0"

@@ -1,1 +1,1 @@
-"""The command line: one file a verb."""
+"""The command line of attrbench, with one module for each command."""

@@ -1,4 +1,4 @@
-"""The entry point of the command line: run a command, turn errors into one line and an exit code.
+"""The entry point of the command line: runs a command, and turns errors into one line and an exit code.
 
 Exit codes: 0 done, 1 failed, 2 wrong usage, 3 partial, 75 interrupted (run the same command to resume).
 """
@@ -16,7 +16,7 @@ from attrbench.errors import AttrbenchError, Interrupted
 
 
 def main() -> None:
-    """Run the command line and exit."""
+    """Run the command that the process arguments name, print errors as one line, and exit with its exit code."""
     debug = "--debug" in sys.argv
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -46,7 +46,7 @@ def main() -> None:
 
 
 def _run(arguments: list[str], debug: bool) -> int:
-    """Run one command and return its exit code."""
+    """Run one command and return its exit code; a plain `list` is answered without importing Typer, which is slow."""
     quick = quick_arguments(arguments)
     if quick is not None:
         write_listing(**quick)

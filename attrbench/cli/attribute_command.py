@@ -1,4 +1,4 @@
-"""`attrbench attribute`: the training images behind a picture."""
+"""The command `attrbench attribute`, which ranks the training images by their influence on a picture."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def attribute(
 
 
 def _rows(answer: Attribution, query: int) -> list[dict[str, Any]]:
-    """Return the training items of one query; a search may have found fewer than were asked for."""
+    """Return a dict (rank, score, item, name, group, caption) for each training item that was found for one query."""
     train, ranking = answer.train, answer.ranking
     return [
         {
@@ -116,7 +116,7 @@ def _document(answer: Attribution, sheet: Path) -> dict[str, Any]:
 
 
 def _show(answer: Attribution) -> None:
-    """Print a table for each query. What data sets say is shown as it is, never as markup."""
+    """Print a table of each query's ranked training items; text of data sets is never interpreted as markup."""
     terminal = console()
     for query in range(len(answer.queries)):
         rows = _rows(answer, query)

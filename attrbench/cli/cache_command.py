@@ -1,4 +1,4 @@
-"""`attrbench cache`: what the cache holds, whether it is whole, and making room."""
+"""The commands `attrbench cache ls`, `verify` and `gc`: list the cache, verify checksums, remove garbage."""
 
 from __future__ import annotations
 
@@ -155,12 +155,12 @@ def _cells(group: Group, root: Path) -> list[str]:
 
 
 def _seconds(group: Group) -> float | None:
-    """Return what making them took; None of shards, whose passes make several features at once."""
+    """Return the seconds that computing a group of artifacts took; None for the shards of a feature."""
     return None if group.about else sum(entry.seal.seconds for entry in group.entries if entry.seal is not None)
 
 
 def _everything_else(found: CacheIndex) -> str:
-    """`queries 2 files 40 kB, ...`, by the names at the top of the cache."""
+    """Return files that belong to no artifact, counted by top folder of the cache, as text: `queries 2 files 40 kB`."""
     groups: dict[str, list[int]] = {}
     for file in found.rest:
         groups.setdefault(file.path.relative_to(found.root).parts[0], []).append(file.bytes)
@@ -206,7 +206,7 @@ def _say_faults(faults: list[Fault], read: str) -> None:
 
 
 def _name_unknown(root: Path, files: list[File]) -> None:
-    """Names the files that nothing vouches for, a few of each folder at the top of the cache."""
+    """Print the files of the cache that are of unknown origin, a few for each folder at the top of the cache."""
     folders: dict[str, list[File]] = {}
     for file in files:
         folders.setdefault(file.path.relative_to(root).parts[0], []).append(file)
@@ -218,7 +218,7 @@ def _name_unknown(root: Path, files: list[File]) -> None:
 
 
 def _name_unseen(found: CacheIndex) -> None:
-    """Says on standard error what could not be looked at."""
+    """Print to standard error the files and folders of the cache that could not be read, or are links."""
     for fault in found.unreadable:
         typer.echo(f"attrbench: left out {plain(fault.path)}: {plain(fault.what)}", err=True)
     _name_links(found)

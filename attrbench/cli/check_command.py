@@ -1,4 +1,4 @@
-"""`attrbench check`: check that a method keeps to the contract."""
+"""The command `attrbench check`, which runs the conformance checks on a method."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def _title(label: str) -> None:
 
 
 def _show(finding: Finding) -> None:
-    """Print one line; below a check that failed, what to do."""
+    """Print the result of one conformance check as a line, and below a failed check the advice for fixing it."""
     line = f"  {finding.status:<{STATUS_WIDTH}}  {finding.check:<{CHECK_WIDTH}}  {finding.found}"
     typer.secho(line, fg=COLORS[finding.status])
     if finding.advice:

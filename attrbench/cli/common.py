@@ -1,4 +1,4 @@
-"""Command-line options that several verbs share."""
+"""Command-line options that several commands share, such as the device, the cache folder and the batch size."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`attrbench doctor`: is this machine ready?"""
+"""The command `attrbench doctor`, which checks that this machine is set up for running attrbench."""
 
 from __future__ import annotations
 

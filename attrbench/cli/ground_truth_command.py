@@ -1,4 +1,4 @@
-"""`attrbench ground-truth`: trains the subset models that a task's ground truth rests on."""
+"""The command `attrbench ground-truth`, which trains models on random subsets of a task's training set."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`attrbench leaderboard`: rank records."""
+"""The command `attrbench leaderboard`, which prints a ranking of methods from the records of runs."""
 
 from __future__ import annotations
 

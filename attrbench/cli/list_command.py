@@ -1,4 +1,4 @@
-"""`attrbench list`: list what there is, without importing torch."""
+"""The command `attrbench list`, which prints the registered methods, tasks and metrics without importing torch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Write what `attrbench list` shows: methods, tasks, metrics and so on, without importing pydantic or Typer."""
+"""The output of `attrbench list` (methods, tasks, metrics, ...), written without importing pydantic or Typer."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ BOLD, RED, PLAIN = "\033[1m", "\033[31m", "\033[0m"
 
 
 def write_listing(what: str | None, options: bool, as_json: bool) -> None:
-    """Write one kind of things, or all, to standard output."""
+    """Write all registered methods, tasks, metrics and so on, or one of these kinds, to standard output."""
     registry = plugins.registry()
     wanted = KINDS if what is None else (what,)
     details = options or as_json
@@ -44,7 +44,7 @@ def write_listing(what: str | None, options: bool, as_json: bool) -> None:
 
 
 def quick_arguments(arguments: list[str]) -> dict[str, Any] | None:
-    """Return the arguments of `write_listing` where a command line is a plain `list`; None for every other one.
+    """Return the arguments of `write_listing` if a command line is `list` with plain arguments, else None.
 
     Typer takes longer to import than listing everything takes.
     """
@@ -57,7 +57,7 @@ def quick_arguments(arguments: list[str]) -> dict[str, Any] | None:
 
 
 def _entries(registry: Registry, kind: str, details: bool) -> list[dict[str, Any]]:
-    """Return what is registered of one kind; with details each class is imported and its options are read."""
+    """Return name, package and summary of everything registered of a kind (method, task, ...), and details if asked."""
     entries = []
     for name in registry.names(kind):
         known = registry.entry(kind, name)
@@ -74,7 +74,7 @@ def _entries(registry: Registry, kind: str, details: bool) -> list[dict[str, Any
 
 
 def _details(known: Entry) -> dict[str, Any]:
-    """Return options, citation and meta of a class, as far as it has them; or why it can't be loaded."""
+    """Return options, citation and metadata of a registered class as a dict, or the error if it can't be imported."""
     try:
         loaded = known.load()
     except AttrbenchError as error:
@@ -88,7 +88,7 @@ def _details(known: Entry) -> dict[str, Any]:
 
 
 def _options(owner: Any) -> list[dict[str, str]]:
-    """Return name, default and meaning of each option, and what it needs of others to have an effect."""
+    """Return a dict for each option of a class: its name, default, meaning, and the other options that it requires."""
     from attrbench.contracts.options import as_written, meanings, needs_of  # pydantic comes with it
 
     explained, needs = meanings(owner.Options), needs_of(owner.Options)
@@ -129,7 +129,7 @@ def _counted(kind: str, number: int) -> str:
 
 
 def _show(kind: str, entries: list[dict[str, Any]], options: bool) -> None:
-    """Write plain columns; rich would take longer to import than everything else here to run."""
+    """Write the entries of one kind in plain aligned columns, without rich, which is slow to import."""
     _write(kind, BOLD)
     width = max((len(entry["name"]) for entry in entries), default=0)
     summaries = max((len(entry["summary"]) for entry in entries if not entry.get("error")), default=0)
@@ -143,5 +143,5 @@ def _show(kind: str, entries: list[dict[str, Any]], options: bool) -> None:
 
 
 def _write(line: str, style: str = "") -> None:
-    """Write a line, with its style on a terminal only."""
+    """Write a line to standard output, styled (bold, red) only if the output is a terminal."""
     sys.stdout.write(f"{style}{line}{PLAIN}\n" if style and sys.stdout.isatty() else f"{line}\n")

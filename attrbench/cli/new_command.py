@@ -1,4 +1,4 @@
-"""`attrbench new task`: a commented task file to fill in."""
+"""The command `attrbench new task`, which writes a commented task file for the user to fill in."""
 
 from __future__ import annotations
 

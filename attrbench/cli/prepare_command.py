@@ -1,4 +1,4 @@
-"""`attrbench prepare`: puts a data set together."""
+"""The command `attrbench prepare`, which builds a data set as an image folder from its sources."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def prepare(
 
 
 def _source(text: str, known: Mapping[str, DatasetSource]) -> tuple[str, DatasetSource]:
-    """Reads NAME=PATH:KEY=VALUE,..."""
+    """Parse a `--source` argument (NAME=PATH:KEY=VALUE,...) into the source's name and its data set source."""
     name, equals, where = text.partition("=")
     if not equals or not where:
         raise UsageError(f"--source {text}: expected NAME=PATH or NAME=PATH:KEY=VALUE,...")

@@ -1,4 +1,4 @@
-"""`attrbench run`: methods on tasks, from plan to records."""
+"""The command `attrbench run`, which runs methods on tasks and writes their records."""
 
 from __future__ import annotations
 
@@ -75,18 +75,18 @@ def run(
 
 
 class ExitCode:
-    """Shows results as they come, and keeps the exit code: 1 where one failed, 3 where one is partial."""
+    """Prints results as they come, and keeps the command's exit code: 1 if one failed, 3 if one is partial."""
 
     def __init__(self) -> None:
         self._statuses: set[str] = set()
 
     def show(self, result: Result) -> None:
-        """Write one line on standard output."""
+        """Print one line about a result on standard output, and remember its status for the exit code."""
         _show(result)
         self._statuses.add(result.record.status)
 
     def leave(self) -> None:
-        """Exit where the code is not 0."""
+        """Exit with code 1 if a shown result failed, with 3 if one was partial; otherwise return."""
         if "failed" in self._statuses:
             raise typer.Exit(1)
         if "partial" in self._statuses:
@@ -116,7 +116,7 @@ def _show(result: Result) -> None:
 
 
 def _costs(record: Record) -> str:
-    """Return the costs that a scale run is for."""
+    """Return the costs of a run as text for the terminal: storage, seconds per item and query, peak memory."""
     storage, latency, items = record.storage, record.latency, record.coverage.train_items
     assert storage is not None and latency is not None
     peaks = [("memory", record.peak_memory_bytes), ("device memory", record.peak_device_bytes)]
@@ -128,7 +128,7 @@ def _costs(record: Record) -> str:
 
 
 def _reference(record: Record, main: MetricResult) -> str:
-    """Return what the number is compared with: the controls of a ground truth, or chance."""
+    """Return text of what to compare a metric with: the values of the ground truth's controls, or of random ranking."""
     if record.controls:
         controls = (f"{control.name} {control.result.value:.3f}" for control in record.controls)
         return f" (controls: {', '.join(controls)})"
@@ -136,7 +136,7 @@ def _reference(record: Record, main: MetricResult) -> str:
 
 
 def _lost(gradients: list[tuple[str, int, int | float]]) -> str:
-    """Return the names of the first gradients that were NaN or infinite."""
+    """Return a warning that names the first gradients that were NaN or infinite, by split, item and timestep."""
     if not gradients:
         return ""
     named = ", ".join(f"{split} item {item} at timestep {t:g}" for split, item, t in gradients[:3])

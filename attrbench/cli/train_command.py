@@ -1,4 +1,4 @@
-"""`attrbench train`: repeat the training of a task's weights."""
+"""The command `attrbench train`, which trains a task's model again by the task's training recipe."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`attrbench tune`: options of methods chosen on queries of their own, then run on the reported ones."""
+"""The command `attrbench tune`, which chooses options on tuning queries and runs them on the reported queries."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def tune(
 
 
 def _show(choice: Choice) -> None:
-    """Print a table of the values, the chosen one marked."""
+    """Print a table of the option values that were tried, each with its metric, and mark the chosen one."""
     tuned = choice.tuned
     grid = Table(title=escape(f"{tuned.task}: {tuned.queries} tuning queries"), box=box.SIMPLE_HEAD)
     for column in ("method", tuned.by, "95% interval", ""):

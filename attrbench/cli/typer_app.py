@@ -1,4 +1,4 @@
-"""The command line as a Typer application that loads the one command that was asked for."""
+"""The command line as a Typer application that imports only the module of the requested command."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ COMMANDS = {
 
 
 def command_line(verb: str) -> typer.Typer:
-    """Return the command line, of which only the command `verb` is loaded: the others are names with a line of help."""
+    """Return the Typer application, with only the command `verb` imported and the others listed with a summary."""
     app = typer.Typer(
         name="attrbench",
         help="Compare training-data attribution methods on diffusion models.",
@@ -70,11 +70,11 @@ def command_line(verb: str) -> typer.Typer:
 
 
 def _not_loaded() -> None:
-    """Stand for a command that was not asked for."""
+    """Do nothing: a placeholder for the commands that were not imported, so that the help lists them."""
 
 
 def run_typer(arguments: list[str], debug: bool) -> int:
-    """Run one command and return its exit code: 2 for what Typer refuses, with its message on standard error."""
+    """Run one command with Typer and return its exit code; wrong usage prints Typer's message and returns 2."""
     _log_to_stderr(debug)
     _quiet_libraries()
     verb = next((argument for argument in arguments if not argument.startswith("-")), "")
@@ -89,14 +89,14 @@ def run_typer(arguments: list[str], debug: bool) -> int:
 
 
 def _quiet_libraries() -> None:
-    """Keep libraries' progress bars and advice out of the output. Must be called before a command imports them."""
+    """Turn off the libraries' progress bars and advice by environment variables, before a command imports them."""
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
 
 def _log_to_stderr(debug: bool) -> None:
-    """Write our own warnings as plain lines, with --debug all messages; other libraries keep their own ways."""
+    """Log attrbench's own warnings, with --debug all its messages, as plain lines to standard error."""
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("attrbench: %(message)s"))
     logger = logging.getLogger("attrbench")

@@ -1,1 +1,1 @@
-"""Conformance checks that every method must pass (`attrbench check`)."""
+"""Conformance checks that every attribution method must pass; `attrbench check` runs them on a tiny task."""

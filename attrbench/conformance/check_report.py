@@ -1,4 +1,4 @@
-"""The results of a conformance run: one finding for each check."""
+"""The results of the conformance checks of a method: one finding for each check, and a report of all of them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Status = Literal["passed", "failed", "skipped"]
 
 @dataclass(frozen=True)
 class Finding:
-    """The result of one check.
+    """The result of one conformance check: passed, failed or skipped, with what was found and what to do.
 
     Attributes:
         check: name of the check.
@@ -28,23 +28,23 @@ class Finding:
 
 
 def passed(check: str, found: str) -> Finding:
-    """Return the finding of a check that passed."""
+    """Return the finding of a conformance check that passed; `found` says in one line what was measured."""
     return Finding(check, "passed", found)
 
 
 def failed(check: str, found: str, advice: str) -> Finding:
-    """Return the finding of a check that failed."""
+    """Return the finding of a conformance check that failed, with what was found and advice for fixing it."""
     return Finding(check, "failed", found, advice)
 
 
 def skipped(check: str, reason: str) -> Finding:
-    """Return the finding of a check that could not be made or does not apply."""
+    """Return the finding of a conformance check that was not made or does not apply, with the reason."""
     return Finding(check, "skipped", reason)
 
 
 @dataclass(frozen=True)
 class Report:
-    """All findings about one method.
+    """The report of all conformance checks of one method.
 
     Attributes:
         method: the method with its options, as given by `-m`.
@@ -60,17 +60,17 @@ class Report:
 
     @property
     def status(self) -> Literal["passed", "failed", "unavailable"]:
-        """`passed` if every check passed or was skipped, else `failed`; `unavailable` if the method cannot run."""
+        """Return `passed` if no check failed, `failed` if one did, `unavailable` if the method can't run here."""
         if self.unavailable is not None:
             return "unavailable"
         return "failed" if any(finding.status == "failed" for finding in self.findings) else "passed"
 
     def counts(self) -> Counter[str]:
-        """Return status -> number of findings."""
+        """Return how many checks passed, failed and were skipped, as status -> count."""
         return Counter(finding.status for finding in self.findings)
 
     def as_json(self) -> dict[str, object]:
-        """Return the report as a JSON-compatible dict."""
+        """Return the report of a method's conformance checks as a JSON-compatible dict."""
         return {
             "method": self.method,
             "status": self.status,

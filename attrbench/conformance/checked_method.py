@@ -1,4 +1,4 @@
-"""The method that is checked, with the features, scorer and scores of its first run."""
+"""The method under conformance check, with the features, scorer and scores of its first run."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from attrbench.evaluation.requests import MethodRequest
 
 
 class Subject:
-    """A method that has been fitted on the task of the checks.
+    """A method under check: fitted on the tiny task of the conformance checks, with its features and scores.
 
     Args:
         bench: computes features on that task.
@@ -45,21 +45,21 @@ class Subject:
 
     @property
     def count(self) -> int:
-        """Number of training items."""
+        """Return the number of training items of the task of the checks."""
         return self.features.train.count
 
     def fresh(self) -> MethodRequest:
-        """Return a request with a new instance of the method, without any state of this instance."""
+        """Return a request to run the same method from a new instance, which shares no state with this one."""
         return replace(self.request, method=type(self.method)(self.method.options))
 
     @cached_property
     def sources(self) -> tuple[GradientSource, ...]:
-        """The gradient sources of the method's features; empty for methods without gradients."""
+        """Return the gradient sources (which gradients to compute, at which timesteps) of the method's features."""
         return tuple(_sources(self.declared))
 
     @property
     def not_told_apart(self) -> str:
-        """Why checks of the order of scores do not apply; empty if they apply."""
+        """Return why checks of the order of scores do not apply to this method; empty if they apply."""
         if self.method.control:
             return "a control: its scores mean nothing by design"
         if not self.features.train.views:
@@ -70,7 +70,7 @@ class Subject:
 
 
 def exhaustive(scorer: Scorer) -> ExhaustiveScorer | None:
-    """Return the scorer if it scores every item, else its exact counterpart, or None."""
+    """Return the scorer if it scores every training item, else the exact scorer that a search offers, or None."""
     if isinstance(scorer, ExhaustiveScorer):
         return scorer
     exact = scorer.exact()
@@ -91,5 +91,5 @@ def _sources(request: FeatureRequest) -> Iterator[GradientSource]:
 
 
 def common_noise(source: GradientSource) -> GradientSource:
-    """Return the source with noise that does not depend on the item, so that equal items have equal gradients."""
+    """Return the gradient source with noise drawn per timestep, not per item: equal items get equal gradients."""
     return source.model_copy(update={"noise": "per-timestep"}) if source.noise == "per-item" else source

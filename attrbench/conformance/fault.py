@@ -1,4 +1,4 @@
-"""Format exceptions of plugins in one line."""
+"""Formatting of exceptions that a checked method raises as one line, for findings of the checks."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from attrbench.errors import AttrbenchError
 
 
 def one_line(error: BaseException) -> str:
-    """Return type, message and location of an exception; only the message of an AttrbenchError."""
+    """Return an exception as one line: type, message and location, or only the message for an AttrbenchError."""
     text = " ".join(str(error).split())
     if isinstance(error, AttrbenchError):
         return text

@@ -1,4 +1,4 @@
-"""Measure the memory that an object holds: the arrays and tensors that can be reached from it."""
+"""Measurement of the memory that an object such as a scorer holds: all arrays and tensors reachable from it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _INDEXES = ("faiss", "hnswlib")
 
 @dataclass
 class Holdings:
-    """The memory that can be reached from an object.
+    """The memory of arrays and tensors reachable from an object: total bytes, the largest, and unmeasurable indexes.
 
     Attributes:
         bytes: size of arrays, tensors and byte strings, shared memory counted once; stored rows by their size on disk.
@@ -44,7 +44,7 @@ class Holdings:
 
 
 def holdings(root: object, name: str) -> Holdings:
-    """Return the memory reachable from `root` by attributes, containers, partials and closures; `name` begins paths."""
+    """Return the memory of all arrays reachable from `root` by attributes, containers and closures."""
     total = Holdings()
     seen: dict[int, object] = {}  # keeps what it has seen alive, so that no id comes twice
     todo: list[tuple[str, object]] = [(name, root)]
@@ -75,14 +75,14 @@ def holdings(root: object, name: str) -> Holdings:
 
 
 def _owner(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """Return the array whose memory a view refers to; a memory map is its own owner."""
+    """Return the array that owns the memory of a NumPy view, so that shared memory is counted once."""
     while isinstance(array.base, np.ndarray) and not isinstance(array, np.memmap):
         array = array.base
     return array
 
 
 def _as_rows(value: Any) -> TrainRows | None:
-    """Return the value if it has the attributes of `TrainRows`, else None."""
+    """Return the value if it has the attributes of `TrainRows` (stored gradient rows), else None."""
     names = ("row_bytes", "count", "width", "blocks", "take")
     return value if all(hasattr(value, name) for name in names) else None
 

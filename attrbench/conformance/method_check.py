@@ -1,4 +1,4 @@
-"""Run all conformance checks on one method; an exception fails only the check that it occurs in."""
+"""The run of all conformance checks on one method; an exception fails only the check that it occurs in."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def check_method(
     device: str = "cpu",
     tell: Callable[[Finding], None] = lambda finding: None,
 ) -> Report:
-    """Return the report of all checks on one method, run in a temporary folder.
+    """Run all conformance checks on one method in a temporary folder, and return the report.
 
     Args:
         registry: the registry of plugins.
@@ -74,7 +74,7 @@ def check_method(
 
 
 def _quick(request: MethodRequest) -> MethodRequest:
-    """Return the request with the method's options for quick runs (`Method.quick`), unless the user gave others."""
+    """Return the request with the method's cheap option values (`Method.quick`), except for those the user gave."""
     options, needs = request.method.options, needs_of(request.method.options.__class__)
     quick = {
         name: value

@@ -1,4 +1,4 @@
-"""Check a method's options: each is documented, and no value causes a crash or NaN scores."""
+"""The conformance check of a method's options: each is documented, and no value causes a crash or NaN scores."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ PATIENCE = 60
 
 @dataclass
 class _Tried:
-    """Counts of option values that were refused, gave scores or were not tried, and problems with the others."""
+    """Counts of the option values that were refused, worked or were not tried, and the problems of the others."""
 
     refused: int = 0
     worked: int = 0
@@ -82,7 +82,7 @@ def _takes_anything(subject: Subject) -> bool:
 
 
 def _tried(subject: Subject) -> _Tried:
-    """Return the results of trying each option value, one at a time, beside the options that the user gave."""
+    """Run the method with each option value in turn, and return how many worked, were refused or caused problems."""
     tried = _Tried()
     requests = _accepted(subject, tried)
     affordable = requests[: max(3, int(PATIENCE / subject.seconds))]
@@ -120,7 +120,7 @@ def _accepted(subject: Subject, tried: _Tried) -> list[tuple[Probe, MethodReques
 
 
 def _request(subject: Subject, probe: Probe) -> MethodRequest:
-    """Return the method with this option value and the options it needs; raises what building the method raises."""
+    """Return a request of the method with one option value, and with other options that this option requires."""
     kind: type[Any] = type(subject.method)
     needs = needs_of(kind.Options).get(probe.option, ())
     needed = {need.option: need.values[0] for need in needs if need.values and not need.holds(subject.method.options)}
@@ -134,7 +134,7 @@ def _request(subject: Subject, probe: Probe) -> MethodRequest:
 
 
 def _refuse_unreachable(model: type[Options], spec: Spec, probe: Probe) -> None:
-    """Raise ValueError for a choice that is not a string, which the command line can't give."""
+    """Raise ValueError if an option allows a value that is not a string, which the command line can't pass."""
     try:
         model.model_validate(spec.given)
     except ValidationError as error:
@@ -145,7 +145,7 @@ def _refuse_unreachable(model: type[Options], spec: Spec, probe: Probe) -> None:
 
 
 def _features(subject: Subject, requests: Sequence[MethodRequest]) -> list[Features | Exception]:
-    """Return the features, or the exception, of each request: computed in one run, or one by one if that fails."""
+    """Compute the features for each request in one shared run, or one by one if that fails; exceptions are returned."""
     bench = subject.bench
     settings = bench.settings("options", limit_train=FEW_TRAIN, limit_queries=FEW_QUERIES)
     try:
@@ -163,7 +163,7 @@ def _alone(subject: Subject, request: MethodRequest) -> Features | Exception:
 
 
 def _without_scores(features: Features | Exception) -> tuple[NDArray[np.bool_] | None, Exception | None]:
-    """Return [m, n] bool, where scores are NaN or infinite, and the exception that was raised instead, if any."""
+    """Score features: return where the [m, n] scores are NaN or infinite, or the exception that was raised instead."""
     if isinstance(features, Exception):
         return None, features
     try:

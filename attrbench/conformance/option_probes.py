@@ -1,4 +1,4 @@
-"""Generate the values with which every option of a method is tried, as command-line strings."""
+"""Generation of the values with which every option of a method is tried, as command-line strings."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ NUMBERS: dict[Any, tuple[str, ...]] = {int: ("-1", "0"), float: ("-1", "0", "nan
 
 @dataclass(frozen=True)
 class Probe:
-    """One value of one option to try.
+    """One value to try for one option of a checked method.
 
     Attributes:
         option, value: as in `option=value`.
@@ -30,7 +30,7 @@ class Probe:
 
 
 def probes(model: type[Options]) -> Iterator[Probe]:
-    """Yield all values of choices and flags, `none` where it is allowed, and edge values of numbers."""
+    """Yield the values to try for each option: all choices and flags, `none` if allowed, edge values of numbers."""
     for name, field in model.model_fields.items():
         kinds = list(kinds_of(field.annotation))
         for kind in kinds:

@@ -1,4 +1,4 @@
-"""Check that scores do not depend on batching, blocking or repetition."""
+"""Conformance checks that scores do not depend on batching, on blocks of rows, or on repetition."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Way = tuple[str, float, Scores, Scores]
 
 
 def batches(subject: Subject) -> Finding:
-    """Check that scores do not depend on the grouping of queries, the blocks of rows or the batch size."""
+    """Check that scores do not depend on how queries are grouped, rows are read in blocks, or gradients are batched."""
     return _compared(
         "batches",
         subject,
@@ -55,7 +55,7 @@ def _batches(subject: Subject) -> Iterator[Way]:
 
 
 def repeats(subject: Subject) -> Finding:
-    """Check that fitting again, and running everything again, gives equal scores."""
+    """Check that fitting the method again, or running everything again, gives equal scores (determinism)."""
     return _compared(
         "repeats",
         subject,
@@ -81,7 +81,7 @@ def _repeats(subject: Subject) -> Iterator[Way]:
 
 
 def _compared(check: str, subject: Subject, ways: Iterator[Way], advice: str) -> Finding:
-    """Return a failed finding for the first change that exceeds its tolerance, else a passed one."""
+    """Return a failed finding for the first variant of a run that changes scores beyond its tolerance, else passed."""
     tried, largest = [], 0.0
     for name, tolerance, scores, expected in ways:
         worst = difference(scores, expected)

@@ -1,4 +1,4 @@
-"""Check a method's scores: order independence, duplicates, sign, finiteness and ranking."""
+"""Conformance checks of a method's scores: item order, duplicates, sign, finite values and top-k ranking."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from attrbench.contracts.ranking import top_k
 
 
 def permutation(subject: Subject) -> Finding:
-    """Check that permuting the training items permutes their scores."""
+    """Check that scores follow the training items when these are given in another order."""
     check = "permutation"
     if reason := subject.not_told_apart:
         return skipped(check, reason)
@@ -35,7 +35,7 @@ def permutation(subject: Subject) -> Finding:
 
 
 def duplicates(subject: Subject) -> Finding:
-    """Check that equal training items get equal scores, and that ties are ranked by index."""
+    """Check that equal training items get equal scores, and that items of equal score are ranked by index."""
     check = "duplicates"
     if reason := subject.not_told_apart:
         return skipped(check, reason)
@@ -65,7 +65,7 @@ def duplicates(subject: Subject) -> Finding:
 
 
 def sign(subject: Subject) -> Finding:
-    """Check that an item's score for itself is above average, and the highest if the method declares `self_first`."""
+    """Check that items as queries score themselves above average, or highest if the method declares `self_first`."""
     check = "sign"
     self_first = subject.method.self_first
     if self_first is False:
@@ -120,7 +120,7 @@ def _own_scores(subject: Subject) -> tuple[Scores, Scores, str]:
 
 
 def finite(subject: Subject) -> Finding:
-    """Check that scores are finite for zero gradients and images of one color."""
+    """Check that all scores are finite even for items and queries with zero gradients or a black image."""
     check = "finite"
     scores = exhaustive_scores(subject.features)
     scores = subject.scores if scores is None else scores
@@ -145,7 +145,7 @@ def finite(subject: Subject) -> Finding:
 
 
 def top(subject: Subject) -> Finding:
-    """Check that `top(k)` ranks by the scores, for k = 1, n / 2 and n."""
+    """Check that `top(k)` returns k distinct valid items in order of score, and for exact scorers the best k."""
     check = "top"
     count, query = subject.count, subject.features.query
     ranked = exhaustive(subject.scorer) is subject.scorer

@@ -1,4 +1,4 @@
-"""Compute the [m, n] score matrix of any scorer, and compare two such matrices."""
+"""Functions that compute the [m, n] score matrix of any scorer and compare two such matrices, for the checks."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def scores_of(scorer: Scorer, query: QueryFeatures, count: int) -> Scores:
 
 @dataclass(frozen=True)
 class Difference:
-    """The largest difference between two score matrices.
+    """The largest difference between two score matrices: its relative size, the entry, and the two scores there.
 
     Attributes:
         size: the difference relative to the query's largest score; infinite if only one score is finite.
@@ -77,7 +77,7 @@ def difference(found: Scores, expected: Scores) -> Difference:
 
 
 def scales(scores: Scores) -> NDArray[np.float64]:
-    """Return the largest absolute score of each query, [m], but at least a millionth of the largest of all."""
+    """Return each query's largest absolute score, [m], floored at 1e-6 of the overall largest, to scale differences."""
     sizes = np.abs(np.where(np.isfinite(scores), scores, 0.0)).max(axis=1)
     return np.maximum(sizes, 1e-6 * sizes.max()) if sizes.max() > 0 else np.ones_like(sizes)
 

@@ -1,4 +1,4 @@
-"""Check a method's declarations (features, storage), its record, and a training set of one item."""
+"""Conformance checks of a method's declared features and storage, of its record, and of a one-item training set."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ FACTOR = 1.5
 
 
 def features(subject: Subject) -> Finding:
-    """Check that equal options declare equal features, so that stored features can be shared and reused."""
+    """Check that equal options declare equal, hashable features, so that stored features can be reused."""
     check = "features"
     once, twice = subject.method.features(), subject.fresh().method.features()
     try:
@@ -37,7 +37,7 @@ def features(subject: Subject) -> Finding:
 
 
 def record(subject: Subject) -> Finding:
-    """Check that a run writes a complete record, and that a second run reuses it."""
+    """Check that a run of the method writes a complete record, and that a second run reuses this record."""
     check = "record"
     if not np.isfinite(subject.scores[~np.isneginf(subject.scores)]).all():
         return skipped(check, "runs refuse scores that are NaN")
@@ -64,7 +64,7 @@ def _run(subject: Subject) -> list[Result]:
 
 
 def _lacking(record: Record, main_metric: str) -> str:
-    """Return what is wrong with a record; empty if nothing is."""
+    """Return in words what a run's record lacks (metric, storage, latency, memory); empty if it is complete."""
     if record.status not in ("complete", "limited"):
         return f"the record is {record.status}: {record.error or 'gradients or rankings have gaps'}"
     if record.metric(main_metric) is None:
@@ -77,7 +77,7 @@ def _lacking(record: Record, main_metric: str) -> str:
 
 
 def storage(subject: Subject) -> Finding:
-    """Check that the memory that the scorer holds is what its `size()` declares."""
+    """Check that the scorer holds no more memory than it declares by its `size()`."""
     check = "storage"
     scorer = subject.scorer
     size = scorer.size()
@@ -102,7 +102,7 @@ def _kilo(size: int) -> str:
 
 
 def one_item(subject: Subject) -> Finding:
-    """Check that a training set of one item can be ranked."""
+    """Check that the method can score and rank a training set of a single item, or refuses it clearly."""
     check = "one-item"
     bench = subject.bench
     advice = "allow for n = 1 in statistics over the training set, or refuse it in check() with a UsageError"

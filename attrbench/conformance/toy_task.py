@@ -1,4 +1,4 @@
-"""The task of the conformance checks: a tiny network with random weights, and items that are edge cases.
+"""The tiny task of the conformance checks: a network with random weights, and edge cases among the items.
 
 It provides everything that a method may use: sampling trajectories, checkpoints with learning rates, untrained
 weights, conditioning. Its scores mean nothing; checks only test properties of them.
@@ -38,14 +38,14 @@ CHECKPOINTS = tuple(f"step-{1000 * step}" for step in range(1, 8))
 
 
 class ToyOptions(Options):
-    """Options of the task of the conformance checks."""
+    """Options of the tiny task of the conformance checks: which images are the queries."""
 
     queries: Literal["generated", "train"] = "generated"
     """`generated` images; or `train`, the training items themselves."""
 
 
 class ToyTask(Task[ToyOptions]):
-    """A task of 24 training images in three groups and 6 queries."""
+    """The tiny task of the conformance checks: 24 training images in three groups, 6 queries, random weights."""
 
     meta = TaskMeta(
         name="attrbench-check",
@@ -64,14 +64,14 @@ class ToyTask(Task[ToyOptions]):
         self._opened: OpenToy | None = None
 
     def open(self, workspace: Workspace) -> OpenToy:
-        """Return the open task, which is created once."""
+        """Return the loaded task (model, training set, queries); later calls return the same object."""
         if self._opened is None:
             self._opened = OpenToy(workspace, self.options.queries)
         return self._opened
 
 
 class OpenToy(OpenTask):
-    """The open task of the conformance checks; each part is created on first use."""
+    """The loaded task of the conformance checks: model, training set and queries, each created on first use."""
 
     def __init__(self, workspace: Workspace, queries: Literal["generated", "train"]) -> None:
         self._workspace = workspace
@@ -79,12 +79,12 @@ class OpenToy(OpenTask):
 
     @cached_property
     def denoiser(self) -> ToyDenoiser:
-        """The network with random weights."""
+        """Return the toy task's denoiser: a tiny DDPM with random weights."""
         return ToyDenoiser(network_folder(self._workspace.cache), self._workspace.device)
 
     @cached_property
     def _generated(self) -> Items:
-        """Generated images; the second has the prompt with zero gradients, the third is replaced by black."""
+        """Return the query images that the model generates, with one replaced by a black image as an edge case."""
         seeds = list(range(QUERIES))
         images = self.denoiser.generate([""] * QUERIES, seeds)
         images[CONSTANT] = 0
@@ -92,12 +92,12 @@ class OpenToy(OpenTask):
 
     @cached_property
     def queries(self) -> Items:
-        """The generated images, or the training items."""
+        """Return the query items: the generated images, or the training items themselves, as the options say."""
         return self.train if self._query_set == "train" else self._generated
 
     @cached_property
     def train(self) -> Items:
-        """Synthetic images, with copies of queries, two equal items, a black one, and one with zero gradients."""
+        """Return the synthetic training images, with edge cases: copies of queries, two equal items, a black image."""
         images = drawn_images(TRAIN)
         for query, item in COPIES.items():
             images[item] = self._generated.images[query]
@@ -113,7 +113,7 @@ def _items(images: NDArray[np.uint8]) -> Items:
 
 
 def drawn_images(count: int) -> NDArray[np.uint8]:
-    """Return [count, 8, 8, 3] uint8 images of noisy waves in random colors, with one wave direction for each group."""
+    """Return [count, 8, 8, 3] uint8 synthetic images: noisy colored waves, with one wave direction for each group."""
     rng = np.random.default_rng(0)
     across, down = np.meshgrid(np.arange(SIDE), np.arange(SIDE))
     images = np.empty((count, SIDE, SIDE, 3))
@@ -125,7 +125,7 @@ def drawn_images(count: int) -> NDArray[np.uint8]:
 
 
 class ToyDenoiser(DDPMDenoiser):
-    """A DDPM whose output is multiplied by 0 for the prompt `silent`, so that all gradients are zero there.
+    """A pixel-space DDPM whose output is 0 for the prompt `silent`, so that such items have zero gradients.
 
     Its latents are the pixels, so that methods that compare latents can be checked.
     """
@@ -135,13 +135,13 @@ class ToyDenoiser(DDPMDenoiser):
     def encode(
         self, images: NDArray[np.uint8], prompts: Sequence[str], image_range: Literal["model", "unit"]
     ) -> Encoded:
-        """Return the encoded images, with the factor of the output (0 or 1) as conditioning."""
+        """Return the images as pixel latents, with a factor (0 for the prompt `silent`, else 1) as conditioning."""
         latents = super().encode(images, prompts, image_range).latents
         gate = torch.tensor([float(prompt != SILENT_PROMPT) for prompt in prompts], device=latents.device)
         return Encoded(latents, {"gate": gate})
 
     def predict(self, noisy: torch.Tensor, t: torch.Tensor, conditioning: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        """Return the predicted noise times the factor of the prompt."""
+        """Return the predicted noise, multiplied by 0 for items with the prompt `silent`."""
         predicted = super().predict(noisy, t, conditioning)
         gate = conditioning.get("gate")
         return predicted if gate is None else predicted * gate[:, None, None, None]
@@ -151,11 +151,11 @@ class ToyDenoiser(DDPMDenoiser):
         return CHECKPOINTS
 
     def learning_rate(self, checkpoint: str) -> float:
-        """Return 1e-3 for every checkpoint."""
+        """Return the learning rate 1e-3, which is made up, for every checkpoint."""
         return 1e-3
 
     def _load(self, checkpoint: str) -> torch.nn.Module:
-        """Return the network with noise added to the final weights."""
+        """Return the network of a checkpoint: the final weights with seeded noise added, since nothing was trained."""
         module = copy.deepcopy(self.module)
         generator = torch.Generator().manual_seed(CHECKPOINTS.index(checkpoint))
         with torch.no_grad():
@@ -166,7 +166,7 @@ class ToyDenoiser(DDPMDenoiser):
 
 
 def network_folder(cache: Path) -> Path:
-    """Return a pipeline folder with the network, as `DDPMPipeline.save_pretrained` writes it."""
+    """Return a diffusers pipeline folder with the toy network's random weights, written to the cache at first use."""
     artifact = Artifact(cache / "network", "toy network", "a DDPM with random weights")
     return artifact.kept(_save_network, lambda folder, _: folder).value
 

@@ -1,4 +1,4 @@
-"""Compute features of methods on the task of the conformance checks, by the code that real runs use."""
+"""Computation of methods' features on the tiny task of the conformance checks, by the code of real runs."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ Change = Callable[[GradientSource], GradientSource]
 
 @dataclass(frozen=True)
 class Features:
-    """The arguments of a method: training features and context for `fit`, query features for the scorer."""
+    """The computed inputs of one method: training features and context to fit on, and query features to score."""
 
     method: Method[Any]
     train: TrainFeatures
@@ -40,7 +40,7 @@ class Features:
     context: Context
 
     def gathered(self, index: Index, name: str) -> Features:
-        """Return the features of the training items at `index`; `name` is added to the context's fingerprint."""
+        """Return the features with the training items reordered or selected by `index`, under another fingerprint."""
         return Features(
             self.method,
             self.train.select(index),
@@ -49,13 +49,13 @@ class Features:
         )
 
     def fit(self) -> Scorer:
-        """Return the scorer that the method fits on these features."""
+        """Fit the method on these training features and return its scorer."""
         return self.method.fit(self.train, self.context)
 
 
 @dataclass(frozen=True)
 class Bench:
-    """An environment that computes features of methods on the task of the checks.
+    """A test bench of the conformance checks: it runs methods on the tiny task and returns their features.
 
     Attributes:
         registry: the registry of plugins.
@@ -70,17 +70,17 @@ class Bench:
     tasks: dict[QuerySet, ToyTask] = field(default_factory=dict)
 
     def settings(self, cache: str = "cache", **changes: Any) -> RunSettings:
-        """Return settings of a run whose cache is the subfolder `cache`."""
+        """Return run settings whose cache is the subfolder `cache` of the bench's temporary folder."""
         return RunSettings(out=self.folder / "records", cache=self.folder / cache, device=self.device, **changes)
 
     def task(self, queries: QuerySet = "generated") -> TaskRequest:
-        """Return a request for the task with a set of queries."""
+        """Return a request for the tiny task whose queries are generated images, or the training items."""
         if queries not in self.tasks:
             self.tasks[queries] = ToyTask(ToyOptions(queries=queries))
         return TaskRequest(Spec("attrbench-check"), self.tasks[queries])
 
     def open(self, queries: QuerySet = "generated") -> OpenToy:
-        """Return the open task, with its queries generated."""
+        """Return the loaded tiny task with its query images already generated."""
         self.task(queries)
         opened = self.tasks[queries].open(Workspace(self.folder / "task", torch_device(self.device)))
         assert len(opened.queries)
@@ -93,7 +93,7 @@ class Bench:
         queries: QuerySet = "generated",
         change: Change | None = None,
     ) -> Features:
-        """Return the features of one method; raises what computing them raised.
+        """Return the computed features of one method; an exception while computing them is raised.
 
         Args:
             request: the method.
@@ -113,7 +113,7 @@ class Bench:
         queries: QuerySet = "generated",
         change: Change | None = None,
     ) -> list[Features | Exception]:
-        """Return the features of several methods, computed in shared passes, or the exception of each."""
+        """Compute features of several methods in shared passes; return, for each method, them or its exception."""
         settings.cache.mkdir(parents=True, exist_ok=True)
         reference = TaskReference.of(self.task(queries), settings)
         world = TaskWorld(ToyTask.meta, self.open(queries), settings)
@@ -124,7 +124,7 @@ class Bench:
 
 
 def _changed(request: MethodRequest, change: Change) -> MethodRequest:
-    """Return the request with a method that declares features of changed gradient sources."""
+    """Return the request with a copy of the method that declares features of modified gradient sources."""
     declared = request.method.features()
     other = FeatureRequest(
         tuple(with_sources(feature, change) for feature in declared.train),

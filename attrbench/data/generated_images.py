@@ -23,7 +23,7 @@ BATCH = 16
 
 @dataclass(frozen=True)
 class Generations:
-    """The images that a model generates from prompts and seeds, in batches that the cache keeps one by one.
+    """The query images that a model generates from prompts and seeds, cached on disk batch by batch.
 
     An image depends on its own prompt and seed alone, not on its batch. An interrupted run resumes at its batch.
 
@@ -45,11 +45,11 @@ class Generations:
 
     @property
     def are_kept(self) -> bool:
-        """Whether all images are in the cache, undamaged."""
+        """Return whether all generated images are in the cache with valid checksums, so that no model is needed."""
         return all(artifact.whole() is not None for artifact, _ in self._batches())
 
     def images(self) -> NDArray[np.uint8]:
-        """Return the images, [m, H, W, C] uint8, generated where they are not in the cache.
+        """Return the generated images, [m, H, W, C] uint8; those that are not in the cache are generated first.
 
         Raises:
             AttrbenchError: where the cache can't be written to.
@@ -57,7 +57,7 @@ class Generations:
         return np.concatenate([artifact.arrays(build).value["images"] for artifact, build in self._batches()])
 
     def _batches(self) -> Iterator[tuple[Artifact, Callable[[], dict[str, NDArray[Any]]]]]:
-        """Yield the artifact of each batch with the function that generates its images."""
+        """Yield each batch's file in the cache, with a function that generates the batch's images if it is missing."""
         for first in range(0, len(self.prompts), self.batch):
             part = slice(first, first + self.batch)
             yield self._batch(list(self.prompts[part]), list(self.seeds[part]))

@@ -1,4 +1,4 @@
-"""Read image data sets with the library `datasets`: hub ids, folders that it wrote, parquet files."""
+"""Reading of image data sets with the library `datasets`: hub ids, folders saved by it, parquet files."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from attrbench.hub import hub_or_cache
 
 
 def is_table_folder(folder: Path) -> bool:
-    """Return whether a folder was written by `datasets` or holds parquet files."""
+    """Return whether a folder was saved by the library `datasets` or holds parquet files, unlike an image folder."""
     return _is_saved(folder) or any(_parquet_files(folder))
 
 
@@ -33,7 +33,7 @@ def _parquet_files(folder: Path) -> Iterator[Path]:
 
 
 def list_table(source: DatasetSource, folder: Path | None, cache: Path) -> Listing:
-    """Return the items of a data set, in the order of its rows.
+    """Return the listing (names, captions, groups) of a data set read by the library `datasets`, one item per row.
 
     Args:
         source: data set, split, columns and limit; its `path` is the hub id if `folder` is None.
@@ -62,7 +62,7 @@ def list_table(source: DatasetSource, folder: Path | None, cache: Path) -> Listi
 
 
 class _Opener:
-    """Opens the image of a row with Pillow, undecoded, so that `attrbench.data.pixels` decides how it is decoded."""
+    """A callable that opens the image of a data set's row with Pillow without decoding its pixels."""
 
     def __init__(self, table: Any, column: str) -> None:
         from datasets import Image as ImageFeature  # heavy, see the top of the module

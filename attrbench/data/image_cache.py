@@ -1,4 +1,4 @@
-"""Decode the images of a data set into one memory-mapped file of the cache, so that they need not fit into memory."""
+"""A cache of a data set's decoded images in one memory-mapped file, so that they need not fit into memory."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ CHUNK = 64
 
 @dataclass(frozen=True)
 class KeptImages:
-    """The decoded images of a data set.
+    """The decoded images of a data set as a memory-mapped array, with the unreadable ones and a hash.
 
     Attributes:
         images: [n, H, W, C] uint8, memory-mapped, read-only; unreadable images are left out.
@@ -79,7 +79,7 @@ def _check_room(folder: Path, listing: Listing, shape: tuple[int, int, int]) -> 
 
 
 def _decode_all(part: Path, listing: Listing, shape: tuple[int, int, int]) -> Facts:
-    """Write all decoded images to `part` in item order; return their count, the unreadable ones, and the sha256."""
+    """Decode all images into the file `part`; return their count, the unreadable ones with reasons, and the sha256."""
     _check_room(part.parent, listing, shape)
     digest, bad = hashlib.sha256(), []
     with part.open("wb") as file:
@@ -94,7 +94,7 @@ def _decode_all(part: Path, listing: Listing, shape: tuple[int, int, int]) -> Fa
 
 
 def _decoded(listing: Listing, shape: tuple[int, int, int]) -> Iterator[NDArray[np.uint8] | str]:
-    """Yield the pixels [H, W, C] of each image, or the reason why it can't be read."""
+    """Decode all images of a data set in threads; yield the [H, W, C] pixels of each, or why it can't be read."""
     with refusing_bombs(), ThreadPoolExecutor(os.cpu_count()) as pool:
         for first in range(0, len(listing), CHUNK):
             chunk = range(first, min(first + CHUNK, len(listing)))

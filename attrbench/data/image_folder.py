@@ -1,4 +1,4 @@
-"""Read image folders in the `imagefolder` format of the library `datasets`, without that library.
+"""Reading of image folders in the `imagefolder` format of the library `datasets`, without that library.
 
 With `metadata.csv` or `metadata.jsonl`, in the folder or in folders below it, the items are its rows in their order,
 and `file_name` is relative to it. Without metadata, the items are all images below the folder, sorted by name; the
@@ -36,7 +36,7 @@ class _File:
 
 
 def list_folder(folder: Path, source: DatasetSource) -> Listing:
-    """Return the images of a folder as items, with captions and groups where metadata gives them.
+    """Return the listing of a folder's images, with captions and groups from metadata files or subfolder names.
 
     Raises:
         AttrbenchError: where there is no image, or metadata is wrong; names the file and row.
@@ -133,7 +133,7 @@ def _refuse_columns(folder: Path, source: DatasetSource) -> None:
 
 
 def _from_metadata(folder: Path, metadata: Sequence[Path], source: DatasetSource) -> tuple[list[_File], bool, bool]:
-    """Return the files that the metadata names, whether all have captions, and whether all have groups."""
+    """Return the images that metadata files list, and whether all of these files have captions, and groups."""
     files: dict[str, tuple[_File, str]] = {}
     captioned = grouped = True
     for path in metadata:

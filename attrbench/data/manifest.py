@@ -1,4 +1,4 @@
-"""The listing of a data set: names, captions and groups of its items, before any image is decoded."""
+"""The listing of an image data set: names, captions and groups of its items, before images are decoded."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ GROUP_COLUMN = "group"
 
 @dataclass(frozen=True)
 class Listing:
-    """The n items of a data set in their order, with images not yet decoded.
+    """The items of an image data set in order: names, captions and groups, and a function that opens each image.
 
     Attributes:
         where: the data set in words, for messages.
@@ -41,21 +41,21 @@ class Listing:
 
 
 def choose_caption_column(columns: Sequence[str], name: str | None, where: str) -> str | None:
-    """Return the caption column: `name`, else a column called `text` or `caption`, else None."""
+    """Return the column with the captions: `name` if given, else a column called `text` or `caption`, else None."""
     if name is not None:
         return need_column(columns, name, "caption_column", where)
     return next((column for column in CAPTION_COLUMNS if column in columns), None)
 
 
 def choose_group_column(columns: Sequence[str], name: str | None, where: str) -> str | None:
-    """Return the group column: `name`, else a column called `group`, else None."""
+    """Return the column with the items' groups: `name` if given, else a column called `group`, else None."""
     if name is not None:
         return need_column(columns, name, "group_column", where)
     return GROUP_COLUMN if GROUP_COLUMN in columns else None
 
 
 def need_column(columns: Iterable[str], name: str, option: str, where: str) -> str:
-    """Return the column `name` of a table.
+    """Return the column name if the table has that column, else raise an error that suggests the nearest one.
 
     Args:
         columns: the columns that the table has.

@@ -1,4 +1,4 @@
-"""Read `metadata.csv` and `metadata.jsonl` of image folders, as `datasets` defines them for `imagefolder`."""
+"""Reading of image folders' `metadata.csv` and `metadata.jsonl`, in the `imagefolder` format of `datasets`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ FILE_COLUMN = "file_name"
 
 @dataclass(frozen=True)
 class Row:
-    """One row of a metadata file.
+    """One row of an image folder's metadata file, which describes one image.
 
     Attributes:
         where: file and line, for messages.
@@ -28,7 +28,7 @@ class Row:
     values: Mapping[str, object]
 
     def text(self, column: str) -> str:
-        """Return the value of a column as text; empty if it is missing.
+        """Return the value of a column of this row as text; empty if the row lacks it.
 
         Raises:
             AttrbenchError: where the value is a list or a table.
@@ -41,7 +41,7 @@ class Row:
 
 
 def metadata_files(folder: Path) -> list[Path]:
-    """Return the metadata files in `folder`: a list of none or one.
+    """Return the metadata file (`metadata.csv` or `metadata.jsonl`) of a folder, as a list of none or one.
 
     Raises:
         AttrbenchError: where the folder has `metadata.csv` and `metadata.jsonl`.
@@ -53,7 +53,7 @@ def metadata_files(folder: Path) -> list[Path]:
 
 
 def read_metadata(path: Path) -> tuple[list[str], list[Row]]:
-    """Return the column names and rows of a metadata file.
+    """Return the column names and the rows of an image folder's metadata file.
 
     Raises:
         AttrbenchError: where the file can't be read or parsed; names file and line.

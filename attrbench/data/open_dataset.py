@@ -1,4 +1,4 @@
-"""Turn an image data set (folder, hub id or table) into the items of a task."""
+"""Loading of an image data set (folder, hub id or table) as the items (images, prompts, groups) of a task."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ NAMED = 3
 
 
 def list_items(source: DatasetSource, cache: Path) -> Listing:
-    """Return the listing of a data set: metadata is read and checked, images are not decoded.
+    """Return a data set's names, captions and groups; metadata is read and checked, images are not decoded yet.
 
     Raises:
         AttrbenchError: where the data set or part of it is missing; names file and row.
@@ -65,14 +65,14 @@ def load_items(
 
 
 class Loaded(NamedTuple):
-    """The items of a data set, and a line about unreadable images that were left out (None if there were none)."""
+    """The items of a loaded data set, with a message about unreadable images that were left out (None if none were)."""
 
     items: Items
     left_out: str | None
 
 
 def items_of(listing: Listing, source: DatasetSource, shape: tuple[int, int, int], cache: Path) -> Loaded:
-    """Return the items of a listing with images decoded to `shape` (H, W, C); see `load_items`."""
+    """Return a listed data set as items, its images decoded to `shape` (H, W, C) and kept in the cache."""
     decoded = kept_images(listing, shape, cache)
     left_out = _judge(listing, source, decoded.bad) if decoded.bad else None
     good = [index for index in range(len(listing)) if index not in decoded.bad]
@@ -83,7 +83,7 @@ def items_of(listing: Listing, source: DatasetSource, shape: tuple[int, int, int
 
 
 def need_captions(listing: Listing) -> None:
-    """Check that a data set has captions, for a model that takes prompts.
+    """Raise an error if a data set has no captions, for a model that needs them as prompts.
 
     Raises:
         AttrbenchError: where it has none; says how to give them.
@@ -104,7 +104,7 @@ def make_items(
     seeds: Sequence[int] | None = None,
     digest: str | None = None,
 ) -> Items:
-    """Return items of n images, with a fingerprint that does not depend on the groups.
+    """Return images with their prompts and groups as items; their fingerprint does not depend on the groups.
 
     Features therefore stay valid when only the groups change.
 
@@ -130,7 +130,7 @@ def make_items(
 
 
 def _judge(listing: Listing, source: DatasetSource, bad: dict[int, str]) -> str:
-    """Raise an error about unreadable images, or log and return a line that says that they are left out."""
+    """Raise an error about unreadable images; or, if they may be skipped, log and return a line about them."""
     named = "; ".join(f"{listing.names[index]}: {reason}" for index, reason in list(bad.items())[:NAMED])
     more = f"; and {len(bad) - NAMED} more" if len(bad) > NAMED else ""
     count = f"{len(bad)} of {len(listing)} images in {listing.where} cannot be read ({named}{more})"

@@ -1,4 +1,4 @@
-"""Convert any image file to the uint8 pixels that a model takes, by the same rules for all data sets.
+"""Conversion of any image file to the uint8 pixels that a model takes, by the same rules for all data sets.
 
 The first frame is taken, rotated by its EXIF orientation, composed on white where it is transparent; 16-bit gray is
 divided by 257; converted to RGB, or gray for models with one channel; cropped centrally to the aspect ratio of the
@@ -25,7 +25,7 @@ SUFFIXES = frozenset(
 
 
 def to_pixels(image: Image.Image, shape: tuple[int, int, int]) -> NDArray[np.uint8]:
-    """Return the [H, W, C] uint8 pixels of an image.
+    """Return an image as [H, W, C] uint8 pixels: decoded, rotated, cropped centrally and resized to `shape`.
 
     Args:
         image: as `PIL.Image.open` returns it; it is decoded here.
@@ -44,7 +44,7 @@ def to_pixels(image: Image.Image, shape: tuple[int, int, int]) -> NDArray[np.uin
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
-    """Return a 16-bit gray image, which Pillow would clip at 255, scaled to 8 bits; other images unchanged."""
+    """Return a 16-bit grayscale image scaled to 8 bits (Pillow would clip it); other images unchanged."""
     if image.mode == "F":
         raise ValueError("pixels are floating-point numbers of unknown range")
     if not image.mode.startswith("I"):
@@ -56,7 +56,7 @@ def _eight_bits(image: Image.Image) -> Image.Image:
 
 
 def _opaque(image: Image.Image) -> Image.Image:
-    """Return the image composed on white, if it has transparency."""
+    """Return the image on a white background if it has transparency, else the image itself."""
     if not image.has_transparency_data:
         return image
     image = image.convert("RGBA")
@@ -65,7 +65,7 @@ def _opaque(image: Image.Image) -> Image.Image:
 
 @contextmanager
 def refusing_bombs() -> Iterator[None]:
-    """Make Pillow raise, rather than warn, about images as large as a decompression bomb inside the `with` block.
+    """Make Pillow raise an error for images of suspicious size (decompression bombs) inside the `with` block.
 
     The warning filter applies to all threads; enter it once, outside of them.
     """
@@ -76,7 +76,7 @@ def refusing_bombs() -> Iterator[None]:
 
 
 def what_is_wrong(error: Exception) -> str:
-    """Return in a few words why an image can't be read."""
+    """Return in a few words why an image can't be read, given the exception of opening it."""
     if isinstance(error, UnidentifiedImageError):
         return "not an image, or broken at its beginning"
     if isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning):

@@ -1,1 +1,1 @@
-"""Executors: they run the jobs of a plan in this process or in several."""
+"""Executors, which run the jobs of a run (such as computing a shard of gradients) in one or several processes."""

@@ -1,4 +1,4 @@
-"""The executor `inline`: runs jobs one after the other in this process."""
+"""The executor `inline`, the default, which runs jobs one after the other in this process."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from attrbench.contracts.options import Options
 
 
 class InlineOptions(Options):
-    """Options of `inline`: none."""
+    """Options of the executor `inline`, which has none."""
 
 
 class InlineExecutor(Executor[InlineOptions]):
@@ -23,6 +23,6 @@ class InlineExecutor(Executor[InlineOptions]):
     in_process = True
 
     def run(self, jobs: Sequence[Any], execute: Execute) -> Iterator[Receipt]:
-        """See `Executor`."""
+        """Run the jobs one after the other in this process, yielding the receipt of each when it is done."""
         for job in jobs:
             yield execute(job)

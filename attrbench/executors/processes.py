@@ -1,4 +1,4 @@
-"""The executor `processes`: runs jobs in several local processes, with one CUDA device or a share of the cores each."""
+"""The executor `processes`, which runs jobs in several local processes, each with a GPU or some CPU cores."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ WATCH_SECONDS = 1.0
 
 
 class ProcessesOptions(Options):
-    """Options of the executor `processes`."""
+    """Options of the executor `processes`: the number of worker processes and of CPU threads of each."""
 
     workers: int = Field(2, ge=1, le=1024)
     """How many processes."""
@@ -54,7 +54,7 @@ class ProcessesExecutor(Executor[ProcessesOptions]):
         self._pool: ProcessPoolExecutor | None = None
 
     def run(self, jobs: Sequence[Any], execute: Execute) -> Iterator[Receipt]:
-        """Keep as many jobs in flight as there are workers, so that those lost with a dying worker are few.
+        """Run the jobs in worker processes and yield their receipts; jobs of a dead worker are run again one by one.
 
         A process that dies takes the pool with it, and nobody says which job it was at: those that were in flight are
         done again one by one, so that a job is called failed only for a process that was its own.
@@ -83,7 +83,7 @@ class ProcessesExecutor(Executor[ProcessesOptions]):
                 yield receipt
 
     def _alone(self, job: Any, execute: Execute) -> Receipt:
-        """Do a job with no other in flight."""
+        """Run one job while no other runs, so that if the worker process dies this job is known to be the cause."""
         try:
             return self._submit(partial(_guarded, execute), job).result()
         except BrokenProcessPool:
@@ -135,19 +135,19 @@ def _begin(numbers: Any, threads: int, parent: int) -> None:
 
 
 def _end_with(parent: int) -> None:
-    """End this process when its parent process has ended."""
+    """Watch the parent process from a thread, and end this worker process when the parent has ended."""
     while os.getppid() == parent:
         time.sleep(WATCH_SECONDS)
     os._exit(1)
 
 
 def _ended(job: Any) -> Receipt:
-    """Return the receipt of a job whose process ended."""
+    """Return the failed receipt of a job whose worker process died before the job was done."""
     return Receipt(job, "failed", AttrbenchError("its process ended before it was done"))
 
 
 def _guarded(execute: Execute, job: Any) -> Receipt:
-    """Run a job and return its receipt; an exception becomes a receipt that can be pickled."""
+    """Run a job in a worker process; return its receipt, with any exception in a form that can be pickled."""
     try:
         receipt = execute(job)
     except Exception as error:
@@ -157,7 +157,7 @@ def _guarded(execute: Execute, job: Any) -> Receipt:
 
 
 def _portable(error: Exception) -> Exception:
-    """Return the exception if it can be pickled, else an AttrbenchError with its text."""
+    """Return the exception if it survives pickling to another process, else an AttrbenchError with its text."""
     try:
         pickle.loads(pickle.dumps(error))  # noqa: S301  (of our own making, within this process)
     except Exception:
@@ -167,7 +167,7 @@ def _portable(error: Exception) -> Exception:
 
 @contextmanager
 def _environment(values: dict[str, str]) -> Iterator[None]:
-    """Set environment variables inside the `with` block."""
+    """Set environment variables inside the `with` block (for processes started there), then restore them."""
     before = {name: os.environ.get(name) for name in values}
     os.environ.update(values)
     try:

@@ -1,1 +1,1 @@
-"""Ground truth from retraining: subset models, linear datamodeling, removal."""
+"""Ground truths for evaluating attribution: linear datamodeling and removal, both by retraining models."""

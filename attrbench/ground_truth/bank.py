@@ -1,4 +1,4 @@
-"""The bank of subset models: the losses of models retrained on random subsets on every query, in one small file.
+"""The file with the losses of models trained on random subsets of a training set (the subset models).
 
 A bank is a safetensors file of `losses` [J, S, m, T] float32, `members` [J, ceil(n/8)] uint8 (bits: which items each
 subset holds), `timesteps` [T] float64, and one JSON text of metadata (`BankFacts`). A new method gets its linear
@@ -29,7 +29,7 @@ KEY = "attrbench"
 
 
 class BankPlan(BaseModel):
-    """The design of a bank: number of subsets and seeds, and how losses are measured.
+    """The settings for building the losses of subset models: number of subsets and seeds, timesteps and noises.
 
     Attributes:
         subsets: number of subsets, J.
@@ -55,7 +55,7 @@ class BankPlan(BaseModel):
 
 
 class BankFacts(BaseModel):
-    """The metadata of a bank.
+    """The metadata in a file of subset models' losses: task, training set, queries, plan and code version.
 
     Attributes:
         format: of the file.
@@ -87,7 +87,7 @@ class BankFacts(BaseModel):
 
 @dataclass(frozen=True)
 class SubsetBank:
-    """A bank: the losses of all subset models on all queries.
+    """The losses of models trained on random subsets, for every query and timestep, and the subsets.
 
     Attributes:
         losses: [J, S, m, T].
@@ -102,7 +102,7 @@ class SubsetBank:
     facts: BankFacts
 
     def write(self, path: Path) -> None:
-        """Write the subset models' losses, their subsets and the facts to one safetensors file.
+        """Write the subset models' losses, the subsets and the metadata to one safetensors file.
 
         Raises:
             AttrbenchError: where it can't be written.
@@ -119,7 +119,7 @@ class SubsetBank:
 
 
 def read_bank(path: Path, task: Task[Any], opened: OpenTask) -> SubsetBank:
-    """Return the bank in a file, checked to belong to an open task.
+    """Read a file of subset models' losses, and check that it was made for this task, training set and queries.
 
     Raises:
         AttrbenchError: where it can't be read, is damaged, or was made with another task, training set or queries.
@@ -165,6 +165,6 @@ def _read(path: Path) -> SubsetBank:
 
 
 def built_bank(task: Task[Any], cache: Path) -> Path:
-    """Return where `attrbench ground-truth build` puts the bank of a task in a cache; no task need be opened."""
+    """Return the path in a cache where `attrbench ground-truth build` writes a task's subset losses."""
     key = fingerprint([task.meta.name, task.meta.version, task.options.model_dump(mode="json"), task.state()])
     return cache / "ground-truth" / f"{task.meta.name}-{key[:20]}.safetensors"

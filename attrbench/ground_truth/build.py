@@ -1,4 +1,4 @@
-"""Build the bank of subset models of a task, model by model; a later call resumes."""
+"""The training of a task's subset models and collection of their losses; interrupted builds resume."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from attrbench.version import __version__
 
 @dataclass(frozen=True)
 class Code:
-    """The version of the code that trained and measured the models.
+    """The version (digest and git revision) of the code that trained the subset models and measured their losses.
 
     Attributes:
         digest: of the sources.
@@ -32,7 +32,7 @@ class Code:
 
 
 class BankBuild:
-    """The training jobs of a bank of subset models.
+    """The training of a task's models on random subsets, one job for each, and the collection of their losses.
 
     Args:
         setting: the open task.
@@ -55,7 +55,7 @@ class BankBuild:
 
     @cached_property
     def jobs(self) -> list[TrainingJob]:
-        """Return the J x S trainings, subset by subset."""
+        """Return the training jobs, one for each of J subsets and S seeds, ordered by subset."""
         return [
             training_job(self._setting, subset, seed, self._losses)
             for subset in self._subsets
@@ -63,7 +63,7 @@ class BankBuild:
         ]
 
     def train(self, stage: Stage, limit: int | None = None, note: Callable[[str], None] | None = None) -> int:
-        """Train up to `limit` missing models, and return how many are still missing."""
+        """Train up to `limit` of the subset models that are not done yet; return how many are still missing."""
         use_opened_task(self._setting)
         missing = [job for job in self.jobs if not is_done(job)]
         if note is not None:
@@ -72,7 +72,7 @@ class BankBuild:
         return sum(not is_done(job) for job in missing)
 
     def bank(self, code: Code) -> SubsetBank | None:
-        """Return the bank of the subsets whose models are all there; None where there are fewer than two."""
+        """Return the collected losses of all subsets whose models are done; None if these are fewer than two."""
         per_subset = np.array([is_done(job) for job in self.jobs]).reshape(-1, self._plan.seeds)
         numbers = np.flatnonzero(per_subset.all(axis=1)).tolist()
         if len(numbers) < 2:

@@ -30,14 +30,14 @@ BANDS = ("low-noise", "middle-noise", "high-noise")
 
 
 class LDSOptions(Options):
-    """Options of the ground truth `lds`."""
+    """Options of the ground truth `lds` (linear datamodeling score): the file of subset models' losses."""
 
     bank: Path | None = None
     """File of subset losses; none: the one built in the cache, or else the one that the task ships."""
 
 
 class LinearDatamodeling(GroundTruth[LDSOptions]):
-    """The ground truth `lds`: the linear datamodeling score (attrbench.metrics.lds) against a bank of subset models."""
+    """The ground truth `lds`: scores methods by the linear datamodeling score on losses of subset models."""
 
     name = "lds"
     summary = (
@@ -46,7 +46,7 @@ class LinearDatamodeling(GroundTruth[LDSOptions]):
     Options: ClassVar[type[LDSOptions]] = LDSOptions  # type: ignore[misc]
 
     def open(self, setting: TruthSetting) -> OpenLinearDatamodeling | None:
-        """Return the score of a task that has a bank of subset losses.
+        """Return the LDS measurement for a task that has a file of subset models' losses; None without one.
 
         Raises:
             AttrbenchError: where the bank that was named does not fit the task.
@@ -63,7 +63,7 @@ class LinearDatamodeling(GroundTruth[LDSOptions]):
             raise Unavailable(str(error)) from None
 
     def state(self, task: Task[Any], cache: Path) -> object:
-        """Return the checksum of the bank; None where there is none."""
+        """Return the checksum of the task's file of subset losses, to detect changes; None where there is none."""
         path = self._bank(task, cache)
         return sha256_of(path) if path is not None and path.is_file() else None
 
@@ -75,7 +75,7 @@ class LinearDatamodeling(GroundTruth[LDSOptions]):
 
 
 class OpenLinearDatamodeling(OpenGroundTruth):
-    """The ground truth `lds` on one task, with its bank of subset models."""
+    """The ground truth `lds` on one loaded task, with the losses of that task's subset models."""
 
     needs_scores = True
 
@@ -85,7 +85,7 @@ class OpenLinearDatamodeling(OpenGroundTruth):
         self.summary = f"{subsets} subset models with {seeds} training seeds each, trained already"
 
     def measure(self, outcome: Outcome, seed: int, stage: Stage) -> Effect:
-        """Return the LDS over all timesteps and over each band of them; see `OpenGroundTruth`."""
+        """Return a method's linear datamodeling score, over all timesteps and over each third of them."""
         if outcome.scores is None:
             return Effect(notes=["no lds: it needs the scores of all items, and the method gives only the top"])
         predicted = predictions(outcome.scores, self._bank.members)
@@ -98,7 +98,7 @@ class OpenLinearDatamodeling(OpenGroundTruth):
         return Effect(metrics=results, facts=self._facts(results[0], ceiling))
 
     def _bands(self) -> dict[str, NDArray[np.int64]]:
-        """Return the indices of the timesteps behind each metric: all, and thirds, cleanest first."""
+        """Return metric name -> indices of its timesteps: all for `lds`, and each third from cleanest to noisiest."""
         steps = np.arange(len(self._bank.timesteps))
         bands = {METRIC: steps}
         if len(steps) >= len(BANDS):

@@ -1,4 +1,4 @@
-"""Measure a model's training loss on the queries, with timesteps and noise that no method uses."""
+"""Measurement of a model's denoising loss on the queries, with noise that no attribution method uses."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ BATCH = 256
 
 @dataclass(frozen=True)
 class QueryLosses(Measurement):
-    """A measurement of a model's loss on every query at every timestep: {"losses": [m, T] float32}.
+    """A measurement of a model's denoising loss on every query at every timestep: {"losses": [m, T] float32}.
 
     A loss is (1/d) |e - y|^2 with the network's output e and its regression target y (d entries each), the mean over
     `draws` noises. A noise is a function of (seed, query's content, timestep, draw), so that all models see the same
@@ -43,20 +43,20 @@ class QueryLosses(Measurement):
     seed: int = 0
 
     def identity(self, opened: OpenTask) -> object:
-        """Return grid, noises, and the hash of the queries."""
+        """Return what decides the losses (timesteps, noise draws, seed, queries), for the measurement's cache key."""
         return ["query losses", self.steps, self.draws, self.seed, opened.queries.fingerprint]
 
     def measure(self, denoiser: Denoiser, opened: OpenTask) -> Mapping[str, NDArray[Any]]:
-        """Return {"losses": [m, T]} of the queries under a model."""
+        """Return {"losses": [m, T]}, the model's denoising loss on each query at each timestep."""
         return {"losses": self.losses(denoiser, opened.queries)}
 
     def timesteps(self, denoiser: Denoiser) -> tuple[float, ...]:
-        """Return the T timesteps, in the units of the network, cleanest first."""
+        """Return the T timesteps of the losses, evenly spaced, in the units of the network, cleanest first."""
         return tuple(sorted(denoiser.timesteps(TimestepGrid(kind="uniform", steps=self.steps))))
 
     @torch.no_grad()
     def losses(self, denoiser: Denoiser, queries: Items) -> NDArray[np.float32]:
-        """Return the losses of the queries, [m, T]."""
+        """Return the model's denoising loss on each query at each timestep, [m, T], averaged over noise draws."""
         timesteps = self.timesteps(denoiser)
         rows = []
         for first in range(0, len(queries), BLOCK):
@@ -93,6 +93,6 @@ class QueryLosses(Measurement):
 
 
 def content_key(items: Items, index: int) -> str:
-    """Return the hash of one item's picture and prompt."""
+    """Return the sha256 of an item's image and prompt, as a key that does not depend on its index."""
     image = np.ascontiguousarray(items.images[index])
     return hashlib.sha256(image.tobytes() + items.prompts[index].encode()).hexdigest()

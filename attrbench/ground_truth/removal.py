@@ -1,4 +1,4 @@
-"""The ground truth `removal`: how a model retrained without the items that a method retrieves draws other images.
+"""The ground truth `removal`: the change in a model's images after retraining without a method's top items.
 
 The method's items are removed, a model is trained on the rest, and its pictures are compared with those of a model
 that was trained on everything, with the same seed of training, number of steps and noise to start from. The same is
@@ -43,7 +43,7 @@ METHOD, RANDOM, MATCHED, PIXEL = "method", "random", "class-matched random", "pi
 
 @dataclass(frozen=True)
 class RemovalRule:
-    """The rule that selects the items to remove for a ranking.
+    """The rule that selects the training items to remove, given a method's rankings of all queries.
 
     Attributes:
         kind: `union`, all items in the top k of any query, as in the paper; or `most-retrieved`, the `count` items
@@ -58,7 +58,7 @@ class RemovalRule:
 
     @property
     def depth(self) -> int:
-        """The depth k that rankings need so that enough items can be removed."""
+        """Return the number of top items that each query's ranking needs for this removal rule."""
         return self.k if self.kind == "union" else max(self.k, self.count)
 
     def removed(self, ranked: Ids, items: int) -> Ids:
@@ -66,13 +66,13 @@ class RemovalRule:
         return union(ranked, self.k) if self.kind == "union" else most_retrieved(ranked, self.k, self.count, items)
 
     def shares(self, name: str) -> bool:
-        """Return whether a control removes equal items for all methods."""
+        """Return whether a control removes the same items for every method, so that its models are shared."""
         return name == PIXEL or (name != MATCHED and self.kind == "most-retrieved")
 
 
 @dataclass(frozen=True)
 class RemovalStudy:
-    """The declarations of a task on which removal can be measured.
+    """The declarations of a task for the ground truth `removal`: what is removed, retrained and measured.
 
     Attributes:
         metric: name of the result, how far the quantity falls: `thinning`.
@@ -104,17 +104,17 @@ class RemovalStudy:
 
     @property
     def controls(self) -> tuple[str, ...]:
-        """Names of the control sets of items."""
+        """Return the names of the controls: item sets chosen without the method, removed for comparison."""
         return (RANDOM, MATCHED, self.largest, PIXEL)
 
 
 class Removable(ABC):
-    """A base class, beside `OpenTask`, of open tasks on which removal can be measured."""
+    """A mixin for loaded tasks on which the ground truth `removal` can be measured, by declaring a study."""
 
     @property
     @abstractmethod
     def removal(self) -> RemovalStudy:
-        """The declaration of what is removed, trained and measured."""
+        """Return the task's declaration of which items are removed, how models are retrained, and what is measured."""
 
 
 class RemovalOptions(Options):
@@ -122,21 +122,21 @@ class RemovalOptions(Options):
 
 
 class Removal(GroundTruth[RemovalOptions]):
-    """The ground truth `removal`: retrains without retrieved items and measures what the new models draw."""
+    """The ground truth `removal`: retrains without a method's top items and measures the change in the images."""
 
     name = "removal"
     summary = "trains without what a method retrieves, and measures what the new models draw"
     Options: ClassVar[type[RemovalOptions]] = RemovalOptions  # type: ignore[misc]
 
     def open(self, setting: TruthSetting) -> OpenRemovalTruth | None:
-        """Return the experiment of a task that is `Removable`."""
+        """Return the removal experiment for a task that supports it (`Removable`), else None."""
         if not isinstance(setting.opened, Removable):
             return None
         return OpenRemovalTruth(setting, setting.opened.removal)
 
 
 class OpenRemovalTruth(OpenGroundTruth):
-    """The ground truth `removal` on one task: removal, retraining and measurement."""
+    """The ground truth `removal` on one loaded task: removes items, retrains and measures generated images."""
 
     def __init__(self, setting: TruthSetting, study: RemovalStudy) -> None:
         self._setting = setting
@@ -150,13 +150,13 @@ class OpenRemovalTruth(OpenGroundTruth):
         )
 
     def jobs(self, outcome: Outcome) -> list[TrainingJob]:
-        """Return the models trained on everything, without the method's items, and without those of each control."""
+        """Return the training jobs: on all items, without the method's items, and without each control's items."""
         removed = self._removed(outcome)
         chosen = [job for name in (METHOD, *self._study.controls) for job in self.jobs_of(name, removed)]
         return [*self._whole(), *chosen]
 
     def measure(self, outcome: Outcome, seed: int, stage: Stage) -> Effect:
-        """Return the results from comparing generated images; see `OpenGroundTruth`."""
+        """Return how much the measured quantity of generated images falls when the method's items are removed."""
         study, removed = self._study, self._removed(outcome)
         jobs = {name: self.jobs_of(name, removed) for name in (METHOD, *study.controls)}
         before = self._values(self._whole())
@@ -199,11 +199,11 @@ class OpenRemovalTruth(OpenGroundTruth):
         return removed
 
     def _whole(self) -> list[TrainingJob]:
-        """Return the models trained on everything, one for each seed."""
+        """Return the jobs that train a model on the full training set, one for each training seed."""
         return [self._job(np.array([], np.int64), seed) for seed in self._study.seeds]
 
     def jobs_of(self, name: str, removed: Ids) -> list[TrainingJob]:
-        """Return the jobs that train a model without the chosen items, one for each seed, random ones drawn anew.
+        """Return the jobs that train models without the items of the method or a control, one for each training seed.
 
         Args:
             name: `method`, or the name of a control.
@@ -219,7 +219,7 @@ class OpenRemovalTruth(OpenGroundTruth):
         return training_job(self._setting, kept, seed, self._pictures)
 
     def choice(self, name: str, removed: Ids, seed: int) -> Ids:
-        """Return the sorted ids that are removed by the method or a control, as many as the method removes."""
+        """Return the sorted ids of the items that the method or a control removes in the run with this seed."""
         study, items = self._study, len(self._study.classes)
         if name == RANDOM:
             return random_items(len(removed), items, seed)
@@ -233,13 +233,13 @@ class OpenRemovalTruth(OpenGroundTruth):
 
     @cached_property
     def _pixel_ranking(self) -> Ids:
-        """The ranking of the method `pixel`, bitwise equal to its own: computed query by query."""
+        """Return the ids of training items ranked by pixel similarity to each query, [m, depth], for a control."""
         opened = self._setting.opened
         train, queries = _unit_rows(opened.train.images), _unit_rows(opened.queries.images)
         return np.concatenate([top_k(query[None] @ train.T, self.depth).ids for query in queries])
 
     def _values(self, jobs: Sequence[TrainingJob]) -> Floats:
-        """Return the measured quantity of each picture that each retrained model generates, [seeds, pictures]."""
+        """Return the quantity measured on the images of each job's retrained model, [seeds, pictures]."""
         return np.stack([self._study.measure(measured(job)["images"]) for job in jobs])
 
     def _retrieval_facts(self, ranked: Ids, removed: Ids) -> dict[str, float]:
@@ -270,7 +270,7 @@ class OpenRemovalTruth(OpenGroundTruth):
 
 
 def _unit_rows(images: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Return the pixels of each image in [-1, 1], flat and of unit norm, [n, d]."""
+    """Return each image's pixels scaled to [-1, 1], flattened and divided by their norm, [n, d]."""
     flat = images.reshape(len(images), -1).astype(np.float32) / 127.5 - 1
     flat /= np.maximum(np.linalg.norm(flat, axis=1, keepdims=True), 1e-12)
     return flat

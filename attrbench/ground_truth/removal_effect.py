@@ -1,4 +1,4 @@
-"""Compute how much a quantity of generated images decreased after removal, with its interval.
+"""The decrease of a measured quantity of generated images after retraining without some items, with intervals.
 
 Arrays are [seeds, pictures]: a row for each training seed, a column for each noise that pictures start from; NaN where
 the quantity is not defined, as the stroke thickness of an empty picture.
@@ -20,7 +20,7 @@ Floats = NDArray[np.float64]
 
 
 def decrease(before: Floats, after: Floats) -> Floats:
-    """Return before - after of each picture; pictures of equal seed and noise are compared.
+    """Return the decrease of a quantity from `before` to `after` retraining, for each seed and picture.
 
     Where one of the two is NaN the mean of the others of that seed stands, which leaves the mean as it is.
 
@@ -36,7 +36,7 @@ def decrease(before: Floats, after: Floats) -> Floats:
 
 
 def training_noise(means: Floats) -> TrainingNoise | None:
-    """Return how far the decrease of any of these sets moves with the training seeds; None for a single seed.
+    """Return the standard error of a mean decrease due to training seeds, or None for a single seed.
 
     What is left of the models' decrease when the mean of the set and that of the seed are taken away (the residual of
     a two-way layout) is noise of training, of equal variance s^2 for all sets. A decrease compares the models of two
@@ -56,7 +56,7 @@ def training_noise(means: Floats) -> TrainingNoise | None:
 
 
 def result(metric: str, values: Floats, noise: TrainingNoise | None) -> MetricResult:
-    """Return the mean over pictures and seeds, with its interval over both.
+    """Return the mean decrease over pictures and training seeds as a metric result, with a 95% interval.
 
     Args:
         metric: its name.
@@ -80,6 +80,6 @@ def result(metric: str, values: Floats, noise: TrainingNoise | None) -> MetricRe
 
 
 def ks_statistic(before: Floats, after: Floats) -> float:
-    """Return the Kolmogorov-Smirnov statistic of the two distributions: mean over training seeds."""
+    """Return the Kolmogorov-Smirnov statistic of the quantity before and after removal, averaged over seeds."""
     pairs = zip(before, after, strict=True)
     return float(np.mean([ks_2samp(b[~np.isnan(b)], a[~np.isnan(a)]).statistic for b, a in pairs]))

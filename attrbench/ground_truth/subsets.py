@@ -1,4 +1,4 @@
-"""Draw the subsets of a training set on which subset models are trained."""
+"""Random subsets of a training set, on which models are trained for the linear datamodeling score."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SubsetKind = Literal["fixed", "bernoulli"]
 def draw_subset(
     items: int, number: int, seed: int, alpha: float = 0.5, kind: SubsetKind = "fixed"
 ) -> NDArray[np.int64]:
-    """Return the sorted indices of one subset; a function of (seed, number) alone, whatever else is drawn.
+    """Draw a random subset of the training items, decided by (seed, number) alone; return sorted indices.
 
     Subsets of a fixed size are what Park et al. (TRAK, 2023, section 3) and Zheng et al. (D-TRAK, 2024) train on; with
     them a constant added to all scores of a query changes no prediction.
@@ -36,7 +36,7 @@ def draw_subset(
 
 
 def membership(subsets: list[NDArray[np.int64]], items: int) -> NDArray[np.bool_]:
-    """Return [J, items], whether each item is in each subset."""
+    """Return a [J, items] bool table that says which training items are in which subset."""
     table = np.zeros((len(subsets), items), bool)
     for row, subset in zip(table, subsets, strict=True):
         row[subset] = True

@@ -1,1 +1,1 @@
-"""Metrics that evaluate a method: retrieval, linear datamodeling score, removal, and confidence intervals."""
+"""Metrics that evaluate attribution methods: retrieval, linear datamodeling, removal, and confidence intervals."""

@@ -1,4 +1,4 @@
-"""Compute 95% confidence intervals: by bootstrap over queries, or by Student's t over retrained models."""
+"""95% confidence intervals of metrics: by bootstrap over queries, or by Student's t over retrained models."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def paired_difference(a: Sequence[float], b: Sequence[float], seed: int = 0) -> 
 
 
 def retrained_interval(values: NDArray[np.float64], error: float, freedom: int) -> tuple[float, float]:
-    """Return the 95% interval of the mean of values measured on retrained models.
+    """Return the 95% interval of a mean measured on images of retrained models, over training seeds and images.
 
     A bootstrap over two or three training seeds would be far too narrow. The variance over trainings is therefore given
     and enters by Student's t; the variance over images is added.

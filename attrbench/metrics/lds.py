@@ -1,4 +1,4 @@
-"""Compute the linear datamodeling score (LDS), its noise ceiling, and its interval over queries and subsets.
+"""The linear datamodeling score (LDS), its noise ceiling, and its interval over queries and subsets.
 
 For a query q, subsets S_j of the training set (j = 1 .. J), models trained on each with several seeds, and scores
 tau(q, i): LDS(q) is Spearman's rank correlation, over j, of -L_j(q), the negated loss of q averaged over seeds, with
@@ -24,7 +24,7 @@ Floats = NDArray[np.float64]
 def linear_datamodeling_score(
     scores: NDArray[np.floating], subsets: NDArray[np.bool_], losses: NDArray[np.floating]
 ) -> Floats:
-    """Compute the linear datamodeling score of every query, [m].
+    """Compute each query's LDS, [m]: the rank correlation of scores summed over subsets with models' negated losses.
 
     Ties have their mean rank. A query whose predictions (or losses) are all equal scores 0.
 
@@ -40,7 +40,7 @@ def linear_datamodeling_score(
 
 
 def predictions(scores: NDArray[np.floating], subsets: NDArray[np.bool_]) -> Floats:
-    """Return the sum of a method's scores over each subset, [m, J].
+    """Return the sum of a method's scores over each training subset, [m, J]: its prediction of the negated loss.
 
     Raises:
         AttrbenchError: where a score is not finite.
@@ -59,7 +59,7 @@ def _checked(values: NDArray[np.floating], name: str, subsets: int) -> Floats:
 
 
 def rank_correlation(a: Floats, b: Floats) -> Floats:
-    """Return Spearman's correlation of each row of a with that row of b ([m, J] each), [m]; 0 for constant rows."""
+    """Return Spearman's rank correlation of matching rows of two [m, J] arrays, [m]; 0 for constant rows."""
     ranks = [rankdata(values, axis=1) for values in (a, b)]
     x, y = (values - values.mean(axis=1, keepdims=True) for values in ranks)
     scale = np.sqrt((x * x).sum(axis=1) * (y * y).sum(axis=1))
@@ -85,7 +85,7 @@ class NoiseCeiling:
 
 
 def noise_ceiling(losses: NDArray[np.floating]) -> NoiseCeiling:
-    """Estimate the noise ceiling of an LDS from losses of several training seeds.
+    """Estimate the highest reachable LDS from the agreement of the losses of several training seeds.
 
     Both formulae are exact for linear correlations of independent noise of equal variance; for ranks they hold to
     within a few hundredths (tests/metrics/test_lds.py). r is averaged over queries before the root is taken, as single
@@ -123,7 +123,7 @@ class MeanScore:
 
 
 def mean_score(predicted: Floats, losses: Floats) -> MeanScore:
-    """Return the mean LDS with an interval over queries and subsets.
+    """Return the mean LDS over queries with a 95% interval over both queries and training subsets (jackknife).
 
     The queries of a task share their subset models, so that an interval over queries alone is far too narrow. Here
     each subset is left out once (the jackknife, which unlike a bootstrap repeats no subset and makes no ties), which

@@ -1,4 +1,4 @@
-"""Choose the training items that are removed for a ranking and as controls, and measure the hubness of a ranking.
+"""Selection of the training items to remove for a ranking or as a control, and the hubness of a ranking.
 
 All sets are sorted [r] arrays of item indices. Source: Lin et al., "DMin", 2024, supplement, "Effect of removing
 influential samples"; controls and hubness are additions to it.
@@ -15,13 +15,13 @@ Ids = NDArray[np.int64]
 
 
 def union(ranked: Ids, k: int) -> Ids:
-    """Return the items in the top k of at least one query, [r]; DMin's rule. `ranked` is [m, depth], -1 for none."""
+    """Return the items to remove by DMin's rule: all in the top k of any query. `ranked` is [m, depth], -1 for none."""
     top = ranked[:, :k]
     return np.unique(top[top >= 0])
 
 
 def most_retrieved(ranked: Ids, k: int, count: int, items: int) -> Ids:
-    """Return the `count` items that are in the top k of the most queries, [count].
+    """Return the `count` training items that occur in the top k of the most queries, as items to remove.
 
     Ties go to the better best rank of any query, then to the smaller index. Items that are in no top k come after all
     that are, by their best rank further down.
@@ -50,7 +50,7 @@ def most_retrieved(ranked: Ids, k: int, count: int, items: int) -> Ids:
 
 
 def in_degree(ranked: Ids, k: int, items: int) -> Ids:
-    """Return the number of queries in whose top k each item is, [items]."""
+    """Return for each training item the number of queries in whose top k it is, [items]."""
     top = ranked[:, :k]
     return np.bincount(top[top >= 0], minlength=items)
 
@@ -73,12 +73,12 @@ def hubness(ranked: Ids, k: int, removed: Ids, items: int) -> dict[str, float]:
 
 
 def random_items(count: int, items: int, seed: int) -> Ids:
-    """Return `count` of n `items` drawn at random without replacement, [count]."""
+    """Return `count` of n training items drawn at random without replacement, sorted, as a control of removal."""
     return np.sort(np.random.default_rng(seed).permutation(items)[:count])
 
 
 def class_matched(removed: Ids, labels: NDArray[np.int64], seed: int) -> Ids:
-    """Return random items with as many of each class as in `removed`, [len(removed)]; `labels` is [n]."""
+    """Return random training items with the class counts of those removed, as a control; `labels` is [n]."""
     rng = np.random.default_rng(seed)
     chosen = [
         rng.permutation(np.flatnonzero(labels == label))[: int((labels[removed] == label).sum())]
@@ -88,6 +88,6 @@ def class_matched(removed: Ids, labels: NDArray[np.int64], seed: int) -> Ids:
 
 
 def highest(values: NDArray[np.float64], count: int) -> Ids:
-    """Return the `count` items with the largest values, [count]; ties go to the smaller index, NaN comes last."""
+    """Return the `count` items of largest value, sorted; ties go to the smaller index, NaN comes last."""
     order = np.argsort(-np.where(np.isnan(values), -np.inf, values), kind="stable")
     return np.sort(order[:count])

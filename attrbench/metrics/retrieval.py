@@ -1,4 +1,4 @@
-"""Compute retrieval metrics: detection rate, recall, average precision, and recall of approximate search."""
+"""Retrieval metrics: detection rate, recall, average precision, and recall of approximate search."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from attrbench.contracts.metric import Metric, Outcome, PerQuery
 
 
 class DetectionRate(Metric):
-    """The metric detection rate: share of the top k that is in the query's group (DMin, section 4.1)."""
+    """The metric detection rate: the share of the top k that belongs to the query's group (DMin, section 4.1)."""
 
     name = "detection-rate"
     summary = "share of the top k that is of the query's group; at most group size / k"
 
     def compute(self, outcome: Outcome, cutoffs: Sequence[int]) -> list[PerQuery]:
-        """Return one result for each cut-off up to the depth of the ranking; an empty list without groups."""
+        """Return the detection rate of each query for each cut-off k; an empty list if items have no groups."""
         if outcome.relevant is None:
             return []
         group_size = outcome.relevant.sum(axis=1)
@@ -34,13 +34,13 @@ class DetectionRate(Metric):
 
 
 class Recall(Metric):
-    """The metric recall: share of the query's group that is in the top k."""
+    """The metric recall: the share of the training items of the query's group that are in the top k."""
 
     name = "recall"
     summary = "share of the query's group that is in the top k"
 
     def compute(self, outcome: Outcome, cutoffs: Sequence[int]) -> list[PerQuery]:
-        """Return one result for each cut-off up to the depth of the ranking; an empty list without groups."""
+        """Return the recall of each query for each cut-off k; an empty list if items have no groups."""
         if outcome.relevant is None:
             return []
         n = outcome.relevant.shape[1]
@@ -65,7 +65,7 @@ class AveragePrecision(Metric):
     summary = "mean precision at the ranks of the query's group, over the whole ranking"
 
     def compute(self, outcome: Outcome, cutoffs: Sequence[int]) -> list[PerQuery]:
-        """Return a list of one result; empty without scores of all items or without groups."""
+        """Return the average precision of each query in a list of one; empty without groups or scores of all items."""
         if outcome.scores is None or outcome.relevant is None:
             return []
         order = np.argsort(-outcome.scores, axis=1, kind="stable")
@@ -87,7 +87,7 @@ class AnnRecall(Metric):
     summary = "share of the exact top k that an approximate search found"
 
     def compute(self, outcome: Outcome, cutoffs: Sequence[int]) -> list[PerQuery]:
-        """Return one result for each cut-off; an empty list unless the search is approximate."""
+        """Return the share of the exact top k that was found, by cut-off; an empty list for an exact search."""
         if outcome.exact_ranked is None:
             return []
         approximate, exact = outcome.ranked, outcome.exact_ranked
@@ -104,6 +104,6 @@ class AnnRecall(Metric):
 
 
 def _hits(ids: NDArray[np.int64], relevant: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Return [m, k] bool, whether the item at each rank is relevant; missing items (-1) are not."""
+    """Return [m, k] bool, whether the item at each rank is in the query's group; missing items (-1) are not."""
     hits: NDArray[np.bool_] = np.take_along_axis(relevant, np.maximum(ids, 0), axis=1) & (ids >= 0)
     return hits

@@ -1,1 +1,1 @@
-"""Diffusion models behind one contract (`Denoiser`): encode, add noise, predict, generate."""
+"""Diffusion models as denoisers, with one interface to encode images, add noise, predict and generate."""

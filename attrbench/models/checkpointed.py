@@ -1,4 +1,4 @@
-"""Load checkpoints of a model: weights from earlier in training, stored beside the final weights."""
+"""Loading of a model's checkpoints: weights from earlier in training, stored beside the final weights."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from attrbench.models.model_fingerprint import file_digest
 
 
 class Checkpointed(Denoiser):
-    """A denoiser whose earlier weights can be loaded from checkpoint folders.
+    """A denoiser whose weights from earlier in training can be loaded from a folder of checkpoint files.
 
     Attributes:
         checkpoint_folder: `CHECKPOINTS` beside the trained weights.
@@ -26,12 +26,12 @@ class Checkpointed(Denoiser):
         return {file.stem: file for file in self.checkpoint_folder.glob("*-*.safetensors")}
 
     def checkpoints(self) -> tuple[str, ...]:
-        """Return the names NAME-STEP of the files `NAME-STEP.safetensors`, by step."""
+        """Return the names of the checkpoints, NAME-STEP of the files `NAME-STEP.safetensors`, sorted by step."""
         numbered = [name for name in self._files() if name.rpartition("-")[2].isdecimal()]
         return tuple(sorted(numbered, key=lambda name: int(name.rpartition("-")[2])))
 
     def learning_rate(self, checkpoint: str) -> float:
-        """Return the learning rate at a checkpoint, as `learning-rates.json` says.
+        """Return the training's learning rate at a checkpoint, read from `learning-rates.json`.
 
         Raises:
             UsageError: where it does not say so.

@@ -1,4 +1,4 @@
-"""Re-export of `ModelConfig` from the contracts, for tasks."""
+"""A re-export of `ModelConfig`, the options that say which model to load and how, for tasks to import."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Diffusion in discrete time (Ho et al. 2020, arXiv:2006.11239) as configured by diffusers' DDPMScheduler."""
+"""The discrete-time noise process of DDPMs (Ho et al. 2020, arXiv:2006.11239), by diffusers' DDPMScheduler."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from attrbench.models.timesteps import grid_timesteps
 
 
 class DiscreteTime(Sampled):
-    """A denoiser of x_t = sqrt(abar_t) x_0 + sqrt(1 - abar_t) eps, sampled by deterministic DDIM (eta 0).
+    """A base of DDPM denoisers: x_t = sqrt(abar_t) x_0 + sqrt(1 - abar_t) eps, sampled by deterministic DDIM.
 
     Attributes:
         scheduler: the noise process, diffusers' DDPMScheduler.
@@ -24,28 +24,28 @@ class DiscreteTime(Sampled):
     scheduler: Any
 
     def timesteps(self, grid: TimestepGrid) -> tuple[int, ...]:
-        """Return the timesteps of a grid, as `attrbench.models.timesteps.grid_timesteps`."""
+        """Return the timesteps of a grid for a model in discrete time, as integers (see `grid_timesteps`)."""
         return grid_timesteps(grid, self.training_steps, self.sampler_timesteps)
 
     def sampler_timesteps(self) -> tuple[int, ...]:
-        """Return DDIM's timesteps, noisiest first."""
+        """Return the timesteps that the DDIM sampler visits, noisiest first."""
         self.start_sampler()
         return tuple(self.sampler.timesteps.tolist())
 
     def noisy(self, latents: torch.Tensor, noise: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-        """Return x_t = sqrt(abar_t) x_0 + sqrt(1 - abar_t) eps."""
+        """Return noised latents x_t = sqrt(abar_t) x_0 + sqrt(1 - abar_t) eps at the timesteps t."""
         noised: torch.Tensor = self.scheduler.add_noise(latents, noise, t)
         return noised
 
     def target(self, latents: torch.Tensor, noise: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-        """Return the noise, or the velocity for models trained with `v_prediction`."""
+        """Return the regression target of the network: the noise, or the velocity if trained with `v_prediction`."""
         if self.scheduler.config["prediction_type"] == "v_prediction":
             velocity: torch.Tensor = self.scheduler.get_velocity(latents, noise, t)
             return velocity
         return noise
 
     def loss_weights(self, t: torch.Tensor) -> torch.Tensor:
-        """Return beta_t / (2 alpha_t (1 - abar_t)), the weights of Ho et al.'s Eq. 12 with sigma_t^2 = beta_t."""
+        """Return the variational bound's loss weights beta_t / (2 alpha_t (1 - abar_t)) (Ho et al., Eq. 12)."""
         t = t.cpu()
         beta, alpha = self.scheduler.betas[t], self.scheduler.alphas[t]
         weights: torch.Tensor = beta / (2 * alpha * (1 - self.scheduler.alphas_cumprod[t]))
@@ -53,7 +53,7 @@ class DiscreteTime(Sampled):
 
 
 def check_prediction(config: Mapping[str, Any], model: object) -> None:
-    """Raise an error for models whose prediction type `DiscreteTime.target` does not support.
+    """Raise an error for a model that predicts neither noise nor velocity, by its scheduler's configuration.
 
     Args:
         config: of the scheduler.

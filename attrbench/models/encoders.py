@@ -1,4 +1,4 @@
-"""The contract of encoders: images to latents and back, prompts to conditioning tensors."""
+"""The interface of encoders, which turn images into latents and back, and prompts into conditioning tensors."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Range = Literal["model", "unit"]
 
 
 class Encoders(ABC):
-    """Encodes images and prompts, each independently of the others in its batch.
+    """A base class of encoders of images to latents and prompts to conditioning, with a memory cache of both.
 
     Args:
         resolution: pixels on a side.
@@ -67,7 +67,7 @@ class Encoders(ABC):
         return torch.stack([latent for (latent,) in self._latents.through(keys, compute)])
 
     def conditioning(self, prompts: Sequence[str]) -> dict[str, torch.Tensor]:
-        """Return the conditioning of B prompts by `names`: tensors with leading dimension B, on the CPU."""
+        """Return B prompts' conditioning for the network: name -> tensor with leading dimension B, on the CPU."""
 
         def compute(indices: list[int]) -> list[Encoding]:
             with self._texts_at_work():
@@ -78,38 +78,38 @@ class Encoders(ABC):
         return {name: torch.stack([row[position] for row in rows]) for position, name in enumerate(self.names)}
 
     def truncated(self, prompts: Sequence[str]) -> list[int]:
-        """Return the indices of the prompts that do not fit into a text encoder."""
+        """Return the indices of prompts that are too long for a text encoder and get truncated; by default none."""
         return []
 
     def _pictures_at_work(self) -> AbstractContextManager[None]:
-        """Return the context of all `_encode` of one call."""
+        """Return a context that is entered while a call encodes images, for moving modules to the device."""
         return nullcontext()
 
     def _texts_at_work(self) -> AbstractContextManager[None]:
-        """Return the context of all `_embed` of one call."""
+        """Return a context that is entered while a call embeds prompts, for moving modules to the device."""
         return nullcontext()
 
     @abstractmethod
     def _encode(self, images: NDArray[np.uint8], image_range: Range) -> torch.Tensor:
-        """Return the latents of a chunk, [B, C, H, W]."""
+        """Encode a few images that are not in the memory cache; return their latents, [B, C, H, W]."""
 
     @abstractmethod
     def _embed(self, prompts: Sequence[str]) -> Mapping[str, torch.Tensor]:
-        """Return the conditioning of a chunk, by `names` and in their order."""
+        """Embed a few prompts that are not in the memory cache; return name -> conditioning tensor."""
 
     @abstractmethod
     def pictures(self, latents: torch.Tensor) -> NDArray[np.uint8]:
-        """Return the [B, H, W, C] pictures of latents ([B, C, H, W])."""
+        """Decode latents [B, C, H, W] to uint8 images [B, H, W, C]."""
 
 
 def cache_bytes() -> int:
-    """Return a quarter of the main memory that is free, shared with the other processes of a training."""
+    """Return the limit in bytes of the encodings' memory cache: a quarter of free memory, split among processes."""
     processes = max(1, int(os.environ.get("WORLD_SIZE", "1")))
     return max(LEAST_KEPT, int(psutil.virtual_memory().available) // (4 * processes))
 
 
 def vae_factor(config: Any) -> int:
-    """Return the pixels on a side of what one latent of an autoencoder stands for, from its configuration."""
+    """Return the side in pixels of the square that one latent stands for, from an autoencoder's configuration."""
     return int(2 ** (len(config["block_out_channels"]) - 1))
 
 

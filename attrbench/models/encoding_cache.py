@@ -1,4 +1,4 @@
-"""Keep encoded items in memory, so that several passes over a data set encode each item once."""
+"""A memory cache of encoded images and prompts, so that repeated passes over a data set encode each item once."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ Encoding = tuple[torch.Tensor, ...]
 
 
 class EncodingCache:
-    """A cache of encodings by key, in CPU memory, up to a number of bytes.
+    """A cache of encodings (latents or conditioning) by key in CPU memory, filled up to a number of bytes.
 
     What comes first stays: passes go over a set in the same order, and there a memory that makes room for the newest
     would have lost every item by the time that it comes again.
@@ -24,7 +24,7 @@ class EncodingCache:
         self._kept: dict[str, Encoding] = {}
 
     def through(self, keys: Sequence[str], compute: Callable[[list[int]], Sequence[Encoding]]) -> list[Encoding]:
-        """Return the encodings of all keys, and keep the new ones as far as there is room.
+        """Return the encodings of all keys, computing those not yet cached and caching them while there is room.
 
         Args:
             keys: of the items; equal ones are computed once.

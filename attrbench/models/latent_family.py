@@ -1,4 +1,4 @@
-"""The base class of model families with an autoencoder, from which a family takes a few lines."""
+"""The base class of model families over latents of an autoencoder, such as Stable Diffusion."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from attrbench.models.random_weights import RandomEncoders, draw_weights
 
 
 class LatentFamily(ModelFamily):
-    """A model family over latents: loads, describes and builds models from a subclass's declarations."""
+    """A base class of loaders of latent diffusion models; a subclass names its network, denoiser and encoders."""
 
     takes_prompts = True
     network: ClassVar[str]
@@ -43,7 +43,7 @@ class LatentFamily(ModelFamily):
     """What stands before it and behind it."""
 
     def conditioning_shapes(self, network: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
-        """Return the shape of each tensor of one prompt's conditioning, for random weights.
+        """Return the shape of each conditioning tensor of one prompt, by name, for models with random weights.
 
         Args:
             network: configuration of the network.
@@ -54,12 +54,12 @@ class LatentFamily(ModelFamily):
         raise UsageError(f"the family {self.name} has no weights=random")
 
     def own_size(self, network: Mapping[str, Any]) -> int:
-        """Return the latents on a side that the network was trained on, from its configuration."""
+        """Return the side in latents of the images that the network was trained on, from its configuration."""
         size = network["sample_size"]
         return int(size if isinstance(size, int) else size[0])
 
     def load(self, config: ModelConfig, folder: Path, index: Mapping[str, Any], device: torch.device) -> LatentDenoiser:
-        """Return the model with its encoders; see `ModelFamily.load`."""
+        """Load a latent diffusion model from its pipeline folder, with its encoders and any LoRA, as a denoiser."""
         components = self.components(index)
         lora = None if config.lora is None else find_lora(config)
         absent = (*self.unused_components, *self.optional_components)
@@ -79,12 +79,12 @@ class LatentFamily(ModelFamily):
         return self.denoiser(parts, config, device)
 
     def resolution(self, folder: Path, index: Mapping[str, Any]) -> int:
-        """Return the pixels on a side of the model's own pictures: latents on a side times pixels a latent."""
+        """Return the side in pixels of the images that the model generates by default, from its configuration."""
         architecture = self.architecture(folder, index)
         return self.own_size(architecture.network) * architecture.factor
 
     def checked_resolution(self, config: ModelConfig, network: Any, factor: int) -> int:
-        """Return the pixels on a side: those of the config, or the model's own.
+        """Return the image side in pixels, the configured one or the model's own, after checking that it fits.
 
         Args:
             config: may name a resolution.
@@ -108,7 +108,7 @@ class LatentFamily(ModelFamily):
         return resolution
 
     def architecture(self, folder: Path, index: Mapping[str, Any]) -> Architecture:
-        """Return the architecture of a local folder, from three of its configurations.
+        """Return the architecture (network, scheduler, autoencoder factor) in a local folder's configuration files.
 
         Raises:
             AttrbenchError: where one is missing or damaged.
@@ -118,7 +118,7 @@ class LatentFamily(ModelFamily):
         return Architecture(network, scheduler, vae_factor(vae))
 
     def load_random(self, config: ModelConfig, architecture: Architecture, device: torch.device) -> LatentDenoiser:
-        """Return the architecture with random weights, a LoRA of DMin's shape where `config.lora` is given.
+        """Build the model with random weights, and a random LoRA if one is configured, for measuring costs.
 
         It is built in place, never twice in memory. Latents and conditioning are functions of picture and prompt.
         """

@@ -1,4 +1,4 @@
-"""Denoisers over the latents of an autoencoder, conditioned on prompts, optionally with LoRA."""
+"""Denoisers over the latents of an autoencoder, conditioned on prompts, with a LoRA or without."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from attrbench.models.sampled import Sampled
 
 @dataclass(frozen=True)
 class Parts:
-    """The components of a latent denoiser.
+    """The components of a latent denoiser: network, scheduler, encoders, fingerprint and checkpoint folder.
 
     Attributes:
         network: UNet or transformer, with the LoRA in it where there is one.
@@ -46,7 +46,7 @@ class Parts:
 
 
 class LatentDenoiser(Checkpointed, Sampled):
-    """A denoiser over the latents of an autoencoder.
+    """A base class of denoisers over an autoencoder's latents, with prompts, guidance and optional LoRA.
 
     Subclasses give the noise process (`DiscreteTime` or `RectifiedFlow`), the call of the network and a step of the
     sampler, and set `sampler`, `sampling` and `training_steps`.
@@ -81,24 +81,24 @@ class LatentDenoiser(Checkpointed, Sampled):
         self.sampling_steps = config.sampling_steps
 
     def latent_channels(self, network: Any) -> int:
-        """Return C of the latents, from the network's configuration: its `in_channels`, unless it packs them."""
+        """Return the number of channels of the latents: `in_channels` of the network, unless a family packs them."""
         return int(network.in_channels)
 
     def encode(
         self, images: NDArray[np.uint8], prompts: Sequence[str], image_range: Literal["model", "unit"]
     ) -> Encoded:
-        """Return latents and conditioning; what was encoded before is remembered, as far as memory allows."""
+        """Return the latents of images and the conditioning of their prompts; encoded items are cached in memory."""
         return Encoded(self.encoders.latents(images, image_range).to(self.device), self._conditioning(prompts))
 
     def _conditioning(self, prompts: Sequence[str]) -> dict[str, torch.Tensor]:
         return {name: value.to(self.device) for name, value in self.encoders.conditioning(prompts).items()}
 
     def truncated(self, prompts: Sequence[str]) -> list[int]:
-        """Return the indices of the prompts that are truncated."""
+        """Return the indices of the prompts that are too long for a text encoder and get truncated."""
         return self.encoders.truncated(prompts)
 
     def attributed_parameters(self, which: str) -> dict[str, torch.nn.Parameter]:
-        """Return the parameters that `ModelConfig.attributed` names, in the module's order.
+        """Return the parameters to differentiate by name: those of the LoRA, transformer blocks, or all.
 
         Raises:
             UsageError: where the model has none of them.
@@ -116,14 +116,14 @@ class LatentDenoiser(Checkpointed, Sampled):
         return named
 
     def predict(self, noisy: torch.Tensor, t: torch.Tensor, conditioning: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        """Return the network's prediction in the precision of `noisy`, whatever its own."""
+        """Return the network's prediction, computed in the network's precision and cast to that of `noisy`."""
         dtype = next(self.module.parameters()).dtype
         given = {name: value.to(dtype) if value.is_floating_point() else value for name, value in conditioning.items()}
         return self.call_network(noisy.to(dtype), t, given).to(noisy.dtype)
 
     @abstractmethod
     def call_network(self, x: torch.Tensor, t: torch.Tensor, conditioning: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        """Return the prediction of one call of the network, [B, C, H, W].
+        """Return the network's prediction for noisy latents and conditioning, [B, C, H, W]; subclasses implement it.
 
         Args:
             x: [B, C, H, W] noisy latents, in the network's precision.
@@ -133,10 +133,10 @@ class LatentDenoiser(Checkpointed, Sampled):
 
     @abstractmethod
     def sampler_step(self, output: torch.Tensor, t: torch.Tensor, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the next sample after one sampler step from `x` at `t`, and the predicted clean latents."""
+        """Return the sample after one step of the sampler, and its prediction of the clean latents."""
 
     def unconditional(self, prompts: Sequence[str]) -> dict[str, torch.Tensor]:
-        """Return the conditioning without prompts that guidance departs from, for as many: that of empty prompts."""
+        """Return the unconditional conditioning of classifier-free guidance: empty prompts, as many as `prompts`."""
         return self._conditioning([""] * len(prompts))
 
     def _load(self, checkpoint: str) -> torch.nn.Module:
@@ -148,7 +148,7 @@ class LatentDenoiser(Checkpointed, Sampled):
         return module
 
     def generate(self, prompts: Sequence[str], seeds: Sequence[int]) -> NDArray[np.uint8]:
-        """Return images [m, H, W, C] uint8 sampled with guidance from the noise of each seed, a few at once.
+        """Return images [m, H, W, C] uint8 sampled with guidance from each seed's noise, in small batches.
 
         With random weights the network is not called: its pictures would mean no more than the noise itself.
         """
@@ -164,13 +164,13 @@ class LatentDenoiser(Checkpointed, Sampled):
         return torch.stack([gaussian(self.latent_shape, "generate", seed) for seed in seeds]).to(self.device)
 
     def trajectory(self, prompts: Sequence[str], seeds: Sequence[int]) -> torch.Tensor:
-        """Return the sampler's predictions of the clean latents, guidance included: [B, steps, C, H, W]."""
+        """Return the sampler's prediction of the clean latents at each step, with guidance: [B, steps, C, H, W]."""
         steps = (torch.stack([clean for _, clean in self._sample(*few)], dim=1) for few in _few(prompts, seeds))
         return torch.cat(list(steps))
 
     @torch.no_grad()
     def _sample(self, prompts: Sequence[str], seeds: Sequence[int]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Yield (sample, predicted clean latents) after each sampler step."""
+        """Run the guided sampler from each seed's noise; yield (sample, predicted clean latents) after each step."""
         scale = self.config.guidance_scale
         conditioning = self._conditioning(prompts)
         if guided := scale > 1:
@@ -189,7 +189,7 @@ class LatentDenoiser(Checkpointed, Sampled):
 
 
 class DiscreteLatentDenoiser(LatentDenoiser, DiscreteTime):
-    """A latent model in discrete time, sampled by deterministic DDIM (eta 0) with guidance, whatever its own sampler.
+    """A latent denoiser in discrete time (DDPM), always sampled with guidance by deterministic DDIM (eta 0).
 
     Args:
         parts: the model.
@@ -208,7 +208,7 @@ class DiscreteLatentDenoiser(LatentDenoiser, DiscreteTime):
         self.sampling = {"sampler": "ddim", "steps": config.sampling_steps, "guidance": config.guidance_scale}
 
     def sampler_step(self, output: torch.Tensor, t: torch.Tensor, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the next sample after one DDIM step, and the predicted clean latents."""
+        """Return the sample after one deterministic DDIM step, and the predicted clean latents."""
         step = self.sampler.step(output, t, x, eta=0.0)
         return step.prev_sample, step.pred_original_sample
 

@@ -1,4 +1,4 @@
-"""Load the denoiser that a `ModelConfig` describes: find its folder, locally or on the hub, and its model family."""
+"""Loading of the denoiser that a `ModelConfig` describes, from a local folder or the hub, by its model family."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ INDEX = "model_index.json"
 
 
 def load_denoiser(config: ModelConfig, device: torch.device) -> Denoiser:
-    """Return the model that `config` describes, ready on `device`.
+    """Load the model that `config` describes, from a local folder or the hub, as a denoiser on `device`.
 
     Raises:
         AttrbenchError: one line, where a folder, file, repository or license is missing, or weights do not fit.
@@ -41,7 +41,7 @@ def load_denoiser(config: ModelConfig, device: torch.device) -> Denoiser:
 
 
 def describe_model(config: ModelConfig) -> ModelDescription:
-    """Return fingerprint, shapes, parameters, timesteps and checkpoints of a model; no weight is read into memory.
+    """Return a model's fingerprint, shapes, parameter sizes and timesteps without reading its weights.
 
     They are exactly those of the denoiser that `load_denoiser` gives.
 
@@ -58,7 +58,7 @@ def describe_model(config: ModelConfig) -> ModelDescription:
 
 
 def find_pipeline(config: ModelConfig) -> tuple[Path, dict[str, Any]]:
-    """Return the folder with all files that are needed, and the content of its index.
+    """Return the diffusers pipeline folder of a model, downloaded if necessary, and its `model_index.json`.
 
     Raises:
         AttrbenchError: one line, where they are neither here nor within reach.
@@ -77,7 +77,7 @@ def find_pipeline(config: ModelConfig) -> tuple[Path, dict[str, Any]]:
 
 
 def family_of(index: Mapping[str, Any], model: object = "") -> ModelFamily:
-    """Return the family that takes the pipeline class of an index.
+    """Return the model family that loads the pipeline class named in a `model_index.json`.
 
     Args:
         index: content of `model_index.json`.
@@ -96,7 +96,7 @@ def family_of(index: Mapping[str, Any], model: object = "") -> ModelFamily:
 
 
 def own_resolution(folder: Path, index: Mapping[str, Any]) -> int:
-    """Return the pixels on a side that a pipeline draws by itself, from its configurations alone.
+    """Return the side in pixels of the images that a pipeline generates by default, from its configuration files.
 
     Raises:
         AttrbenchError: where they are missing, or no family takes the pipeline.
@@ -105,7 +105,7 @@ def own_resolution(folder: Path, index: Mapping[str, Any]) -> int:
 
 
 def components(index: Mapping[str, Any]) -> list[str]:
-    """Return the components of a pipeline that are loaded.
+    """Return the names of a pipeline's components (network, autoencoder, ...) that its model family loads.
 
     Raises:
         AttrbenchError: where no family takes the pipeline.
@@ -114,7 +114,7 @@ def components(index: Mapping[str, Any]) -> list[str]:
 
 
 def _families() -> dict[str, ModelFamily]:
-    """Return the family of each pipeline class; a family that can't be imported is named and left out."""
+    """Return pipeline class name -> model family; a family that can't be imported is logged and left out."""
     families: dict[str, ModelFamily] = {}
     known = registry()
     for name in known.names("model_family"):
@@ -134,7 +134,7 @@ def _families() -> dict[str, ModelFamily]:
 
 
 def _random_family(config: ModelConfig) -> tuple[ModelFamily, Architecture]:
-    """Return the family and the architecture of a model with random weights: a published one, or a local folder's.
+    """Return the model family and the published or local architecture for a model with random weights.
 
     Raises:
         UsageError: where there is none.

@@ -1,4 +1,4 @@
-"""Load LoRA weights in the format of diffusers' `save_lora_weights`, with A and B as separate parameters."""
+"""Loading of LoRA weights in the format of diffusers' `save_lora_weights`, with A and B as separate parameters."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ RANK, ALPHA = 4, 8
 
 
 def find_lora(config: ModelConfig) -> Path:
-    """Return the file that `config.lora` names, from the hub where it is no path.
+    """Return the path of the LoRA weights file that `config.lora` names, downloaded from the hub if it is no path.
 
     Raises:
         AttrbenchError: where there is none.
@@ -46,7 +46,7 @@ def find_lora(config: ModelConfig) -> Path:
 
 
 def add_lora(pipeline: Any, network: torch.nn.Module, config: ModelConfig, file: Path) -> None:
-    """Add LoRA layers to a pipeline and load their weights; on the device `meta`, layers without weights.
+    """Add the LoRA layers of a weights file to a pipeline's network and load them; on `meta`, without weights.
 
     Raises:
         AttrbenchError: where they do not fit the network.
@@ -81,7 +81,7 @@ def _parts(pipeline: Any) -> list[torch.nn.Module]:
 
 
 def load_lora_state(module: torch.nn.Module, file: Path) -> None:
-    """Replace the LoRA weights of a network by those in a file.
+    """Replace a network's LoRA weights by those of a checkpoint file.
 
     Raises:
         AttrbenchError: where the file does not hold all of them.
@@ -97,6 +97,6 @@ def load_lora_state(module: torch.nn.Module, file: Path) -> None:
 
 
 def add_random_lora(module: Any) -> None:
-    """Add a LoRA with the rank and targets of DMin's experiments to a network, with peft's initial weights."""
+    """Add LoRA layers of the shape in DMin's experiments to a network, with random initial weights."""
     shape = LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules=list(TARGETS), init_lora_weights="gaussian")
     module.add_adapter(shape, adapter_name=ADAPTER)

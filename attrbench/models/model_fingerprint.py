@@ -1,4 +1,4 @@
-"""Compute fingerprints of models: hashes of the files and options that decide their gradients."""
+"""Fingerprints of models: hashes of the files and options that decide their gradients."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ BLOCK = 2**20
 
 
 def folder_files(folder: Path, components: Iterable[str]) -> list[Path]:
-    """Return the files of some components of a pipeline, in a fixed order."""
+    """Return the files of a pipeline's components that enter its fingerprint, in a fixed order."""
     return [
         file
         for component in sorted(components)
@@ -28,7 +28,7 @@ def folder_files(folder: Path, components: Iterable[str]) -> list[Path]:
 
 
 def file_digest(file: Path) -> str:
-    """Return the sha256 of a file's content; of large files in the hub's cache it is the blob's name, and none is read.
+    """Return the sha256 of a model file; for large files in the hub's cache it is read off the name.
 
     A file is read once a process, unless it was written over.
     """
@@ -41,12 +41,12 @@ def file_digest(file: Path) -> str:
 
 @lru_cache(maxsize=4096)
 def _digest(file: Path, size: int, modified: int) -> str:
-    """Return the digest of a file; `size` and `modified` tell an overwritten file apart."""
+    """Return the sha256 of a file, remembered until its size or modification time changes."""
     return sha256_of(file)
 
 
 def concatenation_digest(files: Iterable[Path]) -> str:
-    """Return the sha256 of the contents of some files behind each other; they are read once a process."""
+    """Return the sha256 of the concatenated contents of files, remembered until one of them changes."""
     resolved = [file.resolve() for file in files]
     states = [file.stat() for file in resolved]
     return _concatenation_digest(
@@ -65,7 +65,7 @@ def _concatenation_digest(states: tuple[tuple[Path, int, int], ...]) -> str:
 
 
 def model_digest(config: ModelConfig, resolution: int, files: Mapping[str, str]) -> str:
-    """Return the fingerprint of a latent model: its files, and the options that change an item's latents or gradient.
+    """Return a latent model's fingerprint: a hash of its files and of options that change latents or gradients.
 
     Args:
         config: how the model is used.

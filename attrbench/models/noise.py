@@ -1,4 +1,4 @@
-"""Draw noise as a pure function of seed, item and timestep, independent of batch, order and device."""
+"""Noise as a pure function of seed, item and timestep, independent of batch, order and device."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from attrbench.contracts.gradient_source import GradientSource
 
 
 def seed_of(*parts: object) -> int:
-    """Return a 63-bit seed from any parts, stable across processes and platforms."""
+    """Return a 63-bit random seed from a hash of any values, equal in all processes and on all platforms."""
     digest = hashlib.sha256("/".join(str(part) for part in parts).encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1
 
 
 def gaussian(shape: Sequence[int], *parts: object) -> torch.Tensor:
-    """Return standard normal noise of `shape`, decided by `parts` alone; drawn on the CPU whatever the run's device."""
+    """Return standard normal noise of `shape`, seeded by `parts` and drawn on the CPU for equality on all devices."""
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed_of(*parts)))
 
 

@@ -1,4 +1,4 @@
-"""Open a diffusers pipeline folder, with its weights, or without weights on the device `meta`."""
+"""Opening of a diffusers pipeline folder, with its weights, or without weights on the device `meta`."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def load_pipeline(
     device: torch.device,
     may_be_missing: Iterable[str] = (),
 ) -> Any:
-    """Return the diffusers pipeline of a folder, from local files alone and without pickled ones.
+    """Load the diffusers pipeline in a local folder, without network access or pickled weights.
 
     Its modules lie in main memory; for the device `meta` their weights are not read, and they lie there.
 
@@ -70,7 +70,7 @@ def load_pipeline(
 def _outlines(
     folder: Path, index: Mapping[str, Any], names: Iterable[str], dtype: torch.dtype
 ) -> dict[str, torch.nn.Module]:
-    """Return those of the components that are networks, on the device `meta`."""
+    """Return a pipeline's networks (not tokenizers or schedulers) on the device `meta`, without weights."""
     outlines = {}
     for name in names:
         library, class_name = index[name]
@@ -83,7 +83,7 @@ def _outlines(
 
 
 def _component_class(library: str, class_name: str) -> Any:
-    """Return the class that an index names by a library, or by a pipeline of diffusers."""
+    """Return the class of a pipeline component that `model_index.json` names by library and class name."""
     try:
         module = importlib.import_module(library)
     except ModuleNotFoundError:
@@ -92,7 +92,7 @@ def _component_class(library: str, class_name: str) -> Any:
 
 
 def outline(kind: Any, folder: Path) -> torch.nn.Module:
-    """Return a network of diffusers or transformers on the device `meta`, from the configuration in its folder.
+    """Build a diffusers or transformers network on the device `meta`, without weights, from its `config.json`.
 
     Args:
         kind: its class.

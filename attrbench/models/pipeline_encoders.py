@@ -1,4 +1,4 @@
-"""Encode images and prompts with the autoencoder and text encoders of a diffusers pipeline."""
+"""Encoders that use the autoencoder and text encoders of a diffusers pipeline."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ TEXT_ENCODERS = ("text_encoder", "text_encoder_2", "text_encoder_3")
 
 
 class PipelineEncoders(Encoders):
-    """Encoders that use the autoencoder and text encoders of a diffusers pipeline; subclasses embed the prompts.
+    """A base class of encoders by a diffusers pipeline's autoencoder and text encoders; subclasses embed prompts.
 
     Args:
         pipeline: of it only these parts are used.
@@ -53,7 +53,7 @@ class PipelineEncoders(Encoders):
 
     @abstractmethod
     def prompt_embeddings(self, prompts: list[str]) -> Mapping[str, torch.Tensor]:
-        """Return the conditioning of a few prompts as the pipeline makes it, without guidance.
+        """Return the conditioning tensors of a few prompts by the pipeline's text encoders, without guidance.
 
         Returns:
             Tensors with leading dimension len(prompts) by the names in `names`, in that order; of any type, since
@@ -61,11 +61,11 @@ class PipelineEncoders(Encoders):
         """
 
     def tokenizer_limits(self) -> Sequence[tuple[Any, int]]:
-        """Return each tokenizer, with how many tokens its encoder takes; none by default."""
+        """Return each tokenizer with the maximum number of tokens of its text encoder; by default none."""
         return []
 
     def truncated(self, prompts: Sequence[str]) -> list[int]:
-        """Return the indices of the prompts that do not fit into one of the text encoders."""
+        """Return the indices of the prompts with more tokens than one of the text encoders takes."""
         indices: set[int] = set()
         with quiet():
             for tokenizer, limit in self.tokenizer_limits():
@@ -74,7 +74,7 @@ class PipelineEncoders(Encoders):
         return sorted(indices)
 
     def pictures(self, latents: torch.Tensor) -> NDArray[np.uint8]:
-        """Return the images [B, H, W, C] decoded from latents [B, C, H, W], a few at once."""
+        """Decode latents [B, C, H, W] to uint8 images [B, H, W, C] by the autoencoder, in small batches."""
         parts = []
         with self._at_work(self._vae):
             for few in latents.split(CHUNK):
@@ -85,7 +85,7 @@ class PipelineEncoders(Encoders):
         return np.ascontiguousarray(np.concatenate(parts))
 
     def _encode(self, images: NDArray[np.uint8], image_range: Range) -> torch.Tensor:
-        """Return (E(x) - shift) * scaling, where E(x) is the posterior's mean, or a draw that the image decides."""
+        """Encode images to scaled latents: the autoencoder's posterior mean, or a sample seeded by the image."""
         x = torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).to(self.device, torch.float32) / 255
         x = x if image_range == "unit" else x * 2 - 1
         posterior = self._vae.encode(x.to(self._vae.dtype)).latent_dist
@@ -101,7 +101,7 @@ class PipelineEncoders(Encoders):
         return self.prompt_embeddings(list(prompts))
 
     def _warn_of_truncation(self, prompts: Sequence[str]) -> None:
-        """Log once that prompts are truncated."""
+        """Log a warning, once, if prompts are too long for the text encoders and get truncated."""
         if not self._warned and (cut := self.truncated(prompts)):
             self._warned = True
             log.warning(
@@ -118,7 +118,7 @@ class PipelineEncoders(Encoders):
 
     @contextmanager
     def _at_work(self, *modules: torch.nn.Module) -> Iterator[None]:
-        """Keep the modules on the device inside the `with` block, without gradients."""
+        """Keep modules on the device without gradients inside the `with` block; then offload them if configured."""
         try:
             for module in modules:
                 module.to(self.device)

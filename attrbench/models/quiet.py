@@ -1,4 +1,4 @@
-"""Silence the log messages of the libraries that load models."""
+"""Silencing of log messages and progress bars of diffusers and transformers while models are loaded."""
 
 from __future__ import annotations
 

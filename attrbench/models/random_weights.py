@@ -17,7 +17,7 @@ from attrbench.models.noise import gaussian, seed_of
 
 @torch.no_grad()
 def draw_weights(module: torch.nn.Module) -> None:
-    """Set random initial weights of scale 1/sqrt(inputs), drawn on the CPU so that they are equal on all devices."""
+    """Fill a network with random weights of scale 1/sqrt(inputs), seeded by name and equal on all devices."""
     for name, tensor in (*module.named_parameters(), *module.named_buffers()):
         if tensor.dim() == 1:
             tensor.fill_(1.0 if name.endswith("weight") else 0.0)
@@ -28,7 +28,7 @@ def draw_weights(module: torch.nn.Module) -> None:
 
 
 class RandomEncoders(Encoders):
-    """Encoders without weights: latents are linear in pixel block means, conditioning is noise seeded by the prompt.
+    """Encoders without weights, for cost measurements: latents are mixed pixel block means, conditioning is noise.
 
     Args:
         resolution: pixels on a side.
@@ -56,7 +56,7 @@ class RandomEncoders(Encoders):
         }
 
     def pictures(self, latents: torch.Tensor) -> NDArray[np.uint8]:
-        """Return pictures of latents, back through the matrix: each latent is a square of one color."""
+        """Return images from latents by inverting the linear encoding; each latent becomes a square of one color."""
         x = torch.einsum("co,bohw->bchw", torch.linalg.pinv(self._mixing), latents.float().cpu())
         x = torch.nn.functional.interpolate(x, self._resolution, mode="nearest")
         pixels = ((x.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)

@@ -8,7 +8,7 @@ from attrbench.contracts.denoiser import Denoiser
 
 
 class Sampled(Denoiser):
-    """A denoiser that is sampled by a diffusers scheduler.
+    """A base class of denoisers that generate images by one of diffusers' schedulers.
 
     Attributes:
         sampler: scheduler of diffusers.
@@ -19,5 +19,5 @@ class Sampled(Denoiser):
     sampling_steps: int
 
     def start_sampler(self) -> None:
-        """Initialize the sampler's timesteps; override it if the sampler needs more arguments (FLUX's `mu`, say)."""
+        """Set the scheduler's timesteps before sampling; a family whose scheduler takes more arguments overrides it."""
         self.sampler.set_timesteps(self.sampling_steps)

@@ -1,4 +1,4 @@
-"""Compute timestep grids as tuples of training timesteps."""
+"""Timestep grids: the timesteps at which gradients are computed, chosen by kind (uniform, cubic, random, ...)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def _no_sampler() -> Sequence[int]:
 def grid_timesteps(
     grid: TimestepGrid, training_steps: int = 1000, sampler: Callable[[], Sequence[int]] = _no_sampler
 ) -> tuple[int, ...]:
-    """Return the timesteps of `grid` for a model trained on timesteps 0 .. training_steps - 1.
+    """Return the timesteps of a grid for a discrete-time model trained on 0 .. training_steps - 1.
 
     `cubic` (the released code of DMin, arXiv:2412.08637): idx_k = floor((k / T)^3 * training_steps) for k < T, read
     off the descending list of timesteps. Duplicates, which occur for T >= 20, are kept: they weigh double there too.
@@ -56,7 +56,7 @@ def grid_timesteps(
 def stable_diffusion_timesteps(
     grid: TimestepGrid, training_steps: int = 1000, sampler: Callable[[], Sequence[int]] = _no_sampler
 ) -> tuple[int, ...]:
-    """Return the timesteps of `grid` for Stable Diffusion 1.x: as `grid_timesteps`, but for `cubic`.
+    """Return the timesteps of a grid for Stable Diffusion 1.x, whose `cubic` grid in DMin's code differs.
 
     There the released code of DMin reads the list of PNDM, which its constructor's `steps_offset` shifts by one and
     which has its second entry twice (N, N-1, N-1, N-2, ..., 1), at the cubic indices of k = 1 .. T instead of
@@ -72,7 +72,7 @@ def stable_diffusion_timesteps(
 def flow_timesteps(
     grid: TimestepGrid, schedule: Sequence[float], sampler: Callable[[], Sequence[float]] = _no_sampler
 ) -> tuple[float, ...]:
-    """Return the timesteps of `grid` for a flow-matching model: entries of its training schedule.
+    """Return the timesteps of a grid for a flow-matching model: entries of its training schedule.
 
     Args:
         grid: the grid.
@@ -86,7 +86,7 @@ def flow_timesteps(
 
 
 def visited_timesteps(grid: TimestepGrid, visited: Sequence[Timestep]) -> tuple[Timestep, ...]:
-    """Return the timesteps of the grid `sampler`, of those that the sampler visits.
+    """Return the timesteps of the grid `sampler`: evenly chosen from those that the model's sampler visits.
 
     Raises:
         UsageError: where the sampler takes fewer steps.
@@ -102,12 +102,12 @@ def _check_steps(grid: TimestepGrid, training_steps: int) -> None:
 
 
 def sampler_steps(steps: int, visited: int) -> tuple[int, ...]:
-    """Return the indices of the `steps` among the sampler's `visited` steps that the grid `sampler` takes."""
+    """Return the indices of `steps` evenly chosen steps out of the sampler's `visited` steps."""
     return tuple(k * visited // steps for k in range(steps))
 
 
 def grid_draws(grid: TimestepGrid, timesteps: Sequence[float]) -> tuple[int, ...]:
-    """Return how often each timestep occurred earlier in the grid: the number of its draw of noise.
+    """Return for each timestep how often it occurred earlier in the grid, so that repeats get other noise.
 
     Only `random` and `single` are draws; a duplicate in the other grids is the same point twice.
     """

@@ -1,1 +1,1 @@
-"""Hooks, and the registry that loads plugins and looks names up."""
+"""The plugin system: hooks that plugins implement, and the registry that loads plugins and finds names."""

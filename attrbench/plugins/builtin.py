@@ -1,4 +1,4 @@
-"""The core's own registrations, through the hooks that plugins use."""
+"""Registration of attrbench's own metrics, executors, ground truths and model families, by the plugin hooks."""
 
 from attrbench.plugins.hookspecs import Register, hookimpl
 
@@ -49,27 +49,27 @@ MODEL_FAMILIES = (
 
 @hookimpl
 def register_metrics(register: Register) -> None:
-    """Register the metrics of DMin's tables and their uncapped relatives."""
+    """Register attrbench's own metrics, such as detection rate, recall and average precision."""
     for name, summary, target in METRICS:
         register(name, summary, f"attrbench.metrics.{target}")
 
 
 @hookimpl
 def register_executors(register: Register) -> None:
-    """Register this process, and several."""
+    """Register the executors `inline` (jobs run in this process) and `processes` (in several local ones)."""
     for name, summary, target in EXECUTORS:
         register(name, summary, f"attrbench.executors.{target}")
 
 
 @hookimpl
 def register_ground_truths(register: Register) -> None:
-    """Register the linear datamodeling score, and removal."""
+    """Register the ground truths `lds` (linear datamodeling score) and `removal` (retraining without items)."""
     for name, summary, target in GROUND_TRUTHS:
         register(name, summary, f"attrbench.ground_truth.{target}")
 
 
 @hookimpl
 def register_model_families(register: Register) -> None:
-    """Register the families of DMin's paper."""
+    """Register the loaders of DDPM, Stable Diffusion 1.x and Stable Diffusion 3 models."""
     for name, summary, target in MODEL_FAMILIES:
         register(name, summary, f"attrbench.models.families.{target}")

@@ -1,4 +1,4 @@
-"""The hooks that a plugin may implement. Each takes a `register` function or observes a run; none returns a value.
+"""The hooks that a plugin may implement, to register classes under names or to observe a run.
 
 Registering imports nothing: `register(name, summary, "package.module:Class")` names the class, and its module is
 imported when it is first asked for, so that listing what there is stays fast.
@@ -25,49 +25,49 @@ Register = Callable[[str, str, str], None]
 
 @hookspec
 def register_methods(register: Register) -> None:
-    """Register methods (attrbench.contracts.method)."""
+    """Register a plugin's attribution methods by name (attrbench.contracts.method)."""
 
 
 @hookspec
 def register_tasks(register: Register) -> None:
-    """Register tasks (attrbench.contracts.task)."""
+    """Register a plugin's tasks: model, training set and queries to evaluate on (attrbench.contracts.task)."""
 
 
 @hookspec
 def register_metrics(register: Register) -> None:
-    """Register metrics (attrbench.contracts.metric)."""
+    """Register a plugin's metrics, which evaluate rankings (attrbench.contracts.metric)."""
 
 
 @hookspec
 def register_executors(register: Register) -> None:
-    """Register executors, places where jobs run (attrbench.contracts.executor)."""
+    """Register a plugin's executors, which run the jobs of a run somewhere (attrbench.contracts.executor)."""
 
 
 @hookspec
 def register_ground_truths(register: Register) -> None:
-    """Register ground truths, what retraining says (attrbench.contracts.ground_truth)."""
+    """Register a plugin's ground truths, measured by retraining models (attrbench.contracts.ground_truth)."""
 
 
 @hookspec
 def register_model_families(register: Register) -> None:
-    """Register model families, kinds of diffusers folders that can be opened (attrbench.contracts.model_family)."""
+    """Register a plugin's model families, which load diffusers folders (attrbench.contracts.model_family)."""
 
 
 @hookspec
 def register_preparations(register: Register) -> None:
-    """Register data sets that can be put together (attrbench.contracts.dataset_builder)."""
+    """Register a plugin's data sets for `attrbench prepare` to build (attrbench.contracts.dataset_builder)."""
 
 
 @hookspec
 def stage_started(stage: str, total: int) -> None:
-    """A stage of a run begins; `total` is its number of steps."""
+    """React to the beginning of a stage of a run, such as retraining; `total` is its number of steps."""
 
 
 @hookspec
 def stage_finished(stage: str, seconds: float) -> None:
-    """A stage of a run ended."""
+    """React to the end of a stage of a run, which took `seconds`."""
 
 
 @hookspec
 def record_written(record: Record, path: Path) -> None:
-    """A record was written to `path`."""
+    """React to the record of one method's run on a task having been written to `path`."""

@@ -1,4 +1,4 @@
-"""Loading plugins, so that a faulty one is named but never stops a command.
+"""The registry of plugins, which loads installed plugins and keeps the faults of broken ones instead of failing.
 
 Plugins are modules found through the entry-point group `attrbench`; our own methods and tasks come through the
 same door. `ATTRBENCH_LOAD_PLUGINS=a,b` loads only the named entry points (empty: none), and
@@ -57,7 +57,7 @@ NEEDED = {
 
 @dataclass
 class Plugin:
-    """A plugin and what came of loading it.
+    """A plugin with its package, the names that it registered, and any error of loading it.
 
     Attributes:
         name: the entry point's name.
@@ -75,7 +75,7 @@ class Plugin:
 
 @dataclass
 class Entry:
-    """Something that was registered; its module is imported on first use.
+    """A registered name (of a method, task, metric, ...) with its class, which is imported on first use.
 
     Attributes:
         kind, name, summary: as registered.
@@ -91,7 +91,7 @@ class Entry:
     _loaded: Any = None
 
     def load(self) -> Any:
-        """Return the class.
+        """Import and return the registered class, after checking that its own name is the registered one.
 
         Raises:
             AttrbenchError: one line, where its module can't be imported, or the class is not what was registered.
@@ -114,7 +114,7 @@ class Entry:
 
 
 class Registry:
-    """All that plugins registered, by kind and name, and the plugins that it came from."""
+    """The registry of all methods, tasks, metrics and so on by name, and of the plugins that registered them."""
 
     def __init__(self) -> None:
         self.manager = pluggy.PluginManager("attrbench")
@@ -123,7 +123,7 @@ class Registry:
         self._entries: dict[str, dict[str, Entry]] = {kind: {} for kind in KINDS}
 
     def load(self, plugin: Plugin, find: Callable[[], object]) -> None:
-        """Load one plugin; any fault of it is kept in `plugin.error`."""
+        """Load one plugin and register what it provides; an error is kept in `plugin.error`, not raised."""
         self.plugins.append(plugin)
         try:
             module = find()
@@ -157,11 +157,11 @@ class Registry:
         return register
 
     def names(self, kind: str) -> list[str]:
-        """Return the names of one kind, sorted."""
+        """Return the sorted names registered for a kind, such as `method` or `task`."""
         return sorted(self._entries[kind])
 
     def entry(self, kind: str, name: str) -> Entry:
-        """Return what was registered under a name, without importing it.
+        """Return the entry registered under a kind and name, without importing its class.
 
         Raises:
             UsageError: for an unknown name, with the nearest known ones, and the plugins that failed.
@@ -175,44 +175,44 @@ class Registry:
         raise error
 
     def provider(self, kind: str, name: str) -> Plugin:
-        """Return the plugin that registered `name`."""
+        """Return the plugin that registered this name of a kind, such as the method `dmin`."""
         return self.entry(kind, name).plugin
 
     def method(self, name: str) -> type[Method[Any]]:
-        """Return the method called `name`."""
+        """Return the class of the attribution method registered as `name`, importing its module."""
         return self.entry("method", name).load()  # type: ignore[no-any-return]
 
     def task(self, name: str) -> type[Task[Any]]:
-        """Return the task called `name`."""
+        """Return the class of the task registered as `name`, importing its module."""
         return self.entry("task", name).load()  # type: ignore[no-any-return]
 
     def executor(self, name: str) -> type[Executor[Any]]:
-        """Return the executor called `name`."""
+        """Return the class of the executor (which runs jobs) registered as `name`, importing its module."""
         return self.entry("executor", name).load()  # type: ignore[no-any-return]
 
     def preparation(self, name: str) -> type[Preparation[Any]]:
-        """Return the preparation of a data set called `name`."""
+        """Return the class that builds the data set registered as `name`, importing its module."""
         return self.entry("preparation", name).load()  # type: ignore[no-any-return]
 
     def ground_truth(self, name: str) -> type[GroundTruth[Any]]:
-        """Return the ground truth called `name`."""
+        """Return the class of the ground truth (measured by retraining) registered as `name`."""
         return self.entry("ground_truth", name).load()  # type: ignore[no-any-return]
 
     def model_family(self, name: str) -> ModelFamily:
-        """Return the model family called `name`."""
+        """Return an instance of the model family (loader of diffusion models) registered as `name`."""
         return self.entry("model_family", name).load()()  # type: ignore[no-any-return]
 
     def model_families(self) -> list[ModelFamily]:
-        """Return all model families, sorted by name."""
+        """Return instances of all registered model families (loaders of diffusion models), sorted by name."""
         return [self.model_family(name) for name in self.names("model_family")]
 
     def metrics(self) -> list[type[Metric]]:
-        """Return all metrics, sorted by name."""
+        """Return the classes of all registered metrics, sorted by name."""
         return [self.entry("metric", name).load() for name in self.names("metric")]
 
 
 def registered_name(kind: str, entry: Any) -> str:
-    """Return the name of a class, after making sure that it has what listing and running it need."""
+    """Return a registered class's own name, after checking that the class has the attributes its kind needs."""
     what = kind.replace("_", " ")
     missing = [attribute for attribute in NEEDED[kind] if not hasattr(entry, attribute)]
     if missing:
@@ -223,7 +223,7 @@ def registered_name(kind: str, entry: Any) -> str:
 
 
 def check_name(kind: str, name: str) -> None:
-    """Refuse a name that the command line could not take.
+    """Raise an error for a method or task name that the command line could not parse.
 
     Raises:
         AttrbenchError: one line that says what is allowed.
@@ -234,7 +234,7 @@ def check_name(kind: str, name: str) -> None:
 
 
 def _check_hook_names(module: object) -> None:
-    """Refuses implementations of hooks that do not exist, which pluggy would ignore."""
+    """Raise an error for a hook that a plugin implements but that does not exist, such as a misspelled one."""
     for name in dir(module):
         if hasattr(getattr(module, name, None), "attrbench_impl") and not hasattr(hookspecs, name):
             known = [known for known in vars(hookspecs) if hasattr(getattr(hookspecs, known), "attrbench_spec")]
@@ -242,7 +242,7 @@ def _check_hook_names(module: object) -> None:
 
 
 def installed_plugins() -> Iterator[EntryPoint]:
-    """Entry points of the group, in a fixed order, as `ATTRBENCH_LOAD_PLUGINS` selects them."""
+    """Yield the entry points of installed plugins in a fixed order, filtered by ATTRBENCH_LOAD_PLUGINS."""
     everything = "ATTRBENCH_LOAD_PLUGINS" not in os.environ
     found = entry_points(group=GROUP)
     for point in sorted(found, key=lambda p: (_distribution(p)[0] != "attrbench", _distribution(p)[0], p.name)):
@@ -256,7 +256,7 @@ def _selected() -> set[str]:
 
 @cache
 def _distribution(point: EntryPoint) -> tuple[str, str]:
-    """Name and version of the package that brings an entry point; its metadata is parsed once, which takes a while."""
+    """Return name and version of the package that provides a plugin; cached, as parsing metadata is slow."""
     if point.dist is None:
         return "unknown", ""
     metadata = point.dist.metadata
@@ -264,7 +264,7 @@ def _distribution(point: EntryPoint) -> tuple[str, str]:
 
 
 def load_registry() -> Registry:
-    """Return a registry with what the core brings and every installed plugin."""
+    """Load attrbench's own registrations and all installed plugins into a new registry, and return it."""
     registry = Registry()
     registry.load(Plugin("core", "attrbench", __version__), lambda: builtin)
     found = list(installed_plugins())
@@ -278,5 +278,5 @@ def load_registry() -> Registry:
 
 @cache
 def registry() -> Registry:
-    """The registry of this process, loaded once. Tests clear it with `registry.cache_clear()`."""
+    """Return the registry of plugins, which is loaded once in a process (`registry.cache_clear()` resets it)."""
     return load_registry()

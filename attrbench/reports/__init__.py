@@ -1,1 +1,1 @@
-"""Reports made from records: leaderboards, tables, contact sheets."""
+"""Reports made from the records of runs: leaderboards as tables, and contact sheets of images."""

@@ -1,4 +1,4 @@
-"""Draw contact sheets: images of each query beside the training images that a method ranks first for it."""
+"""Contact sheets: images of each query beside the training images that a method ranks first for it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ QUERY_COLOR = "#c03030"
 
 
 def contact_sheet(queries: Items, train: Items, ranking: Ranking, chosen: Sequence[int] | None = None) -> Image.Image:
-    """Return an image with a block of tiles for each query: the query, framed, then its training images by rank.
+    """Return an image that shows each query, framed, beside its top-ranked training images with their scores.
 
     Args:
         queries: the queries.
@@ -55,7 +55,7 @@ def png(picture: Image.Image) -> bytes:
 
 
 def write_sheet(sheet: Image.Image, path: Path) -> None:
-    """Write a contact sheet as a PNG.
+    """Write a contact sheet (queries beside their top training images) as a PNG file.
 
     Raises:
         AttrbenchError: where the file can't be written.
@@ -67,7 +67,7 @@ def write_sheet(sheet: Image.Image, path: Path) -> None:
 
 
 def _block(queries: Items, train: Items, ranking: Ranking, query: int) -> Image.Image:
-    """Return the image of one query's block of tiles."""
+    """Return the part of a contact sheet for one query: the query image and its ranked training images."""
     ranked = [(rank, item) for rank, item in enumerate(ranking.ids[query].tolist(), start=1) if item >= 0]
     columns = min(COLUMNS, len(ranked) + 1)
     rows = -(-(len(ranked) + 1) // columns)
@@ -87,7 +87,7 @@ def _block(queries: Items, train: Items, ranking: Ranking, query: int) -> Image.
 
 
 def _tile(block: Image.Image, at: tuple[int, int], pixels: NDArray[np.uint8], lines: list[str]) -> None:
-    """Draw one tile onto the block: an image [H, W, C] with lines of text under it."""
+    """Draw one image [H, W, C], with lines of text under it, into a query's part of the contact sheet."""
     picture = picture_of(pixels)
     left, top = at
     block.paste(picture, (left + (TILE - picture.width) // 2, top + (TILE - picture.height) // 2))
@@ -97,7 +97,7 @@ def _tile(block: Image.Image, at: tuple[int, int], pixels: NDArray[np.uint8], li
 
 
 def picture_of(pixels: NDArray[np.uint8]) -> Image.Image:
-    """Return [H, W, C] pixels as an RGB image of tile size; small images are enlarged without smoothing."""
+    """Return [H, W, C] pixels as an RGB image scaled to tile size; small images are enlarged without smoothing."""
     picture = Image.fromarray(np.ascontiguousarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)).convert("RGB")
     scale = TILE / max(picture.size)
     size = max(1, round(picture.width * scale)), max(1, round(picture.height * scale))
@@ -109,7 +109,7 @@ def _wrapped(text: str) -> list[str]:
 
 
 def _cut(draw: Any, line: str) -> str:
-    """Return the line, truncated where it does not fit under a tile."""
+    """Return a line of text, truncated with an ellipsis where it is wider than a contact sheet's tile."""
     if draw.textlength(line, font=_font()) <= TILE:
         return line
     while line and draw.textlength(f"{line}…", font=_font()) > TILE:

@@ -1,4 +1,4 @@
-"""Render leaderboards as HTML tables for notebooks, in the page's own colors and without scripts."""
+"""Rendering of leaderboards as HTML tables for notebooks, in the page's own colors and without scripts."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ LINE = "border:0;border-bottom:1px solid rgba(128,128,128,0.35);background:none;
 
 
 def to_html(tables: Sequence[Table]) -> str:
-    """Return one HTML table for each leaderboard, all text escaped."""
+    """Return leaderboards as HTML, one table each, with all text escaped."""
     return "".join(map(_html, tables)) or "<p>no records</p>"
 
 

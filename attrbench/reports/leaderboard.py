@@ -1,4 +1,4 @@
-"""The leaderboard of a set of records as an object that a notebook shows as HTML."""
+"""The leaderboard of a set of records, as an object that converts to tables and shows as HTML in a notebook."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, repr=False)
 class Leaderboard:
-    """The ranking of runs from their records, which a notebook shows as HTML tables.
+    """The ranking of methods by the records of their runs, which a notebook shows as HTML tables.
 
     Attributes:
         tables: one table for each task, version, set of queries and class of hardware.
@@ -27,19 +27,19 @@ class Leaderboard:
     tables: Sequence[Table]
 
     def to_markdown(self) -> str:
-        """Return the tables as Markdown, one section for each."""
+        """Return the leaderboard as Markdown text, with one section for each table."""
         return to_markdown(self.tables)
 
     def to_csv(self) -> str:
-        """Return the tables as CSV with one line for each run, in bytes and seconds."""
+        """Return the leaderboard as CSV text, with one line for each run, in bytes and seconds."""
         return to_csv(self.tables)
 
     def to_json(self) -> str:
-        """Return the tables as a JSON list."""
+        """Return the leaderboard as JSON text, a list of tables with all their runs."""
         return to_json(self.tables)
 
     def to_pandas(self) -> pd.DataFrame:
-        """Return a pandas data frame with one row for each run and the columns of `to_csv`."""
+        """Return the leaderboard as a pandas data frame with one row for each run and the columns of `to_csv`."""
         return data_frame([row_values(table, row) for table in self.tables for row in [*table.ranked, *table.below]])
 
     def _repr_html_(self) -> str:
@@ -51,7 +51,7 @@ class Leaderboard:
 
 
 def rank_records(records: Sequence[Record], tasks: Sequence[str] = (), metric: str | None = None) -> Leaderboard:
-    """Return the leaderboard of the records.
+    """Rank the runs in these records by a metric, and return the leaderboard with a table for each task.
 
     Args:
         records: records of runs.
@@ -77,7 +77,7 @@ def rank_records(records: Sequence[Record], tasks: Sequence[str] = (), metric: s
 
 
 def data_frame(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
-    """Return a pandas data frame of the rows (column name -> value).
+    """Return a pandas data frame of rows given as dicts (column name -> value).
 
     Raises:
         AttrbenchError: where pandas is not installed.

@@ -1,4 +1,4 @@
-"""Render leaderboards as terminal tables, Markdown, CSV and JSON."""
+"""Rendering of leaderboards as terminal tables, Markdown, CSV and JSON."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def to_json(tables: Sequence[Table]) -> str:
 
 
 def row_values(table: Table | None, row: Row | None) -> dict[str, object]:
-    """Return one run as field name -> value, in bytes and seconds; all values None if `row` is None."""
+    """Return one run of a leaderboard as field name -> value; without a run, the field names with None."""
     record = None if row is None else row.record
     result = None if record is None or table is None else record.metric(table.metric)
     storage = None if record is None else record.storage

@@ -1,4 +1,4 @@
-"""Rank records: group comparable runs into tables, with ties and the Pareto front."""
+"""The ranking of runs by their records: groups of comparable runs, ranks with ties, and the Pareto front."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from attrbench.metrics.intervals import paired_difference, retrained_interval
 
 @dataclass(frozen=True)
 class Row:
-    """One run in a leaderboard table.
+    """One run in a leaderboard table: its record, its rank, and whether it is on the Pareto front.
 
     Attributes:
         record: the record of the run.
@@ -33,7 +33,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """Comparable runs: those on one task, version, set of queries and class of hardware.
+    """A leaderboard table of comparable runs: those on one task version, query set and hardware class.
 
     Attributes:
         metric: name of the metric that ranks.
@@ -58,7 +58,7 @@ class Table:
 
 
 def build_tables(records: Sequence[Record], metric: str | None = None) -> list[Table]:
-    """Return one table for each task, version, query set and hardware class, sorted by these.
+    """Group records into leaderboard tables by task, version, query set and hardware class, and rank each.
 
     Args:
         records: any records; of those with equal method, options and seed only the newest counts.
@@ -90,7 +90,7 @@ def _newest(records: Sequence[Record]) -> list[Record]:
 
 
 def _options_key(record: Record) -> tuple[object, ...]:
-    """Return a key for rows of one method: its options, or for tuned options the values they were chosen from."""
+    """Return a key to tell runs of one method apart: the options, or for tuned runs the values chosen from."""
     if record.tuned is not None:
         return ("tuned", record.tuned.by, *sorted(tried.label for tried in record.tuned.tried))
     return tuple(sorted((name, repr(value)) for name, value in record.method.options.items()))
@@ -135,7 +135,7 @@ def _table(records: Sequence[Record], metric: str) -> Table:
 
 
 def _controls(records: Sequence[Record], metric: str) -> list[Control]:
-    """Return the controls of all records by name, best first; a control that depends on a method has its name added.
+    """Return the results of the ground truth's controls in all records, best first, one for each name.
 
     Records estimate the noise of training from different models, so that equal controls may have unequal intervals;
     the widest one is kept.
@@ -157,14 +157,14 @@ def _width(control: Control) -> float:
 
 
 def _quality(record: Record, metric: str) -> float:
-    """Return the metric's value, negated if smaller is better."""
+    """Return a run's value of the metric, negated if smaller is better, so that larger is better."""
     result = record.metric(metric)
     assert result is not None
     return result.value if result.higher_is_better else -result.value
 
 
 def _beats(a: Record, b: Record, metric: str) -> bool:
-    """Return whether a is significantly better than b: whether the paired 95% interval over equal queries excludes 0.
+    """Return whether run a is significantly better than b: the paired 95% interval of the difference excludes 0.
 
     Results with different numbers of values (a ground truth with other seeds or images) or without an interval are
     never significantly different.
@@ -180,7 +180,7 @@ def _beats(a: Record, b: Record, metric: str) -> bool:
 
 
 def _difference(a: MetricResult, b: MetricResult) -> tuple[float, float] | None:
-    """Return the 95% interval of a - b, paired by query, or by image and training seed."""
+    """Return the 95% interval of the mean difference of two runs, paired by query, or by image and training seed."""
     if a.noise is None or b.noise is None:
         return paired_difference(a.per_query, b.per_query)
     values = np.subtract(a.per_query, b.per_query).reshape(a.clusters, -1)
@@ -194,7 +194,7 @@ def _dominates(a: Record, b: Record, metric: str) -> bool:
 
 
 def _above_chance(record: Record, metric: str) -> bool:
-    """Return whether the interval is better than a random ranking; True if that is unknown."""
+    """Return whether a run's 95% interval is better than a random ranking; True if either is unknown."""
     result = record.metric(metric)
     assert result is not None
     if result.random is None or result.low is None or result.high is None:
@@ -203,7 +203,7 @@ def _above_chance(record: Record, metric: str) -> bool:
 
 
 def _costs(record: Record, metric: str) -> tuple[float, float, float]:
-    """Return (quality, -bytes, -seconds for a query), each larger for better runs."""
+    """Return a run's (quality, -storage bytes, -seconds for a query), larger is better, for the Pareto front."""
     assert record.storage is not None and record.latency is not None
     return _quality(record, metric), -record.storage.total, -record.latency.query.p50
 

@@ -1,4 +1,4 @@
-"""Format the columns and cells of a leaderboard as text, for terminal, Markdown and HTML tables."""
+"""The columns and cells of a leaderboard as text, shared by the terminal, Markdown and HTML tables."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ COLUMNS = (
 
 
 def header(table: Table) -> list[str]:
-    """Return the column titles; the metric's column is titled with its name."""
+    """Return the column titles of a leaderboard table; the metric's column is titled with its name."""
     return [f"{table.metric} ↑" if column == "metric" else column for column in COLUMNS]
 
 
 def ranked_cells(table: Table, row: Row) -> list[str]:
-    """Return the cells of a ranked run."""
+    """Return the text of each cell of a ranked run: rank, method, metric with interval, costs, Pareto mark."""
     tied = sum(other.rank == row.rank for other in table.ranked) > 1
     return [
         f"{row.rank}{'=' if tied else ''}",
@@ -36,7 +36,7 @@ def ranked_cells(table: Table, row: Row) -> list[str]:
 
 
 def reference_cells(table: Table) -> list[list[str]]:
-    """Return rows of cells to compare with: the controls of a ground truth, else the expected random ranking."""
+    """Return table rows to compare with: the ground truth's controls, else the expected random ranking."""
     rest = [""] * (len(COLUMNS) - 4)
     if table.controls:
         return [
@@ -48,7 +48,7 @@ def reference_cells(table: Table) -> list[list[str]]:
 
 
 def below_cells(table: Table, row: Row) -> list[str]:
-    """Return the cells of a run that is not ranked: its values, and the reason."""
+    """Return the text of each cell of a run that is not ranked, with the reason beside its method."""
     label = f"{method_text(row.record)} ({row.reason})"
     if row.record.storage is None or row.record.latency is None:
         return ["–", label, *[""] * (len(COLUMNS) - 2)]
@@ -56,7 +56,7 @@ def below_cells(table: Table, row: Row) -> list[str]:
 
 
 def method_text(record: Record) -> str:
-    """Return the method with its options as given by `-m`, marked `(tuned)` if options were tuned."""
+    """Return a run's method with its options as text (`dmin:v=4096`), marked `(tuned)` if they were tuned."""
     return record.method.label if record.tuned is None else f"{record.method.label} (tuned)"
 
 
@@ -74,18 +74,18 @@ def _results(table: Table, record: Record) -> list[str]:
 
 
 def interval_text(result: MetricResult | Tried) -> str:
-    """Return the interval as `[low, high]`; empty if there is none."""
+    """Return a metric's 95% interval as text `[low, high]`; empty if there is none."""
     return "" if result.low is None or result.high is None else f"[{result.low:.3f}, {result.high:.3f}]"
 
 
 def _value(record: Record, metric: str) -> tuple[str, str]:
-    """Return the metric's value and interval as text; empty if the record lacks the metric."""
+    """Return a record's metric value and interval as text; empty strings if the record lacks the metric."""
     result = record.metric(metric)
     return ("", "") if result is None else (f"{result.value:.3f}", interval_text(result))
 
 
 def caption(table: Table) -> list[str]:
-    """Return the lines of explanation below a table."""
+    """Return the lines of explanation below a leaderboard table: data set sizes, hardware, meaning of columns."""
     ceiling = "" if table.ceiling is None else f", ceiling {table.ceiling:.3f}"
     retrained = [
         f"{table.metric} is no measure of retrieval and has no cut-off: models were trained again without the items at"
@@ -105,7 +105,7 @@ def caption(table: Table) -> list[str]:
 
 
 def _how_tuned(table: Table) -> list[str]:
-    """Return a line that says how tuned options were chosen; an empty list if no row is tuned."""
+    """Return a caption line that says how tuned options were chosen; an empty list if no run was tuned."""
     tuned = [row.record.tuned for row in [*table.ranked, *table.below] if row.record.tuned is not None]
     if not tuned:
         return []
@@ -115,7 +115,7 @@ def _how_tuned(table: Table) -> list[str]:
 
 
 def storage_text(storage: Storage) -> str:
-    """Return a method's storage as text, with the size of its index, or the size of rows if they were kept."""
+    """Return a method's storage as text (`327 MB`), with the size of its search index if it has one."""
     kept = storage.rows_if_kept
     if kept is not None:
         return f"{human_bytes(storage.total) if storage.total else 'none'} ({human_bytes(kept)} if kept)"
@@ -124,7 +124,7 @@ def storage_text(storage: Storage) -> str:
 
 
 def human_bytes(count: float) -> str:
-    """Return bytes with a unit and three digits: `327 MB`."""
+    """Return a number of bytes as text with a unit and three digits, such as `327 MB`."""
     for unit in ("B", "kB", "MB", "GB"):
         if count < 1000:
             return f"{count:.3g} {unit}" if unit != "B" else f"{count:.0f} B"
@@ -133,7 +133,7 @@ def human_bytes(count: float) -> str:
 
 
 def human_seconds(seconds: float) -> str:
-    """Return seconds with a unit: `31 ms`."""
+    """Return a duration as text with a fitting unit, such as `31 ms`."""
     if seconds < 1e-3:
         return f"{seconds * 1e6:.0f} µs"
     if seconds < 1:

@@ -1,4 +1,4 @@
-"""Score all training items by inner products of gradient rows (exhaustive search)."""
+"""Exhaustive search: scores of all training items as inner products of their gradient rows with the query's."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class ExactSearch(ExhaustiveScorer):
         self._normalize = normalize
 
     def scores(self, query: QueryFeatures) -> NDArray[np.float32]:
-        """Return the [m, n] scores; the memory-mapped shards are read once for all m queries."""
+        """Return the [m, n] scores, inner products of query and training gradients; stored rows are read once."""
         vectors = query_vectors(query[self._feature], self._normalize)
         scores = np.empty((len(vectors), self._rows.count), np.float32)
         for first, block in self._rows.blocks():
@@ -37,7 +37,7 @@ class ExactSearch(ExhaustiveScorer):
         return scores
 
     def rescore(self, query: QueryFeatures, items: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Return the [len(items)] scores of one query for these items only."""
+        """Return the exact scores of one query for these training items only, [len(items)], for re-ranking."""
         vectors = query_vectors(query[self._feature], self._normalize)
         block = self._rows.take(items)
         norms = None if self._normalize else self._rows.norms[items]
@@ -47,14 +47,14 @@ class ExactSearch(ExhaustiveScorer):
         return _products(vectors, block, None if self._normalize else self._rows.norms[first : first + len(block)])
 
     def size(self) -> StateSize:
-        """Return the bytes of the stored rows, with norms unless gradients are normalized."""
+        """Return the method's storage: bytes of the gradient rows, with norms unless gradients are normalized."""
         return StateSize(rows=rows_bytes(self._rows, self._normalize))
 
 
 def _products(
     vectors: NDArray[np.float32], block: NDArray[np.float32], norms: NDArray[np.float32] | None
 ) -> NDArray[np.float32]:
-    """Return the [m, items] inner products, each timestep's multiplied by its norm if norms [items, T] are given."""
+    """Return the [m, items] inner products of query vectors and gradient rows, times the rows' norms if given."""
     if norms is None:
         whole: NDArray[np.float32] = vectors @ block.reshape(len(block), -1).T
         return whole
@@ -65,5 +65,5 @@ def _products(
 
 
 def rows_bytes(rows: TrainRows, normalize: bool) -> int:
-    """Return the bytes of n stored rows, with their T norms unless gradients are normalized."""
+    """Return the storage in bytes of n gradient rows, with their T norms unless gradients are normalized."""
     return rows.count * (rows.row_bytes + (0 if normalize else 4 * rows.norms.shape[1]))

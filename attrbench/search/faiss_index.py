@@ -1,4 +1,4 @@
-"""Search gradient rows in Faiss indexes, chosen by factory string: `Flat`, `IVF64,Flat`, `HNSW32`, `PQ64`."""
+"""Search of gradient rows in Faiss indexes, chosen by factory string: `Flat`, `IVF64,Flat`, `HNSW32`, `PQ64`."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ TRAINING_BYTES = 2 * 2**30
 
 
 def make_index(factory: str, width: int) -> faiss.Index:
-    """Return an empty inner-product index for vectors of length `width`.
+    """Return an empty Faiss index for inner products of vectors of length `width`, by its factory string.
 
     Raises:
         UsageError: where the factory string is invalid, or can't be applied to this width.
@@ -44,12 +44,12 @@ def make_index(factory: str, width: int) -> faiss.Index:
 
 
 def _reason(error: RuntimeError) -> str:
-    """Return the message of a Faiss error without the C++ signature and source line."""
+    """Return the message of a Faiss error without the C++ signature and source line, for users."""
     return re.split(r"\.(?:cpp|h):\d+: ", str(error))[-1].strip().replace("\n", " ")
 
 
 class FaissSearch(IndexSearch):
-    """A search for the largest inner products in a Faiss index.
+    """A search for the training items with the largest inner products of gradients, in a Faiss index.
 
     Args:
         rows: gradient rows of the training set.
@@ -108,7 +108,7 @@ class FaissSearch(IndexSearch):
         return index
 
     def _training_vectors(self) -> NDArray[np.float32]:
-        """Return [k, T * v] evenly spaced rows to train the index on, at most 2 GiB."""
+        """Return up to 2 GiB of evenly spaced gradient rows as vectors [k, T * v], to train the Faiss index on."""
         most = max(1, TRAINING_BYTES // (4 * self._rows.width))
         items = np.arange(0, self._rows.count, -(-self._rows.count // most))
         rows = self._rows.take(items)
@@ -129,13 +129,13 @@ class FaissSearch(IndexSearch):
         return Ranking(np.stack([ranking.ids for ranking in best]), np.stack([ranking.scores for ranking in best]))
 
     def size(self) -> StateSize:
-        """Return the bytes of the index file, and of the stored rows if candidates are re-ranked."""
+        """Return the storage: bytes of the index file, and of the gradient rows if candidates are re-ranked."""
         rows = rows_bytes(self._rows, self._normalize) if self._rerank else 0
         return StateSize(rows=rows, index=self._kept.bytes)
 
 
 def _best(exact: ExactSearch, query: QueryFeatures, candidates: NDArray[np.int64], k: int) -> Ranking:
-    """Return the k best candidates of one query by exact scores, [k]; ids -1 beyond the candidates."""
+    """Re-rank one query's candidates by exact scores and return the best k; ids are -1 beyond the candidates."""
     candidates = np.sort(candidates)  # ties go to the smaller index
     ids, scores = np.full(k, -1, np.int64), np.full(k, -np.inf, np.float32)
     if len(candidates):

@@ -1,4 +1,4 @@
-"""Compute Gram matrices of stored gradient rows for each layer: [n, n] between training items, [m, n] with queries.
+"""Gram matrices of gradient rows for each layer: [n, n] between training items, [m, n] with queries.
 
 Kernel methods and blockwise influence functions use them. Rows of unsketched gradients (`sketch=None`), or layers
 sketched to at least their size, give the exact Gram matrix.
@@ -21,7 +21,7 @@ BAND_BYTES = 256 * 2**20
 def gram_blocks(
     rows: TrainRows, layers: Mapping[str, slice] = ALL, raw: bool = False
 ) -> dict[str, NDArray[np.float64]]:
-    """Return layer name -> Gram matrix [n, n] of <g_i, g_j>, summed over matching timesteps.
+    """Return layer name -> Gram matrix [n, n] of the training items' gradient rows, summed over timesteps.
 
     Args:
         rows: gradient rows of the training set; they need not fit into memory.
@@ -44,7 +44,7 @@ def gram_blocks(
 def cross_gram_blocks(
     queries: NDArray[np.float32], rows: TrainRows, layers: Mapping[str, slice] = ALL, raw: bool = False
 ) -> dict[str, NDArray[np.float64]]:
-    """Return layer name -> inner products [m, n] of query rows [m, T, w] and `rows`; `raw` applies to `rows` only."""
+    """Return layer name -> inner products [m, n] of query rows and training rows; `raw` applies to the latter."""
     grams = {name: np.zeros((len(queries), rows.count)) for name in layers}
     for start, block in _blocks(rows, raw):
         for name, columns in layers.items():
@@ -53,7 +53,7 @@ def cross_gram_blocks(
 
 
 def _products(left: NDArray[np.float32], right: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Return the [a, b] inner products of [a, T, w] and [b, T, w] rows in float64, for later inversion."""
+    """Return the inner products [a, b] of [a, T, w] and [b, T, w] gradient rows in float64, for inversion."""
     total = np.zeros((len(left), len(right)))
     for t in range(left.shape[1]):
         total += left[:, t].astype(np.float64) @ right[:, t].astype(np.float64).T
@@ -66,7 +66,7 @@ def _blocks(rows: TrainRows, raw: bool) -> Iterator[tuple[int, NDArray[np.float3
 
 
 def _bands(rows: TrainRows, raw: bool) -> Iterator[tuple[int, NDArray[np.float32]]]:
-    """Yield (first item, rows) of consecutive blocks concatenated to at most `BAND_BYTES`."""
+    """Yield (first item, rows) in large blocks of at most `BAND_BYTES`, so that stored rows are read few times."""
     held: list[NDArray[np.float32]] = []
     start = 0
     for first, block in _blocks(rows, raw):

@@ -1,4 +1,4 @@
-"""Search gradient rows approximately in HNSW graphs (Malkov and Yashunin 2016, arXiv:1603.09320) by hnswlib."""
+"""Approximate search of gradient rows in HNSW graphs (Malkov and Yashunin 2016, arXiv:1603.09320) by hnswlib."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class HNSWGraph:
-    """The parameters of an HNSW graph.
+    """The parameters of an HNSW graph (nearest-neighbor search): links, candidate list size and seed.
 
     Attributes:
         m: number of links of a node (M in hnswlib and the paper).
@@ -42,7 +42,7 @@ class HNSWGraph:
 
 
 class HNSWSearch(IndexSearch):
-    """An approximate search for the largest inner products in an HNSW graph, built on one thread for determinism.
+    """An approximate search for the largest inner products of gradients in an HNSW graph, built deterministically.
 
     Args:
         rows: gradient rows of the training set.
@@ -115,7 +115,7 @@ class HNSWSearch(IndexSearch):
 
 
 def _save(index: hnswlib.Index, file: str) -> None:
-    """Write an index file and check its size, because hnswlib does not notice a full disk."""
+    """Write an HNSW index to a file and check the file's size, because hnswlib does not notice a full disk."""
     index.save_index(file)
     expected, written = index.index_file_size(), Path(file).stat().st_size
     if written != expected:

@@ -1,4 +1,4 @@
-"""Keep search indexes in the cache: build an index once, then load it from its file."""
+"""Search indexes kept in the cache: an index is built once, then loaded from its file."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def kept_index(
     save: Callable[[IndexT, str], None],
     load: Callable[[str], IndexT],
 ) -> Kept[IndexT]:
-    """Return the index kept at `path`, built and saved first if it is missing or damaged.
+    """Return the search index kept in the cache at `path`, built and saved first if missing or damaged.
 
     Args:
         path: path of the index file.
@@ -51,7 +51,7 @@ def kept_index(
 
 
 class IndexSearch(Scorer):
-    """A base class of searches in a kept index, with its storage costs and its exhaustive counterpart.
+    """A base class of searches in an index file, with its storage costs and the exact search to compare with.
 
     Args:
         rows: gradient rows of the training set.
@@ -67,13 +67,13 @@ class IndexSearch(Scorer):
         self._normalize = normalize
 
     def size(self) -> StateSize:
-        """Return the bytes of the index file, which contains the rows or their codes."""
+        """Return the storage: bytes of the index file, which contains the gradient rows or their codes."""
         return StateSize(index=self._kept.bytes)
 
     def build_seconds(self) -> float:
-        """Return the seconds that building the index took in an earlier run; 0 if it was built now."""
+        """Return the seconds that building the index took in an earlier run; 0 if this run built it."""
         return self._kept.earlier_seconds
 
     def exact(self) -> ExactSearch:
-        """Return the exhaustive search over the rows of this index."""
+        """Return the exhaustive search over the same gradient rows, for comparison and re-ranking."""
         return ExactSearch(self._rows, self._feature, self._normalize)

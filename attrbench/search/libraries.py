@@ -1,4 +1,4 @@
-"""Import the libraries of approximate search (hnswlib, Faiss), with a clear error if one is missing."""
+"""Import of the libraries of approximate search (hnswlib, Faiss), with a clear error if one is missing."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ INSTALLATION = {
 
 
 def search_library(name: Literal["hnswlib", "faiss"]) -> ModuleType:
-    """Return the imported library called `name`.
+    """Import and return hnswlib or Faiss; if that fails, raise an error that says how to install it.
 
     Raises:
         Unavailable: where the import fails; names the library, the reason and how to install it.

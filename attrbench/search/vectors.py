@@ -1,4 +1,4 @@
-"""Flatten gradient rows [T, v] into search vectors [T * v], with or without their norms."""
+"""Conversion of gradient rows [T, v] to search vectors [T * v], with or without their norms."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from attrbench.features.views import QueryRows, TrainRows
 
 
 def train_vectors(rows: TrainRows, normalize: bool) -> Iterator[tuple[int, NDArray[np.float32]]]:
-    """Yield (index of the first item, [items, T * v] vectors), multiplied by the norms unless `normalize`."""
+    """Yield the training rows as (first item, [items, T * v] vectors), times their norms unless `normalize`."""
     for first, block in rows.blocks():
         if not normalize:
             block = block * rows.norms[first : first + len(block), :, None]
@@ -19,6 +19,6 @@ def train_vectors(rows: TrainRows, normalize: bool) -> Iterator[tuple[int, NDArr
 
 
 def query_vectors(query: QueryRows, normalize: bool) -> NDArray[np.float32]:
-    """Return the [m, T * v] vectors of queries, multiplied by the norms unless `normalize`."""
+    """Return the queries' gradient rows as [m, T * v] search vectors, times their norms unless `normalize`."""
     rows = query.rows if normalize else query.raw
     return np.ascontiguousarray(rows.reshape(len(rows), -1), dtype=np.float32)

@@ -1,1 +1,1 @@
-"""The cache on disk: artifacts, shards of features, checksums, locks, fingerprints, garbage collection."""
+"""The cache on disk: checksummed files, shards of features, locks, fingerprints and garbage collection."""

@@ -1,4 +1,4 @@
-"""Artifacts: files and folders of the cache, each with a seal beside it, a JSON file with its size and checksum.
+"""Artifacts: files or folders of the cache, each beside a JSON file with its size and checksum (the seal).
 
 To use an artifact, a process looks for it, locks it, looks again, builds it and seals it; `Artifact` does that for all
 kinds of data. The data gets its final name last, after the seal is written, and loses it first. A kill at any moment
@@ -37,7 +37,7 @@ _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
 
 
 class Kept(NamedTuple, Generic[T]):
-    """The content of an artifact.
+    """An object loaded from the cache or just built, with its size on disk and the time of an earlier build.
 
     Attributes:
         value: the loaded or built object.
@@ -52,7 +52,7 @@ class Kept(NamedTuple, Generic[T]):
 
 @dataclass(frozen=True)
 class Artifact:
-    """A file or folder in the cache, sealed with its size and checksum.
+    """A file or folder in the cache with its size and checksum, which is built once and then loaded.
 
     Attributes:
         path: path of the file or folder; its name must contain a fingerprint of everything that decides the content.
@@ -65,7 +65,7 @@ class Artifact:
     summary: str
 
     def kept(self, build: Callable[[Path], Facts | None], load: Callable[[Path, Facts], T]) -> Kept[T]:
-        """Return the loaded artifact, built first if it is missing or damaged; only one process builds it.
+        """Return the object loaded from the cache, built first if missing or damaged, by one process only.
 
         Args:
             build: writes the data to the path that it is given, and returns facts (JSON) to be stored in the seal.
@@ -86,7 +86,7 @@ class Artifact:
         return Kept(load(self.path, seal.facts), seal.bytes, seal.seconds)
 
     def arrays(self, build: Callable[[], Mapping[str, NDArray[Any]]]) -> Kept[dict[str, NDArray[Any]]]:
-        """Return the arrays of a safetensors file (name -> array), computed first if the file is missing or damaged.
+        """Return the arrays of a cached safetensors file (name -> array), computed first if missing or damaged.
 
         Raises:
             AttrbenchError: where the cache can't be written to.
@@ -100,7 +100,7 @@ class Artifact:
         return self.kept(make, lambda path, _: built or load_file(path))
 
     def whole(self) -> Seal | None:
-        """Return the seal if the data exists and its size and checksum match, else None; reads all of the data."""
+        """Return the seal (size, checksum, facts) if the data match it, else None; reads all of the data."""
         seal = self.seal()
         with suppress(OSError):
             if seal is not None and seal.fits(self.path):
@@ -108,27 +108,27 @@ class Artifact:
         return None
 
     def seal(self) -> Seal | None:
-        """Return the seal without checking the data; None if there is no readable seal."""
+        """Return the seal (size, checksum, facts) without checking the data; None if it can't be read."""
         try:
             return Seal.read(seal_path(self.path))
         except (OSError, ValueError):
             return None
 
     def is_there(self) -> bool:
-        """Return whether data and seal exist, whether they match or not."""
+        """Return whether the cached data and their seal exist, without checking size or checksum."""
         return self.path.exists() and seal_path(self.path).exists()
 
     def report_damage(self) -> None:
-        """Log a warning that the artifact is damaged, if it exists; to be called after `whole` returned None."""
+        """Log a warning that the cached data are damaged, if they exist; to be called after `whole` returned None."""
         if self.is_there():
             log.warning("%s %s is damaged (size or checksum differ): making it again", self.kind, self.path)
 
     def lock(self, wait: bool = True) -> AbstractContextManager[bool]:
-        """Lock the artifact against other processes; see `attrbench.store.locks.lock`."""
+        """Lock this artifact of the cache against other processes that would build it at the same time."""
         return lock(self.path.with_name(self.path.name + LOCK), wait)
 
     def write(self, build: Callable[[Path], Facts | None]) -> Seal:
-        """Build the artifact, replacing any earlier one, and return its seal.
+        """Build the data, replacing any earlier ones in the cache, and return their seal (size, checksum, facts).
 
         Args:
             build: see `kept`.
@@ -149,7 +149,7 @@ class Artifact:
             _remove(part)
 
     def write_bytes(self, data: bytes, facts: Facts | None = None) -> Seal:
-        """Write these bytes as the artifact's file, replacing any earlier one, and return its seal.
+        """Write these bytes as the file in the cache, replacing any earlier one, and return its seal.
 
         Raises:
             AttrbenchError: where the cache can't be written to.
@@ -189,18 +189,18 @@ class Artifact:
         return seal
 
     def touch(self) -> None:
-        """Set the modification time of the seal to now, as the time of last use; ignored in a read-only cache."""
+        """Record that the data were used now, as the seal's modification time; ignored in a read-only cache."""
         with suppress(OSError):
             os.utime(seal_path(self.path))
 
     def drop(self) -> None:
-        """Remove data and seal if they exist; errors are ignored."""
+        """Remove the data and their seal from the cache if they exist; errors are ignored."""
         _remove(self.path)
         _remove(seal_path(self.path))
 
 
 def write_arrays(path: Path, arrays: Mapping[str, NDArray[Any]], facts: Facts | None = None) -> Facts | None:
-    """Write arrays as a safetensors file at `path`, and return `facts`."""
+    """Write arrays as a safetensors file at `path`, and return the given metadata for the seal."""
     path.write_bytes(save({name: np.asarray(array, order="C") for name, array in arrays.items()}))
     return facts
 
@@ -225,7 +225,7 @@ def cache_errors(folder: Path, codes: set[int] | None = None) -> Iterator[None]:
 
 
 def _remove(path: Path) -> None:
-    """Remove a file or folder if it exists, ignoring errors; a folder is renamed first, so that it vanishes at once."""
+    """Remove a file or folder, ignoring errors; a folder is renamed first, so that it vanishes at once."""
     with suppress(OSError):
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path.rename(path.with_name(f"{path.name}.gone.part-{os.getpid()}")), ignore_errors=True)

@@ -1,4 +1,4 @@
-"""The entries of a cache as `attrbench cache` lists them: files, artifacts with their faults, groups of artifacts."""
+"""The entries of a cache as `attrbench cache` lists them: files, artifacts with faults, groups of artifacts."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _SHARD = re.compile(r"items-(\d{8,})-(\d{8,})\.safetensors")
 
 @dataclass(frozen=True)
 class File:
-    """A file of the cache, as it was when the cache was indexed.
+    """A file of the cache with its size and modification time at the moment of listing.
 
     Attributes:
         path: path of the file.
@@ -36,7 +36,7 @@ class File:
 
 
 def file_at(path: Path) -> File:
-    """Return the file at `path`, without following a link.
+    """Return path, size and modification time of a file; a symbolic link is not followed.
 
     Raises:
         OSError: where there is no file, or its status can't be read.
@@ -48,7 +48,7 @@ def file_at(path: Path) -> File:
 
 @dataclass(frozen=True)
 class Fault:
-    """A fault of a file or folder of the cache.
+    """A fault found in the cache: the file or folder, what is wrong, and whether it will be computed again.
 
     Attributes:
         path: the file or folder.
@@ -62,27 +62,27 @@ class Fault:
 
 
 class FileSet(ABC):
-    """A set of files that are listed and removed together."""
+    """A base class of sets of cache files that are listed and removed together."""
 
     @property
     @abstractmethod
     def files(self) -> tuple[File, ...]:
-        """All files, the one that describes the others last, so that an interrupted removal can be recognized."""
+        """Return all files; the one that describes the others is last, so that removal can be resumed."""
 
     @property
     def bytes(self) -> int:
-        """Total size of the files."""
+        """Return the total size of these cache files in bytes."""
         return sum(file.bytes for file in self.files)
 
     @property
     def last_used(self) -> float:
-        """The latest modification time; using an artifact sets that of its seal or of its `feature.json`."""
+        """Return the time of last use: the latest modification time of the files, in seconds since 1970."""
         return max(file.modified for file in self.files)
 
 
 @dataclass(frozen=True)
 class CacheEntry(FileSet):
-    """One artifact of the cache, complete or not; also a part file, or data of version 0.1.
+    """One artifact found in a cache (data and seal), complete or not; also a part file or data of version 0.1.
 
     Attributes:
         path: path of the data, a file or a folder.
@@ -96,17 +96,17 @@ class CacheEntry(FileSet):
 
     @property
     def files(self) -> tuple[File, ...]:
-        """The data files, then the seal."""
+        """Return the artifact's data files, followed by the file with its seal."""
         return (*self.data, *(() if self.sidecar is None else (self.sidecar,)))
 
     @property
     def regular(self) -> bool:
-        """Return whether all files are regular, not links to elsewhere."""
+        """Return whether all of the artifact's files are regular files, not symbolic links."""
         return all(file.regular for file in self.files)
 
     @cached_property
     def _read(self) -> Seal | Fault | None:
-        """The seal, or its fault; None if there is no seal or a link among the files."""
+        """Return the artifact's seal, or the fault of reading it; None without a seal or with links."""
         if self.sidecar is None or not self.regular:
             return None
         try:
@@ -118,11 +118,11 @@ class CacheEntry(FileSet):
 
     @property
     def seal(self) -> Seal | None:
-        """The seal; None if it can't be read."""
+        """Return the artifact's seal (size, checksum, description); None if it can't be read."""
         return self._read if isinstance(self._read, Seal) else None
 
     def fault(self, whole: bool = False) -> Fault | None:
-        """Return the fault of the data by its size, with `whole` also by its checksum (reads all of it), or None."""
+        """Return what is wrong with the data: the size, with `whole` also the checksum; None if nothing is."""
         seal = self._read
         if not isinstance(seal, Seal) or self.sidecar is None:
             return seal if isinstance(seal, Fault) else None
@@ -142,7 +142,7 @@ class CacheEntry(FileSet):
 
 @dataclass(frozen=True)
 class Group(FileSet):
-    """Artifacts in one folder with equal kind and summary, such as the shards of a feature.
+    """A group of artifacts in one cache folder with equal kind and summary, such as the shards of a feature.
 
     Attributes:
         folder: the folder.
@@ -156,7 +156,7 @@ class Group(FileSet):
 
     @property
     def files(self) -> tuple[File, ...]:
-        """The artifacts' files, then `feature.json`."""
+        """Return the files of all artifacts in the group, followed by `feature.json`."""
         return (*chain.from_iterable(p.files for p in self.entries), *(() if self.about is None else (self.about,)))
 
     @cached_property
@@ -175,12 +175,12 @@ class Group(FileSet):
 
     @property
     def about_fault(self) -> Fault | None:
-        """The fault of `feature.json`, or None; the file is for `attrbench cache` only, runs don't read it."""
+        """Return what is wrong with the group's `feature.json`, or None; runs do not read that file."""
         return self._about if isinstance(self._about, Fault) else None
 
     @property
     def description(self) -> Mapping[str, object]:
-        """The description of the feature in `feature.json`; empty if that file is missing or faulty."""
+        """Return the feature's description in `feature.json`; empty if that file is missing or faulty."""
         return self._about.description if isinstance(self._about, FeatureFile) else {}
 
     @property
@@ -190,7 +190,7 @@ class Group(FileSet):
 
     @cached_property
     def told(self) -> tuple[str, str]:
-        """Kind and summary of the data, from `feature.json` or a seal; ("?", "") if neither can be read."""
+        """Return kind and summary of the group's data, as `feature.json` or a seal says; ("?", "") if unknown."""
         said = [self._about] if isinstance(self._about, FeatureFile) else [p.seal for p in self.entries if p.seal]
         return (said[0].kind, said[0].summary) if said else ("?", "")
 
@@ -200,12 +200,12 @@ class Group(FileSet):
 
     @property
     def faults(self) -> list[Fault]:
-        """Faults of the artifacts, judged by their sizes."""
+        """Return the faults of the group's artifacts, judged by their sizes, not by checksums."""
         return [fault for _, fault in self._with_faults if fault is not None]
 
     @property
     def done(self) -> list[CacheEntry]:
-        """The artifacts whose size matches their seal."""
+        """Return the artifacts of the group whose data have the size that their seal says."""
         return [entry for entry, fault in self._with_faults if fault is None]
 
     @property

@@ -1,4 +1,4 @@
-"""Index a cache folder: which artifacts, leftovers, locks and unknown files it contains, told by seals and names.
+"""The index of a cache folder: which artifacts, leftovers, locks and unknown files it contains.
 
 No symbolic link below the folder is followed: its target does not belong to the cache.
 """
@@ -29,7 +29,7 @@ PART = re.compile(r"\.part-([1-9]\d{0,9})$")
 
 @dataclass
 class CacheIndex:
-    """The contents of a cache folder.
+    """The contents of a cache folder: artifacts, leftovers, lock files, unknown files and faults.
 
     Attributes:
         root: the cache folder.
@@ -53,24 +53,24 @@ class CacheIndex:
 
     @property
     def entries(self) -> list[CacheEntry]:
-        """All artifacts, except those with links among their files."""
+        """Return all artifacts of the cache, except those with symbolic links among their files."""
         return [entry for group in self.groups for entry in group.entries if entry.regular]
 
     @property
     def rest(self) -> list[File]:
-        """All regular files that belong to no artifact: parts, locks and others."""
+        """Return all regular files of the cache that belong to no artifact: parts, locks and unknown files."""
         parts = chain.from_iterable(part.files for part in self.parts)
         return [file for file in (*parts, *self.locks, *self.other) if file.regular]
 
     @property
     def bytes(self) -> int:
-        """Total size of the cache."""
+        """Return the total size of the cache's files in bytes."""
         kept: list[Group | CacheEntry | File] = [*self.groups, *self.earlier, *self.rest]
         return sum(each.bytes for each in kept)
 
 
 def index_cache(root: Path) -> CacheIndex:
-    """Return the index of a cache folder; reads seals but no data, and changes nothing.
+    """Scan a cache folder and return its contents; reads seals but no data, and changes nothing.
 
     Raises:
         AttrbenchError: where the folder does not exist.
@@ -107,7 +107,7 @@ def index_cache(root: Path) -> CacheIndex:
 
 
 def _from(root: Path, path: Path) -> list[Path]:
-    """Return the folders from below `root` down to a file, then the file."""
+    """Return the paths of all folders between `root` and a file, outermost first, and of the file itself."""
     names = path.relative_to(root).parts
     return [root.joinpath(*names[: count + 1]) for count in range(len(names))]
 
@@ -117,7 +117,7 @@ def _data_of(sidecar: Path) -> Path:
 
 
 def _groups(entries: list[CacheEntry], abouts: Mapping[Path, File]) -> list[Group]:
-    """Group the shards of each feature, and other artifacts by folder, kind and summary."""
+    """Group artifacts for listing: the shards of each feature; others by folder, kind and summary."""
     alike: dict[tuple[Path, object], list[CacheEntry]] = {(folder, None): [] for folder in abouts}
     for entry in entries:
         folder, seal = entry.path.parent, entry.seal
@@ -127,7 +127,7 @@ def _groups(entries: list[CacheEntry], abouts: Mapping[Path, File]) -> list[Grou
 
 
 def _take_earlier(index: CacheIndex) -> None:
-    """Move files of version 0.1, recognized by its sidecars and lock files, from `other` to `earlier`."""
+    """Reclassify unknown files as data of attrbench 0.1 if its metadata or lock files identify them."""
     named = {file.path: file for file in index.other if file.regular}
     held: dict[Path, list[File]] = defaultdict(list)
     for path, file in named.items():
@@ -141,7 +141,7 @@ def _take_earlier(index: CacheIndex) -> None:
 
 
 def _is_earlier(file: File) -> bool:
-    """Return whether a JSON file is a sidecar or a `feature.json` of version 0.1."""
+    """Return whether a JSON file is metadata that attrbench 0.1 wrote beside its cached data."""
     try:
         content = json.loads(file.path.read_bytes())
         described = file.path.name == FEATURE and fingerprint(content)[:20] == file.path.parent.name

@@ -1,4 +1,4 @@
-"""Seals: a JSON file beside each artifact of the cache that describes it and holds its size and checksum."""
+"""Seals: JSON files beside the cached files and folders, with description, size and checksum of each."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SEAL = ".seal.json"
 
 
 class Checked(BaseModel):
-    """A JSON document that contains a checksum of its other fields.
+    """A base class of JSON documents that contain a checksum of their other fields, to detect damage.
 
     Attributes:
         check: sha256 of the other fields, as JSON in their order.
@@ -27,12 +27,12 @@ class Checked(BaseModel):
     check: str = ""
 
     def write(self, path: Path) -> None:
-        """Write the document with its checksum to `path`, atomically."""
+        """Write the document as JSON with a checksum of its fields to `path`, atomically."""
         write_atomically(path, self.model_copy(update={"check": self._digest()}).model_dump_json().encode())
 
     @classmethod
     def read(cls, path: Path) -> Self:
-        """Return the document that `write` wrote to `path`.
+        """Read a document that `write` wrote, verifying its checksum.
 
         Raises:
             OSError: where the file can't be read.
@@ -48,7 +48,7 @@ class Checked(BaseModel):
 
 
 class Seal(Checked):
-    """The description of an artifact of the cache, with size and checksum.
+    """The description of a cached file or folder, with its size and checksum: the content of its seal file.
 
     Attributes:
         kind: kind of data, in free text ("index", "generated queries").
@@ -69,12 +69,12 @@ class Seal(Checked):
     facts: dict[str, Any] = {}
 
     def fits(self, data: Path) -> bool:
-        """Return whether the file or folder `data` matches size and checksum; reads all of it."""
+        """Return whether a file or folder has the size and checksum in this seal; reads all of it."""
         return data_bytes(data) == self.bytes and measure(data) == (self.bytes, self.sha256)
 
 
 class Measure(NamedTuple):
-    """Size and sha256 of a file or folder."""
+    """The size in bytes and the sha256 of a file, or of all files of a folder."""
 
     bytes: int
     sha256: str
@@ -98,7 +98,7 @@ def measure(data: Path) -> Measure:
 
 
 def data_bytes(data: Path) -> int:
-    """Return the size in bytes of a file, or of all files below a folder."""
+    """Return the size in bytes of a file, or the total size of all files below a folder."""
     return sum(path.stat().st_size for path in files_of(data))
 
 
@@ -108,5 +108,5 @@ def files_of(data: Path) -> Iterator[Path]:
 
 
 def seal_path(data: Path) -> Path:
-    """Return the path of the seal of a file or folder."""
+    """Return the path of the seal (JSON with size and checksum) that lies beside a cached file or folder."""
     return data.with_name(data.name + SEAL)

@@ -1,4 +1,4 @@
-"""Choose the cache folder when the user names none."""
+"""The default cache folder, when the user names none."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Encode gradient rows for storage as float32, float16, bfloat16, or int8 with one scale for every 1,024 numbers.
+"""Encoding of gradient rows for storage as float32, float16, bfloat16, or int8 with scales of 1,024 numbers.
 
 Decoding gives float32. bfloat16 is stored as the upper 16 bits of float32, in uint16 (numpy has no bfloat16).
 """
@@ -17,13 +17,13 @@ _BYTES: dict[RowType, int] = {"float32": 4, "float16": 2, "bfloat16": 2, "int8":
 
 
 def row_bytes(dtype: RowType, steps: int, width: int) -> int:
-    """Return the bytes of an encoded row of [steps, width] numbers."""
+    """Return the bytes that one stored gradient row of [steps, width] numbers takes in a storage type."""
     scales = 4 * -(-width // SCALED) if dtype == "int8" else 0
     return steps * (_BYTES[dtype] * width + scales)
 
 
 def encode_rows(rows: NDArray[np.float32], dtype: RowType) -> dict[str, NDArray[Any]]:
-    """Return the arrays that encode `rows` ([items, T, w]): `rows`, and `scales` [items, T, groups] for int8."""
+    """Encode gradient rows [items, T, w] in a storage type: `rows`, and for int8 `scales` [items, T, groups]."""
     if dtype == "float32":
         return {"rows": rows}
     if dtype == "float16":
@@ -40,7 +40,7 @@ def encode_rows(rows: NDArray[np.float32], dtype: RowType) -> dict[str, NDArray[
 
 
 def decode_rows(arrays: Mapping[str, NDArray[Any]], items: Any = slice(None)) -> NDArray[np.float32]:
-    """Return the decoded [items, T, w] float32 rows; rows stored as float32 are not copied.
+    """Decode stored gradient rows to [items, T, w] float32; rows stored as float32 are not copied.
 
     Args:
         arrays: the arrays of `encode_rows`, as read from a shard.
@@ -64,7 +64,7 @@ def decode_rows(arrays: Mapping[str, NDArray[Any]], items: Any = slice(None)) ->
 
 
 def relative_error(rows: NDArray[np.float32], arrays: Mapping[str, NDArray[Any]]) -> float:
-    """Return the root mean square of |decoded - row| / |row| over the non-zero rows."""
+    """Return the relative error of storing gradient rows: the root mean square of |decoded - row| / |row|."""
     if arrays["rows"].dtype == np.float32:
         return 0.0
     norms = np.linalg.norm(rows, axis=-1)
@@ -74,7 +74,7 @@ def relative_error(rows: NDArray[np.float32], arrays: Mapping[str, NDArray[Any]]
 
 
 def _grouped(rows: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return the rows padded with zeros and reshaped to [..., groups, 1024]."""
+    """Return rows padded with zeros and reshaped to [..., groups, 1024], one group for each int8 scale."""
     missing = -rows.shape[-1] % SCALED
     padded = np.pad(rows, [(0, 0)] * (rows.ndim - 1) + [(0, missing)]) if missing else rows
     return padded.reshape(*rows.shape[:-1], -1, SCALED)

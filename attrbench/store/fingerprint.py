@@ -1,4 +1,4 @@
-"""Compute fingerprints: hashes of the settings and files that decide the content of data."""
+"""Fingerprints: hashes of the settings and files that decide the content of cached data."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from pathlib import Path
 
 
 def fingerprint(description: object) -> str:
-    """Return the sha256 of the canonical JSON of `description`, 64 hex digits."""
+    """Return the sha256 of a JSON-compatible description of data, 64 hex digits, as a key in the cache."""
     text = json.dumps(description, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def parameters_fingerprint(shapes: Mapping[str, tuple[int, ...]]) -> str:
-    """Return a hash of the names, shapes and order of the attributed parameters."""
+    """Return a hash of the names, shapes and order of the parameters that gradients are taken of."""
     return fingerprint([[name, list(shape)] for name, shape in shapes.items()])
 
 

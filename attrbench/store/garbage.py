@@ -1,4 +1,4 @@
-"""Find and remove garbage in a cache: leftovers, broken and outdated artifacts, and artifacts not used for long.
+"""Removal of garbage from a cache: leftovers, broken, outdated and long unused artifacts.
 
 Only files that a seal, a name or a description identifies as the cache's own are removed, and none that a run may be
 using.
@@ -32,7 +32,7 @@ PART_AT_MOST_SECONDS = DAY
 
 @dataclass(frozen=True)
 class Removal:
-    """Files that may be removed, with the reason.
+    """A set of cache files that may be removed, with the reason.
 
     Attributes:
         path: the file or folder.
@@ -50,17 +50,17 @@ class Removal:
 
     @property
     def bytes(self) -> int:
-        """Total size of the files."""
+        """Return the total size in bytes of the files to remove."""
         return sum(file.bytes for file in self.files)
 
     def is_ready(self, now: float) -> bool:
-        """Return whether at time `now` all files have been unmodified for `rest` seconds."""
+        """Return whether at time `now` all files were unmodified for long enough that no run is using them."""
         return all(now - file.modified > self.rest for file in self.files)
 
 
 @dataclass(frozen=True)
 class Garbage:
-    """The garbage of a cache.
+    """The garbage found in a cache: files to remove now, and files to remove once no run can be using them.
 
     Attributes:
         ready: what may be removed now.
@@ -72,7 +72,7 @@ class Garbage:
 
 
 def find_garbage(index: CacheIndex, engine: int, older_than: float | None = None) -> Garbage:
-    """Return the garbage: leftovers, artifacts of the wrong size, and artifacts that this version does not read.
+    """Return a cache's garbage: leftovers, artifacts of the wrong size, and data of other versions.
 
     Args:
         index: index of the cache.
@@ -128,7 +128,7 @@ def _broken(entry: CacheEntry) -> list[Removal]:
 
 
 def _outdated(group: Group, engine: int) -> str | None:
-    """Return why this version does not read a feature; None if it does or its description names no versions."""
+    """Return why this version can't read a cached feature; None if it can or its version is unknown."""
     for name, ours in (("schema", SHARD_SCHEMA), ("engine", engine)):
         theirs = group.description.get(name, ours)
         if theirs != ours:
@@ -142,13 +142,13 @@ def _unused(last_used: float, now: float, older_than: float | None) -> str | Non
 
 
 def _is_free(file: File) -> bool:
-    """Return whether no other process holds a lock file; not to be called for locks held by this process."""
+    """Return whether no process holds a lock file, so that it may be removed; not for this process's own locks."""
     with lock(file.path, wait=False, leave=True) as ours:
         return ours
 
 
 def remove(root: Path, removal: Removal) -> Fault | None:
-    """Remove the files if they have not changed since they were indexed; otherwise return the reason as a fault.
+    """Remove garbage files, unless they changed since the cache was scanned; return a fault if they stay.
 
     Args:
         root: the cache folder.

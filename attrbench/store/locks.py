@@ -1,4 +1,4 @@
-"""File locks between processes that fill one cache, so that no two of them compute equal data.
+"""File locks between processes that share a cache, so that no two of them compute equal data.
 
 The operating system releases a lock when its process ends, so locks never become stale. On file systems without locks,
 every process gets every lock: work may then be done twice, with equal results.
@@ -17,7 +17,7 @@ LOCK = ".lock"
 
 @contextmanager
 def lock(path: Path, wait: bool, leave: bool = False) -> Iterator[bool]:
-    """Lock the file `path` inside the `with` block, and yield whether this process holds the lock.
+    """Hold a lock file inside the `with` block, and yield whether this process got the lock.
 
     Args:
         path: path of the lock file, which is created, and removed on release.
@@ -49,7 +49,7 @@ def _acquire(holder: BaseFileLock, path: Path, wait: bool) -> bool:
 
 
 class Claims:
-    """The locks on the numbered parts of one computation.
+    """Locks on the numbered parts of one computation, so that no two processes compute the same part.
 
     Args:
         path: common beginning of the lock files' paths.
@@ -59,5 +59,5 @@ class Claims:
         self._path = path
 
     def claim(self, part: int, wait: bool) -> AbstractContextManager[bool]:
-        """Lock part number `part`; see `lock`."""
+        """Lock one part of the computation against other processes; yields whether this process got it."""
         return lock(self._path.with_name(f"{self._path.name}-{part}{LOCK}"), wait)

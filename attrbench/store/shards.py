@@ -37,12 +37,12 @@ FEATURE = "feature.json"
 
 
 def units(count: int, size: int = SHARD_ITEMS) -> list[Unit]:
-    """Return the ranges of up to `size` items into which `count` items are divided."""
+    """Split `count` items into consecutive ranges of up to `size` items, the units of work and of storage."""
     return [Unit(first, min(first + size, count)) for first in range(0, count, size)]
 
 
 def shard_items(row_bytes: int, most: int = SHARD_ITEMS) -> int:
-    """Return the number of items in a shard: the largest power of two up to `most` within 128 MiB, at least 1.
+    """Return the number of items per shard: the largest power of two up to `most` within 128 MiB.
 
     It depends on the feature alone, so that all processes divide the items alike.
     """
@@ -51,7 +51,7 @@ def shard_items(row_bytes: int, most: int = SHARD_ITEMS) -> int:
 
 
 class Sidecar(BaseModel):
-    """The metadata of one shard, from its seal.
+    """The metadata of one shard of features: size, hash, computing time and non-finite gradients.
 
     Attributes:
         bytes, sha256: size and hash of the file.
@@ -82,7 +82,7 @@ class Sidecar(BaseModel):
 
     @classmethod
     def of(cls, seal: Seal) -> Self:
-        """Return the metadata in the seal of a shard.
+        """Return a shard's metadata from its seal (the JSON file with its size and checksum).
 
         Raises:
             ValueError: where the seal is not that of a shard.
@@ -91,7 +91,7 @@ class Sidecar(BaseModel):
 
 
 class FeatureFile(Checked):
-    """The file `feature.json` that describes the shards in its folder.
+    """The content of the file `feature.json`, which describes the shards in its folder.
 
     Attributes:
         of: task and data split of the run that wrote the first shard, such as `digits-mini v1 train`.
@@ -107,7 +107,7 @@ class FeatureFile(Checked):
 
 @dataclass(frozen=True)
 class Timing:
-    """The metadata of a shard that a pass reports: times, non-finite gradients, storage error; see `Sidecar`."""
+    """The part of a shard's metadata that is known when computed: times, non-finite gradients, storage error."""
 
     item_seconds: Sequence[float]
     features_in_pass: int
@@ -127,7 +127,7 @@ class Piece(NamedTuple):
 
 
 class FeatureStore:
-    """The shards of one feature of one data split, in a cache folder named by the fingerprint of their description.
+    """The stored shards of one feature of one data split, in a cache folder named by a fingerprint.
 
     Shards hold ranges of the split, for features whose numbers depend on all of its items, such as Gram matrices. See
     `attrbench.store.item_store.ItemStore` for those whose rows depend on their own item alone.
@@ -161,7 +161,7 @@ class FeatureStore:
         self._touched = False
 
     def shards(self, unit: Unit) -> list[Unit]:
-        """Return the item ranges of the shards within `unit`, which begins at the beginning of a shard."""
+        """Return the item ranges of the shards into which the range `unit` of items is divided."""
         cut = units(unit.last - unit.first, self.shard_items)
         return [Unit(unit.first + part.first, unit.first + part.last) for part in cut]
 
@@ -174,7 +174,7 @@ class FeatureStore:
         return [shard for shard in self.shards(unit) if self.state(shard) != "done"]
 
     def missing(self, unit: Unit) -> list[Unit]:
-        """Return the shards within `unit` that must be computed; damaged ones are logged."""
+        """Return the shards of the item range `unit` that must be computed, logging damaged ones."""
         return [shard for shard in self.shards(unit) if self.needs(shard)]
 
     def pieces(self, unit: Unit) -> list[Piece]:
@@ -186,7 +186,7 @@ class FeatureStore:
         return [Piece(shard.first, shard.last, self.path(shard), 0) for shard in self.shards(unit)]
 
     def path(self, unit: Unit) -> Path:
-        """Return the path of a shard's file."""
+        """Return the path of the safetensors file of the shard with this item range."""
         return self.folder / f"items-{unit.first:08d}-{unit.last:08d}.safetensors"
 
     def state(self, unit: Unit) -> Literal["done", "missing", "damaged"]:
@@ -206,7 +206,7 @@ class FeatureStore:
         return "done"
 
     def needs(self, unit: Unit) -> bool:
-        """Return whether a shard must be computed; a damaged one is logged."""
+        """Return whether a shard must be computed because it is missing or damaged; damage is logged."""
         state = self.state(unit)
         if state == "damaged":
             log.warning("shard %s is damaged (size or checksum differ): computing it again", self.path(unit))
@@ -256,7 +256,7 @@ class FeatureStore:
         return map_safetensors(path)
 
     def touch(self) -> None:
-        """Set the modification time of `feature.json` to now, once, as the time of last use.
+        """Record that the feature was used now, once, as the modification time of `feature.json`.
 
         Ignored in a read-only cache.
         """
@@ -270,7 +270,7 @@ _DTYPES = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "U16": np.ui
 
 
 def map_safetensors(path: Path) -> dict[str, NDArray[Any]]:
-    """Return the tensors of a safetensors file as read-only memory maps, name -> array."""
+    """Return the tensors of a safetensors file as read-only memory maps, name -> array, without loading them."""
     with path.open("rb") as file:
         size = int.from_bytes(file.read(8), "little")
         header = json.loads(file.read(size))

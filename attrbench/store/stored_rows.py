@@ -1,4 +1,4 @@
-"""Read gradient rows back from their shards."""
+"""Reading of stored gradient rows of a training set from their shards."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class StoredRows:
         self.row_bytes = sum(array.nbytes for array in stored) // len(first["rows"])
 
     def take(self, items: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Return the [len(items), T, v] rows of these items, in that order."""
+        """Return the gradient rows of these items in this order, [len(items), T, v] float32."""
         shards = np.searchsorted(self._starts, items, side="right") - 1
         steps, width = self._arrays[0]["rows"].shape[1:]
         rows = np.empty((len(items), steps, width), np.float32)
@@ -47,6 +47,6 @@ class StoredRows:
         return rows
 
     def blocks(self) -> Iterator[tuple[int, NDArray[np.float32]]]:
-        """Yield (index of the first item, [items, T, v] rows) shard by shard."""
+        """Yield (index of the first item, [items, T, v] gradient rows) for each shard in turn."""
         for first, arrays in zip(self._starts.tolist(), self._arrays, strict=True):
             yield first, decode_rows(arrays)

@@ -1,4 +1,4 @@
-"""Read the shards of one feature back: arrays, and the time that computing them took."""
+"""Reading of one feature's shards: arrays, and the time that computing them took."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class StoredShards:
 
     @property
     def fingerprint(self) -> str:
-        """Hash of the settings that decide the numbers."""
+        """Return the hash of all settings that decide the feature's numbers."""
         return self._store.fingerprint
 
     def blocks(self) -> Iterator[tuple[int, Mapping[str, NDArray[Any]]]]:
@@ -45,7 +45,7 @@ class StoredShards:
             yield first, {name: array if name in shared else array[rows] for name, array in arrays.items()}
 
     def array(self, name: str) -> NDArray[Any]:
-        """Return the named array of all items, concatenated over the shards."""
+        """Return one array of the feature for all items, by its name, concatenated over the shards."""
         return np.concatenate([arrays[name] for _, arrays in self.blocks()])
 
     @cached_property

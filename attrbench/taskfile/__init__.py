@@ -1,1 +1,1 @@
-"""Task files: a user's own model, training set and queries, described in TOML."""
+"""Task files: TOML files that describe a user's own model, training set and queries as a task."""

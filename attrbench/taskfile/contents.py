@@ -15,7 +15,7 @@ MOST_SEEDS = 10_000
 
 
 class TaskTable(BaseModel):
-    """The table `[task]`: name, summary and version of the task."""
+    """The table `[task]` of a task file: name, summary and version of the task."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -28,7 +28,7 @@ class TaskTable(BaseModel):
 
 
 class QueryTable(BaseModel):
-    """The tables `[queries]`, images to attribute, and `[tuning]`, other images on which options are chosen.
+    """The tables `[queries]` and `[tuning]` of a task file: images to attribute, given or generated.
 
     The model generates one image for each prompt and seed.
     """
@@ -79,12 +79,12 @@ class QueryTable(BaseModel):
 
     @property
     def draws(self) -> bool:
-        """Return whether the model must generate images."""
+        """Return whether these queries include images that the model must generate from prompts or seeds."""
         return self.prompts is not None or "seeds" in self.model_fields_set
 
 
 class TaskFile(Options):
-    """The contents of a task file."""
+    """The contents of a task file: tables for the task, model, training set, queries and tuning queries."""
 
     task: TaskTable
     model: ModelConfig
@@ -94,7 +94,7 @@ class TaskFile(Options):
 
 
 def seeds_of(seeds: list[int] | str) -> list[int]:
-    """Return the seeds that a list or a range such as `0-9` names.
+    """Return the list of seeds given in a task file as a list or as a range such as `0-9`.
 
     Raises:
         ValueError: where it is neither.

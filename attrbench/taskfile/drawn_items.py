@@ -1,4 +1,4 @@
-"""The images that a task's model generates for prompts and seeds, as the items of a data split."""
+"""The query images that a task's model generates for prompts and seeds."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from attrbench.taskfile.prompts import Draw
 
 
 def generations(opened: OpenTask, draws: Sequence[Draw], cache: Path) -> Generations:
-    """Return the images of a task's model for prompts and seeds; the model is loaded where it has to draw them."""
+    """Return the cached images of a task's model for prompts and seeds; the model is loaded only to generate."""
     prompts, seeds = [draw.prompt for draw in draws], [draw.seed for draw in draws]
     return Generations(opened.model_description, lambda: opened.denoiser, prompts, seeds, cache)
 
 
 def drawn_items(opened: OpenTask, draws: Sequence[Draw], cache: Path) -> Items:
-    """Return one item for each draw, in order; images are generated once and kept in the cache.
+    """Return the images generated for these prompts and seeds as query items; they are kept in the cache.
 
     Raises:
         AttrbenchError: where the cache can't be written to.

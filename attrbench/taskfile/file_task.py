@@ -1,4 +1,4 @@
-"""The task that a task file describes: a user's own model, training set and queries as a `Task`."""
+"""The task that a task file describes: a user's own model, training set and queries."""
 
 from __future__ import annotations
 
@@ -30,27 +30,27 @@ log = logging.getLogger("attrbench.taskfile")
 
 
 class Described(Protocol):
-    """A task declared by a model, a training set and images to attribute."""
+    """The interface of a task that `OpenFileTask` can load: its path, model, training set and query images."""
 
     @property
     def path(self) -> Path:
-        """Path of the task file, for messages."""
+        """Return the path of the task file, to be named in error messages."""
 
     @property
     def model(self) -> ModelConfig:
-        """Declaration of the model."""
+        """Return the options that say which diffusion model to load and how."""
 
     @property
     def train_source(self) -> DatasetSource:
-        """Data set of the training images."""
+        """Return the data set (path, columns, limit) of the training images."""
 
     @property
     def query_source(self) -> DatasetSource | None:
-        """Data set of images that are queries, if any."""
+        """Return the data set of images that are queries; None if all queries are generated."""
 
 
 class FileTask(Task[TaskFile]):
-    """A task that a task file describes.
+    """A task with a user's own model, training set and queries, described by a TOML task file.
 
     Args:
         options: contents of the file.
@@ -81,14 +81,14 @@ class FileTask(Task[TaskFile]):
         self.query_source = None if pictures is None else beside_data(self.folder, pictures)
 
     def state(self) -> object:
-        """Return names, sizes and modification times of all local files of the task."""
+        """Return names, sizes and modification times of the task's local files, to detect changes."""
         sources = (self.train_source, self.query_source)
         paths = [source.path for source in sources if source is not None]
         prompts = prompt_file(self.options.queries, self.folder)
         return local_state((*paths, self.model.model, self.model.lora, prompts))
 
     def with_tuning_queries(self) -> FileTask:
-        """Return the task with the queries of `[tuning]` instead of those of `[queries]`.
+        """Return the same task with the queries of `[tuning]`, on which options are chosen.
 
         Raises:
             UsageError: where one of the tables is missing, or a query is in `[tuning]` and in `[queries]`.
@@ -105,7 +105,7 @@ class FileTask(Task[TaskFile]):
         return FileTask(self.options.model_copy(update={"queries": tuning, "tuning": None}), self.path)
 
     def open(self, workspace: Workspace) -> OpenFileTask:
-        """Return the open task; reads metadata, prompts and file names, but does not load the model."""
+        """Return the task ready to load: metadata, prompts and file names are read, the model is not."""
         queries = self.options.queries
         return OpenFileTask(
             self,
@@ -117,7 +117,7 @@ class FileTask(Task[TaskFile]):
 
 
 class OpenFileTask(OpenTask):
-    """The open task of a task file; each part is loaded on first use."""
+    """The loaded task of a task file: model, training set and queries, each loaded on first use."""
 
     def __init__(
         self, task: Described, workspace: Workspace, *, train: Listing, pictures: Listing | None, draws: Sequence[Draw]
@@ -131,31 +131,31 @@ class OpenFileTask(OpenTask):
 
     @property
     def notes(self) -> Sequence[str]:
-        """Lines about images that were left out and prompts that were truncated."""
+        """Return warnings for the record: images that were left out, and prompts that were truncated."""
         return self._notes
 
     @cached_property
     def denoiser(self) -> Denoiser:
-        """The loaded model."""
+        """Return the task's diffusion model, loaded on the device on first use."""
         from attrbench.models.loading import load_denoiser  # torch and diffusers, which listing a task must not bring
 
         return load_denoiser(self._task.model, self._workspace.device)
 
     @cached_property
     def model_description(self) -> ModelDescription:
-        """The description of the model for planning; its weights are not read."""
+        """Return the model's shapes, parameters and fingerprint for planning, without reading its weights."""
         from attrbench.models.loading import describe_model  # torch and diffusers, as above
 
         return describe_model(self._task.model)
 
     @cached_property
     def train(self) -> Items:
-        """The training images at the model's size; the model is not loaded."""
+        """Return the training images decoded at the model's size, with captions and groups."""
         return self._items(self._train, self._task.train_source)
 
     @cached_property
     def queries(self) -> Items:
-        """The images that the model generates, then those of the data set."""
+        """Return the query items: images that the model generates, followed by those of the data set."""
         parts = [items for items in (self._drawn, self._given) if items is not None]
         if not parts:
             raise AttrbenchError(f"{self._task.path} has no table [queries], so there is nothing to run on")
@@ -163,7 +163,7 @@ class OpenFileTask(OpenTask):
 
     @cached_property
     def query_outline(self) -> ItemsOutline:
-        """The outline of the queries; where images are not generated yet, only their number is known."""
+        """Return the queries' metadata for planning; of images not generated yet, only the number."""
         if not self._draws or generations(self, self._draws, self._workspace.cache).are_kept:
             return ItemsOutline.of(self.queries)
         self._check_prompts()
@@ -171,7 +171,7 @@ class OpenFileTask(OpenTask):
 
     @cached_property
     def _given(self) -> Items | None:
-        """The queries that are images of a data set."""
+        """Return the query items that are images of a data set; None if there is no such data set."""
         source = self._task.query_source
         return None if self._pictures is None or source is None else self._items(self._pictures, source)
 
@@ -185,7 +185,7 @@ class OpenFileTask(OpenTask):
 
     @cached_property
     def _drawn(self) -> Items | None:
-        """The queries that the model generates."""
+        """Return the query items that the model generates from prompts and seeds; None if there are none."""
         if not self._draws:
             return None
         self._check_prompts()
@@ -214,7 +214,7 @@ class OpenFileTask(OpenTask):
 
 
 def _joined(drawn: Items, pictures: Items) -> Items:
-    """Return generated and given query images as one set, without seeds, so without sampling trajectories."""
+    """Return generated and given query images as one set, without seeds, hence without sampler trajectories."""
     return make_items(
         np.concatenate([drawn.images, pictures.images]),
         [*drawn.prompts, *pictures.prompts],

@@ -1,4 +1,4 @@
-"""Names of tasks on the command line, told from paths of task files."""
+"""Distinction of task names from paths of task files in the command line's `-t` option."""
 
 from __future__ import annotations
 
@@ -6,5 +6,5 @@ import os
 
 
 def is_file(name: str) -> bool:
-    """Return whether a `-t` string names a task file: a path, or something that ends in .toml."""
+    """Return whether the value of `-t` is the path of a task file (ends in .toml, or has a slash)."""
     return name.endswith(".toml") or "/" in name or os.sep in name

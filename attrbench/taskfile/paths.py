@@ -1,4 +1,4 @@
-"""Resolve the paths in a task file, which are relative to the file, and tell them from hub ids."""
+"""Resolution of the paths in a task file, which are relative to that file, or may be hub ids instead."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from attrbench.contracts.model_config import ModelConfig
 
 
 def beside(folder: Path, text: str) -> str:
-    """Return the absolute path that `text` means in a file in `folder`, or `text` itself if it is a hub id."""
+    """Return a path in a task file as absolute, relative to the file's folder, or unchanged if it is a hub id."""
     path = Path(text).expanduser()
     there = (folder / path).absolute()  # so that nothing takes it for a hub id again
     if path.is_absolute() or there.exists() or text.startswith(".") or text.count("/") > 1:
@@ -20,11 +20,11 @@ def beside(folder: Path, text: str) -> str:
 
 
 def beside_data(folder: Path, source: DatasetSource) -> DatasetSource:
-    """Return the data set source with an absolute path, unless it is a hub id."""
+    """Return a task file's data set with its path made absolute, unless it is a hub id."""
     return source.model_copy(update={"path": beside(folder, source.path)})
 
 
 def beside_model(folder: Path, config: ModelConfig) -> ModelConfig:
-    """Return the model config with absolute paths, unless they are hub ids."""
+    """Return a task file's model options with the paths of model and LoRA made absolute, unless hub ids."""
     lora = None if config.lora is None else beside(folder, config.lora)
     return config.model_copy(update={"model": beside(folder, config.model), "lora": lora})

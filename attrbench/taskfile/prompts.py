@@ -1,4 +1,4 @@
-"""Read the prompts and seeds of a task file, from a list or from a text or CSV file beside it."""
+"""Reading of a task file's prompts and seeds, from a list or from a text or CSV file beside it."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ class Draw(NamedTuple):
 
     @property
     def name(self) -> str:
-        """Return what the image is called in messages."""
+        """Return a description of the image (seed and prompt) for messages."""
         return f"seed {self.seed}" + (f" of '{self.prompt}'" if self.prompt else "")
 
 
 def draws_of(queries: QueryTable, folder: Path) -> list[Draw]:
-    """Return one draw for every prompt and seed, ordered by prompt; without prompts, one for every seed.
+    """Return the images to generate: one for each prompt and seed; without prompts, one for each seed.
 
     Raises:
         AttrbenchError: where a file of prompts is missing or wrong.
@@ -40,7 +40,7 @@ def draws_of(queries: QueryTable, folder: Path) -> list[Draw]:
 
 
 def common_query(one: QueryTable, other: QueryTable, folder: Path) -> str:
-    """Return in words a query that is in both tables, generated or from a data set; empty if there is none."""
+    """Name a query that two query tables share, so that tuning on reported queries is refused; empty if none."""
     drawn = [{draw[:2] for draw in draws_of(queries, folder)} if queries.draws else set() for queries in (one, other)]
     for prompt, seed in sorted(drawn[0] & drawn[1]):
         return Draw(prompt, seed).name
@@ -53,7 +53,7 @@ def common_query(one: QueryTable, other: QueryTable, folder: Path) -> str:
 
 
 def prompt_file(queries: QueryTable | None, folder: Path) -> Path | None:
-    """Return the path of the file of prompts, or None."""
+    """Return the path of the text or CSV file with the prompts; None if the task file lists them itself."""
     if queries is None or not isinstance(queries.prompts, str):
         return None
     return folder / Path(queries.prompts).expanduser()
@@ -75,7 +75,7 @@ def _prompts(queries: QueryTable, folder: Path) -> tuple[Sequence[str], Sequence
 
 
 def _read(file: Path) -> tuple[list[str], list[str] | None]:
-    """Return the prompts of a file, and their groups if it has a column `group`, else None."""
+    """Return the prompts in a text or CSV file, and their groups if the CSV has a column `group`."""
     try:
         text = file.read_bytes().decode("utf-8-sig")
     except OSError as error:

@@ -1,4 +1,4 @@
-"""Read and validate a task file; errors name the file, the line and the problem."""
+"""Reading and validation of a task file; errors name the file, the line and the problem."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from attrbench.taskfile.file_task import FileTask
 
 
 def read_task(path: Path, given: Mapping[str, str]) -> FileTask:
-    """Return the task that a task file describes.
+    """Read and validate a task file, apply options of the command line, and return the task.
 
     Args:
         path: path of the file.
@@ -63,7 +63,7 @@ def _text(path: Path) -> str:
 
 
 def _set(document: dict[str, Any], path: Path, key: str, value: str) -> None:
-    """Set the option `TABLE.KEY` in the parsed document."""
+    """Set an option `TABLE.KEY=VALUE` of the command line in the parsed task file."""
     *tables, last = key.split(".")
     if not tables:
         raise UsageError(f"{path}: '{key}={value}': options of a task file are TABLE.KEY=VALUE (model.resolution=256)")
@@ -75,7 +75,7 @@ def _set(document: dict[str, Any], path: Path, key: str, value: str) -> None:
 
 
 def _complaint(path: Path, text: str, error: ValidationError, given: Mapping[str, str]) -> str:
-    """Return a message with file, line or table, and reason of the first validation error."""
+    """Return an error message for an invalid task file: file, line or table, and what is wrong there."""
     first = error.errors()[0]
     *tables, key = [str(step) for step in _steps(first["loc"])] or [""]
     reason = _reason(first["type"], first["msg"].removeprefix("Value error, "), tables, key)
@@ -96,7 +96,7 @@ def _reason(kind: str, message: str, tables: Sequence[str], key: str) -> str:
 
 
 def _steps(location: Sequence[int | str]) -> list[int | str]:
-    """Return an error's location without the union members and list indices that pydantic adds."""
+    """Return the keys in the task file that lead to a validation error, without pydantic's additions."""
     steps: list[int | str] = []
     model: type[BaseModel] | None = TaskFile
     for step in location:
@@ -108,7 +108,7 @@ def _steps(location: Sequence[int | str]) -> list[int | str]:
 
 
 def _inner(model: type[BaseModel], key: str) -> type[BaseModel] | None:
-    """Return the pydantic model of a field that is a table, else None."""
+    """Return the pydantic model of a field whose value is a table of the task file; None for other fields."""
     if key not in model.model_fields:
         return None
     kind = model.model_fields[key].annotation
@@ -128,7 +128,7 @@ def _nearest(tables: Sequence[str], key: str) -> str:
 
 
 def _line_of(text: str, tables: Sequence[str], key: str) -> int | None:
-    """Return the number of the line that contains a key or a table header, or None if it is not found."""
+    """Return the number of the line in a task file with a key or table header; None if not found."""
     here: list[str] = []
     for number, line in enumerate(text.splitlines(), start=1):
         header = re.match(r"\s*\[\s*([^\[\]]+?)\s*\]\s*(?:#.*)?$", line)

@@ -1,4 +1,4 @@
-"""The template of a commented task file, which `attrbench new task` writes."""
+"""The text of a commented task file to fill in, which `attrbench new task` writes."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ _SUMMARIES = {
 
 
 def template(name: str, family: Family) -> str:
-    """Return the text of a task file, which is valid once its paths are filled in."""
+    """Return the text of a commented task file for a model family, valid once its paths are filled in."""
     prompted = family != "ddpm"
     head = _HEAD.format(
         name=name, quoted=f'"{name}"', summary=_SUMMARIES[family], prompt=' --prompt "..."' if prompted else ""

@@ -1,4 +1,4 @@
-"""Methods that ship with attrbench, registered as those of any plugin: one package a family, imported on first use."""
+"""Table of the attribution methods that ship with attrbench, and the plugin hook that registers them by name."""
 
 from attrbench.plugins.hookspecs import Register, hookimpl
 
@@ -61,6 +61,6 @@ METHODS = (
 
 @hookimpl
 def register_methods(register: Register) -> None:
-    """Register every method of this package."""
+    """Register every attribution method of this package: its name, one-line summary and class to import on use."""
     for name, summary, target in METHODS:
         register(name, summary, f"{__name__}.{target}")

@@ -1,4 +1,4 @@
-"""Options that all gradient methods share: what is differentiated, where, and how it is compressed."""
+"""Options that all gradient methods share: the differentiated scalar, timesteps, noise, precision and sketch."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Output = Literal["loss", "weighted-loss", "squared-norm", "mean", "l1", "l2", "l
 
 
 class GradientOptions(Options):
-    """Options that decide a gradient; each goes with every value of the others.
+    """Options that define a gradient: timesteps, noise, differentiated scalar, target, prompt and precision.
 
     All gradient methods derive their options from these. A method gives other defaults by declaring an option again,
     and fixes one by declaring it as a `ClassVar`, so that it is not offered.
@@ -51,7 +51,7 @@ class GradientOptions(Options):
     """`fp32`: the reference; `tf32`: TensorFloat-32 products on GPUs that have them; `bf16`: bfloat16 autocast."""
 
     def source(self, output: Output | None = None, checkpoint: str = "final") -> GradientSource:
-        """Return the declaration of these gradients.
+        """Return the `GradientSource` of these options, which tells the framework which gradients to compute.
 
         Args:
             output: scalar that is differentiated, where it is not the option's.
@@ -71,7 +71,7 @@ class GradientOptions(Options):
 
 
 class AveragedGradientOptions(GradientOptions):
-    """Gradient options with D-TRAK's defaults, for methods that average gradients over the timesteps."""
+    """Gradient options with D-TRAK's timesteps and noise as defaults, for methods that average over timesteps."""
 
     grid: Literal["cubic", "uniform", "random"] = "uniform"
     timesteps: int = Field(10, ge=1, le=1000)
@@ -80,7 +80,7 @@ class AveragedGradientOptions(GradientOptions):
 
 
 class SketchedGradientOptions(GradientOptions):
-    """Gradient options with those of the sketch."""
+    """Gradient options for methods that compress gradients by random projection: length, form, seed of the sketch."""
 
     needs: ClassVar = {"sketch": "v", "seed": "v"}
     v: int | None = Field(4096, ge=1)
@@ -91,23 +91,23 @@ class SketchedGradientOptions(GradientOptions):
     """Seed of the sketch."""
 
     def sketching(self) -> Sketch | None:
-        """Return the declaration of the sketch, None for whole gradients."""
+        """Return the length, seed and form of the gradient sketch, or None where gradients stay whole."""
         return None if self.v is None else Sketch(length=self.v, seed=self.seed, form=self.sketch)
 
 
 class MeanGradientOptions(AveragedGradientOptions, SketchedGradientOptions):
-    """Options of methods that keep one sketched gradient an item, the mean over the timesteps."""
+    """Options of methods that store one sketched gradient per item, averaged over the timesteps."""
 
     v: int | None = Field(4096, ge=1)
     """Length of the sketch of the mean gradient; `none` keeps whole gradients."""
 
     @property
     def averaging(self) -> Literal["mean", "mean-normalized"]:
-        """Return what is averaged over the timesteps: gradients as they are, or scaled to unit norm."""
+        """Return `mean`, or `mean-normalized` where each timestep's gradient is first scaled to unit norm."""
         return "mean-normalized" if self.normalize else "mean"
 
     def rows(self, checkpoint: str = "final") -> GradientRows:
-        """Return the feature of sketched mean gradients at the weights of a checkpoint."""
+        """Return the feature that declares each item's sketched mean gradient, at a named checkpoint's weights."""
         return GradientRows(
             source=self.source(checkpoint=checkpoint), sketch=self.sketching(), timesteps=self.averaging
         )

@@ -1,4 +1,4 @@
-"""The tasks that ship with attrbench, registered like anybody's: one package a family, imported on first use."""
+"""Table of the tasks and data set builders that ship with attrbench, and the plugin hooks that register them."""
 
 from attrbench.plugins.hookspecs import Register, hookimpl
 
@@ -74,13 +74,13 @@ PREPARATIONS = (
 
 @hookimpl
 def register_tasks(register: Register) -> None:
-    """Register every task of this package."""
+    """Register every benchmark task of this package: its name, one-line summary and class to import on use."""
     for name, summary, target in TASKS:
         register(name, summary, f"{__name__}.{target}")
 
 
 @hookimpl
 def register_preparations(register: Register) -> None:
-    """Register every data set that this package puts together."""
+    """Register every data set that `attrbench prepare` can build with this package (the DMin paper's mixture)."""
     for name, summary, target in PREPARATIONS:
         register(name, summary, f"{__name__}.{target}")

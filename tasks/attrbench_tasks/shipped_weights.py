@@ -1,4 +1,4 @@
-"""The weights that ship with the tasks, one folder for each."""
+"""Folder of the trained weights that ship with the tasks, and the check that a task's weights are there."""
 
 from __future__ import annotations
 
@@ -10,10 +10,14 @@ WEIGHTS = Path(__file__).parent / "weights"
 
 
 def need_weights(task: str, file: Path) -> None:
-    """Check that a file is there which `attrbench train` writes last into the folder of a task's weights.
+    """Raise a one-line error where a task's weights are missing, which names the command that trains them.
+
+    Args:
+        task: name of the task.
+        file: the file that `attrbench train` writes last into the folder of the weights.
 
     Raises:
-        AttrbenchError: where it is not; says how to make the weights.
+        AttrbenchError: where there is no such file.
     """
     if not file.is_file():
         raise AttrbenchError(

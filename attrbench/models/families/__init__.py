@@ -1,1 +1,1 @@
-"""Model families: how a diffusers pipeline folder is loaded as a denoiser, one module for each family."""
+"""Model families, one module each: loaders of diffusers pipeline folders as denoisers."""

@@ -61,12 +61,12 @@ class DDPMDenoiser(DiscreteTime, Checkpointed):
     def encode(
         self, images: NDArray[np.uint8], prompts: Sequence[str], image_range: Literal["model", "unit"]
     ) -> Encoded:
-        """Return images in [-1, 1], or in [0, 1] as DMin's released code feeds them; prompts are not used."""
+        """Return images as float pixels in [-1, 1], or [0, 1] for `unit`, [B, C, H, W]; prompts are not used."""
         x = torch.from_numpy(np.array(images)).permute(0, 3, 1, 2).to(self.device, torch.float32) / 255
         return Encoded(x if image_range == "unit" else x * 2 - 1)
 
     def attributed_parameters(self, which: str) -> dict[str, torch.nn.Parameter]:
-        """Return every parameter, in the module's order; `all` is the only choice.
+        """Return all network parameters by name; a DDPM supports no other choice of parameters to differentiate.
 
         Raises:
             UsageError: for another choice.
@@ -76,7 +76,7 @@ class DDPMDenoiser(DiscreteTime, Checkpointed):
         return dict(self.module.named_parameters())
 
     def predict(self, noisy: torch.Tensor, t: torch.Tensor, conditioning: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        """Return the predicted noise or v."""
+        """Return the UNet's prediction of noise or velocity, [B, C, H, W], for noisy images at timesteps t."""
         output: torch.Tensor = self.module(noisy, t, return_dict=False)[0]
         return output
 
@@ -87,12 +87,12 @@ class DDPMDenoiser(DiscreteTime, Checkpointed):
         return np.ascontiguousarray(pixels.permute(0, 2, 3, 1).cpu().numpy())
 
     def trajectory(self, prompts: Sequence[str], seeds: Sequence[int]) -> torch.Tensor:
-        """Return DDIM's predictions of the clean image, clamped to [-1, 1] where the scheduler clips them."""
+        """Return DDIM's prediction of the clean image at each sampling step, [B, steps, C, H, W]."""
         return torch.stack([clean for _, clean in self._sample(seeds)], dim=1)
 
     @torch.no_grad()
     def _sample(self, seeds: Sequence[int]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Yield (sample, predicted clean image) after each DDIM step, [B, C, H, W] each."""
+        """Run DDIM from each seed's noise; yield (sample, predicted clean image) after each step, [B, C, H, W] each."""
         x = torch.stack([gaussian(self.latent_shape, "generate", seed) for seed in seeds]).to(self.device)
         self.start_sampler()
         for t in self.sampler.timesteps:
@@ -102,7 +102,7 @@ class DDPMDenoiser(DiscreteTime, Checkpointed):
 
 
 class DDPM(ModelFamily):
-    """The model family of unconditional DDPMs over pixels."""
+    """The loader of unconditional DDPMs over pixels from diffusers pipeline folders."""
 
     name = "ddpm"
     pipelines = ("DDPMPipeline",)
@@ -110,7 +110,7 @@ class DDPM(ModelFamily):
     refused_options = ("lora", "offload", "dtype", "vae")
 
     def load(self, config: ModelConfig, folder: Path, index: Mapping[str, Any], device: torch.device) -> DDPMDenoiser:
-        """Return the model; see `ModelFamily.load`."""
+        """Load a DDPM pipeline folder as a denoiser, and check that the options fit a pixel model."""
         denoiser = DDPMDenoiser(folder, device, config.sampling_steps)
         denoiser.attributed_parameters(config.attributed)
         size = denoiser.latent_shape[1]
@@ -121,7 +121,7 @@ class DDPM(ModelFamily):
         return denoiser
 
     def resolution(self, folder: Path, index: Mapping[str, Any]) -> int:
-        """Return the pixels on a side of the model's pictures."""
+        """Return the side in pixels of the square images that the model generates, from its configuration."""
         network = _network_folder(folder)
         try:
             config = json.loads((network / "config.json").read_bytes())
@@ -136,12 +136,12 @@ def _network_folder(folder: Path) -> Path:
 
 
 def _part(folder: Path, component: str) -> Path:
-    """Return the component's subfolder, or the pipeline's folder where there is none (older models on the hub)."""
+    """Return the folder of a pipeline's component; older hub models keep its files in the pipeline's own folder."""
     return folder / component if (folder / component).is_dir() else folder
 
 
 def _unet(folder: Path, device: torch.device) -> Any:
-    """Return the network in eval mode, without weights on the device `meta`."""
+    """Return the UNet of a pipeline folder in eval mode; on the device `meta` its weights are not read."""
     if device.type == "meta":
         return outline(UNet2DModel, folder).eval()
     unet = UNet2DModel.from_pretrained(
@@ -151,7 +151,7 @@ def _unet(folder: Path, device: torch.device) -> Any:
 
 
 def _check_kind(folder: Path, config: Mapping[str, Any]) -> None:
-    """Raise an error for networks that are not like those of Ho et al.
+    """Raise an error for a UNet configuration without one fixed image size, or with learned variances.
 
     Raises:
         AttrbenchError: for a network without a side length of its own, or with learned variances.

@@ -1,4 +1,4 @@
-"""Stable Diffusion 1.x: diffusers' UNet2DConditionModel, which predicts noise or v, in discrete time."""
+"""The model family Stable Diffusion 1.x: UNets over latents that predict noise or velocity in discrete time."""
 
 from __future__ import annotations
 
@@ -40,14 +40,14 @@ SD14 = Architecture(
 
 
 class StableDiffusionDenoiser(DiscreteLatentDenoiser):
-    """The denoiser of Stable Diffusion 1.x: a UNet over latents with cross-attention to the text."""
+    """The denoiser of Stable Diffusion 1.x: a UNet over latents with cross-attention to the prompt's embedding."""
 
     def timesteps(self, grid: TimestepGrid) -> tuple[int, ...]:
-        """Return the timesteps of a grid, as `attrbench.models.timesteps.stable_diffusion_timesteps`."""
+        """Return the timesteps of a grid, with DMin's own `cubic` grid for Stable Diffusion 1.x."""
         return stable_diffusion_timesteps(grid, self.training_steps, self.sampler_timesteps)
 
     def call_network(self, x: torch.Tensor, t: torch.Tensor, conditioning: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        """Return the predicted noise or v."""
+        """Return the UNet's prediction of noise or velocity for noisy latents and text embeddings, [B, C, H, W]."""
         output: torch.Tensor = self.module(x, t, encoder_hidden_states=conditioning["text"], return_dict=False)[0]
         return output
 
@@ -58,18 +58,18 @@ class StableDiffusionEncoders(PipelineEncoders):
     names = ("text",)
 
     def prompt_embeddings(self, prompts: list[str]) -> Mapping[str, torch.Tensor]:
-        """Return `text`, [B, tokens, width]."""
+        """Return the prompts' CLIP embeddings as {"text": [B, tokens, width]}."""
         embeddings, _ = self.pipeline.encode_prompt(prompts, self.device, 1, False)
         return {"text": embeddings}
 
     def tokenizer_limits(self) -> Sequence[tuple[Any, int]]:
-        """Return CLIP's tokenizer and its length."""
+        """Return CLIP's tokenizer with its maximum number of tokens, for finding prompts that are too long."""
         tokenizer = self.pipeline.tokenizer
         return [(tokenizer, int(tokenizer.model_max_length))]
 
 
 class StableDiffusion(LatentFamily):
-    """The model family Stable Diffusion 1.x."""
+    """The loader of Stable Diffusion 1.x models from diffusers pipeline folders."""
 
     name = "stable-diffusion"
     pipelines = ("StableDiffusionPipeline",)
@@ -81,5 +81,5 @@ class StableDiffusion(LatentFamily):
     architectures: ClassVar = {"CompVis/stable-diffusion-v1-4": SD14}
 
     def conditioning_shapes(self, network: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
-        """Return the shape of CLIP's hidden states of one prompt."""
+        """Return the shape of one prompt's CLIP embedding, for models with random weights."""
         return {"text": (CLIP_TOKENS, int(network["cross_attention_dim"]))}

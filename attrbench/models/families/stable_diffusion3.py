@@ -1,4 +1,4 @@
-"""Stable Diffusion 3: diffusers' SD3Transformer2DModel (MMDiT), which predicts the velocity of a rectified flow."""
+"""The model family Stable Diffusion 3: transformers (MMDiT) that predict the velocity of a rectified flow."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class StableDiffusion3Denoiser(LatentDenoiser, RectifiedFlow):
         self.sampling = {"sampler": "euler", "steps": config.sampling_steps, "guidance": config.guidance_scale}
 
     def call_network(self, x: torch.Tensor, t: torch.Tensor, conditioning: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        """Return the predicted velocity."""
+        """Return the transformer's velocity prediction for noisy latents and text embeddings, [B, C, H, W]."""
         output: torch.Tensor = self.module(
             x,
             encoder_hidden_states=conditioning["text"],
@@ -70,7 +70,7 @@ class StableDiffusion3Denoiser(LatentDenoiser, RectifiedFlow):
         return output
 
     def sampler_step(self, output: torch.Tensor, t: torch.Tensor, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the next sample after one Euler step, and the predicted clean latents x - s v."""
+        """Return the sample after one Euler step of the flow, and the predicted clean latents x - s v."""
         clean = x - t.to(x) / self.training_steps * output
         return self.sampler.step(output, t, x, return_dict=False)[0], clean
 
@@ -81,7 +81,7 @@ class StableDiffusion3Encoders(PipelineEncoders):
     names = ("text", "pooled")
 
     def prompt_embeddings(self, prompts: list[str]) -> Mapping[str, torch.Tensor]:
-        """Return `text`, [B, tokens, width], and `pooled`, [B, width]."""
+        """Return the prompts' embeddings: `text` [B, tokens, width] of CLIP and T5, and `pooled` [B, width] of CLIP."""
         text, _, pooled, _ = self.pipeline.encode_prompt(
             prompts,
             None,
@@ -98,14 +98,14 @@ class StableDiffusion3Encoders(PipelineEncoders):
         return T5_TOKENS if tokenizer is None else min(T5_TOKENS, int(tokenizer.model_max_length))
 
     def tokenizer_limits(self) -> Sequence[tuple[Any, int]]:
-        """Return the tokenizers of both CLIPs, and T5's where there is one."""
+        """Return the tokenizers of both CLIPs and of T5 (if present) with their maximum numbers of tokens."""
         limit = int(self.pipeline.tokenizer_max_length)
         limits = [(self.pipeline.tokenizer, limit), (self.pipeline.tokenizer_2, limit)]
         return limits if self.pipeline.tokenizer_3 is None else [*limits, (self.pipeline.tokenizer_3, self._t5_tokens)]
 
 
 class StableDiffusion3(LatentFamily):
-    """The model family Stable Diffusion 3."""
+    """The loader of Stable Diffusion 3 models from diffusers pipeline folders."""
 
     name = "stable-diffusion-3"
     pipelines = ("StableDiffusion3Pipeline",)
@@ -118,7 +118,7 @@ class StableDiffusion3(LatentFamily):
     architectures: ClassVar = {"stabilityai/stable-diffusion-3-medium-diffusers": SD3_MEDIUM}
 
     def conditioning_shapes(self, network: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
-        """Return the shapes of the text embeddings and the pooled ones of one prompt."""
+        """Return the shapes of one prompt's text and pooled embeddings, for models with random weights."""
         return {
             "text": (TOKENS, int(network["joint_attention_dim"])),
             "pooled": (int(network["pooled_projection_dim"]),),

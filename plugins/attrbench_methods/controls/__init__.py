@@ -1,1 +1,1 @@
-"""Controls that a method must beat: random scores, shuffled gradients, an untrained network."""
+"""Control methods that a useful attribution method must beat: random scores, shuffled gradients, untrained network."""

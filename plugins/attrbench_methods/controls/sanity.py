@@ -1,4 +1,4 @@
-"""Controls that a method worth its cost must beat: DMin with shuffled gradients, and with an untrained network."""
+"""Control methods `shuffled` and `untrained`: DMin with shuffled training gradients, and with an untrained network."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from attrbench_methods.gradient_options import SketchedGradientOptions
 
 
 class SanityOptions(SketchedGradientOptions):
-    """Options that `shuffled` and `untrained` have in common with `dmin`."""
+    """Options of the control methods `shuffled` and `untrained`: those of the gradients and sketches of `dmin`."""
 
     v: int = Field(4096, ge=1)
     """Length of the sketch of one timestep's gradient."""
@@ -22,19 +22,19 @@ class SanityOptions(SketchedGradientOptions):
     """Whether each timestep's whole gradient is scaled to unit norm before it is sketched."""
 
     def rows(self, checkpoint: str) -> GradientRows:
-        """Return the feature of `dmin`'s rows at the weights of a checkpoint."""
+        """Return the feature that declares `dmin`'s sketched gradients of each item, at a named checkpoint."""
         return GradientRows(source=self.source(checkpoint=checkpoint), sketch=self.sketching())
 
 
 class ShuffledOptions(SanityOptions):
-    """Options of `shuffled`."""
+    """Options of the control method `shuffled`: `dmin`'s gradient options and the number of the shuffle."""
 
     draw: int = Field(0, ge=0)
     """Number of the shuffle; the shuffle is a function of (the run's seed, draw)."""
 
 
 class Shuffled(Method[ShuffledOptions]):
-    """DMin's scores, assigned to the training items in shuffled order: equal numbers that mean nothing.
+    """Control method: DMin's scores, assigned to the training items in shuffled order and so without meaning.
 
     A metric on which this beats chance rewards something else than attribution.
     """
@@ -46,34 +46,34 @@ class Shuffled(Method[ShuffledOptions]):
     control = True
 
     def features(self) -> FeatureRequest:
-        """Return the request of `dmin`'s rows."""
+        """Request `dmin`'s sketched gradients of training items and queries, at the final weights."""
         return FeatureRequest.both(self.options.rows("final"))
 
     def fit(self, train: TrainFeatures, context: Context) -> ShuffledScorer:
-        """Return the scorer with a shuffle drawn from the run's seed."""
+        """Return a scorer of `dmin`'s scores in an order of the training items that is drawn from the run's seed."""
         rows = self.options.rows("final")
         order = np.random.default_rng([context.seed, self.options.draw]).permutation(train.count)
         return ShuffledScorer(ExactSearch(train[rows], rows, self.options.normalize), order)
 
 
 class ShuffledScorer(ExhaustiveScorer):
-    """Control whose scores mean nothing: item i gets the true score of another item, order[i] ([n])."""
+    """Scorer whose scores mean nothing: training item i gets DMin's score of another item, order[i] ([n])."""
 
     def __init__(self, exact: ExactSearch, order: NDArray[np.int64]) -> None:
         self._exact = exact
         self._order = order
 
     def scores(self, query: QueryFeatures) -> NDArray[np.float32]:
-        """Return the [m, n] scores."""
+        """Return DMin's [m, n] scores of n training items for m queries, with the n columns shuffled."""
         return self._exact.scores(query)[:, self._order]
 
     def size(self) -> StateSize:
-        """Return the bytes of the rows and of the shuffle, which is kept although its seeds would do."""
+        """Return the bytes of the sketched gradients and of the shuffle, stored although its seeds would do."""
         return StateSize(rows=self._exact.size().rows, shared=self._order.nbytes)
 
 
 class Untrained(Method[SanityOptions]):
-    """DMin on the same network with weights drawn anew: what the architecture and the pixels give without learning."""
+    """Control method: DMin on the same network with random weights, which shows how far scores go without learning."""
 
     name = "untrained"
     summary = "sanity: DMin with the gradients of an untrained network"
@@ -81,10 +81,10 @@ class Untrained(Method[SanityOptions]):
     Options = SanityOptions
 
     def features(self) -> FeatureRequest:
-        """Return the request of `dmin`'s rows at untrained weights."""
+        """Request `dmin`'s sketched gradients of training items and queries, at untrained random weights."""
         return FeatureRequest.both(self.options.rows("untrained"))
 
     def fit(self, train: TrainFeatures, context: Context) -> ExhaustiveScorer:
-        """Return the exhaustive search; there is nothing to fit."""
+        """Return a scorer that compares each query's sketched gradient with all training rows; nothing is fitted."""
         rows = self.options.rows("untrained")
         return ExactSearch(train[rows], rows, self.options.normalize)

@@ -1,1 +1,1 @@
-"""Methods that compare gradients: GradDot, TracIn, DMin and relatives."""
+"""Attribution methods that score by inner products or cosines of gradients: GradDot, TracIn, DMin and relatives."""

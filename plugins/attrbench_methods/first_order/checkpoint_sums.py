@@ -1,4 +1,4 @@
-"""Scores summed over checkpoints of the training: TracInCP (Pruthi et al. 2020, arXiv 2002.08484, section 3)."""
+"""Options and scorer for sums of scores over training checkpoints: TracInCP (Pruthi et al. 2020, arXiv 2002.08484)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from attrbench.contracts.method import ExhaustiveScorer, StateSize
 
 
 class CheckpointOptions(BaseModel):
-    """Options of methods that follow the training."""
+    """Options of methods that sum scores over training checkpoints: how many, and the weight of each."""
 
     model_config = ConfigDict(use_attribute_docstrings=True)
 
@@ -26,11 +26,14 @@ class CheckpointOptions(BaseModel):
     """Weight of each checkpoint. `mean`: all the same, as in D-TRAK's code; `learning-rate`: its rate, as TracIn."""
 
     def names(self) -> list[str]:
-        """Return the checkpoints as `Denoiser.at` takes them; the last is `final`, whose passes other methods share."""
+        """Return the names of the checkpoints for `Denoiser.at`: `1/4`, `2/4`, `3/4`, `final` for four.
+
+        Features at `final` are shared with methods that use the final weights alone.
+        """
         return [f"{k}/{self.checkpoints}" for k in range(1, self.checkpoints)] + ["final"]
 
     def factors(self, denoiser: Denoiser) -> list[float]:
-        """Return the weight of each checkpoint.
+        """Return each checkpoint's weight in the sum: one over their number, or its learning rate.
 
         Raises:
             UsageError: where learning rates are asked for and not known.
@@ -41,14 +44,14 @@ class CheckpointOptions(BaseModel):
 
 
 class SummedScorer(ExhaustiveScorer):
-    """Weighted sum of scorers, one for each checkpoint."""
+    """Scorer that adds up weighted scores of one scorer per training checkpoint, as TracIn does."""
 
     def __init__(self, scorers: Sequence[ExhaustiveScorer], factors: Sequence[float]) -> None:
         self._scorers = scorers
         self._factors = factors
 
     def scores(self, query: QueryFeatures) -> NDArray[np.float32]:
-        """Return the [m, n] weighted sums."""
+        """Return the [m, n] scores of n training items for m queries, as a weighted sum over checkpoints."""
         parts = zip(self._scorers, self._factors, strict=True)
         total: NDArray[np.float32] = reduce(
             lambda total, part: total + part, (scorer.scores(query) * factor for scorer, factor in parts)
@@ -56,7 +59,7 @@ class SummedScorer(ExhaustiveScorer):
         return total
 
     def size(self) -> StateSize:
-        """Return the sizes of all parts, added up."""
+        """Return the bytes to keep for new queries, added up over the scorers of all checkpoints."""
         sizes = [scorer.size() for scorer in self._scorers]
         kept = [size.rows_if_kept for size in sizes if size.rows_if_kept is not None]
         return StateSize(

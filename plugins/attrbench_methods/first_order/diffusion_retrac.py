@@ -1,4 +1,4 @@
-"""Diffusion-ReTrac: gradients scaled to unit norm timestep by timestep (Xie et al. 2024, arXiv 2401.09031)."""
+"""Method `diffusion-retrac`: TracIn with unit-norm gradients at each timestep (Xie et al. 2024, arXiv 2401.09031)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from attrbench_methods.gradient_options import MeanGradientOptions
 
 
 class ReTracOptions(CheckpointOptions, MeanGradientOptions):
-    """Options of `diffusion-retrac`."""
+    """Options of the method `diffusion-retrac`: checkpoints, gradients, their sketch and normalization."""
 
     checkpoints: int = Field(1, ge=1)
     """Number of checkpoints, evenly spaced through training, the final weights among them; the paper takes several."""
@@ -22,9 +22,10 @@ class ReTracOptions(CheckpointOptions, MeanGradientOptions):
 
 
 class DiffusionReTrac(Method[ReTracOptions]):
-    """tau = sum over checkpoints of w <phi_q, phi_i>, phi the mean over the timesteps of g^t / |g^t|, sketched.
+    """Attribution by inner products of sketched means of unit-norm timestep gradients, summed over checkpoints.
 
-    Unlike DMin's, the products join every timestep of the query with every timestep of the item.
+    tau = sum over checkpoints of w <phi_q, phi_i>, phi the mean over the timesteps of g^t / |g^t|, sketched. Unlike
+    DMin's, the products join every timestep of the query with every timestep of the item.
     """
 
     name = "diffusion-retrac"
@@ -33,7 +34,10 @@ class DiffusionReTrac(Method[ReTracOptions]):
     Options = ReTracOptions
 
     def features(self) -> FeatureRequest:
-        """Return the request of mean unit gradients at each checkpoint; `trak`'s pass computes the final ones too."""
+        """Request sketched means of unit-norm gradients, of training items and queries, at each checkpoint.
+
+        `trak`'s pass computes those at the final weights too.
+        """
         return FeatureRequest.both(*self._rows)
 
     @property
@@ -41,6 +45,6 @@ class DiffusionReTrac(Method[ReTracOptions]):
         return [self.options.rows(name) for name in self.options.names()]
 
     def fit(self, train: TrainFeatures, context: Context) -> SummedScorer:
-        """Return the scorer over the rows of all checkpoints."""
+        """Return a scorer that sums inner products of mean gradients over the checkpoints, with their weights."""
         factors = self.options.factors(context.denoiser())
         return SummedScorer([ExactSearch(train[rows], rows, normalize=False) for rows in self._rows], factors)

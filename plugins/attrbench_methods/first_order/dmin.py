@@ -1,4 +1,4 @@
-"""DMin: normalized, sketched loss gradients, compared exactly or by nearest-neighbor search (arXiv 2412.08637)."""
+"""Method `dmin`: normalized, sketched loss gradients, compared exactly or by search index (arXiv 2412.08637)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from attrbench_methods.gradient_options import SketchedGradientOptions
 
 
 class DMinOptions(SketchedGradientOptions):
-    """Options of `dmin`."""
+    """Options of the method `dmin`: gradients, sketch, normalization, and exact, HNSW or Faiss search."""
 
     needs: ClassVar = {
         **dict.fromkeys(("M", "ef_construction", "ef"), "search=hnsw"),
@@ -60,8 +60,9 @@ class DMinOptions(SketchedGradientOptions):
 
 
 class DMin(Method[DMinOptions]):
-    """tau = sum over t of <S g_q^t / |g_q^t|, S g_i^t / |g_i^t|> with one sketch S for all timesteps and items.
+    """Attribution by inner products of normalized, sketched loss gradients, summed over matching timesteps.
 
+    tau = sum over t of <S g_q^t / |g_q^t|, S g_i^t / |g_i^t|> with one sketch S for all timesteps and items.
     Loss, noise, timesteps and normalization follow the released code by default; images are in the range that the
     network was trained on, unless `image_range=unit`.
     """
@@ -77,7 +78,7 @@ class DMin(Method[DMinOptions]):
             self.self_first = True
 
     def features(self) -> FeatureRequest:
-        """Return the request of sketched rows, or without a sketch of inner products with the queries' gradients."""
+        """Request sketched gradients of each item; or without a sketch, inner products of whole gradients."""
         if self.options.v is None:
             return FeatureRequest.both(self._products)
         return FeatureRequest((self._train_rows,), (self._query_rows,))
@@ -95,7 +96,7 @@ class DMin(Method[DMinOptions]):
         return self._query_rows.model_copy(update={"dtype": self.options.dtype})
 
     def check(self, train_items: int) -> None:
-        """Refuse a `k` beyond the training set, a search whose library is missing, and a wrong factory string.
+        """Refuse a `k` larger than the training set, a missing search library and an invalid Faiss index string.
 
         Raises:
             UsageError: for the first and the last.
@@ -110,7 +111,7 @@ class DMin(Method[DMinOptions]):
             search_library("hnswlib")
 
     def fit(self, train: TrainFeatures, context: Context) -> Scorer:
-        """Return the scorer: inner products, the exhaustive search, or an index that is built or loaded."""
+        """Return a scorer of gradient inner products, exhaustive or by an HNSW or Faiss index, built or loaded."""
         o = self.options
         if o.v is None:
             return ProductScorer(self._products, o.normalize)
@@ -125,5 +126,5 @@ class DMin(Method[DMinOptions]):
         return ExactSearch(rows, queries, o.normalize)
 
     def depth(self, wanted: int) -> int:
-        """Return the number of items to search for: what the metrics want, at most `k`."""
+        """Return how many top training items to search for: as many as the metrics want, at most the option `k`."""
         return wanted if self.options.k is None else min(wanted, self.options.k)

@@ -1,4 +1,4 @@
-"""GradCos: cosine of mean loss gradients, a baseline of D-TRAK (Zheng et al. 2024, arXiv 2311.00500)."""
+"""Method `grad-cos`: cosine of mean loss gradients, a baseline of D-TRAK (Zheng et al. 2024, arXiv 2311.00500)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ from attrbench_methods.gradient_options import MeanGradientOptions
 
 
 class GradCos(Method[MeanGradientOptions]):
-    """tau = <phi_q, phi_i> / (|phi_q| |phi_i|), phi the sketched mean of the loss gradients over the timesteps."""
+    """Attribution by the cosine of the query's and the training item's sketched mean loss gradients.
+
+    tau = <phi_q, phi_i> / (|phi_q| |phi_i|), phi the sketched mean of the loss gradients over the timesteps.
+    """
 
     name = "grad-cos"
     summary = "cosine of mean loss gradients"
@@ -18,10 +21,10 @@ class GradCos(Method[MeanGradientOptions]):
     self_first = True
 
     def features(self) -> FeatureRequest:
-        """Return the request of sketched mean gradients, the same as `trak`'s."""
+        """Request sketched mean loss gradients of training items and queries, the same feature as `trak`'s."""
         return FeatureRequest.both(self.options.rows())
 
     def fit(self, train: TrainFeatures, context: Context) -> Scorer:
-        """Return the exhaustive search over rows of unit norm."""
+        """Return a scorer that takes cosines of the query's mean gradient with those of all training items."""
         rows = self.options.rows()
         return ExactSearch(train[rows], rows, normalize=True)

@@ -1,4 +1,4 @@
-"""GradDot: inner product of loss gradients at matching timesteps (DMin, arXiv 2412.08637, eq. 7)."""
+"""Method `grad-dot`: inner product of loss gradients at matching timesteps (DMin, arXiv 2412.08637, eq. 7)."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from attrbench_methods.gradient_options import GradientOptions
 
 
 class GradDot(Method[GradientOptions]):
-    """tau = sum over t of <g_q^t, g_i^t>, whole gradients (DMin eq. 7; "DMin w/o compression and normalization").
+    """Attribution by inner products of whole loss gradients at the same timesteps, at the final weights.
 
-    The constants of eq. 7 (epochs, learning rate) are positive and do not change a ranking; they are left out.
+    tau = sum over t of <g_q^t, g_i^t>, whole gradients (DMin eq. 7; "DMin w/o compression and normalization"). The
+    constants of eq. 7 (epochs, learning rate) are positive and do not change a ranking; they are left out.
     """
 
     name = "grad-dot"
@@ -21,7 +22,7 @@ class GradDot(Method[GradientOptions]):
     Options = GradientOptions
 
     def features(self) -> FeatureRequest:
-        """Return the request of inner products with the queries' gradients; no gradient is stored."""
+        """Request inner products of training gradients with the queries' gradients; no gradient is stored."""
         return FeatureRequest.both(self._products)
 
     @property
@@ -29,5 +30,5 @@ class GradDot(Method[GradientOptions]):
         return GradientProducts(source=self.options.source())
 
     def fit(self, train: TrainFeatures, context: Context) -> ProductScorer:
-        """Return the scorer; there is nothing to fit."""
+        """Return a scorer that sums inner products of gradients over the timesteps; nothing is fitted."""
         return ProductScorer(self._products, self.options.normalize)

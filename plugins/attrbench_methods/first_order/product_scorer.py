@@ -1,4 +1,4 @@
-"""Scores from inner products that were computed during the pass over the training set."""
+"""Scorer for gradient inner products that were computed on the fly, for methods that store no gradients."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from attrbench.features.gradient_products import GradientProducts
 
 
 class ProductScorer(ExhaustiveScorer):
-    """tau = sum over t of <g_q^t, g_i^t>, each divided by the norms of the two gradients if `normalize`.
+    """Scorer that sums inner products of query and training gradients over timesteps, as cosines on request.
+
+    tau = sum over t of <g_q^t, g_i^t>, each divided by the norms of the two gradients if `normalize`.
 
     Args:
         feature: the products.
@@ -24,7 +26,7 @@ class ProductScorer(ExhaustiveScorer):
         self._bytes_if_kept: int | None = None
 
     def scores(self, query: QueryFeatures) -> NDArray[np.float32]:
-        """Return the [m, n] scores."""
+        """Return the [m, n] scores: inner products of gradients of m queries and n items, summed over timesteps."""
         products = query[self._feature]
         self._bytes_if_kept = products.bytes_if_kept
         values = products.values.astype(np.float64)
@@ -35,5 +37,5 @@ class ProductScorer(ExhaustiveScorer):
         return scores
 
     def size(self) -> StateSize:
-        """Return no bytes, for nothing is kept, and as `rows_if_kept` those of all whole gradients."""
+        """Return 0 stored bytes, and as `rows_if_kept` what storing all whole training gradients would take."""
         return StateSize(rows_if_kept=self._bytes_if_kept)

@@ -1,4 +1,4 @@
-"""TracIn: inner products of loss gradients, summed over checkpoints (Pruthi et al. 2020, arXiv 2002.08484)."""
+"""Method `tracin`: inner products of loss gradients, summed over checkpoints (Pruthi et al. 2020, arXiv 2002.08484)."""
 
 from __future__ import annotations
 
@@ -11,11 +11,14 @@ from attrbench_methods.gradient_options import GradientOptions
 
 
 class TracInOptions(CheckpointOptions, GradientOptions):
-    """Options of `tracin`."""
+    """Options of the method `tracin`: the training checkpoints, their weights, and the loss gradients."""
 
 
 class TracIn(Method[TracInOptions]):
-    """tau = sum over checkpoints c of w_c sum over t of <g_q^{c,t}, g_i^{c,t}>, whole gradients."""
+    """Attribution by inner products of whole loss gradients at the same timesteps, summed over checkpoints.
+
+    tau = sum over checkpoints c of w_c sum over t of <g_q^{c,t}, g_i^{c,t}>, whole gradients.
+    """
 
     name = "tracin"
     summary = "inner products of loss gradients, summed over checkpoints of the training"
@@ -23,7 +26,7 @@ class TracIn(Method[TracInOptions]):
     Options = TracInOptions
 
     def features(self) -> FeatureRequest:
-        """Return the request of inner products at each checkpoint; those at the final weights are `grad-dot`'s."""
+        """Request inner products of gradients at each checkpoint; at the final weights they are `grad-dot`'s."""
         return FeatureRequest.both(*self._products)
 
     @property
@@ -31,6 +34,6 @@ class TracIn(Method[TracInOptions]):
         return [GradientProducts(source=self.options.source(checkpoint=name)) for name in self.options.names()]
 
     def fit(self, train: TrainFeatures, context: Context) -> SummedScorer:
-        """Return the scorer over the products at all checkpoints."""
+        """Return a scorer that sums gradient inner products over timesteps and, weighted, over checkpoints."""
         scorers = [ProductScorer(products, self.options.normalize) for products in self._products]
         return SummedScorer(scorers, self.options.factors(context.denoiser()))

@@ -1,1 +1,1 @@
-"""Kernel methods over mean gradients: TRAK, D-TRAK, Journey-TRAK, DAS."""
+"""Attribution methods that solve a ridge kernel over mean gradients: TRAK, D-TRAK, Journey-TRAK, DAS."""

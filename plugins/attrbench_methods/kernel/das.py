@@ -1,4 +1,4 @@
-"""DAS: squared change of the model's output when an item is left out (Lin et al. 2024, arXiv 2410.18639)."""
+"""Method `das`: squared change of the model's output when an item is left out (Lin et al. 2024, arXiv 2410.18639)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from attrbench_methods.kernel.ridge import RidgeOptions, RidgeScorer, fit_kernel
 
 
 class DASOptions(RidgeOptions):
-    """Options of `das`."""
+    """Options of the method `das`: ridge kernel, and which of residual, leverage and square enter the score."""
 
     needs: ClassVar = {"target": "residual=true"}
     output: ClassVar[Literal["mean"]] = "mean"  # type: ignore[misc]
@@ -31,10 +31,11 @@ class DASOptions(RidgeOptions):
 
 
 class DAS(Method[DASOptions]):
-    """tau = (phi_q (Phi^T Phi + lam I)^-1 phi_i^T r_i / (1 - h_i))^2.
+    """Attribution by the squared change of the model's output when an item is left out, from one ridge kernel.
 
-    phi is the mean over the timesteps of the unit gradients of the output's mean, r_i the mean over the timesteps of
-    the root of the loss over its norm, h_i the leverage.
+    tau = (phi_q (Phi^T Phi + lam I)^-1 phi_i^T r_i / (1 - h_i))^2. phi is the mean over the timesteps of the unit
+    gradients of the output's mean, r_i the mean over the timesteps of the root of the loss over its norm, h_i the
+    leverage.
     """
 
     name = "das"
@@ -43,13 +44,13 @@ class DAS(Method[DASOptions]):
     Options = DASOptions
 
     def features(self) -> FeatureRequest:
-        """Return the request of mean gradients of the output, and of the training items' losses for the residuals."""
+        """Request mean gradients of the network's output, and the training items' losses for the residuals."""
         request = self.means.request()
         return FeatureRequest(request.train + ((self._losses,) if self.options.residual else ()), request.query)
 
     @property
     def means(self) -> KernelFeatures:
-        """Return the features of the kernel: means of unit gradients of the output's mean."""
+        """Return the gradient features of the ridge kernel: means over timesteps of gradients of the output's mean."""
         return self.options.means()
 
     @property
@@ -57,7 +58,7 @@ class DAS(Method[DASOptions]):
         return Outputs(source=self.options.source("loss"))
 
     def fit(self, train: TrainFeatures, context: Context) -> DASScorer:
-        """Return the scorer over the inverted kernel; leverages and residuals become one factor an item."""
+        """Return a ridge kernel scorer that multiplies each item's scores by its residual over 1 - leverage."""
         kernel = fit_kernel(self.means, train, self.options, context)
         factors = np.ones(train.count)
         if self.options.residual:
@@ -70,7 +71,7 @@ class DAS(Method[DASOptions]):
 
 
 class DASScorer(ExhaustiveScorer):
-    """Ridge kernel scores times a factor for each item ([n]), squared or not."""
+    """Scorer of DAS: ridge kernel scores times a factor for each training item ([n]), squared by default."""
 
     def __init__(self, ridge: RidgeScorer, factors: NDArray[np.float64], squared: bool) -> None:
         self._ridge = ridge
@@ -78,19 +79,19 @@ class DASScorer(ExhaustiveScorer):
         self._squared = squared
 
     def scores(self, query: QueryFeatures) -> NDArray[np.float32]:
-        """Return the [m, n] scores."""
+        """Return the [m, n] DAS scores of n training items for m queries, at least 0 if squared."""
         scores = self._ridge.scores(query).astype(np.float64) * self._factors
         return (scores**2 if self._squared else scores).astype(np.float32)
 
     def facts(self) -> dict[str, float]:
-        """Return the absolute damping."""
+        """Return the kernel's damping lam as an absolute number, for the result record."""
         return self._ridge.facts()
 
     def build_seconds(self) -> float:
-        """Return the seconds that the kernel's decomposition took in an earlier fit, if it was loaded."""
+        """Return the seconds that the kernel's eigendecomposition took in an earlier run, 0 if it was not loaded."""
         return self._ridge.build_seconds()
 
     def size(self) -> StateSize:
-        """Return the bytes of the kernel's scorer and of the factors."""
+        """Return the bytes of the training gradients, the inverse kernel and the per-item factors, for new queries."""
         size = self._ridge.size()
         return replace(size, shared=size.shared + self._factors.nbytes)

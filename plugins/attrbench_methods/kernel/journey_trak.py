@@ -1,4 +1,4 @@
-"""Journey-TRAK: TRAK whose queries are sampling trajectories (Georgiev et al. 2023, arXiv 2312.06205)."""
+"""Method `journey-trak`: TRAK whose queries are sampling trajectories (Georgiev et al. 2023, arXiv 2312.06205)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from attrbench_methods.kernel.ridge import RidgeOptions, RidgeScorer, fit_kernel
 
 
 class JourneyOptions(RidgeOptions):
-    """Options of `journey-trak`."""
+    """Options of the method `journey-trak`: ridge kernel, and the sampling steps that a query is followed along."""
 
     needs: ClassVar = {"sampling_steps": "at=none", "draws": "at"}
     sampling_steps: int = Field(50, ge=1, le=1000)
@@ -38,7 +38,10 @@ class JourneyOptions(RidgeOptions):
 
 
 class JourneyTRAK(Method[JourneyOptions]):
-    """TRAK's kernel; phi_q is the mean loss gradient of the sampler's estimates of x_0, each at its own timestep."""
+    """TRAK with each query's loss gradient taken at the sampler's estimates of the image along its trajectory.
+
+    phi_q is the mean loss gradient of the sampler's estimates of x_0, each at its own timestep.
+    """
 
     name = "journey-trak"
     summary = "ridge kernel over loss gradients, queries followed along their sampling trajectory"
@@ -46,12 +49,12 @@ class JourneyTRAK(Method[JourneyOptions]):
     Options = JourneyOptions
 
     def features(self) -> FeatureRequest:
-        """Return the request of the mean gradients."""
+        """Request mean loss gradients of the training items, and of the queries along their trajectories."""
         return self.means.request()
 
     @property
     def means(self) -> KernelFeatures:
-        """Return the features of the kernel: `trak`'s for the training set, the queries' along their trajectories."""
+        """Return the kernel's features: `trak`'s for training items, trajectory gradients for the queries."""
         o = self.options
         grid = TimestepGrid(kind="sampler", steps=o.sampling_steps)
         if o.at is not None:
@@ -59,5 +62,5 @@ class JourneyTRAK(Method[JourneyOptions]):
         return o.means(queries=o.source().model_copy(update={"grid": grid, "latents": "trajectory"}))
 
     def fit(self, train: TrainFeatures, context: Context) -> Scorer:
-        """Return the scorer over the inverted kernel."""
+        """Return the ridge kernel scorer, after inverting the damped Gram matrix of the training gradients."""
         return RidgeScorer(self.means, train, fit_kernel(self.means, train, self.options, context))

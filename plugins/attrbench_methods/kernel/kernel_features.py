@@ -1,4 +1,4 @@
-"""Features of the ridge kernel: sketched mean gradients, or the Gram matrix of whole ones."""
+"""Gradient features of the ridge kernel methods: stored sketches of mean gradients, or a Gram matrix of whole ones."""
 
 from __future__ import annotations
 
@@ -20,36 +20,36 @@ Cross = Callable[[QueryFeatures], Matrix]
 
 
 class KernelFeatures(ABC):
-    """Mean gradients phi of training items and queries, through the inner products that a kernel needs."""
+    """Contract for the mean gradients that a ridge kernel needs, given only through their inner products."""
 
     @abstractmethod
     def request(self) -> FeatureRequest:
-        """Return the request of the features that must be computed."""
+        """Return the request that tells the framework which gradient features to compute for the kernel."""
 
     @abstractmethod
     def gram(self, train: TrainFeatures) -> Matrix:
-        """Return the [n, n] products Phi Phi^T."""
+        """Return the [n, n] Gram matrix Phi Phi^T, the inner products of the training items' mean gradients."""
 
     @abstractmethod
     def norms(self, train: TrainFeatures) -> Matrix:
-        """Return the [n] norms |Phi_i|."""
+        """Return the [n] norms |Phi_i| of the training items' mean gradients."""
 
     @abstractmethod
     def cross(self, train: TrainFeatures) -> Cross:
-        """Return the function from queries to the [m, n] products phi_q Phi^T."""
+        """Return a function from queries to [m, n] inner products of their mean gradients with the training ones."""
 
     @abstractmethod
     def row_bytes(self, train: TrainFeatures) -> int:
-        """Return the bytes of the training items' rows that a new query needs."""
+        """Return the bytes of training gradients that must stay stored to score a new query."""
 
     @abstractmethod
     def bytes_if_kept(self, train: TrainFeatures) -> int | None:
-        """Return the bytes that all whole gradients would take, where none is kept."""
+        """Return the bytes that storing all whole gradients would take; None where rows are stored."""
 
 
 @dataclass(frozen=True)
 class SketchedMeans(KernelFeatures):
-    """Sketched mean gradients.
+    """Kernel features from stored sketches of mean gradients, one row per item.
 
     Attributes:
         rows: of the training items.
@@ -60,33 +60,33 @@ class SketchedMeans(KernelFeatures):
     query_rows: GradientRows
 
     def request(self) -> FeatureRequest:
-        """Return the request of the rows."""
+        """Request the sketched mean gradients of the training items and of the queries."""
         return FeatureRequest((self.rows,), (self.query_rows,))
 
     def gram(self, train: TrainFeatures) -> Matrix:
-        """Return the [n, n] products of raw rows."""
+        """Return the [n, n] inner products of the training items' stored sketches, scaled back from unit norm."""
         return gram_blocks(train[self.rows], raw=True)[""]
 
     def norms(self, train: TrainFeatures) -> Matrix:
-        """Return the [n] norms of the sketches."""
+        """Return the [n] norms of the training items' sketched mean gradients."""
         return train[self.rows].norms[:, 0].astype(np.float64)
 
     def cross(self, train: TrainFeatures) -> Cross:
-        """Return the function from queries to their products with the stored rows."""
+        """Return a function from queries to [m, n] inner products of their sketches with the training sketches."""
         rows, feature = train[self.rows], self.query_rows
         return lambda query: cross_gram_blocks(query[feature].raw, rows, raw=True)[""]
 
     def row_bytes(self, train: TrainFeatures) -> int:
-        """Return the bytes of rows and norms."""
+        """Return the bytes of the training items' stored sketches and norms, which a new query needs."""
         return rows_bytes(train[self.rows], normalize=False)
 
     def bytes_if_kept(self, train: TrainFeatures) -> None:
-        """Return None: the rows are kept."""
+        """Return None: the sketches are stored, so there is no hypothetical size to report."""
 
 
 @dataclass(frozen=True)
 class WholeMeans(KernelFeatures):
-    """Whole mean gradients, none of which is kept.
+    """Kernel features from the exact Gram matrix of whole mean gradients, none of which is stored.
 
     Attributes:
         feature: Gram matrix of the means, and their products with the queries.
@@ -95,26 +95,26 @@ class WholeMeans(KernelFeatures):
     feature: GradientGram
 
     def request(self) -> FeatureRequest:
-        """Return the request of the Gram matrix."""
+        """Request the Gram matrix of whole mean gradients, with the queries' inner products."""
         return FeatureRequest.both(self.feature)
 
     def gram(self, train: TrainFeatures) -> Matrix:
-        """Return the [n, n] Gram matrix."""
+        """Return the [n, n] Gram matrix of the training items' whole mean gradients."""
         return train[self.feature].matrix
 
     def norms(self, train: TrainFeatures) -> Matrix:
-        """Return the [n] square roots of its diagonal."""
+        """Return the [n] norms of the whole mean gradients: square roots of the Gram matrix's diagonal."""
         return np.sqrt(np.diagonal(train[self.feature].matrix))
 
     def cross(self, train: TrainFeatures) -> Cross:
-        """Return the function that looks up the queries' products, computed with the matrix."""
+        """Return a function that looks up the queries' [m, n] inner products, computed with the Gram matrix."""
         feature = self.feature
         return lambda query: query[feature]
 
     def row_bytes(self, train: TrainFeatures) -> int:
-        """Return 0: nothing is kept of an item."""
+        """Return 0: no gradient of a training item is stored, only inner products."""
         return 0
 
     def bytes_if_kept(self, train: TrainFeatures) -> int:
-        """Return four bytes for each item and parameter."""
+        """Return the bytes that all whole training gradients would take: 4 per item and parameter."""
         return 4 * train.count * sum(train[self.feature].sizes.values())

@@ -1,4 +1,4 @@
-"""Ridge kernel over gradient features, shared by TRAK, D-TRAK, their normalized relatives and DAS.
+"""Ridge kernel over mean gradients, shared by TRAK, D-TRAK, their normalized variants and DAS.
 
 Park et al. 2023, TRAK (arXiv 2303.14186), eq. 13; Zheng et al. 2024, D-TRAK (arXiv 2311.00500).
 
@@ -31,7 +31,7 @@ SPECTRUM_VERSION = 1
 
 
 class RidgeOptions(MeanGradientOptions):
-    """Options of the ridge kernel methods."""
+    """Options of the ridge kernel methods: mean gradients, their sketch, and the kernel's damping lam."""
 
     v: int | None = Field(4096, ge=1)
     """Length of the sketch of the mean gradient (TRAK's k); `none`: the exact kernel of whole gradients, none of which
@@ -42,7 +42,7 @@ class RidgeOptions(MeanGradientOptions):
     """`relative`: times the mean eigenvalue of the Gram matrix, trace/n; `absolute`: as it is."""
 
     def means(self, queries: GradientSource | None = None) -> KernelFeatures:
-        """Return the features of sketched means, or of the exact kernel of whole ones.
+        """Return the kernel's gradient features: sketched means, or without a sketch the exact Gram matrix.
 
         Args:
             queries: what decides the queries' gradients, where it differs from the training items'.
@@ -54,20 +54,20 @@ class RidgeOptions(MeanGradientOptions):
 
 
 class Spectrum(NamedTuple):
-    """Eigenvalues ([n], none negative) and eigenvectors ([n, n]) of a Gram matrix."""
+    """Eigenvalues ([n], clipped at 0) and eigenvectors ([n, n]) of a Gram matrix of training gradients."""
 
     values: NDArray[np.float64]
     vectors: NDArray[np.float64]
 
     @staticmethod
     def of(gram: NDArray[np.float64]) -> Spectrum:
-        """Return the eigendecomposition of a Gram matrix, [n, n] float64."""
+        """Return eigenvalues and eigenvectors of an [n, n] float64 Gram matrix, with negative eigenvalues set to 0."""
         values, vectors = np.linalg.eigh(gram)
         return Spectrum(values.clip(0), np.ascontiguousarray(vectors))
 
 
 class RidgeKernel:
-    """Inverse (Phi Phi^T + lam I)^-1 by one eigendecomposition, which serves every damping.
+    """Damped inverse (Phi Phi^T + lam I)^-1 of a Gram matrix, from an eigendecomposition that serves every lam.
 
     Args:
         spectrum: of Phi Phi^T in float64.
@@ -84,24 +84,24 @@ class RidgeKernel:
 
     @cached_property
     def inverse(self) -> NDArray[np.float64]:
-        """Return the inverse, [n, n]."""
+        """Return the [n, n] damped inverse (Phi Phi^T + lam I)^-1 of the Gram matrix, computed on first use."""
         inverse: NDArray[np.float64] = (self._vectors / (self._values + self.damping)) @ self._vectors.T
         return inverse
 
     def leverages(self) -> NDArray[np.float64]:
-        """Return the [n] leverages h_i = Phi_i (Phi^T Phi + lam I)^-1 Phi_i^T, in [0, 1)."""
+        """Return the [n] leverages h_i = Phi_i (Phi^T Phi + lam I)^-1 Phi_i^T of the training items, in [0, 1)."""
         leverages: NDArray[np.float64] = np.square(self._vectors) @ (self._values / (self._values + self.damping))
         return leverages
 
     def influence_norms(self) -> NDArray[np.float64]:
-        """Return the [n] norms |Phi_i (Phi^T Phi + lam I)^-1|, by which Relative-IF divides."""
+        """Return the [n] norms |Phi_i (Phi^T Phi + lam I)^-1|, by which Relative-IF divides TRAK's scores."""
         weights = self._values / (self._values + self.damping) ** 2
         norms: NDArray[np.float64] = np.sqrt(np.square(self._vectors) @ weights)
         return norms
 
 
 class RidgeScorer(ExhaustiveScorer):
-    """tau = (phi_q Phi^T) (Phi Phi^T + lam I)^-1, each training item divided by a norm of its own.
+    """Scorer of TRAK and relatives: tau = (phi_q Phi^T) (Phi Phi^T + lam I)^-1, divided by a norm per item if given.
 
     Args:
         means: features that the kernel is computed from.
@@ -125,7 +125,7 @@ class RidgeScorer(ExhaustiveScorer):
         self._row_bytes, self._bytes_if_kept = means.row_bytes(train), means.bytes_if_kept(train)
 
     def scores(self, query: QueryFeatures) -> NDArray[np.float32]:
-        """Return the [m, n] scores."""
+        """Return the [m, n] ridge kernel scores of n training items for m queries; items without gradient get 0."""
         scores = self._cross(query) @ self._inverse
         scores[:, self._silent] = 0  # rounding in the inverse would leave noise, which norms blow up
         if self._norms is not None:
@@ -133,28 +133,28 @@ class RidgeScorer(ExhaustiveScorer):
         return scores.astype(np.float32)
 
     def facts(self) -> dict[str, float]:
-        """Return the absolute damping."""
+        """Return the kernel's damping lam as an absolute number, for the result record."""
         return {"damping": self._damping}
 
     def build_seconds(self) -> float:
-        """Return the seconds that the decomposition took in an earlier fit, if it was loaded."""
+        """Return the seconds that the eigendecomposition took in an earlier run, 0 if it was not loaded."""
         return self._earlier_seconds
 
     def size(self) -> StateSize:
-        """Return the bytes of features with their norms, unless they are whole gradients, and of the inverse."""
+        """Return the bytes of the stored training gradients (0 for whole ones), the inverse kernel and the norms."""
         norms = 0 if self._norms is None else self._norms.nbytes
         shared = self._inverse.nbytes + self._silent.nbytes + norms
         return StateSize(rows=self._row_bytes, shared=shared, rows_if_kept=self._bytes_if_kept)
 
 
 def fit_kernel(means: KernelFeatures, train: TrainFeatures, options: RidgeOptions, context: Context) -> RidgeKernel:
-    """Return the kernel of the training features."""
+    """Return the damped inverse kernel of the training items' mean gradients, its decomposition computed or loaded."""
     spectrum, earlier = _spectrum(means, train, context)
     return RidgeKernel(spectrum, options.damping, options.damping_mode == "relative", earlier)
 
 
 def _spectrum(means: KernelFeatures, train: TrainFeatures, context: Context) -> tuple[Spectrum, float]:
-    """Return the spectrum, and the seconds it took in an earlier fit if it was loaded.
+    """Return the Gram matrix's eigendecomposition, and the seconds it took in an earlier run if loaded from disk.
 
     From KEPT items on it is kept on disk, for all dampings.
     """

@@ -1,4 +1,4 @@
-"""TRAK, D-TRAK, Relative-IF and Renormalized-IF: one ridge kernel, four scores."""
+"""Methods `trak`, `d-trak`, `relative-if` and `renorm-if`, which derive their scores from the same ridge kernel."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ from attrbench_methods.kernel.ridge import RidgeOptions, RidgeScorer, fit_kernel
 
 
 class TRAK(Method[RidgeOptions]):
-    """tau = phi_q (Phi^T Phi + lam I)^-1 Phi_i^T over gradients of the training loss: D-TRAK's "TRAK" baseline."""
+    """Attribution by a ridge kernel over mean gradients of the training loss, D-TRAK's "TRAK" baseline.
+
+    tau = phi_q (Phi^T Phi + lam I)^-1 Phi_i^T.
+    """
 
     name = "trak"
     summary = "ridge kernel over mean loss gradients"
@@ -20,20 +23,20 @@ class TRAK(Method[RidgeOptions]):
 
     @property
     def means(self) -> KernelFeatures:
-        """Return the features of the kernel: mean gradients, sketched or whole."""
+        """Return the kernel's gradient features: mean loss gradients, sketched or as a Gram matrix of whole ones."""
         return self.options.means()
 
     def features(self) -> FeatureRequest:
-        """Return the request of the mean gradients."""
+        """Request the mean gradients of training items and queries that the ridge kernel is computed from."""
         return self.means.request()
 
     def fit(self, train: TrainFeatures, context: Context) -> Scorer:
-        """Return the scorer over the inverted kernel."""
+        """Return the ridge kernel scorer, after inverting the damped Gram matrix of the training gradients."""
         return RidgeScorer(self.means, train, fit_kernel(self.means, train, self.options, context))
 
 
 class DTRAKOptions(RidgeOptions):
-    """Options of `d-trak`: those of `trak` except `target`, for the output is compared with nothing."""
+    """Options of the method `d-trak`: `trak`'s without the loss target, as only the output is differentiated."""
 
     needs: ClassVar = {"target": ""}
     output: Literal["squared-norm", "mean", "l1", "l2", "linf"] = "squared-norm"
@@ -43,7 +46,7 @@ class DTRAKOptions(RidgeOptions):
 
 
 class DTRAK(TRAK):
-    """TRAK over gradients of the mean square of the network's output, for training items and queries alike."""
+    """TRAK with gradients of the mean square of the network's output in place of the training loss."""
 
     name = "d-trak"
     summary = "ridge kernel over mean gradients of the output's square"
@@ -52,26 +55,26 @@ class DTRAK(TRAK):
 
 
 class RelativeIF(TRAK):
-    """TRAK's score over |Phi_i (Phi^T Phi + lam I)^-1|: the share of item i's influence that falls on the query."""
+    """TRAK's score divided by the norm |Phi_i (Phi^T Phi + lam I)^-1| of the training item's influence."""
 
     name = "relative-if"
     summary = "TRAK over the norm of an item's influence"
     citation = "Barshan et al. 2020, RelatIF (arXiv 2003.11630)"
 
     def fit(self, train: TrainFeatures, context: Context) -> Scorer:
-        """Return the scorer over the inverted kernel, divided by the norms of the items' influences."""
+        """Return a ridge kernel scorer that divides each training item's scores by the norm of its influence."""
         kernel = fit_kernel(self.means, train, self.options, context)
         return RidgeScorer(self.means, train, kernel, kernel.influence_norms())
 
 
 class RenormIF(TRAK):
-    """TRAK's score over |Phi_i|: influence per unit of gradient."""
+    """TRAK's score divided by the norm of the training item's mean gradient: influence per unit of gradient."""
 
     name = "renorm-if"
     summary = "TRAK over the norm of an item's gradient"
     citation = "Hammoudeh and Lowd 2022 (arXiv 2201.10055)"
 
     def fit(self, train: TrainFeatures, context: Context) -> Scorer:
-        """Return the scorer over the inverted kernel, divided by the norms of the items' gradients."""
+        """Return a ridge kernel scorer that divides each training item's scores by the norm of its gradient."""
         means = self.means
         return RidgeScorer(means, train, fit_kernel(means, train, self.options, context), means.norms(train))

@@ -1,1 +1,1 @@
-"""Influence functions: DataInf, LiSSA, K-FAC and EK-FAC."""
+"""Attribution methods that apply an approximate inverse Hessian to gradients: DataInf, LiSSA, K-FAC and EK-FAC."""

@@ -1,4 +1,4 @@
-"""Influence functions whose approximate inverse Hessian is applied block by block.
+"""Common parts of influence functions whose approximate inverse Hessian is applied to one parameter block at a time.
 
 A block is a LoRA matrix or other parameter, a module, or all parameters together. The inverse is symmetric, so it is
 applied to the training gradients once, and a query costs one inner product with each training item:
@@ -29,7 +29,7 @@ LAYERS: dict[str, Layers] = {"parameter": "parameter", "module": "module", "sing
 
 
 class BlockOptions(MeanGradientOptions):
-    """Options of `datainf` and `lissa`: gradients are those of the loss, as the Hessian is the loss's."""
+    """Options of `datainf` and `lissa`: the parameter blocks, the damping, and the loss gradients with their sketch."""
 
     needs: ClassVar = {"target": ""}
     output: ClassVar[Literal["loss"]] = "loss"  # type: ignore[misc]
@@ -46,7 +46,7 @@ class BlockOptions(MeanGradientOptions):
     """`relative`: times the mean square of the block's training gradients; `absolute`: as it is."""
 
     def block_rows(self) -> GradientRows:
-        """Return the feature of sketches of each block's gradient, for training items and queries alike."""
+        """Return the feature that declares the sketched gradient of each parameter block, for each item and query."""
         return GradientRows(
             source=self.source(),
             sketch=self.sketching(),
@@ -55,7 +55,9 @@ class BlockOptions(MeanGradientOptions):
         )
 
     def block_damping(self, gradients: Matrix, parameters: int) -> float:
-        """Return lam_l = damping * mean over items and coordinates of g^2; DataInf's lambda_const_param is 1/damping.
+        """Return a block's damping: the option's value, by default times the mean square of the block's gradients.
+
+        lam_l = damping * mean over items and coordinates of g^2; DataInf's lambda_const_param is 1/damping.
 
         Args:
             gradients: [n, d] of one block, sketched or not.
@@ -71,10 +73,10 @@ Precondition = Callable[[Matrix, int], Matrix]
 
 
 def preconditioned(rows: TrainRows, precondition: Precondition) -> NDArray[np.float32]:
-    """Return the [n, T * w] training gradients times each block's inverse; blocks without any gradient stay zero.
+    """Return the [n, T * w] training gradients after each block's inverse Hessian; T timesteps or means, w numbers.
 
-    So do blocks whose gradients are rounding errors only, such as the bias of attention's keys, to which softmax is
-    blind: a relative damping would raise them to the weight of all others.
+    Blocks without any gradient stay zero. So do blocks whose gradients are rounding errors only, such as the bias of
+    attention's keys, to which softmax is blind: a relative damping would raise them to the weight of all others.
     """
     steps = rows.norms.shape[1]
     width = rows.width // steps
@@ -90,7 +92,7 @@ def preconditioned(rows: TrainRows, precondition: Precondition) -> NDArray[np.fl
 
 
 def block_gradients(rows: TrainRows, columns: slice) -> Matrix:
-    """Return the [n, T * d] raw gradients of one block, in float64 as the inversion needs it."""
+    """Return the [n, T * d] training gradients of one parameter block at full scale, in float64 for the inversion."""
     return np.concatenate(list(_raw(rows, columns)))
 
 
@@ -101,7 +103,9 @@ def _raw(rows: TrainRows, columns: slice) -> Iterator[Matrix]:
 
 
 class PreconditionedScorer(ExhaustiveScorer):
-    """Scorer of tau = <g_q, H^-1 g_i>.
+    """Scorer of influence functions: inner products of query gradients with inverse-Hessian training gradients.
+
+    tau = <g_q, H^-1 g_i>.
 
     Args:
         feature: feature of the queries' rows.
@@ -115,15 +119,15 @@ class PreconditionedScorer(ExhaustiveScorer):
         self._facts = facts or {}
 
     def scores(self, query: QueryFeatures) -> NDArray[np.float32]:
-        """Return the [m, n] scores."""
+        """Return the [m, n] influence scores of n training items on m queries, by one matrix product."""
         raw = query[self._feature].raw.reshape(len(query), -1)
         scores: NDArray[np.float32] = np.matmul(raw, self._rows.T)
         return scores
 
     def facts(self) -> dict[str, float]:
-        """Return the facts that were given."""
+        """Return the numbers of the inversion, such as damping and residual, for the result record."""
         return self._facts
 
     def size(self) -> StateSize:
-        """Return the bytes of the preconditioned rows, which take the place of the gradients."""
+        """Return the bytes of the inverse-Hessian training gradients, all that a new query needs."""
         return StateSize(rows=self._rows.nbytes)

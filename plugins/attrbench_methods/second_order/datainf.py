@@ -1,4 +1,4 @@
-"""DataInf: inverse Hessian in closed form, by swapping inverse and mean (Kwon et al. 2024, arXiv 2310.00902)."""
+"""Method `datainf`: influence function with a closed-form inverse Hessian (Kwon et al. 2024, arXiv 2310.00902)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from attrbench_methods.second_order.block_influence import BlockOptions, Matrix,
 
 
 class DataInfOptions(BlockOptions):
-    """Options of `datainf`."""
+    """Options of the method `datainf`: parameter blocks, damping, sketch, and whether the Hessian is left out."""
 
     needs: ClassVar = dict.fromkeys(("damping", "damping_mode"), "hessian=inverse")
     hessian: Literal["inverse", "identity"] = "inverse"
@@ -20,7 +20,10 @@ class DataInfOptions(BlockOptions):
 
 
 class DataInf(Method[DataInfOptions]):
-    """H_l^-1 = (1/n) sum_i (g_i g_i^T + lam_l I)^-1, each term by Sherman and Morrison (Kwon et al. 2024, eq. 5)."""
+    """Influence function with DataInf's approximate inverse Hessian of each parameter block: a mean of inverses.
+
+    H_l^-1 = (1/n) sum_i (g_i g_i^T + lam_l I)^-1, each term by Sherman and Morrison (Kwon et al. 2024, eq. 5).
+    """
 
     name = "datainf"
     summary = "influence function with DataInf's closed-form inverse Hessian, block by block"
@@ -28,11 +31,11 @@ class DataInf(Method[DataInfOptions]):
     Options = DataInfOptions
 
     def features(self) -> FeatureRequest:
-        """Return the request of sketched gradients of each block."""
+        """Request the sketched loss gradients of each parameter block, of training items and queries."""
         return FeatureRequest.both(self.options.block_rows())
 
     def fit(self, train: TrainFeatures, context: Context) -> Scorer:
-        """Return the scorer over the training gradients times the inverse."""
+        """Return a scorer over the training gradients, multiplied once with DataInf's inverse Hessian."""
 
         def inverse(gradients: Matrix, parameters: int) -> Matrix:
             if self.options.hessian == "identity":
@@ -44,7 +47,9 @@ class DataInf(Method[DataInfOptions]):
 
 
 def datainf_inverse(gradients: Matrix, damping: float) -> Matrix:
-    """Return the [n, d] products H^-1 g_k = (1/lam) [g_k - (1/n) sum_i <g_i, g_k> / (lam + |g_i|^2) g_i].
+    """Return the [n, d] training gradients of a block multiplied with DataInf's approximate inverse Hessian.
+
+    H^-1 g_k = (1/lam) [g_k - (1/n) sum_i <g_i, g_k> / (lam + |g_i|^2) g_i].
 
     Args:
         gradients: [n, d] training gradients of one block.

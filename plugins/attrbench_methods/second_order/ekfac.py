@@ -1,4 +1,4 @@
-"""EK-FAC and K-FAC influence functions (Mlodozeniec et al. 2025, arXiv 2410.13850)."""
+"""Methods `ekfac` and `kfac`: influence functions with Kronecker-factored curvature (Mlodozeniec et al. 2025)."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from attrbench_methods.gradient_options import AveragedGradientOptions
 
 
 class KroneckerOptions(AveragedGradientOptions):
-    """Options of `ekfac` and `kfac`: gradients are those of the loss, as the curvature is the loss's."""
+    """Options of `ekfac` and `kfac`: Fisher matrix, number of draws for the Kronecker factors, damping, gradients."""
 
     needs: ClassVar = {"target": ""}
     output: ClassVar[Literal["loss"]] = "loss"  # type: ignore[misc]
@@ -43,9 +43,10 @@ class KroneckerOptions(AveragedGradientOptions):
 
 
 class EKFAC(Method[KroneckerOptions]):
-    """tau = sum over modules of <(H_l + lam_l I)^-1 g_q,l, g_i,l>, H_l diagonal in its Kronecker eigenvectors.
+    """Influence function with the inverse of an eigenvalue-corrected Kronecker approximation of the Hessian.
 
-    g is the mean of the loss gradients over the timesteps; only Linear and Conv2d layers take part.
+    tau = sum over modules of <(H_l + lam_l I)^-1 g_q,l, g_i,l>, H_l diagonal in its Kronecker eigenvectors. g is the
+    mean of the loss gradients over the timesteps; only Linear and Conv2d layers take part.
     """
 
     name = "ekfac"
@@ -56,7 +57,7 @@ class EKFAC(Method[KroneckerOptions]):
     corrected = True
 
     def features(self) -> FeatureRequest:
-        """Return the request of inner products of mean gradients, the queries' multiplied with the inverse."""
+        """Request inner products of training gradients with query gradients that `transform` multiplied with H^-1."""
         return FeatureRequest.both(self._products)
 
     @property
@@ -64,11 +65,14 @@ class EKFAC(Method[KroneckerOptions]):
         return GradientProducts(source=self.options.source(), timesteps="mean", transform=self.key)
 
     def fit(self, train: TrainFeatures, context: Context) -> ProductScorer:
-        """Return the scorer; the inverse was applied in `transform`."""
+        """Return a scorer of the inner products; the inverse Hessian was applied to the queries in `transform`."""
         return ProductScorer(self._products, normalize=False)
 
     def transform(self, gradients: Tensor, context: Context) -> Transformed:
-        """Return the queries' gradients times the inverse; the factors are estimated, or loaded from an earlier run."""
+        """Return the queries' gradients multiplied with the damped inverse of the Kronecker-factored Hessian.
+
+        The factors are estimated, or loaded from an earlier run.
+        """
         started = time.perf_counter()
         kept = self._factors(context)
         built = time.perf_counter() - started
@@ -97,7 +101,7 @@ class EKFAC(Method[KroneckerOptions]):
 
 
 class KFAC(EKFAC):
-    """EK-FAC without the correction: eigenvalues are products of the factors' eigenvalues."""
+    """EK-FAC without the correction: the Hessian's eigenvalues are products of the Kronecker factors' eigenvalues."""
 
     name = "kfac"
     summary = "influence function with Kronecker-factored curvature"

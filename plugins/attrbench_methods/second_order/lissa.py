@@ -1,4 +1,4 @@
-"""LiSSA: influence functions with the inverse Hessian by iteration (Agarwal et al. 2017, arXiv 1602.03943)."""
+"""Methods `lissa` and `lissa-released`: influence functions with an iterated inverse Hessian (Agarwal et al. 2017)."""
 
 from __future__ import annotations
 
@@ -33,7 +33,10 @@ FLOAT32_MAX = 3e38
 
 
 class LiSSA(Method[LiSSAOptions]):
-    """tau = <u, g_i>, u = (H + lam I)^-1 g_q by Richardson's iteration u <- u + eta (g_q - (H + lam I) u)."""
+    """Influence function that applies the damped inverse Hessian by Richardson's iteration (LiSSA).
+
+    tau = <u, g_i>, u = (H + lam I)^-1 g_q by u <- u + eta (g_q - (H + lam I) u).
+    """
 
     name = "lissa"
     summary = "influence function with the inverse Hessian by iteration"
@@ -42,7 +45,7 @@ class LiSSA(Method[LiSSAOptions]):
     quick: ClassVar[Mapping[str, str]] = {"iterations": "20"}
 
     def features(self) -> FeatureRequest:
-        """Return the request of sketched gradients; for `ggn` and `hessian`, of products of whole gradients with u."""
+        """Request sketched gradients; for `ggn` and `hessian`, products with queries times the inverse curvature."""
         if self.options.hessian == "fisher":
             return FeatureRequest.both(self.options.block_rows())
         return FeatureRequest.both(self._products)
@@ -53,12 +56,12 @@ class LiSSA(Method[LiSSAOptions]):
 
     @property
     def _network_key(self) -> str:
-        """Return the options that count for `ggn` and `hessian`: nothing of sketches and blocks."""
+        """Return the options that decide a solution with `ggn` or `hessian`, as text that names its products."""
         used = {"hessian", "damping", "damping_mode", "iterations", "tolerance", "step", "batch"}
         return f"{self.name} v{self.version} {self.options.model_dump_json(include=used)}"
 
     def fit(self, train: TrainFeatures, context: Context) -> Scorer:
-        """Return a scorer over preconditioned training gradients, or over products with preconditioned queries."""
+        """Return a scorer of the inverse-Hessian products; for the Fisher matrix the inverse is computed here."""
         o = self.options
         if o.hessian != "fisher":
             return ProductScorer(self._products, normalize=False)
@@ -83,12 +86,12 @@ class LiSSA(Method[LiSSAOptions]):
         return PreconditionedScorer(feature, rows, max(facts, key=lambda fact: fact["residual"], default={}))
 
     def transform(self, gradients: Tensor, context: Context) -> Transformed:
-        """Return the queries' gradients after the iteration with products of the network's own curvature."""
+        """Return the queries' gradients times the inverse Hessian or Gauss-Newton matrix, by LiSSA's iteration."""
         return solve(gradients, self.options, context)
 
 
 class SampledScorer(ExhaustiveScorer):
-    """Scorer of LiSSA as published: every step takes the Fisher matrix of a few training items drawn anew.
+    """Scorer of LiSSA as published: each step of a query's iteration uses the Fisher matrix of a few random items.
 
     The draws are a function of the seed, and the same for all queries.
 
@@ -114,7 +117,7 @@ class SampledScorer(ExhaustiveScorer):
         self._residual = 0.0
 
     def scores(self, query: QueryFeatures) -> NDArray[np.float32]:
-        """Run the iteration on the query gradients; return their products with the training gradients, [m, n]."""
+        """Return the [m, n] scores: iterate on m query gradients, then multiply with the n training gradients."""
         view = query[self._feature]
         gradients = (view.rows.astype("f8") * view.norms[:, :, None]).reshape(len(query), -1)
         step, damping = self.iteration.step, self.iteration.damping
@@ -132,16 +135,16 @@ class SampledScorer(ExhaustiveScorer):
         return scores
 
     def facts(self) -> dict[str, float]:
-        """Return the numbers of the iteration, with the residual of the latest query under the whole training set."""
+        """Return step, damping, number of steps and the latest queries' worst residual, for the result record."""
         return self.iteration.facts(self._residual)
 
     def size(self) -> StateSize:
-        """Return the bytes of the gradients, in double precision."""
+        """Return the bytes of the stored training gradients in float64, which each new query's iteration needs."""
         return StateSize(rows=self._gradients.nbytes)
 
 
 class ReleasedLiSSAOptions(BlockOptions):
-    """Options of `lissa-released`."""
+    """Options of the method `lissa-released`: number and size of the steps, parameter blocks, damping and sketch."""
 
     iterations: int = Field(10, ge=1)
     """Number of steps of the iteration."""
@@ -150,10 +153,11 @@ class ReleasedLiSSAOptions(BlockOptions):
 
 
 class ReleasedLiSSA(Method[ReleasedLiSSAOptions]):
-    """The "LiSSA" of DataInf's released code, whose damping has the wrong sign: u <- g + u - eta (F u - lam u).
+    """LiSSA as in DataInf's released code, with the damping's sign wrong, to reproduce published numbers.
 
-    Its fixed point is (F - lam I)^-1 g; it diverges where an eigenvalue of F is below lam, and at step 1 where one
-    exceeds 2 + lam. It is here because published rows may rest on it; `lissa` is the method.
+    u <- g + u - eta (F u - lam u). Its fixed point is (F - lam I)^-1 g; it diverges where an eigenvalue of F is below
+    lam, and at step 1 where one exceeds 2 + lam. It is here because published rows may rest on it; `lissa` is the
+    method.
     """
 
     name = "lissa-released"
@@ -162,11 +166,11 @@ class ReleasedLiSSA(Method[ReleasedLiSSAOptions]):
     Options = ReleasedLiSSAOptions
 
     def features(self) -> FeatureRequest:
-        """Return the request of sketched gradients of each block, the same as `datainf`'s."""
+        """Request the sketched loss gradients of each parameter block, the same feature as `datainf`'s."""
         return FeatureRequest.both(self.options.block_rows())
 
     def fit(self, train: TrainFeatures, context: Context) -> Scorer:
-        """Return the scorer over training gradients that went through the iteration, in closed form."""
+        """Return a scorer over the training gradients after the released iteration, computed in closed form."""
         o = self.options
 
         def inverse(gradients: Matrix, parameters: int) -> Matrix:

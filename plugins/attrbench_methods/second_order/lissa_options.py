@@ -1,4 +1,4 @@
-"""Options of LiSSA."""
+"""Options of the method `lissa`: which curvature matrix, and the steps and tolerance of its iterative inversion."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from attrbench_methods.second_order.block_influence import BlockOptions
 
 
 class LiSSAOptions(BlockOptions):
-    """Options of `lissa`."""
+    """Options of the method `lissa`: curvature matrix, steps, tolerance, step size, batch, damping and sketch."""
 
     needs: ClassVar = {
         **dict.fromkeys(("v", "blocks", "concatenate"), "hessian=fisher"),

@@ -1,4 +1,4 @@
-"""LiSSA with products of the network's own curvature, Hessian or Gauss-Newton, over pairs of item and timestep."""
+"""LiSSA with exact Hessian or Gauss-Newton products of the network, over random pairs of item and timestep."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ LOOK = 10
 
 
 def solve(queries: Tensor, options: LiSSAOptions, context: Context) -> Transformed:
-    """Return U = (H + lam I)^-1 g for each query, [1, m, p].
+    """Return the [1, m, p] queries' gradients multiplied with the damped inverse curvature, by LiSSA's iteration.
 
-    Batches are drawn from the training pairs, the same for all queries.
+    U = (H + lam I)^-1 g for each query. Batches are drawn from the training pairs, the same for all queries.
     Step and damping follow from H's largest eigenvalue and mean diagonal on a sample of pairs, the first by power
     iteration, the second by Hutchinson's estimate; the residual is measured on that sample too.
 
@@ -88,7 +88,7 @@ def _iterate(
     apply: Callable[[Tensor], Tensor],
     apply_drawn: Callable[[Tensor], Tensor],
 ) -> tuple[Tensor, Tensor, int]:
-    """Run the iteration for each query until its own residual is small enough, whatever the others need.
+    """Run LiSSA's iteration on all query gradients; each query stops when its own residual is small enough.
 
     Args:
         gradients: [m, p] gradients g.
@@ -124,7 +124,7 @@ def _iterate(
 def top_eigenvalue(
     apply: Callable[[Tensor], Tensor], size: int, like: Tensor, draws: torch.Generator, steps: int = POWER_STEPS
 ) -> float:
-    """Return the largest eigenvalue by modulus, by power iteration from a seeded vector."""
+    """Return the largest absolute eigenvalue of a matrix given by its products, by power iteration."""
     vector = torch.randn(1, size, generator=draws).to(like)
     value = 0.0
     for _ in range(steps):
@@ -138,6 +138,6 @@ def top_eigenvalue(
 def mean_diagonal(
     apply: Callable[[Tensor], Tensor], size: int, like: Tensor, draws: torch.Generator, probes: int = PROBES
 ) -> float:
-    """Return trace(H) / p, by products with seeded sign vectors (Hutchinson 1990)."""
+    """Return the mean diagonal trace(H) / p of a matrix given by its products, by Hutchinson's random signs (1990)."""
     signs = (torch.randint(0, 2, (probes, size), generator=draws) * 2 - 1).to(like)
     return float((signs * apply(signs)).sum(dim=1).mean()) / size

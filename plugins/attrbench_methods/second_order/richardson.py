@@ -1,4 +1,4 @@
-"""Richardson's iteration for (H + lam I) u = g, in closed form where H is known by its eigenvectors."""
+"""Richardson's iteration for (H + lam I) u = g, in closed form where H's eigenvectors are known; used by LiSSA."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ DIVERGED = 1e3
 
 
 def diverged(step: float, residual: float, iterations: int) -> AttrbenchError:
-    """Return the error of a diverging iteration, which says what to do."""
+    """Return the error to raise when LiSSA's iteration diverges, which names options that would help."""
     return AttrbenchError(
         f"LiSSA diverges: residual {residual:.0e} after {iterations} steps of {step:.1e}; give a smaller step"
         " (step=...), more damping, or, with hessian=hessian, hessian=ggn, which has no negative eigenvalues"
@@ -24,7 +24,7 @@ def diverged(step: float, residual: float, iterations: int) -> AttrbenchError:
 
 
 def eigen_coordinates(gradients: Matrix) -> tuple[Matrix, Matrix, NDArray[np.float64]]:
-    """Return the eigendecomposition of F = (1/n) G^T G with the gradients in its coordinates.
+    """Return the eigendecomposition of the Fisher matrix F = (1/n) G^T G, and G in its eigenvectors' coordinates.
 
     Args:
         gradients: [n, d] G.
@@ -47,9 +47,9 @@ def eigen_coordinates(gradients: Matrix) -> tuple[Matrix, Matrix, NDArray[np.flo
 
 @dataclass(frozen=True)
 class Richardson:
-    """Iteration u <- u + eta (g - (H + lam I) u) from u = eta g, J steps in all.
+    """Richardson's iteration u <- u + eta (g - (H + lam I) u) with its step size, damping and number of steps.
 
-    On an eigenvector of H to the eigenvalue mu the iteration multiplies g by
+    It begins at u = eta g and has J steps in all. On an eigenvector of H to the eigenvalue mu it multiplies g by
     [1 - (1 - eta (mu + lam))^J] / (mu + lam), which `filter` gives without iterating.
     """
 
@@ -60,27 +60,30 @@ class Richardson:
 
     @staticmethod
     def plan(top: float, damping: float, step: float | None, iterations: int) -> Richardson:
-        """Return the iteration with the step 1 / (top + lam) unless one is given; `top` is H's largest eigenvalue."""
+        """Return an iteration with the given step size, by default 1 / (top + lam), `top` H's largest eigenvalue."""
         bound = top + damping
         return Richardson(step or (1 / bound if bound > 0 else 1.0), damping, iterations, top)
 
     def rate(self, spectrum: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return 1 - eta (mu + lam), the factor by which a step multiplies the residual on each eigenvector."""
+        """Return 1 - eta (mu + lam) for H's eigenvalues mu: how a step shrinks the residual on each eigenvector."""
         return 1 - self.step * (spectrum + self.damping)
 
     def filter(self, spectrum: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return the factor by which the iteration multiplies g on each eigenvector."""
+        """Return, for each eigenvector of H, the factor by which all steps together multiply g, in closed form."""
         with np.errstate(over="ignore"):
             return (1 - self.rate(spectrum) ** self.iterations) / (spectrum + self.damping)
 
     def residual(self, spectrum: NDArray[np.float64], weights: NDArray[np.float64]) -> float:
-        """Return |g - (H + lam I) u| / |g|, where `weights` are the squares of g's coordinates in the eigenvectors."""
+        """Return the relative residual |g - (H + lam I) u| / |g| after all steps, without iterating.
+
+        `weights` are the squares of g's coordinates in the eigenvectors.
+        """
         with np.errstate(over="ignore"):
             left = self.rate(spectrum) ** (2 * self.iterations) * weights
         return math.sqrt(float(left.sum() / weights.sum()))
 
     def until(self, spectrum: NDArray[np.float64], weights: NDArray[np.float64], tolerance: float) -> Richardson:
-        """Return the iteration with the fewest steps, at most its own, that bring the residual below `tolerance`."""
+        """Return the iteration cut to the fewest steps that bring the relative residual down to `tolerance`."""
         low, high = 1, self.iterations
         if np.abs(self.rate(spectrum)).max() >= 1:
             return self  # it diverges: no number of steps is better than another
@@ -91,7 +94,7 @@ class Richardson:
         return replace(self, iterations=low)
 
     def facts(self, residual: float) -> dict[str, float]:
-        """Return the iteration's settings and the residual that it reached, for the result record."""
+        """Return largest eigenvalue, damping, step size, steps and reached residual, for the result record."""
         return {
             "top_eigenvalue": self.top,
             "damping": self.damping,
@@ -102,7 +105,7 @@ class Richardson:
 
 
 def power_sum(rate: NDArray[np.float64], last: int) -> NDArray[np.float64]:
-    """Return 1 + r + ... + r^last of each rate r, in closed form that is exact to rounding near r = 1 too."""
+    """Return 1 + r + ... + r^last for each rate r of an array, in closed form, precise even near r = 1."""
     gap = 1 - rate
     with np.errstate(divide="ignore", invalid="ignore"):
         near = -np.expm1((last + 1) * np.log1p(-gap)) / gap  # keeps the digits that 1 - r^(last + 1) loses

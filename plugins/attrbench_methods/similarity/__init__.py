@@ -1,1 +1,1 @@
-"""Methods that compare images: pixels, SSIM, latents, embeddings of networks."""
+"""Attribution baselines that compare images without gradients: pixels, SSIM, latents, network embeddings."""

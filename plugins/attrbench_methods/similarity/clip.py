@@ -1,4 +1,4 @@
-"""CLIP: similarity of image embeddings of a CLIP model, loaded by open_clip (Radford et al. 2021, arXiv 2103.00020)."""
+"""Method `clip`: similarity of CLIP image embeddings by open_clip's models (Radford et al. 2021, arXiv 2103.00020)."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ WEIGHTS_FILES = (".safetensors", ".pt", ".pth", ".bin", ".npz")
 
 
 class CLIPOptions(SimilarityOptions):
-    """Options of `clip`."""
+    """Options of the method `clip`: open_clip's model and weights, cosine or inner product, batch size."""
 
     model: str = "ViT-B-32"
     """Name of the model in open_clip."""
@@ -45,9 +45,10 @@ class CLIPOptions(SimilarityOptions):
 
 
 class CLIP(ImageSimilarity[CLIPOptions]):
-    """tau = cosine of z(q) and z(i), z the projected image embedding (`encode_image`), as D-TRAK's baseline.
+    """Attribution by the cosine (or inner product) of the CLIP image embeddings of query and training item.
 
-    Text is not used. The model computes in float32.
+    tau = cosine of z(q) and z(i), z the projected image embedding (`encode_image`), as D-TRAK's baseline. Text is not
+    used. The model computes in float32.
     """
 
     name = "clip"
@@ -56,7 +57,7 @@ class CLIP(ImageSimilarity[CLIPOptions]):
     Options = CLIPOptions
 
     def check(self, train_items: int) -> None:
-        """Refuse models and tags that open_clip does not have, and files that are missing.
+        """Refuse a model or weights tag that open_clip does not have, and a missing weights file or library.
 
         Raises:
             UsageError: for an unknown model or tag.
@@ -73,12 +74,12 @@ class CLIP(ImageSimilarity[CLIPOptions]):
         raise unknown_name(f"weights of {model}", pretrained, open_clip.list_pretrained_tags_by_model(model))
 
     def fit(self, train: TrainFeatures, context: Context) -> EmbeddingScorer:
-        """Return the scorer over embeddings of the training images."""
+        """Return a scorer over CLIP embeddings of all training images, computed or loaded from an earlier run."""
         encoder = self._encoder(context.denoiser().device)
         return fit_embeddings(train, context, encoder, self.options.similarity)
 
     def _tag(self, open_clip: Any) -> dict[str, Any]:
-        """Return the description of the weights that open_clip has; empty where they are a file."""
+        """Return open_clip's description of the published weights; empty where the weights are a local file."""
         known: dict[str, Any] = open_clip.get_pretrained_cfg(self.options.model, self.options.pretrained)
         return known
 
@@ -107,11 +108,11 @@ class CLIP(ImageSimilarity[CLIPOptions]):
         )
 
     def _quick_gelu(self, open_clip: Any) -> bool:
-        """Return whether the weights need OpenAI's approximation of GELU; open_clip only warns of a mismatch."""
+        """Return whether the weights need OpenAI's fast GELU, since open_clip only warns of a mismatch."""
         return bool(self._tag(open_clip).get("quick_gelu"))
 
     def _network(self, open_clip: Any, device: torch.device) -> Any:
-        """Return the model in eval mode.
+        """Return the CLIP model with its weights loaded by open_clip, in float32 and eval mode.
 
         Raises:
             Unavailable: where the weights of a tag can't be loaded.
@@ -142,13 +143,13 @@ class CLIP(ImageSimilarity[CLIPOptions]):
         return network.eval()
 
     def _file_model(self, open_clip: Any) -> str:
-        """Return the model's name for a file with these weights, which does not say that it needs OpenAI's GELU."""
+        """Return the model name to advise for a local copy of the weights, `-quickgelu` where they need that GELU."""
         model = self.options.model
         quick = f"{model}-quickgelu"
         return quick if self._quick_gelu(open_clip) and quick in open_clip.list_models() else model
 
     def _preprocessing(self, open_clip: Any) -> dict[str, Any] | None:
-        """Return the image preparation for a checkpoint file: that of the published weights, where they agree."""
+        """Return the image preparation for a weights file: that of the model's published weights, if they agree."""
         if self._tag(open_clip):
             return None  # open_clip has it
         names = ("mean", "std", "interpolation", "resize_mode")
@@ -165,7 +166,7 @@ def _open_clip() -> Any:
 
 @contextmanager
 def _quiet_root_logger() -> Iterator[None]:
-    """Keep open_clip's messages to the root logger from giving it a permanent handler."""
+    """Keep open_clip's log messages from leaving a handler on Python's root logger, while its models load."""
     root, nothing = logging.getLogger(), logging.NullHandler()
     root.addHandler(nothing)
     try:

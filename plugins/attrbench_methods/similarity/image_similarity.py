@@ -1,4 +1,4 @@
-"""Base of `pixel`, `latent`, `embedding` and `clip`, which compare vectors of images."""
+"""Base class of the methods `pixel`, `latent`, `embedding` and `clip`, which compare images as vectors."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Similarity = Literal["cosine", "l2", "dot"]
 
 
 class SimilarityOptions(Options):
-    """Options of methods that compare images."""
+    """Options of methods that compare image vectors: cosine, Euclidean distance or inner product."""
 
     similarity: Similarity = "cosine"
     """`cosine`; `l2`, the negative squared distance; or `dot`."""
@@ -23,12 +23,15 @@ SimilarityOptionsT = TypeVar("SimilarityOptionsT", bound=SimilarityOptions)
 
 
 class ImageSimilarity(Method[SimilarityOptionsT]):
-    """Method that compares the images alone. By `cosine` and `l2` an image is nearest to itself."""
+    """Base class of attribution methods that compare the images alone, without the diffusion model's gradients.
+
+    By `cosine` and `l2` an image is nearest to itself.
+    """
 
     def __init__(self, options: SimilarityOptionsT) -> None:
         super().__init__(options)
         self.self_first = None if options.similarity == "dot" else True
 
     def features(self) -> FeatureRequest:
-        """Ask for the images of both sides, and for no gradients."""
+        """Request the images of training items and queries, and no gradients."""
         return FeatureRequest.both(Images())

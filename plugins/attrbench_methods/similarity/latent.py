@@ -1,4 +1,4 @@
-"""Latent similarity: cosine, Euclidean distance or inner product of the autoencoder's latents."""
+"""Method `latent`: cosine, Euclidean distance or inner product of the latents of a latent diffusion model."""
 
 from __future__ import annotations
 
@@ -12,14 +12,17 @@ from attrbench_methods.similarity.image_similarity import ImageSimilarity, Simil
 
 
 class LatentOptions(SimilarityOptions):
-    """Options of `latent`."""
+    """Options of the method `latent`: cosine, Euclidean distance or inner product, and the encoder's batch size."""
 
     batch_size: int = Field(16, ge=1)
     """Number of images in a batch."""
 
 
 class Latent(ImageSimilarity[LatentOptions]):
-    """Similarity of flattened latents as the network gets them, as D-TRAK's "raw pixel" baseline of latent models."""
+    """Attribution by the similarity of the autoencoder's latents of query and training image, flattened.
+
+    Latents as the network gets them, as D-TRAK's "raw pixel" baseline of latent models.
+    """
 
     name = "latent"
     summary = "cosine, l2 or dot product of the autoencoder's latents"
@@ -27,7 +30,7 @@ class Latent(ImageSimilarity[LatentOptions]):
     Options = LatentOptions
 
     def fit(self, train: TrainFeatures, context: Context) -> EmbeddingScorer:
-        """Return the scorer over latents of the training images.
+        """Return a scorer over the autoencoder's latents of all training images, computed or loaded.
 
         Raises:
             Unavailable: for models without an autoencoder.

@@ -1,4 +1,4 @@
-"""Pixel similarity: cosine, Euclidean distance or inner product of the images."""
+"""Method `pixel`: cosine, Euclidean distance or inner product of the images' raw pixels."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ KEPT_BYTES = 1 << 31
 
 
 class PixelOptions(SimilarityOptions):
-    """Options of `pixel`."""
+    """Options of the method `pixel`: cosine, Euclidean distance or inner product."""
 
     similarity: Similarity = "cosine"
     """`cosine`; `l2`, the negative squared distance; or `dot`, which favors images of high contrast."""
 
 
 class Pixel(ImageSimilarity[PixelOptions]):
-    """Similarity of flattened images with values in [-1, 1], as D-TRAK's "raw pixel" baseline."""
+    """Attribution by the similarity of raw pixels, in [-1, 1] and flattened: D-TRAK's "raw pixel" baseline."""
 
     name = "pixel"
     summary = "cosine, l2 or dot product of the images themselves"
@@ -33,12 +33,12 @@ class Pixel(ImageSimilarity[PixelOptions]):
     Options = PixelOptions
 
     def fit(self, train: TrainFeatures, context: Context) -> PixelScorer:
-        """Return the scorer over the flattened training images."""
+        """Return a scorer over the training images' pixels; nothing is learned."""
         return PixelScorer(train[Images()], self.options.similarity)
 
 
 class PixelScorer(ExhaustiveScorer):
-    """Scorer by matrix products, one block of training images after the other.
+    """Scorer that compares the query's pixels with all training images by matrix products, block by block.
 
     The images' vectors are kept where they fit into KEPT_BYTES, and computed again for each query otherwise.
     """
@@ -57,7 +57,7 @@ class PixelScorer(ExhaustiveScorer):
         return flat
 
     def scores(self, query: QueryFeatures) -> NDArray[np.float32]:
-        """Return the [m, n] similarities."""
+        """Return the [m, n] similarities of the raw pixels of m query images and n training images."""
         vectors = self._vectors(query[Images()])
         blocks = self._kept or (self._vectors(self._images[cut]) for cut in self._cuts)
         return np.concatenate([self._similarities(vectors, block) for block in blocks], axis=1)
@@ -69,5 +69,5 @@ class PixelScorer(ExhaustiveScorer):
         return dots
 
     def size(self) -> StateSize:
-        """Return the bytes of the images as they are kept: four a value, or one where they are too many."""
+        """Return the bytes of the training images: 4 per value as float vectors, or 1 where these exceed 2 GiB."""
         return StateSize(rows=self._images.nbytes if self._kept is None else 4 * self._images.size)

@@ -1,4 +1,4 @@
-"""SSIM: structural similarity of the query image and each training image (Wang et al. 2004, IEEE TIP 13(4))."""
+"""Method `ssim`: structural similarity of query image and training image (Wang et al. 2004, IEEE TIP 13(4))."""
 
 from __future__ import annotations
 
@@ -24,12 +24,13 @@ MOSAIC_PIXELS = 1 << 18
 
 
 class SSIMOptions(Options):
-    """Options of `ssim`: none; its settings are those of Wang et al."""
+    """Options of the method `ssim`: none, since its settings are those of Wang et al. 2004."""
 
 
 class SSIM(Method[SSIMOptions]):
-    """tau = mean SSIM over valid windows and channels.
+    """Attribution by the structural similarity (SSIM) of query image and training image, without gradients.
 
+    tau = mean SSIM over valid windows and channels.
     The window is Gaussian, 11x11 with sigma 1.5; K1 = .01, K2 = .03, data range 1.
     For images of at most 16 pixels a side the window is uniform and 7x7. DMin cites SSIM without settings; these are
     those of Wang et al.
@@ -42,16 +43,16 @@ class SSIM(Method[SSIMOptions]):
     self_first = True
 
     def features(self) -> FeatureRequest:
-        """Return the request of the images."""
+        """Request the images of training items and queries; SSIM needs no gradients."""
         return FeatureRequest.both(Images())
 
     def fit(self, train: TrainFeatures, context: Context) -> SSIMScorer:
-        """Return the scorer over the training images."""
+        """Return a scorer that computes SSIM with all training images; nothing is learned."""
         return SSIMScorer(train[Images()])
 
 
 class SSIMScorer(ExhaustiveScorer):
-    """Scorer by scikit-image's SSIM over mosaics: many training images side by side, in one call.
+    """Scorer by scikit-image's SSIM, which compares many training images per call, side by side in a mosaic.
 
     Only windows that lie wholly inside one image count, so that neighbors in the mosaic do not matter.
     """
@@ -65,20 +66,20 @@ class SSIMScorer(ExhaustiveScorer):
         self._images = images
 
     def scores(self, query: QueryFeatures) -> NDArray[np.float32]:
-        """Return the [m, n] mean SSIM, at most 1."""
+        """Return the [m, n] mean SSIM of m query images and n training images, at most 1, on all CPU cores."""
         with ThreadPoolExecutor(os.cpu_count()) as pool:  # scipy's filters let go of the interpreter lock
             columns = list(pool.map(partial(self._block_scores, query[Images()]), self._blocks()))
         return np.concatenate(columns, axis=1)
 
     def _blocks(self) -> Iterator[NDArray[np.uint8]]:
-        """Yield the training images of one mosaic after the other."""
+        """Yield the training images in blocks, each as large as one mosaic (about 262,000 pixels)."""
         height, width = self._images.shape[1:3]
         per_mosaic = max(1, MOSAIC_PIXELS // (height * width))
         for first in range(0, len(self._images), per_mosaic):
             yield self._images[first : first + per_mosaic]
 
     def _block_scores(self, queries: NDArray[np.uint8], block: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Return the [m, b] mean SSIM of the queries and one block of training images."""
+        """Return the [m, b] mean SSIM, averaged over channels, of m queries and a block of b training images."""
         scores = np.zeros((len(queries), len(block)), np.float32)
         channels = block.shape[3]
         for channel in range(channels):
@@ -89,7 +90,7 @@ class SSIMScorer(ExhaustiveScorer):
         return scores
 
     def _mean_ssim(self, a: NDArray[np.uint8], b: NDArray[np.uint8], count: int) -> NDArray[np.float32]:
-        """Return the [count] mean SSIM of the tiles of two mosaics."""
+        """Return the [count] mean SSIM of corresponding images in two mosaics of `count` images each."""
         r = self._radius
         _, ssim = structural_similarity(
             a.astype(np.float32) / 255,
@@ -105,5 +106,5 @@ class SSIMScorer(ExhaustiveScorer):
         return mean
 
     def size(self) -> StateSize:
-        """Return the bytes of the images, 8 bits a value."""
+        """Return the bytes of the stored training images, one byte per value."""
         return StateSize(rows=self._images.nbytes)

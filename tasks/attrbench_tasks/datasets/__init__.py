@@ -1,1 +1,1 @@
-"""Training sets of the tasks: where they come from and how they are put together."""
+"""Training sets of the benchmark tasks: code that loads them, splits them or builds them from published sources."""

@@ -1,4 +1,4 @@
-"""Read labeled images from an .npz file, as arrays or as a listing like that of a folder."""
+"""Readers of labeled images in an .npz file, as arrays or as a listing with the labels as groups."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ KEYS = (("x_train", "y_train"), ("x", "y"))
 
 
 def read_arrays(path: Path) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Return the arrays `x_train` and `y_train` of a file, or `x` and `y`, of any shape and type.
+    """Return the images and labels of an .npz file: its arrays `x_train` and `y_train`, or `x` and `y`.
 
     Raises:
         AttrbenchError: one line, where the file is missing or has neither.
@@ -39,7 +39,7 @@ def read_arrays(path: Path) -> tuple[NDArray[Any], NDArray[Any]]:
 
 
 def list_arrays(path: Path) -> Listing:
-    """Return a listing of a file's images, [n, H, W] or [n, H, W, 3] uint8, with their labels, [n], as groups.
+    """Return a listing of an .npz file's n uint8 images, gray or RGB, with their class labels as groups.
 
     Raises:
         AttrbenchError: one line, where the file is missing or holds something else.

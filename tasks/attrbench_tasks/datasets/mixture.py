@@ -1,4 +1,4 @@
-"""Data set `mixture`: the six sources of the DMin paper (arXiv 2412.08637) as one image folder.
+"""Data set `mixture`: the six captioned image sets of the DMin paper (arXiv 2412.08637) as one image folder.
 
 The paper's supplement 7.2: six data sets together; noise is added to 5% of the items, chosen at random, and these are
 appended; 80% are for training. Neither the noise nor the seed nor the order is published: here all items, noised ones
@@ -27,7 +27,7 @@ CAPTIONS = ("en_text", "prompt", "long_prompt", "short_prompt")
 
 
 class Mixture(Preparation[MixtureOptions]):
-    """The data set on which the paper trains its text-to-image models."""
+    """Builder of the DMin paper's training set for its text-to-image models, from six captioned sources, 5% noised."""
 
     name = "mixture"
     summary = "the six captioned sources of DMin with 5% noised copies, 80% for training: an image folder"
@@ -35,7 +35,7 @@ class Mixture(Preparation[MixtureOptions]):
     Options = MixtureOptions
 
     def prepare(self, order: Order) -> None:
-        """See `attrbench.contracts.dataset_builder.Preparation`."""
+        """Load the six sources, choose noised copies and the train/test split, and write all as an image folder."""
         started = Started(order.out)
         started.refuse_other_contents()
         sources = {name: pinned(order.sources.get(name, source)) for name, source in self.sources.items()}
@@ -48,7 +48,7 @@ class Mixture(Preparation[MixtureOptions]):
 
 
 def pinned(source: DatasetSource) -> DatasetSource:
-    """Return the source with the commit that the hub has now, where it answers and no revision is named."""
+    """Return the source with its revision set to the hub's current commit; unchanged if local, offline or set."""
     if Path(source.path).exists() or source.revision is not None:
         return source
     with hub_or_cache() as answers:
@@ -61,7 +61,7 @@ def pinned(source: DatasetSource) -> DatasetSource:
 
 
 def listed(name: str, source: DatasetSource, cache: Path) -> tuple[Listing, DatasetSource]:
-    """Return a listing of a source's items, and the source with the columns that were taken.
+    """Return a listing of a source's captioned images, and the source with the image and caption columns found.
 
     The sources' columns are not the same, and may change: where none is named, captions are looked for in the usual
     columns, then in `CAPTIONS`, and images in the only column there is, else in `image`.

@@ -1,4 +1,4 @@
-"""Which items the mixture has: the source, the split and the noise of each, before anything is written."""
+"""Plan of the DMin mixture: the source, train/test split and noise of each item, before any image is written."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from attrbench_tasks.dmin_paper import constants as paper
 
 
 class MixtureOptions(Options):
-    """Options of the mixture."""
+    """Options of the data set `mixture`: resolution, seed, noise and the shares of noised and test items."""
 
     resolution: int = Field(paper.RESOLUTION, ge=8)
     """Pixels on a side of the images."""
@@ -27,7 +27,7 @@ class MixtureOptions(Options):
 
 
 class Entry(NamedTuple):
-    """An item of the mixture before it is written."""
+    """One planned item of the DMin mixture: its source, index there, split, and whether it is a noised copy."""
 
     group: str
     place: int
@@ -37,12 +37,15 @@ class Entry(NamedTuple):
 
     @property
     def file_name(self) -> str:
-        """Return the name of its file in the folder of its split."""
+        """Return the name of the item's PNG file, made of source, index and `-noised` for noised copies."""
         return f"{self.group}-{self.place:06d}{'-noised' if self.noised else ''}.png"
 
 
 def mixture_entries(sizes: dict[str, int], options: MixtureOptions) -> list[Entry]:
-    """Return all items with their split, by source, then by place, noised copies last."""
+    """Return all items of the DMin mixture, noised copies included, each assigned at random to train or test.
+
+    In the order of source and place, noised copies last.
+    """
     rng = np.random.default_rng(options.seed)
     items = [(group, place, False) for group, size in sizes.items() for place in range(size)]
     chosen = sorted(rng.permutation(len(items))[: round(options.noised_share * len(items))].tolist())

@@ -1,4 +1,4 @@
-"""Write the mixture image by image, so that it can be resumed; `manifest.json` is written last, when all is there."""
+"""Resumable writer of the DMin mixture as an image folder; `manifest.json` comes last and marks it complete."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ EVERY = 500
 
 @dataclass(frozen=True)
 class Started:
-    """The folder of a mixture that is being written, with a mark that tells which."""
+    """Folder of a mixture that is being written; a mark file in it tells which sources and options it is for."""
 
     folder: Path
 
     def refuse_other_contents(self) -> None:
-        """Check that the folder is empty or holds an unfinished mixture.
+        """Raise an error unless the folder is empty, missing or holds an unfinished mixture to go on with.
 
         Raises:
             AttrbenchError: where the folder holds a whole data set, or anything but an unfinished one.
@@ -53,7 +53,10 @@ class Started:
             raise AttrbenchError(f"{self.folder} is not empty: name another folder with --out")
 
     def begin(self, key: str) -> None:
-        """Mark the folder as that of an unfinished data set, or check that the mark there is of the same one.
+        """Mark the folder as unfinished, for these sources and options; refuse a mark of other ones.
+
+        Args:
+            key: hash of sources and options.
 
         Raises:
             AttrbenchError: where another data set was begun there, or the folder can't be written to.
@@ -81,7 +84,7 @@ def write_mixture(
     order: Order,
     started: Started,
 ) -> None:
-    """Write images, then metadata, then the manifest."""
+    """Write the mixture's images, then a table of captions for each split, then the manifest; resume if cut off."""
     settled = {
         "options": options.model_dump(mode="json"),
         "sources": {name: source.model_dump(mode="json") for name, source in sources.items()},
@@ -105,7 +108,7 @@ def write_mixture(
 
 
 def _write_image(entry: Entry, listing: Listing, options: MixtureOptions, out: Path) -> str | None:
-    """Write an image that is not there yet; return None, or the reason where its source cannot be read."""
+    """Write an item's PNG file unless it exists; return None, or the reason where its source cannot be read."""
     path = out / entry.split / entry.file_name
     if path.exists():
         return None
@@ -126,7 +129,10 @@ def _write_image(entry: Entry, listing: Listing, options: MixtureOptions, out: P
 
 
 def noised(pixels: NDArray[np.uint8], options: MixtureOptions, entry: Entry) -> NDArray[np.uint8]:
-    """Return [H, W, 3] pixels with Gaussian noise of the seed, source and index, clipped to 0 .. 255."""
+    """Return an image ([H, W, 3] uint8) with reproducible Gaussian noise added, for a noised copy of the mixture.
+
+    The noise follows from the seed, the source and the index there; values are clipped to 0 .. 255.
+    """
     words = fingerprint(["noise", options.seed, entry.group, entry.place])
     noise = np.random.default_rng(int(words[:16], 16)).normal(0, 255 * options.noise, pixels.shape)
     return (pixels + noise).round().clip(0, 255).astype(np.uint8)
@@ -154,7 +160,7 @@ def _csv(rows: Sequence[Mapping[str, Any]]) -> bytes:
 
 
 def _counts(entries: Sequence[Entry]) -> dict[str, dict[str, int]]:
-    """Return the number of items, and of noised ones, by group and split."""
+    """Return the numbers of items and of noised items by source and split, for the manifest."""
     counts = Counter((entry.group, entry.split) for entry in entries)
     copies = Counter((entry.group, f"{entry.split}, noised") for entry in entries if entry.noised)
     table: dict[str, dict[str, int]] = {}

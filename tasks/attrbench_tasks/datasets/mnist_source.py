@@ -1,4 +1,4 @@
-"""Load the full MNIST training set from the hub or from a file."""
+"""Loader of the full MNIST training set, from the Hugging Face hub or from an .npz file."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from attrbench_tasks.datasets.labeled_arrays import Labeled, read_arrays
 
 
 def load_mnist(dataset: str, count: int) -> Labeled:
-    """Return [count, 28, 28, 1] uint8 images and [count] digits.
+    """Return MNIST's training set: [count, 28, 28, 1] uint8 images and [count] digits, checked for their number.
 
     Args:
         dataset: an .npz file, or the id of a data set on the hub with the columns `image` and `label`.

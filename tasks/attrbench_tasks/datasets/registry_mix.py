@@ -1,4 +1,4 @@
-"""Read the captioned 32x32 icons of six families that the RGB minis share, and divide them into three parts.
+"""Reader of the 1,833 captioned 32x32 icons of six families, in three parts: pre-training, fine-tuning, held out.
 
 `data/registry_mix32.npz` holds 1,833 images from permissively licensed packages (see docs/reference/tasks.md). Each
 family is divided, by one seed, into three parts:
@@ -34,7 +34,7 @@ TWO_STYLES = ("a 3d emoji of ", "a flat emoji of ")
 
 @dataclass(frozen=True)
 class Captioned:
-    """Images, [n, 32, 32, 3] uint8, with their n captions and their families, [n] indices into `FAMILIES`."""
+    """Icons, [n, 32, 32, 3] uint8, with n captions and [n] family numbers (indices into `FAMILIES`)."""
 
     images: NDArray[np.uint8]
     captions: tuple[str, ...]
@@ -46,7 +46,7 @@ class Captioned:
 
 @cache
 def part(*names: Part) -> Captioned:
-    """Return the images of one or more parts, in the order of the file."""
+    """Return the icons of the named parts (`base`, `tuning`, `held_out`) with captions and families, in file order."""
     with np.load(IMAGES, allow_pickle=False) as file:
         images, captions, families = file["x"], file["caption"].tolist(), file["family"].tolist()
     parts = _parts(captions, families)
@@ -59,14 +59,14 @@ def part(*names: Part) -> Captioned:
 
 
 def subject(caption: str) -> str:
-    """Return the caption without the words that name one of the two emoji styles."""
+    """Return an icon's caption without its emoji style, so that both drawings of one subject get the same text."""
     for style in TWO_STYLES:
         caption = caption.removeprefix(style)
     return caption
 
 
 def _parts(captions: list[str], families: list[str]) -> list[Part]:
-    """Return the part of each image; emoji that exist in both styles are assigned as pairs."""
+    """Return each icon's part (`base`, `tuning` or `held_out`), random within a family, subjects kept together."""
     where: dict[str, list[int]] = {}
     for i, caption in enumerate(captions):
         where.setdefault(subject(caption), []).append(i)

@@ -1,1 +1,1 @@
-"""The tasks of the DMin paper at their real size (arXiv 2412.08637)."""
+"""Tasks with the models and data sets of the DMin paper (arXiv 2412.08637) at their real size."""

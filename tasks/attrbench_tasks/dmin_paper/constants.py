@@ -1,4 +1,4 @@
-"""Models, data sets, sizes and recipes that the DMin paper (arXiv 2412.08637) and its released files name.
+"""Ids of models and data sets, sizes and training settings that the DMin paper (arXiv 2412.08637) names.
 
 Where the paper is silent, docs/reference/tasks.md says what is done here instead.
 """

@@ -45,7 +45,7 @@ LABELS = (
 
 
 class PaperDDPMOptions(Options):
-    """Options of the paper's DDPM tasks; a path can stand for every id."""
+    """Options of the tasks `ddpm-mnist` and `ddpm-cifar10`; a local path can stand for every hub id."""
 
     needs: ClassVar = {"group_column": "dataset"}
     model: str | None = None
@@ -69,7 +69,7 @@ class PaperDDPMOptions(Options):
 
 
 class PaperDDPMTask(Task[PaperDDPMOptions]):
-    """A task around a published DDPM, its training set, and generated queries that a classifier labels."""
+    """Base of tasks with a published DDPM, its training set, and generated queries that a classifier labels."""
 
     Options: ClassVar[type[PaperDDPMOptions]] = PaperDDPMOptions  # type: ignore[misc]
     tuning: ClassVar = {"query_set": "tuning"}
@@ -80,7 +80,7 @@ class PaperDDPMTask(Task[PaperDDPMOptions]):
 
     @property
     def train_source(self) -> DatasetSource:
-        """Return the source of the training images."""
+        """Return where the training images come from: the task's own hub data set, or the one in the options."""
         options = self.options
         if options.dataset is None:
             return self.images.model_copy(update={"revision": options.dataset_revision})
@@ -88,7 +88,7 @@ class PaperDDPMTask(Task[PaperDDPMOptions]):
 
     @property
     def model(self) -> ModelConfig:
-        """Return the configuration of the model."""
+        """Return the configuration to load the published DDPM with: its id, revision and sampling steps."""
         options = self.options
         return ModelConfig(
             model=options.model or self.base,
@@ -98,11 +98,11 @@ class PaperDDPMTask(Task[PaperDDPMOptions]):
         )
 
     def state(self) -> object:
-        """Return names, sizes and times of the local files that the task is made of."""
+        """Return names, sizes and times of the local model and data files, so that changed files are noticed."""
         return local_state((self.options.model, self.options.dataset))
 
     def open(self, workspace: Workspace) -> OpenPaperDDPM:
-        """Return the open task, after checking that model and data set are within reach."""
+        """Return the loaded task, after checking that the model and a data set with classes can be found."""
         source = self.train_source
         try:
             find_pipeline(self.model)
@@ -118,7 +118,7 @@ class PaperDDPMTask(Task[PaperDDPMOptions]):
         return OpenPaperDDPM(self, workspace, train)
 
     def classifier(self, size: int, channels: int, classes: int) -> ClassifierRecipe:
-        """Return the recipe of the classifier of the queries, for square images of `size` pixels on a side."""
+        """Return the training recipe of the CNN that labels the queries, for square images of `size` pixels."""
         return ClassifierRecipe(
             size=size,
             epochs=self.epochs,
@@ -131,7 +131,7 @@ class PaperDDPMTask(Task[PaperDDPMOptions]):
 
 
 class OpenPaperDDPM(OpenTask):
-    """An open DDPM task of the paper; training set, queries and model are loaded on first use."""
+    """A loaded DDPM task of the DMin paper; training set, queries and model are loaded on first use."""
 
     def __init__(self, task: PaperDDPMTask, workspace: Workspace, train: Listing) -> None:
         self._task = task
@@ -141,17 +141,17 @@ class OpenPaperDDPM(OpenTask):
 
     @property
     def notes(self) -> Sequence[str]:
-        """Return the accuracy of the classifier in words, once the queries are there."""
+        """Return the accuracy of the classifier that labels the queries, as text; empty before queries exist."""
         return self._notes
 
     @cached_property
     def denoiser(self) -> DDPMDenoiser:
-        """Return the published model."""
+        """Return the published DDPM, loaded to the run's device on first use."""
         return self._ddpm(load_denoiser(self._task.model, self._workspace.device))
 
     @cached_property
     def model_description(self) -> ModelDescription:
-        """Return the description of the published model; its weights are not read."""
+        """Return the published DDPM's image shape and identity for planning, without reading its weights."""
         return ModelDescription(self._ddpm(describe_model(self._task.model).outline))
 
     def _ddpm(self, denoiser: Denoiser) -> DDPMDenoiser:
@@ -161,13 +161,16 @@ class OpenPaperDDPM(OpenTask):
 
     @cached_property
     def train(self) -> Items:
-        """Return the training images at the model's size; the group of an item is its class."""
+        """Return the training images at the model's size; each item's group is its class."""
         shape = self.model_description.image_shape
         return items_of(self._listing, self._task.train_source, shape, self._workspace.cache).items
 
     @cached_property
     def queries(self) -> Items:
-        """Return generated images, labeled by the classifier, ambiguous ones left out (see `query_pictures`)."""
+        """Return the queries: images that the DDPM generates, labeled by a classifier; ambiguous ones are left out.
+
+        See `query_pictures`.
+        """
         kept = labeled_pictures(self, self._trained_classifier(), self._wanted).arrays()
         groups = [self._classes[label] for label in kept["labels"].tolist()]
         seeds = kept["seeds"].tolist()
@@ -176,7 +179,7 @@ class OpenPaperDDPM(OpenTask):
 
     @property
     def query_outline(self) -> ItemsOutline:
-        """Return the outline of the queries; it trains no classifier and draws none."""
+        """Return the queries' number and hash for planning, without training a classifier or generating images."""
         classifier = self._classifier
         if classifier.whole() is None:
             return ItemsOutline.to_draw(self._wanted.per_group * len(self._classes))
@@ -189,7 +192,7 @@ class OpenPaperDDPM(OpenTask):
 
     @cached_property
     def _classes(self) -> list[str]:
-        """The groups of the training set in order; a label of the classifier is a place among them."""
+        """Return the sorted class names of the training set; the classifier's label is an index into them."""
         return sorted(set(self.train.groups))
 
     @property
@@ -199,14 +202,14 @@ class OpenPaperDDPM(OpenTask):
 
     @property
     def _classifier(self) -> Artifact:
-        """The folder of the classifier in the cache, which may be missing."""
+        """Return the cache entry of the classifier that labels the queries, which may not be trained yet."""
         train = self.train
         contents = [train.fingerprint, train.grouping, self._recipe.model_dump(mode="json"), HELD_OUT]
         path = self._workspace.cache / "classifiers" / fingerprint(contents)[:20]
         return Artifact(path, "classifier", f"{len(self._classes)} classes, trained on {len(train):,} images")
 
     def _trained_classifier(self) -> Path:
-        """Return the folder of the classifier; train it where it is not in the cache yet."""
+        """Return the cached classifier's folder, after training it if missing, and note its accuracy."""
 
         def build(part: Path) -> None:
             log.info("training the classifier of the queries on %d images", len(self.train))
@@ -221,7 +224,7 @@ class OpenPaperDDPM(OpenTask):
         return folder
 
     def _labeled(self) -> tuple[Labeled, Labeled]:
-        """Return the images and labels that the classifier is trained on, and those that it is tested on."""
+        """Return images and class numbers to train the classifier on, and every tenth item to test it on."""
         numbers = {group: number for number, group in enumerate(self._classes)}
         labels = np.array([numbers[group] for group in self.train.groups], np.int64)
         tested = np.arange(len(labels)) % HELD_OUT == HELD_OUT - 1
@@ -230,7 +233,7 @@ class OpenPaperDDPM(OpenTask):
 
 
 class DDPMMnist(PaperDDPMTask):
-    """The paper's DDPM on MNIST."""
+    """Task `ddpm-mnist`: the DMin paper's published DDPM on the 60,000 MNIST training images."""
 
     base = paper.DDPM_MNIST
     images = DatasetSource(path=paper.MNIST, split="train", image_column="image", group_column="label")
@@ -249,7 +252,7 @@ class DDPMMnist(PaperDDPMTask):
 
 
 class DDPMCifar10(PaperDDPMTask):
-    """The paper's DDPM on CIFAR-10."""
+    """Task `ddpm-cifar10`: the DMin paper's published DDPM on the 50,000 CIFAR-10 training images."""
 
     base = paper.DDPM_CIFAR10
     images = DatasetSource(path=paper.CIFAR10, split="train", image_column="img", group_column="label")

@@ -1,4 +1,4 @@
-"""Open tasks (returned by `Task.open`) of the DMin paper's text-to-image models, and of scale runs.
+"""Loaded forms of the DMin paper's text-to-image tasks, with real weights or, to measure cost alone, random ones.
 
 A scale run has random weights, images and conditioning at their real sizes: it measures time, memory and storage.
 """
@@ -24,27 +24,30 @@ STRIDE = 97
 
 
 class OpenPaperTask(OpenFileTask):
-    """The open form of a DMin paper task: an `OpenFileTask` that also notes where the prompts come from."""
+    """A loaded text-to-image task of the DMin paper, which also notes where its queries' prompts come from."""
 
     said: Sequence[str] = ()
 
     @property
     def notes(self) -> Sequence[str]:
-        """Return notes about where prompts come from, and about items left out."""
+        """Return notes for the result record: where the prompts come from, and which images were left out."""
         return [*self.said, *super().notes]
 
 
 class OpenScaleTask(OpenFileTask):
-    """An open task of random images and random conditioning for random weights."""
+    """A loaded task with random weights, images and prompts, to measure a method's time, memory and storage."""
 
     @property
     def notes(self) -> Sequence[str]:
-        """Return the note that only time, memory and storage mean anything."""
+        """Return a note for the result record: weights are random, so only time, memory and storage count."""
         return ["scale run: random weights, images and conditioning; only time, memory and storage mean anything"]
 
     @cached_property
     def train(self) -> Items:
-        """Return random training images: overlapping windows of one strip of bytes, so that they take little memory."""
+        """Return random training images with prompts, as many as `scale_items`, at the model's image size.
+
+        The images are overlapping windows of one strip of bytes, so that they take little memory.
+        """
         shape = self.model_description.image_shape
         count = len(self._train)
         return Items(
@@ -57,7 +60,10 @@ class OpenScaleTask(OpenFileTask):
 
 
 def scale_images(count: int, shape: tuple[int, int, int]) -> NDArray[np.uint8]:
-    """Return [count, H, W, C] random uint8 images: overlapping, read-only windows of one strip of bytes."""
+    """Return [count, H, W, C] random uint8 images that share memory, to measure cost at real data set size.
+
+    They are overlapping, read-only windows of one strip of bytes.
+    """
     height, width, channels = shape
     size = height * width * channels
     strip = np.random.default_rng(0).integers(0, 256, size + STRIDE * (count - 1), dtype=np.uint8)
@@ -66,7 +72,7 @@ def scale_images(count: int, shape: tuple[int, int, int]) -> NDArray[np.uint8]:
 
 
 def scale_listing(count: int) -> Listing:
-    """Return a listing with the names and prompts of random images; opening one raises a LookupError."""
+    """Return a listing of random images with names and prompts, but no files: opening one raises a LookupError."""
 
     def no_image(index: int) -> object:
         raise LookupError(f"image {index} of a scale run is no file")
@@ -76,5 +82,5 @@ def scale_listing(count: int) -> Listing:
 
 
 def scale_draws() -> list[Draw]:
-    """Return the prompts and seeds of the queries of a scale run."""
+    """Return the prompts and seeds of 16 queries, for a run that measures time, memory and storage alone."""
     return [Draw(f"random query {index}", index, "") for index in range(SCALE_QUERIES)]

@@ -1,4 +1,4 @@
-"""Options of the paper's text-to-image tasks."""
+"""Options of the DMin paper's text-to-image tasks: model, LoRA, data set, queries, precision and training."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from attrbench_tasks.dmin_paper.constants import BATCH, EPOCHS, RELEASED_SET, TR
 
 
 class PaperOptions(Options):
-    """Options of the paper's text-to-image tasks; a path can stand for every id.
+    """Options of the tasks `sd14-lora` and `sd3-lora`; a local path can stand for every hub id.
 
     Those from `train_epochs` on are for training alone.
     """
@@ -81,7 +81,7 @@ class PaperOptions(Options):
 
 
 class FullPaperOptions(PaperOptions):
-    """Options of the task without LoRA, which has none to name."""
+    """Options of the task `sd3-full`, which fine-tunes the whole network and so has no LoRA to name."""
 
     lora: ClassVar[None] = None  # type: ignore[misc]
     lora_revision: ClassVar[None] = None  # type: ignore[misc]

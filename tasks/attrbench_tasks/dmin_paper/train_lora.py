@@ -1,4 +1,4 @@
-"""Training of the paper's text-to-image models by its Table 7 (arXiv 2412.08637), with accelerate and peft.
+"""Training of the DMin paper's text-to-image models by its Table 7 (arXiv 2412.08637), with accelerate and peft.
 
 Optimizer, schedule, timesteps and the share of dropped prompts are not published. Here: AdamW (weight decay 0.01),
 a constant learning rate, gradients clipped at norm 1, timesteps as the model was pre-trained (uniform for SD 1.x, the
@@ -46,7 +46,7 @@ ENCODED_AT_ONCE = 256
 
 
 class PaperRecipe(TextToImageRecipe):
-    """Everything that decides a fine-tuning by the paper's Table 7, besides base model and images.
+    """Training recipe of a fine-tuning by the DMin paper's Table 7: all that decides it besides the pixels.
 
     Attributes:
         model: the base.
@@ -67,7 +67,7 @@ class PaperRecipe(TextToImageRecipe):
 
 @dataclass(frozen=True)
 class PaperBase:
-    """A base model and the training set of its fine-tuning, in the form that `OpenFileTask` opens.
+    """A base model and the training set to fine-tune it on, in the form that `OpenFileTask` opens.
 
     Attributes:
         path: what messages call the task.
@@ -95,7 +95,7 @@ def train_paper_task(
     device: torch.device,
     report: Callable[[str], None],
 ) -> Path:
-    """Train the LoRA, or the whole network, into `out`; a second call resumes where the first was cut off.
+    """Fine-tune a base model's LoRA, or its whole network, into a folder; a second call resumes a cut-off training.
 
     Args:
         base: model and training set.
@@ -144,7 +144,7 @@ def train_paper_task(
 
 
 def recipe_of(base: PaperBase, options: PaperOptions, items: Items) -> PaperRecipe:
-    """Return the recipe of the paper's Table 7, as far as the options do not say otherwise."""
+    """Return the fine-tuning recipe of the DMin paper's Table 7, where the task's options do not override it."""
     per_epoch = max(1, len(items) // options.train_batch)
     assert base.model.resolution is not None
     return PaperRecipe(
@@ -176,7 +176,7 @@ def train(
     progress: Progress,
     accelerator: Accelerator,
 ) -> None:
-    """Train on the items with these indices ([k]), and save the adapter or the pipeline to the progress's folder."""
+    """Fine-tune a model on the items with these indices ([k]), and save its LoRA or whole pipeline."""
     network: Any = denoiser.module.train()
     if recipe.lora is None:
         network.requires_grad_(True)
@@ -197,7 +197,7 @@ def train(
 
 
 def encode_all(denoiser: LatentDenoiser, items: Items, indices: NDArray[np.int64]) -> None:
-    """Encode the items with these indices ([k]), as far as the encoders' cache in main memory has room for them.
+    """Encode images and prompts of these items ([k] indices) once before training, as far as memory allows.
 
     Encodings differ in their last bits with the batch that they are computed in. Encoding all of them in one order
     before the first step makes them the same in a training that was resumed. Offloaded encoders come to the device
@@ -210,7 +210,7 @@ def encode_all(denoiser: LatentDenoiser, items: Items, indices: NDArray[np.int64
 
 
 class PartsOfLoss:
-    """Compute the loss of a batch, micro-batch by micro-batch; every process computes its share of them.
+    """Training loss of a batch in micro-batches that fit into memory; every process computes its share of them.
 
     Noise and timesteps are drawn for the whole batch first, so that the batch's loss does not depend on how it is cut.
     """
@@ -234,7 +234,10 @@ class PartsOfLoss:
         self._timesteps = denoiser.timesteps(grid)
 
     def __call__(self, chosen: torch.Tensor, rng: torch.Generator) -> Iterator[torch.Tensor]:
-        """Yield parts of the mean squared error that add up to it (over the processes, to their mean)."""
+        """Yield the batch's mean squared error in parts, one for each micro-batch of this process.
+
+        They add up to it; over several processes, to their mean.
+        """
         denoiser = self._denoiser
         noises = torch.randn((len(chosen), *denoiser.latent_shape), generator=rng)
         times = self._draw(len(chosen), rng)
@@ -249,7 +252,7 @@ class PartsOfLoss:
             yield error * (len(part) / len(chosen) * self._processes)
 
     def _draw(self, count: int, rng: torch.Generator) -> torch.Tensor:
-        """Return random timesteps, [count]: uniform for SD 1.x, the logit of a normal variable for SD 3."""
+        """Return [count] random training timesteps: uniform for SD 1.x, logit-normal for SD 3."""
         every = torch.tensor(self._timesteps)
         if self._recipe.family == "sd14":
             return every[torch.randint(0, len(every), (count,), generator=rng)]
@@ -258,7 +261,7 @@ class PartsOfLoss:
 
 
 def _save_pipeline(recipe: PaperRecipe, source: ModelConfig, network: Any, folder: Path) -> None:
-    """Write a copy of the base's pipeline folder with the trained network in it."""
+    """Write a pipeline folder: the base's components, copied, with the fine-tuned network in place of its own."""
     base, index = find_pipeline(source)
     name = NETWORK[recipe.family]
     for component in components(index):

@@ -1,1 +1,1 @@
-"""Small tasks that run on a laptop: models of a few MB, trained for real and shipped."""
+"""Mini tasks that run on a laptop: small diffusion models whose trained weights of a few MB ship with the package."""

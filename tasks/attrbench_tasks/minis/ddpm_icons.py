@@ -1,4 +1,4 @@
-"""Task `ddpm-icons-mini`: an unconditional DDPM on 32x32 RGB icons, the small counterpart of `ddpm-cifar10`."""
+"""Task `ddpm-icons-mini`: a small unconditional DDPM on 32x32 RGB icons, a laptop version of `ddpm-cifar10`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from attrbench_tasks.training.train_ddpm import DDPMRecipe, halve_weights
 
 
 class DDPMIconsMini(MiniDDPMTask):
-    """A DDPM trained on 1,650 icons of six families; the other 183 test the classifier that labels its queries."""
+    """Task with a DDPM trained on 1,650 icons of six families; 183 others test the classifier of its queries."""
 
     meta = TaskMeta(
         name="ddpm-icons-mini",
@@ -37,14 +37,14 @@ class DDPMIconsMini(MiniDDPMTask):
     @staticmethod
     @cache
     def data() -> LabeledImages:
-        """Return the parts `base` and `tuning` to train both networks on, and `held_out` to test the classifier."""
+        """Return the icons: 1,650 to train the DDPM and the classifier of its queries, 183 to test the classifier."""
         train, held_out = part("base", "tuning"), part("held_out")
         seen = (train.images, train.families)
         return LabeledImages(seen, seen, (held_out.images, held_out.families), FAMILIES)
 
     @staticmethod
     def recipes() -> tuple[DDPMRecipe, ClassifierRecipe]:
-        """Return the recipes: about 290 epochs for the diffusion model, 80 for the classifier."""
+        """Return the training recipes: about 290 epochs for the DDPM, 80 for the classifier of its queries."""
         ddpm = DDPMRecipe(
             unet={
                 "sample_size": 32,
@@ -73,6 +73,6 @@ class DDPMIconsMini(MiniDDPMTask):
         device: torch.device,
         report: Callable[[str], None],
     ) -> Path:
-        """Train as the other minis do, and keep the weights in half precision."""
+        """Train the DDPM, on all items or a subset, into a folder, and store its weights in half precision."""
         halve_weights(super().train(subset, seed, out, device, report))
         return out

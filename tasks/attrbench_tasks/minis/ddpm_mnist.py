@@ -18,7 +18,7 @@ CLASSIFIER_PER_DIGIT = 400
 
 
 class DDPMMnistMini(MiniDDPMTask):
-    """A DDPM trained on 200 images of each digit; its classifier is trained on 400 and tested on the other 100."""
+    """Task with a DDPM trained on 200 MNIST images a digit; 500 a digit train and test its queries' classifier."""
 
     meta = TaskMeta(
         name="ddpm-mnist-mini",
@@ -36,7 +36,7 @@ class DDPMMnistMini(MiniDDPMTask):
     @staticmethod
     @cache
     def data() -> LabeledImages:
-        """Return the first 200 images of each digit for the DDPM, the first 400 and the last 100 for the classifier."""
+        """Return MNIST images: the first 200 a digit for the DDPM, the first 400 and last 100 for the classifier."""
         with np.load(IMAGES, allow_pickle=False) as file:
             images, labels = file["x"][..., None], file["y"].astype(np.int64)
         rank = np.empty(len(labels), np.int64)  # how many images of the same digit stand before
@@ -51,7 +51,7 @@ class DDPMMnistMini(MiniDDPMTask):
 
     @staticmethod
     def recipes() -> tuple[DDPMRecipe, ClassifierRecipe]:
-        """Return the recipes: about 96 epochs for the diffusion model, 30 for the classifier."""
+        """Return the training recipes: about 96 epochs for the DDPM, 30 for the classifier of its queries."""
         ddpm = DDPMRecipe(
             unet={
                 "sample_size": 28,

@@ -1,4 +1,4 @@
-"""Task `digits-mini`: a DDPM on scikit-learn's 8x8 digits, which runs in seconds and serves tests."""
+"""Task `digits-mini`: a DDPM on scikit-learn's 8x8 digits, which runs in seconds and is meant for tests."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ TRAIN_IMAGES = 1500
 
 
 class DigitsMini(MiniDDPMTask):
-    """A DDPM trained on the first 1,500 digits; the last 297 test the classifier that labels its queries."""
+    """Task with a DDPM trained on scikit-learn's first 1,500 digits; the other 297 test its queries' classifier."""
 
     meta = TaskMeta(
         name="digits-mini",
@@ -34,7 +34,7 @@ class DigitsMini(MiniDDPMTask):
     @staticmethod
     @cache
     def data() -> LabeledImages:
-        """Return the images with their 17 gray levels scaled to 0 .. 255."""
+        """Return scikit-learn's 8x8 digits as uint8: 1,500 to train DDPM and classifier, 297 to test the classifier."""
         digits = load_digits()
         images = np.round(digits.images * (255 / 16)).astype(np.uint8)[..., None]
         labels = digits.target.astype(np.int64)
@@ -43,7 +43,7 @@ class DigitsMini(MiniDDPMTask):
 
     @staticmethod
     def recipes() -> tuple[DDPMRecipe, ClassifierRecipe]:
-        """Return the recipes: about 170 epochs for the diffusion model, 60 for the classifier."""
+        """Return the training recipes: about 170 epochs for the DDPM, 60 for the classifier of its queries."""
         ddpm = DDPMRecipe(
             unet={
                 "sample_size": 8,

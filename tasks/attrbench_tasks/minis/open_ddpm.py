@@ -1,4 +1,4 @@
-"""Base classes of the mini tasks around small unconditional DDPMs on labeled images.
+"""Base classes of mini tasks with a small unconditional DDPM, whose generated queries a classifier labels.
 
 A task gives its labeled images and its recipes; this module opens them: the training set, the shipped weights, and
 queries that the model generated with fixed seeds, labeled by a classifier that never saw its test images.
@@ -32,7 +32,7 @@ from attrbench_tasks.training.training_request import TrainingRequest
 
 
 class MiniDDPMOptions(Options):
-    """Options of the mini DDPM tasks: number and kind of queries."""
+    """Options of the mini DDPM tasks: queries per class, and whether they are the reported or the tuning ones."""
 
     queries_per_group: int = Field(10, ge=1, le=100)
     """Generated queries for each class."""
@@ -42,7 +42,7 @@ class MiniDDPMOptions(Options):
 
 @dataclass(frozen=True)
 class LabeledImages:
-    """The images of a task, [n, H, W, C] uint8, with their class numbers, [n], by their use.
+    """Images of a mini DDPM task, [n, H, W, C] uint8, with class numbers, [n]: for DDPM, classifier and its test.
 
     Attributes:
         train: the training set of the diffusion model.
@@ -57,14 +57,14 @@ class LabeledImages:
     names: tuple[str, ...] = ()
 
     def items(self, images: NDArray[np.uint8], labels: NDArray[np.int64]) -> Items:
-        """Return images, [n, H, W, C], as items whose groups are the names of their classes, [n]."""
+        """Return images ([n, H, W, C]) as a task's `Items`, each with its class name as its group."""
         digest = hashlib.sha256(repr(images.shape).encode() + images.tobytes() + labels.tobytes()).hexdigest()
         groups = [self.names[label] if self.names else str(label) for label in labels]
         return Items(images, groups, [""] * len(images), digest)
 
 
 class MiniDDPMTask(Task[MiniDDPMOptions], Trainable):
-    """A task around a DDPM and a classifier that ship in `weights/NAME`."""
+    """Base of mini tasks with a small DDPM, and a classifier of its queries, whose weights ship with the package."""
 
     Options: ClassVar[type[MiniDDPMOptions]] = MiniDDPMOptions  # type: ignore[misc]
     tuning: ClassVar = {"query_set": "tuning"}
@@ -72,20 +72,20 @@ class MiniDDPMTask(Task[MiniDDPMOptions], Trainable):
     @staticmethod
     @abstractmethod
     def data() -> LabeledImages:
-        """Return the images of the task."""
+        """Return the task's labeled images: for training the DDPM, and for training and testing the classifier."""
 
     @staticmethod
     @abstractmethod
     def recipes() -> tuple[DDPMRecipe, ClassifierRecipe]:
-        """Return the recipes of the diffusion model and of the classifier that labels its queries."""
+        """Return the training recipes of the DDPM and of the classifier that labels its generated queries."""
 
     @property
     def weights(self) -> Path:
-        """Return the folder of the shipped weights."""
+        """Return the folder with the task's shipped weights, of DDPM and classifier."""
         return WEIGHTS / self.meta.name
 
     def open(self, workspace: Workspace) -> OpenMiniDDPM:
-        """Return the open task, after checking that its weights are there."""
+        """Return the loaded task, after checking that its shipped weights are there."""
         need_weights(self.meta.name, self.weights / "classifier.safetensors")
         return OpenMiniDDPM(self, workspace)
 
@@ -97,7 +97,10 @@ class MiniDDPMTask(Task[MiniDDPMOptions], Trainable):
         device: torch.device,
         report: Callable[[str], None],
     ) -> Path:
-        """Train the diffusion model, for the original training the classifier first; see `Trainable.train`."""
+        """Train the DDPM into a folder, on all items or a subset; for the shipped weights the classifier first.
+
+        See `Trainable.train`.
+        """
         data = self.data()
         request = TrainingRequest(len(data.train[0]), subset, seed)
         ddpm_recipe, classifier_recipe = self.recipes()
@@ -116,16 +119,19 @@ class MiniDDPMTask(Task[MiniDDPMOptions], Trainable):
         )
 
     def training_recipe(self) -> Mapping[str, object]:
-        """Return the diffusion model's recipe without its seed; see `Trainable.training_recipe`."""
+        """Return the DDPM's training settings without the seed, as JSON data, which decide a retraining on given items.
+
+        See `Trainable.training_recipe`.
+        """
         return self.recipes()[0].model_dump(mode="json", exclude={"seed", "checkpoints"})
 
     def trained(self, folder: Path, workspace: Workspace) -> DDPMDenoiser:
-        """Return the model that `train` wrote."""
+        """Return the denoiser of a DDPM that `train` wrote into a folder."""
         return DDPMDenoiser(folder, workspace.device)
 
 
 class OpenMiniDDPM(OpenTask):
-    """An open mini DDPM task; training set, queries and model are loaded on first use."""
+    """A loaded mini DDPM task; training set, generated queries and model are loaded on first use."""
 
     def __init__(self, task: MiniDDPMTask, workspace: Workspace) -> None:
         self._task = task
@@ -133,19 +139,22 @@ class OpenMiniDDPM(OpenTask):
 
     @cached_property
     def train(self) -> Items:
-        """Return the training images; the group of an item is its class."""
+        """Return the training images of the DDPM; each item's group is its class."""
         data = self._task.data()
         return data.items(*data.train)
 
     @cached_property
     def queries(self) -> Items:
-        """Return generated images, labeled by the classifier, ambiguous ones left out (see `query_pictures`)."""
+        """Return the queries: images that the DDPM generates, labeled by a classifier; ambiguous ones are left out.
+
+        See `query_pictures`.
+        """
         kept = self._pictures.arrays()
         return replace(self._task.data().items(kept["images"], kept["labels"]), seeds=kept["seeds"].tolist())
 
     @property
     def query_outline(self) -> ItemsOutline:
-        """Return the outline of the queries, which draws none."""
+        """Return the number and hash of the queries for planning, without generating any image."""
         return self._pictures.outline(lambda: self.queries)
 
     @property
@@ -156,10 +165,10 @@ class OpenMiniDDPM(OpenTask):
 
     @cached_property
     def model_description(self) -> ModelDescription:
-        """Return the description of the shipped model; its weights are not read."""
+        """Return the shipped DDPM's image shape and identity for planning, without reading its weights."""
         return ModelDescription(DDPMDenoiser(self._task.weights, META))
 
     @cached_property
     def denoiser(self) -> DDPMDenoiser:
-        """Return the shipped model."""
+        """Return the task's shipped DDPM as a denoiser, loaded to the run's device on first use."""
         return DDPMDenoiser(self._task.weights, self._workspace.device)

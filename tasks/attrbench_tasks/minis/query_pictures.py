@@ -1,4 +1,4 @@
-"""Draw the queries of a task, pictures that its model generates with fixed seeds, and keep them in the cache.
+"""Generation of a task's queries: images that its model draws with fixed seeds, once, and keeps in the cache.
 
 Unconditional models: seeds are tried in order, 0, 1, 2, ... (from 1,000,000 for the tuning set). A picture whose most
 probable class, by a classifier, has a probability under 0.9 is ambiguous and left out. Of each class the first
@@ -40,7 +40,7 @@ FIRST_SEED = {"reported": 0, "tuning": 1_000_000}
 
 @dataclass(frozen=True)
 class KeptPictures:
-    """Queries that a model draws once, as the arrays of one file in the cache.
+    """Query images that a model generates once and then reads from a cache file.
 
     Attributes:
         artifact: the file; its name holds a hash of all that decides the pictures.
@@ -53,11 +53,11 @@ class KeptPictures:
     draw: Callable[[], Arrays]
 
     def arrays(self) -> Arrays:
-        """Return the arrays, by name: `images` [m, H, W, C] uint8, and what the task keeps with them."""
+        """Return the query images ([m, H, W, C] uint8) and labels or seeds by name; generate them if not cached."""
         return self.artifact.arrays(self.draw).value
 
     def outline(self, items: Callable[[], Items]) -> ItemsOutline:
-        """Return the outline of the queries, without drawing them.
+        """Return the queries' number and hash for planning, without generating images that are not cached.
 
         Args:
             items: returns the queries; called where their pictures are in the cache.
@@ -67,7 +67,7 @@ class KeptPictures:
 
 @dataclass(frozen=True)
 class Wanted:
-    """A request for queries: how many, of which set, and where they are kept.
+    """Request for generated queries: how many per group, the reported or the tuning ones, and the cache folder.
 
     Attributes:
         per_group: pictures of each group.
@@ -82,7 +82,7 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Prompted:
-    """The queries of a text-to-image model: which prompt and seed each picture has, and its group.
+    """Prompt, seed and group of each image that a text-to-image model is to generate as a query.
 
     Attributes:
         groups, prompts, seeds: [m] of each picture.
@@ -94,7 +94,7 @@ class Prompted:
 
     @classmethod
     def of(cls, prompts: Mapping[str, Sequence[str]], wanted: Wanted) -> Prompted:
-        """Return the queries for the prompts of each group, by its name."""
+        """Return prompt, seed and group of each query, given the prompts of each group and the queries wanted."""
         groups = [group for group in prompts for _ in range(wanted.per_group)]
         forth = 1 if wanted.query_set == "reported" else -1
         ordered = [of_group[::forth] for of_group in prompts.values()]
@@ -103,7 +103,7 @@ class Prompted:
         return cls(groups, used, range(first, first + len(used)))
 
     def pictures(self, opened: OpenTask, wanted: Wanted) -> KeptPictures:
-        """Return the pictures that the model of a task draws: `images`, [m, H, W, C] uint8."""
+        """Return the cached or still to be generated images of these prompts and seeds, `images` [m, H, W, C] uint8."""
         model, prompts, seeds = opened.model_description, list(self.prompts), list(self.seeds)
         contents = {"model": model.fingerprint, "sampling": model.sampling, "prompts": prompts, "seeds": seeds}
         summary = f"{len(prompts)} pictures of {len(set(self.groups))} groups, {wanted.query_set}"
@@ -112,7 +112,7 @@ class Prompted:
 
 
 def labeled_pictures(opened: OpenTask, weights: Path, wanted: Wanted) -> KeptPictures:
-    """Return the pictures of an unconditional model that a classifier labels.
+    """Return query images of an unconditional model, cached, each with the class that a classifier is sure of.
 
     Args:
         opened: the task whose model draws.
@@ -140,7 +140,7 @@ def labeled_pictures(opened: OpenTask, weights: Path, wanted: Wanted) -> KeptPic
 
 
 def _artifact(cache: Path, contents: dict[str, Any], summary: str) -> Artifact:
-    """Return the file in the cache of the pictures that are a function of `contents`."""
+    """Return the cache file of generated queries, named by a hash of all that decides them."""
     return Artifact(cache / "queries" / f"{fingerprint(contents)[:20]}.safetensors", "generated queries", summary)
 
 

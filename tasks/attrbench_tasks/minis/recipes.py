@@ -1,4 +1,4 @@
-"""Recipes of the text-to-image minis: one autoencoder, one set of text encoders, two bases, three fine-tunings.
+"""Training recipes of the text-to-image minis: one autoencoder, one set of text encoders, two bases, fine-tunings.
 
 `prepare` trains what is missing below one folder, in this order, and resumes what was cut off:
 
@@ -152,7 +152,10 @@ CLASSIFIER = ClassifierRecipe(
 
 
 def fine_tuning(base: Family, *, lora: bool) -> TextToImageRecipe:
-    """Return the recipe of a fine-tuning; LoRA has rank 4 and alpha 8, as in Table 7 of DMin (arXiv 2412.08637)."""
+    """Return the training recipe of a mini's fine-tuning, of the whole network or of a LoRA (rank 4, alpha 8).
+
+    Rank and alpha are those of Table 7 of DMin (arXiv 2412.08637).
+    """
     recipe = BASES[base]
     return TextToImageRecipe(
         family=base,
@@ -168,7 +171,7 @@ def fine_tuning(base: Family, *, lora: bool) -> TextToImageRecipe:
 
 
 def prepare(family: Family, folder: Path, device: torch.device, report: Report) -> None:
-    """Train those of the parts shared by the minis of one family that the folder lacks.
+    """Train what the text-to-image minis share, if missing: autoencoder, text encoders, base network and classifier.
 
     Args:
         family: which base.
@@ -196,7 +199,7 @@ def prepare(family: Family, folder: Path, device: torch.device, report: Report) 
 
 
 def encoded(family: Family, folder: Path, name: Part, device: torch.device) -> EncodedImages:
-    """Return a part of the icons as latents and text embeddings, with the empty prompt after its captions."""
+    """Return a part of the captioned icons as image latents and text embeddings, with the empty prompt's as last."""
     items = part(name)
     vae = AutoencoderKL.from_pretrained(str(folder / "vae"), local_files_only=True).to(device, torch.float32).eval()
     latents = latents_of(vae, pixels(items.images).to(device))
@@ -204,10 +207,10 @@ def encoded(family: Family, folder: Path, name: Part, device: torch.device) -> E
 
 
 def pixels(images: NDArray[np.uint8]) -> torch.Tensor:
-    """Return [n, H, W, 3] uint8 images as floats, [n, 3, H, W], in [-1, 1]."""
+    """Return [n, H, W, 3] uint8 images as a float tensor [n, 3, H, W] in [-1, 1], the networks' input range."""
     return torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
 def progress(name: str, recipe: Recipe, folder: Path, report: Report, every: int = 250) -> Progress:
-    """Return a `Progress` that reports lines with the name of what is trained."""
+    """Return a `Progress` that reports a training's steps and losses as lines of text with the trained part's name."""
     return Progress(folder, lambda step, loss: report(f"{name}: step {step} of {recipe.steps}: loss {loss:.4f}"), every)

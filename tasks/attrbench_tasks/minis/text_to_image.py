@@ -52,7 +52,7 @@ NOTES = (
 
 
 class MiniTextToImageOptions(Options):
-    """Options of the text-to-image minis: number and kind of queries."""
+    """Options of the text-to-image minis: queries per family, and the reported or the tuning ones."""
 
     queries_per_group: int = Field(10, ge=1, le=100)
     """Generated queries for each family."""
@@ -62,7 +62,7 @@ class MiniTextToImageOptions(Options):
 
 
 class MiniTextToImageTask(Task[MiniTextToImageOptions], Trainable):
-    """A task around a fine-tuned base, which ships in `weights/NAME`."""
+    """Base of mini tasks with a small Stable Diffusion network, fine-tuned on icons, whose weights ship along."""
 
     Options: ClassVar[type[MiniTextToImageOptions]] = MiniTextToImageOptions  # type: ignore[misc]
     tuning: ClassVar = {"query_set": "tuning"}
@@ -74,16 +74,16 @@ class MiniTextToImageTask(Task[MiniTextToImageOptions], Trainable):
 
     @property
     def weights(self) -> Path:
-        """Return the folder of the shipped weights of the fine-tuning."""
+        """Return the folder with the task's shipped weights, those of its fine-tuning."""
         return WEIGHTS / self.meta.name
 
     @classmethod
     def recipe(cls) -> TextToImageRecipe:
-        """Return the recipe of the fine-tuning."""
+        """Return the training recipe of the task's fine-tuning: steps, learning rate, LoRA or whole network."""
         return fine_tuning(cls.family, lora=cls.lora)
 
     def open(self, workspace: Workspace) -> OpenMiniTextToImage:
-        """Return the open task, after checking that its weights are there."""
+        """Return the loaded task, after checking that its shipped weights are there."""
         for folder in (WEIGHTS / SHARED / self.family, self.weights):
             need_weights(self.meta.name, folder / RECIPE_FILE)
         return OpenMiniTextToImage(self, workspace)
@@ -96,7 +96,9 @@ class MiniTextToImageTask(Task[MiniTextToImageOptions], Trainable):
         device: torch.device,
         report: Callable[[str], None],
     ) -> Path:
-        """Fine-tune one of the shared bases; see `Trainable.train`.
+        """Fine-tune a shared pre-trained network into a folder, on all items or a subset.
+
+        See `Trainable.train`.
 
         A subset or a seed is trained on the base that ships with the package. The original training takes the shared
         parts beside `out` instead, and trains those that are missing there first.
@@ -116,16 +118,16 @@ class MiniTextToImageTask(Task[MiniTextToImageOptions], Trainable):
         return out
 
     def trained(self, folder: Path, workspace: Workspace) -> Denoiser:
-        """Return the fine-tuned pipeline that `train` wrote."""
+        """Return the denoiser of a fine-tuned pipeline, from the weights that `train` wrote into a folder."""
         return self.pipeline(folder, workspace)
 
     @staticmethod
     def shared_parts(weights: Path) -> Path:
-        """Return the folder of the shared parts that a fine-tuning in the folder `weights` uses."""
+        """Return the folder of autoencoder, text encoders and base network for a fine-tuning's weights."""
         return (weights.absolute().parent if is_original_training(weights) else WEIGHTS) / SHARED
 
     def pipeline(self, weights: Path, workspace: Workspace) -> Denoiser:
-        """Return the pipeline with fine-tuned weights, ready to compute.
+        """Return the denoiser of the pipeline with these fine-tuned weights, loaded to a device.
 
         Args:
             weights: folder of the fine-tuning.
@@ -134,7 +136,7 @@ class MiniTextToImageTask(Task[MiniTextToImageOptions], Trainable):
         return load_denoiser(self.pipeline_config(weights, workspace.cache), workspace.device)
 
     def pipeline_config(self, weights: Path, cache: Path) -> ModelConfig:
-        """Return the configuration of the pipeline with fine-tuned weights, put together in the cache."""
+        """Return the configuration to load a fine-tuned pipeline, whose folder is assembled in the cache."""
         parts = pipeline_parts(self.family, self.shared_parts(weights), None if self.lora else weights)
         return ModelConfig(
             model=str(assembled(INDEX[self.family], parts, cache)),
@@ -144,7 +146,7 @@ class MiniTextToImageTask(Task[MiniTextToImageOptions], Trainable):
         )
 
     def judge(self, weights: Path, device: torch.device) -> str:
-        """Return in words how many pictures for held-out prompts the classifier assigns to the prompt's family.
+        """Return as text how many images for held-out prompts show the prompt's family, by a classifier.
 
         Each prompt is drawn once, with seeds that no query has. The counts are written beside the weights.
         """
@@ -163,7 +165,7 @@ class MiniTextToImageTask(Task[MiniTextToImageOptions], Trainable):
 
 
 class SD14LoRAMini(MiniTextToImageTask):
-    """The small counterpart of `sd14-lora`."""
+    """Task `sd14-lora-mini`: a small Stable Diffusion 1.x with LoRA on 825 icons, a laptop version of `sd14-lora`."""
 
     family = "sd14"
     lora = True
@@ -184,7 +186,7 @@ class SD14LoRAMini(MiniTextToImageTask):
 
 
 class SD3LoRAMini(MiniTextToImageTask):
-    """The small counterpart of `sd3-lora`."""
+    """Task `sd3-lora-mini`: a small Stable Diffusion 3 with LoRA on 825 icons, a laptop version of `sd3-lora`."""
 
     family = "sd3"
     lora = True
@@ -205,7 +207,7 @@ class SD3LoRAMini(MiniTextToImageTask):
 
 
 class SD3FullMini(MiniTextToImageTask):
-    """The small counterpart of `sd3-full`."""
+    """Task `sd3-full-mini`: a small, fully fine-tuned Stable Diffusion 3, a laptop version of `sd3-full`."""
 
     family = "sd3"
     lora = False
@@ -226,7 +228,7 @@ class SD3FullMini(MiniTextToImageTask):
 
 
 class OpenMiniTextToImage(OpenTask):
-    """An open text-to-image mini; training set, queries and model are loaded on first use."""
+    """A loaded text-to-image mini task; training set, generated queries and model are loaded on first use."""
 
     def __init__(self, task: MiniTextToImageTask, workspace: Workspace) -> None:
         self._task = task
@@ -234,20 +236,23 @@ class OpenMiniTextToImage(OpenTask):
 
     @cached_property
     def train(self) -> Items:
-        """Return the images of the fine-tuning; the group of an item is its family."""
+        """Return the captioned icons of the fine-tuning; each item's group is its family."""
         tuning = part("tuning")
         return _items(tuning.images, [FAMILIES[family] for family in tuning.families], tuning.captions)
 
     @cached_property
     def queries(self) -> Items:
-        """Return pictures for held-out prompts; the group is the prompt's family (see `query_pictures`)."""
+        """Return the queries: images generated for held-out prompts; each group is the prompt's family.
+
+        See `query_pictures`.
+        """
         prompted = self._prompted
         images = prompted.pictures(self, self._wanted).arrays()["images"]
         return _items(images, prompted.groups, prompted.prompts, prompted.seeds)
 
     @property
     def query_outline(self) -> ItemsOutline:
-        """Return the outline of the queries, which draws none."""
+        """Return the number and hash of the queries for planning, without generating any image."""
         return self._prompted.pictures(self, self._wanted).outline(lambda: self.queries)
 
     @property
@@ -261,17 +266,17 @@ class OpenMiniTextToImage(OpenTask):
 
     @cached_property
     def denoiser(self) -> Denoiser:
-        """Return the shipped pipeline, put together from its parts, with its LoRA where it has one."""
+        """Return the task's shipped pipeline as a denoiser, with its LoRA where it has one, on first use."""
         return self._task.pipeline(self._task.weights, self._workspace)
 
     @cached_property
     def model_description(self) -> ModelDescription:
-        """Return the description of the shipped pipeline; its weights are not read into memory."""
+        """Return the shipped pipeline's image shape and identity for planning, without loading weights."""
         return describe_model(self._task.pipeline_config(self._task.weights, self._workspace.cache))
 
 
 def by_family(items: Captioned) -> dict[str, list[str]]:
-    """Return the captions of each family, by its name."""
+    """Return the captions of icons by family name, from which the queries' prompts are taken."""
     captions: dict[str, list[str]] = {family: [] for family in FAMILIES}
     for caption, family in zip(items.captions, items.families, strict=True):
         captions[FAMILIES[family]].append(caption)

@@ -1,1 +1,1 @@
-"""The MNIST removal experiment: train again without what a method ranks first."""
+"""Tasks of the MNIST removal experiment: retrain without the images that a method ranks first, compare strokes."""

@@ -1,4 +1,4 @@
-"""MNIST removal and retraining (Lin et al., "DMin", 2024, supplement, "Effect of removing influential samples")."""
+"""Tasks `mnist-removal` and `mnist-removal-mini`: remove influential MNIST digits and retrain (DMin's supplement)."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ MNIST_ITEMS = 60_000
 
 
 class MnistRemovalMini(RemovalTask):
-    """5,000 digits at half their resolution."""
+    """Task `mnist-removal-mini`: the removal experiment on 5,000 MNIST digits, reduced to 14x14 pixels."""
 
     meta = TaskMeta(
         name="mnist-removal-mini",
@@ -42,7 +42,7 @@ class MnistRemovalMini(RemovalTask):
     )
 
     def data(self) -> Labeled:
-        """The shipped images, made smaller."""
+        """Return the 5,000 shipped MNIST images, [n, 14, 14, 1] uint8 (means of 2x2 pixels), with their digits."""
         with np.load(IMAGES, allow_pickle=False) as file:
             images, labels = file["x"], file["y"].astype(np.int64)
         small = images.reshape(-1, 14, 2, 14, 2).mean(axis=(2, 4)).round().astype(np.uint8)
@@ -50,7 +50,7 @@ class MnistRemovalMini(RemovalTask):
 
     @staticmethod
     def recipe() -> DDPMRecipe:
-        """About 51 epochs."""
+        """Return the training recipe of the small DDPM: 4,000 steps of 64 images, about 51 epochs."""
         return DDPMRecipe(
             unet={
                 "sample_size": 14,
@@ -69,7 +69,7 @@ class MnistRemovalMini(RemovalTask):
         )
 
     def model(self) -> Path:
-        """The shipped weights."""
+        """Return the folder of the shipped DDPM; raise an error where it is missing."""
         folder = WEIGHTS / self.meta.name
         need_weights(self.meta.name, folder / "model_index.json")
         return folder
@@ -82,7 +82,7 @@ class MnistRemovalMini(RemovalTask):
         device: torch.device,
         report: Callable[[str], None],
     ) -> Path:
-        """Train the model; the weights that ship, of all items and the recipe's own seed, are kept as halves."""
+        """Train the DDPM, on all items or a subset, into a folder; store those to ship in half precision."""
         weights = super().train(subset, seed, out, device, report)
         if subset is None and seed is None:
             halve_weights(weights)
@@ -90,7 +90,7 @@ class MnistRemovalMini(RemovalTask):
 
 
 class PaperRemovalOptions(RemovalOptions):
-    """Options of `mnist-removal`; the defaults are the paper's numbers."""
+    """Options of the task `mnist-removal`, with the DMin paper's numbers as defaults; data set and model."""
 
     generations: int = Field(5000, ge=1)
     queries: int = Field(500, ge=1)
@@ -106,7 +106,7 @@ class PaperRemovalOptions(RemovalOptions):
 
 
 class MnistRemoval(RemovalTask):
-    """All 60,000 training images of MNIST, at the paper's scale."""
+    """Task `mnist-removal`: the removal experiment on all 60,000 MNIST digits, at the DMin paper's scale."""
 
     meta = TaskMeta(
         name="mnist-removal",
@@ -123,18 +123,18 @@ class MnistRemoval(RemovalTask):
     Options: ClassVar[type[RemovalOptions]] = PaperRemovalOptions  # type: ignore[misc]
 
     def data(self) -> Labeled:
-        """From the hub or a file."""
+        """Return the 60,000 MNIST training images, [n, 28, 28, 1] uint8, with digits, from the hub or a file."""
         assert isinstance(self.options, PaperRemovalOptions)
         return load_mnist(self.options.dataset, MNIST_ITEMS)
 
     def state(self) -> object:
-        """Names, sizes and times of the local files that it is made of."""
+        """Return names, sizes and times of the local model and data files, so that changed files are noticed."""
         assert isinstance(self.options, PaperRemovalOptions)
         return local_state((self.options.model, self.options.dataset))
 
     @staticmethod
     def recipe() -> DDPMRecipe:
-        """60 epochs of 128 images."""
+        """Return the training recipe of the DDPM: 28,000 steps of 128 images, about 60 epochs."""
         return DDPMRecipe(
             unet={
                 "sample_size": 28,
@@ -153,7 +153,7 @@ class MnistRemoval(RemovalTask):
         )
 
     def model(self) -> Path:
-        """The folder that was named."""
+        """Return the folder of the trained DDPM that the option `model` names; raise an error where there is none."""
         assert isinstance(self.options, PaperRemovalOptions)
         if self.options.model is None:
             raise AttrbenchError(

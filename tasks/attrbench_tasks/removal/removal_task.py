@@ -1,4 +1,4 @@
-"""Removal tasks: the queries are the generated digits with the thickest strokes, and rankings are measured by removal.
+"""Base of removal tasks, which retrain without retrieved images; queries are the generated digits of thickest stroke.
 
 A task gives its images, its recipe and the folder of its model; this module opens it. The experiment itself is the
 ground truth `removal` (attrbench.ground_truth.removal).
@@ -42,7 +42,7 @@ FIRST_PICTURE = 1_000_000
 
 
 class RemovalOptions(Options):
-    """Options of tasks on which retrieved items are removed and the model is trained again."""
+    """Options of the removal tasks: queries, how many retrieved items are removed, retraining seeds, measurement."""
 
     needs: ClassVar = {"removed": "removal=most-retrieved"}
     generations: int = Field(1000, ge=1)
@@ -70,12 +70,12 @@ class RemovalOptions(Options):
 
     @property
     def rule(self) -> RemovalRule:
-        """Which items are removed."""
+        """Return the rule that selects the training items to remove, given a method's rankings."""
         return RemovalRule(self.removal, self.top_k, self.removed)
 
 
 class RemovalTask(Task[RemovalOptions], Trainable):
-    """A removal task: it gives its images, its recipe and the folder of its model.
+    """Base class of removal tasks; a subclass gives training images, training recipe and the trained model's folder.
 
     Attributes:
         checkpoint_every: steps between two states on disk, from which an interrupted training goes on.
@@ -86,23 +86,27 @@ class RemovalTask(Task[RemovalOptions], Trainable):
 
     @abstractmethod
     def data(self) -> Labeled:
-        """The training set: [n, H, W, 1] uint8 images and their digits."""
+        """Return the training set: [n, H, W, 1] uint8 images of digits and [n] digits."""
 
     @staticmethod
     @abstractmethod
     def recipe() -> DDPMRecipe:
-        """Return how the model is trained, on all of the training set and on parts of it."""
+        """Return the DDPM's training recipe, for the whole training set and for what is left after a removal."""
 
     @abstractmethod
     def model(self) -> Path:
-        """The folder of the trained model.
+        """Return the folder of the DDPM that was trained on the whole training set.
 
         Raises:
             AttrbenchError: where there is none.
         """
 
     def open(self, workspace: Workspace) -> OpenRemoval:
-        """Checks that model and images are there."""
+        """Return the loaded task, after checking that its model, images and number of removed items are valid.
+
+        Raises:
+            UsageError: where nothing of the training set would be left.
+        """
         folder, data = self.model(), self.data()
         if self.options.removal == "most-retrieved" and self.options.removed >= len(data[0]):
             raise UsageError(
@@ -119,7 +123,10 @@ class RemovalTask(Task[RemovalOptions], Trainable):
         device: torch.device,
         report: Callable[[str], None],
     ) -> Path:
-        """Train the model on all items or on a subset; see `Trainable.train`."""
+        """Train the DDPM on all items or on a subset, such as what is left after a removal, into a folder.
+
+        See `Trainable.train`.
+        """
         images = self.data()[0]
         request = TrainingRequest(len(images), subset, seed)
         recipe = request.recipe(self.recipe())
@@ -135,16 +142,19 @@ class RemovalTask(Task[RemovalOptions], Trainable):
         )
 
     def training_recipe(self) -> Mapping[str, object]:
-        """Return the recipe without its seed; see `Trainable.training_recipe`."""
+        """Return the DDPM's training settings without the seed, as JSON data, which decide a retraining on given items.
+
+        See `Trainable.training_recipe`.
+        """
         return self.recipe().model_dump(mode="json", exclude={"seed", "checkpoints"})
 
     def trained(self, folder: Path, workspace: Workspace) -> DDPMDenoiser:
-        """Return the model that `train` wrote."""
+        """Return the denoiser of a DDPM that `train` wrote into a folder."""
         return DDPMDenoiser(folder, workspace.device)
 
 
 class OpenRemoval(OpenTask, Removable):
-    """The open task; each part is made on first use.
+    """A loaded removal task; training set, generated queries and model are loaded on first use.
 
     Args:
         task: the task.
@@ -161,7 +171,7 @@ class OpenRemoval(OpenTask, Removable):
 
     @cached_property
     def train(self) -> Items:
-        """The training set; the group says whether an item is among the quarter with the thickest strokes."""
+        """Return the training images; an item's group is `thick` for the quarter of thickest strokes, else `other`."""
         thick = np.zeros(len(self._images), bool)
         thick[highest(self._strokes, int(THICK_SHARE * len(self._images)))] = True
         groups = ["thick" if is_thick else "other" for is_thick in thick]
@@ -174,7 +184,7 @@ class OpenRemoval(OpenTask, Removable):
 
     @cached_property
     def _strokes(self) -> NDArray[np.float64]:
-        """[n] stroke thickness of the training images."""
+        """Return the [n] stroke thickness of the training images, in pixels, computed once and cached."""
         formula = self._task.options.thickness
         kept = self._kept("thickness", f"{len(self._images):,} training images, by {formula}", self._digest)
         return kept.arrays(lambda: {"thickness": thicknesses(self._images, formula)}).value["thickness"]
@@ -186,7 +196,7 @@ class OpenRemoval(OpenTask, Removable):
 
     @cached_property
     def queries(self) -> Items:
-        """The generated pictures with the thickest strokes, the thickest first."""
+        """Return the queries: those generated images whose strokes are the thickest, the thickest first."""
         kept = self._pictures.arrays()
         digest = fingerprint(["thickest", kept["images"].tobytes().hex()])
         groups = ["thick"] * len(kept["images"])
@@ -194,7 +204,7 @@ class OpenRemoval(OpenTask, Removable):
 
     @property
     def query_outline(self) -> ItemsOutline:
-        """Return the outline of the queries, which draws none."""
+        """Return the number and hash of the queries for planning, without generating any image."""
         return self._pictures.outline(lambda: self.queries)
 
     @property
@@ -213,17 +223,20 @@ class OpenRemoval(OpenTask, Removable):
 
     @cached_property
     def denoiser(self) -> DDPMDenoiser:
-        """The model that was trained on everything."""
+        """Return the DDPM that was trained on all items, loaded to the run's device on first use."""
         return DDPMDenoiser(self._folder, self._workspace.device)
 
     @cached_property
     def model_description(self) -> ModelDescription:
-        """The description of that model; its weights are not read."""
+        """Return the trained DDPM's image shape and identity for planning, without reading its weights."""
         return ModelDescription(DDPMDenoiser(self._folder, META))
 
     @cached_property
     def removal(self) -> RemovalStudy:
-        """Return what is removed, trained and measured; see `Removable`."""
+        """Return the experiment's settings: the removal rule, retraining seeds and how strokes are measured.
+
+        See `Removable`.
+        """
         options, recipe = self._task.options, self._task.recipe()
         return RemovalStudy(
             metric=METRIC,

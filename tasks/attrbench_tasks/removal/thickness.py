@@ -1,4 +1,7 @@
-"""Stroke thickness of drawn digits, in pixels. The DMin paper measures it and names no formula."""
+"""Stroke thickness of drawn digits, in pixels, which the removal tasks use to choose queries and compare models.
+
+The DMin paper measures it and names no formula.
+"""
 
 from __future__ import annotations
 
@@ -18,12 +21,12 @@ Formula = Literal["skeleton", "area"]
 
 
 def thicknesses(images: NDArray[np.uint8], formula: Formula = "skeleton") -> NDArray[np.float64]:
-    """Return the stroke thickness of [n, H, W, 1] pictures in their own pixels, [n]; NaN where nothing is drawn."""
+    """Return the [n] stroke thicknesses, in pixels, of [n, H, W, 1] images of digits; NaN for a blank image."""
     return np.array([thickness(image[..., 0], formula) for image in images], dtype=np.float64)
 
 
 def thickness(image: NDArray[np.uint8], formula: Formula = "skeleton") -> float:
-    """Return the stroke thickness of one picture ([H, W], white on black).
+    """Return the stroke thickness, in pixels, of one image of a digit ([H, W] uint8, white on black).
 
     The ink is what is brighter than one half, after linear enlargement.
 

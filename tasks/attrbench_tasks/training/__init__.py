@@ -1,1 +1,1 @@
-"""Training of the shipped weights: the loop, and one module for each kind of network."""
+"""Code that trains the models whose weights ship with the tasks: one loop, and a module per kind of network."""

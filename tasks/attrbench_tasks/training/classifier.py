@@ -1,4 +1,4 @@
-"""Training of the classifier that labels generated pictures: a small CNN, with its accuracy on held-out images."""
+"""Training of the small CNN that labels generated query images, and its accuracy on held-out images."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ REPORT = "classifier.json"
 
 
 class ClassifierRecipe(BaseModel):
-    """Everything that decides the classifier, besides the images.
+    """Training settings of the classifier of generated images: network size, epochs, augmentation, seed.
 
     Attributes:
         size: side of the images in pixels, divisible by 4.
@@ -52,7 +52,7 @@ class ClassifierRecipe(BaseModel):
 
 
 def build(recipe: ClassifierRecipe) -> torch.nn.Sequential:
-    """Return a network of two convolutions and two linear layers.
+    """Return an untrained CNN classifier (two convolutions, two linear layers) with the recipe's sizes.
 
     It maps [B, channels, size, size] images in [0, 1] to [B, classes] logits.
     """
@@ -72,7 +72,7 @@ def build(recipe: ClassifierRecipe) -> torch.nn.Sequential:
 
 
 def train_classifier(recipe: ClassifierRecipe, train: Labeled, test: Labeled, out: Path, device: torch.device) -> float:
-    """Train on `train`, save weights and a report to `out`, and return the accuracy on `test`, a share of 1."""
+    """Train the image classifier, save its weights and a report, and return its test accuracy, from 0 to 1."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
         model = build(recipe).to(device)
@@ -103,25 +103,25 @@ def train_classifier(recipe: ClassifierRecipe, train: Labeled, test: Labeled, ou
 
 
 def recipe_of(folder: Path) -> ClassifierRecipe:
-    """Return the recipe of the classifier that `train_classifier` saved in `folder`."""
+    """Return the training settings of a saved image classifier, read from the report in its folder."""
     return ClassifierRecipe.model_validate(json.loads((folder / REPORT).read_text())["recipe"])
 
 
 def accuracy_of(folder: Path) -> tuple[float, int]:
-    """Return the accuracy that `train_classifier` measured, and the number of images that it was measured on."""
+    """Return a saved classifier's test accuracy, from 0 to 1, and the number of test images."""
     report = json.loads((folder / REPORT).read_text())
     return float(report["accuracy"]), int(report["test_images"])
 
 
 def load_classifier(folder: Path) -> torch.nn.Sequential:
-    """Return the classifier that `train_classifier` saved in `folder`."""
+    """Return a saved image classifier, ready to label images, from its folder of weights and report."""
     model = build(recipe_of(folder))
     model.load_state_dict(load_file(folder / FILE))
     return model.eval()
 
 
 def probabilities(model: torch.nn.Sequential, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Return the probabilities of the classes, [B, classes], of [B, H, W, channels] uint8 images."""
+    """Return the classifier's [B, classes] probabilities for [B, H, W, channels] uint8 images."""
     with torch.no_grad():
         result: NDArray[np.float32] = model(_tensor(images)).softmax(1).numpy()
     return result
@@ -132,7 +132,7 @@ def _tensor(images: NDArray[np.uint8]) -> torch.Tensor:
 
 
 def _shifted(images: torch.Tensor, recipe: ClassifierRecipe, rng: torch.Generator) -> torch.Tensor:
-    """Return the batch of images moved by one random offset."""
+    """Return a batch of images moved by one random offset, to augment the classifier's training."""
     shift, size = recipe.shift, images.shape[-1]
     dy, dx = (torch.randint(-shift, shift + 1, (2,), generator=rng)).tolist()
     padded = F.pad(images, (shift, shift, shift, shift), mode={"black": "constant", "copy": "replicate"}[recipe.edge])

@@ -1,4 +1,4 @@
-"""The training loop that all recipes share: seeded, resumable, with a moving average of the weights.
+"""Training loop shared by all networks: seeded, resumable, with an exponential moving average of the weights.
 
 A step depends on the weights, the seed and the number of the step alone, so that a training that was cut off and
 resumed ends at the same weights.
@@ -34,7 +34,7 @@ RECIPE_FILE = "recipe.json"
 
 
 class Recipe(BaseModel):
-    """Everything that decides a training, besides the network and the items.
+    """Training settings: steps, batch size, learning rate schedule, weight averaging, checkpoints and seed.
 
     Attributes:
         steps: number of optimizer steps.
@@ -59,7 +59,7 @@ class Recipe(BaseModel):
     seed: int = 0
 
     def learning_rate_at(self, step: int) -> float:
-        """Return the learning rate of a step, counted from 0: a linear warm-up times a cosine to zero."""
+        """Return the learning rate at a step, counted from 0: linear warm-up times a cosine down to zero."""
         return self._rate(step, cooldown=1.0)
 
     def _rate(self, step: int, cooldown: float) -> float:
@@ -72,16 +72,19 @@ class Recipe(BaseModel):
 
     @property
     def end(self) -> int:
-        """Return the number of steps after which training ends."""
+        """Return the number of optimizer steps after which training ends."""
         return self.steps
 
     @property
     def in_bfloat16(self) -> bool:
-        """Return whether the forward pass of training runs under PyTorch's autocast to bfloat16."""
+        """Return whether training runs the forward pass in bfloat16, by PyTorch's autocast; False here."""
         return False
 
     def batch(self, items: int, step: int) -> tuple[torch.Tensor, torch.Generator]:
-        """Return the indices of a step's items, [batch_size], and the generator of its other draws, both on the CPU."""
+        """Return a step's item indices, [batch_size], and a random generator for its noise, from the seed and step.
+
+        Both are on the CPU.
+        """
         per_epoch = max(1, items // self.batch_size)
         epoch, within = divmod(step, per_epoch)
         order = torch.randperm(items, generator=torch.Generator().manual_seed(self.seed * 1_000_003 + epoch))
@@ -90,7 +93,7 @@ class Recipe(BaseModel):
 
 
 class LatentRecipe(Recipe):
-    """A recipe with a plateau of the learning rate, an early stop, and precisions, for parts of text-to-image models.
+    """Training settings of the text-to-image parts: adds a constant-rate phase, early stop and precision.
 
     Attributes:
         cooldown: share of the steps, at their end, in which the learning rate falls to zero by a cosine; 0 for a
@@ -106,23 +109,23 @@ class LatentRecipe(Recipe):
     autocast: bool = False
 
     def learning_rate_at(self, step: int) -> float:
-        """Return the learning rate of a step, counted from 0: linear warm-up, plateau, and a cosine to zero."""
+        """Return the learning rate at a step, counted from 0: linear warm-up, constant, cosine to zero."""
         return self._rate(step, self.cooldown)
 
     @property
     def end(self) -> int:
-        """Return the number of steps after which training ends."""
+        """Return the number of steps after which training ends: `stop` if given, else all steps of the schedule."""
         return self.steps if self.stop is None else self.stop
 
     @property
     def in_bfloat16(self) -> bool:
-        """Return what `autocast` says."""
+        """Return whether training runs the forward pass in bfloat16, as the recipe's `autocast` says."""
         return self.autocast
 
 
 @dataclass(frozen=True)
 class Progress:
-    """The folder and reporter of a training, and how often its state is saved.
+    """Folder and report function of a training, and after how many steps its state is saved for resuming.
 
     Attributes:
         folder: holds the state for resuming until training ends, and the kept checkpoints.
@@ -135,7 +138,7 @@ class Progress:
     every: int = 500
 
     def is_due(self, step: int) -> bool:
-        """Return whether the state is saved after this many steps."""
+        """Return whether the training state is saved after this many steps, a multiple of `every`."""
         return step % self.every == 0
 
 
@@ -148,7 +151,7 @@ def fit(
     checkpoint_weights: Callable[[Weights], Weights] = dict,
     accelerator: Accelerator | None = None,
 ) -> Weights:
-    """Train the parameters of `module` that require a gradient; a second call resumes where the first was cut off.
+    """Train a network's parameters by a recipe and return the averaged weights; a second call resumes a cut-off one.
 
     Args:
         recipe: what to do.
@@ -195,7 +198,7 @@ def fit(
 
 
 def finish(recipe: Recipe, folder: Path) -> None:
-    """Write recipe and learning rates beside the weights, which the caller has saved, and drop the state."""
+    """Write a finished training's recipe and checkpoint learning rates beside its weights; delete its resume state."""
     write_atomically(folder / RECIPE_FILE, recipe.model_dump_json(indent=1).encode() + b"\n")
     if recipe.checkpoints:
         rates = {f"step-{step}": recipe.learning_rate_at(step - 1) for step in recipe.checkpoints}
@@ -206,7 +209,7 @@ def finish(recipe: Recipe, folder: Path) -> None:
 
 @dataclass(frozen=True)
 class _Plain:
-    """The methods of accelerate's `Accelerator` that `fit` calls, for one device.
+    """Stand-in for accelerate's `Accelerator` on one device: the methods that the training loop calls.
 
     An `Accelerator` fixes device and precision of the whole process; the parts of one model are trained in different
     precisions, and jobs of one process on different devices.
@@ -226,7 +229,7 @@ class _Plain:
 
 
 def _backward(loss: Callable[[], torch.Tensor | Iterator[torch.Tensor]], compute: Any) -> torch.Tensor:
-    """Leave the gradients of a loss, or of the sum of its parts, on the parameters, and return its value."""
+    """Backpropagate a loss, or its parts one by one so that their gradients add up, and return its value."""
     values: list[torch.Tensor] = []
     with compute.autocast():
         result = loss()
@@ -241,7 +244,10 @@ def _backward(loss: Callable[[], torch.Tensor | Iterator[torch.Tensor]], compute
 
 
 def _new_average(recipe: Recipe, parameters: Parameters) -> EMAModel | None:
-    """Return the moving average of the weights, with decay min(ema_decay, (1 + t) / (10 + t)) at step t = 1, 2, ..."""
+    """Return an exponential moving average of the parameters, or None where the recipe has none.
+
+    Its decay is min(ema_decay, (1 + t) / (10 + t)) at step t = 1, 2, ...
+    """
     if recipe.ema_decay is None:
         return None
     # EMAModel counts its warm-up from one step later than these recipes, hence -1; foreach rounds as `lerp` does
@@ -249,7 +255,7 @@ def _new_average(recipe: Recipe, parameters: Parameters) -> EMAModel | None:
 
 
 def _average(recipe: Recipe, average: EMAModel | None, parameters: Parameters, step: int) -> None:
-    """Move the average towards the weights that the parameters have after `step` steps."""
+    """Update the exponential moving average with the parameters' values after `step` optimizer steps."""
     if average is not None:
         average.optimization_step = step - 1
         average.step(parameters.values())
@@ -261,7 +267,7 @@ def _save_half_precision(weights: Weights, path: Path) -> None:
 
 @dataclass(frozen=True)
 class TrainingState:
-    """The state of a training from which it goes on: weights, their average, AdamW's moments, and steps done.
+    """State of a training in one file, to resume from: weights, their moving average, AdamW's moments, step.
 
     One safetensors file, replaced atomically. accelerate's `save_state` would write a folder of several files, some of
     them pickled, of which a kill can leave half; and it keeps random states, which a step here does not depend on.
@@ -274,13 +280,16 @@ class TrainingState:
     optimizer: torch.optim.AdamW
 
     def averaged(self) -> Weights:
-        """Return the averaged weights by name, or the present ones where none are averaged; no copies."""
+        """Return the moving average of the weights by name, or the weights themselves where none is kept.
+
+        They are no copies.
+        """
         if self.average is None:
             return {name: value.detach() for name, value in self.parameters.items()}
         return dict(zip(self.parameters, self.average.shadow_params, strict=True))
 
     def save(self, step: int) -> None:
-        """Replace the file by the state after `step` steps."""
+        """Save weights, moving average and AdamW's moments after `step` steps, replacing the earlier state file."""
         tensors = {} if self.average is None else {f"ema.{name}": value for name, value in self.averaged().items()}
         for name, parameter in self.parameters.items():
             moments = self.optimizer.state[parameter]
@@ -290,7 +299,7 @@ class TrainingState:
         write_atomically(self.path, save(tensors, {"step": str(step), "recipe": self.recipe.model_dump_json()}))
 
     def restore(self) -> int:
-        """Load the state where one was left; return the number of steps done, 0 where none was left.
+        """Load the saved state into network and optimizer, and return its steps done; 0 where there is none.
 
         Raises:
             AttrbenchError: for a state of another recipe.

@@ -1,4 +1,4 @@
-"""Assemble pipeline folders from parts, so that what several minis share ships once."""
+"""Assembly of diffusers pipeline folders from components, so that components shared by several tasks ship once."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ INDEX: dict[str, dict[str, Any]] = {
 
 
 def pipeline_parts(family: Family, shared: Path, own: Path | None) -> dict[str, Path]:
-    """Return the folder of each component of a pipeline, by its name.
+    """Return the source folder of each component of a pipeline (network, autoencoder, text encoders), by name.
 
     Args:
         family: of the pipeline.
@@ -64,7 +64,7 @@ def pipeline_parts(family: Family, shared: Path, own: Path | None) -> dict[str, 
 
 
 def assembled(index: dict[str, Any], parts: dict[str, Path], cache: Path) -> Path:
-    """Return a pipeline folder in the cache, named by the contents of its parts; assemble it where it is missing.
+    """Return a diffusers pipeline folder in the cache, copied together from its components if it is missing.
 
     Args:
         index: `model_index.json`.

@@ -14,7 +14,7 @@ BATCH = 64
 
 
 class AutoencoderRecipe(LatentRecipe):
-    """Everything that decides the weights of an autoencoder, besides the images.
+    """Training settings of the small image autoencoder: architecture, loss weight, steps, learning rate.
 
     Attributes:
         vae: keyword arguments of `diffusers.AutoencoderKL`.
@@ -28,7 +28,7 @@ class AutoencoderRecipe(LatentRecipe):
 def train_autoencoder(
     recipe: AutoencoderRecipe, images: torch.Tensor, device: torch.device, progress: Progress
 ) -> AutoencoderKL:
-    """Train the autoencoder, standardize its latents, save it to the folder of `progress`, and return it.
+    """Train the small image autoencoder, scale its latents to unit variance, save it and return it.
 
     Args:
         recipe: what to do.
@@ -58,16 +58,16 @@ def train_autoencoder(
 
 
 def latents_of(vae: AutoencoderKL, images: torch.Tensor) -> torch.Tensor:
-    """Return the modes of the posteriors, [n, C, h, w], for images [n, 3, H, W] in [-1, 1]."""
+    """Return the autoencoder's latents, [n, C, h, w] (posterior modes), of images [n, 3, H, W] in [-1, 1]."""
     with torch.no_grad():
         return torch.cat([vae.encode(batch).latent_dist.mode() for batch in images.split(BATCH)])
 
 
 def standardize(vae: AutoencoderKL, images: torch.Tensor) -> None:
-    """Give every latent channel mean 0 and variance 1 over `images`, by changing the 1x1 convolutions around it.
+    """Give each latent channel mean 0 and variance 1 over `images`, without changing the reconstructions.
 
-    The pictures stay the same. `scaling_factor` 1 and `shift_factor` 0 are right afterwards, also for SD 1.x, whose
-    pipeline knows no shift.
+    By changing the 1x1 convolutions around the latents. `scaling_factor` 1 and `shift_factor` 0 are right afterwards,
+    also for SD 1.x, whose pipeline knows no shift.
     """
     latents = latents_of(vae, images)
     mean, std = latents.mean((0, 2, 3)), latents.std((0, 2, 3))
@@ -82,7 +82,7 @@ def standardize(vae: AutoencoderKL, images: torch.Tensor) -> None:
 
 
 def psnr(vae: AutoencoderKL, images: torch.Tensor) -> float:
-    """Return the mean over images of the peak signal-to-noise ratio of their reconstructions, in dB."""
+    """Return the autoencoder's mean peak signal-to-noise ratio, in dB, over its reconstructions of images."""
     with torch.no_grad():
         pixels = torch.cat([vae.decode(batch).sample.clamp(-1, 1) for batch in latents_of(vae, images).split(BATCH)])
     return float((10 * (4 / (pixels - images).square().mean((1, 2, 3))).log10()).mean())

@@ -1,4 +1,4 @@
-"""Training of small unconditional DDPMs.
+"""Training of small unconditional DDPMs, for the weights that ship and for retraining on subsets.
 
 The recipe is data (`DDPMRecipe`), is written beside the weights it made, and is what
 `attrbench train TASK` repeats. Objective and schedule: Ho et al. 2020 (arXiv 2006.11239), "simple" loss, or
@@ -25,7 +25,7 @@ from attrbench_tasks.training.loop import RECIPE_FILE, Progress, Recipe, finish,
 
 
 class DDPMRecipe(Recipe):
-    """Everything that decides the weights of a DDPM, besides the images.
+    """Training settings of a small DDPM: U-Net architecture, noise schedule, steps, learning rate, seed.
 
     Attributes:
         unet: keyword arguments of `diffusers.UNet2DModel`.
@@ -45,7 +45,7 @@ def train_ddpm(
     report: Callable[[int, float], None],
     checkpoint_every: int = 500,
 ) -> Path:
-    """Train a DDPM and save it in diffusers' folder format; a second call resumes where the first was cut off.
+    """Train a DDPM on images and save it as a diffusers pipeline folder; a second call resumes a cut-off training.
 
     Args:
         recipe: what to do.
@@ -82,7 +82,7 @@ def train_ddpm(
 
 
 def is_trained(folder: Path, recipe: DDPMRecipe) -> bool:
-    """Return whether `train_ddpm` has finished this recipe in `folder`."""
+    """Return whether a folder holds weights of a finished DDPM training with exactly this recipe."""
     try:
         recipe_there = json.loads((folder / RECIPE_FILE).read_bytes())
     except (OSError, ValueError):
@@ -91,12 +91,15 @@ def is_trained(folder: Path, recipe: DDPMRecipe) -> bool:
 
 
 def scaled(images: NDArray[np.uint8]) -> torch.Tensor:
-    """Return [n, H, W, C] uint8 images as floats, [n, C, H, W], in [-1, 1]."""
+    """Return [n, H, W, C] uint8 images as a float tensor [n, C, H, W] in [-1, 1], the DDPM's input range."""
     return torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
 def halve_weights(folder: Path) -> None:
-    """Replace the weights of a trained model by half-precision ones; `DDPMDenoiser` reads them as float32."""
+    """Replace a saved DDPM's weights by half-precision ones, so that they ship in half the size.
+
+    `DDPMDenoiser` reads them as float32.
+    """
     path = folder / "unet" / "diffusion_pytorch_model.safetensors"
     halves = {name: value.half() for name, value in load_file(path).items()}
     write_atomically(path, save(halves, {"format": "pt"}))

@@ -1,4 +1,4 @@
-"""Training of the text encoders of the text-to-image minis: two CLIPs and a T5, contrastive against images.
+"""Training of the text-to-image minis' text encoders, two CLIPs and a T5, by contrast of captions with images.
 
 One contrastive training (Radford et al. 2021) serves all three: each caption's embedding, by each encoder, shall be
 nearer to its own picture than to the others of the batch. The image encoder is thrown away afterwards.
@@ -35,7 +35,7 @@ WORD_END = "</w>"
 
 
 class TextEncoderRecipe(LatentRecipe):
-    """Everything that decides a training of the encoders, besides the captioned images.
+    """Training settings of the small text encoders: vocabulary, prompt length, architectures, steps, seed.
 
     Attributes:
         vocabulary: entries of each tokenizer.
@@ -53,7 +53,7 @@ class TextEncoderRecipe(LatentRecipe):
 
 
 def clip_tokenizer(captions: Sequence[str], recipe: TextEncoderRecipe) -> CLIPTokenizer:
-    """Return a tokenizer with a byte-pair encoding of the captions that can encode every other text, too."""
+    """Return a CLIP tokenizer whose byte-pair vocabulary is learned from captions and covers any other text."""
     learned = Tokenizer(models.BPE(end_of_word_suffix=WORD_END))
     learned.normalizer = normalizers.Lowercase()
     learned.pre_tokenizer = pre_tokenizers.Whitespace()
@@ -68,7 +68,7 @@ def clip_tokenizer(captions: Sequence[str], recipe: TextEncoderRecipe) -> CLIPTo
 
 
 def t5_tokenizer(captions: Sequence[str], recipe: TextEncoderRecipe) -> T5Tokenizer:
-    """Return a tokenizer with a unigram model of the words of the captions, and of learned pieces for other words."""
+    """Return a T5 tokenizer with the captions' whole words and learned pieces for other words."""
     learned = Tokenizer(models.Unigram())
     learned.normalizer = normalizers.Lowercase()
     learned.pre_tokenizer = pre_tokenizers.Metaspace()
@@ -94,7 +94,7 @@ def train_text_encoders(
     device: torch.device,
     progress: Progress,
 ) -> None:
-    """Train the encoders and save them, with their tokenizers, below the folder of `progress`.
+    """Train two CLIP text encoders and a T5 against images, and save them with their tokenizers.
 
     Args:
         recipe: what to do.
@@ -139,7 +139,7 @@ def train_text_encoders(
 
 
 def _tokenizers(captions: Sequence[str], recipe: TextEncoderRecipe, folder: Path) -> tuple[CLIPTokenizer, T5Tokenizer]:
-    """Return the tokenizers, which are saved in `folder`; those that are there where a training was cut off there.
+    """Return the CLIP and T5 tokenizers, newly trained and saved, or loaded when a cut-off training resumes.
 
     The library `tokenizers` orders pieces of equal frequency by chance, so a second training of them gives others.
     """
@@ -156,7 +156,7 @@ def _tokenizers(captions: Sequence[str], recipe: TextEncoderRecipe, folder: Path
 
 
 def _texts(model: Any, ids: torch.Tensor, ids_t5: torch.Tensor) -> list[torch.Tensor]:
-    """Return the three encoders' embeddings, each [B, width], of B captions; T5's is the mean over tokens."""
+    """Return the embeddings, [B, width] each, of B captions by both CLIPs and by T5 (mean over its tokens)."""
     embeddings = [model.get_submodule(name)(input_ids=ids).text_embeds for name in CLIPS]
     words = (ids_t5 != model.text_encoder_3.config.pad_token_id)[..., None]
     hidden = model.text_encoder_3(input_ids=ids_t5).last_hidden_state

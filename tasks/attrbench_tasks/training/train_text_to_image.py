@@ -1,4 +1,4 @@
-"""Training of small text-to-image networks: SD 1.x (noise target) and SD 3 (flow matching).
+"""Training of small text-to-image networks: SD 1.x (noise prediction) and SD 3 (flow matching).
 
 Latents and text embeddings are made once, before training, by the frozen autoencoder and text encoders, through the
 pipelines' own `encode_prompt`. SD 1.x: Rombach et al. 2022. SD 3: Esser et al. 2024 (arXiv 2403.03206), timesteps
@@ -42,7 +42,7 @@ LORA_FILE = "pytorch_lora_weights.safetensors"
 
 
 class LoRARecipe(BaseModel):
-    """A low-rank adapter (Hu et al. 2021).
+    """Settings of a LoRA, a low-rank adapter (Hu et al. 2021): rank, scale and adapted layers.
 
     Attributes:
         rank: of each layer's update.
@@ -58,7 +58,7 @@ class LoRARecipe(BaseModel):
 
 
 class TextToImageRecipe(LatentRecipe):
-    """Everything that decides the weights of a text-to-image network, besides the encoded images and the base.
+    """Training settings of a text-to-image network: architecture, noise schedule, LoRA, steps, learning rate.
 
     Attributes:
         family: `sd14` or `sd3`.
@@ -77,7 +77,7 @@ class TextToImageRecipe(LatentRecipe):
 
 @dataclass(frozen=True)
 class EncodedImages:
-    """A training set as latents and text embeddings.
+    """A training set encoded for a text-to-image network: image latents and caption embeddings.
 
     Attributes:
         latents: [n, C, h, w].
@@ -88,7 +88,7 @@ class EncodedImages:
     text: dict[str, torch.Tensor]
 
     def subset(self, indices: NDArray[np.int64]) -> EncodedImages:
-        """Return the items with these indices ([k]), and the empty prompt behind them."""
+        """Return the encoded images with these indices ([k]), followed by the empty prompt's embedding."""
         rows = torch.from_numpy(indices)
         with_empty = torch.cat([rows, torch.tensor([len(self.latents)])])
         return EncodedImages(self.latents[rows], {name: value[with_empty] for name, value in self.text.items()})
@@ -97,7 +97,7 @@ class EncodedImages:
 def text_embeddings(
     family: Family, folder: Path, prompts: Sequence[str], device: torch.device
 ) -> dict[str, torch.Tensor]:
-    """Return the text embeddings of prompts, by the name of the network's argument, each [n, ...].
+    """Return the text embeddings of n prompts, as the network's arguments by name, each [n, ...].
 
     Args:
         family: of the pipeline.
@@ -141,7 +141,7 @@ def text_embeddings(
 
 
 def train_base(recipe: TextToImageRecipe, data: EncodedImages, progress: Progress) -> None:
-    """Train a network from scratch and save it and its scheduler below the folder of `progress`."""
+    """Train a text-to-image network from scratch on encoded images; save it and its scheduler to a folder."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
         network = _kind(recipe.family)(**(recipe.network or {})).to(data.latents.device)
@@ -150,7 +150,7 @@ def train_base(recipe: TextToImageRecipe, data: EncodedImages, progress: Progres
 
 
 def fine_tune(recipe: TextToImageRecipe, base: Path, data: EncodedImages, progress: Progress) -> None:
-    """Train the base, or an adapter for it, and save what was trained to the folder of `progress`.
+    """Fine-tune a pre-trained text-to-image network, or a LoRA for it, on encoded images, and save the result.
 
     Args:
         recipe: what to do.
@@ -169,7 +169,7 @@ def fine_tune(recipe: TextToImageRecipe, base: Path, data: EncodedImages, progre
 
 
 def add_adapter(recipe: TextToImageRecipe, lora: LoRARecipe, network: Any) -> None:
-    """Freeze the network and add a LoRA whose initial weights come from the recipe's seed."""
+    """Freeze a network and add a trainable LoRA to it, initialized from the recipe's seed."""
     network.requires_grad_(False)
     adapter = LoraConfig(
         r=lora.rank,
@@ -208,7 +208,10 @@ def _fit(recipe: TextToImageRecipe, network: torch.nn.Module, data: EncodedImage
 
 
 def _noise_path(recipe: TextToImageRecipe) -> Callable[..., tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
-    """Return the forward process: a function of (latents, noise, generator) to (noisy latents, timesteps, target)."""
+    """Return the function that adds noise for training: random timesteps, noisy latents and prediction target.
+
+    It maps (latents, noise, generator) to (noisy latents, timesteps, target).
+    """
     if recipe.family == "sd14":
         discrete = DDPMScheduler.from_config(_scheduler(recipe).config)
         steps = int(discrete.config["num_train_timesteps"])
@@ -238,7 +241,7 @@ def _scheduler(recipe: TextToImageRecipe) -> Any:
 
 
 def _checkpoint_weights(recipe: TextToImageRecipe, network: torch.nn.Module, ema: Weights) -> dict[str, torch.Tensor]:
-    """Return the weights of a checkpoint: the whole network's, or the adapter's under diffusers' names."""
+    """Return the weights to save in a training checkpoint: the whole network's, or the LoRA's alone."""
     if recipe.lora is None:
         return {name: ema.get(name, value) for name, value in network.state_dict().items()}
     return {f"{NETWORK[recipe.family]}.{name.replace('.default', '')}": value for name, value in ema.items()}
@@ -254,14 +257,14 @@ def _save(recipe: TextToImageRecipe, network: Any, ema: Weights, folder: Path) -
 
 
 def _forget_origin(config: Path) -> None:
-    """Remove from a configuration the folder that its network was loaded from, which means nothing elsewhere."""
+    """Remove the local path of the pre-trained network from a saved config.json, which others cannot use."""
     contents = json.loads(config.read_bytes())
     contents.pop("_name_or_path", None)
     config.write_text(json.dumps(contents, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def save_lora(recipe: TextToImageRecipe, network: Any, ema: Weights, folder: Path) -> None:
-    """Save adapter weights (as `fit` returns them) as diffusers' `save_lora_weights` does, with their recipe."""
+    """Save trained LoRA weights as a file that diffusers loads, with the training recipe beside it."""
     pipeline = {"sd14": StableDiffusionPipeline, "sd3": StableDiffusion3Pipeline}[recipe.family]
     name = NETWORK[recipe.family]
     layers = {key.removeprefix(f"{name}."): value for key, value in _checkpoint_weights(recipe, network, ema).items()}
@@ -279,7 +282,7 @@ def save_lora(recipe: TextToImageRecipe, network: Any, ema: Weights, folder: Pat
 
 
 def sort_header(path: Path) -> None:
-    """Sort the header of a safetensors file, so that equal weights and metadata are equal bytes.
+    """Sort a safetensors file's header, so that files with equal contents are equal byte for byte.
 
     safetensors writes metadata in an order that differs from call to call.
     """

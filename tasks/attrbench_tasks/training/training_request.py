@@ -1,4 +1,4 @@
-"""The subset and seed that a call of `Trainable.train` asks for, and the mark that they leave beside the weights."""
+"""Subset and seed asked of a training, checked, and the file beside the weights that records them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ RecipeT = TypeVar("RecipeT", bound=Recipe)
 
 @dataclass(frozen=True)
 class TrainingRequest:
-    """The items and the seed of a training, checked.
+    """A request to train on all items or a subset, with a seed, checked to be valid.
 
     Attributes:
         items: size of the whole training set.
@@ -49,16 +49,16 @@ class TrainingRequest:
 
     @property
     def is_original(self) -> bool:
-        """Return whether this is the training that the task's own weights came from."""
+        """Return whether all items and the recipe's own seed are asked for, as for the shipped weights."""
         return self.subset is None and self.seed is None
 
     @property
     def indices(self) -> NDArray[np.int64]:
-        """Return the indices of the items to train on, [k]."""
+        """Return the [k] indices of the items to train on: the subset, or all."""
         return np.arange(self.items) if self.subset is None else self.subset.astype(np.int64)
 
     def recipe(self, recipe: RecipeT) -> RecipeT:
-        """Return the recipe with the seed asked for; checkpoints are kept only of the original training.
+        """Return the recipe with the requested seed, and without checkpoints unless for the original training.
 
         The number of steps stays, whatever the size of the subset.
         """
@@ -68,7 +68,7 @@ class TrainingRequest:
         return recipe.model_copy(update={"seed": seed, "checkpoints": ()})
 
     def begin(self, recipe: Recipe, folder: Path, name: str, report: Callable[[str], None]) -> bool:
-        """Mark the folder as that of this training; return whether the training has finished there already.
+        """Record the subset and seed in the folder; return whether this very training is finished there already.
 
         Args:
             recipe: of the training.
@@ -108,5 +108,5 @@ class TrainingRequest:
 
 
 def is_original_training(folder: Path) -> bool:
-    """Return whether the weights in `folder` came from a training on everything with the recipe's own seed."""
+    """Return whether a folder's weights were trained on all items with the recipe's own seed."""
     return not (folder / REQUEST_FILE).exists()

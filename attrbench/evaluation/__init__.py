@@ -1,1 +1,1 @@
-"""Run methods on tasks: from requests by a plan, jobs and scoring to records."""
+"""Runs of attribution methods on tasks: from requests by a plan, computed features and scoring to records."""

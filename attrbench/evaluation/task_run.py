@@ -60,7 +60,7 @@ class Result:
 
 
 class TaskRun:
-    """A run of several methods on one task.
+    """A run of several attribution methods on one task, from plan to records.
 
     Args:
         registry: the plugins.
@@ -174,7 +174,7 @@ class TaskRun:
     def _run_method(
         self, world: TaskWorld, progress: Progress, request: MethodRequest, passes: Peaks
     ) -> tuple[Record | None, Outcome | None]:
-        """Return the record of one method, None where it is passed over, and what it gave, None where it failed."""
+        """Score one method; return its record (None if passed over) and its rankings (None if it failed)."""
         coverage = Coverage(
             train_items=world.count("train"),
             train_total=len(world.opened.train),

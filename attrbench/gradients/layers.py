@@ -17,7 +17,7 @@ LayerGradients = Callable[[Any, Tensor, Tensor], dict[str, Tensor]]
 
 
 def _linear(module: nn.Linear, x: Tensor, g: Tensor) -> dict[str, Tensor]:
-    """Return the gradients of a linear layer: dW_b = sum over positions of g x^T."""
+    """Return the per-sample gradients of a linear layer: dW_b = sum over positions of g x^T."""
     x = x.to(g.dtype)  # under autocast the layer saw its input in the output's precision
     if x.dim() == 2:
         weight = g.unsqueeze(2) * x.unsqueeze(1)
@@ -27,7 +27,7 @@ def _linear(module: nn.Linear, x: Tensor, g: Tensor) -> dict[str, Tensor]:
 
 
 def _convolution(module: nn.Conv1d | nn.Conv2d | nn.Conv3d, x: Tensor, g: Tensor) -> dict[str, Tensor]:
-    """Return the gradients of a convolution, by one grouped convolution in which each sample is a group.
+    """Return the per-sample gradients of a convolution, by one grouped convolution in which each sample is a group.
 
     Several times faster than products with unfolded inputs, whose copies cost more than the arithmetic.
     """
@@ -81,7 +81,7 @@ def _over_positions(weight: Tensor, bias: Tensor, inner: int) -> dict[str, Tenso
 
 
 def _embedding(module: nn.Embedding, x: Tensor, g: Tensor) -> dict[str, Tensor]:
-    """Return the gradients of an embedding: each position's gradient added to the row that it looked up."""
+    """Return the per-sample gradients of an embedding: each position's gradient added to the row that it looked up."""
     size, rows = len(x), module.num_embeddings
     places = (x.reshape(size, -1) + rows * torch.arange(size, device=x.device)[:, None]).flatten()
     g = g.reshape(len(places), -1)
@@ -105,7 +105,7 @@ _RULES: dict[type[nn.Module], LayerGradients] = {
 
 
 def layer_gradients(module: nn.Module) -> LayerGradients:
-    """Return the gradient rule of a module for which `has_rule` holds."""
+    """Return the function that computes a layer's per-sample gradients, for a module that `has_rule` accepts."""
     if _is_rms_norm(module):
         return _rms_norm
     return next(rule for kind, rule in _RULES.items() if isinstance(module, kind))

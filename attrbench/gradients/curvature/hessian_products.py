@@ -38,7 +38,7 @@ class Curvature:
         self._parameters = list(samples.parameters.values())
 
     def __call__(self, vectors: Tensor, batch: Batch) -> Tensor:
-        """Return the [m, p] products with `vectors` ([m, p]), for the mean loss over the samples of the batch."""
+        """Return the products H v of `vectors` ([m, p]), H the curvature of a batch's mean loss, as [m, p]."""
         sizes = [parameter.numel() for parameter in self._parameters]
         with torch.enable_grad(), asking(self._parameters), plain_attention():
             predicted = self._denoiser.predict(batch.noisy, batch.t, batch.conditioning)
@@ -74,7 +74,7 @@ def _gradients(
     factors: Sequence[Tensor] | None = None,
     create_graph: bool = False,
 ) -> Sequence[Tensor]:
-    """Return the gradients of sum <factor, output>, zero where outputs don't depend; the graph is retained."""
+    """Return the gradients of sum <factor, output> to `inputs`, zero where outputs don't depend; keeps the graph."""
     outputs = list(outputs)
     factors = [torch.ones_like(output) for output in outputs] if factors is None else list(factors)
     tied = [(output, factor) for output, factor in zip(outputs, factors, strict=True) if output.requires_grad]

@@ -78,7 +78,7 @@ class Scope(Protocol):
 
     @property
     def seed(self) -> int:
-        """Return the run's random seed."""
+        """Return the run's random seed, such as for random scores and bootstrap intervals."""
 
     def count(self, split: SplitName) -> int:
         """Return the number of items of the training set or of the queries that the run uses."""
@@ -123,7 +123,7 @@ class Shards(Protocol):
 
     @property
     def fingerprint(self) -> str:
-        """Return the hash of everything that decides the stored numbers, which identifies them."""
+        """Return the hash of all that decides the stored numbers (model, items, settings), which identifies them."""
 
     def blocks(self) -> Iterator[tuple[int, Mapping[str, NDArray[Any]]]]:
         """Yield each shard in item order, as (index of its first item, memory-mapped arrays by name)."""
@@ -153,7 +153,7 @@ class ShardWriter(Protocol):
 
     @property
     def fingerprint(self) -> str:
-        """Return the hash of everything that decides the stored numbers, which identifies them."""
+        """Return the hash of all that decides the stored numbers (model, items, settings), which identifies them."""
 
     @property
     def shard_items(self) -> int:
@@ -263,12 +263,12 @@ class Computation(ABC, Generic[FeatureT]):
         return unit
 
     def lacks(self, unit: Unit, stores: Stores[FeatureT], scope: Scope) -> bool:
-        """Return whether any store lacks a shard of a unit, so that the unit must be computed."""
+        """Return whether any feature's shard for a unit of work is missing, so that the unit must be computed."""
         return any(store.lacks(self.items_of(unit, split, scope)) for (_, split), store in stores.items())
 
     @abstractmethod
     def prepare(self, stores: Stores[FeatureT], world: World) -> Prepared[FeatureT]:
-        """Return the computation made ready to compute units, in a process that has loaded the task.
+        """Return a function that computes units of work, made ready in a process that has loaded the task.
 
         Args:
             stores: the stores of the features that are wanted.

@@ -130,7 +130,7 @@ class Denoiser(ABC):
         raise UsageError(f"the learning rate at checkpoint {checkpoint} is not known")
 
     def at(self, checkpoint: str) -> Denoiser:
-        """Return this diffusion model with the weights of a training checkpoint.
+        """Return this diffusion model with the weights of a training checkpoint, such as `final` or `untrained`.
 
         Args:
             checkpoint: `final`, its own; `untrained`, drawn anew; one of `checkpoints()`; or `k/n` for the one that
@@ -148,7 +148,7 @@ class Denoiser(ABC):
         return self._with(self._load(checkpoint), checkpoint)
 
     def fingerprint_at(self, checkpoint: str) -> str:
-        """Return the fingerprint of `at(checkpoint)` without loading it; raises as `at` does."""
+        """Return the hash that identifies the model with a checkpoint's weights, not loading it; raises as `at`."""
         checkpoint = self._known(checkpoint)
         return self.fingerprint if checkpoint == "final" else self._fingerprint_with(checkpoint)
 
@@ -177,7 +177,7 @@ class Denoiser(ABC):
         return every[-(-len(every) * int(share) // int(parts)) - 1]
 
     def _fingerprint_with(self, name: str) -> str:
-        """Return the fingerprint of this model with other weights, given the name of those weights."""
+        """Return the hash that identifies this model with other weights, given the name of those weights."""
         return f"{self.fingerprint}/{name}"
 
     def _load(self, checkpoint: str) -> torch.nn.Module:

@@ -97,7 +97,7 @@ class Effect:
 
 @dataclass(frozen=True)
 class TruthSetting:
-    """The loaded task that a ground truth is to measure, with the cache folder and the device.
+    """The loaded task on which a ground truth is opened, with the cache folder and device for its models.
 
     Attributes:
         task: the task as it was requested.

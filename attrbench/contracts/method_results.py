@@ -25,7 +25,7 @@ class StateCosts:
         return max(0.0, call_seconds - spent)
 
     def recorded(self) -> dict[str, float]:
-        """Return the finite facts, `state_bytes` and `state_seconds` by name, as shards keep them."""
+        """Return the finite facts, with the bytes and seconds of built state, as a dict to keep beside shards."""
         facts = {name: float(value) for name, value in self.facts.items() if math.isfinite(value)}
         return {**facts, "state_bytes": self.state_bytes, "state_seconds": self.state_seconds}
 

@@ -115,7 +115,7 @@ class MetricResult(_Part):
 
 
 class Control(_Part):
-    """The main metric of a ground truth where something other than the method chose the items to remove.
+    """The main metric of a ground truth for items to remove that something other than the method chose, to compare.
 
     Attributes:
         name: what chose them, in words.

@@ -1,1 +1,1 @@
-"""Runs of attribution methods on tasks: from requests by a plan, computed features and scoring to records."""
+"""Run attribution methods on tasks: check requests, plan, compute features, score, and write records."""

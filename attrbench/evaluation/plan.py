@@ -78,7 +78,7 @@ class Plan:
 
 
 def make_plan(world: TaskWorld, methods: Sequence[MethodRequest], truths: GroundTruths | None = None) -> Plan:
-    """Return the plan of a run of methods on a task; methods whose features can't be declared or had are faults.
+    """Return the plan of a run of methods on a task; a method whose features can't be planned is kept as a fault.
 
     Args:
         world: the open task.

@@ -33,15 +33,15 @@ class Silent:
 
     @contextmanager
     def stage(self, name: str, total: int) -> Iterator[Advance]:
-        """Show nothing; yield a function that does nothing."""
+        """Show no progress; yield a function to call after each step, which does nothing."""
         yield lambda: None
 
     def note(self, line: str) -> None:
-        """Show nothing."""
+        """Ignore the line of text."""
 
 
 def console(stderr: bool = False) -> Console:
-    """Return a rich console for output or errors; 160 columns wide where the output is not a terminal."""
+    """Return a rich console on standard output or error, 160 columns wide where that is not a terminal."""
     stream = sys.stderr if stderr else sys.stdout
     terminal = stream.isatty()
     return Console(
@@ -111,7 +111,7 @@ class Observed:
         self.tell("stage_finished", stage=name, seconds=time.perf_counter() - started)
 
     def note(self, line: str) -> None:
-        """Show one line of text by the inner reporter."""
+        """Pass one line of text to the inner reporter, which shows it."""
         self._inner.note(line)
 
     def tell(self, hook: str, **arguments: object) -> None:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, repr=False)
 class Choice:
-    """The value chosen from a sweep (a set of option values), with the metric of each value.
+    """The option value that `tune` chose from a sweep (a set of values), with the metric of each value tried.
 
     Attributes:
         sweep: the values.

@@ -116,7 +116,7 @@ class TaskWorld:
 
     @property
     def seed(self) -> int:
-        """Return the run's random seed."""
+        """Return the run's random seed, such as for random scores and bootstrap intervals."""
         return self.settings.seed
 
     @property

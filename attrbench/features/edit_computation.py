@@ -126,7 +126,7 @@ class _Edits:
         return edited
 
     def _losses(self, model: Denoiser) -> Tensor:
-        """Return the [n, T] float32 losses of all training items, batched as `Outputs` are."""
+        """Return the [n, T] float32 losses of all training items under `model`, in batches like those of `Outputs`."""
         world = self._world
         split = Split("train", world.items("train"))
         work = GradientPass(self._source, model, split, world.engine, batch_size_file=self._batch_sizes)

@@ -1,4 +1,4 @@
-"""Compute Gram matrices, saving the partial sums after each pass, so that an interruption loses at most one pass."""
+"""Compute Gram matrices of gradients, saving partial sums after each pass, so that a crash loses one pass at most."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class GramComputation(Computation[AnyGramFeature]):
 
     @property
     def title(self) -> str:
-        """Return the title for progress bars."""
+        """Return `Gram matrix`, the title for progress bars."""
         return "Gram matrix"
 
     def summary(self, features: Sequence[AnyGramFeature], scope: Scope) -> str:

@@ -19,7 +19,7 @@ Outputs_ = NDArray[np.float32]
 
 
 class Outputs(Declaration, GradientFeature[Outputs_, Outputs_]):
-    """The feature of scalar model outputs, such as losses: [n, T] of the training set, [m, T] of the queries.
+    """The feature of scalar model outputs, such as losses: [items, T], of training set and queries; 0 if not finite.
 
     Attributes:
         source: declaration of the output, such as the loss, and of timesteps and noise.

@@ -43,7 +43,7 @@ class TrainRows(Protocol):
 
     @property
     def sizes(self) -> Mapping[str, int]:
-        """Return layer name -> number of parameters; one empty name for all if layers are not kept apart."""
+        """Return layer name -> number of parameters; '' -> p if layers are not kept apart."""
 
     def take(self, items: Index) -> FloatArray:
         """Return the [len(items), T, v] gradient rows of these training items, in that order."""

@@ -48,7 +48,7 @@ class BatchSize:
         return self._size
 
     def shrink(self) -> None:
-        """Halve the batch size after memory ran out.
+        """Halve the batch size after memory ran out, and save it to the file for the next process.
 
         Raises:
             AttrbenchError: where a single noisy sample does not fit into memory.

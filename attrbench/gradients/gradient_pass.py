@@ -1,4 +1,4 @@
-"""Compute all features of one gradient source and one data split in a single pass over its items."""
+"""Compute all features of one gradient source in a single pass over the training set or the queries."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ AnyFeature = PassFeature[Any, Any]
 
 
 class GradientPass:
-    """A pass over the items of one split that computes shards of all features of one gradient source.
+    """A pass of per-sample gradients over a split's items that computes shards of all features of one source.
 
     Args:
         source: declaration that decides the gradients (timesteps, noise, output, parameters).

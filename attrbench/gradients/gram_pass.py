@@ -58,7 +58,7 @@ class Side:
 
 @dataclass
 class SideSums:
-    """The partial inner products of one set of items with the training items, with seconds and lost gradients.
+    """The partial inner products of one set of items with the training items, with seconds and non-finite gradients.
 
     Attributes:
         products: [items, n] float64 partial inner products with the training items; None where they are known.
@@ -120,7 +120,7 @@ class GramSums:
 
 
 class GramPass:
-    """The computation of inner products of mean gradients, summed over passes for one group of parameters each.
+    """The computation of a Gram matrix of mean gradients as a sum of passes, each for one group of parameters.
 
     Args:
         denoiser: the model.

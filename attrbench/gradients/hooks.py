@@ -35,7 +35,7 @@ _INSTEAD = "can't be seen through by hooks: use checkpointing with use_reentrant
 
 
 class HookedGradients(PerSampleGradients):
-    """Per-sample gradients by hooks on every layer that has a gradient rule (attrbench.gradients.layers).
+    """Per-sample gradients in one backward pass, by hooks on layers with a gradient rule (attrbench.gradients.layers).
 
     A parameter that hooks cannot cover (a layer without a rule, a weight used without calling its module, a
     layer whose samples are not the leading dimension) falls back to `vmap`, or to one sample at a time where `vmap`

@@ -49,7 +49,7 @@ class InnerProductSink:
         ]
 
     def add(self, offset: int, gradients: Tensor) -> None:
-        """Add one parameter's share of the inner products with the query gradients."""
+        """Add the inner products of one parameter's gradients with the query gradients."""
         for (t, members), sums in zip(self._members, self._sums[self._layer[offset]], strict=True):
             self._factors[offset][t].add_products(sums, gradients[members])
 

@@ -64,7 +64,7 @@ def _layer_norm(module: nn.LayerNorm, x: Tensor, g: Tensor) -> dict[str, Tensor]
 
 
 def _rms_norm(module: Any, x: Tensor, g: Tensor) -> dict[str, Tensor]:
-    """Return the gradients of torch's RMSNorm (eps may be None) or diffusers' (squares in float32, may have a bias)."""
+    """Return the per-sample gradients of an RMSNorm: torch's (eps may be None) or diffusers' (may have a bias)."""
     wide = x.double() if x.dtype == torch.float64 and isinstance(module, TORCH_RMS_NORM) else x.float()
     eps = torch.finfo(x.dtype).eps if module.eps is None else module.eps
     inner = tuple(range(-module.weight.dim(), 0))
@@ -73,7 +73,7 @@ def _rms_norm(module: Any, x: Tensor, g: Tensor) -> dict[str, Tensor]:
 
 
 def _over_positions(weight: Tensor, bias: Tensor, inner: int) -> dict[str, Tensor]:
-    """Return weight and bias gradients summed over all dimensions between the batch and the `inner` normalized ones."""
+    """Return a norm's per-sample gradients, summed over dimensions between batch and `inner` normalized ones."""
     leading = tuple(range(1, weight.dim() - inner))
     if leading:
         weight, bias = weight.sum(leading), bias.sum(leading)

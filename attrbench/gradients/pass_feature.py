@@ -103,7 +103,7 @@ class PassFeature(Feature[TrainViewT, QueryViewT]):
 
     @abstractmethod
     def sink_key(self) -> Hashable | None:
-        """Return a key, equal for features that can share a sink (receiver of gradients); None if none is needed."""
+        """Return a key, equal for features that can share a sink (receiver of gradients); None if without gradient."""
 
     @abstractmethod
     def make_sink(self, features: Sequence[Self], setting: PassSetting) -> Sink:

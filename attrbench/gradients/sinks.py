@@ -32,7 +32,7 @@ class Sink(Protocol):
     held: int
 
     def start(self, items: Tensor, timesteps: Tensor, dtype: torch.dtype, device: torch.device) -> None:
-        """Reset for a new batch with item indices [B] and timestep indices [B] (into the grid)."""
+        """Reset the sink for a new batch with item indices [B] and timestep indices [B] (into the grid)."""
 
     def add(self, offset: int, gradients: Tensor) -> None:
         """Receive columns offset .. offset + w of the batch's concatenated gradients: [B, w], in `dtype`."""

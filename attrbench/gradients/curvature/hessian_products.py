@@ -20,7 +20,7 @@ Product = Callable[[Sequence[Tensor]], Sequence[Tensor]]
 
 
 class Curvature:
-    """The product H v for the mean loss of a batch, H the Hessian or the Gauss-Newton matrix J^T (2/d) J.
+    """Products H v for the mean loss of a batch, with H the Hessian or the Gauss-Newton matrix J^T (2/d) J.
 
     J = de/dtheta is the Jacobian of the prediction e with d entries. Products take reverse mode twice, which every
     layer supports; the forward pass and the first backward pass serve all vectors.
@@ -56,7 +56,7 @@ class Curvature:
         return lambda vector: _gradients(gradients, self._parameters, vector)
 
     def _gauss_newton(self, predicted: Tensor) -> Product:
-        """Return the Gauss-Newton product; J v is the gradient of <J^T u, v> with respect to u, at any u."""
+        """Return a function for Gauss-Newton products; J v is the gradient of <J^T u, v> to u, taken at any u."""
         anywhere = torch.zeros_like(predicted, requires_grad=True)
         gradients = _gradients([predicted], self._parameters, [anywhere], create_graph=True)
         factor = 2 / predicted.numel()  # the loss is a mean over d, the batch's a mean over B

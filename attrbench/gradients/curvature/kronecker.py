@@ -72,7 +72,7 @@ class LayerFactors:
     ekfac: Tensor
 
     def solve(self, gradients: Tensor, corrected: bool, damping: float, relative: bool) -> Tensor:
-        """Return (H + lam I)^-1 V for this layer's V [..., o, i]; relative damping is times the mean eigenvalue."""
+        """Return (H + lam I)^-1 V for this layer's V [..., o, i]; relative damping is in mean eigenvalues."""
         values = (self.ekfac if corrected else self.kfac).double()
         unit = float(values.mean()) if relative else 1.0
         scale = 1 / (values + (damping * unit if unit > 0 else damping))
@@ -124,7 +124,7 @@ class TrackedLayer:
 
 
 class KroneckerFactors:
-    """The Kronecker-factored curvature of all tracked layers (Linear, Conv2d), with its damped inverse.
+    """The Kronecker-factored curvature of all tracked layers (Linear, Conv2d), to multiply by its damped inverse.
 
     Args:
         layers: the tracked layers.
@@ -136,7 +136,7 @@ class KroneckerFactors:
         self.factors = factors
 
     def solve(self, gradients: Tensor, corrected: bool, damping: float, relative: bool) -> Tensor:
-        """Return (H + lam I)^-1 g for whole gradients g [..., p]; zero for parameters of untracked layers."""
+        """Return (H + lam I)^-1 g, H the curvature, for whole gradients g [..., p]; zero for untracked parameters."""
         solved = torch.zeros_like(gradients)
         for layer in self.layers:
             part = self.factors[layer.name].solve(layer.take(gradients), corrected, damping, relative)
@@ -269,7 +269,7 @@ class _Moments:
         return self._inputs > 0
 
     def eigen(self, samples: int) -> Eigen:
-        """Return the eigenvectors of A [i, i] and S [o, o], and the products of their eigenvalues [o, i]."""
+        """Return the eigenvectors of moments A [i, i] and S [o, o], and the products of their eigenvalues [o, i]."""
         assert isinstance(self._a, Tensor) and isinstance(self._s, Tensor)
         a, inputs = torch.linalg.eigh(self._a / self._inputs)
         s, outputs = torch.linalg.eigh(self._s / samples)

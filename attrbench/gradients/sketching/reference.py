@@ -87,7 +87,7 @@ class PermutationSketcher:
 
 
 class DenseSketcher:
-    """A dense random projection S(x) = P x / sqrt(v) (Johnson and Lindenstrauss 1984).
+    """A dense random projection of vectors to v numbers, S(x) = P x / sqrt(v) (Johnson and Lindenstrauss 1984).
 
     The entries of P are independent random signs (`rademacher`) or standard normals (`gaussian`).
     """

@@ -202,7 +202,7 @@ class GradientPass:
 
 
 class _FeatureSinks:
-    """The sinks (receivers of gradients) that a pass needs for its features; equal `sink_key` means one sink."""
+    """The sinks (receivers of gradients) that a pass needs; features with equal `sink_key` share one sink."""
 
     def __init__(self, features: Sequence[AnyFeature], setting: PassSetting) -> None:
         self.norms = NormSink()

@@ -135,7 +135,7 @@ class HookedGradients(PerSampleGradients):
 
 
 def _spread(parameters: dict[str, nn.Parameter], most: int) -> dict[str, nn.Parameter]:
-    """Return all parameters; of more than `most` entries, a seeded random choice of at most a tenth of `most`."""
+    """Return the parameters to check: all, or, beyond `most` entries, a seeded choice of at most a tenth of `most`."""
     if sum(parameter.numel() for parameter in parameters.values()) <= most:
         return parameters
     names = sorted(parameters)

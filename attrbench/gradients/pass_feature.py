@@ -103,7 +103,7 @@ class PassFeature(Feature[TrainViewT, QueryViewT]):
 
     @abstractmethod
     def sink_key(self) -> Hashable | None:
-        """Return a key, equal for features that can share a sink (receiver of gradients); None if without gradient."""
+        """Return a key by which features share a sink (receiver of gradients); None if no gradient is needed."""
 
     @abstractmethod
     def make_sink(self, features: Sequence[Self], setting: PassSetting) -> Sink:

@@ -36,7 +36,7 @@ class Unit(NamedTuple):
 
 @dataclass(frozen=True)
 class Engine:
-    """Settings of gradient computation (back end, batch size) that change results by no more than rounding.
+    """Settings of gradient computation (back end, batch size), not in fingerprints: they change results by rounding only.
 
     Attributes:
         backend: `hooks`, `vmap` or `loop` (attrbench.gradients.backends).

@@ -143,7 +143,7 @@ class Method(ABC, Generic[OptionsT]):
     def key(self) -> str:
         """Return name, version and options as one line, to identify features whose numbers depend on the method.
 
-        The features are `GradientProducts` and `LossesUnderEdit`. For a class without a file
+        They hold it in `GradientProducts.transform` and `LossesUnderEdit.edit`. For a class without a file
         (attrbench.code_digest) it ends in the digest of its code, so that what an earlier version of the class made is
         not taken for that of this one.
         """

@@ -36,7 +36,7 @@ class Unit(NamedTuple):
 
 @dataclass(frozen=True)
 class Engine:
-    """Settings of gradient computation (back end, batch size), not in fingerprints: they change results by rounding only.
+    """Settings of gradient computation (back end, batch size) that change results by rounding only; in no fingerprint.
 
     Attributes:
         backend: `hooks`, `vmap` or `loop` (attrbench.gradients.backends).

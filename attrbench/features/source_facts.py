@@ -1,4 +1,4 @@
-"""Describe what decides the gradients of a source on a task, for fingerprints, without loading the model."""
+"""Describe all that decides the gradients of a source on a task, for fingerprints, without loading the model."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ QUERY_SHARD = 16
 
 
 def source_facts(source: GradientSource, split: SplitName, scope: Scope) -> dict[str, object]:
-    """Return all that decides the gradients of a source for the items of a split, as JSON can hold it.
+    """Return all that decides a gradient source's gradients of a split's items, as JSON, for fingerprints.
 
     Raises:
         Unavailable: for the empty prompt where the model takes no prompts.
@@ -39,5 +39,5 @@ def sampling_facts(source: GradientSource, scope: Scope) -> dict[str, object]:
 
 
 def layout_of(source: GradientSource, scope: Scope) -> ParameterLayout:
-    """Return the sizes of the parameters that the source differentiates."""
+    """Return the sizes of the parameters that a gradient source differentiates, in the order of the whole gradient."""
     return ParameterLayout(scope.model(source.checkpoint).parameter_sizes(source.parameters))

@@ -1,4 +1,4 @@
-"""The contract of a computation: how features are computed, from a task that is planned or open, into stores of shards.
+"""The contract of a computation, which computes features (gradient sketches, losses) of items and stores their shards.
 
 Three views of a task and its surroundings: `ModelFacts` and `Scope`, which suffice for a plan; and `World`, the open
 task, which a `Computation` works with. What it computes goes through a `ShardWriter` and is read back from `Shards`.
@@ -28,7 +28,7 @@ FeatureT = TypeVar("FeatureT", bound=Hashable)
 
 
 class Unit(NamedTuple):
-    """The items first .. last - 1 of a split."""
+    """One piece of a computation's work: the items first .. last - 1 of the training set or the queries."""
 
     first: int
     last: int
@@ -36,7 +36,7 @@ class Unit(NamedTuple):
 
 @dataclass(frozen=True)
 class Engine:
-    """The settings of gradient computations; none changes a result by more than rounding or is in a fingerprint.
+    """Settings of gradient computation (back end, batch size) that change results by rounding only; in no fingerprint.
 
     Attributes:
         backend: `hooks`, `vmap` or `loop` (attrbench.gradients.backends).
@@ -48,116 +48,116 @@ class Engine:
 
 
 class ModelFacts(Protocol):
-    """The facts of a model that decide its rows, known without its weights in memory."""
+    """Protocol of what plans and fingerprints need of a model (hash, timesteps, parameter sizes), not its weights."""
 
     @property
     def fingerprint(self) -> str:
-        """Hash of the weights and of how they are used."""
+        """Return the hash of the model's weights and of how they are used, which identifies its gradients."""
 
     @property
     def takes_prompts(self) -> bool:
-        """Return whether the model draws from prompts."""
+        """Return whether the diffusion model is conditioned on prompts."""
 
     @property
     def sampling(self) -> Mapping[str, object]:
-        """Return what decides the sampler's steps besides the weights."""
+        """Return the settings besides the weights that decide the steps of the model's sampler, for fingerprints."""
 
     def timesteps(self, grid: TimestepGrid) -> Sequence[float]:
-        """Return the timesteps of a grid."""
+        """Return the diffusion timesteps that a timestep grid (a rule such as `uniform`) gives for this model."""
 
     def parameter_sizes(self, which: str) -> Mapping[str, int]:
-        """Return the number of entries of each attributed parameter, in the order of the whole gradient."""
+        """Return name -> number of entries of each differentiated parameter, in the order of the whole gradient."""
 
 
 class Scope(Protocol):
-    """The facts of a task that a plan needs: sizes and fingerprints, no image and no weight."""
+    """Protocol of what a plan needs of a task: item counts and fingerprints, without loading images or weights."""
 
     @property
     def task(self) -> str:
-        """Name and version of the task."""
+        """Return the name and version of the task (model, training set and queries) as text."""
 
     @property
     def seed(self) -> int:
-        """The run's seed."""
+        """Return the run's random seed, such as for random scores and bootstrap intervals."""
 
     def count(self, split: SplitName) -> int:
-        """Return the number of items of a split that the run uses."""
+        """Return the number of items of the training set or of the queries that the run uses."""
 
     def items_fingerprint(self, split: SplitName) -> str:
-        """Return the hash of all items of a split."""
+        """Return the hash of the contents of all items of the training set or of the queries."""
 
     def model(self, checkpoint: str) -> ModelFacts:
-        """Return the facts of the model with the weights of a checkpoint."""
+        """Return the hash, timesteps and parameter sizes of the model at a training checkpoint, without its weights."""
 
 
 class World(Scope, Protocol):
-    """The surroundings of a computation in its process: the open task, and where it may keep files."""
+    """Protocol of what a computation works with in its process: loaded task, model, cache folder and method calls."""
 
     @property
     def opened(self) -> OpenTask:
-        """The open task."""
+        """Return the loaded task: model, training set and queries."""
 
     @property
     def engine(self) -> Engine:
-        """Return how gradients are computed."""
+        """Return the settings of gradient computation: back end and batch size."""
 
     @property
     def cache(self) -> Path:
-        """Folder of everything that can be computed again."""
+        """Return the cache folder, which holds only files that can be computed again, such as features."""
 
     def items(self, split: SplitName) -> Items:
-        """Return all items of a split."""
+        """Return all items (images with prompts and groups) of the training set or of the queries."""
 
     def denoiser(self, checkpoint: str) -> Denoiser:
-        """Return the model with the weights of a checkpoint."""
+        """Return the diffusion model with the weights of a training checkpoint, such as `final`."""
 
     def transform(self, feature: Any, gradients: Tensor) -> Transformed:
-        """Return what the method that declared `feature` makes of the queries' gradients ([T, m, p]; T=1 for means)."""
+        """Apply the transform of the method that declared `feature` to query gradients ([T, m, p]; T=1 for means)."""
 
     def edit(self, feature: Any, model: Denoiser, query: Samples) -> Edited:
-        """Let the method that declared `feature` change the weights of `model` for a query, given as its samples."""
+        """Let the method that declared `feature` change the weights of `model` for one query (its noisy samples)."""
 
 
 class Shards(Protocol):
-    """The stored shards of one feature and split, in item order."""
+    """Protocol of the stored arrays of one feature, of the training set or the queries, read back in item order."""
 
     @property
     def fingerprint(self) -> str:
-        """Hash of everything that decides the numbers."""
+        """Return the hash of all that decides the stored numbers (model, items, settings), which identifies them."""
 
     def blocks(self) -> Iterator[tuple[int, Mapping[str, NDArray[Any]]]]:
-        """Yield (index of the first item, arrays by name) of each shard, memory-mapped."""
+        """Yield each shard in item order, as (index of its first item, memory-mapped arrays by name)."""
 
     def array(self, name: str) -> NDArray[Any]:
-        """Return an array of all items, joined from the shards."""
+        """Return one named array of all items, concatenated from the shards."""
 
     def item_seconds(self) -> NDArray[np.float64]:
-        """Return the seconds that each item took, [items]."""
+        """Return the seconds that computing each item's feature took, [items]."""
 
     @property
     def bytes(self) -> int:
-        """Size of the files."""
+        """Return the size of the shard files on disk, in bytes."""
 
     def nonfinite(self) -> list[tuple[int, float]]:
         """Return (item, timestep) of every gradient that was NaN or infinite."""
 
     def row_error(self) -> float:
-        """Return the root mean square of the relative error that the storage type causes."""
+        """Return the root mean square relative error that the storage type (such as int8) causes in stored rows."""
 
     def facts(self) -> dict[str, float]:
-        """Return the numbers that the computation noted beside the first shard."""
+        """Return the numbers for the record, such as a damping, that the computation noted beside the first shard."""
 
 
 class ShardWriter(Protocol):
-    """The store of one feature and split, as a computation fills it."""
+    """Protocol by which a computation asks which shards of one feature are missing, and writes them to disk."""
 
     @property
     def fingerprint(self) -> str:
-        """Hash of everything that decides the numbers."""
+        """Return the hash of all that decides the stored numbers (model, items, settings), which identifies them."""
 
     @property
     def shard_items(self) -> int:
-        """Items of a shard."""
+        """Return the number of items that one shard holds."""
 
     def lacks(self, unit: Unit) -> bool:
         """Return whether the row of an item of `unit` is not there or damaged; says nothing of it."""
@@ -169,12 +169,12 @@ class ShardWriter(Protocol):
         """Return the ranges within `unit` that must be computed, each a shard; damaged ones are reported."""
 
     def write(self, unit: Unit, arrays: Mapping[str, NDArray[Any]], timing: Any) -> None:
-        """Commit a shard; arrays have the leading dimension `unit.last - unit.first`."""
+        """Write one finished shard to disk; its arrays have the leading dimension `unit.last - unit.first`."""
 
 
 @dataclass(frozen=True)
 class StoreSpec:
-    """The storage of a feature: what identifies its shards, and their size.
+    """The specification of a feature's files on disk: what identifies them, bytes per item and items per shard.
 
     Attributes:
         description: everything that decides the numbers, as JSON can hold it.
@@ -196,7 +196,7 @@ class StoreSpec:
 
 @dataclass(frozen=True)
 class Costs:
-    """The costs of a feature, and its gradients that were not finite.
+    """The measured costs of a feature for the record: seconds, bytes, storage error and non-finite gradients.
 
     Attributes:
         cache_seconds: computing it for the training set, once.
@@ -219,7 +219,7 @@ class Costs:
 
 @dataclass(frozen=True)
 class Prepared(Generic[FeatureT]):
-    """A computation that is ready.
+    """A computation made ready in this process: a function that computes a unit, and the features that failed.
 
     Attributes:
         compute: computes the missing shards of a unit, and commits them.
@@ -235,7 +235,7 @@ Stores: TypeAlias = Mapping[tuple[FeatureT, SplitName], ShardWriter]
 
 
 class Computation(ABC, Generic[FeatureT]):
-    """A way to compute features of one split together, as a frozen value; features with equal computations share one.
+    """Base class of ways to compute features of the training set or queries; equal computations are shared.
 
     `FeatureT` is the kind of feature (attrbench.contracts.feature) that it computes.
 
@@ -250,32 +250,32 @@ class Computation(ABC, Generic[FeatureT]):
 
     @property
     def title(self) -> str:
-        """Return what a progress bar calls it."""
+        """Return the computation's short name for progress bars, such as `train features`."""
         return f"{self.split} features"
 
     @abstractmethod
     def summary(self, features: Sequence[FeatureT], scope: Scope) -> str:
-        """Return one line that says what is computed of what, for the plan of a run."""
+        """Return one line for the printed plan of a run that says what is computed of which items."""
 
     @abstractmethod
     def identity(self, scope: Scope) -> object:
-        """Return what tells this computation apart from others, as JSON can hold it; names its locks."""
+        """Return JSON-compatible data that tells this computation apart from others, for naming its locks."""
 
     @abstractmethod
     def units(self, scope: Scope) -> list[Unit]:
-        """Return the pieces of work. They follow from the counts alone, so that any worker can do any of them."""
+        """Return the item ranges to compute one at a time, from item counts alone, so that any worker can do any."""
 
     def items_of(self, unit: Unit, split: SplitName, scope: Scope) -> Unit:
-        """Return the items of a split whose rows a unit brings."""
+        """Return the range of items of `split` whose stored rows a unit of work produces; by default the same range."""
         return unit
 
     def lacks(self, unit: Unit, stores: Stores[FeatureT], scope: Scope) -> bool:
-        """Return whether at least one store lacks a shard of a unit."""
+        """Return whether any feature's shard for a unit of work is missing, so that the unit must be computed."""
         return any(store.lacks(self.items_of(unit, split, scope)) for (_, split), store in stores.items())
 
     @abstractmethod
     def prepare(self, stores: Stores[FeatureT], world: World) -> Prepared[FeatureT]:
-        """Make ready to compute units, in a process that has opened the task.
+        """Return a function that computes units of work, made ready in a process that has loaded the task.
 
         Args:
             stores: the stores of the features that are wanted.

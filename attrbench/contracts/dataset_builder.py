@@ -1,4 +1,4 @@
-"""The contract of a preparation: a data set that is put together from others and kept as an image folder."""
+"""The contract of a preparation, which builds a data set from other data sets and writes it as an image folder."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ OptionsT = TypeVar("OptionsT", bound=Options)
 
 @dataclass(frozen=True)
 class Order:
-    """A request to prepare a data set, and the folder for it.
+    """A request to build a data set: output folder, cache folder, replaced image sources and progress callback.
 
     Attributes:
         out: folder of the data set.
@@ -32,7 +32,7 @@ class Order:
 
 
 class Preparation(ABC, Generic[OptionsT]):
-    """A preparation as it is registered: light until `prepare` is called."""
+    """Base class of data set builders (`attrbench prepare`), which load nothing before `prepare` is called."""
 
     name: ClassVar[str]
     """What `attrbench prepare` takes."""
@@ -47,7 +47,7 @@ class Preparation(ABC, Generic[OptionsT]):
 
     @abstractmethod
     def prepare(self, order: Order) -> None:
-        """Writes the data set; resumes where an earlier call was cut off, and never writes over another one.
+        """Build the data set and write it to the order's folder; resume an interrupted call, overwrite no other data.
 
         Raises:
             AttrbenchError: where a source is out of reach, or the folder holds something else.

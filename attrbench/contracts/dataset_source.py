@@ -1,4 +1,4 @@
-"""Sources of images, as declarations that can be read without opening anything."""
+"""Declarations of where images come from (a folder or a data set), which can be read without opening any data."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 
 class DatasetSource(BaseModel):
-    """A folder of images, or a data set that the library `datasets` knows."""
+    """A declared source of images and captions: a local folder, or a data set of the library `datasets`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

@@ -1,4 +1,4 @@
-"""The contract of a trained diffusion model: encode, add noise, predict, generate, whatever its family."""
+"""The contract of a trained diffusion model of any family: encode images, add noise, predict, and generate."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ LEARNING_RATES = "learning-rates.json"
 
 @dataclass(frozen=True)
 class Encoded:
-    """A batch of items as the network sees them: encoded once an item, never once a timestep.
+    """A batch of items encoded for the network, once for all timesteps: clean latents and conditioning.
 
     Attributes:
         latents: [B, C, H, W] clean latents, or images for pixel models.
@@ -38,12 +38,12 @@ class Encoded:
         return len(self.latents)
 
     def select(self, index: torch.Tensor) -> Encoded:
-        """Return the items at `index` ([k] integers), in that order and with repeats."""
+        """Return the encoded items at `index` ([k] integers) as a batch, in that order and with repeats."""
         return Encoded(self.latents[index], {name: value[index] for name, value in self.conditioning.items()})
 
 
 class Denoiser(ABC):
-    """A trained diffusion model.
+    """Base class of trained diffusion models: network, noising, prediction, sampler and checkpoints.
 
     Attributes:
         module: the network whose parameters are differentiated, in eval mode.
@@ -71,7 +71,7 @@ class Denoiser(ABC):
     def encode(
         self, images: NDArray[np.uint8], prompts: Sequence[str], image_range: Literal["model", "unit"]
     ) -> Encoded:
-        """Return latents and conditioning of images ([B, H, W, C] uint8) and their prompts.
+        """Return the clean latents and conditioning (such as text embeddings) of images and their prompts.
 
         Args:
             images: [B, H, W, C], as large as `image_shape` says.
@@ -81,7 +81,7 @@ class Denoiser(ABC):
 
     @abstractmethod
     def attributed_parameters(self, which: str) -> dict[str, torch.nn.Parameter]:
-        """Return the differentiated parameters by name, in a fixed order.
+        """Return the parameters with respect to which gradients are taken, by name, in a fixed order.
 
         Args:
             which: as in `GradientSource.parameters`.
@@ -96,21 +96,21 @@ class Denoiser(ABC):
 
     @abstractmethod
     def noisy(self, latents: torch.Tensor, noise: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-        """Return x_t of the forward process q(x_t | x_0), [B, C, H, W], at timesteps t ([B])."""
+        """Return latents noised by the forward diffusion process to timesteps t ([B]): x_t, [B, C, H, W]."""
 
     @abstractmethod
     def predict(self, noisy: torch.Tensor, t: torch.Tensor, conditioning: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        """Return the network's prediction, [B, C, H, W], comparable with `target`.
+        """Return the network's prediction for noisy latents at timesteps t, [B, C, H, W], comparable with `target`.
 
         Networks that predict more (a learned variance, say) give the part that `target` is the target of.
         """
 
     @abstractmethod
     def target(self, latents: torch.Tensor, noise: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-        """Return what the network was trained to predict, [B, C, H, W]: noise, v or velocity."""
+        """Return the regression target that the network was trained to predict, [B, C, H, W]: noise, v or velocity."""
 
     def loss_weights(self, t: torch.Tensor) -> torch.Tensor:
-        """Return the [B] weights of the variational bound at timesteps t, for the model output `weighted-loss`.
+        """Return the [B] weights of the loss in the variational bound at timesteps t, for the output `weighted-loss`.
 
         Raises:
             UsageError: where the model has none.
@@ -118,11 +118,11 @@ class Denoiser(ABC):
         raise UsageError(f"{type(self).__name__} has no weights for the model output weighted-loss; use loss")
 
     def checkpoints(self) -> tuple[str, ...]:
-        """Return the names of weights from earlier in training, earliest first; `final` is not among them."""
+        """Return the names of saved weights from earlier in training, earliest first; `final` is not among them."""
         return ()
 
     def learning_rate(self, checkpoint: str) -> float:
-        """Return the learning rate at a checkpoint.
+        """Return the learning rate that training used at a checkpoint.
 
         Raises:
             UsageError: where it is not known.
@@ -130,7 +130,7 @@ class Denoiser(ABC):
         raise UsageError(f"the learning rate at checkpoint {checkpoint} is not known")
 
     def at(self, checkpoint: str) -> Denoiser:
-        """Return the model with the weights of a checkpoint.
+        """Return this diffusion model with the weights of a training checkpoint, such as `final` or `untrained`.
 
         Args:
             checkpoint: `final`, its own; `untrained`, drawn anew; one of `checkpoints()`; or `k/n` for the one that
@@ -148,7 +148,7 @@ class Denoiser(ABC):
         return self._with(self._load(checkpoint), checkpoint)
 
     def fingerprint_at(self, checkpoint: str) -> str:
-        """Return the fingerprint of `at(checkpoint)` without loading it; raises as `at` does."""
+        """Return the hash that identifies the model with a checkpoint's weights, not loading it; raises as `at`."""
         checkpoint = self._known(checkpoint)
         return self.fingerprint if checkpoint == "final" else self._fingerprint_with(checkpoint)
 
@@ -160,7 +160,7 @@ class Denoiser(ABC):
         return checkpoint
 
     def resolve(self, checkpoint: str) -> str:
-        """Return the name of the checkpoint that `k/n` means: the ceil(C k / n)-th of C, the final one among them.
+        """Return the checkpoint name that a fraction `k/n` of training means: the ceil(C k / n)-th of C with `final`.
 
         Raises:
             Unavailable: where the model has fewer than n.
@@ -177,22 +177,22 @@ class Denoiser(ABC):
         return every[-(-len(every) * int(share) // int(parts)) - 1]
 
     def _fingerprint_with(self, name: str) -> str:
-        """Return the fingerprint of the model with other weights, by their name."""
+        """Return the hash that identifies this model with other weights, given the name of those weights."""
         return f"{self.fingerprint}/{name}"
 
     def _load(self, checkpoint: str) -> torch.nn.Module:
-        """Return a copy of the module with the weights of one of `checkpoints()`."""
+        """Return a copy of the network with the weights of one of the checkpoints that `checkpoints()` names."""
         raise NotImplementedError
 
     def _with(self, module: torch.nn.Module, name: str) -> Denoiser:
-        """Return a copy of the denoiser over another network, whose weights are called `name`."""
+        """Return a copy of this denoiser that uses another network, whose weights are called `name`."""
         other = copy.copy(self)
         other.module = module.to(self.device).eval()
         other.fingerprint = self._fingerprint_with(name)
         return other
 
     def sampler_timesteps(self) -> tuple[float, ...]:
-        """Return the timesteps that `generate` visits, in its order.
+        """Return the timesteps that the sampler visits when it generates an image, in its order.
 
         Raises:
             Unavailable: where the model cannot say.
@@ -200,7 +200,7 @@ class Denoiser(ABC):
         raise Unavailable(f"{type(self).__name__} has no sampling trajectories")
 
     def trajectory(self, prompts: Sequence[str], seeds: Sequence[int]) -> torch.Tensor:
-        """Return the clean latents that `generate` predicts at each step: [B, steps, C, H, W], first step first.
+        """Return the sampler's estimates of the clean latents at each step, [B, steps, C, H, W], first step first.
 
         Args:
             prompts: of the pictures.
@@ -212,16 +212,16 @@ class Denoiser(ABC):
         raise Unavailable(f"{type(self).__name__} has no sampling trajectories")
 
     def truncated(self, prompts: Sequence[str]) -> list[int]:
-        """Return the indices of the prompts that are longer than the text encoders take, and are truncated."""
+        """Return the indices of the prompts that are too long for the text encoders and so are truncated."""
         return []
 
     @abstractmethod
     def generate(self, prompts: Sequence[str], seeds: Sequence[int]) -> NDArray[np.uint8]:
-        """Return one image for each seed, [B, H, W, C] uint8; an image depends on its own prompt and seed alone."""
+        """Return one generated image per seed, [B, H, W, C] uint8; each depends on its own prompt and seed alone."""
 
 
 def untrained(module: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
-    """Return a copy of the module whose weights are drawn anew, each layer as it initializes itself."""
+    """Return a copy of a network with newly drawn random initial weights, as before training."""
     fresh = copy.deepcopy(module).cpu()
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(seed)

@@ -1,4 +1,4 @@
-"""The contract of an executor: it carries jobs to where they are done, and never changes a byte of a result."""
+"""The contract of an executor, which runs jobs in this process or elsewhere without changing a byte of a result."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ OptionsT = TypeVar("OptionsT", bound=Options)
 
 
 class Executor(ABC, Generic[OptionsT]):
-    """A place where jobs run: this process, other processes, other machines.
+    """Base class of executors, which run jobs in this process, in other processes or on other machines.
 
     Results lie in the store and nowhere else, so that an executor may lose a job, do it twice, or die: the same command
     goes on from what is finished.
@@ -37,11 +37,11 @@ class Executor(ABC, Generic[OptionsT]):
 
     @abstractmethod
     def run(self, jobs: Sequence[Any], execute: Execute) -> Iterator[Receipt]:
-        """Do every job by `execute(job)`, in any order, and yield the receipt of each when it is there.
+        """Run every job by `execute(job)`, in any order, and yield each receipt (done, busy, failed) as it comes.
 
         A job that raises, or whose process dies, yields a receipt that says `failed`; it is handed in again later, so
         nothing need be repeated here. An executor in this process may let exceptions through instead.
         """
 
     def close(self) -> None:
-        """Let go of processes and connections; called once at the end of a run, however it ends."""
+        """Release processes and connections; called once at the end of a run, however it ends."""

@@ -1,4 +1,4 @@
-"""The contract of a feature: what is kept of each item, how it is computed, and the view in which a method gets it.
+"""The contract of a feature: data kept of each item for methods (gradient sketches, losses), and how it is computed.
 
 A feature is a value: two methods that declare equal features share the same bytes on disk. The kinds that ship are in
 `attrbench.features`; a method may bring a kind of its own along, and nothing but the class itself knows of it.
@@ -25,7 +25,7 @@ QueryViewT = TypeVar("QueryViewT")
 
 
 class Feature(ABC, Generic[TrainViewT, QueryViewT]):
-    """A kind of data kept of each item, with its settings and behavior: a frozen, hashable, picklable value.
+    """Base class of features: data kept of each item, such as gradient sketches; a frozen, hashable, picklable value.
 
     A method declares it (`Method.features`) and gets it back as `train[feature]` and `query[feature]`, typed by the
     kind: `TrainViewT` is what `Method.fit` gets of the training set, `QueryViewT` what a scorer gets of m queries.
@@ -33,35 +33,35 @@ class Feature(ABC, Generic[TrainViewT, QueryViewT]):
 
     @abstractmethod
     def summary(self) -> str:
-        """Return a few words that say what is kept, such as `sketch v=4096`."""
+        """Return a few words for the printed plan on what is kept of each item, such as `sketch v=4096`."""
 
     @abstractmethod
     def computation(self, split: SplitName) -> Computation[Any] | None:
-        """Return how it is computed for the items of a split; None where nothing is, or the other split's brings it."""
+        """Return how the feature is computed for a split; None if nothing is, or the other split's computation does."""
 
     @abstractmethod
     def store(self, split: SplitName, scope: Scope) -> StoreSpec:
-        """Return what keys its stored files for a split, and the bytes of an item; asked only where it is computed."""
+        """Return what identifies the feature's files for a split, and bytes per item; asked only if it is computed."""
 
     def stored_in(self, split: SplitName) -> SplitName:
-        """Return the split whose computation brings what is read back for `split`."""
+        """Return the split (`train` or `query`) whose computation stores the data that is read back for `split`."""
         return split
 
     @property
     def calls_method(self) -> bool:
-        """Return whether computing it calls the method that declared it, by `World.transform` or `World.edit`."""
+        """Return whether computing the feature calls the declaring method's own `transform` or `edit`."""
         return False
 
     @abstractmethod
     def train_view(self, data: SplitData) -> TrainViewT:
-        """Return what `Method.fit` gets of the training set."""
+        """Return the training set's data of this feature in the form that `Method.fit` receives, such as an array."""
 
     @abstractmethod
     def query_view(self, data: SplitData) -> QueryViewT:
-        """Return what a scorer gets of all queries."""
+        """Return the data of all queries of this feature in the form that a scorer receives, such as an array."""
 
     def train_costs(self, data: SplitData) -> Costs:
-        """Return what it cost for the training set."""
+        """Return the costs of computing the feature for the training set: seconds, bytes, non-finite gradients."""
         if data.shards is None:
             return Costs()
         seconds = float(data.shards.item_seconds().sum())
@@ -69,7 +69,7 @@ class Feature(ABC, Generic[TrainViewT, QueryViewT]):
         return Costs(cache_seconds=seconds, rows_on_disk=data.shards.bytes, nonfinite=lost)  # type: ignore[arg-type]
 
     def query_costs(self, data: SplitData) -> Costs:
-        """Return what it cost for the queries."""
+        """Return the costs of computing the feature for the queries: seconds of each, non-finite gradients."""
         if data.shards is None:
             return Costs()
         lost = [("query", item, timestep) for item, timestep in data.shards.nonfinite()]
@@ -78,33 +78,33 @@ class Feature(ABC, Generic[TrainViewT, QueryViewT]):
     # Views seen otherwise: single queries for timing, and the invariances that `attrbench check` tries.
 
     def select_queries(self, view: QueryViewT, queries: Any) -> QueryViewT:
-        """Return the view of the queries at `queries` (a slice, or [k] indices)."""
+        """Return the part of the queries' feature data for the queries at `queries` (a slice, or [k] indices)."""
         return view[queries]  # type: ignore[index, no-any-return]
 
     def select_items(self, view: TrainViewT, items: Index) -> TrainViewT:
-        """Return the view of the training items at `items` ([k] indices, in any order and with repeats)."""
+        """Return the part of the training feature data for the items at `items` ([k] indices, any order, repeats)."""
         return view[items]  # type: ignore[index, no-any-return]
 
     def against_items(self, view: QueryViewT, items: Index) -> QueryViewT:
-        """Return the queries' view against the training items at `items`, where it depends on them."""
+        """Return the queries' data restricted to the training items at `items`, if it depends on them (products)."""
         return view
 
     def depends_on_items(self) -> bool:
-        """Return whether the queries' view depends on the training items (products with them)."""
+        """Return whether the queries' data depends on the training items, as inner products with them do."""
         return False
 
     def tells_items_as_queries(self) -> bool:
-        """Return whether the training set alone tells an item's view as a query; products with queries do not."""
+        """Return whether training data alone suffices to use training items as queries; not so for products."""
         return True
 
     def items_as_queries(self, train: TrainViewT, query: QueryViewT) -> QueryViewT | None:
-        """Return the training items as if they were queries; None where a query is too different a thing."""
+        """Return the training items' data in the form of queries' data, for checks; None if the two differ too much."""
         return train  # type: ignore[return-value]
 
 
 @dataclass(frozen=True)
 class SplitData:
-    """The items and stored shards of one split, from which a feature makes its view.
+    """The items and stored shards of the training set or queries, from which a feature makes the data methods get.
 
     Attributes:
         items: the items of the split, as many as the run uses.
@@ -120,14 +120,14 @@ class SplitData:
 
     @property
     def stored(self) -> Shards:
-        """The shards of a feature that computes something."""
+        """Return the stored shards of a feature that computes something; it is an error for others."""
         assert self.shards is not None
         return self.shards
 
 
 @dataclass(frozen=True)
 class FeatureRequest:
-    """The features that a method asks for, of the training set and of the queries.
+    """The features (such as gradient sketches) that a method needs of the training set and of the queries.
 
     Attributes:
         train: features of the training set.
@@ -139,12 +139,12 @@ class FeatureRequest:
 
     @staticmethod
     def both(*features: Feature[Any, Any]) -> FeatureRequest:
-        """Return a request for the same features of training set and queries."""
+        """Return a method's request for the same features of the training set and of the queries."""
         return FeatureRequest(features, features)
 
 
 class TrainFeatures:
-    """The argument of `Method.fit`: `train[feature]` is the training set's view of a feature that was declared.
+    """The training set's features as `Method.fit` gets them: `train[feature]` is the data of a declared feature.
 
     Args:
         count: number of training items, n.
@@ -164,7 +164,7 @@ class TrainFeatures:
         return TrainFeatures(len(items), views)
 
     def as_queries(self, query: QueryFeatures, ids: Index) -> QueryFeatures | None:
-        """Return the training items as queries; None where a query is too different a thing.
+        """Return the training items as if they were queries, for checks; None if query features differ too much.
 
         Args:
             query: what the method gets of queries, for each of whose features the training items have the view of a
@@ -184,7 +184,7 @@ class TrainFeatures:
 
 
 class QueryFeatures:
-    """The argument of a scorer, for m queries: `query[feature]` is their view of a feature that was declared.
+    """The features of m queries as a scorer gets them: `query[feature]` is the data of a declared feature.
 
     Args:
         ids: [m] ids of the queries, for methods whose randomness depends on the query.
@@ -202,16 +202,16 @@ class QueryFeatures:
         return _view(self.views, feature)  # type: ignore[no-any-return]
 
     def select(self, queries: Any) -> QueryFeatures:
-        """Return the features of some queries, given as a slice or [k] indices."""
+        """Return the features of some of the queries, given as a slice or [k] indices."""
         views = {feature: feature.select_queries(view, queries) for feature, view in self.views.items()}
         return QueryFeatures(self.ids[queries], views)
 
     def query(self, index: int) -> QueryFeatures:
-        """Return the features of one query, as a set of one."""
+        """Return the features of the query at `index`, as a set of one query."""
         return self.select(slice(index, index + 1))
 
     def against_items(self, items: Index) -> QueryFeatures:
-        """Return the queries' features against the training items at `items` ([k] indices)."""
+        """Return the queries' features with products restricted to the training items at `items` ([k] indices)."""
         views = {feature: feature.against_items(view, items) for feature, view in self.views.items()}
         return QueryFeatures(self.ids, views)
 

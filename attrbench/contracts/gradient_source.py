@@ -13,13 +13,13 @@ DeclarationT = TypeVar("DeclarationT")
 
 
 class Declaration(BaseModel):
-    """A frozen, hashable value with validated fields."""
+    """Base class of declarations such as gradient sources: frozen, hashable values with validated fields."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class TimestepGrid(Declaration):
-    """The timesteps at which an item is differentiated.
+    """The rule that chooses the T diffusion timesteps at which an item's gradient is taken, such as `uniform`.
 
     Attributes:
         kind: `cubic`, the grid of DMin's released code, dense at the noisiest end;
@@ -39,15 +39,15 @@ class TimestepGrid(Declaration):
 
 
 class Prompted(Protocol):
-    """A model, or what is known of one."""
+    """Protocol of a diffusion model, or a description of one, that says whether it takes prompts."""
 
     @property
     def takes_prompts(self) -> bool:
-        """Return whether it draws from prompts."""
+        """Return whether the diffusion model is conditioned on prompts."""
 
 
 class GradientSource(Declaration):
-    """Everything that decides a per-sample gradient before the backward pass.
+    """The declaration of per-sample gradients: scalar output, timesteps, noise, parameters, checkpoint, precision.
 
     Attributes:
         output: the scalar that is differentiated (attrbench.gradients.model_outputs): `loss`, the mean squared error to
@@ -87,12 +87,12 @@ class GradientSource(Declaration):
 
     @model_serializer(mode="wrap")
     def _without_own_prompt(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Return the fields, `prompt` only where it is not the default, so that older caches keep their keys."""
+        """Serialize the fields, omitting `prompt` at its default, so that older caches keep their keys."""
         fields: dict[str, Any] = serialize(self)
         return {name: value for name, value in fields.items() if (name, value) != ("prompt", "own")}
 
     def check_prompt(self, model: Prompted) -> None:
-        """Refuse the empty prompt for a model without prompts.
+        """Raise an error if the source asks for the empty prompt and the model takes no prompts.
 
         Raises:
             Unavailable: where `prompt` is `empty` and the model takes none.
@@ -102,7 +102,7 @@ class GradientSource(Declaration):
 
 
 class Sketch(Declaration):
-    """A linear sketch to `length` numbers, rebuilt from `seed` alone.
+    """A random linear sketch that compresses a gradient to `length` numbers and can be rebuilt from `seed` alone.
 
     Attributes:
         length: v.
@@ -118,7 +118,7 @@ class Sketch(Declaration):
 
 
 def with_sources(declaration: DeclarationT, change: Callable[[GradientSource], GradientSource]) -> DeclarationT:
-    """Return the declaration with every gradient source in its fields changed; anything else as it is."""
+    """Return a declaration with `change` applied to every gradient source in its fields; anything else as it is."""
     if not isinstance(declaration, BaseModel):
         return declaration
     values = {name: getattr(declaration, name) for name in type(declaration).model_fields}

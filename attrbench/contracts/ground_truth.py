@@ -1,4 +1,4 @@
-"""The contract of a ground truth: what models say that were trained again, without some of the items.
+"""The contract of a ground truth, which judges methods by models retrained without some of the training items.
 
 A method knows nothing of it. It scores and ranks; the ground truth names the trainings that the answer rests on, which
 are jobs, and compares what came of them with the method's scores or ranking.
@@ -29,11 +29,11 @@ Stage = Callable[[str, int], AbstractContextManager[Callable[[], None]]]
 
 
 class Measurement(ABC):
-    """A measurement that is kept of a retrained model (pictures, losses, ...); frozen and picklable."""
+    """Base class of measurements of a retrained model that are kept (pictures, losses, ...); frozen and picklable."""
 
     @abstractmethod
     def identity(self, opened: OpenTask) -> object:
-        """Return everything that decides the numbers besides the retrained model, as JSON can hold it.
+        """Return everything that decides the measured numbers besides the retrained model, as JSON can hold it.
 
         Args:
             opened: the task, some of whose parts may decide them, such as its queries.
@@ -41,7 +41,7 @@ class Measurement(ABC):
 
     @abstractmethod
     def measure(self, denoiser: Denoiser, opened: OpenTask) -> Mapping[str, NDArray[Any]]:
-        """Return the arrays to keep, by name.
+        """Return the measured arrays of a retrained model by name, such as its pictures or losses.
 
         Args:
             denoiser: the retrained model.
@@ -51,7 +51,7 @@ class Measurement(ABC):
 
 @dataclass(frozen=True)
 class TrainingJob:
-    """One model to train and to measure, as a value that any process can carry out (`ground_truth.retraining`).
+    """A job to train one model on a subset of items and measure it, for any process (`ground_truth.retraining`).
 
     Attributes:
         task: the task, which is also `Trainable`; light until it is opened.
@@ -73,14 +73,14 @@ class TrainingJob:
 
     @property
     def title(self) -> str:
-        """Return what it does, in words."""
+        """Return a phrase for messages: which task's model is trained, on how many items and with which seed."""
         items = "all items" if self.subset is None else f"{len(self.subset)} items"
         return f"a model of {self.task.meta.name} trained on {items} with seed {self.seed}"
 
 
 @dataclass(frozen=True)
 class Effect:
-    """The results of a ground truth for one method: metrics, controls, facts and notes.
+    """The results of one ground truth for one method's record: metrics, controls, facts and notes.
 
     Attributes:
         metrics: results for the record. A task whose `main_metric` is among them is ranked by it.
@@ -97,7 +97,7 @@ class Effect:
 
 @dataclass(frozen=True)
 class TruthSetting:
-    """The open task that a ground truth is asked for.
+    """The loaded task on which a ground truth is opened, with the cache folder and device for its models.
 
     Attributes:
         task: the task as it was requested.
@@ -111,7 +111,7 @@ class TruthSetting:
 
 
 class OpenGroundTruth(ABC):
-    """A ground truth of one open task.
+    """A ground truth opened on one loaded task: lists models to train and compares them with a method's results.
 
     Attributes:
         summary: one line for the plan of a run: what is trained, and how often, or which models are there.
@@ -125,7 +125,7 @@ class OpenGroundTruth(ABC):
     needs_scores: bool = False
 
     def jobs(self, outcome: Outcome) -> Sequence[TrainingJob]:
-        """Return the trainings that `measure` will read, whether they are done or not; the run sees to the others.
+        """Return the training jobs whose models `measure` reads, finished ones included; the run does the others.
 
         Raises:
             AttrbenchError: where the outcome names nothing that could be measured.
@@ -134,7 +134,7 @@ class OpenGroundTruth(ABC):
 
     @abstractmethod
     def measure(self, outcome: Outcome, seed: int, stage: Stage) -> Effect:
-        """Return what the ground truth says of a method, when all jobs are done.
+        """Return the metrics of a method's ranking or scores against the trained models, when all jobs are done.
 
         Args:
             outcome: rankings ([m, depth] or deeper; fewer columns where the method gives no more; -1 where a search
@@ -148,7 +148,7 @@ class OpenGroundTruth(ABC):
 
 
 class GroundTruth(ABC, Generic[OptionsT]):
-    """A ground truth as it is registered; light until `open` is called.
+    """Base class of ground truths as plugins register them: name and options; nothing is loaded before `open`.
 
     Attributes:
         name: what `--ground-truth` takes, followed by options: `leave-k-out:k=10`.
@@ -167,7 +167,7 @@ class GroundTruth(ABC, Generic[OptionsT]):
 
     @abstractmethod
     def open(self, setting: TruthSetting) -> OpenGroundTruth | None:
-        """Return the ground truth of an open task; None where it does not apply to this task.
+        """Return this ground truth opened on a loaded task; None if it does not apply to the task.
 
         It asks the task for what it can do (`Trainable`, shipped losses, ...), never for its name.
 
@@ -176,7 +176,7 @@ class GroundTruth(ABC, Generic[OptionsT]):
         """
 
     def state(self, task: Task[Any], cache: Path) -> object:
-        """Return what decides the results and lies in files, without opening the task; None where nothing does.
+        """Return data identifying files that decide the results, without loading the task; None if no file does.
 
         A record that was made with another state is not taken for an answer.
 
@@ -188,9 +188,9 @@ class GroundTruth(ABC, Generic[OptionsT]):
 
 
 class ShipsSubsetLosses(ABC):
-    """A task that ships the losses of its subset models, listed beside `Task` among the bases of its class."""
+    """Mixin of tasks that ship a file of the losses of models trained on subsets of their training set."""
 
     @property
     @abstractmethod
     def subset_losses(self) -> Path:
-        """The file, as `attrbench ground-truth build` writes it; it need not be there."""
+        """Return the path of the file of losses that `attrbench ground-truth build` writes; it need not exist."""

@@ -1,4 +1,4 @@
-"""The contract of a job: a piece of work as a value, which any process that can import attrbench can do."""
+"""The contract of a job: a piece of work as a picklable value, which any process that can import attrbench can do."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from typing import Any, Literal, Protocol
 
 
 class Job(Protocol):
-    """A frozen, picklable value that names a piece of work: one unit of a computation, a training, ..."""
+    """Protocol of a frozen, picklable piece of work: one item range of a computation, one model's training, ..."""
 
     @property
     def title(self) -> str:
-        """Return what it does, in words, for messages."""
+        """Return a phrase that says what the job does, for messages."""
 
 
 @dataclass(frozen=True)
 class Receipt:
-    """The result of a job: done, busy elsewhere, or failed.
+    """The outcome of one job: done, busy (another process is at the same work), or failed with an error.
 
     Attributes:
         job: the job.

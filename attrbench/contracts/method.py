@@ -1,4 +1,4 @@
-"""The contract of a method: a feature and a scoring rule.
+"""The contract of an attribution method: the features it needs of each item, and how it scores training items.
 
 A method says what is kept of each item (`features`), builds its global state from the training set (`fit`), and
 gets back a `Scorer` that ranks the training set for a query. Everything between (gradients, shards, resuming,
@@ -33,7 +33,7 @@ OptionsT = TypeVar("OptionsT", bound=Options)
 
 @dataclass(frozen=True)
 class StateSize:
-    """The bytes that a scorer needs to answer a new query.
+    """The bytes that a scorer keeps to answer a new query: rows of training items, shared state, search index.
 
     Attributes:
         rows: what is kept for each training item.
@@ -51,7 +51,7 @@ class StateSize:
 
 @dataclass(frozen=True)
 class Context:
-    """The context of `fit`, `transform` and `edit`: what they may use besides the features.
+    """The tools that `Method.fit`, `transform` and `edit` get besides features: seed, folder, model, noisy samples.
 
     Attributes:
         seed: the run's seed.
@@ -74,46 +74,46 @@ class Context:
 
 
 class Scorer(ABC):
-    """Ranks the training set. Larger scores mean more influential items; ties go to the smaller index."""
+    """Base class of fitted methods, which rank training items by influence: larger scores first, then smaller index."""
 
     @abstractmethod
     def top(self, query: QueryFeatures, k: int) -> Ranking:
-        """The k strongest training items of each query."""
+        """Return the k most influential training items of each query with their scores, strongest first."""
 
     @abstractmethod
     def size(self) -> StateSize:
-        """Return what this scorer keeps to answer a new query."""
+        """Return the bytes that this scorer keeps to answer a new query: rows, shared state and search index."""
 
     def build_seconds(self) -> float:
-        """For state that was loaded from an earlier run: what building it took then, so that no cost is hidden."""
+        """Return the seconds that building state loaded from an earlier run took then, so that no cost is hidden."""
         return 0.0
 
     def facts(self) -> Mapping[str, float]:
-        """Numbers that the record reports beside the metrics: a damping, a step size, a residual."""
+        """Return numbers that the record reports beside the metrics: a damping, a step size, a residual."""
         return {}
 
     def exact(self) -> Scorer | None:
-        """For an approximate search: the exhaustive scorer over the same rows, against which recall is measured."""
+        """Return, for an approximate search, the exhaustive scorer over the same rows, to measure recall; else None."""
         return None
 
 
 class ExhaustiveScorer(Scorer):
-    """A scorer that gives every training item a score."""
+    """Base class of scorers that give every training item a score, instead of searching for the top items."""
 
     @abstractmethod
     def scores(self, query: QueryFeatures) -> NDArray[np.float32]:
-        """[m, n] scores."""
+        """Return the influence of each training item on each query as [m, n] scores; larger is stronger."""
 
     @final
     def top(self, query: QueryFeatures, k: int) -> Ranking:
-        """Sorts the scores; ties go to the smaller index."""
+        """Return the k highest-scored training items of each query; of equal scores, the smaller index first."""
         from attrbench.contracts.ranking import top_k  # NumPy comes with it, and wrong names are refused before
 
         return top_k(self.scores(query), k)
 
 
 class Method(ABC, Generic[OptionsT]):
-    """A training-data attribution method.
+    """Base class of training-data attribution methods: declares features, and fits a scorer of training items.
 
     Attributes:
         name: what `-m` takes.
@@ -141,9 +141,9 @@ class Method(ABC, Generic[OptionsT]):
 
     @property
     def key(self) -> str:
-        """Return name, version and options in one line, for features that must name all of them.
+        """Return name, version and options as one line, to identify features whose numbers depend on the method.
 
-        They are `GradientProducts.transform` and `LossesUnderEdit.edit`. For a class without a file
+        They hold it in `GradientProducts.transform` and `LossesUnderEdit.edit`. For a class without a file
         (attrbench.code_digest) it ends in the digest of its code, so that what an earlier version of the class made is
         not taken for that of this one.
         """
@@ -152,10 +152,10 @@ class Method(ABC, Generic[OptionsT]):
 
     @abstractmethod
     def features(self) -> FeatureRequest:
-        """Return what is kept of a training item and of a query."""
+        """Return the features (such as gradient sketches) that the method needs of training items and of queries."""
 
     def check(self, train_items: int) -> None:
-        """Called before anything is computed.
+        """Raise an error, before anything is computed, if the method can't run on a training set of this size.
 
         Raises:
             UsageError: for options that a training set of this size cannot meet.
@@ -163,7 +163,7 @@ class Method(ABC, Generic[OptionsT]):
         """
 
     def transform(self, gradients: Tensor, context: Context) -> Transformed:
-        """Turns the queries' gradients into what the training gradients are multiplied with: H^-1 g, say.
+        """Return transformed query gradients, such as H^-1 g, with which training gradients are multiplied.
 
         Called for a `GradientProducts` whose `transform` is set, before its pass over the training set.
 
@@ -174,7 +174,7 @@ class Method(ABC, Generic[OptionsT]):
         raise NotImplementedError(f"{type(self).__name__} declares a transform and does not implement it")
 
     def edit(self, model: Denoiser, query: Samples, context: Context) -> Edited | None:
-        """Change the weights of `model.module` in place: an unlearning step, fine-tuning, a Newton step for one query.
+        """Change the weights of `model.module` in place for one query: an unlearning step, fine-tuning, a Newton step.
 
         Called for a `LossesUnderEdit`, once for each query, before the losses of all training items are taken under
         the changed weights. What is drawn must follow from `context.seed` and `query.first` alone.
@@ -192,9 +192,9 @@ class Method(ABC, Generic[OptionsT]):
         raise NotImplementedError(f"{type(self).__name__} declares losses under an edit and does not implement it")
 
     def depth(self, wanted: int) -> int:
-        """Return how many top items to ask the scorer for, where the metrics want `wanted`; a method may give fewer."""
+        """Return how many top items to request of the scorer where metrics want `wanted`; a method may give fewer."""
         return wanted
 
     @abstractmethod
     def fit(self, train: TrainFeatures, context: Context) -> Scorer:
-        """Builds the global state and returns the scorer. Heavy imports belong in here, not at the module's top."""
+        """Build the state from the training features and return the scorer; heavy imports belong in here."""

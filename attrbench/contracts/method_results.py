@@ -1,4 +1,4 @@
-"""Results that methods return to the computations that call them."""
+"""Results of a method's `transform` and `edit`: changed gradients, facts for the record, and costs of built state."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class StateCosts:
-    """The part that results share: numbers for the record, and what was built from the training set."""
+    """Base class of the results of `Method.transform` and `edit`: facts for the record, costs of state they built."""
 
     facts: Mapping[str, float]
     state_bytes: int
@@ -20,19 +20,19 @@ class StateCosts:
     spent_seconds: float | None
 
     def query_seconds(self, call_seconds: float) -> float:
-        """Return what of the seconds of a call was the queries', not what was built or loaded."""
+        """Return the part of a call's seconds that is due to the queries, not to building or loading state."""
         spent = self.state_seconds if self.spent_seconds is None else self.spent_seconds
         return max(0.0, call_seconds - spent)
 
     def recorded(self) -> dict[str, float]:
-        """Return the finite facts, `state_bytes` and `state_seconds` by name, as shards keep them."""
+        """Return the finite facts, with the bytes and seconds of built state, as a dict to keep beside shards."""
         facts = {name: float(value) for name, value in self.facts.items() if math.isfinite(value)}
         return {**facts, "state_bytes": self.state_bytes, "state_seconds": self.state_seconds}
 
 
 @dataclass(frozen=True)
 class Transformed(StateCosts):
-    """The result of `Method.transform`.
+    """The result of `Method.transform`: the query gradients to multiply with, facts, and costs of state it built.
 
     Attributes:
         gradients: [T, m, p] what takes the place of the queries' gradients.
@@ -52,7 +52,7 @@ class Transformed(StateCosts):
 
 @dataclass(frozen=True)
 class Edited(StateCosts):
-    """The facts and costs that `Method.edit` reports; the edit itself is in the weights.
+    """The result of `Method.edit`: facts and costs for the record; the edit itself is in the model's weights.
 
     Attributes:
         facts: numbers that the record reports, such as a step size; of the first query, where they differ.

@@ -1,4 +1,4 @@
-"""The contract of a metric: from rankings and ground truth to one number a query."""
+"""The contract of a metric: from a method's rankings and the items' groups or scores to one number for each query."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MAX_DEPTH = max(CUTOFFS)
 
 @dataclass(frozen=True)
 class Outcome:
-    """The rankings and scores that a method returned for the queries of a task.
+    """The rankings and scores that a method gave for a task's queries, with the relevant items, as metrics read them.
 
     Attributes:
         ranked: [m, depth] training ids, strongest first, -1 where a search found fewer.
@@ -35,7 +35,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class PerQuery:
-    """One metric at one cut-off, for every query.
+    """The values of one metric at one cut-off k for all m queries, with their best possible and random values.
 
     Attributes:
         values: [m].
@@ -51,7 +51,7 @@ class PerQuery:
 
 
 class Metric(ABC):
-    """A measure of quality. `name` is what records and leaderboards show, followed by @k where there is a cut-off."""
+    """Base class of quality metrics of rankings; records and leaderboards show `name`, then @k for a cut-off."""
 
     name: ClassVar[str]
     summary: ClassVar[str]
@@ -59,4 +59,4 @@ class Metric(ABC):
 
     @abstractmethod
     def compute(self, outcome: Outcome, cutoffs: Sequence[int]) -> list[PerQuery]:
-        """One entry for each cut-off that applies; none where the outcome lacks what the metric needs."""
+        """Return the metric's values per query for each cut-off k that applies; empty if its inputs are missing."""

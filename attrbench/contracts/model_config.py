@@ -1,4 +1,4 @@
-"""Which model a task has and how it is used: a declaration that can be read without torch."""
+"""The declaration of a task's diffusion model and of how it is used, which can be read without importing torch."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 
 class ModelConfig(BaseModel):
-    """A diffusers pipeline, with LoRA or without.
+    """Settings of a task's diffusers pipeline: model, LoRA, resolution, differentiated parameters, dtype, sampling.
 
     Attributes:
         model: id on the Hugging Face hub, or a local folder as `save_pretrained` of a pipeline writes it.

@@ -1,4 +1,4 @@
-"""Descriptions of models: what a plan must know of one, without its weights in memory."""
+"""Descriptions of diffusion models for plans (hash, shapes, timesteps, parameters), without weights in memory."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ModelDescription:
-    """The description of a model for a plan, read from configurations and digests of files, without weights in memory.
+    """The hash, shapes, timesteps and parameters of a diffusion model for a plan, without weights in memory.
 
     It agrees exactly with the loaded denoiser, because it asks the same class, over a network without weights.
 
@@ -26,41 +26,41 @@ class ModelDescription:
 
     @property
     def fingerprint(self) -> str:
-        """Return `Denoiser.fingerprint` of the final weights."""
+        """Return the hash of the final weights and of how they are used, as `Denoiser.fingerprint`."""
         return self.outline.fingerprint
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
-        """Return (C, H, W) of one encoded item."""
+        """Return the shape (C, H, W) of one item encoded for the network."""
         return self.outline.latent_shape
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        """Return (H, W, C) of one picture."""
+        """Return the shape (H, W, C) of one image that the model takes and generates."""
         return self.outline.image_shape
 
     @property
     def takes_prompts(self) -> bool:
-        """Return whether the model draws from prompts."""
+        """Return whether the diffusion model is conditioned on prompts."""
         return self.outline.takes_prompts
 
     @property
     def has_latents(self) -> bool:
-        """Return whether items pass through an autoencoder."""
+        """Return whether an autoencoder encodes images into latents for the network."""
         return self.outline.has_latents
 
     @property
     def training_steps(self) -> int:
-        """Return the number of training timesteps."""
+        """Return the number of diffusion timesteps that the model was trained on."""
         return self.outline.training_steps
 
     @property
     def sampling(self) -> Mapping[str, object]:
-        """Return what besides the weights decides generated pictures and trajectories."""
+        """Return the settings besides the weights that decide generated images and sampling trajectories."""
         return self.outline.sampling
 
     def parameters(self, which: str = "attributed") -> dict[str, tuple[int, ...]]:
-        """Return the shape of each differentiated parameter by name, in the order of `Denoiser.attributed_parameters`.
+        """Return name -> shape of each differentiated parameter, in the order of `Denoiser.attributed_parameters`.
 
         Args:
             which: as in `GradientSource.parameters`.
@@ -71,11 +71,11 @@ class ModelDescription:
         return {name: tuple(p.shape) for name, p in self.outline.attributed_parameters(which).items()}
 
     def timesteps(self, grid: TimestepGrid) -> tuple[float, ...]:
-        """Return the timesteps of a grid, in the network's units."""
+        """Return the diffusion timesteps that a grid (a rule such as `uniform`) gives, in the network's units."""
         return self.outline.timesteps(grid)
 
     def sampler_timesteps(self) -> tuple[float, ...]:
-        """Return the timesteps that the sampler visits, in its order.
+        """Return the timesteps that the sampler visits when it generates an image, in its order.
 
         Raises:
             Unavailable: where the model cannot say.
@@ -83,19 +83,19 @@ class ModelDescription:
         return self.outline.sampler_timesteps()
 
     def checkpoints(self) -> tuple[str, ...]:
-        """Return the names of weights from earlier in training, earliest first; `final` is not among them."""
+        """Return the names of saved weights from earlier in training, earliest first; `final` is not among them."""
         return self.outline.checkpoints()
 
     def resolve(self, checkpoint: str) -> str:
-        """Return the name behind `k/n`, as `Denoiser.resolve`."""
+        """Return the checkpoint name that a fraction `k/n` of training means, as `Denoiser.resolve`."""
         return self.outline.resolve(checkpoint)
 
     def fingerprint_at(self, checkpoint: str) -> str:
-        """Return the fingerprint of the model with the weights of a checkpoint, as `Denoiser.fingerprint_at`."""
+        """Return the hash that identifies the model with a checkpoint's weights, as `Denoiser.fingerprint_at`."""
         return self.outline.fingerprint_at(checkpoint)
 
     def learning_rate(self, checkpoint: str) -> float:
-        """Return the learning rate at a checkpoint.
+        """Return the learning rate that training used at a checkpoint.
 
         Raises:
             UsageError: where it is not known.
@@ -103,5 +103,5 @@ class ModelDescription:
         return self.outline.learning_rate(checkpoint)
 
     def truncated(self, prompts: Sequence[str]) -> list[int]:
-        """Return the indices of the prompts that are longer than the text encoders take."""
+        """Return the indices of the prompts that are too long for the text encoders and so are truncated."""
         return self.outline.truncated(prompts)

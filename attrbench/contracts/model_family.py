@@ -1,4 +1,4 @@
-"""The contract of a model family: how a folder of diffusers' pipelines becomes a denoiser.
+"""The contract of a model family: how a diffusers pipeline folder of some kind is loaded as a denoiser.
 
 `attrbench.models.loading` finds the folder, here or on the hub, reads `model_index.json` in it, and hands both to the
 family that takes the pipeline's class. Families are registered by the hook `register_model_families`.
@@ -25,7 +25,7 @@ META = torch.device("meta")
 
 @dataclass(frozen=True)
 class Architecture:
-    """A model before it has weights.
+    """The configuration of a diffusion model's network and scheduler, from which it is built without weights.
 
     Attributes:
         network: configuration of the UNet or the transformer.
@@ -39,7 +39,7 @@ class Architecture:
 
 
 class ModelFamily(ABC):
-    """A kind of pipeline: which folders it takes, and how it opens them. Families keep no state."""
+    """Base class of kinds of diffusers pipelines: which folders it takes, and how it loads them; keeps no state."""
 
     name: ClassVar[str]
     """What messages call it, and the name under which it is registered."""
@@ -55,7 +55,7 @@ class ModelFamily(ABC):
     """Published models that can be built with random weights without their folder: id on the hub -> architecture."""
 
     def components(self, index: Mapping[str, Any]) -> list[str]:
-        """Return the names of the pipeline's components that are loaded, in the order of its index.
+        """Return the names of the pipeline's components to load (such as the UNet), in the order of its index.
 
         Args:
             index: content of `model_index.json`.
@@ -68,7 +68,7 @@ class ModelFamily(ABC):
 
     @abstractmethod
     def load(self, config: ModelConfig, folder: Path, index: Mapping[str, Any], device: torch.device) -> Denoiser:
-        """Return the model of a pipeline folder, ready on `device`.
+        """Return the diffusion model of a diffusers pipeline folder, loaded onto `device`.
 
         On the device `meta` no weight is read: the network is built from its configuration
         (`attrbench.models.pipeline.load_pipeline` does so), and the denoiser is asked for nothing but what
@@ -86,7 +86,7 @@ class ModelFamily(ABC):
         """
 
     def describe(self, config: ModelConfig, folder: Path, index: Mapping[str, Any]) -> ModelDescription:
-        """Return what a plan must know of the model, without reading weights into memory; `load` on `meta` by default.
+        """Return the model's hash, shapes and parameters for a plan, without weights; by default `load` on `meta`.
 
         Raises:
             AttrbenchError: as `load`.
@@ -95,14 +95,14 @@ class ModelFamily(ABC):
 
     @abstractmethod
     def resolution(self, folder: Path, index: Mapping[str, Any]) -> int:
-        """Return the pixels on a side of the model's own pictures, from configurations alone.
+        """Return the side length in pixels of the images that the model generates, from configuration files alone.
 
         Raises:
             AttrbenchError: where they are missing.
         """
 
     def architecture(self, folder: Path, index: Mapping[str, Any]) -> Architecture:
-        """Return the architecture of a local pipeline folder, for random weights.
+        """Return the network and scheduler configuration of a local pipeline folder, to build it with random weights.
 
         Raises:
             UsageError: where the family can't be built with random weights.
@@ -110,7 +110,7 @@ class ModelFamily(ABC):
         raise UsageError(f"model={folder}: the family {self.name} has no weights=random")
 
     def load_random(self, config: ModelConfig, architecture: Architecture, device: torch.device) -> Denoiser:
-        """Return a model of the architecture with weights from a fixed seed, built in place; on `meta` without any.
+        """Return a model of the architecture with random weights from a fixed seed; on device `meta`, without any.
 
         Raises:
             UsageError: where the family can't be built with random weights.
@@ -118,7 +118,7 @@ class ModelFamily(ABC):
         raise UsageError(f"model={config.model}: the family {self.name} has no weights=random")
 
     def check_options(self, config: ModelConfig) -> None:
-        """Refuse options that mean nothing to the family.
+        """Raise an error if a model option is given that has no meaning for this family.
 
         Raises:
             AttrbenchError: where one of `refused_options` is given.

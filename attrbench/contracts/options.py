@@ -1,4 +1,4 @@
-"""Options of methods and tasks, and the strings that set them: `dmin:v=4096|65536,search=hnsw`.
+"""Options of methods and tasks as pydantic models, and the strings that set them: `dmin:v=4096|65536,search=hnsw`.
 
 A method or task declares its options once, as a pydantic model; validation, help, defaults, documentation and
 the fingerprint all come from that model.
@@ -20,7 +20,7 @@ from attrbench.errors import UsageError, unknown_name
 
 
 class Options(BaseModel):
-    """Base of every options model. Unknown names are refused; the word `none` means None where that is allowed.
+    """Base class of the options of methods and tasks: refuses unknown names, reads `none` as None where allowed.
 
     The string under an option's declaration is its documentation.
 
@@ -75,14 +75,14 @@ OptionsT = TypeVar("OptionsT", bound=Options)
 
 
 def as_written(value: object) -> str:
-    """A value as one writes it on the command line."""
+    """Return an option's value as text, as the user writes it on the command line, such as `true` or `none`."""
     if isinstance(value, bool):
         return str(value).lower()
     return "none" if value is None else str(value.value if isinstance(value, Enum) else value)
 
 
 def kinds_of(annotation: Any) -> Iterator[Any]:
-    """The members of unions, without annotations."""
+    """Yield the types that an annotation allows: the members of its unions, with `Annotated` removed."""
     if get_origin(annotation) is Annotated:
         yield from kinds_of(get_args(annotation)[0])
     elif get_origin(annotation) in (Union, UnionType):
@@ -93,7 +93,7 @@ def kinds_of(annotation: Any) -> Iterator[Any]:
 
 
 def choices_of(kind: Any) -> list[str]:
-    """All values of a kind that has few, as one writes them; empty for all others."""
+    """Return all values of a type that has few (Literal, Enum, bool, None) as command-line text; else an empty list."""
     if get_origin(kind) is Literal:
         return [as_written(value) for value in get_args(kind)]
     if isinstance(kind, type) and issubclass(kind, Enum):
@@ -103,7 +103,7 @@ def choices_of(kind: Any) -> list[str]:
 
 @dataclass(frozen=True)
 class Need:
-    """A condition on another option without which an option has no effect.
+    """A condition on another option, such as `search=hnsw`, without which an option has no effect.
 
     Attributes:
         option: the other one.
@@ -117,17 +117,17 @@ class Need:
         return f"{self.option}={'|'.join(self.values)}" if self.values else self.option
 
     def holds(self, options: Options) -> bool:
-        """Return whether the options are so."""
+        """Return whether the given options meet this condition on the other option."""
         value = as_written(getattr(options, self.option))
         return value in self.values if self.values else value != "none"
 
     def found(self, options: Options) -> str:
-        """Return what the options have instead."""
+        """Return the other option's present value as `NAME=VALUE`, for the error message."""
         return f"{self.option}={as_written(getattr(options, self.option))}"
 
 
 def needs_of(model: type[BaseModel]) -> dict[str, tuple[Need, ...]]:
-    """Return what each option needs, as the model and its bases declare it in `needs`."""
+    """Return option -> its conditions on other options, as an options model and its bases declare them in `needs`."""
     declared: dict[str, str] = {}
     for owner in reversed(model.__mro__):
         declared |= vars(owner).get("needs", {})
@@ -140,7 +140,7 @@ def _need(text: str) -> Need:
 
 
 def meanings(model: type[BaseModel]) -> dict[str, str]:
-    """Return option -> its documentation: the string under its declaration, which pydantic reads as the description.
+    """Return option -> documentation of an options model: the string under each option's declaration.
 
     pydantic drops the description of an option that a subclass declares again with another default only; the nearest
     base that documents it is asked then.
@@ -154,13 +154,13 @@ def meanings(model: type[BaseModel]) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Spec:
-    """A name and the options given to it, as the user wrote them."""
+    """The name of a method or task with the options given to it, as the user wrote them (`NAME:KEY=VALUE,...`)."""
 
     name: str
     given: dict[str, str] = field(default_factory=dict)
 
     def renamed(self, aliases: Mapping[str, str]) -> Spec:
-        """Return the spec with old option names replaced by the present ones, so that a method has one label."""
+        """Return the spec with old option names replaced by the current ones, so that a method has one label."""
         return Spec(self.name, {aliases.get(key, key): value for key, value in self.given.items()})
 
     def __str__(self) -> str:
@@ -170,7 +170,7 @@ class Spec:
 
 
 def parse_spec(text: str) -> list[Spec]:
-    """Reads `name:key=value,key=a|b` into one `Spec` for each combination of the `|` alternatives.
+    """Parse `name:key=value,key=a|b` into a list with one `Spec` for each combination of the `|` alternatives.
 
     A comma not followed by `key=` belongs to the value before it, so that Faiss strings such as
     `index=IVF64,Flat` need no quotes.
@@ -195,7 +195,7 @@ def parse_spec(text: str) -> list[Spec]:
 
 
 def build_options(kind: str, spec: Spec, model: type[OptionsT]) -> OptionsT:
-    """Validates the options of `spec` against `model`.
+    """Return the options that a user gave in `spec`, validated as an instance of the options model.
 
     Raises:
         UsageError: one line that names the option, what was wrong with it, or the nearest known name.

@@ -1,4 +1,4 @@
-"""Rankings: the k strongest training items of each query, with ties to the smaller index."""
+"""Rankings: the k highest-scored training items of each query, and their selection from scores."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 
 class Ranking(NamedTuple):
-    """The k strongest training items of each query.
+    """The k most influential training items of each query, strongest first: [m, k] ids and scores.
 
     Attributes:
         ids: [m, k] indices into the training set, strongest first; -1 where a search found fewer than k.
@@ -21,7 +21,7 @@ class Ranking(NamedTuple):
 
 
 def top_k(scores: NDArray[np.float32], k: int) -> Ranking:
-    """The k largest of each row of `scores` ([m, n]), largest first; equal scores in the order of their indices.
+    """Return the k largest of each row of `scores` ([m, n]), largest first; of equal scores the smaller index first.
 
     NaN counts as smaller than everything.
     """

@@ -1,4 +1,4 @@
-"""The record of a run: one versioned JSON document with the results and everything needed to repeat them."""
+"""The record of one method's run on a task: a versioned JSON document with results and all needed to repeat them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class _Part(BaseModel):
 
 
 class TaskInfo(_Part):
-    """The task that ran.
+    """The part of a record on the task that ran: name, version, options, fingerprint of its data and main metric.
 
     Attributes:
         fingerprint: covers version, options, training set and queries, and so the weights.
@@ -39,7 +39,7 @@ class TaskInfo(_Part):
 
 
 class MethodInfo(_Part):
-    """The method that ran; `label` is the `-m` string that repeats it."""
+    """The part of a record on the method that ran: name, version, options; `label` is the `-m` string to repeat it."""
 
     name: str
     version: int
@@ -51,7 +51,7 @@ class MethodInfo(_Part):
 
 
 class Coverage(_Part):
-    """The part of the task that a run covers.
+    """The numbers of training items and queries that a run used, out of how many, and its non-finite gradients.
 
     Attributes:
         train_items, queries: what was scored.
@@ -67,7 +67,7 @@ class Coverage(_Part):
 
 
 class TrainingNoise(_Part):
-    """The spread of a result where the same models are trained with other seeds.
+    """The standard error of a result of retrained models over other training seeds, with degrees of freedom.
 
     Attributes:
         error: standard error of the result, and of the difference of two results over the same training seeds.
@@ -79,7 +79,7 @@ class TrainingNoise(_Part):
 
 
 class MetricResult(_Part):
-    """A metric over the queries.
+    """The result of one metric: mean over queries, 95% interval, ceiling, random baseline, values per query.
 
     Attributes:
         metric: name of the metric; `k` its cut-off.
@@ -110,12 +110,12 @@ class MetricResult(_Part):
 
     @property
     def name(self) -> str:
-        """The metric's name with its cut-off, such as `detection-rate@10`."""
+        """Return the metric's name with its cut-off, such as `detection-rate@10`."""
         return self.metric if self.k is None else f"{self.metric}@{self.k}"
 
 
 class Control(_Part):
-    """The main metric of a ground truth where something else than the method chose the items to remove.
+    """The main metric of a ground truth for items to remove that something other than the method chose, to compare.
 
     Attributes:
         name: what chose them, in words.
@@ -129,7 +129,7 @@ class Control(_Part):
 
 
 class Storage(_Part):
-    """Bytes needed to answer a new query.
+    """The bytes that a method keeps to answer a new query: rows of training items, shared state, search index.
 
     Attributes:
         rows: what is kept for the training items, as numbers.
@@ -149,19 +149,19 @@ class Storage(_Part):
 
     @property
     def total(self) -> int:
-        """Rows, shared state and index together."""
+        """Return the bytes needed to answer a new query: rows, shared state and index together."""
         return self.rows + self.shared + self.index
 
 
 class Quantiles(_Part):
-    """Median and 95th percentile over queries, in seconds."""
+    """The median and the 95th percentile over queries of a time in seconds."""
 
     p50: float
     p95: float
 
 
 class Latency(_Part):
-    """Seconds, amortized apart from per query; warm-up excluded, the device synchronized.
+    """The times of a run in seconds: one-time (cache, fit) apart from per query; warm-up excluded, device synchronized.
 
     Attributes:
         cache: computing the training features, once a training set. A pass that served several methods counts
@@ -180,7 +180,7 @@ class Latency(_Part):
 
 
 class Hardware(_Part):
-    """The machine of a run. `hardware_class` is what leaderboards compare."""
+    """The machine of a run: device, processor, cores, memory; leaderboards compare within one `hardware_class`."""
 
     hardware_class: str
     device: str
@@ -191,7 +191,7 @@ class Hardware(_Part):
 
 
 class Provenance(_Part):
-    """The code that ran."""
+    """The software that produced a record: versions of attrbench, Python and packages, code hash, git revision."""
 
     attrbench: str
     code: str
@@ -202,7 +202,7 @@ class Provenance(_Part):
 
 
 class Tried(_Part):
-    """A value of a sweep on the tuning queries.
+    """One option value tried on the tuning queries: the metric it reached with its interval, or why there is none.
 
     Attributes:
         label: the `-m` string.
@@ -218,7 +218,7 @@ class Tried(_Part):
 
 
 class Tuned(_Part):
-    """The choice of a method's options: on queries of their own, never on the reported ones.
+    """The report of how a method's options were chosen: values tried on tuning queries, which are never reported on.
 
     Attributes:
         sweep: the `-m` string with the values.
@@ -238,7 +238,7 @@ class Tuned(_Part):
 
 
 class Record(_Part):
-    """One run of one method on one task.
+    """The record of one method's run on one task: status, metrics, rankings, costs, hardware and provenance.
 
     Attributes:
         status: `complete`; `limited` where the user asked for fewer items; `partial` where items are missing;
@@ -279,12 +279,12 @@ class Record(_Part):
     command: str
 
     def metric(self, name: str) -> MetricResult | None:
-        """The result called `name`, such as `detection-rate@10`, or None."""
+        """Return the result of the metric called `name`, such as `detection-rate@10`, or None."""
         return next((result for result in self.metrics if result.name == name), None)
 
 
 def write_record(record: Record, folder: Path) -> Path:
-    """Writes the record below `folder` as TASK/METHOD-IDENTITY.json and returns the path."""
+    """Write a run's record as JSON below `folder`, to TASK/METHOD-IDENTITY.json, and return the path."""
     safe = "".join(c if c.isalnum() or c in "-_.=" else "-" for c in record.method.label)
     path = folder / record.task.name / f"{safe[:80]}-{record.identity[:10]}.json"
     try:
@@ -297,7 +297,7 @@ def write_record(record: Record, folder: Path) -> Path:
 
 
 def read_records(folder: Path) -> tuple[list[Record], list[str]]:
-    """Reads all records below `folder`, sorted by path, and one line for each file that could not be read.
+    """Return all records below `folder`, sorted by path, and one line for each file that could not be read.
 
     Records of tuning queries are left out, unless `folder` is the one that holds them.
     """

@@ -1,4 +1,4 @@
-"""The contract of noisy samples: pairs of an item and a timestep, ready for the network, with their gradients.
+"""The contract of noisy samples: (item, timestep) pairs as network inputs, with their per-sample gradients.
 
 `Context.training` and `Context.queries` give them to methods that need more of the model than features, such as
 curvature.
@@ -24,7 +24,7 @@ GradientSink = Callable[[int, Tensor], None]
 
 @dataclass(frozen=True)
 class Batch:
-    """A batch of B noisy samples, ready for the network.
+    """A batch of B noisy samples as network input: noisy latents, targets, timesteps and conditioning.
 
     Attributes:
         noisy: [B, C, H, W] network input x_t.
@@ -41,11 +41,11 @@ class Batch:
     weight: Tensor | None = None
 
     def sample(self, index: int) -> Batch:
-        """Return one sample as a batch of size 1."""
+        """Return one noisy sample of the batch as a batch of size 1."""
         return self.select(torch.tensor([index]))
 
     def select(self, index: Tensor) -> Batch:
-        """Return the batch of the samples at `index` ([k] integers)."""
+        """Return the batch of the noisy samples at `index` ([k] integers)."""
         index = index.to(self.noisy.device)
         conditioning = {name: value[index] for name, value in self.conditioning.items()}
         weight = None if self.weight is None else self.weight[index]
@@ -53,59 +53,59 @@ class Batch:
 
 
 class SampleGradients(Protocol):
-    """Computes, for each sample of a batch, the gradient of a scalar to the parameters."""
+    """Protocol of computing, for each sample of a batch, the gradient of a scalar with respect to the parameters."""
 
     @property
     def offsets(self) -> Mapping[str, int]:
-        """Offset of each parameter in the concatenated vector."""
+        """Return parameter name -> offset of its gradient in the concatenated gradient vector."""
 
     @property
     def total(self) -> int:
-        """Number of entries of the concatenated vector, p."""
+        """Return p, the length of the concatenated gradient vector."""
 
     def __call__(self, batch: Batch, sink: GradientSink) -> Tensor:
-        """Run one forward and backward pass, hand every parameter's gradients to `sink`, and return the [B] scalars."""
+        """Run one forward and backward pass, give each parameter's gradients to `sink`, and return the [B] outputs."""
 
     def outputs(self, batch: Batch) -> Tensor:
-        """Return the [B] scalars, differentiable."""
+        """Return the [B] scalar outputs of a batch, such as losses, differentiable by autograd."""
 
 
 class Samples(Protocol):
-    """All pairs of the items of one split and the timesteps of one source."""
+    """Protocol of the noisy samples of the training set or the queries: each item at each timestep of one source."""
 
     @property
     def source(self) -> GradientSource:
-        """Return what decides timesteps, noise, parameters and the scalar that is differentiated."""
+        """Return the gradient source: timesteps, noise, parameters and the scalar that is differentiated."""
 
     @property
     def denoiser(self) -> Denoiser:
-        """The model with the weights that the source names."""
+        """Return the diffusion model with the weights of the checkpoint that the gradient source names."""
 
     @property
     def parameters(self) -> Mapping[str, nn.Parameter]:
-        """The parameters that are differentiated, by name, in the order of the concatenated vector."""
+        """Return the differentiated parameters by name, in the order of the concatenated gradient vector."""
 
     @property
     def timesteps(self) -> Sequence[float]:
-        """The T timesteps."""
+        """Return the T diffusion timesteps at which each item is noised."""
 
     @property
     def first(self) -> int:
-        """Index of the first item."""
+        """Return the index of the first item that these noisy samples cover."""
 
     @property
     def count(self) -> int:
-        """Number of items from the first on, n."""
+        """Return n, the number of items that these noisy samples cover, from `first` on."""
 
     @property
     def items_fingerprint(self) -> str:
-        """Hash of all items of the split."""
+        """Return the hash of the contents of all items of the training set or of the queries."""
 
     def batches(self, size: int) -> Iterator[tuple[Tensor, Tensor, Batch]]:
-        """Yield (items [B], indices into the timesteps [B], batch) of at most `size` pairs, until all were there."""
+        """Yield (item indices [B], timestep indices [B], batch) over all (item, timestep) pairs, with B <= `size`."""
 
     def drawn(self, size: int, draws: torch.Generator) -> Batch:
-        """Return `size` different pairs drawn from all n T; all of them where `size` is no less."""
+        """Return a batch of `size` distinct (item, timestep) pairs drawn at random; all pairs if there are no more."""
 
     def gradients(self, output: ModelOutput | None = None) -> SampleGradients:
-        """Return what differentiates the source's scalar, or another one."""
+        """Return the computation of per-sample gradients of `output`, by default of the source's own scalar."""

@@ -27,7 +27,7 @@ OptionsT = TypeVar("OptionsT", bound=Options)
 
 
 class TaskMeta(BaseModel):
-    """Description of a task, readable without opening it.
+    """The description of a task (model, data set, size, main metric, license), readable without loading the task.
 
     Attributes:
         name: the name by which `-t` selects it.
@@ -59,7 +59,7 @@ class TaskMeta(BaseModel):
 
 @dataclass(frozen=True)
 class Items:
-    """Images with their groups, prompts, seeds and names, in a fixed order; an item's id is its index.
+    """The images of a training set or of queries, with groups, prompts, seeds and names; an item's id is its index.
 
     Attributes:
         images: [n, H, W, C] uint8; may be memory-mapped and read-only, and larger than the memory.
@@ -117,7 +117,7 @@ def _key(content: str) -> str:
 
 @dataclass(frozen=True)
 class ItemsOutline:
-    """The number of items of a split and the hash of their contents, as far as a plan can know them beforehand.
+    """The number and content hash of a split's items, as far as a plan can know them before queries are generated.
 
     Attributes:
         count: how many items; of pictures that are still to be drawn, the most that there will be.
@@ -146,7 +146,7 @@ class ItemsOutline:
 
 @dataclass(frozen=True)
 class Workspace:
-    """The folder in which a task and a run may keep files, and the device on which they compute.
+    """The cache folder in which a task and a run may keep files, and the torch device on which they compute.
 
     Attributes:
         cache: folder for generated queries, feature shards and index files.
@@ -158,12 +158,12 @@ class Workspace:
 
 
 class OpenTask(ABC):
-    """A task made ready for a run. Properties load what they give on first use and keep it."""
+    """A task made ready for a run: training set, queries and model, each loaded on first use and then kept."""
 
     @property
     @abstractmethod
     def train(self) -> Items:
-        """Return the training set."""
+        """Return the training set: images with prompts and groups."""
 
     @property
     @abstractmethod
@@ -173,26 +173,26 @@ class OpenTask(ABC):
     @property
     @abstractmethod
     def denoiser(self) -> Denoiser:
-        """Return the trained model."""
+        """Return the trained diffusion model."""
 
     @property
     def model_description(self) -> ModelDescription:
-        """Return what a plan must know of the model; tasks that can tell it without loading the model override it."""
+        """Return the model's hash, shapes and parameters for a plan; override to avoid loading the model."""
         return ModelDescription(self.denoiser)
 
     @property
     def query_outline(self) -> ItemsOutline:
-        """Return the outline of the queries; tasks whose model draws them override it, so that a plan draws nothing."""
+        """Return the number and hash of the queries for a plan; override so that a plan generates no images."""
         return ItemsOutline.of(self.queries)
 
     @property
     def notes(self) -> Sequence[str]:
-        """Return what a reader of the record must know, such as images that were left out; one string a note."""
+        """Return notes for readers of the record, one string each, such as on images that were left out."""
         return ()
 
 
 class Task(ABC, Generic[OptionsT]):
-    """A trained model, its training set and generated queries, under a name; light until `open` is called.
+    """Base class of tasks: a trained model, its training set and generated queries; nothing is loaded before `open`.
 
     Attributes:
         meta: its description; a class attribute of a registered task.
@@ -209,10 +209,10 @@ class Task(ABC, Generic[OptionsT]):
 
     @abstractmethod
     def open(self, workspace: Workspace) -> OpenTask:
-        """Check that everything is there and return the open task."""
+        """Check that the task's data and model are available, and return the task made ready for a run."""
 
     def state(self) -> object:
-        """Return what decides the task but is in neither its version nor its options, such as files of the user's own.
+        """Return data that decides the task besides its version and options, such as hashes of the user's own files.
 
         Returns:
             Anything that JSON can hold; a record of another state is not taken for an answer.
@@ -221,12 +221,12 @@ class Task(ABC, Generic[OptionsT]):
 
     @property
     def scale(self) -> bool:
-        """Return whether only time, memory and storage are measured, as with random weights; never ranked."""
+        """Return whether the task measures only time, memory and storage (random weights) and is never ranked."""
         return False
 
 
 class Trainable(ABC):
-    """A task whose weights can be trained again: on all of its training set, or on a subset, with any seed.
+    """Mixin of tasks whose model can be trained again: on all of the training set or a subset, with any seed.
 
     A task class lists it beside `Task` among its bases; `attrbench train` and ground truths build on it.
     """
@@ -240,7 +240,7 @@ class Trainable(ABC):
         device: torch.device,
         report: Callable[[str], None],
     ) -> Path:
-        """Train into the folder `out` and return the folder of the weights.
+        """Train the model on a subset of the training set into the folder `out`, and return the folder of the weights.
 
         The weights are a function of (subset, seed). A call with the same arguments resumes where an earlier one was
         cut off, and returns at once where it has finished.
@@ -259,7 +259,7 @@ class Trainable(ABC):
 
     @abstractmethod
     def trained(self, folder: Path, workspace: Workspace) -> Denoiser:
-        """Return the denoiser with the weights that `train` wrote.
+        """Return the diffusion model with the weights that an earlier call of `train` wrote.
 
         Args:
             folder: what `train` returned.
@@ -267,5 +267,5 @@ class Trainable(ABC):
         """
 
     def training_recipe(self) -> Mapping[str, object]:
-        """Return what decides a training besides the items and the seed, as JSON can hold it; empty where unknown."""
+        """Return what decides a training besides items and seed, as JSON can hold it; empty where unknown."""
         return {}

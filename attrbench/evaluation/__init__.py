@@ -1,1 +1,1 @@
-"""Run methods on tasks: from requests by a plan, jobs and scoring to records."""
+"""Run attribution methods on tasks: check requests, plan, compute features, score, and write records."""

@@ -1,4 +1,4 @@
-"""Rank the training items for single images, by the code and cache that runs use."""
+"""Attribute single images: rank the training items by influence on them, with the code and cache of runs."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Question:
-    """The images to attribute, with prompts or seeds.
+    """The images to attribute (files, or prompts and a seed to generate them), and how many training items to list.
 
     Attributes:
         images: their files, or PIL images; where there are none, the model draws one picture for each prompt.
@@ -56,7 +56,7 @@ class Question:
 
 @dataclass(frozen=True, repr=False)
 class Attribution:
-    """The training items that a method ranks first for images; a notebook shows them as a contact sheet.
+    """The training items that a method ranks first for given images; a notebook shows them as a contact sheet.
 
     Attributes:
         task, method: labels of the two; `task_name` is the task's name without options.
@@ -75,7 +75,7 @@ class Attribution:
     nonfinite: Sequence[tuple[str, int, float]]
 
     def picture(self) -> Image.Image:
-        """Return the contact sheet as an image: each query with its training images."""
+        """Return the contact sheet as an image: each query with its top-ranked training images."""
         return contact_sheet(self.queries, self.train, self.ranking)
 
     def _repr_png_(self) -> bytes:
@@ -94,7 +94,7 @@ def attribute(
     settings: RunSettings,
     reporter: Reporter,
 ) -> Attribution:
-    """Return the k training items that a method ranks first for each picture.
+    """Return the k training items that a method ranks as most influential on each given or generated image.
 
     Training features come from the cache, or go there; so a second picture costs its own gradients only.
 
@@ -133,7 +133,7 @@ def attribute(
 
 
 def check_question(question: Question) -> None:
-    """Raise an error for a question that no task can answer.
+    """Raise an error for images, prompts and seed that don't fit together, or an image file that does not exist.
 
     Raises:
         UsageError: one line that says which option is too much or missing.
@@ -166,7 +166,7 @@ def _queries(question: Question, opened: OpenTask, cache: Path) -> Items:
 
 
 def _prompts(question: Question, model: ModelDescription) -> Sequence[str]:
-    """Return a prompt for each picture."""
+    """Return one prompt for each image to attribute; raise an error if the model takes none or needs one."""
     count = len(question.images) or max(1, len(question.prompts))
     if not model.takes_prompts:
         if question.prompts:
@@ -178,7 +178,7 @@ def _prompts(question: Question, model: ModelDescription) -> Sequence[str]:
 
 
 def read_picture(picture: Path | Image.Image, shape: tuple[int, int, int]) -> NDArray[np.uint8]:
-    """Return a picture as the training set's policy makes it (attrbench.data.pixels): [H, W, C] uint8.
+    """Return an image as [H, W, C] uint8, converted by the rules for training images (attrbench.data.pixels).
 
     Raises:
         AttrbenchError: where it can't be read.

@@ -1,4 +1,4 @@
-"""The building of a task's bank of subset models, from its trainings to the file that runs find."""
+"""Build a task's bank, the file with losses of models trained on random subsets of its training set."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from attrbench.ground_truth.build import BankBuild, Code
 
 @dataclass(frozen=True)
 class BuiltBank:
-    """The state of a bank after a call: models still missing, and the file of what is whole.
+    """The result of building a bank (losses of models trained on random subsets): missing models, and the file.
 
     Attributes:
         missing: number of models that are not trained yet.
@@ -33,7 +33,7 @@ class BuiltBank:
 def build_bank(
     task: Task[Any], plan: BankPlan, cache: Path, device: str, reporter: Reporter, limit: int | None = None
 ) -> BuiltBank:
-    """Train the models of a bank that are missing, write the bank of what is whole, and return what is there.
+    """Train missing models of a bank (one model per random subset and seed), and write complete subsets' losses.
 
     Args:
         task: the task; it must be `Trainable`.

@@ -1,4 +1,4 @@
-"""Checks of a run's requests before anything is computed."""
+"""Checks of the methods and limits requested for a run, before anything is computed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from attrbench.evaluation.requests import MethodRequest, TaskRequest
 def check_requests(
     task: TaskRequest, methods: Sequence[MethodRequest], settings: RunSettings, note: Callable[[str], None]
 ) -> list[MethodRequest]:
-    """Return the methods that can run, after checking all requests before any task is opened.
+    """Return the methods that can run, after checking limits and method options before any task is loaded.
 
     Methods are checked later, where only the open task knows the size of its training set.
 
@@ -29,7 +29,7 @@ def check_requests(
 def check_methods(
     methods: Sequence[MethodRequest], train_items: int, settings: RunSettings, note: Callable[[str], None]
 ) -> list[MethodRequest]:
-    """Return the methods that can work with a training set of this size; those of `all` that can't are passed over.
+    """Return the methods that can run on a training set of this size, without unavailable ones asked for by `all`.
 
     Raises:
         UsageError: for options that the training set cannot meet.

@@ -51,7 +51,7 @@ class RunSettings:
     keep_scores: bool = False
 
     def make_folders(self) -> None:
-        """Create the folders of the run, and check that they can be written to.
+        """Create the output and cache folders of the run; check that records can be written.
 
         Raises:
             AttrbenchError: one line that names it.
@@ -60,7 +60,7 @@ class RunSettings:
         make_folder(self.cache, "--cache")
 
     def command(self, method: MethodRequest, task: TaskRequest) -> str:
-        """Return the command line that repeats one run."""
+        """Return the `attrbench` command line that repeats the run of one method on one task."""
         tuned = method.tuned
         verb, label = ("run", method.label) if tuned is None else ("tune", tuned.sweep)
         parts = ["attrbench", verb, "-m", label, "-t", task.label]
@@ -86,7 +86,7 @@ def run_settings(
     backend: str,
     **others: Any,
 ) -> RunSettings:
-    """Return the settings of a run; None is the default of folders and device, and finds the batch size."""
+    """Return the settings of a run from user arguments; None stands for the default folder, device or batch size."""
     return RunSettings(
         out=results_folder(out),
         cache=cache_folder(cache, out),
@@ -97,14 +97,14 @@ def run_settings(
 
 
 def reporter(progress: bool | Reporter) -> Reporter:
-    """Return the reporter that is given; for True one that shows stages on standard error, for False a silent one."""
+    """Return the given progress reporter; for True one that writes to standard error, for False a silent one."""
     if isinstance(progress, bool):
         return TerminalReporter() if progress else Silent()
     return progress
 
 
 def make_folder(folder: Path, flag: str, written: bool = False) -> None:
-    """Create a folder; with `written`, check that it can be written to.
+    """Create a folder if it does not exist; with `written`, check that files can be written to it.
 
     Raises:
         AttrbenchError: where it can't, with the flag that names another.

@@ -1,4 +1,4 @@
-"""Devices of torch, by name."""
+"""Lookup of torch devices by name, with a check that they are available."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from attrbench.errors import AttrbenchError
 
 
 def torch_device(name: str) -> torch.device:
-    """Return the torch device called `name`.
+    """Return the torch device called `name`, after checking that it works on this machine.
 
     Raises:
         AttrbenchError: where there is no such device on this machine.

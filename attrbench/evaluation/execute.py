@@ -22,7 +22,7 @@ ATTEMPTS = 3
 
 @dataclass
 class Progress:
-    """The state of a plan during execution: the plan, and the methods that failed.
+    """The state of a plan during execution: the plan, and the methods that failed, with their errors.
 
     Attributes:
         plan: the plan, which does not change.
@@ -36,20 +36,20 @@ class Progress:
         self.given_up |= self.plan.faults
 
     def features(self, label: str) -> FeatureRequest:
-        """Return what a method declared; raises why it was given up."""
+        """Return the features that a method declared; raise its error if the method has failed."""
         if label in self.given_up:
             raise self.given_up[label]
         return self.plan.requests[label]
 
     def give_up(self, stage: Stage, feature: object, error: Exception) -> None:
-        """Mark the methods that need a feature of a stage as failed."""
+        """Mark the methods that need one feature of a stage as failed, with the error."""
         for (wanted, _), labels in stage.serves.items():
             if wanted == feature:
                 for label in labels:
                     self.given_up.setdefault(label, error)
 
     def give_up_stage(self, stage: Stage, error: Exception) -> None:
-        """Mark all methods that a stage serves as failed."""
+        """Mark all methods for which a stage computes features as failed, with the error."""
         for label in stage.methods:
             self.given_up.setdefault(label, error)
 
@@ -57,7 +57,7 @@ class Progress:
 def compute(
     plan: Plan, world: TaskWorld, reference: TaskReference, executor: Executor[Any], reporter: Reporter
 ) -> Progress:
-    """Compute all missing shards of a plan, stage by stage; methods whose features can't be computed fail.
+    """Compute all missing shards of features of a plan, stage by stage; methods whose features fail are given up.
 
     Args:
         plan: what to do.
@@ -80,7 +80,7 @@ def compute(
 
 @dataclass
 class _Carrier:
-    """Runs the jobs of one stage, with repetitions of those that fail."""
+    """A runner of the jobs of one stage of a plan, which repeats jobs that failed."""
 
     stage: Stage
     world: TaskWorld
@@ -90,7 +90,7 @@ class _Carrier:
     progress: Progress
 
     def carry(self) -> None:
-        """Run the jobs of the stage until its shards are complete."""
+        """Run the jobs of the stage through the executor until all of its shards are complete."""
         wanted = self.stage.wanted(self.progress.given_up)
         for store in wanted.values():
             store.touch()  # what is planned is in use, whatever `attrbench cache gc` may want to remove meanwhile
@@ -131,7 +131,7 @@ class _Carrier:
             self.progress.give_up(self.stage, feature, error)
 
     def _check(self, receipt: Receipt, attempts: int) -> None:
-        """Raise the error of a receipt if repeating the job would not help, or it failed too often."""
+        """Raise the error of a failed job if repeating it would not help, or it failed too often."""
         assert receipt.error is not None
         if isinstance(receipt.error, Unavailable | UsageError | FeatureFailed):
             raise receipt.error

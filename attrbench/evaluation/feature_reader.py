@@ -1,4 +1,4 @@
-"""Read the computed features of a method from the store, with their costs."""
+"""Read a method's computed features from the cache for fitting and scoring, with their costs for the record."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ AnyFeature = Feature[Any, Any]
 
 @dataclass
 class FeatureReader:
-    """A reader of the computed features of one method.
+    """A reader of one method's computed features (of training set and queries) and of their costs.
 
     Attributes:
         world: the open task.
@@ -45,42 +45,42 @@ class FeatureReader:
         return fingerprint(keys) if keys else ""
 
     def train(self) -> TrainFeatures:
-        """Return what `Method.fit` gets."""
+        """Return the training set's features in the form that `Method.fit` takes."""
         views = {feature: feature.train_view(self._data(feature, "train")) for feature in self.request.train}
         return TrainFeatures(self.world.count("train"), views)
 
     def query(self) -> QueryFeatures:
-        """Return what the scorer gets, all queries at once."""
+        """Return the features of all queries in the form that the method's scorer takes."""
         views = {feature: feature.query_view(self._data(feature, "query")) for feature in self.request.query}
         return QueryFeatures(np.arange(self.world.count("query")), views)
 
     @cached_property
     def costs(self) -> list[Costs]:
-        """Costs of each feature, those of the training set first."""
+        """Return the costs (seconds, bytes) of each feature, those of the training set first."""
         train = [feature.train_costs(self._data(feature, "train")) for feature in self.request.train]
         return train + [feature.query_costs(self._data(feature, "query")) for feature in self.request.query]
 
     def cache_seconds(self) -> float:
-        """Return what computing the training features took, once."""
+        """Return the seconds that computing the training features took, a one-time cost."""
         return sum(cost.cache_seconds for cost in self.costs)
 
     def query_seconds(self) -> NDArray[np.float64]:
-        """Return what computing each query's features took, [m]."""
+        """Return the seconds that computing each query's features took, [m]."""
         seconds = np.zeros(self.world.count("query"))
         for cost in self.costs:
             seconds = seconds + cost.query_seconds
         return seconds
 
     def rows_on_disk(self) -> int:
-        """Return the bytes of the files that hold the training rows."""
+        """Return the bytes of the files that hold the training items' feature rows."""
         return sum(cost.rows_on_disk for cost in self.costs)
 
     def shared_bytes(self) -> int:
-        """Return what a new query needs besides the rows."""
+        """Return the bytes that a new query needs besides the training rows, such as a dense projection."""
         return sum(cost.shared_bytes for cost in self.costs)
 
     def row_error(self) -> float | None:
-        """Return the largest error of rows that their storage type causes; None where no rows are kept."""
+        """Return the largest relative error that the storage type causes in stored rows; None if none are stored."""
         return max((cost.row_error for cost in self.costs if cost.row_error is not None), default=None)
 
     def nonfinite(self) -> list[tuple[str, int, float]]:
@@ -88,5 +88,5 @@ class FeatureReader:
         return list(dict.fromkeys(lost for cost in self.costs for lost in cost.nonfinite))
 
     def facts(self) -> dict[str, float]:
-        """Return what transforms said of themselves."""
+        """Return the numbers that the features' computations report for the record, such as a transform's damping."""
         return {name: value for cost in self.costs for name, value in cost.facts.items()}

@@ -1,4 +1,4 @@
-"""Choose the default folders and device of a run."""
+"""The results folder, cache folder and device of a run, with their defaults."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ RESULTS = Path("attrbench-results")
 
 
 def results_folder(out: str | Path | None) -> Path:
-    """Return the folder of the records: the given one, that of ATTRBENCH_OUT, or `attrbench-results` here."""
+    """Return the folder for records: the given one, else that of ATTRBENCH_OUT, else `attrbench-results` here."""
     return Path(os.environ.get("ATTRBENCH_OUT") or RESULTS) if out is None else Path(out)
 
 
 def cache_folder(cache: str | Path | None, out: str | Path | None) -> Path:
-    """Return the folder of features and indexes: the given one, or the user's own cache folder."""
+    """Return the cache folder for features and indexes: the given one, else the user's own cache folder."""
     return default_cache(results_folder(out)) if cache is None else Path(cache)
 
 

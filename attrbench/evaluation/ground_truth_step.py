@@ -27,7 +27,7 @@ log = logging.getLogger("attrbench.run")
 
 @dataclass(frozen=True)
 class GroundTruths:
-    """The ground truths that a run measures, opened on its task.
+    """The ground truths that apply to a run's loaded task: those that the run measures, and those left out.
 
     Attributes:
         setting: the open task.
@@ -41,11 +41,11 @@ class GroundTruths:
 
     @property
     def depth(self) -> int:
-        """The depth k of rankings that all ground truths together need."""
+        """Return the depth k of rankings that all measured ground truths together need."""
         return max((truth.depth for truth in self.measured.values()), default=0)
 
     def lines(self, why: str) -> list[str]:
-        """Return a line of the plan for each that is measured, and one for those that are left out.
+        """Return lines for the printed plan: one for each measured ground truth, and one if any are left out.
 
         Args:
             why: they are left out.
@@ -55,7 +55,7 @@ class GroundTruths:
 
 
 def request_ground_truths(registry: Registry, texts: Sequence[str]) -> dict[str, GroundTruth[Any]]:
-    """Return the ground truths to ask for, by label: all that are measured by default, and those that are named.
+    """Return label -> ground truth for a run: all that are measured by default, and those that the user named.
 
     Args:
         registry: the plugins.
@@ -79,7 +79,7 @@ def request_ground_truths(registry: Registry, texts: Sequence[str]) -> dict[str,
 
 
 def ground_truth_states(truths: Mapping[str, GroundTruth[Any]], task: Task[Any], cache: Path) -> dict[str, object]:
-    """Return what decides the results of ground truths and lies in files, by label, those without left out."""
+    """Return label -> data on files that decide a ground truth's results, for those that depend on files."""
     states = {label: truth.state(task, cache) for label, truth in truths.items()}
     return {label: state for label, state in states.items() if state is not None}
 
@@ -91,7 +91,7 @@ def open_ground_truths(
     measure: bool,
     note: Callable[[str], None],
 ) -> GroundTruths:
-    """Return the ground truths that apply to an open task.
+    """Return the ground truths that apply to a loaded task, opened on it; note those that are unavailable.
 
     Args:
         truths: those to ask for, by label.
@@ -125,7 +125,7 @@ def open_ground_truths(
 def with_ground_truths(
     record: Record, truths: GroundTruths, outcome: Outcome, reporter: Reporter, executor: Executor[Any]
 ) -> Record:
-    """Return the record with what the ground truths say; a failed one where one of them could not be measured.
+    """Return a method's record with the ground truths' results, or a failed record if one could not be measured.
 
     Its ranking is cut to what other records keep.
     """
@@ -150,11 +150,11 @@ def with_ground_truths(
 
 
 def failed(record: Record, error: Exception) -> Record:
-    """Return the record of a run that ended with this error, in one line; the traceback is for --debug."""
+    """Return the record with status `failed` and the error in one line; the traceback is logged for --debug."""
     log.debug("%s failed:", record.method.label, exc_info=error)
     return record.model_copy(update={"status": "failed", "error": error_line(error)})
 
 
 def finite(facts: Mapping[str, float]) -> dict[str, float]:
-    """Return the facts that JSON can hold."""
+    """Return the facts without NaN and infinite values, which JSON can't hold."""
     return {name: value for name, value in facts.items() if math.isfinite(value)}

@@ -42,11 +42,11 @@ class TaskReference:
 
     @staticmethod
     def of(task: TaskRequest, settings: RunSettings, queries: Items | None = None) -> TaskReference:
-        """Return the reference of a new run."""
+        """Return a reference to the task for a new run, with a key of its own."""
         return TaskReference(task, settings, queries, uuid4().hex)
 
     def open(self) -> TaskWorld:
-        """Return the opened task with its settings."""
+        """Load the task in this process and return it with the settings of the run."""
         workspace = Workspace(self.settings.cache, torch.device(self.settings.device))
         opened = self.task.task.open(workspace)
         return TaskWorld(self.task.task.meta, with_queries(opened, self.queries), self.settings)
@@ -76,7 +76,7 @@ class ComputeJob:
 
     @property
     def title(self) -> str:
-        """Return what the job computes, in words."""
+        """Return a phrase for messages: which computation, on which range of items."""
         return f"{self.computation.title}, items {self.unit.first} to {self.unit.last - 1}"
 
 
@@ -85,18 +85,18 @@ _worlds: dict[str, TaskWorld] = {}
 
 
 def use_world(reference: TaskReference, world: TaskWorld) -> None:
-    """Register an open task for the jobs of this process, so that they don't open it again."""
+    """Register a loaded task for the jobs of this process, so that they don't load it again."""
     _worlds.clear()
     _worlds[reference.key] = world
 
 
 def forget_worlds() -> None:
-    """Release the registered open tasks."""
+    """Release the loaded tasks that are registered for jobs of this process."""
     _worlds.clear()
 
 
 def execute(job: ComputeJob) -> Receipt:
-    """Execute a job in this process; the task is opened once, a computation prepared once for all of its units."""
+    """Execute a compute job in this process and return its receipt; loads the task once for all jobs of a run."""
     world = _worlds.get(job.task.key)
     if world is None:
         world = job.task.open()
@@ -112,7 +112,7 @@ def execute(job: ComputeJob) -> Receipt:
 
 
 def _prepared(job: ComputeJob, world: TaskWorld) -> Prepared[Any]:
-    """Return the prepared computation, reused from an earlier job of this process if possible."""
+    """Return a job's computation made ready to compute units, reused from an earlier job if it is the same."""
     last, wanted = world.prepared, frozenset(job.features)
     if last is not None and last.computation == job.computation and wanted <= last.features:
         return last.ready
@@ -129,12 +129,12 @@ def _prepared(job: ComputeJob, world: TaskWorld) -> Prepared[Any]:
 
 
 def with_queries(opened: OpenTask, queries: Items | None) -> OpenTask:
-    """Return the open task, with other queries where some are given."""
+    """Return the loaded task, with its queries replaced if other ones are given."""
     return opened if queries is None else _OtherQueries(opened, queries)
 
 
 class _OtherQueries(OpenTask):
-    """An open task whose queries are replaced by others."""
+    """A loaded task whose queries are replaced by others, such as a user's own images."""
 
     def __init__(self, opened: OpenTask, queries: Items) -> None:
         self._opened = opened
@@ -142,20 +142,20 @@ class _OtherQueries(OpenTask):
 
     @property
     def train(self) -> Items:
-        """The task's training set."""
+        """Return the training set of the original task."""
         return self._opened.train
 
     @property
     def queries(self) -> Items:
-        """The replacing queries."""
+        """Return the queries that replace the task's own."""
         return self._queries
 
     @property
     def denoiser(self) -> Denoiser:
-        """The task's model."""
+        """Return the trained diffusion model of the original task."""
         return self._opened.denoiser
 
     @property
     def model_description(self) -> ModelDescription:
-        """Return what the task can tell of its model before it is loaded."""
+        """Return the original task's description of its model (hash, shapes), without loading the model."""
         return self._opened.model_description

@@ -53,17 +53,17 @@ class Peaks:
 
     @staticmethod
     def now(device: torch.device) -> Peaks:
-        """Return the marks as they stand."""
+        """Return the present peak memory of the process and, on CUDA, of the device."""
         cuda = device.type == "cuda"
         return Peaks(_peak_resident(), int(torch.cuda.max_memory_allocated(device)) if cuda else None)
 
     def or_larger(self, other: Peaks) -> Peaks:
-        """Return the larger of each mark."""
+        """Return the larger of two peaks, for host memory and for device memory separately."""
         return Peaks(max(self.resident, other.resident), max(self.device or 0, other.device or 0) or None)
 
 
 def _peak_resident() -> int:
-    """Return the peak of this process's memory in bytes.
+    """Return the peak resident memory of this process in bytes.
 
     It is that since the last reset on Linux, that since the process began on Windows and macOS.
     """

@@ -1,4 +1,4 @@
-"""The plan of a run as data: its computations, the features and methods that each serves, and bytes to write."""
+"""The plan of a run: its computations, the features and methods that each serves, and the bytes to write."""
 
 from __future__ import annotations
 
@@ -42,11 +42,11 @@ class Stage:
 
     @property
     def methods(self) -> list[str]:
-        """Labels of the methods that the computation serves."""
+        """Return the labels of the methods for which this computation produces features."""
         return list(dict.fromkeys(label for labels in self.serves.values() for label in labels))
 
     def wanted(self, given_up: Mapping[str, Exception]) -> dict[Stored, FeatureStore]:
-        """Return the stores that a method still wants that has not been given up."""
+        """Return the feature stores of this stage that are needed by any method that has not failed."""
         return {
             stored: store
             for stored, store in self.stores.items()
@@ -56,7 +56,7 @@ class Stage:
 
 @dataclass(frozen=True)
 class Plan:
-    """The plan of a run: the computations that several methods on one task need.
+    """The plan of a run of several methods on one task: the computations of features that they need, in order.
 
     Attributes:
         requests: the features of each method that can be had, by label.
@@ -73,12 +73,12 @@ class Plan:
     depth: int
 
     def computes_for(self, label: str) -> bool:
-        """Return whether any feature of a method is computed."""
+        """Return whether the plan computes any feature for the method with this label."""
         return any(label in stage.methods for stage in self.stages)
 
 
 def make_plan(world: TaskWorld, methods: Sequence[MethodRequest], truths: GroundTruths | None = None) -> Plan:
-    """Return the plan of a run. A method whose declaration raises, or that asks what is not there, is a fault.
+    """Return the plan of a run of methods on a task; a method whose features can't be planned is kept as a fault.
 
     Args:
         world: the open task.
@@ -104,7 +104,7 @@ def make_plan(world: TaskWorld, methods: Sequence[MethodRequest], truths: Ground
 
 @dataclass
 class _Draft:
-    """A plan while methods are added to it."""
+    """A plan of a run under construction, to which methods are added one by one."""
 
     world: TaskWorld
     requests: dict[str, FeatureRequest] = field(default_factory=dict)
@@ -129,14 +129,14 @@ class _Draft:
         self.requests[request.label] = features
 
     def stages(self) -> Iterator[Stage]:
-        """Yield the stages in the order in which they were added."""
+        """Yield one stage for each computation of the plan, in the order in which they were added."""
         for computation, stores in self._stores.items():
             serves = {stored: tuple(labels) for stored, labels in self._serves[computation].items()}
             yield Stage(computation, stores, serves, tuple(computation.units(self.world)))
 
 
 def _computed(features: FeatureRequest) -> Iterator[tuple[Computation[Any], AnyFeature, SplitName]]:
-    """Yield (computation, feature, split) of everything that is computed for the features of a request."""
+    """Yield (computation, feature, split) for each feature of a method's request that must be computed."""
     asked: list[tuple[SplitName, AnyFeature]] = [("train", feature) for feature in features.train]
     asked += [("query", feature) for feature in features.query]
     for wanted, feature in asked:
@@ -147,7 +147,7 @@ def _computed(features: FeatureRequest) -> Iterator[tuple[Computation[Any], AnyF
 
 
 def bytes_to_write(plan: Plan, world: TaskWorld) -> int:
-    """Return the size of what is still missing."""
+    """Return the bytes of the feature shards that a plan still has to compute and write."""
     sizes: dict[Path, int] = {}  # by file, as features that differ in the queries alone share that of the training set
     for stage in plan.stages:
         for (feature, split), store in stage.stores.items():
@@ -159,7 +159,7 @@ def bytes_to_write(plan: Plan, world: TaskWorld) -> int:
 
 
 def check_disk(plan: Plan, world: TaskWorld) -> None:
-    """Raise an error if the disk has no room for the plan's features.
+    """Raise an error if the disk has no room for the plan's missing feature shards.
 
     Raises:
         AttrbenchError: where what is missing needs more room than there is.
@@ -174,7 +174,7 @@ def check_disk(plan: Plan, world: TaskWorld) -> None:
 
 
 def plan_lines(plan: Plan, world: TaskWorld, truths: GroundTruths | None = None) -> list[str]:
-    """Return the plan in words, one line for each computation."""
+    """Return the plan as lines of text for the user: items, one line for each computation, bytes to write."""
     drawn = "" if world.outlines["query"].is_drawn else ", to be drawn first"
     lines = [f"{world.count('train')} training items, {world.count('query')} queries{drawn}"]
     for stage in plan.stages:

@@ -19,29 +19,29 @@ Advance = Callable[[], None]
 
 
 class Reporter(Protocol):
-    """The contract of progress reporters."""
+    """Protocol of progress reporters, which show the stages of a run and lines of text."""
 
     def stage(self, name: str, total: int) -> AbstractContextManager[Advance]:
-        """Return a context for a stage of `total` steps, which yields a function to call after each step."""
+        """Return a context manager for a stage of `total` steps, which yields a function to call after each step."""
 
     def note(self, line: str) -> None:
-        """Show one line of text."""
+        """Show one line of text to the user."""
 
 
 class Silent:
-    """A reporter that shows nothing."""
+    """A progress reporter that shows nothing."""
 
     @contextmanager
     def stage(self, name: str, total: int) -> Iterator[Advance]:
-        """See `Reporter`."""
+        """Show no progress; yield a function to call after each step, which does nothing."""
         yield lambda: None
 
     def note(self, line: str) -> None:
-        """See `Reporter`."""
+        """Ignore the line of text."""
 
 
 def console(stderr: bool = False) -> Console:
-    """Return a rich console; as wide as its tables need where the output is not a terminal."""
+    """Return a rich console on standard output or error, 160 columns wide where that is not a terminal."""
     stream = sys.stderr if stderr else sys.stdout
     terminal = stream.isatty()
     return Console(
@@ -61,7 +61,7 @@ class TerminalReporter:
 
     @contextmanager
     def stage(self, name: str, total: int) -> Iterator[Advance]:
-        """See `Reporter`."""
+        """Show a stage's progress as a bar or as lines, and at its end the seconds it took."""
         started = time.perf_counter()
         if sys.stderr.isatty():  # a notebook's kernel asks rich for colors, and shows no bars
             columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
@@ -73,12 +73,12 @@ class TerminalReporter:
         self.note(f"{name}: {time.perf_counter() - started:.1f} s")
 
     def note(self, line: str) -> None:
-        """See `Reporter`."""
+        """Print one line of text on standard error."""
         self._console.print(Text(line))
 
 
 class _PlainAdvance:
-    """Prints the progress of a stage at most every ten seconds."""
+    """A step counter that prints a stage's progress and time left as a line, at most every ten seconds."""
 
     def __init__(self, reporter: TerminalReporter, name: str, total: int) -> None:
         self._reporter, self._name, self._total = reporter, name, total
@@ -103,7 +103,7 @@ class Observed:
 
     @contextmanager
     def stage(self, name: str, total: int) -> Iterator[Advance]:
-        """See `Reporter`."""
+        """Show a stage by the inner reporter, and tell plugins of its start, end and seconds."""
         self.tell("stage_started", stage=name, total=total)
         started = time.perf_counter()
         with self._inner.stage(name, total) as advance:
@@ -111,11 +111,11 @@ class Observed:
         self.tell("stage_finished", stage=name, seconds=time.perf_counter() - started)
 
     def note(self, line: str) -> None:
-        """See `Reporter`."""
+        """Pass one line of text to the inner reporter, which shows it."""
         self._inner.note(line)
 
     def tell(self, hook: str, **arguments: object) -> None:
-        """Call one observer hook of every plugin, catching exceptions of each."""
+        """Call one observer hook of every plugin; exceptions are noted, never raised."""
         manager = self._registry.manager
         plugins = manager.list_name_plugin()
         for name, plugin in plugins:

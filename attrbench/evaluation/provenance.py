@@ -46,7 +46,7 @@ PACKAGES = (
 
 
 def hardware(device: torch.device) -> Hardware:
-    """Return what the machine is, with the class of hardware within which leaderboards compare times."""
+    """Return the machine's device, processor, cores and memory, and its class, within which times are compared."""
     processor = _processor()
     cores = os.cpu_count() or 1
     if device.type == "cuda":
@@ -76,7 +76,7 @@ def _processor() -> str:
 
 
 def installed_packages() -> dict[str, str]:
-    """Return the versions of the packages whose code decides results."""
+    """Return name -> installed version of the packages whose code decides results, such as torch."""
     versions = {}
     for name in PACKAGES:
         try:
@@ -87,7 +87,7 @@ def installed_packages() -> dict[str, str]:
 
 
 def code_digest(*owners: type | str) -> str:
-    """Return the hash of attrbench's sources and of all code that the given classes consist of.
+    """Return the hash of attrbench's code and of the code of given classes, which tells records of other code apart.
 
     Args:
         owners: classes, or names of modules. For a class with a file the whole package counts that its module belongs
@@ -112,7 +112,7 @@ _digests: dict[str, tuple[str, dict[str, object]]] = {}
 
 
 def _module_digest(module: str) -> str:
-    """Return the hash of the files of a top-level module or package, taken once and again where it was reloaded."""
+    """Return the hash of a top-level module's or package's files, cached until one of its modules is reloaded."""
     prefix = f"{module}."
     if module in _digests:
         digest, specs = _digests[module]
@@ -141,7 +141,7 @@ def distribution(registry: Registry, name: str, kind: type) -> str:
 
 
 def provenance(code: str) -> Provenance:
-    """Return versions and git revision of the code that runs; `code` is its digest."""
+    """Return the versions of attrbench, Python and packages, the git revision, and the code hash `code`."""
     revision, dirty = _git()
     return Provenance(
         attrbench=__version__,
@@ -155,7 +155,7 @@ def provenance(code: str) -> Provenance:
 
 @cache
 def _git() -> tuple[str | None, bool | None]:
-    """Return revision and dirty flag of the checkout that this package runs from; None where it is none."""
+    """Return revision and dirty flag of the git checkout that this package runs from; None for both outside of one."""
     folder = Path(__file__).parents[1]
 
     def git(*arguments: str) -> str | None:

@@ -1,4 +1,4 @@
-"""Records of methods on one task: what identifies them, and what is written of a run."""
+"""Build the records of methods on one task: the hash that identifies each, and the results of a run."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Scored:
-    """A method after all queries were scored.
+    """The outcome of scoring all queries by one method: its features, scorer, fitting time, rankings and metrics.
 
     Attributes:
         reader: its features.
@@ -57,7 +57,7 @@ class Scored:
 
 
 class RecordBuilder:
-    """Builds the records of methods on one task.
+    """A builder of the records (JSON results) of methods on one task, and of the hashes that identify them.
 
     Args:
         registry: the plugins.
@@ -83,14 +83,14 @@ class RecordBuilder:
         self._codes: dict[type, str] = {}
 
     def code(self, request: MethodRequest) -> str:
-        """Return the digest of the code, taken once a run: what a notebook defines may change while it is at work."""
+        """Return the hash of the code of method and task, taken once a run, as a notebook may redefine classes."""
         kind = type(request.method)
         if kind not in self._codes:
             self._codes[kind] = code_digest(kind, type(self.task.task))
         return self._codes[kind]
 
     def identity(self, request: MethodRequest) -> str:
-        """Return the hash of everything that decides the result of one method."""
+        """Return the hash of everything that decides one method's result, by which earlier records are reused."""
         meta, settings = self.task.task.meta, self.settings
         state = self.task.task.state()
         named = list(settings.ground_truths) if settings.retrain else []
@@ -114,7 +114,7 @@ class RecordBuilder:
         )
 
     def without_results(self, request: MethodRequest, opened: OpenTask, coverage: Coverage) -> Record:
-        """Return the record of a method without its results, with status `failed`."""
+        """Return a method's record with task, options and provenance but no results, with status `failed`."""
         task, meta, method = self.task, self.task.task.meta, request.method
         options = task.task.options.model_dump(mode="json")
         return Record(
@@ -152,7 +152,7 @@ class RecordBuilder:
         )
 
     def with_results(self, request: MethodRequest, world: TaskWorld, scored: Scored, coverage: Coverage) -> Record:
-        """Return the record of a method that was scored; the peaks of memory are missing."""
+        """Return the record of a scored method: metrics, ranking, storage and latency; peak memory is missing."""
         reader, measured = scored.reader, scored.measured
         size = scored.scorer.size()
         lost = coverage.nonfinite or (measured.ranked < 0).any()

@@ -1,4 +1,4 @@
-"""Requests: validated methods, tasks, sweeps and executor of a run."""
+"""Requests of a run: methods, tasks, sweeps and executor, built from user input and validated."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ TaskLike: TypeAlias = "str | Path | type[Task[Any]] | Task[Any]"
 
 @dataclass(frozen=True)
 class MethodRequest:
-    """A request for a method with validated options.
+    """A method requested for a run: its name and options as given, and the method built with them.
 
     Attributes:
         spec: name and options as given.
@@ -43,20 +43,20 @@ class MethodRequest:
 
     @property
     def label(self) -> str:
-        """Return the `-m` string."""
+        """Return the `-m` string (NAME:KEY=VALUE,...) that requests this method."""
         return str(self.spec)
 
 
 @dataclass(frozen=True)
 class TaskRequest:
-    """A request for a task with validated options."""
+    """A task requested for a run: its name and options as given, and the task built with them."""
 
     spec: Spec
     task: Task[Any]
 
     @property
     def label(self) -> str:
-        """Return the `-t` string."""
+        """Return the `-t` string (NAME:KEY=VALUE,...) that requests this task."""
         return str(self.spec)
 
 
@@ -74,7 +74,7 @@ class Sweep:
 
 
 def request_sweeps(registry: Registry, methods: Sequence[MethodLike | Sequence[MethodLike]]) -> list[Sweep]:
-    """Return the choices that `tune` is asked to make: `-m` strings with several values, or lists of methods.
+    """Return the sweeps that `tune` chooses from: `-m` strings with several option values, or lists of methods.
 
     Raises:
         UsageError: for one that gives nothing to choose from, or is wrong.
@@ -95,7 +95,7 @@ def request_sweeps(registry: Registry, methods: Sequence[MethodLike | Sequence[M
 
 
 def request_executor(registry: Registry, text: str) -> Executor[Any]:
-    """Return the executor that a text names, such as `inline` or `processes:4`.
+    """Return the executor that a string names, such as `inline` or `processes:4`.
 
     Raises:
         UsageError: for an unknown name or a wrong option.
@@ -109,7 +109,7 @@ def request_executor(registry: Registry, text: str) -> Executor[Any]:
 
 
 def request_methods(registry: Registry, methods: Sequence[MethodLike]) -> list[MethodRequest]:
-    """Return the methods with validated options: sweeps and `all` expanded, doubles dropped.
+    """Return the requested methods with validated options: `|` values and `all` expanded, duplicates dropped.
 
     Args:
         registry: the plugins.
@@ -140,7 +140,7 @@ def request_methods(registry: Registry, methods: Sequence[MethodLike]) -> list[M
 
 
 def _request_object(registry: Registry, method: object) -> MethodRequest:
-    """Return the request of a method that is given as a class or an instance."""
+    """Return the request of a method that is given as a class or an instance instead of an `-m` string."""
     kind = method if isinstance(method, type) else type(method)
     if not issubclass(kind, Method):
         raise UsageError(f"{method!r} is no method: give a name, or a class or an instance of attrbench.Method")
@@ -155,14 +155,14 @@ def _request_object(registry: Registry, method: object) -> MethodRequest:
 
 
 def method_label(method: MethodLike) -> str:
-    """Return the `-m` string of a method, however it is given; of a class, its name."""
+    """Return the `-m` string (NAME:KEY=VALUE,...) of a method given as string or instance; of a class, its name."""
     if isinstance(method, Method):
         return str(Spec(method.name, _given(method.options)))
     return method if isinstance(method, str) else method.name
 
 
 def _refuse_other(registry: Registry, role: Literal["method", "task"], name: str, kind: type) -> None:
-    """Raise an error for a class whose name is registered for another class."""
+    """Raise an error if a class's name is registered for another method or task class already."""
     if name in registry.names(role) and getattr(registry, role)(name) is not kind:
         plugin = registry.provider(role, name)
         owner = f"{plugin.distribution} {plugin.version}"
@@ -170,7 +170,7 @@ def _refuse_other(registry: Registry, role: Literal["method", "task"], name: str
 
 
 def _given(options: Options) -> dict[str, str]:
-    """Return the options that were set, as one writes them on the command line."""
+    """Return option -> value as command-line text, for the options that were set explicitly."""
     return {
         name: as_written(getattr(options, name))
         for name in type(options).model_fields
@@ -179,7 +179,7 @@ def _given(options: Options) -> dict[str, str]:
 
 
 def without_doubles(requests: Iterable[MethodRequest]) -> list[MethodRequest]:
-    """Return the first request of each method with the same options, however they were written."""
+    """Return the requests without duplicates: of each method and its options, the first, however written."""
     distinct: dict[tuple[str, str], MethodRequest] = {}
     for request in requests:
         distinct.setdefault((request.spec.name, request.method.options.model_dump_json()), request)
@@ -187,7 +187,7 @@ def without_doubles(requests: Iterable[MethodRequest]) -> list[MethodRequest]:
 
 
 def request_tasks(registry: Registry, tasks: Sequence[TaskLike]) -> list[TaskRequest]:
-    """Return the tasks with validated options.
+    """Return the requested tasks with validated options, given by name, task file, class or instance.
 
     Args:
         registry: the plugins.
@@ -207,7 +207,7 @@ def request_tasks(registry: Registry, tasks: Sequence[TaskLike]) -> list[TaskReq
 
 
 def _task_object(registry: Registry, task: object) -> TaskRequest:
-    """Return the request of a task that is given as a class or an instance."""
+    """Return the request of a task that is given as a class or an instance instead of a name or file."""
     kind = task if isinstance(task, type) else type(task)
     if not issubclass(kind, Task):
         raise UsageError(f"{task!r} is no task: give a name, the path of a task file, or an attrbench.Task")
@@ -219,7 +219,7 @@ def _task_object(registry: Registry, task: object) -> TaskRequest:
 
 
 def request_task(registry: Registry, spec: Spec) -> TaskRequest:
-    """Return one task that is given by name or file; raises as `request_tasks`."""
+    """Return the request of one task given by name or task file; raises as `request_tasks`."""
     if not is_file(spec.name):
         kind = registry.task(spec.name)
         return TaskRequest(spec, kind(build_options("task", spec, kind.Options)))
@@ -234,7 +234,7 @@ def request_task(registry: Registry, spec: Spec) -> TaskRequest:
 
 
 def with_options(registry: Registry, request: TaskRequest, options: Mapping[str, str]) -> TaskRequest:
-    """Return the task with further options in place of those that it has."""
+    """Return the request of the same task with some options set to other values."""
     spec = Spec(request.spec.name, {**request.spec.given, **options})
     if is_file(spec.name) or spec.name in registry.names("task"):
         return request_task(registry, spec)

@@ -1,4 +1,4 @@
-"""Score queries one at a time with their latencies, and compute the metrics of the rankings."""
+"""Score queries one at a time, timing each, and compute the metrics of the rankings."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Measured:
 
 
 def measure_queries(scorer: Scorer, queries: QueryFeatures, depth: int) -> Measured:
-    """Return the rankings and times of a scorer that is called for each query separately.
+    """Rank the training items for each query by a separate, timed call of the scorer; return rankings and times.
 
     Raises:
         AttrbenchError: where a score is NaN.
@@ -79,7 +79,7 @@ def _answer(scorer: Scorer, query: QueryFeatures, depth: int) -> tuple[NDArray[n
 def measure_metrics(
     registry: Registry, world: TaskWorld, measured: Measured, seed: int, note: Callable[[str], None]
 ) -> list[MetricResult]:
-    """Return the results of all metrics that apply, with intervals over queries; failing metrics are logged."""
+    """Return the results of all metrics that apply, with intervals over queries; failing metrics are noted."""
     outcome = outcome_of(world, measured)
     results = []
     for kind in registry.metrics():
@@ -95,7 +95,7 @@ def measure_metrics(
 
 
 def outcome_of(world: TaskWorld, measured: Measured) -> Outcome:
-    """Return what metrics and ground truths see of a method."""
+    """Return a method's rankings and scores with the relevant items, as metrics and ground truths take them."""
     return Outcome(
         ranked=measured.ranked,
         relevant=relevance(world),
@@ -105,7 +105,7 @@ def outcome_of(world: TaskWorld, measured: Measured) -> Outcome:
 
 
 def without_groups(world: TaskWorld) -> str | None:
-    """Return why the groups of items and queries can't be compared; None if they can."""
+    """Return the reason why items and queries can't be compared by group (groups are missing), else None."""
     lacking = sum(not group for group in world.opened.queries.groups[: world.count("query")])
     if not any(world.opened.train.groups[: world.count("train")]):
         return "the training items have no groups: rankings only"
@@ -115,7 +115,7 @@ def without_groups(world: TaskWorld) -> str | None:
 
 
 def relevance(world: TaskWorld) -> NDArray[np.bool_] | None:
-    """Return [m, n] bool, whether an item is in the query's group; None if groups can't be compared."""
+    """Return [m, n] bool, whether each training item is in the query's group; None if groups are missing."""
     if without_groups(world) is not None:
         return None
     train_groups = np.array(world.opened.train.groups[: world.count("train")])

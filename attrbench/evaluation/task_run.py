@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Result:
-    """The result of a run: the record, its path, and whether it was reused from an earlier run.
+    """The result of one method's run: its record, the record's path, and whether it is reused from an earlier run.
 
     Attributes:
         scores: [m, n] float32, where they were to be kept (`RunSettings.keep_scores`) and the method scores all items.
@@ -60,7 +60,7 @@ class Result:
 
 
 class TaskRun:
-    """A run of several methods on one task.
+    """A run of several attribution methods on one task, from plan to records.
 
     Args:
         registry: the plugins.
@@ -152,7 +152,7 @@ class TaskRun:
                 yield record
 
     def _open_truths(self, world: TaskWorld) -> GroundTruths:
-        """Open the ground truths that apply to the task; only an unlimited run with `retrain` measures them."""
+        """Return the ground truths that apply to the task; only an unlimited run with `retrain` measures them."""
         settings = self.settings
         setting = TruthSetting(self.task.task, world.opened, Workspace(settings.cache, self.device))
         measure = settings.retrain and not world.is_limited
@@ -174,7 +174,7 @@ class TaskRun:
     def _run_method(
         self, world: TaskWorld, progress: Progress, request: MethodRequest, passes: Peaks
     ) -> tuple[Record | None, Outcome | None]:
-        """Return the record of one method, None where it is passed over, and what it gave, None where it failed."""
+        """Score one method; return its record (None if passed over) and its rankings (None if it failed)."""
         coverage = Coverage(
             train_items=world.count("train"),
             train_total=len(world.opened.train),

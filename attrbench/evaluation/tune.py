@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, repr=False)
 class Choice:
-    """The value chosen from a sweep (a set of option values), with the metric of each value.
+    """The option value that `tune` chose from a sweep (a set of values), with the metric of each value tried.
 
     Attributes:
         sweep: the values.
@@ -38,7 +38,7 @@ class Choice:
     advice: str = ""
 
     def without_result(self) -> AttrbenchError:
-        """Return the error that says why nothing was chosen."""
+        """Return the error that says why no value of the sweep could be chosen."""
         first = self.tuned.tried[0]
         return AttrbenchError(
             f"-m {self.sweep.text}: no value has a result on the tuning queries; {first.label}: {first.why}"
@@ -82,7 +82,7 @@ class TuningRun:
             raise unknown_name("metric", by, known)
 
     def choices(self) -> list[Choice]:
-        """Return the choice for each sweep, after running all values on the tuning queries.
+        """Return the chosen option value of each sweep, after running all values on the tuning queries.
 
         Raises:
             UsageError: where no value that ran has the metric that is to decide.
@@ -118,7 +118,7 @@ class TuningRun:
             )
 
     def _choice(self, sweep: Sweep, records: Sequence[Record | None]) -> Choice:
-        """Return the best value by the records of the sweep's values, None for one that has none."""
+        """Return the choice of the best option value of a sweep by the records of its values (None: no record)."""
         there = [record for record in records if record is not None]
         values = zip(sweep.requests, records, strict=True)
         tried = [_tried(request.label, record, self._by) for request, record in values]
@@ -139,7 +139,7 @@ class TuningRun:
 
 
 def tuning_request(registry: Registry, task: TaskRequest) -> TaskRequest:
-    """Return the task with its tuning queries.
+    """Return the request of the same task with its tuning queries in place of the reported ones.
 
     Raises:
         UsageError: where it has none, or has them already, or gives no results by which to choose.
@@ -155,14 +155,14 @@ def tuning_request(registry: Registry, task: TaskRequest) -> TaskRequest:
 
 
 def best_of(values: Sequence[float | None], higher_is_better: bool) -> int | None:
-    """Return the index of the best value, of equal ones the first; None where there is none."""
+    """Return the index of the best metric value, of equal ones the first; None if all values are None."""
     indices = [index for index, value in enumerate(values) if value is not None]
     sign = 1 if higher_is_better else -1
     return max(indices, key=lambda index: (sign * (values[index] or 0.0), -index), default=None)
 
 
 def edge_advice(requests: Sequence[MethodRequest], best: int) -> str:
-    """Return the advice to widen the sweep, where the best value of a single option lies at its end; else nothing."""
+    """Return advice to widen a sweep whose single varied option is best at the smallest or largest value; else ''."""
     given = [request.spec.given for request in requests]
     varied = [name for name in given[0] if len({each[name] for each in given}) > 1]
     if len(varied) != 1:
@@ -178,7 +178,7 @@ def edge_advice(requests: Sequence[MethodRequest], best: int) -> str:
 
 
 def _tried(label: str, record: Record | None, by: str) -> Tried:
-    """Return what a value reached; nothing where it failed or gradients are missing."""
+    """Return the metric that one option value reached on the tuning queries, or the reason why there is none."""
     if record is None:
         return Tried(label=label, why="passed over")
     result = record.metric(by)

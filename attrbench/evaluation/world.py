@@ -1,4 +1,4 @@
-"""The open task of a run, as plans, computations and methods see it: items after limits, models, feature stores."""
+"""The loaded task of a run for plans, computations and methods: items within limits, models, feature stores."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ SPLITS: tuple[SplitName, ...] = ("train", "query")
 
 @dataclass(frozen=True)
 class PreparedFor:
-    """A computation that has been prepared in this process.
+    """A computation that was prepared in this process, kept so that later jobs can reuse it.
 
     Attributes:
         computation: which.
@@ -51,7 +51,7 @@ class PreparedFor:
 
 @dataclass(frozen=True)
 class ModelAt:
-    """The facts of a model with the weights of a checkpoint that decide its rows.
+    """The hash, timesteps and parameter sizes of a task's model with the weights of one training checkpoint.
 
     Attributes:
         described: the final model.
@@ -63,31 +63,31 @@ class ModelAt:
 
     @property
     def fingerprint(self) -> str:
-        """Hash of the weights and of the options that decide their gradients."""
+        """Return the hash of the checkpoint's weights and of the options that decide their gradients."""
         return self.described.fingerprint_at(self.checkpoint)
 
     @property
     def takes_prompts(self) -> bool:
-        """Return whether the model draws from prompts."""
+        """Return whether the diffusion model is conditioned on prompts."""
         return self.described.takes_prompts
 
     @property
     def sampling(self) -> Mapping[str, object]:
-        """Settings that decide the sampler's steps."""
+        """Return the settings besides the weights that decide the steps of the model's sampler."""
         return self.described.sampling
 
     def timesteps(self, grid: TimestepGrid) -> tuple[float, ...]:
-        """Return the timesteps of a grid."""
+        """Return the diffusion timesteps that a grid (a rule such as `uniform`) gives for this model."""
         return self.described.timesteps(grid)
 
     def parameter_sizes(self, which: str) -> dict[str, int]:
-        """Return the number of entries of each attributed parameter."""
+        """Return name -> number of entries of each differentiated parameter."""
         return {name: math.prod(shape) for name, shape in self.described.parameters(which).items()}
 
 
 @dataclass
 class TaskWorld:
-    """The open task of a run in one process.
+    """The loaded task of a run in one process, with the run's settings, models and feature stores.
 
     Attributes:
         meta: of the task.
@@ -112,63 +112,63 @@ class TaskWorld:
 
     @property
     def task(self) -> str:
-        """Name and version of the task."""
+        """Return the name and version of the task as text, such as `NAME v1`."""
         return f"{self.meta.name} v{self.meta.version}"
 
     @property
     def seed(self) -> int:
-        """Seed of the run."""
+        """Return the run's random seed, such as for random scores and bootstrap intervals."""
         return self.settings.seed
 
     @property
     def engine(self) -> Engine:
-        """Back end and batch size of gradient computations."""
+        """Return the settings of gradient computation: back end and batch size."""
         return self.settings.engine
 
     @property
     def cache(self) -> Path:
-        """The cache folder."""
+        """Return the cache folder of the run."""
         return self.settings.cache
 
     def items(self, split: SplitName) -> Items:
-        """Return all items of a split."""
+        """Return all items (images with prompts and groups) of the training set or of the queries."""
         return self.opened.train if split == "train" else self.opened.queries
 
     @cached_property
     def outlines(self) -> Mapping[SplitName, ItemsOutline]:
-        """The outline of each split; where the run stops after the plan, queries are not drawn for it."""
+        """Return the number and hash of training items and queries; for a dry run, queries are not generated."""
         planned = self.opened.query_outline if self.settings.dry_run else ItemsOutline.of(self.opened.queries)
         return {"train": ItemsOutline.of(self.opened.train), "query": planned}
 
     def count(self, split: SplitName) -> int:
-        """Return the number of items of a split that the run uses."""
+        """Return the number of items of the training set or of the queries that the run uses, within its limits."""
         total = self.outlines[split].count
         limit = self.settings.limit_train if split == "train" else self.settings.limit_queries
         return min(total, limit or total)
 
     @property
     def is_limited(self) -> bool:
-        """Return whether the run uses fewer items than the task has."""
+        """Return whether the run uses fewer training items or queries than the task has."""
         return any(self.count(split) < self.outlines[split].count for split in SPLITS)
 
     def items_fingerprint(self, split: SplitName) -> str:
-        """Return the hash of all items of a split."""
+        """Return the hash of the contents of all items of the training set or of the queries."""
         return self.outlines[split].fingerprint
 
     def model(self, checkpoint: str) -> ModelAt:
-        """Return the facts of the model with the weights of a checkpoint."""
+        """Return the hash, timesteps and parameter sizes of the model at a training checkpoint, without loading it."""
         if checkpoint not in self._models:
             self._models[checkpoint] = ModelAt(self.opened.model_description, checkpoint)
         return self._models[checkpoint]
 
     def denoiser(self, checkpoint: str) -> Denoiser:
-        """Return the model with the weights of a checkpoint."""
+        """Return the diffusion model with the weights of a training checkpoint, loaded once."""
         if checkpoint not in self._denoisers:
             self._denoisers[checkpoint] = self.opened.denoiser.at(checkpoint)
         return self._denoisers[checkpoint]
 
     def store(self, feature: AnyFeature, split: SplitName) -> FeatureStore:
-        """Return the store of a feature that is computed for a split."""
+        """Return the on-disk store of the shards of a feature, for the training set or the queries."""
         if (feature, split) not in self._stores:
             spec = feature.store(split, self)
             about = spec.shard_items, spec.summary or feature.summary(), spec.kind, f"{self.task} {split}"
@@ -182,7 +182,7 @@ class TaskWorld:
         return self._stores[feature, split]
 
     def transform(self, feature: AnyFeature, gradients: Tensor) -> Transformed:
-        """Return what the method that declared `feature` makes of the queries' gradients, NaN taken for zero."""
+        """Return the query gradients as transformed by the method that declared `feature`, with NaN set to 0 first."""
         request = self.declarers.get(feature)
         if request is None:
             return Transformed(gradients)
@@ -190,7 +190,7 @@ class TaskWorld:
         return request.method.transform(gradients.nan_to_num(0.0), context)
 
     def edit(self, feature: AnyFeature, model: Denoiser, query: Samples) -> Edited:
-        """Let the method that declared `feature` change the weights of `model` for a query.
+        """Let the method that declared `feature` change the weights of `model` for one query.
 
         Args:
             feature: whose losses are asked for.
@@ -202,7 +202,7 @@ class TaskWorld:
         return request.method.edit(model, query, context) or Edited()
 
     def context(self, request: MethodRequest, fingerprint: str, depth: int) -> Context:
-        """Return what a method may use besides its features.
+        """Return the context for a method's `fit`, `transform` or `edit`: seed, depth, folder, model, noisy samples.
 
         Args:
             request: the method.

@@ -1,4 +1,4 @@
-"""Features: kinds of data that are computed and stored for each item, each kind in its own module."""
+"""The kinds of features: data computed and stored for each item (gradient sketches, products, outputs, images)."""
 
 from attrbench.contracts.feature import Feature, FeatureRequest, QueryFeatures, TrainFeatures
 from attrbench.contracts.gradient_source import GradientSource, Sketch, TimestepGrid

@@ -1,4 +1,4 @@
-"""The computation of losses under edited weights: one query a unit, an edit of a copy and a forward pass over all."""
+"""Compute the losses of all training items under edited weights: for each query, a method edits a copy of the model."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ STATE_COSTS = ("state_bytes", "state_seconds")
 
 @dataclass(frozen=True)
 class EditComputation(Computation[AnyFeature]):
-    """The losses of all training items, for each query under weights that a method changed for it.
+    """The computation of all training items' losses, for each query under weights that a method changed for it.
 
     Attributes:
         source: what decides the losses.
@@ -43,11 +43,11 @@ class EditComputation(Computation[AnyFeature]):
 
     @property
     def title(self) -> str:
-        """Return what a progress bar calls it."""
+        """Return the title for progress bars, which names the method whose edit it is."""
         return f"edits of {self.edit.split()[0]}"
 
     def summary(self, features: Sequence[AnyFeature], scope: Scope) -> str:
-        """Return whose losses are taken under what."""
+        """Return one line for the plan: which losses are computed under weights edited for each query."""
         grid = self.source.grid
         return (
             f"{self.source.output} of {scope.count('train')} train items under weights edited for each query"
@@ -62,17 +62,17 @@ class EditComputation(Computation[AnyFeature]):
         return ["edit", scope.task, queries, train, facts["model"], source, self.edit, scope.seed]
 
     def units(self, scope: Scope) -> list[Unit]:
-        """Return single queries."""
+        """Return one unit of work for each query, as each takes an edit and a forward pass of its own."""
         return units(scope.count("query"), 1)
 
     def prepare(self, stores: Stores[AnyFeature], world: World) -> Prepared[AnyFeature]:
-        """Check that the model has what the source asks for; networks are copied query by query."""
+        """Return the computation made ready; raise an error if the model lacks what the source asks for."""
         edits = _Edits(self, world)
         return Prepared(lambda unit: edits.compute(unit, stores))
 
 
 class _Edits:
-    """Edits in one process.
+    """A worker that, for each query, copies the model, lets the method edit it, and stores all items' losses.
 
     Args:
         computation: which.
@@ -88,7 +88,7 @@ class _Edits:
         self._original.attributed_parameters(self._source.parameters)  # raises where there are none of that name
 
     def compute(self, unit: Unit, stores: Stores[AnyFeature]) -> None:
-        """Compute what is missing of the queries of `unit`, and commit it."""
+        """Compute the missing losses of the queries in `unit`, each under its own edit, and write them to disk."""
         for (feature, _), store in stores.items():
             for shard in store.missing(unit):
                 self._compute(shard.first, feature, store)
@@ -105,7 +105,7 @@ class _Edits:
         store.write(Unit(query, query + 1), {"losses": losses.where(finite, 0.0)[None].numpy()}, timing)
 
     def _edit(self, query: int, feature: AnyFeature, model: Denoiser) -> Edited:
-        """Let the method change the copy; only the attributed parameters ask for gradients.
+        """Let the method change the copied model for one query; only attributed parameters require gradients.
 
         Raises:
             FeatureFailed: where the method does, whatever it raised.
@@ -126,7 +126,7 @@ class _Edits:
         return edited
 
     def _losses(self, model: Denoiser) -> Tensor:
-        """Return the [n, T] float32 losses of all training items, batched as `Outputs` are."""
+        """Return the [n, T] float32 losses of all training items under `model`, in batches like those of `Outputs`."""
         world = self._world
         split = Split("train", world.items("train"))
         work = GradientPass(self._source, model, split, world.engine, batch_size_file=self._batch_sizes)
@@ -142,7 +142,7 @@ class _Edits:
 
 
 def copied(original: Denoiser) -> Denoiser:
-    """Return a denoiser over a copy of the network; encoders and samplers are the original's."""
+    """Return a denoiser over a copy of the network, to be edited; encoders and samplers are the original's."""
     model = copy.copy(original)
     model.module = copy.deepcopy(original.module)
     model.fingerprint = f"{original.fingerprint}/edited"

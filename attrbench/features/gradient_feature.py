@@ -1,4 +1,4 @@
-"""The base class of features that a gradient pass computes; defines their pass and their identity on disk."""
+"""The base class of features that a pass of per-sample gradients computes: their pass and their identity on disk."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from attrbench.store.shards import SHARD_ITEMS, shard_items
 
 
 class GradientFeature(PassFeature[TrainViewT, QueryViewT]):
-    """A base class of features of per-sample gradients, also for kinds defined by plugins.
+    """Base class of features computed from per-sample gradients, also for kinds defined by plugins.
 
     Besides the methods of `PassFeature`, a kind defines the bytes of an item. Its fields must contain everything that
     decides its numbers, because they are its identity on disk.
@@ -28,19 +28,19 @@ class GradientFeature(PassFeature[TrainViewT, QueryViewT]):
 
     @abstractmethod
     def item_bytes(self, layout: ParameterLayout, scope: Scope) -> int:
-        """Return the bytes that one stored item takes."""
+        """Return the bytes that the stored data of one item takes."""
 
     @abstractmethod
     def declared(self) -> dict[str, Any]:
-        """Return the fields as a JSON-compatible dict."""
+        """Return the feature's fields as a JSON-compatible dict, part of what identifies its files."""
 
     @property
     def text(self) -> str:
-        """One line with the summary, the timesteps, and all settings that differ from their defaults."""
+        """Return one line with the feature's summary, its timesteps, and settings that differ from their defaults."""
         return f"{self.summary()}, {timesteps_text(self.source)}"
 
     def computation(self, split: SplitName) -> Computation[Any] | None:
-        """Return the gradient pass over the items of the split."""
+        """Return the gradient pass over the items of the split, which computes this feature."""
         return PassComputation(self.source, split)
 
     def store(self, split: SplitName, scope: Scope) -> StoreSpec:
@@ -57,7 +57,7 @@ class GradientFeature(PassFeature[TrainViewT, QueryViewT]):
 
 
 def timesteps_text(source: GradientSource) -> str:
-    """Return the number of timesteps as text, with all settings of the source that differ from their defaults."""
+    """Return a gradient source as text: its number of timesteps, and all settings that differ from their defaults."""
     default = GradientSource()
     parts = [f"T={source.grid.steps}" + ("" if source.grid.kind == default.grid.kind else f" {source.grid.kind}")]
     names = [name for name in type(source).model_fields if name not in ("grid", "output")]

@@ -1,4 +1,4 @@
-"""The feature Gram matrix [n, n] of unsketched mean gradients, with inner products [m, n] for queries."""
+"""The feature Gram matrix [n, n] of unsketched mean training gradients, with inner products [m, n] for queries."""
 
 from __future__ import annotations
 
@@ -46,19 +46,19 @@ class GradientGram(Declaration, GramFeature[TrainGram, Cross]):
 
     @property
     def query_source(self) -> GradientSource:
-        """The source of the queries' gradients."""
+        """Return the gradient source of the queries; by default that of the training items."""
         return self.queries or self.source
 
     def summary(self) -> str:
-        """Return one line that names the matrix."""
+        """Return a few words for the plan: a Gram matrix, and how gradients are averaged over timesteps."""
         return f"Gram matrix of whole gradients ({self.timesteps} over timesteps)"
 
     def computation(self, split: SplitName) -> GramComputation:
-        """Return the computation of the matrix, shared by features that differ in `queries` only."""
+        """Return the computation of the Gram matrix, shared by features that differ in `queries` only."""
         return GramComputation(GramOf(self.source, self.timesteps))
 
     def store(self, split: SplitName, scope: Scope) -> StoreSpec:
-        """Return how the matrix, or its products with the queries, are stored: in a single shard."""
+        """Return the storage of the Gram matrix, or of its products with the queries, as a single shard."""
         fields = self.model_dump(mode="json", exclude={"queries"} if split == "train" else None)
         description: dict[str, Any] = {
             **source_facts(self.source, scope),
@@ -79,26 +79,26 @@ class GradientGram(Declaration, GramFeature[TrainGram, Cross]):
         return StoreSpec(description, size, 1 << (count - 1).bit_length(), "set", kind, timesteps_text(self.source))
 
     def train_view(self, data: SplitData) -> TrainGram:
-        """Return what `fit` gets: the [n, n] inner products of the training items' gradients."""
+        """Return the [n, n] inner products of the training items' gradients, as `Method.fit` gets them."""
         return TrainGram(data.stored.array("gram"), {"": layout_of(self.source, data.scope).total})
 
     def query_view(self, data: SplitData) -> Cross:
-        """Return the [m, n] inner products of queries and training items."""
+        """Return the [m, n] inner products of the queries' and the training items' gradients."""
         return data.stored.array("cross")
 
     def train_costs(self, data: SplitData) -> Costs:
-        """Return the costs of the passes over the training set; no rows are stored."""
+        """Return the seconds of the passes over the training set and non-finite gradients; no rows are stored."""
         costs = super().train_costs(data)
         return Costs(cache_seconds=costs.cache_seconds, nonfinite=costs.nonfinite)
 
     def against_items(self, view: Cross, items: Index) -> Cross:
-        """Return the [m, k] products with the training items at `items` ([k])."""
+        """Return the queries' inner products [m, k] with the training items at `items` ([k] indices)."""
         return view[:, items]
 
     def depends_on_items(self) -> bool:
-        """Return True: the queries' view contains products with the training items."""
+        """Return True: the queries' data consists of inner products with the training items."""
         return True
 
     def items_as_queries(self, train: TrainGram, query: Cross) -> Cross:
-        """Return the matrix [n, n], the products of training items used as queries."""
+        """Return the [n, n] Gram matrix, which is the products of training items used as queries."""
         return train.matrix

@@ -1,4 +1,4 @@
-"""The feature gradient products: inner products of unsketched training and query gradients; none is stored."""
+"""The feature gradient products: inner products of whole training and query gradients; no gradient is stored."""
 
 from __future__ import annotations
 
@@ -48,25 +48,25 @@ class GradientProducts(Declaration, GradientFeature[TrainProducts, QueryProducts
 
     @property
     def factor_timesteps(self) -> Literal["stack", "mean"]:
-        """Which query gradients are multiplied with: those of each timestep (`stack`) or their mean."""
+        """Return which query gradients are multiplied with: those of each timestep (`stack`) or their mean."""
         return self.timesteps
 
     @property
     def calls_method(self) -> bool:
-        """Return whether the queries' gradients go through a transform of the method's."""
+        """Return whether the method's own transform is applied to the query gradients before the products."""
         return bool(self.transform)
 
     def summary(self) -> str:
-        """Return one line that names the products and the transform of the query gradients."""
+        """Return a few words for the plan: products with the queries, and the transform of the query gradients."""
         through = f" through {self.transform.split()[0]}" if self.transform else ""
         return f"inner products with the queries{through}"
 
     def declared(self) -> dict[str, Any]:
-        """Return the fields as a JSON-compatible dict."""
+        """Return the feature's fields as a JSON-compatible dict, part of what identifies its files."""
         return self.model_dump(mode="json")
 
     def computation(self, split: SplitName) -> Computation[Any] | None:
-        """Return the pass over the training set, which holds the query gradients in memory; None for queries."""
+        """Return the gradient pass over the training set, which computes the products; None for the split `query`."""
         return super().computation(split) if split == "train" else None
 
     def stored_in(self, split: SplitName) -> SplitName:
@@ -74,7 +74,7 @@ class GradientProducts(Declaration, GradientFeature[TrainProducts, QueryProducts
         return "train"
 
     def store(self, split: SplitName, scope: Scope) -> StoreSpec:
-        """Return how the products are stored, described also by the queries and the transform."""
+        """Return the storage of the products, identified also by the queries and the transform of their gradients."""
         spec = super().store(split, scope)
         description = dict(spec.description) | {"queries": [scope.items_fingerprint("query"), scope.count("query")]}
         if self.transform:  # which may look at all of the training set, and draw
@@ -82,30 +82,30 @@ class GradientProducts(Declaration, GradientFeature[TrainProducts, QueryProducts
         return replace(spec, description=description)
 
     def sink_key(self) -> tuple[object, ...]:
-        """Return the key: products with equal layers and timesteps share a sink."""
+        """Return a key by which products with equal layers and timesteps share one sink (receiver of gradients)."""
         return ("products", self.layers, self.sums_suffice)
 
     def make_sink(self, features: Sequence[GradientProducts], setting: PassSetting) -> Sink:
-        """Return one sink for products with several sets of query gradients."""
+        """Return one sink that multiplies gradients with the query gradients of all `features` in a pass."""
         factors = [setting.factors[feature].gradients for feature in features]
         return InnerProductSink(factors, setting.layout.layers(self.layers))
 
     @property
     def sums_suffice(self) -> bool:
-        """Return whether a sum over timesteps suffices: for `mean`, as products are linear in the gradients."""
+        """Return True for `mean`: a sum of gradients over timesteps suffices, as products are linear in them."""
         return self.timesteps == "mean"
 
     @property
     def is_mean(self) -> bool:
-        """Return whether a single product is kept for each item and query."""
+        """Return whether one product is kept for each item and query, instead of one for each timestep."""
         return self.timesteps != "stack"
 
     def width(self, setting: PassSetting) -> int:
-        """Return m * L, the number of queries times the number of layers."""
+        """Return m * L, the number of products for each item and timestep: m queries times L layers."""
         return setting.factors[self].gradients.shape[1] * len(setting.layout.layers(self.layers))
 
     def values(self, sink: Any, columns: slice, outputs: Tensor) -> Tensor:
-        """Return the [B, m * L] products of a batch with this feature's queries."""
+        """Return the [B, m * L] inner products of a batch's gradients with this feature's query gradients."""
         result: Tensor = sink.result()[:, columns]
         return result
 
@@ -117,18 +117,18 @@ class GradientProducts(Declaration, GradientFeature[TrainProducts, QueryProducts
         return ShardContent(arrays, facts=factor.facts, shared=("query_norms",))
 
     def item_bytes(self, layout: ParameterLayout, scope: Scope) -> int:
-        """Return the bytes of one item's products and norms."""
+        """Return the bytes that one item's stored products and norms take."""
         steps = self.source.grid.steps
         kept = 1 if self.is_mean else steps
         return 4 * (kept * scope.count("query") * len(layout.layers(self.layers)) + steps)
 
     def train_view(self, data: SplitData) -> TrainProducts:
-        """Return the sizes of the layers, and the numbers that the transform reported."""
+        """Return the layers' sizes and the transform's facts; the products come with the queries' data."""
         blocks = layout_of(self.source, data.scope).layers(self.layers)
         return TrainProducts({block.name: block.size for block in blocks}, self._facts(data))
 
     def query_view(self, data: SplitData) -> QueryProducts:
-        """Return the products of all queries with all items; `data` is that of the training set."""
+        """Return the inner products of all queries with all training items, read from the training set's shards."""
         values: NDArray[np.float32] = data.stored.array("products")  # [n, T, m * L]
         blocks = layout_of(self.source, data.scope).layers(self.layers)
         if self.layers == "all":
@@ -146,7 +146,7 @@ class GradientProducts(Declaration, GradientFeature[TrainProducts, QueryProducts
 
     @staticmethod
     def _query_norms(data: SplitData) -> NDArray[np.float32]:
-        """Return the [m, T] norms of the query gradients, which every shard contains."""
+        """Return the [m, T] norms of the query gradients, of which every shard holds a copy."""
         _, arrays = next(data.stored.blocks())
         norms: NDArray[np.float32] = arrays["query_norms"]
         return norms
@@ -156,7 +156,7 @@ class GradientProducts(Declaration, GradientFeature[TrainProducts, QueryProducts
         return {name: value for name, value in data.stored.facts().items() if name not in TRANSFORM_COSTS}
 
     def train_costs(self, data: SplitData) -> Costs:
-        """Return the costs of what the transform built from the training set; the pass counts for the queries."""
+        """Return the costs of state that the transform built; the gradient pass is a cost of the queries."""
         facts = data.stored.facts()
         lost: list[tuple[SplitName, int, float]] = [("train", *pair) for pair in data.stored.nonfinite()]
         steps = data.scope.model(self.source.checkpoint).timesteps(self.source.grid)
@@ -170,26 +170,26 @@ class GradientProducts(Declaration, GradientFeature[TrainProducts, QueryProducts
         )
 
     def query_costs(self, data: SplitData) -> Costs:
-        """Return the costs of one query: the pass over the training set, and its share of the transform."""
+        """Return the seconds of one query: the pass over the training set, and its share of the transform."""
         transform = data.stored.facts().get("query_seconds", 0.0) / data.scope.count("query")
         return Costs(query_seconds=transform + float(data.stored.item_seconds().sum()))
 
     def select_items(self, view: TrainProducts, items: Index) -> TrainProducts:
-        """Return the view unchanged: it does not depend on the items."""
+        """Return the training set's data unchanged: it holds no products and does not depend on the items."""
         return view
 
     def against_items(self, view: QueryProducts, items: Index) -> QueryProducts:
-        """Return the products with the training items at `items` ([k])."""
+        """Return the queries' inner products with the training items at `items` ([k] indices) only."""
         return view.against(items)
 
     def depends_on_items(self) -> bool:
-        """Return True: the queries' view contains products with the training items."""
+        """Return True: the queries' data consists of inner products with the training items."""
         return True
 
     def tells_items_as_queries(self) -> bool:
-        """Return False: the training set's view contains no products of training items."""
+        """Return False: the training set's data holds no products of training items with each other."""
         return False
 
     def items_as_queries(self, train: TrainProducts, query: QueryProducts) -> QueryProducts:
-        """Return the view `query`, whose queries must be the training items."""
+        """Return `query` unchanged: its queries must be the training items already."""
         return query

@@ -48,7 +48,7 @@ class GradientRows(Declaration, GradientFeature[TrainRows, QueryRows]):
     dtype: RowType = "float32"
 
     def summary(self) -> str:
-        """Return one line with the sketch length and all settings that differ from their defaults."""
+        """Return a few words for the plan: the sketch length and all settings that differ from their defaults."""
         text = "whole rows" if self.sketch is None else f"sketch v={self.sketch.length}"
         if self.sketch is not None and self.sketch.form != "rotation":
             text += f" ({self.sketch.form})"
@@ -61,17 +61,17 @@ class GradientRows(Declaration, GradientFeature[TrainRows, QueryRows]):
         return text
 
     def declared(self) -> dict[str, Any]:
-        """Return the fields as a JSON-compatible dict."""
+        """Return the feature's fields as a JSON-compatible dict, part of what identifies its files."""
         return self.model_dump(mode="json")
 
     def sink_key(self) -> tuple[object, ...]:
-        """Return the key: rows with equal sketch form, seed and layers share a sink, whatever their length."""
+        """Return a key by which rows of equal sketch form, seed and layers share one sink, whatever their length."""
         if self.sketch is None:
             return ("whole", self.sums_suffice)
         return ("sketch", self.sketch.form, self.sketch.seed, self.layers, self.sums_suffice)
 
     def make_sink(self, features: Sequence[GradientRows], setting: PassSetting) -> Sink:
-        """Return one sink for sketches of several lengths, or for whole gradients."""
+        """Return one sink that sketches gradients to the lengths of all `features`, or keeps whole gradients."""
         if self.sketch is None:
             return WholeGradientSink(setting.layout.total)
         lengths = sorted({feature.sketch.length for feature in features if feature.sketch is not None})
@@ -80,21 +80,21 @@ class GradientRows(Declaration, GradientFeature[TrainRows, QueryRows]):
 
     @property
     def sums_suffice(self) -> bool:
-        """Return whether a sum over timesteps suffices: for `mean`, as sketches are linear in the gradients."""
+        """Return True for `mean`: a sum of gradients over timesteps suffices, as sketches are linear in them."""
         return self.timesteps == "mean"
 
     @property
     def is_mean(self) -> bool:
-        """Return whether a single row is kept for each item."""
+        """Return whether one row (a mean over timesteps) is kept for each item, instead of one for each timestep."""
         return self.timesteps != "stack"
 
     @property
     def unit_norm(self) -> bool:
-        """Return whether gradients are scaled to unit norm first: except for `mean`, which averages raw gradients."""
+        """Return whether each gradient is scaled to unit norm first; not for `mean`, which averages raw gradients."""
         return self.timesteps != "mean"
 
     def width(self, setting: PassSetting) -> int:
-        """Return how many numbers are kept for each item and timestep."""
+        """Return the length of a row: the numbers kept for each item and timestep."""
         return self._width(setting.layout)
 
     def _width(self, layout: ParameterLayout) -> int:
@@ -105,7 +105,7 @@ class GradientRows(Declaration, GradientFeature[TrainRows, QueryRows]):
         return sum(min(self.sketch.length, layer.size) for layer in layout.layers(self.layers))
 
     def values(self, sink: Any, columns: slice, outputs: Tensor) -> Tensor:
-        """Return the [B, width] sketches or whole gradients of a batch."""
+        """Return the [B, width] sketches of a batch's gradients, or the whole gradients, from their sink."""
         result: Tensor = sink.result() if self.sketch is None else sink.result(self.sketch.length)
         return result
 
@@ -119,12 +119,12 @@ class GradientRows(Declaration, GradientFeature[TrainRows, QueryRows]):
         return ShardContent({"norms": norms.numpy(), **encoded}, relative_error(values.numpy(), encoded))
 
     def item_bytes(self, layout: ParameterLayout, scope: Scope) -> int:
-        """Return the bytes of one item's encoded rows and norms."""
+        """Return the bytes that one item's encoded rows and norms take."""
         steps = 1 if self.is_mean else self.source.grid.steps
         return row_bytes(self.dtype, steps, self._width(layout)) + 4 * steps
 
     def train_view(self, data: SplitData) -> TrainRows:
-        """Return the training rows, read from their shards on demand."""
+        """Return the training set's gradient rows, read from their shards on demand."""
         blocks = layout_of(self.source, data.scope).layers(self.layers)
         columns = None
         if self.layers != "all":
@@ -132,13 +132,13 @@ class GradientRows(Declaration, GradientFeature[TrainRows, QueryRows]):
         return StoredRows(data.stored, columns, {block.name: block.size for block in blocks})
 
     def query_view(self, data: SplitData) -> QueryRows:
-        """Return the query rows [m, T, v] and norms [m, T], in memory."""
+        """Return the gradient rows [m, T, v] and norms [m, T] of all queries, in memory."""
         blocks = [arrays for _, arrays in data.stored.blocks()]
         rows = np.concatenate([decode_rows(arrays) for arrays in blocks])
         return QueryRows(rows, np.concatenate([arrays["norms"] for arrays in blocks]))
 
     def train_costs(self, data: SplitData) -> Costs:
-        """Return the costs: seconds of the pass, bytes of the rows, and bytes that the sketch stores."""
+        """Return the training set's costs: seconds of the pass, bytes of rows, and bytes that the sketch stores."""
         costs = super().train_costs(data)
         return Costs(
             cache_seconds=costs.cache_seconds,
@@ -158,10 +158,10 @@ class GradientRows(Declaration, GradientFeature[TrainRows, QueryRows]):
         return sum(state_bytes(form, min(length, layer.size), layer.size) for layer in layout.layers(self.layers))
 
     def select_items(self, view: TrainRows, items: Index) -> TrainRows:
-        """Return a view of the rows of the items at `items` ([k])."""
+        """Return the gradient rows of the training items at `items` ([k] indices), still read on demand."""
         return ChosenRows(view, items)
 
     def items_as_queries(self, train: TrainRows, query: QueryRows) -> QueryRows | None:
-        """Return the training rows as query rows; None if query rows have another shape."""
+        """Return the training items' rows in the form of query rows; None if query rows have another shape."""
         rows = train.take(np.arange(train.count))
         return QueryRows(rows, train.norms) if rows.shape[1:] == query.rows.shape[1:] else None

@@ -1,4 +1,4 @@
-"""Compute Gram matrices, saving the partial sums after each pass, so that an interruption loses at most one pass."""
+"""Compute Gram matrices of gradients, saving partial sums after each pass, so that a crash loses one pass at most."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from attrbench.store.shards import Timing
 
 
 class GramFeature(Feature[TrainViewT, QueryViewT]):
-    """A feature that a Gram matrix and its products with queries are computed for."""
+    """Base class of features computed as a Gram matrix of training gradients and its products with queries."""
 
     @property
     @abstractmethod
     def query_source(self) -> GradientSource:
-        """Return the source of the queries' gradients."""
+        """Return the gradient source of the queries, with whose gradients the training gradients are multiplied."""
 
 
 AnyGramFeature = GramFeature[Any, Any]
@@ -38,7 +38,7 @@ AnyGramFeature = GramFeature[Any, Any]
 
 @dataclass(frozen=True)
 class GramOf:
-    """The declaration of a Gram matrix of training gradients.
+    """The declaration of a Gram matrix of training gradients: their source, and their averaging over timesteps.
 
     Attributes:
         source: declaration that decides the gradients of the training items.
@@ -51,7 +51,7 @@ class GramOf:
 
 @dataclass(frozen=True)
 class GramComputation(Computation[AnyGramFeature]):
-    """The computation of a Gram matrix of training items and of its products with sets of queries.
+    """The computation of a Gram matrix of training gradients and of its products with sets of query gradients.
 
     Attributes:
         matrix: declaration of the matrix.
@@ -63,11 +63,11 @@ class GramComputation(Computation[AnyGramFeature]):
 
     @property
     def title(self) -> str:
-        """Title for progress bars."""
+        """Return `Gram matrix`, the title for progress bars."""
         return "Gram matrix"
 
     def summary(self, features: Sequence[AnyGramFeature], scope: Scope) -> str:
-        """Return one line that says which gradients are multiplied."""
+        """Return one line for the plan that says which gradients of which items are multiplied."""
         source = self.matrix.source
         return (
             f"Gram matrix of the {differentiated(source)} of train items and queries at T={source.grid.steps}"
@@ -81,7 +81,7 @@ class GramComputation(Computation[AnyGramFeature]):
         return ["gram", scope.task, items, facts["model"], source, self.matrix.timesteps]
 
     def units(self, scope: Scope) -> list[Unit]:
-        """Return a single unit of all training items, because sums are kept, not rows."""
+        """Return a single unit of work of all training items, because sums over parameters are kept, not rows."""
         return [Unit(0, scope.count("train"))]
 
     def items_of(self, unit: Unit, split: SplitName, scope: Scope) -> Unit:
@@ -89,7 +89,7 @@ class GramComputation(Computation[AnyGramFeature]):
         return Unit(0, scope.count(split))
 
     def prepare(self, stores: Stores[AnyGramFeature], world: World) -> Prepared[AnyGramFeature]:
-        """Return the prepared computation, and features whose queries lack what they need, such as trajectories."""
+        """Return the computation made ready, and the features whose queries lack what they need (trajectories)."""
         failures: dict[AnyGramFeature, Exception] = {}
         for feature in _features(stores):
             try:
@@ -115,7 +115,7 @@ def _features(stores: Stores[AnyGramFeature]) -> list[AnyGramFeature]:
 
 
 class _Sums:
-    """The partial sums of one matrix and its products, resumed from where an earlier process stopped."""
+    """The partial sums of one Gram matrix and its products, resumed from where an earlier process stopped."""
 
     def __init__(
         self,
@@ -131,7 +131,7 @@ class _Sums:
         self._rows, self._queries = Unit(0, world.count("train")), Unit(0, world.count("query"))
 
     def add_up(self) -> None:
-        """Compute and write the matrix and products that are missing."""
+        """Compute the Gram matrix and products that are missing, pass by pass, and write them to their stores."""
         if not self._features:
             return
         matrix = self._stores[self._features[0], "train"]
@@ -179,7 +179,7 @@ class _Sums:
 
 
 class KeptSums:
-    """The saved partial sums of an unfinished matrix: one artifact for each pass, of which the latest is kept.
+    """The saved partial sums of an unfinished Gram matrix: one file for each pass, of which the latest is kept.
 
     Args:
         folder: folder of the files.
@@ -194,23 +194,23 @@ class KeptSums:
         return Artifact(self._folder / name, "sums of a Gram matrix", "what an unfinished matrix has added up")
 
     def _artifacts(self) -> list[Artifact]:
-        """Return the existing artifacts, the latest first."""
+        """Return the existing files of partial sums, the latest first."""
         names = sorted((path.name for path in self._folder.glob(f"{self._key}-*.safetensors")), reverse=True)
         return [self._artifact(name) for name in names]
 
     def latest(self) -> GramSums | None:
-        """Return the latest intact sums, or None."""
+        """Return the latest intact partial sums, or None if there are none."""
         kept = next((kept for kept in self._artifacts() if kept.whole() is not None), None)
         return None if kept is None else GramSums.of(load_file(kept.path))
 
     def write(self, sums: GramSums) -> None:
-        """Save the sums after a pass, and remove earlier ones."""
+        """Save the partial sums after a pass, and remove those of earlier passes."""
         kept = self._artifact(f"{self._key}-{sums.stage:08d}.safetensors")
         kept.write(lambda part: write_arrays(part, sums.arrays()))
         self.drop_before(kept)
 
     def drop_before(self, last: Artifact | None) -> None:
-        """Remove all saved sums except `last`."""
+        """Remove all saved partial sums except the file `last`."""
         for kept in self._artifacts():
             if kept != last:
                 kept.drop()

@@ -11,17 +11,17 @@ from attrbench.contracts.gradient_source import Declaration
 
 
 class Images(Declaration, Feature[NDArray[np.uint8], NDArray[np.uint8]]):
-    """The pixels of the items: [n, H, W, C] uint8 of the training set, [m, H, W, C] of the queries."""
+    """The feature of raw pixels: [n, H, W, C] uint8 of the training set, [m, H, W, C] of the queries."""
 
     def summary(self) -> str:
-        """Return `images`."""
+        """Return `images`, which names this feature in plans."""
         return "images"
 
     def computation(self, split: SplitName) -> None:
-        """Return None: nothing is computed."""
+        """Return None: images come with the task, so nothing is computed."""
 
     def store(self, split: SplitName, scope: Scope) -> StoreSpec:
-        """Return what identifies the images; nothing is written."""
+        """Return what identifies the images: their hash and number; no file is written."""
         return StoreSpec({"kind": "Images", "items": scope.items_fingerprint(split), "count": scope.count(split)}, 0)
 
     def train_view(self, data: SplitData) -> NDArray[np.uint8]:

@@ -1,4 +1,4 @@
-"""Losses under edited weights: those of all training items after a method changed the network for a query."""
+"""The feature of all training items' losses under edited weights, after a method changed the model for a query."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Losses = NDArray[np.float32]
 
 
 class LossesUnderEdit(Outputs):
-    """The losses of all training items before and after the method changed the weights for a query (`Method.edit`).
+    """The losses of all training items before and after a method changed the weights for a query (`Method.edit`).
 
     The training set's view is [n, T]: the losses under the original weights, the same bytes as `Outputs` of the
     source. The queries' view is [m, n, T]: those under the weights that were changed for each query, on the same
@@ -46,24 +46,24 @@ class LossesUnderEdit(Outputs):
 
     @property
     def original(self) -> Outputs:
-        """The losses under the original weights."""
+        """Return the feature of the losses under the original, unedited weights."""
         return Outputs(source=self.source)
 
     @property
     def calls_method(self) -> bool:
-        """The edit is the method's."""
+        """Return True: the method's own `edit` changes the weights."""
         return True
 
     def summary(self) -> str:
-        """Return whose edit it is."""
+        """Return a few words for the plan: losses, and the method whose edit changes the weights."""
         return f"losses under the edit of {self.edit.split()[0]}"
 
     def computation(self, split: SplitName) -> Computation[Any] | None:
-        """Return the pass over the training set, or the edits with their passes."""
+        """Return the loss pass over the training set; for the split `query`, the edits, each with a pass."""
         return self.original.computation("train") if split == "train" else EditComputation(self.source, self.edit)
 
     def store(self, split: SplitName, scope: Scope) -> StoreSpec:
-        """Return the description of the original losses; or of a query's [n, T], which are a shard."""
+        """Return the storage of the original losses; for the split `query`, a shard of [n, T] losses for each query."""
         if split == "train":
             return self.original.store("train", scope)
         description: dict[str, Any] = {
@@ -77,11 +77,11 @@ class LossesUnderEdit(Outputs):
         return StoreSpec(description, size, 1, "item", self.words, self.text)
 
     def query_view(self, data: SplitData) -> Losses:
-        """Return the [m, n, T] losses."""
+        """Return the [m, n, T] losses of n training items under the weights edited for each of m queries."""
         return data.stored.array("losses")
 
     def query_costs(self, data: SplitData) -> Costs:
-        """Return the edit and the forward pass of each query; what the method built once is the training set's."""
+        """Return the seconds of each query's edit and forward pass; state built once is the training set's cost."""
         facts = data.stored.facts()
         own = {name: value for name, value in facts.items() if name not in STATE_COSTS}
         costs = super().query_costs(data)
@@ -93,17 +93,17 @@ class LossesUnderEdit(Outputs):
         )
 
     def against_items(self, view: Losses, items: Index) -> Losses:
-        """Return the losses of some training items."""
+        """Return the losses under edits of the training items at `items` ([k] indices) only, [m, k, T]."""
         return view[:, items]
 
     def depends_on_items(self) -> bool:
-        """The losses are those of the training items."""
+        """Return True: the queries' data consists of losses of the training items."""
         return True
 
     def tells_items_as_queries(self) -> bool:
-        """The losses under the original weights say nothing of an edit."""
+        """Return False: losses under the original weights don't give those under an edit for an item."""
         return False
 
     def items_as_queries(self, train: Losses, query: Losses) -> Losses:
-        """Return the queries' losses, which must be those under edits for the training items."""
+        """Return `query` unchanged: its losses must be those under edits for the training items already."""
         return query

@@ -1,4 +1,4 @@
-"""The feature outputs: the scalar model outputs of a source, such as the loss, by forward passes only."""
+"""The feature outputs: the scalar model outputs of each item, such as the loss, by forward passes only."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Outputs_ = NDArray[np.float32]
 
 
 class Outputs(Declaration, GradientFeature[Outputs_, Outputs_]):
-    """The model outputs of a source: [n, T] of the training set, [m, T] of the queries; 0 where not finite.
+    """The feature of scalar model outputs, such as losses: [items, T], of training set and queries; 0 if not finite.
 
     Attributes:
         source: declaration of the output, such as the loss, and of timesteps and noise.
@@ -29,15 +29,15 @@ class Outputs(Declaration, GradientFeature[Outputs_, Outputs_]):
     source: GradientSource
 
     def summary(self) -> str:
-        """Return `outputs`."""
+        """Return `outputs`, which names this feature in plans."""
         return "outputs"
 
     def declared(self) -> dict[str, Any]:
-        """Return the fields as a JSON-compatible dict."""
+        """Return the feature's fields as a JSON-compatible dict, part of what identifies its files."""
         return self.model_dump(mode="json")
 
     def sink_key(self) -> None:
-        """Return None: no gradient is needed."""
+        """Return None: model outputs come from the forward pass and need no gradient."""
         return
 
     def make_sink(self, features: Sequence[Outputs], setting: PassSetting) -> Never:
@@ -45,25 +45,25 @@ class Outputs(Declaration, GradientFeature[Outputs_, Outputs_]):
         raise NotImplementedError("outputs need no sink")
 
     def width(self, setting: PassSetting) -> int:
-        """Return 1, the numbers kept for each item and timestep."""
+        """Return 1: one scalar is kept for each item and timestep."""
         return 1
 
     def values(self, sink: Any, columns: slice, outputs: Tensor) -> Tensor:
-        """Return the [B, 1] outputs of a batch."""
+        """Return the [B, 1] scalar model outputs of a batch, such as losses."""
         return outputs[:, None]
 
     def shard_content(self, rows: BufferedRows) -> ShardContent:
-        """Return the arrays of a shard: the outputs [items, T]."""
+        """Return the arrays of a shard: the scalar model outputs, [items, T]."""
         return ShardContent({"outputs": rows.values[:, :, 0].numpy()})
 
     def item_bytes(self, layout: ParameterLayout, scope: Scope) -> int:
-        """Return the bytes of one item: four for each timestep."""
+        """Return the bytes of one item's stored outputs: four for each timestep."""
         return 4 * self.source.grid.steps
 
     def train_view(self, data: SplitData) -> Outputs_:
-        """Return the [n, T] outputs of the training set."""
+        """Return the [n, T] scalar model outputs, such as losses, of the training set."""
         return data.stored.array("outputs")
 
     def query_view(self, data: SplitData) -> Outputs_:
-        """Return the [m, T] outputs of the queries."""
+        """Return the [m, T] scalar model outputs, such as losses, of the queries."""
         return data.stored.array("outputs")

@@ -1,4 +1,4 @@
-"""Compute gradient features: one gradient pass over a data split computes all features of one source."""
+"""Compute gradient features: one pass of per-sample gradients over a split computes all features of one source."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ AnyFeature = PassFeature[Any, Any]
 
 @dataclass(frozen=True)
 class PassComputation(Computation[AnyFeature]):
-    """A gradient pass over the items of one data split under one source.
+    """The computation of all features of one gradient source, in one pass over the training set or the queries.
 
     Attributes:
         source: declaration that decides the gradients.
@@ -38,16 +38,16 @@ class PassComputation(Computation[AnyFeature]):
 
     @property
     def order(self) -> int:  # type: ignore[override]
-        """Position among the computations of a plan: queries come before the training set."""
+        """Return the position among the computations of a plan: queries come before the training set."""
         return 0 if self.split == "query" else 1
 
     @property
     def title(self) -> str:
-        """Title for progress bars."""
+        """Return the title for progress bars, such as `train gradients`."""
         return f"{self.split} gradients"
 
     def summary(self, features: Sequence[AnyFeature], scope: Scope) -> str:
-        """Return one line that says which output of which items is differentiated."""
+        """Return one line for the plan that says which model output of which items is differentiated."""
         forward_only = all(feature.sink_key() is None for feature in features)
         text = differentiated(self.source)
         text = f"outputs{text.removeprefix('gradients')}" if forward_only else text
@@ -60,12 +60,12 @@ class PassComputation(Computation[AnyFeature]):
         return ["pass", scope.task, self.split, items, facts["model"], self.source.model_dump(mode="json")]
 
     def units(self, scope: Scope) -> list[Unit]:
-        """Return the units of work: ranges of 64 training items, or of 16 queries."""
+        """Return the item ranges to compute one at a time: 64 training items each, or 16 queries."""
         count = scope.count(self.split)
         return units(count) if self.split == "train" else units(count, QUERY_SHARD)
 
     def prepare(self, stores: Stores[AnyFeature], world: World) -> Prepared[AnyFeature]:
-        """Return the prepared pass, with query gradients for products, transformed as the methods declare."""
+        """Return the gradient pass made ready, with the query gradients (transformed by methods) for products."""
         own = {feature: store for (feature, _), store in stores.items()}
         factors, failures = _Factors(self, own, world).all()
         computable = {feature: store for feature, store in own.items() if feature not in failures}
@@ -76,14 +76,14 @@ class PassComputation(Computation[AnyFeature]):
 
 
 def differentiated(source: GradientSource) -> str:
-    """Return the text `gradients of the OUTPUT`, with the checkpoint if it is not the final one."""
+    """Return the text `gradients of the OUTPUT` for plans, with the checkpoint if it is not the final one."""
     text = f"gradients of the {source.output}"
     return text + ("" if source.checkpoint == "final" else f" at {source.checkpoint} weights")
 
 
 @dataclass
 class _Factors:
-    """The query gradients that a pass over the training set multiplies with, held in memory meanwhile."""
+    """The whole query gradients that a pass over the training set multiplies with, held in memory meanwhile."""
 
     computation: PassComputation
     stores: Mapping[AnyFeature, ShardWriter]

@@ -36,5 +36,5 @@ def sampling_facts(source: GradientSource, scope: Scope) -> dict[str, object]:
 
 
 def layout_of(source: GradientSource, scope: Scope) -> ParameterLayout:
-    """Return the sizes of the parameters that the source differentiates."""
+    """Return the sizes of the parameters that a gradient source differentiates, in the order of the whole gradient."""
     return ParameterLayout(scope.model(source.checkpoint).parameter_sizes(source.parameters))

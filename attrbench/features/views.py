@@ -1,4 +1,4 @@
-"""The views of gradient features: the typed objects that a method gets for the training set and the queries."""
+"""The objects in which methods get gradient features: gradient rows, inner products and Gram matrices."""
 
 from __future__ import annotations
 
@@ -16,44 +16,44 @@ BLOCK = 5
 
 
 class TrainRows(Protocol):
-    """Unit-norm gradient rows of the training set, read from memory-mapped shards block by block.
+    """Protocol of the training set's unit-norm gradient rows, read from memory-mapped shards block by block.
 
     They may not fit into memory: read them with `blocks`.
     """
 
     @property
     def count(self) -> int:
-        """Number of items, n."""
+        """Return n, the number of training items."""
 
     @property
     def width(self) -> int:
-        """Length of a row, T * v."""
+        """Return the length of an item's row, T * v numbers."""
 
     @property
     def row_bytes(self) -> int:
-        """Bytes of one stored row, without its norms."""
+        """Return the bytes of one item's stored row, without its norms."""
 
     @property
     def norms(self) -> FloatArray:
-        """[n, T] norms of the whole gradients."""
+        """Return the [n, T] norms of the whole, unsketched gradients."""
 
     @property
     def layers(self) -> Mapping[str, slice] | None:
-        """Layer name -> columns in a row; None if layers are not kept apart."""
+        """Return layer name -> columns in a gradient row; None if layers are not kept apart."""
 
     @property
     def sizes(self) -> Mapping[str, int]:
-        """Layer name -> number of parameters; the whole gradient under the empty name if layers are not kept apart."""
+        """Return layer name -> number of parameters; '' -> p if layers are not kept apart."""
 
     def take(self, items: Index) -> FloatArray:
-        """Return the [len(items), T, v] rows of these items, in that order."""
+        """Return the [len(items), T, v] gradient rows of these training items, in that order."""
 
     def blocks(self) -> Iterator[tuple[int, FloatArray]]:
-        """Yield (index of the first item, [items, T, v] rows) in item order."""
+        """Yield (index of the first item, [items, T, v] gradient rows) block by block, in item order."""
 
 
 class ChosenRows:
-    """A selection of the rows of a training set, in any order and with repeats.
+    """The gradient rows of selected training items, in any order and with repeats, read on demand.
 
     Args:
         rows: all rows.
@@ -69,18 +69,18 @@ class ChosenRows:
         self.norms: FloatArray = rows.norms[index]
 
     def take(self, items: Index) -> FloatArray:
-        """Return the [len(items), T, v] rows of these items."""
+        """Return the [len(items), T, v] gradient rows of these items, indexed within the selection."""
         return self._rows.take(self._index[items])
 
     def blocks(self) -> Iterator[tuple[int, FloatArray]]:
-        """Yield (index of the first item, [items, T, v] rows) in item order."""
+        """Yield (index of the first item, [items, T, v] gradient rows) of the selection, block by block."""
         for first in range(0, self.count, BLOCK):
             yield first, self._rows.take(self._index[first : first + BLOCK])
 
 
 @dataclass(frozen=True)
 class QueryRows:
-    """Unit-norm gradient rows of m queries.
+    """The unit-norm gradient rows [m, T, v] of m queries, with the norms of the whole gradients.
 
     Attributes:
         rows: [m, T, v].
@@ -95,13 +95,13 @@ class QueryRows:
 
     @property
     def raw(self) -> FloatArray:
-        """The raw gradient rows [m, T, v]: rows times norms."""
+        """Return the raw gradient rows [m, T, v]: unit-norm rows times norms."""
         return self.rows * self.norms[:, :, None]
 
 
 @dataclass(frozen=True)
 class TrainProducts:
-    """The training set's view of gradient products, which are kept with the queries only.
+    """The training set's part of gradient products: layer sizes and facts; `QueryProducts` holds the products.
 
     Attributes:
         sizes: layer name -> number of parameters.
@@ -114,7 +114,7 @@ class TrainProducts:
 
 @dataclass(frozen=True)
 class QueryProducts:
-    """Inner products of unsketched query and training gradients.
+    """The inner products [m, n, T] of unsketched query and training gradients, with their norms and costs.
 
     Attributes:
         values: [m, n, T] products of raw gradients, or [m, n, T, L] if L layers are kept apart.
@@ -136,7 +136,7 @@ class QueryProducts:
         return replace(self, values=self.values[queries], query_norms=self.query_norms[queries])
 
     def against(self, items: Index) -> QueryProducts:
-        """Return the products with the training items at `items`."""
+        """Return the inner products with the training items at `items` ([k] indices) only."""
         share = len(items) / self.values.shape[1]
         return replace(
             self,

@@ -19,5 +19,5 @@ def per_sample_gradients(
     backend: str = "hooks",
     precision: Precision = "fp32",
 ) -> PerSampleGradients:
-    """Return the per-sample gradient computation called `backend`: `hooks`, `vmap` or `loop`."""
+    """Return the computation of per-sample gradients by the back end `backend`: `hooks`, `vmap` or `loop`."""
     return BACKENDS[backend](denoiser, parameters, output, precision)

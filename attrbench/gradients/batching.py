@@ -40,7 +40,7 @@ class BatchSize:
         self._file = file
 
     def get(self, bytes_per_sample: Callable[[], int]) -> int:
-        """Return the current batch size; `bytes_per_sample` is called once, and only if no fixed size was given."""
+        """Return the current batch size, estimated from free memory and `bytes_per_sample` unless the user fixed it."""
         if self._size is None:
             most = min(SHARE * free_memory(self._device), ENOUGH.get(self._device.type, math.inf))
             fitting = int(most) // max(1, bytes_per_sample())
@@ -48,7 +48,7 @@ class BatchSize:
         return self._size
 
     def shrink(self) -> None:
-        """Halve the batch size after memory ran out.
+        """Halve the batch size after memory ran out, and save it to the file for the next process.
 
         Raises:
             AttrbenchError: where a single noisy sample does not fit into memory.
@@ -79,7 +79,7 @@ class BatchSize:
 
 
 def batch_size_file(world: World, identity: object) -> Path:
-    """Return the path of the file that remembers the batch size of a computation on the current device."""
+    """Return the path of the file that remembers a computation's halved batch size on the model's device."""
     key = fingerprint([identity, world.engine.backend, str(world.opened.denoiser.device)])
     return world.cache / "batch-sizes" / f"{key[:20]}.json"
 

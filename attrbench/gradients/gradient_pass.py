@@ -1,4 +1,4 @@
-"""Compute all features of one gradient source and one data split in a single pass over its items."""
+"""Compute all features of one gradient source in a single pass over the training set or the queries."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ AnyFeature = PassFeature[Any, Any]
 
 
 class GradientPass:
-    """A pass over the items of one split that computes shards of all features of one gradient source.
+    """A pass of per-sample gradients over a split's items that computes shards of all features of one source.
 
     Args:
         source: declaration that decides the gradients (timesteps, noise, output, parameters).
@@ -62,7 +62,7 @@ class GradientPass:
         self._sinks: dict[frozenset[AnyFeature], _FeatureSinks] = {}
 
     def compute(self, unit: Unit, stores: Mapping[Any, ShardWriter]) -> None:
-        """Compute the shards within `unit` that are missing from `stores`, in one pass, and commit them.
+        """Compute the feature shards within `unit` that are missing from `stores`, in one pass, and write them.
 
         A shard is written as soon as its last item has been computed.
 
@@ -112,7 +112,7 @@ class GradientPass:
         return rows
 
     def _fill(self, group: Unit, buffers: Mapping[AnyFeature, ShardBuffer]) -> None:
-        """Run the items of `group` through the network once and add their rows to the buffers."""
+        """Run the items of `group` through the network once and add the features' rows to their shard buffers."""
         chosen = frozenset(buffers)
         if chosen not in self._sinks:
             self._sinks[chosen] = _FeatureSinks(list(buffers), self.setting)
@@ -134,7 +134,7 @@ class GradientPass:
                 buffer.time(item, spent)
 
     def run(self, unit: Unit, sinks: Sequence[Sink], keep: Callable[[Tensor, Tensor, Tensor], None]) -> list[float]:
-        """Run the forward pass of all noisy samples of `unit`, and the backward pass if there are sinks.
+        """Run forward passes over all noisy samples of `unit`, and backward passes if there are sinks for gradients.
 
         Args:
             unit: range of items.
@@ -172,7 +172,7 @@ class GradientPass:
         return seconds
 
     def _outputs(self, batch: Batch, items: Tensor, steps: Tensor, sinks: Sequence[Sink]) -> Tensor | None:
-        """Run one batch and return its [B] outputs; None if memory ran out, and then the sinks hold nothing valid."""
+        """Run one batch and return its [B] model outputs; None if memory ran out, which leaves sinks invalid."""
         dtype = torch.float64 if batch.noisy.dtype == torch.float64 else torch.float32
         gathered = GatheringSink(self.gradients.total, sinks, list(self.gradients.offsets.values()))
         small = len(items) * self.gradients.total <= gathered.LARGEST
@@ -203,7 +203,7 @@ class GradientPass:
 
 
 class _FeatureSinks:
-    """The sinks that a set of features needs; features with equal `sink_key` share one sink."""
+    """The sinks (receivers of gradients) that a pass needs; features with equal `sink_key` share one sink."""
 
     def __init__(self, features: Sequence[AnyFeature], setting: PassSetting) -> None:
         self.norms = NormSink()
@@ -227,7 +227,7 @@ class _FeatureSinks:
         self.all += [self._sums] if means else []
 
     def values(self, feature: AnyFeature, outputs: Tensor) -> Tensor:
-        """Return the [B, width] values of one feature, not yet of unit norm."""
+        """Return the [B, width] values of one feature (such as sketches) for a batch, not yet of unit norm."""
         if feature not in self._of:
             return feature.values(None, slice(None), outputs)
         values = feature.values(self._of[feature], self._columns[feature], outputs)

@@ -41,7 +41,7 @@ COLUMNS = 4096
 
 @dataclass(frozen=True)
 class Side:
-    """One factor of the inner products: the gradients of a set of items under a source.
+    """One factor of the inner products in a Gram matrix: a set of items with the source of their gradients.
 
     Attributes:
         source: declaration that decides the gradients.
@@ -58,7 +58,7 @@ class Side:
 
 @dataclass
 class SideSums:
-    """The partial sums of one side.
+    """The partial inner products of one set of items with the training items, with seconds and non-finite gradients.
 
     Attributes:
         products: [items, n] float64 partial inner products with the training items; None where they are known.
@@ -75,13 +75,13 @@ class SideSums:
     lost: NDArray[np.int64] = field(default_factory=lambda: np.zeros((0, 2), np.int64))
 
     def lose(self, pairs: NDArray[np.int64]) -> None:
-        """Add [k, 2] (item, timestep) indices to those of non-finite gradients."""
+        """Add [k, 2] (item, timestep) index pairs to the record of non-finite gradients."""
         self.lost = np.unique(np.concatenate([self.lost, pairs]), axis=0)
 
 
 @dataclass
 class GramSums:
-    """The partial sums of a Gram computation, from which it can be resumed.
+    """The partial sums of a Gram matrix computation, from which an interrupted one can be resumed.
 
     Attributes:
         through: number of parameters (tensors) that are already in the sums.
@@ -93,11 +93,11 @@ class GramSums:
 
     @property
     def stage(self) -> int:
-        """A number that grows with every pass over the items."""
+        """Return a number that grows with every pass over the items, to name saved sums in order."""
         return self.through + (self.sides[0].norms is not None)
 
     def arrays(self) -> dict[str, NDArray[Any]]:
-        """Return all sums as name -> array, for a safetensors file."""
+        """Return all partial sums as name -> array, to save in a safetensors file."""
         arrays: dict[str, NDArray[Any]] = {"through": np.array([self.through])}
         for index, side in enumerate(self.sides):
             known = vars(side) | {"product_seconds": np.array([side.product_seconds])}
@@ -106,7 +106,7 @@ class GramSums:
 
     @staticmethod
     def of(arrays: Mapping[str, NDArray[Any]]) -> GramSums:
-        """Return the sums that `arrays` turned into arrays."""
+        """Return the partial sums restored from the arrays that `arrays` returned."""
         sides: dict[int, dict[str, Any]] = {}
         for name, value in arrays.items():
             if "/" in name:
@@ -120,7 +120,7 @@ class GramSums:
 
 
 class GramPass:
-    """The accumulation of inner products of mean gradients, over groups of parameters.
+    """The computation of a Gram matrix of mean gradients as a sum of passes, each for one group of parameters.
 
     Args:
         denoiser: the model.
@@ -149,14 +149,14 @@ class GramPass:
         self._sizes = {name: parameter.numel() for name, parameter in named.items()}
 
     def _share(self) -> float:
-        """Return the bytes that the gradients of one group of parameters may take, beside the product matrices."""
+        """Return the bytes of memory for the gradients of one group of parameters, beside the product matrices."""
         device, n = self._denoiser.device, self._sides[0].count
         if device.type == "cuda":
             torch.cuda.empty_cache()  # what earlier passes left behind is free
         return SHARE * max(0, free_memory(device) - 24 * n * sum(side.count for side in self._sides))
 
     def start(self, known: bool) -> GramSums:
-        """Return sums of zero; with `known`, the Gram matrix of the training items is not computed again."""
+        """Return partial sums of zero; with `known`, the Gram matrix of the training items is not computed again."""
         n = self._sides[0].count
         sides = [SideSums(np.zeros((side.count, n)), np.zeros(side.count)) for side in self._sides]
         if known:
@@ -164,7 +164,7 @@ class GramPass:
         return GramSums(0, sides)
 
     def stretches(self, through: int = 0) -> list[list[str]]:
-        """Return the remaining parameters in groups, each small enough that its gradients of all items fit into memory.
+        """Return the remaining parameters in groups, each small enough for its gradients of all items to fit memory.
 
         Raises:
             Unavailable: where the gradients of a single parameter do not fit.
@@ -187,12 +187,12 @@ class GramPass:
         return groups
 
     def steps(self, sums: GramSums) -> int:
-        """Return how often `compute` will call `advance`."""
+        """Return how often `compute` will call `advance`, from the passes left and the items of each."""
         passes = len(self.stretches(sums.through)) + self._needs_norms(sums)
         return passes * sum(len(units(side.count)) for side in self._sides)
 
     def compute(self, sums: GramSums, keep: Callable[[GramSums], None], advance: Callable[[], None]) -> None:
-        """Complete the sums in place; rows and columns of items whose gradient is not finite become zero.
+        """Complete the partial sums in place, pass by pass; rows and columns of non-finite gradients become zero.
 
         Args:
             sums: from `start`, or from an earlier, interrupted call.
@@ -228,7 +228,7 @@ class GramPass:
         )
 
     def _measure(self, side: Side, known: SideSums, advance: Callable[[], None]) -> None:
-        """Compute the [items, T] norms of the whole gradients in a pass of its own, into `known`."""
+        """Compute the [items, T] norms of the whole gradients in a pass of its own, and set them in `known`."""
         work, norms = self._pass(side, None), NormSink()
         all_norms = np.zeros((side.count, len(work.timesteps)))
         for unit in units(side.count):
@@ -241,7 +241,7 @@ class GramPass:
         known.norms = all_norms
 
     def _means(self, side: Side, known: SideSums, only: Sequence[str], advance: Callable[[], None]) -> Tensor:
-        """Return the [items, p] mean gradients of some parameters over the timesteps, on the model's device."""
+        """Return the [items, p] gradients of some parameters, averaged over timesteps, on the model's device."""
         work = self._pass(side, only)
         steps = len(work.timesteps)
         whole, norms = WholeGradientSink(work.gradients.total), NormSink()
@@ -268,7 +268,7 @@ class GramPass:
 
     @staticmethod
     def _drop_lost(sums: GramSums) -> None:
-        """Set rows and columns of items with a non-finite gradient in any group of parameters to zero."""
+        """Set to zero the rows and columns of items with a non-finite gradient in any group of parameters."""
         train = sums.sides[0].lost[:, 0]
         for side in sums.sides:
             if side.products is not None:
@@ -277,7 +277,7 @@ class GramPass:
 
 
 def _dtype(work: GradientPass) -> torch.dtype:
-    """Return the dtype of the gradients of a pass."""
+    """Return the dtype of a pass's gradients: float64 if any parameter is, else float32."""
     double = any(parameter.dtype == torch.float64 for parameter in work.gradients.parameters.values())
     return torch.float64 if double else torch.float32
 
@@ -295,7 +295,7 @@ def inner_products(left: Tensor, right: Tensor) -> Floats:
 
 
 def _on_cpu(left: NDArray[Any], right: NDArray[Any]) -> Floats:
-    """Return the inner products by numpy: faster than MKL on non-Intel CPUs, and half the work if left is right."""
+    """Return float64 inner products by numpy: faster than MKL on non-Intel CPUs, half the work if left is right."""
     same = np.may_share_memory(left, right)
     total = np.zeros((len(left), len(right)))
     for start in range(0, left.shape[1], COLUMNS):

@@ -35,7 +35,7 @@ _INSTEAD = "can't be seen through by hooks: use checkpointing with use_reentrant
 
 
 class HookedGradients(PerSampleGradients):
-    """Per-sample gradients by hooks on every layer that has a gradient rule (attrbench.gradients.layers).
+    """Per-sample gradients in one backward pass, by hooks on layers with a gradient rule (attrbench.gradients.layers).
 
     A parameter that hooks cannot cover (a layer without a rule, a weight used without calling its module, a
     layer whose samples are not the leading dimension) falls back to `vmap`, or to one sample at a time where `vmap`
@@ -59,7 +59,7 @@ class HookedGradients(PerSampleGradients):
         self._leave_to_fallback(uncovered)
 
     def __call__(self, batch: Batch, sink: GradientSink) -> Tensor:
-        """See `PerSampleGradients`."""
+        """Run a forward and a backward pass with hooks, send gradients to `sink`, and return the [B] outputs."""
         if not self._examined:
             self._leave_to_fallback(_examine(self, self._layers, batch))
             self._leave_to_fallback(self._differing(batch.sample(0)))
@@ -90,7 +90,7 @@ class HookedGradients(PerSampleGradients):
         return {name: parameter for name, parameter in self.parameters.items() if name in covered}
 
     def _differing(self, one: Batch) -> dict[str, str]:
-        """Return parameter name -> reason, of those whose gradient by hooks differs from autograd's on one sample."""
+        """Return parameter name -> reason for those whose gradient by hooks differs from autograd's on one sample."""
         chosen = _spread(self._covered(), CHECKED)
         if not chosen:
             return {}
@@ -115,7 +115,7 @@ class HookedGradients(PerSampleGradients):
         return reasons
 
     def _leave_to_fallback(self, reasons: dict[str, str]) -> None:
-        """Move parameters (name -> reason) from the hooks to the fallback, and log why."""
+        """Move parameters (name -> reason) from hooks to the slower fallback (`vmap` or loop), and log why."""
         if not reasons:
             return
         for name, reason in reasons.items():
@@ -135,7 +135,7 @@ class HookedGradients(PerSampleGradients):
 
 
 def _spread(parameters: dict[str, nn.Parameter], most: int) -> dict[str, nn.Parameter]:
-    """Return all parameters; of more than `most` entries, a seeded random choice of at most a tenth of `most`."""
+    """Return the parameters to check: all, or, beyond `most` entries, a seeded choice of at most a tenth of `most`."""
     if sum(parameter.numel() for parameter in parameters.values()) <= most:
         return parameters
     names = sorted(parameters)
@@ -150,12 +150,12 @@ def _spread(parameters: dict[str, nn.Parameter], most: int) -> dict[str, nn.Para
 
 
 class _Fallback(PerSampleGradients):
-    """Per-sample gradients by `vmap`, and sample by sample once `vmap` has failed on the network."""
+    """Per-sample gradients of parameters that hooks can't cover: by `vmap`, or sample by sample if that fails."""
 
     _loop: LoopGradients | None = None
 
     def __call__(self, batch: Batch, sink: GradientSink) -> Tensor:
-        """See `PerSampleGradients`."""
+        """Compute gradients by `vmap`, or by a loop once that failed, for `sink`; return the [B] outputs."""
         arguments = (self.denoiser, self.parameters, self.output, self.precision, self.offsets)
         if self._loop is None:
             gradients: list[tuple[int, Tensor]] = []
@@ -174,7 +174,7 @@ class _Fallback(PerSampleGradients):
 
 
 def _examine(gradients: PerSampleGradients, layers: dict[nn.Module, dict[str, str]], batch: Batch) -> dict[str, str]:
-    """Run a forward pass of two samples; return parameter name -> reason, of those that hooks can't cover."""
+    """Return parameter name -> reason for parameters that hooks can't cover, by a forward pass of two samples."""
     two = batch.select(torch.tensor([0, len(batch.t) - 1]))
     reached: set[str] = set()
     reasons: dict[str, str] = {}
@@ -221,7 +221,7 @@ def _used(output: Callable[[], Tensor], parameters: dict[str, nn.Parameter]) -> 
 
 
 class _Keep(torch.autograd.Function):
-    """An autograd node that does nothing but save a tensor as autograd does."""
+    """An autograd node that only saves a tensor, so that gradient checkpointing can drop and recompute it."""
 
     @staticmethod
     def forward(ctx: Any, anchor: Tensor, x: Tensor) -> Tensor:
@@ -237,7 +237,7 @@ _keep: Callable[[Tensor, Tensor], Tensor] = _Keep.apply
 
 
 def tapped(output: Tensor) -> Tensor:
-    """Return a layer's output as a tensor on which a gradient hook can be registered, with frozen parameters."""
+    """Return a layer's output as a tensor on which a gradient hook can be registered, though parameters are frozen."""
     if not output.requires_grad:  # nothing before this layer asks for a gradient; the chain starts here
         output = output.detach().requires_grad_()
     if output.is_leaf or output._is_view():  # what comes next may work in place, which neither would survive
@@ -246,7 +246,7 @@ def tapped(output: Tensor) -> Tensor:
 
 
 class _Collector:
-    """Keeps each layer's input in the forward pass and computes its per-sample gradients in the backward pass.
+    """A collector of each layer's input in the forward pass, and of its per-sample gradients in the backward pass.
 
     The gradients of a parameter that is used several times in one forward pass (a module called twice, a weight that
     two modules share) are summed before they go to the sink.
@@ -276,7 +276,7 @@ class _Collector:
                 handle.remove()
 
     def forward_is_over(self) -> None:
-        """Treat later calls of a layer as recomputations by gradient checkpointing."""
+        """Mark the forward pass as done: later layer calls are recomputations by gradient checkpointing."""
         self._counting = False
 
     def _forward(self, module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> Tensor:
@@ -317,7 +317,7 @@ class _Collector:
             self._done.add(name)
 
     def finish(self, parameters: dict[str, nn.Parameter]) -> None:
-        """Pass the remaining gradients to the sink: incomplete sums, and zeros for unused parameters."""
+        """Send the remaining gradients to the sink: incomplete sums, and zeros for unused parameters."""
         lost = self._without_graph - self._done
         if lost:
             raise AttrbenchError(

@@ -12,7 +12,7 @@ from attrbench.gradients.layer_blocks import LayerBlock
 
 
 class InnerProductSink:
-    """A sink that computes inner products with query gradients at matching timesteps.
+    """A sink (receiver of gradients) that computes inner products with query gradients at matching timesteps.
 
     Args:
         queries: one or several sets of whole query gradients, all [T, m, p], or all [1, m, p] for one gradient that
@@ -35,7 +35,7 @@ class InnerProductSink:
         }
 
     def start(self, items: Tensor, timesteps: Tensor, dtype: torch.dtype, device: torch.device) -> None:
-        """See `Sink`."""
+        """Reset the inner products to zero for a new batch, and group its samples by timestep."""
         if self._same:
             timesteps = torch.zeros_like(timesteps)
         self._members = [(t, _places(timesteps, t)) for t in timesteps.unique().tolist()]
@@ -49,7 +49,7 @@ class InnerProductSink:
         ]
 
     def add(self, offset: int, gradients: Tensor) -> None:
-        """See `Sink`."""
+        """Add the inner products of one parameter's gradients with the query gradients."""
         for (t, members), sums in zip(self._members, self._sums[self._layer[offset]], strict=True):
             self._factors[offset][t].add_products(sums, gradients[members])
 
@@ -87,7 +87,7 @@ class _Factor:
             self._rows = torch.ops.mkldnn._reorder_linear_weight(self._rows)
 
     def add_products(self, sums: Tensor, gradients: Tensor) -> None:
-        """Add the products with [b, w] gradients to `sums` ([b, m]), in place."""
+        """Add the query gradients' products with a batch's gradients ([b, w]) to `sums` ([b, m]), in place."""
         if self._by_onednn and gradients.dtype == torch.float32:
             contiguous = gradients.contiguous()  # on others the operator may never return (torch 2.13)
             sums += torch.ops.mkldnn._linear_pointwise(contiguous, self._rows, None, "none", [], "")

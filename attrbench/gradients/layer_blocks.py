@@ -14,7 +14,7 @@ _LORA = re.compile(r"\.lora_(?:A|B|embedding_A|embedding_B|magnitude_vector)(?:\
 
 @dataclass(frozen=True)
 class LayerBlock:
-    """A block of the concatenated gradient: the parameters of one layer.
+    """One layer's part of the concatenated gradient: its name, its parameters' offsets and its size.
 
     Attributes:
         name: name of the module or parameter; empty for the whole gradient.
@@ -28,7 +28,7 @@ class LayerBlock:
 
 
 def layer_blocks(offsets: Mapping[str, int], sizes: Mapping[str, int], layers: Layers) -> list[LayerBlock]:
-    """Return the layers of a gradient, in the order of their first parameters.
+    """Return the layers into which a gradient is divided, in the order of their first parameters.
 
     A module's weight and bias are one layer, as are the LoRA matrices A and B of one module; `all` is a single layer.
 

@@ -17,7 +17,7 @@ LayerGradients = Callable[[Any, Tensor, Tensor], dict[str, Tensor]]
 
 
 def _linear(module: nn.Linear, x: Tensor, g: Tensor) -> dict[str, Tensor]:
-    """Return the gradients of a linear layer: dW_b = sum over positions of g x^T."""
+    """Return the per-sample gradients of a linear layer: dW_b = sum over positions of g x^T."""
     x = x.to(g.dtype)  # under autocast the layer saw its input in the output's precision
     if x.dim() == 2:
         weight = g.unsqueeze(2) * x.unsqueeze(1)
@@ -27,7 +27,7 @@ def _linear(module: nn.Linear, x: Tensor, g: Tensor) -> dict[str, Tensor]:
 
 
 def _convolution(module: nn.Conv1d | nn.Conv2d | nn.Conv3d, x: Tensor, g: Tensor) -> dict[str, Tensor]:
-    """Return the gradients of a convolution, by one grouped convolution in which each sample is a group.
+    """Return the per-sample gradients of a convolution, by one grouped convolution in which each sample is a group.
 
     Several times faster than products with unfolded inputs, whose copies cost more than the arithmetic.
     """
@@ -64,7 +64,7 @@ def _layer_norm(module: nn.LayerNorm, x: Tensor, g: Tensor) -> dict[str, Tensor]
 
 
 def _rms_norm(module: Any, x: Tensor, g: Tensor) -> dict[str, Tensor]:
-    """Return the gradients of torch's RMSNorm (eps may be None) or diffusers' (squares in float32, may have a bias)."""
+    """Return the per-sample gradients of an RMSNorm: torch's (eps may be None) or diffusers' (may have a bias)."""
     wide = x.double() if x.dtype == torch.float64 and isinstance(module, TORCH_RMS_NORM) else x.float()
     eps = torch.finfo(x.dtype).eps if module.eps is None else module.eps
     inner = tuple(range(-module.weight.dim(), 0))
@@ -73,7 +73,7 @@ def _rms_norm(module: Any, x: Tensor, g: Tensor) -> dict[str, Tensor]:
 
 
 def _over_positions(weight: Tensor, bias: Tensor, inner: int) -> dict[str, Tensor]:
-    """Return weight and bias gradients summed over all dimensions between the batch and the `inner` normalized ones."""
+    """Return a norm's per-sample gradients, summed over dimensions between batch and `inner` normalized ones."""
     leading = tuple(range(1, weight.dim() - inner))
     if leading:
         weight, bias = weight.sum(leading), bias.sum(leading)
@@ -81,7 +81,7 @@ def _over_positions(weight: Tensor, bias: Tensor, inner: int) -> dict[str, Tenso
 
 
 def _embedding(module: nn.Embedding, x: Tensor, g: Tensor) -> dict[str, Tensor]:
-    """Return the gradients of an embedding: each position's gradient added to the row that it looked up."""
+    """Return the per-sample gradients of an embedding: each position's gradient added to the row that it looked up."""
     size, rows = len(x), module.num_embeddings
     places = (x.reshape(size, -1) + rows * torch.arange(size, device=x.device)[:, None]).flatten()
     g = g.reshape(len(places), -1)
@@ -105,7 +105,7 @@ _RULES: dict[type[nn.Module], LayerGradients] = {
 
 
 def layer_gradients(module: nn.Module) -> LayerGradients:
-    """Return the gradient rule of a module for which `has_rule` holds."""
+    """Return the function that computes a layer's per-sample gradients, for a module that `has_rule` accepts."""
     if _is_rms_norm(module):
         return _rms_norm
     return next(rule for kind, rule in _RULES.items() if isinstance(module, kind))

@@ -23,28 +23,28 @@ def loss(predicted: Tensor, target: Tensor) -> Tensor:
 
 
 def squared_norm(predicted: Tensor, target: Tensor) -> Tensor:
-    """Return D-TRAK's output, (1/d) sum e^2, which does not depend on the target; [B, ...] to [B]."""
+    """Return D-TRAK's model output of each sample, (1/d) sum e^2, which ignores the target; [B, ...] to [B]."""
     return _mean(predicted.square())
 
 
 def mean(predicted: Tensor, target: Tensor) -> Tensor:
-    """Return DAS's output, (1/d) sum e; [B, ...] to [B]."""
+    """Return DAS's model output of each sample, the prediction's mean (1/d) sum e; [B, ...] to [B]."""
     return _mean(predicted)
 
 
 def l1(predicted: Tensor, target: Tensor) -> Tensor:
-    """Return |e|_1, not divided by d (D-TRAK's ablation); [B, ...] to [B]."""
+    """Return the L1 norm |e|_1 of each sample's prediction, not divided by d (D-TRAK's ablation); [B, ...] to [B]."""
     return predicted.flatten(1).abs().sum(1)
 
 
 def l2(predicted: Tensor, target: Tensor) -> Tensor:
-    """Return |e|_2 (D-TRAK's ablation); [B, ...] to [B]."""
+    """Return the L2 norm |e|_2 of each sample's prediction (D-TRAK's ablation); [B, ...] to [B]."""
     norms: Tensor = torch.linalg.vector_norm(predicted.flatten(1), dim=1)
     return norms
 
 
 def linf(predicted: Tensor, target: Tensor) -> Tensor:
-    """Return max |e_j| (D-TRAK's ablation); [B, ...] to [B]."""
+    """Return the maximum norm max |e_j| of each sample's prediction (D-TRAK's ablation); [B, ...] to [B]."""
     return predicted.flatten(1).abs().amax(1)
 
 

@@ -1,4 +1,4 @@
-"""The contract of features that a gradient pass computes: the sink they need, and what they store of its result."""
+"""The contract of features that a gradient pass computes: the sink that receives gradients, and what is stored."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from attrbench.gradients.sinks import Sink
 
 @dataclass(frozen=True)
 class ParameterLayout:
-    """Sizes of the attributed parameters, in the order in which the whole gradient concatenates them.
+    """The sizes of the differentiated parameters, in the order in which the whole gradient concatenates them.
 
     Attributes:
         sizes: name -> number of entries of the parameter.
@@ -30,11 +30,11 @@ class ParameterLayout:
 
     @property
     def total(self) -> int:
-        """Length p of the whole gradient."""
+        """Return p, the length of the whole gradient."""
         return sum(self.sizes.values())
 
     def layers(self, cut: Layers) -> list[LayerBlock]:
-        """Return the blocks into which the whole gradient is divided: one block, one a module, or one a parameter."""
+        """Return the blocks into which the whole gradient is cut: one block, one a module, or one a parameter."""
         offsets, offset = {}, 0
         for name, size in self.sizes.items():
             offsets[name] = offset
@@ -44,7 +44,7 @@ class ParameterLayout:
 
 @dataclass(frozen=True)
 class PassSetting:
-    """Properties of a gradient pass that its features need.
+    """Properties of a gradient pass that its features need: parameter sizes, timesteps and query gradients.
 
     Attributes:
         layout: sizes of the attributed parameters.
@@ -59,7 +59,7 @@ class PassSetting:
 
 @dataclass(frozen=True)
 class BufferedRows:
-    """The complete rows of one shard, before they are encoded for storage.
+    """The complete rows and gradient norms of one shard, before they are encoded for storage.
 
     Attributes:
         values: [items, T, width], or [items, 1, width] for means over timesteps; zero where a gradient was not finite.
@@ -74,7 +74,7 @@ class BufferedRows:
 
 @dataclass(frozen=True)
 class ShardContent:
-    """The content of one shard file.
+    """The content of one shard file: arrays by name, the error due to the storage type, and facts.
 
     Attributes:
         arrays: name -> array with leading dimension [items].
@@ -90,7 +90,7 @@ class ShardContent:
 
 
 class PassFeature(Feature[TrainViewT, QueryViewT]):
-    """A feature of per-sample gradients. One pass computes all features of one source, which may share sinks.
+    """Base class of features computed by a pass of per-sample gradients; one pass computes all of one source.
 
     Attributes:
         source: declaration that decides the gradients.
@@ -100,16 +100,16 @@ class PassFeature(Feature[TrainViewT, QueryViewT]):
 
     @property
     def factor_timesteps(self) -> Literal["stack", "mean"] | None:
-        """Which query gradients the feature multiplies with: `stack` (each timestep), `mean`, or None for none."""
+        """Return the query gradients to multiply with: `stack` (each timestep), `mean`, or None for none."""
         return None
 
     @abstractmethod
     def sink_key(self) -> Hashable | None:
-        """Return a key that is equal for features that can share a sink; None if the feature needs no gradient."""
+        """Return a key by which features share a sink (receiver of gradients); None if no gradient is needed."""
 
     @abstractmethod
     def make_sink(self, features: Sequence[Self], setting: PassSetting) -> Sink:
-        """Return one sink for all `features` of one key, of which this feature is one."""
+        """Return one sink (receiver of gradients in the backward pass) for all `features` with this one's key."""
 
     @property
     def sums_suffice(self) -> bool:
@@ -132,7 +132,7 @@ class PassFeature(Feature[TrainViewT, QueryViewT]):
 
     @abstractmethod
     def values(self, sink: Any, columns: slice, outputs: Tensor) -> Tensor:
-        """Return the [B, width] values of this feature for a batch.
+        """Return the [B, width] numbers of this feature for a batch, such as sketches, from its sink.
 
         Args:
             sink: as `make_sink` made it, fed with the batch; None where no gradient is needed.
@@ -142,4 +142,4 @@ class PassFeature(Feature[TrainViewT, QueryViewT]):
 
     @abstractmethod
     def shard_content(self, rows: BufferedRows) -> ShardContent:
-        """Return the arrays that are written for a shard with these rows."""
+        """Return the arrays to write as a shard file, made of its complete rows."""

@@ -27,7 +27,7 @@ Precision = Literal["fp32", "tf32", "bf16"]
 
 @dataclass(eq=False)
 class PerSampleGradients(ABC):
-    """Computes, for each sample of a batch, the gradient of its model output with respect to the parameters.
+    """Base class of the back ends that compute each sample's gradient of the model output to the parameters.
 
     Attributes:
         denoiser: the model.
@@ -56,7 +56,7 @@ class PerSampleGradients(ABC):
         """Run a forward and a backward pass, pass every parameter's gradients to `sink`, and return the [B] outputs."""
 
     def outputs(self, batch: Batch) -> Tensor:
-        """Return the [B] model outputs of a batch."""
+        """Return the [B] scalar model outputs of a batch, such as losses, which are differentiated."""
         device = self.denoiser.device.type
         with torch.autocast(device, torch.bfloat16) if self.precision == "bf16" else nullcontext():
             predicted = self.denoiser.predict(batch.noisy, batch.t, batch.conditioning)
@@ -84,7 +84,7 @@ class PerSampleGradients(ABC):
         return width * (3 * activations + self._gradient_floats())
 
     def _gradient_floats(self) -> int:
-        """Return how many gradient entries are held at once for one sample."""
+        """Return how many gradient entries one sample holds at once, for the estimate of memory."""
         return self.total
 
 
@@ -106,7 +106,7 @@ class LoopGradients(PerSampleGradients):
     """Per-sample gradients by plain autograd, one sample at a time: the reference for the other back ends."""
 
     def __call__(self, batch: Batch, sink: GradientSink) -> Tensor:
-        """See `PerSampleGradients`."""
+        """Run a backward pass for each sample, send the stacked gradients to `sink`, and return the [B] outputs."""
         rows, values = [], []
         for b in range(len(batch.t)):
             sample = batch.sample(b)
@@ -128,7 +128,7 @@ class LoopGradients(PerSampleGradients):
 
 @contextmanager
 def asking(parameters: Iterable[nn.Parameter]) -> Iterator[None]:
-    """Set `requires_grad` of these parameters inside the `with` block."""
+    """Set `requires_grad` of these parameters inside the `with` block, and restore it afterwards."""
     silent = [parameter for parameter in parameters if not parameter.requires_grad]
     for parameter in silent:
         parameter.requires_grad_(True)
@@ -141,7 +141,7 @@ def asking(parameters: Iterable[nn.Parameter]) -> Iterator[None]:
 
 @contextmanager
 def frozen(module: nn.Module) -> Iterator[None]:
-    """Clear `requires_grad` of all parameters inside the `with` block: only gradients of activations are computed."""
+    """Clear `requires_grad` of all parameters inside the `with` block, so that only activations get gradients."""
     trainable = [parameter for parameter in module.parameters() if parameter.requires_grad]
     for parameter in trainable:
         parameter.requires_grad_(False)
@@ -156,7 +156,7 @@ class VmapGradients(PerSampleGradients):
     """Per-sample gradients by `torch.func.vmap(grad)`: for modules without batch norm; holds B whole gradients."""
 
     def __call__(self, batch: Batch, sink: GradientSink) -> Tensor:
-        """See `PerSampleGradients`."""
+        """Compute all samples' gradients at once by `vmap`, send them to `sink`, and return the [B] outputs."""
         values = {name: parameter.detach() for name, parameter in self.parameters.items()}
         forward = _Forward(self)
 

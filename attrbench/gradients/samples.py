@@ -84,7 +84,7 @@ class NoisySamples:
 
     @property
     def items_fingerprint(self) -> str:
-        """Hash of all items of the split."""
+        """Return the hash of the contents of all items of the split."""
         return self.split.items.fingerprint
 
     def gradients(self, output: ModelOutput | None = None, backend: str = "hooks") -> PerSampleGradients:
@@ -93,7 +93,7 @@ class NoisySamples:
         return per_sample_gradients(self.denoiser, self.parameters, chosen, backend, self.source.precision)
 
     def encode(self, first: int, last: int) -> Encoded:
-        """Return items first .. last - 1 encoded: latents [B, C, H, W], or [B, T, C, H, W] along trajectories."""
+        """Return items first .. last - 1 as latents [B, C, H, W], or [B, T, C, H, W] along sampling trajectories."""
         return self._encode(range(first, last))
 
     def _encode(self, chosen: Sequence[int]) -> Encoded:
@@ -115,7 +115,7 @@ class NoisySamples:
         return [min(range(len(visited)), key=lambda step: abs(visited[step] - t)) for t in self.timesteps]
 
     def batch(self, first: int, encoded: Encoded, items: Tensor, steps: Tensor) -> Batch:
-        """Return the batch of noisy samples of B (item, timestep) pairs.
+        """Return the noisy samples of B (item, timestep) pairs as one batch of network inputs.
 
         Args:
             first: index of the item that `encoded` begins with.
@@ -140,7 +140,7 @@ class NoisySamples:
         return torch.tensor(sorted(range(self.first, self.first + self.count), key=keys.__getitem__))
 
     def _noised(self, chosen: Encoded, items: Sequence[int], steps: Tensor) -> Batch:
-        """Return the batch of noisy samples of encoded items, one entry of `chosen` for each sample."""
+        """Return encoded items with noise added as a batch of noisy samples, one entry of `chosen` for each."""
         device, latents = self.denoiser.device, chosen.latents
         if self.source.latents == "trajectory":
             latents = latents[torch.arange(len(steps)), steps.to(device)]

@@ -16,7 +16,7 @@ TINY = 1e-12
 
 
 class ShardBuffer:
-    """The rows of one shard of one feature while it is being filled.
+    """A buffer of the rows of one feature's shard, filled batch by batch until it is written to disk.
 
     Args:
         feature: the feature that the rows belong to.
@@ -61,11 +61,11 @@ class ShardBuffer:
         self._nonfinite.append((item, timestep))
 
     def time(self, item: int, seconds: float) -> None:
-        """Add `seconds` to the time spent on an item."""
+        """Add `seconds` to the computing time recorded for an item."""
         self._seconds[item - self.shard.first] += seconds
 
     def commit(self, features_in_pass: int) -> None:
-        """Write the shard to its store, with the number of features that its pass computed."""
+        """Write the complete shard to its store, with the number of features that its pass computed."""
         if self.feature.is_mean:
             self._values[[item - self.shard.first for item, _ in self._nonfinite]] = 0
         content = self.feature.shard_content(BufferedRows(self._values, self._norms, self._setting))

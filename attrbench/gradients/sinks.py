@@ -32,7 +32,7 @@ class Sink(Protocol):
     held: int
 
     def start(self, items: Tensor, timesteps: Tensor, dtype: torch.dtype, device: torch.device) -> None:
-        """Reset for a new batch with item indices [B] and timestep indices [B] (into the grid)."""
+        """Reset the sink for a new batch with item indices [B] and timestep indices [B] (into the grid)."""
 
     def add(self, offset: int, gradients: Tensor) -> None:
         """Receive columns offset .. offset + w of the batch's concatenated gradients: [B, w], in `dtype`."""
@@ -45,11 +45,11 @@ class NormSink:
     held = 0
 
     def start(self, items: Tensor, timesteps: Tensor, dtype: torch.dtype, device: torch.device) -> None:
-        """See `Sink`."""
+        """Reset the sums of squares to zero for a new batch of samples."""
         self._squares = torch.zeros(len(timesteps), dtype=torch.float64, device=device)
 
     def add(self, offset: int, gradients: Tensor) -> None:
-        """See `Sink`."""
+        """Add the squares of some columns of the gradients to each sample's sum, safe from overflow."""
         norms = torch.linalg.vector_norm(gradients, dim=1).double()
         if not norms.isfinite().all():  # float32 squares overflow beyond 1e19; only then is it worth a second look
             largest = gradients.abs().amax(dim=1).double()
@@ -58,7 +58,7 @@ class NormSink:
         self._squares += norms.square()
 
     def result(self) -> Tensor:
-        """Return the [B] float64 norms."""
+        """Return the [B] float64 norms of the samples' whole gradients."""
         return self._squares.sqrt()
 
 
@@ -93,12 +93,12 @@ class SketchSink:
         ]
 
     def start(self, items: Tensor, timesteps: Tensor, dtype: torch.dtype, device: torch.device) -> None:
-        """See `Sink`."""
+        """Reset the sketches to zero for a new batch of samples."""
         for accumulator in self._accumulators:
             accumulator.start(len(timesteps), dtype, device)
 
     def add(self, offset: int, gradients: Tensor) -> None:
-        """See `Sink`."""
+        """Add some columns of the gradients to the sketches of their layer."""
         layer, start = self._places[offset]
         self._accumulators[layer].add(start, gradients)
 
@@ -125,15 +125,15 @@ class WholeGradientSink:
         self._total = self.held = total
 
     def start(self, items: Tensor, timesteps: Tensor, dtype: torch.dtype, device: torch.device) -> None:
-        """See `Sink`."""
+        """Allocate [B, p] zeros for the whole gradients of a new batch."""
         self._rows = torch.zeros(len(timesteps), self._total, dtype=dtype, device=device)
 
     def add(self, offset: int, gradients: Tensor) -> None:
-        """See `Sink`."""
+        """Store some columns of the gradients in the [B, p] rows."""
         self._rows[:, offset : offset + gradients.shape[1]] = gradients
 
     def result(self) -> Tensor:
-        """Return the [B, p] gradients."""
+        """Return the [B, p] whole gradients of the batch."""
         return self._rows
 
 
@@ -153,7 +153,7 @@ class TimestepSumSink:
         self.held = sum(sink.held for sink in inner)
 
     def start(self, items: Tensor, timesteps: Tensor, dtype: torch.dtype, device: torch.device) -> None:
-        """See `Sink`."""
+        """Group the samples of a new batch by item, and start the inner sinks with one row for each item."""
         distinct, self._group = torch.unique(items, return_inverse=True)
         self._first = torch.stack([(self._group == group).nonzero()[0, 0] for group in range(len(distinct))])
         each = len(items) // len(distinct)
@@ -163,7 +163,7 @@ class TimestepSumSink:
             sink.start(distinct, torch.zeros_like(distinct), dtype, device)
 
     def add(self, offset: int, gradients: Tensor) -> None:
-        """See `Sink`."""
+        """Sum some columns of the gradients over each item's timesteps, and pass the sums to the inner sinks."""
         if self._runs:  # timestep by timestep, of the same items: several times faster than adding by index
             sums = gradients.unflatten(0, (self._runs, -1)).sum(0)
         else:
@@ -173,7 +173,7 @@ class TimestepSumSink:
             sink.add(offset, sums)
 
     def spread(self, sums: Tensor) -> Tensor:
-        """Return an inner sink's result ([distinct items, width]) spread to the batch: [B, width]."""
+        """Return an inner sink's rows per item as [B, width]: at each item's first sample, zero at its others."""
         rows = sums.new_zeros(len(self._group), sums.shape[1])
         rows[self._first.to(sums.device)] = sums
         return rows
@@ -201,17 +201,17 @@ class GatheringSink:
         self._ends = list(pairwise([*offsets, total]))
 
     def start(self, items: Tensor, timesteps: Tensor, dtype: torch.dtype, device: torch.device) -> None:
-        """See `Sink`."""
+        """Allocate [B, p] zeros for the gradients of a new batch, and start the inner sinks."""
         self._rows = torch.zeros(len(timesteps), self._total, dtype=dtype, device=device)
         for sink in self._inner:
             sink.start(items, timesteps, dtype, device)
 
     def add(self, offset: int, gradients: Tensor) -> None:
-        """See `Sink`."""
+        """Store some columns of the gradients, to be passed on later with all others."""
         self._rows[:, offset : offset + gradients.shape[1]] = gradients
 
     def hand_on(self) -> None:
-        """Pass the gathered gradients to the inner sinks."""
+        """Pass the gathered gradients of the batch to the inner sinks."""
         for sink in self._inner:
             for first, last in self._ends if sink.by_parameter else [(0, self._total)]:
                 sink.add(first, self._rows[:, first:last])

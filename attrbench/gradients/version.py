@@ -1,4 +1,4 @@
-"""The version of the gradient engine, in a module without torch for those who only compare it."""
+"""The version number of the gradient engine, part of fingerprints, in a module that does not import torch."""
 
 ENGINE_VERSION = 2
 """Raised whenever computed gradients change by more than rounding; part of every feature's fingerprint."""

@@ -114,7 +114,7 @@ def test_rows_times_norms_are_the_gradients_of_plain_diffusers_calls(
     t = (999, 962, 703)[step]
     x = torch.from_numpy(tiny_items.images[item].transpose(2, 0, 1)).float()[None] / 255
     x = x if image_range == "unit" else (x - 0.5) / 0.5
-    noise = feature_noise(source, "train", item, t, (1, 8, 8))[None]
+    noise = feature_noise(source, tiny_items.keys[item], t, (1, 8, 8))[None]
     unet = tiny_denoiser.module
     noisy = tiny_denoiser.scheduler.add_noise(x, noise, torch.tensor([t]))
     loss = F.mse_loss(unet(noisy, torch.tensor([t])).sample, noise)

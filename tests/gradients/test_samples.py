@@ -66,7 +66,7 @@ def test_batches_hold_every_sample_once_and_each_is_the_same_in_any_batch(denois
     assert sorted(seen) == [(item, step) for item in range(COUNT) for step in range(STEPS)]
     encoded = denoiser.encode(samples.split.items.images, (), "model").latents
     for (item, step), one in seen.items():
-        noise = feature_noise(LOSS, "train", item, TIMES[step], SHAPE)[None].double()
+        noise = feature_noise(LOSS, samples.split.items.keys[item], TIMES[step], SHAPE)[None].double()
         t = torch.tensor([TIMES[step]])
         torch.testing.assert_close(one.noisy, denoiser.noisy(encoded[item : item + 1], noise, t))
         assert torch.equal(one.target, noise)
@@ -191,8 +191,8 @@ def test_only_random_grids_count_their_repeats():
 @pytest.mark.parametrize("policy", ["shared", "per-timestep", "per-item"])
 def test_the_first_draw_has_the_noise_of_a_grid_without_draws_and_later_ones_have_their_own(policy):
     source = source_of(noise=policy)
-    plain = feature_noise(source, "train", 3, 500, SHAPE)
-    draws = [feature_noise(source, "train", 3, 500, SHAPE, draw) for draw in range(3)]
+    plain = feature_noise(source, "key", 500, SHAPE)
+    draws = [feature_noise(source, "key", 500, SHAPE, draw) for draw in range(3)]
     assert torch.equal(draws[0], plain)
     assert torch.equal(draws[1], draws[2]) == torch.equal(draws[1], plain) == (policy == "shared")
 
@@ -202,7 +202,7 @@ def test_the_first_draw_has_the_noise_of_a_grid_without_draws_and_later_ones_hav
     [("shared", [0.72435, 0.22390]), ("per-timestep", [-0.25174, 1.65113]), ("per-item", [-0.71686, 1.56022])],
 )
 def test_noise_of_the_first_draw_is_that_from_before_there_were_draws(policy, numbers):
-    noise = feature_noise(source_of(noise=policy), "train", 3, 500, (2,), 0)
+    noise = feature_noise(source_of(noise=policy), "train/3", 500, (2,), 0)
     assert noise.tolist() == pytest.approx(numbers, abs=1e-5)
 
 

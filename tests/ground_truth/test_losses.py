@@ -56,7 +56,7 @@ def test_no_method_shares_a_noise_with_the_measure(tiny_denoiser, queries):
     ours = [QueryLosses()._noise(tiny_denoiser, content_key(queries, 0), t, 0) for t in (0.0, 250.0)]
     for policy in ("shared", "per-timestep", "per-item"):
         source = GradientSource(noise=policy)
-        theirs = [feature_noise(source, split, 0, t, shape) for split in ("train", "query") for t in (0, 250)]
+        theirs = [feature_noise(source, key, t, shape) for key in queries.keys for t in (0, 250)]
         assert not any(torch.equal(one, other) for one in ours for other in theirs)
 
 

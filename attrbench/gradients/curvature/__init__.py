@@ -1,1 +1,1 @@
-"""Curvature of a network: Hessian and Gauss-Newton products, Kronecker factors."""
+"""Curvature of a network's loss: Hessian and Gauss-Newton products with vectors, and Kronecker factors (K-FAC)."""

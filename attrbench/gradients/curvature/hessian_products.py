@@ -20,7 +20,7 @@ Product = Callable[[Sequence[Tensor]], Sequence[Tensor]]
 
 
 class Curvature:
-    """The product H v for the mean loss of a batch, H the Hessian or the Gauss-Newton matrix J^T (2/d) J.
+    """Products H v for the mean loss of a batch, with H the Hessian or the Gauss-Newton matrix J^T (2/d) J.
 
     J = de/dtheta is the Jacobian of the prediction e with d entries. Products take reverse mode twice, which every
     layer supports; the forward pass and the first backward pass serve all vectors.
@@ -38,7 +38,7 @@ class Curvature:
         self._parameters = list(samples.parameters.values())
 
     def __call__(self, vectors: Tensor, batch: Batch) -> Tensor:
-        """Return the [m, p] products with `vectors` ([m, p]), for the mean loss over the samples of the batch."""
+        """Return the products H v of `vectors` ([m, p]), H the curvature of a batch's mean loss, as [m, p]."""
         sizes = [parameter.numel() for parameter in self._parameters]
         with torch.enable_grad(), asking(self._parameters), plain_attention():
             predicted = self._denoiser.predict(batch.noisy, batch.t, batch.conditioning)
@@ -56,7 +56,7 @@ class Curvature:
         return lambda vector: _gradients(gradients, self._parameters, vector)
 
     def _gauss_newton(self, predicted: Tensor) -> Product:
-        """Return the Gauss-Newton product; J v is the gradient of <J^T u, v> with respect to u, at any u."""
+        """Return a function for Gauss-Newton products; J v is the gradient of <J^T u, v> to u, taken at any u."""
         anywhere = torch.zeros_like(predicted, requires_grad=True)
         gradients = _gradients([predicted], self._parameters, [anywhere], create_graph=True)
         factor = 2 / predicted.numel()  # the loss is a mean over d, the batch's a mean over B
@@ -74,7 +74,7 @@ def _gradients(
     factors: Sequence[Tensor] | None = None,
     create_graph: bool = False,
 ) -> Sequence[Tensor]:
-    """Return the gradients of sum <factor, output>, zero where outputs don't depend; the graph is retained."""
+    """Return the gradients of sum <factor, output> to `inputs`, zero where outputs don't depend; keeps the graph."""
     outputs = list(outputs)
     factors = [torch.ones_like(output) for output in outputs] if factors is None else list(factors)
     tied = [(output, factor) for output, factor in zip(outputs, factors, strict=True) if output.requires_grad]

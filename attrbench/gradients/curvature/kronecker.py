@@ -38,7 +38,7 @@ BATCH = 32
 
 @dataclass(frozen=True)
 class FactorOptions:
-    """Options for estimating Kronecker factors.
+    """Options for estimating Kronecker factors of a network's curvature: gradients used, positions, samples, seed.
 
     Attributes:
         fisher: `mc` estimates the Gauss-Newton matrix by gradients of random outputs, one draw for each noisy sample;
@@ -57,7 +57,7 @@ class FactorOptions:
 
 @dataclass(frozen=True)
 class LayerFactors:
-    """The factored curvature of one layer with weight [o, i].
+    """The Kronecker-factored curvature of one layer with weight [o, i]: its eigenvectors and eigenvalues.
 
     Attributes:
         inputs: [i, i] eigenvectors of A, in columns.
@@ -72,7 +72,7 @@ class LayerFactors:
     ekfac: Tensor
 
     def solve(self, gradients: Tensor, corrected: bool, damping: float, relative: bool) -> Tensor:
-        """Return (H + lam I)^-1 V for V [..., o, i]; a relative damping is multiplied by the mean eigenvalue."""
+        """Return (H + lam I)^-1 V for this layer's V [..., o, i]; relative damping is in mean eigenvalues."""
         values = (self.ekfac if corrected else self.kfac).double()
         unit = float(values.mean()) if relative else 1.0
         scale = 1 / (values + (damping * unit if unit > 0 else damping))
@@ -81,7 +81,7 @@ class LayerFactors:
 
 
 class TrackedLayer:
-    """A Linear or Conv2d module whose weight is attributed, with its offsets in the concatenated gradient."""
+    """A Linear or Conv2d module whose curvature is estimated, with its offsets in the concatenated gradient."""
 
     def __init__(self, name: str, module: nn.Linear | nn.Conv2d, offsets: Mapping[str, int]) -> None:
         self.name = name
@@ -92,7 +92,7 @@ class TrackedLayer:
         self.columns = module.weight.numel() // self.rows
 
     def patches(self, x: Tensor) -> Tensor:
-        """Return the layer's input by position, [B, R, i], with a last column of ones if there is a bias."""
+        """Return the layer's input vectors by position, [B, R, i], with a last column of ones if there is a bias."""
         module = self.module
         if isinstance(module, nn.Conv2d):
             assert not isinstance(module.padding, str)
@@ -102,13 +102,13 @@ class TrackedLayer:
         return x if self.bias is None else torch.cat([x, x.new_ones(*x.shape[:2], 1)], dim=2)
 
     def positions(self, g: Tensor) -> Tensor:
-        """Return the output gradients by position, [B, R, o]."""
+        """Return the gradients of the layer's output by position, [B, R, o]."""
         if isinstance(self.module, nn.Conv2d):
             return g.flatten(2).transpose(1, 2)
         return g.reshape(len(g), -1, g.shape[-1])
 
     def take(self, whole: Tensor) -> Tensor:
-        """Return this layer's part [..., o, i] of whole gradients [..., p]."""
+        """Return this layer's part of whole gradients [..., p], as weight matrices [..., o, i]."""
         weight = whole[..., self.weight : self.weight + self.rows * self.columns]
         weight = weight.reshape(*whole.shape[:-1], self.rows, self.columns)
         if self.bias is None:
@@ -124,7 +124,7 @@ class TrackedLayer:
 
 
 class KroneckerFactors:
-    """The Kronecker factors of all tracked layers.
+    """The Kronecker-factored curvature of all tracked layers (Linear, Conv2d), to multiply by its damped inverse.
 
     Args:
         layers: the tracked layers.
@@ -136,7 +136,7 @@ class KroneckerFactors:
         self.factors = factors
 
     def solve(self, gradients: Tensor, corrected: bool, damping: float, relative: bool) -> Tensor:
-        """Return (H + lam I)^-1 g for whole gradients g [..., p]; zero for parameters of other layers."""
+        """Return (H + lam I)^-1 g, H the curvature, for whole gradients g [..., p]; zero for untracked parameters."""
         solved = torch.zeros_like(gradients)
         for layer in self.layers:
             part = self.factors[layer.name].solve(layer.take(gradients), corrected, damping, relative)
@@ -144,12 +144,12 @@ class KroneckerFactors:
         return solved
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return all factors as name -> tensor, for a safetensors file."""
+        """Return all Kronecker factors as name -> tensor, to save in a safetensors file."""
         return {f"{name}/{key}": value for name, each in self.factors.items() for key, value in vars(each).items()}
 
     @staticmethod
     def of(layers: list[TrackedLayer], tensors: Mapping[str, Tensor]) -> KroneckerFactors:
-        """Return the factors that `tensors` turned into tensors."""
+        """Return the Kronecker factors restored from the tensors that `tensors` returned."""
         keys = ("inputs", "outputs", "kfac", "ekfac")
         layers = [layer for layer in layers if f"{layer.name}/inputs" in tensors]
         by_layer = {layer.name: {key: tensors[f"{layer.name}/{key}"] for key in keys} for layer in layers}
@@ -157,7 +157,7 @@ class KroneckerFactors:
 
 
 def tracked_layers(samples: Samples) -> list[TrackedLayer]:
-    """Return the Linear and Conv2d modules whose weights are attributed; others are logged and left out.
+    """Return the Linear and Conv2d modules whose weights are attributed; other parameters are logged and left out.
 
     Raises:
         Unavailable: where there is no such module.
@@ -185,7 +185,7 @@ def _fits(module: nn.Module) -> bool:
 
 
 def kronecker_factors(samples: Samples, options: FactorOptions) -> KroneckerFactors:
-    """Estimate the Kronecker factors of all tracked layers from randomly drawn noisy samples, batch by batch.
+    """Estimate the K-FAC and EK-FAC factors of all tracked layers from randomly drawn noisy samples, in batches.
 
     Second moments are sums over items of what one noisy sample contributes, the loss being a mean over the d outputs.
     """
@@ -245,7 +245,7 @@ def _add_squares(
 
 
 class _Moments:
-    """The second moments A and S of one layer, summed batch by batch."""
+    """The second moments A of one layer's inputs and S of its output gradients, summed batch by batch for K-FAC."""
 
     def __init__(self, layer: TrackedLayer, sharing: Sharing) -> None:
         self._layer = layer
@@ -269,7 +269,7 @@ class _Moments:
         return self._inputs > 0
 
     def eigen(self, samples: int) -> Eigen:
-        """Return the eigenvectors of A [i, i] and S [o, o], and the products of their eigenvalues [o, i]."""
+        """Return the eigenvectors of moments A [i, i] and S [o, o], and the products of their eigenvalues [o, i]."""
         assert isinstance(self._a, Tensor) and isinstance(self._s, Tensor)
         a, inputs = torch.linalg.eigh(self._a / self._inputs)
         s, outputs = torch.linalg.eigh(self._s / samples)
@@ -281,13 +281,13 @@ def _output(fisher: Fisher) -> ModelOutput:
 
 
 def _random_output(predicted: Tensor, target: Tensor) -> Tensor:
-    """Return sqrt(2/d) <e, u>, u the normal `target`: the second moment of its gradient is J^T (2/d) J; [B]."""
+    """Return [B] random outputs sqrt(2/d) <e, u>, u the normal `target`: E[g g^T] of their gradients is J^T (2/d) J."""
     d = predicted[0].numel()
     return (predicted * target).flatten(1).sum(1) * math.sqrt(2 / d)
 
 
 def _draws(samples: Samples, options: FactorOptions, purpose: str) -> Iterator[Batch]:
-    """Yield batches of drawn noisy samples; for `mc`, targets are replaced by standard normal numbers."""
+    """Yield batches of randomly drawn noisy samples; for `mc`, targets are replaced by standard normal numbers."""
     draws = torch.Generator().manual_seed(seed_of("kronecker", purpose, options.seed))
     for first in range(0, options.draws, BATCH):
         batch = samples.drawn(min(BATCH, options.draws - first), draws)

@@ -1,1 +1,1 @@
-"""Linear sketches of gradients: the stateless rotation, and the reference forms."""
+"""Linear sketches that compress gradients: the rotation sketch, which stores only a seed, and reference sketches."""

@@ -21,13 +21,13 @@ SEED_BYTES = 8
 
 
 class SketchAccumulator(Protocol):
-    """Accumulates sketches of a batch of vectors whose columns are added part by part."""
+    """Protocol of accumulators of sketches of a batch of vectors whose columns are added part by part."""
 
     def start(self, size: int, dtype: torch.dtype, device: torch.device) -> None:
-        """Reset for a batch of `size` vectors."""
+        """Reset the sketches to zero for a batch of `size` vectors."""
 
     def add(self, offset: int, piece: Tensor) -> None:
-        """Add coordinates offset .. offset + w of every vector; `piece` is [B, w]."""
+        """Add coordinates offset .. offset + w of every vector to the sketches; `piece` is [B, w]."""
 
     def result(self, length: int) -> Tensor:
         """Return the [B, v] sketches of the vectors that were added since `start`."""
@@ -48,7 +48,7 @@ def state_bytes(form: SketchForm, length: int, total: int) -> int:
 
 
 def padded(total: int, length: int) -> int:
-    """Return the padded vector length D = v * ceil(p / v)."""
+    """Return D = v * ceil(p / v), the length to which vectors of p numbers are padded before a sketch to v."""
     return length * -(-total // length)
 
 
@@ -71,15 +71,15 @@ class PermutationSketcher:
         self._vectors = torch.empty(0)
 
     def start(self, size: int, dtype: torch.dtype, device: torch.device) -> None:
-        """See `SketchAccumulator`."""
+        """Allocate zeros for a batch of `size` whole vectors, which are sketched at the end."""
         self._vectors = torch.zeros(size, self._total, dtype=dtype, device=device)
 
     def add(self, offset: int, piece: Tensor) -> None:
-        """See `SketchAccumulator`."""
+        """Add coordinates offset .. offset + w to the whole vectors in memory; `piece` is [B, w]."""
         self._vectors[:, offset : offset + piece.shape[1]] += piece
 
     def result(self, length: int) -> Tensor:
-        """See `SketchAccumulator`."""
+        """Return the [B, v] sketches: permuted coordinates times random signs, summed in v buckets."""
         permutation, signs = (drawn.to(self._vectors.device) for drawn in self._drawn[length])
         vectors = torch.nn.functional.pad(self._vectors, (0, len(signs) - self._total))
         shuffled = vectors.index_select(1, permutation) * signs
@@ -87,7 +87,7 @@ class PermutationSketcher:
 
 
 class DenseSketcher:
-    """A dense random projection S(x) = P x / sqrt(v) (Johnson and Lindenstrauss 1984).
+    """A dense random projection of vectors to v numbers, S(x) = P x / sqrt(v) (Johnson and Lindenstrauss 1984).
 
     The entries of P are independent random signs (`rademacher`) or standard normals (`gaussian`).
     """
@@ -99,11 +99,11 @@ class DenseSketcher:
         self._sums: dict[int, Tensor] = {}
 
     def start(self, size: int, dtype: torch.dtype, device: torch.device) -> None:
-        """See `SketchAccumulator`."""
+        """Reset the projections to zero for a batch of `size` vectors."""
         self._sums = {length: torch.zeros(size, length, dtype=dtype, device=device) for length in self._lengths}
 
     def add(self, offset: int, piece: Tensor) -> None:
-        """See `SketchAccumulator`."""
+        """Add the projection of coordinates offset .. offset + w of every vector; `piece` is [B, w]."""
         end = offset + piece.shape[1]
         for length, sums in self._sums.items():
             for block in range(offset // COLUMNS, -(-end // COLUMNS)):
@@ -112,7 +112,7 @@ class DenseSketcher:
                 sums += piece[:, low - offset : high - offset] @ columns.to(piece.device, piece.dtype)
 
     def _columns(self, length: int, block: int) -> Tensor:
-        """Return [COLUMNS, v] rows of the scaled transpose of P; drawn on the CPU, whatever the device."""
+        """Return [COLUMNS, v] random rows of the scaled transpose of P, drawn on the CPU, whatever the device."""
         generator = torch.Generator().manual_seed(seed_of("dense sketch", self._form, self._seed, length, block))
         shape = (COLUMNS, length)
         if self._form == "gaussian":
@@ -123,5 +123,5 @@ class DenseSketcher:
         return scaled
 
     def result(self, length: int) -> Tensor:
-        """See `SketchAccumulator`."""
+        """Return the [B, v] dense random projections of the vectors that were added since `start`."""
         return self._sums[length]

@@ -40,13 +40,13 @@ SHORT = 2**16
 
 
 def chunk_length(length: int) -> int:
-    """Return the chunk length c of S_v: 4096 if v = 4096 * 2^r, else v."""
+    """Return the chunk length c of the rotation sketch to v numbers: 4096 if v = 4096 * 2^r, else v."""
     rows = length // CHUNK
     return CHUNK if length % CHUNK == 0 and rows & (rows - 1) == 0 else length
 
 
 def _sign_vectors(chunk: int) -> int:
-    """Return how many sign vectors chunks choose from; fewer for long chunks, to keep them within a few MB."""
+    """Return how many random sign vectors a sketch's chunks choose from; fewer for long chunks, to save memory."""
     return max(1, min(SIGN_VECTORS, 2**20 // chunk))
 
 
@@ -64,7 +64,7 @@ def _mix(seed: int, purpose: int, counter: NDArray[np.uint64]) -> NDArray[np.uin
 
 
 def _rows(seed: int, chunks: NDArray[np.uint64], rows: int) -> NDArray[np.uint64]:
-    """Return the table row of each chunk, for a number of rows that is a power of two.
+    """Return the row of the sketch's table that each chunk is added to; the number of rows is a power of two.
 
     Bit k of the row is bit k of the chunk's number, flipped by a hash of the number's higher bits. So any run of
     `rows` chunks that starts at a multiple of `rows` falls one to one on the rows, chunks of different runs agree
@@ -80,7 +80,7 @@ def _rows(seed: int, chunks: NDArray[np.uint64], rows: int) -> NDArray[np.uint64
 
 
 class Sketcher:
-    """Accumulates rotation sketches of a batch of vectors whose columns are added part by part.
+    """An accumulator of rotation sketches of a batch of vectors whose columns are added part by part.
 
     Args:
         lengths: sketch lengths v; those that share a chunk length are folded from the longest.
@@ -102,7 +102,7 @@ class Sketcher:
         self._open = False
 
     def start(self, size: int, dtype: torch.dtype, device: torch.device) -> None:
-        """Reset for a batch of `size` vectors."""
+        """Reset the sketches to zero for a batch of `size` vectors."""
         for chunks in self._chunks.values():
             chunks.start(size, dtype, device)
         for blocks in self._blocks.values():
@@ -110,7 +110,7 @@ class Sketcher:
         self._open = bool(self._blocks)
 
     def add(self, offset: int, piece: Tensor) -> None:
-        """Add coordinates offset .. offset + w of every vector; `piece` is [B, w]."""
+        """Add coordinates offset .. offset + w of every vector to the sketches; `piece` is [B, w]."""
         if None in self._chunks:
             self._chunks[None].add(offset, piece)
         for blocks in self._blocks.values():
@@ -126,7 +126,7 @@ class Sketcher:
 
 
 class _Blocks:
-    """The first stage for long vectors: blocks of V coordinates, signed, rolled and summed into a [B, 2 V] table."""
+    """The first stage of sketching long vectors: blocks of V coordinates, signed, rolled and summed to [B, 2 V]."""
 
     def __init__(self, block: int, seed: int) -> None:
         self._table = torch.empty(0)
@@ -151,7 +151,7 @@ class _Blocks:
 
 
 class _Chunks:
-    """The second stage: chunks, each signed, rolled and added to a row of a [B, R, 2 c] table for each base length."""
+    """The second stage of sketching: chunks, each signed, rolled and added to a row of a [B, R, 2 c] table."""
 
     def __init__(self, lengths: Sequence[int], seed: int) -> None:
         self.seed = seed
@@ -190,11 +190,11 @@ class _Chunks:
 
     @staticmethod
     def _is_small(piece: Tensor, chunk: int) -> bool:
-        """Return whether to add a piece by one scatter call, which gives bitwise equal results."""
+        """Return whether to add a piece by one scatter call instead of chunk by chunk, with bitwise equal results."""
         return piece.device.type == "cpu" and len(piece) * chunk <= FEW and 2 * chunk < piece.shape[1] <= SHORT
 
     def _numbers(self, base: int, offset: int, piece: Tensor) -> tuple[Tensor, Tensor]:
-        """Return for each column of a piece its index in a flattened table ([w]) and its sign ([w])."""
+        """Return for each column of a piece its index in the flattened sketch table ([w]) and its sign ([w])."""
         width = piece.shape[1]
         key = (base, offset, width, piece.dtype)
         if key not in self._scattered:
@@ -239,14 +239,14 @@ class _Chunks:
 
 
 def _zeros(old: Tensor | None, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Return zeros, in the old tensor's memory if shape and type fit: fresh pages cost more than the arithmetic."""
+    """Return a tensor of zeros, in the old tensor's memory if shape and type fit, as new memory pages are slow."""
     if old is not None and old.shape == shape and old.dtype == dtype and old.device == device:
         return old.zero_()
     return torch.zeros(shape, dtype=dtype, device=device)
 
 
 def _add_rotated(table: Tensor, piece: Tensor, start: int, signs: Tensor, shift: int, flip: float) -> None:
-    """Add the part of `piece` that lies in one cell of c coordinates to `table`, signed and rolled.
+    """Add the part of `piece` in one cell (a chunk of c coordinates) to `table`, times signs and rolled by `shift`.
 
     All of a sketch's arithmetic happens here. It is a fused multiply-add over a contiguous run, which the CPU does at
     about the speed of reading; on a GPU, a Triton kernel that takes all cells of a piece at once, (shift, flip, row)
@@ -269,7 +269,7 @@ def _add_rotated(table: Tensor, piece: Tensor, start: int, signs: Tensor, shift:
 
 
 def _wrapped(table: Tensor) -> Tensor:
-    """Return the [..., c] table whose second half, rolled beyond the end, is added to the first half of [..., 2 c]."""
+    """Return the [..., 2 c] table folded to [..., c]: the half rolled beyond the end is added to the first half."""
     c = table.shape[-1] // 2
     return table[..., :c] + table[..., c:]
 

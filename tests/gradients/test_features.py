@@ -476,10 +476,9 @@ def test_nan_at_one_timestep_of_one_item_is_named_and_harms_that_row_and_its_mea
     harmed, sound = compute(features, items, denoiser=broken), compute(features, items)
     others = np.arange(COUNT) != LOST
     for feature in features:
-        found, sidecars = contents(harmed[feature])
-        expected, undisturbed = contents(sound[feature])
-        assert [entry for sidecar in sidecars for entry in sidecar.nonfinite] == [(LOST, TIMESTEPS[1])]
-        assert [entry for sidecar in undisturbed for entry in sidecar.nonfinite] == []
+        (found, _), (expected, _) = contents(harmed[feature]), contents(sound[feature])
+        assert StoredShards(harmed[feature], ALL).nonfinite() == [(LOST, TIMESTEPS[1])]
+        assert StoredShards(sound[feature], ALL).nonfinite() == []
         for name in found:
             assert np.isfinite(found[name]).all()
             np.testing.assert_array_equal(found[name][others], expected[name][others])

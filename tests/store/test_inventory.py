@@ -29,8 +29,6 @@ UNITS = (Unit(0, 64), Unit(64, 70))
 def describe(feature=FEATURE, **changes):
     return {
         "engine": ENGINE_VERSION,
-        "task": "digits-mini v1",
-        "split": "train",
         "kind": type(feature).__name__,
         "feature": feature.model_dump(mode="json"),
     } | changes
@@ -38,7 +36,11 @@ def describe(feature=FEATURE, **changes):
 
 def fill(root, description=None, units=UNITS):
     store = FeatureStore(
-        root, describe() if description is None else description, summary="sketch v=4, T=2", kind="rows"
+        root,
+        describe() if description is None else description,
+        summary="sketch v=4, T=2",
+        kind="rows",
+        of="digits-mini v1 train",
     )
     for unit in units:
         count = unit.last - unit.first

@@ -55,7 +55,7 @@ def test_what_is_read_is_what_was_written(store):
         np.testing.assert_array_equal(read[name], written)
     sidecar = fresh(store).sidecar(UNIT)
     assert (sidecar.rows, sidecar.seconds, sidecar.item_seconds) == (3, 1.0, [0.25, 0.5, 0.25])
-    assert (sidecar.features_in_pass, sidecar.nonfinite, sidecar.row_error) == (2, [(5, 999)], 0.125)
+    assert (sidecar.features_in_pass, sidecar.nonfinite, sidecar.row_error) == (2, [(1, 999)], 0.125)
     assert sidecar.bytes == store.path(UNIT).stat().st_size
 
 

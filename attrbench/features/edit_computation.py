@@ -55,7 +55,7 @@ class EditComputation(Computation[AnyFeature]):
         )
 
     def identity(self, scope: Scope) -> object:
-        """Return what identifies the computation: task, items, model, gradient source, edit and seed."""
+        """Return what tells this computation from others, to name its locks: task, items, model, source, edit, seed."""
         facts = source_facts(self.source, "query", scope)
         train = [scope.items_fingerprint("train"), scope.count("train")]
         source = self.source.model_dump(mode="json")

@@ -55,7 +55,7 @@ class PassComputation(Computation[AnyFeature]):
         return f"{text} of {self.split} items at T={self.source.grid.steps} ({self.source.grid.kind})"
 
     def identity(self, scope: Scope) -> object:
-        """Return what identifies the gradient pass: task, split, items, model and gradient source."""
+        """Return what tells this pass from others, to name its locks: task, split, items, model, gradient source."""
         facts = source_facts(self.source, self.split, scope)
         return ["pass", facts["task"], self.split, facts["items"], facts["model"], self.source.model_dump(mode="json")]
 

@@ -20,11 +20,15 @@ INTEGRATION = (
     "golden",
     "gradients/test_models.py",
     "ground_truth",
+    "methods/test_embeddings.py",
+    "models/test_description.py",
+    "models/test_empty_prompt.py",
     "models/test_loading.py",
     "models/test_methods_on_latent_models.py",
     "models/test_stable_diffusion.py",
     "packaging",
     "tasks",
+    "test_door_docs.py",
     "test_example_plugin.py",
     "test_readme.py",
 )
@@ -36,6 +40,13 @@ def layer_of(path: Path) -> str:
         if any(path.is_relative_to(TESTS / place) for place in places):
             return layer
     return "unit"
+
+
+def pytest_ignore_collect(collection_path, config):
+    """Leave out files of other layers where `-m unit and ...` asks for that one: importing them takes longer."""
+    if config.option.markexpr.startswith("unit and ") and layer_of(collection_path) != "unit":
+        return True
+    return None
 
 
 def pytest_collection_modifyitems(items):

@@ -89,6 +89,7 @@ def inner_imports(file: Path) -> list[int]:
     )
 
 
+@pytest.mark.slow
 def test_no_files_import_each_other_in_a_circle():
     assert circles() == []
 

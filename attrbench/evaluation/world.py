@@ -1,4 +1,4 @@
-"""The loaded task of a run for plans, computations and methods: items within limits, models, feature stores."""
+"""The loaded task of a run for plans, computations and methods: items, limits, models, feature stores."""
 
 from __future__ import annotations
 

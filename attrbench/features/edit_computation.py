@@ -55,7 +55,7 @@ class EditComputation(Computation[AnyFeature]):
         )
 
     def identity(self, scope: Scope) -> object:
-        """Return task, items, model, source and edit."""
+        """Return what tells this computation from others, to name its locks: task, items, model, source, edit, seed."""
         facts, queries = source_facts(self.source, scope), scope.items_fingerprint("query")
         train = [scope.items_fingerprint("train"), scope.count("train")]
         source = self.source.model_dump(mode="json")

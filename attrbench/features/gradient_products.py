@@ -74,7 +74,7 @@ class GradientProducts(Declaration, GradientFeature[TrainProducts, QueryProducts
         return "train"
 
     def store(self, split: SplitName, scope: Scope) -> StoreSpec:
-        """Return the storage of the products, identified also by the queries and the transform of their gradients."""
+        """Return how the inner products are stored: described like rows, and by the queries and their transform."""
         spec = super().store(split, scope)
         description = dict(spec.description) | {"queries": [scope.items_fingerprint("query"), scope.count("query")]}
         if self.transform:  # which may look at all of the training set, and draw
@@ -123,7 +123,7 @@ class GradientProducts(Declaration, GradientFeature[TrainProducts, QueryProducts
         return 4 * (kept * scope.count("query") * len(layout.layers(self.layers)) + steps)
 
     def train_view(self, data: SplitData) -> TrainProducts:
-        """Return the layers' sizes and the transform's facts; the products come with the queries' data."""
+        """Return the layers' sizes and the transform's facts; the inner products are in the queries' data."""
         blocks = layout_of(self.source, data.scope).layers(self.layers)
         return TrainProducts({block.name: block.size for block in blocks}, self._facts(data))
 

@@ -75,7 +75,7 @@ class GramComputation(Computation[AnyGramFeature]):
         )
 
     def identity(self, scope: Scope) -> object:
-        """Return what identifies the computation: task, items, model and source."""
+        """Return what tells this computation from others, to name its locks: task, items, model, gradient source."""
         facts, items = source_facts(self.matrix.source, scope), scope.items_fingerprint("train")
         source = self.matrix.source.model_dump(mode="json")
         return ["gram", scope.task, items, facts["model"], source, self.matrix.timesteps]
@@ -131,7 +131,7 @@ class _Sums:
         self._rows, self._queries = Unit(0, world.count("train")), Unit(0, world.count("query"))
 
     def add_up(self) -> None:
-        """Compute the Gram matrix and products that are missing, pass by pass, and write them to their stores."""
+        """Compute the missing Gram matrix and products, one parameter group per pass, and write them to disk."""
         if not self._features:
             return
         matrix = self._stores[self._features[0], "train"]

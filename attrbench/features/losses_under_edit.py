@@ -105,5 +105,5 @@ class LossesUnderEdit(Outputs):
         return False
 
     def items_as_queries(self, train: Losses, query: Losses) -> Losses:
-        """Return `query` unchanged: its losses must be those under edits for the training items already."""
+        """Return `query` unchanged: the caller has computed it with the training items as the queries."""
         return query

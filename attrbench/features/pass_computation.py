@@ -55,7 +55,7 @@ class PassComputation(Computation[AnyFeature]):
         return f"{text} of {self.split} items at T={self.source.grid.steps} ({self.source.grid.kind})"
 
     def identity(self, scope: Scope) -> object:
-        """Return what identifies the pass: task, split, items, model and source."""
+        """Return what tells this pass from others, to name its locks: task, split, items, model, gradient source."""
         facts, items = source_facts(self.source, scope), scope.items_fingerprint(self.split)
         return ["pass", scope.task, self.split, items, facts["model"], self.source.model_dump(mode="json")]
 

@@ -97,7 +97,7 @@ class GramSums:
         return self.through + (self.sides[0].norms is not None)
 
     def arrays(self) -> dict[str, NDArray[Any]]:
-        """Return all partial sums as name -> array, to save in a safetensors file."""
+        """Return the partial sums of an unfinished Gram matrix as name -> array, to save and resume from."""
         arrays: dict[str, NDArray[Any]] = {"through": np.array([self.through])}
         for index, side in enumerate(self.sides):
             known = vars(side) | {"product_seconds": np.array([side.product_seconds])}

@@ -239,7 +239,7 @@ class OpenRemovalTruth(OpenGroundTruth):
         return np.concatenate([top_k(query[None] @ train.T, self.depth).ids for query in queries])
 
     def _values(self, jobs: Sequence[TrainingJob]) -> Floats:
-        """Return the quantity measured on the images of each job's retrained model, [seeds, pictures]."""
+        """Return what is measured (such as stroke thickness) of the images of each seed's model, [seeds, pictures]."""
         return np.stack([self._study.measure(measured(job)["images"]) for job in jobs])
 
     def _retrieval_facts(self, ranked: Ids, removed: Ids) -> dict[str, float]:

@@ -41,7 +41,7 @@ def load_denoiser(config: ModelConfig, device: torch.device) -> Denoiser:
 
 
 def describe_model(config: ModelConfig) -> ModelDescription:
-    """Return a model's fingerprint, shapes, parameter sizes and timesteps without reading its weights.
+    """Return a model's fingerprint, shapes, parameter sizes and timesteps; no weights are loaded into memory.
 
     They are exactly those of the denoiser that `load_denoiser` gives.
 

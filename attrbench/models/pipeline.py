@@ -26,7 +26,7 @@ def load_pipeline(
 ) -> Any:
     """Load the diffusers pipeline in a local folder, without network access or pickled weights.
 
-    Its modules lie in main memory; for the device `meta` their weights are not read, and they lie there.
+    Its modules lie in main memory; for the device `meta` their weights are not loaded, and they lie there.
 
     Args:
         config: names the model in errors; gives the precision.

@@ -143,7 +143,7 @@ class OpenFileTask(OpenTask):
 
     @cached_property
     def model_description(self) -> ModelDescription:
-        """Return the model's shapes, parameters and fingerprint for planning, without reading its weights."""
+        """Return the model's shapes, parameters and fingerprint for planning; weights are hashed, but not loaded."""
         from attrbench.models.loading import describe_model  # torch and diffusers, as above
 
         return describe_model(self._task.model)

@@ -468,6 +468,7 @@ def broken(tiny_denoiser, tiny_items):
     return denoiser
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("dtype", "items"), [("float32", 64), ("float16", 4), ("bfloat16", 64), ("int8", 4)])
 def test_nan_at_one_timestep_of_one_item_is_named_and_harms_that_row_and_its_mean_only(compute, broken, dtype, items):
     stack, mean = (rows_feature(64, timesteps=timesteps, dtype=dtype) for timesteps in ("stack", "mean"))

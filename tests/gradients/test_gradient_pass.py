@@ -64,6 +64,7 @@ def assert_same(a, b):
     np.testing.assert_allclose(a["norms"], b["norms"], rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_rows_do_not_depend_on_batch_size(compute):
     reference = compute([SKETCHED])[0][SKETCHED]
     assert reference["rows"].shape == (COUNT, 3, 64)
@@ -135,6 +136,7 @@ def test_products_are_the_inner_products_of_whole_rows(compute, queries):
     np.testing.assert_allclose(found[PRODUCTS]["query_norms"], queries.norm(dim=2).T, rtol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch_size", [1, 5])
 def test_products_do_not_depend_on_batch_size(compute, queries, batch_size):
     some = compute([PRODUCTS], queries=queries, engine=Engine(batch_size=batch_size))[0][PRODUCTS]

@@ -174,6 +174,7 @@ def test_rms_norm_of_torch_gives_autograds_gradients_to_double_precision(eps):
     assert_right(seeded(lambda: nn.Sequential(nn.RMSNorm(4, eps=eps), nn.Tanh())), gaussian(2, 5, 4))
 
 
+@pytest.mark.slow
 @QUICK
 @given(st.lists(st.integers(1, 3), max_size=3), st.integers(1, 5), st.integers(1, 5), st.booleans())
 def test_linear_of_any_shape_gives_autograds_gradients(caplog, between, inputs, outputs, bias):
@@ -201,6 +202,7 @@ def convolutions(draw):
     return make, (inputs, *shape)
 
 
+@pytest.mark.slow
 @QUICK
 @given(convolutions())
 def test_convolution_of_any_shape_gives_autograds_gradients(caplog, convolution):

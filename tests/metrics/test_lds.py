@@ -127,6 +127,7 @@ def hits(draw, trials=60):
     return both / trials, alone / trials
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("alike", [False, True])
 def test_the_interval_of_random_scores_holds_0(alike):
     """Whether each query has its own scores, or all have the same and the subsets move all losses alike."""

@@ -87,6 +87,7 @@ def recall(ranking, exact):
     return np.mean([len(set(a) & set(b)) / len(b) for a, b in zip(ranking.ids, exact.ids, strict=True)])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("normalize", [True, False])
 @pytest.mark.parametrize("index", ["Flat", *(index for index in APPROXIMATE if index != "HNSW8")])
 def test_with_every_item_a_candidate_the_ranking_is_exact(search, query, index, normalize):

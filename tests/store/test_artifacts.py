@@ -229,6 +229,7 @@ print(Artifact(Path(sys.argv[1]), "thing", "").kept(build, lambda path, _: path.
 """
 
 
+@pytest.mark.slow
 def test_processes_that_need_it_at_once_build_it_once(artifact, tmp_path):
     command = [sys.executable, "-c", SLOW, str(artifact.path), str(tmp_path / "log")]
     others = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(3)]

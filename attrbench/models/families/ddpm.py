@@ -29,7 +29,7 @@ class DDPMDenoiser(DiscreteTime, Checkpointed):
 
     Args:
         folder: holds `unet/` and `scheduler/`, or their files themselves, as older models on the hub do.
-        device: where the network runs; on `meta` its weights are not read.
+        device: where the network runs; on `meta` its weights are hashed, but not loaded.
         sampling_steps: DDIM steps of `generate`.
 
     Raises:
@@ -141,7 +141,7 @@ def _part(folder: Path, component: str) -> Path:
 
 
 def _unet(folder: Path, device: torch.device) -> Any:
-    """Return the UNet of a pipeline folder in eval mode; on the device `meta` its weights are not read."""
+    """Return the UNet of a pipeline folder in eval mode; on the device `meta` its weights are not loaded."""
     if device.type == "meta":
         return outline(UNet2DModel, folder).eval()
     unet = UNet2DModel.from_pretrained(

@@ -151,7 +151,7 @@ class OpenPaperDDPM(OpenTask):
 
     @cached_property
     def model_description(self) -> ModelDescription:
-        """Return the published DDPM's image shape and identity for planning, without reading its weights."""
+        """Return the published DDPM's shapes and hash for planning; its weights file is hashed, but not loaded."""
         return ModelDescription(self._ddpm(describe_model(self._task.model).outline))
 
     def _ddpm(self, denoiser: Denoiser) -> DDPMDenoiser:

@@ -165,7 +165,7 @@ class OpenMiniDDPM(OpenTask):
 
     @cached_property
     def model_description(self) -> ModelDescription:
-        """Return the shipped DDPM's image shape and identity for planning, without reading its weights."""
+        """Return the shipped DDPM's shapes and hash for planning; its weights file is hashed, but not loaded."""
         return ModelDescription(DDPMDenoiser(self._task.weights, META))
 
     @cached_property

@@ -228,7 +228,7 @@ class OpenRemoval(OpenTask, Removable):
 
     @cached_property
     def model_description(self) -> ModelDescription:
-        """Return the trained DDPM's image shape and identity for planning, without reading its weights."""
+        """Return the trained DDPM's shapes and hash for planning; its weights file is hashed, but not loaded."""
         return ModelDescription(DDPMDenoiser(self._folder, META))
 
     @cached_property

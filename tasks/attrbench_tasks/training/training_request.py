@@ -49,7 +49,7 @@ class TrainingRequest:
 
     @property
     def is_original(self) -> bool:
-        """Return whether all items and the recipe's own seed are asked for, as for the shipped weights."""
+        """Return whether this training makes the weights to ship: on all items, with the recipe's own seed."""
         return self.subset is None and self.seed is None
 
     @property

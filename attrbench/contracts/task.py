@@ -70,7 +70,7 @@ class Items:
             run again; None for pictures from elsewhere.
         names: the name of each item for people, such as that of its file; empty where items have no names.
         grouping: hash of the groups, where `fingerprint` leaves them out, so that features outlive other groups.
-        digests: sha256 of the pixels of each image, where they are known already; empty where not.
+        digests: `pixel_digest` of each image, where they are known already; empty where not.
     """
 
     images: NDArray[np.uint8]
@@ -92,7 +92,7 @@ class Items:
         Equal for equal items of any task, split and place; items that are equal to an earlier one of the set are
         counted, so that no two of a set share a key.
         """
-        digests = self.digests or [hashlib.sha256(image.tobytes()).hexdigest() for image in self.images]
+        digests = self.digests or [pixel_digest(image) for image in self.images]
         shape = "x".join(map(str, self.images.shape[1:]))
         counts: Counter[str] = Counter()
         keys = []
@@ -108,6 +108,11 @@ class Items:
         if self.seeds is None:
             return self.keys
         return tuple(_key(f"{key}/seed {seed}") for key, seed in zip(self.keys, self.seeds, strict=True))
+
+
+def pixel_digest(image: NDArray[np.uint8]) -> str:
+    """Return 128 bits of the sha256 of an image's pixels ([H, W, C] uint8), as hex digits."""
+    return hashlib.sha256(image.tobytes()).hexdigest()[:32]
 
 
 def _key(content: str) -> str:

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from attrbench.contracts.task import pixel_digest
 from attrbench.data.manifest import Listing
 from attrbench.data.pixels import POLICY, refusing_bombs, to_pixels, what_is_wrong
 from attrbench.errors import AttrbenchError
@@ -32,11 +33,13 @@ class KeptImages:
         images: [n, H, W, C] uint8, memory-mapped, read-only; unreadable images are left out.
         bad: item index -> reason, of every unreadable image.
         sha256: hash of `images`.
+        digests: `attrbench.contracts.task.pixel_digest` of each image; empty where an earlier version kept them.
     """
 
     images: NDArray[np.uint8]
     bad: dict[int, str]
     sha256: str
+    digests: Sequence[str] = ()
 
 
 def kept_images(listing: Listing, shape: tuple[int, int, int], cache: Path) -> KeptImages:
@@ -60,7 +63,7 @@ def kept_images(listing: Listing, shape: tuple[int, int, int], cache: Path) -> K
         index, reason = facts["bad"][0]
         raise AttrbenchError(f"no image in {listing.where} can be read; {listing.names[index]}: {reason}")
     images = np.memmap(path, np.uint8, "r", shape=(facts["count"], *shape))
-    return KeptImages(images, dict(facts["bad"]), facts["sha256"])
+    return KeptImages(images, dict(facts["bad"]), facts["sha256"], facts.get("digests", ()))
 
 
 def _any_is_readable(listing: Listing, shape: tuple[int, int, int], bad: Sequence[tuple[int, str]]) -> bool:
@@ -81,7 +84,7 @@ def _check_room(folder: Path, listing: Listing, shape: tuple[int, int, int]) -> 
 def _decode_all(part: Path, listing: Listing, shape: tuple[int, int, int]) -> Facts:
     """Decode all images into the file `part`; return their count, the unreadable ones with reasons, and the sha256."""
     _check_room(part.parent, listing, shape)
-    digest, bad = hashlib.sha256(), []
+    digest, bad, digests = hashlib.sha256(), [], []
     with part.open("wb") as file:
         for index, decoded in enumerate(_decoded(listing, shape)):
             if isinstance(decoded, str):
@@ -90,7 +93,8 @@ def _decode_all(part: Path, listing: Listing, shape: tuple[int, int, int]) -> Fa
             data = decoded.tobytes()
             file.write(data)
             digest.update(data)
-    return {"count": len(listing) - len(bad), "bad": bad, "sha256": digest.hexdigest()}
+            digests.append(pixel_digest(decoded))
+    return {"count": len(digests), "bad": bad, "sha256": digest.hexdigest(), "digests": digests}
 
 
 def _decoded(listing: Listing, shape: tuple[int, int, int]) -> Iterator[NDArray[np.uint8] | str]:

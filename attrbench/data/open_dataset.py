@@ -79,7 +79,8 @@ def items_of(listing: Listing, source: DatasetSource, shape: tuple[int, int, int
     prompts = [""] * len(good) if listing.captions is None else [listing.captions[index] for index in good]
     groups = [""] * len(good) if listing.groups is None else [listing.groups[index] for index in good]
     names = [listing.names[index] for index in good]
-    return Loaded(make_items(decoded.images, prompts, groups, names, digest=decoded.sha256), left_out)
+    items = make_items(decoded.images, prompts, groups, names, digest=decoded.sha256, digests=decoded.digests)
+    return Loaded(items, left_out)
 
 
 def need_captions(listing: Listing) -> None:
@@ -103,6 +104,7 @@ def make_items(
     *,
     seeds: Sequence[int] | None = None,
     digest: str | None = None,
+    digests: Sequence[str] = (),
 ) -> Items:
     """Return images with their prompts and groups as items; their fingerprint does not depend on the groups.
 
@@ -115,6 +117,7 @@ def make_items(
         names: n names for messages.
         seeds: n seeds of the initial noise that the images were generated from, if any.
         digest: sha256 of the images, if it is known already.
+        digests: `attrbench.contracts.task.pixel_digest` of each image, if they are known already.
     """
     if digest is None:
         digest = hashlib.sha256(images.tobytes()).hexdigest()
@@ -126,6 +129,7 @@ def make_items(
         seeds=seeds,
         names=names,
         grouping=fingerprint(list(groups)),
+        digests=digests,
     )
 
 

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from attrbench.contracts.computation import Unit
-from attrbench.contracts.task import Items
+from attrbench.contracts.task import Items, pixel_digest
 from attrbench.errors import AttrbenchError
 from attrbench.store.item_store import ItemStore
 from attrbench.store.shards import Timing
@@ -100,7 +100,7 @@ def test_a_damaged_shard_costs_its_own_rows_and_no_other(tmp_path, caplog):
 
 def test_a_row_that_is_not_there_is_named_when_it_is_read(tmp_path):
     store = store_of(tmp_path, keys_of(range(3)))
-    with pytest.raises(AttrbenchError, match="row of item 0 .* run the same command again"):
+    with pytest.raises(AttrbenchError, match=r"row of item 0 .* run the same command again"):
         list(read(store).blocks())
 
 
@@ -143,10 +143,8 @@ def test_keys_follow_pixels_and_prompt_and_count_equal_items():
 
 
 def test_a_known_digest_gives_the_key_of_the_pixels():
-    import hashlib
-
     images = np.arange(2 * 12, dtype=np.uint8).reshape(2, 2, 2, 3)
-    digests = [hashlib.sha256(image.tobytes()).hexdigest() for image in images]
+    digests = [pixel_digest(image) for image in images]
     assert Items(images, ["", ""], ["", ""], "f", digests=digests).keys == items_of(images, ["", ""]).keys
 
 

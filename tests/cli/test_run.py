@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from attrbench.contracts.record import Record, read_records
-from attrbench.store.checksums import seal_path
 from tests.cli.conftest import SMALL
+from tests.shard_files import shard_files
 
 TIMES = {"created", "latency", "peak_memory_bytes"}
 
@@ -149,8 +149,7 @@ def _start(out: Path, *extra: str) -> subprocess.Popen:
 
 def _wait_for_shards(process: subprocess.Popen, folder: Path, count: int) -> list[Path]:
     while process.poll() is None:
-        done = [path for path in (folder / "features").rglob("items-*.safetensors") if seal_path(path).exists()]
-        train = [path for path in done if int(path.stem.split("-")[2]) - int(path.stem.split("-")[1]) == 64]
+        train = shard_files(folder / "features", rows=64)
         if len(train) >= count:
             return train
         time.sleep(0.02)

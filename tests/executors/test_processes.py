@@ -111,8 +111,7 @@ def test_a_job_that_ends_its_process_every_time_is_given_up_and_the_others_are_d
     again = "edits of poison, items 1 to 1: its process ended before it was done; trying again"
     assert [line for line in notes.lines if "trying again" in line] == [again] * (ATTEMPTS - 1)
     store = TaskReference.of(tiny_task(), at_work).open().store(Poison().feature, "query")
-    states = [store.state(Unit(query, query + 1)) for query in range(QUERIES)]
-    assert states == ["done", "missing", *["done"] * (QUERIES - 2)]
+    assert [store.lacks(Unit(query, query + 1)) for query in range(QUERIES)] == [query == 1 for query in range(QUERIES)]
 
 
 def test_a_worker_that_opens_another_task_computes_nothing(tmp_path):
@@ -124,7 +123,7 @@ def test_a_worker_that_opens_another_task_computes_nothing(tmp_path):
     job = ComputeJob(reference, computation, ((feature, "train"),), ("another",), (), Unit(0, 2))
     with pytest.raises(UsageError, match="task tiny v1 has other images or weights in a worker process"):
         execute(job)
-    assert not list(tmp_path.rglob("items-*"))
+    assert not list(tmp_path.rglob("rows-*"))
 
 
 def test_only_the_job_that_ends_its_process_fails_whatever_was_in_flight_beside_it(tmp_path):

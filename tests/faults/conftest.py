@@ -53,5 +53,5 @@ def results_of(folder: Path) -> dict[str, dict]:
 
 def stamps(folder: Path, *left_out: Path) -> dict[Path, int]:
     """When each shard, its seal, each index and the queries below a cache were written."""
-    files = [path for pattern in ("items-*", "*.bin", "queries/*.safetensors") for path in folder.rglob(pattern)]
+    files = [path for pattern in ("rows-*", "*.bin", "queries/*.safetensors") for path in folder.rglob(pattern)]
     return {path: path.stat().st_mtime_ns for path in files if path not in left_out}

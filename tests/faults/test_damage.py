@@ -18,6 +18,7 @@ from attrbench.store.checksums import SEAL, seal_path
 from attrbench.store.shards import FeatureStore, Timing, Unit, map_safetensors
 from tests.cli.conftest import SMALL
 from tests.faults.conftest import results_of, stamps
+from tests.shard_files import digit_key, shard_files
 
 METHODS = ("dmin:v=256,timesteps=1", "dmin:v=64,timesteps=1,search=hnsw")
 
@@ -36,7 +37,7 @@ class Cache:
     @property
     def shard(self) -> Path:
         """The first shard of the training rows of the first method."""
-        return sorted(self.folder.glob("features/*/items-00000000-00000064.safetensors"), key=_size)[-1]
+        return sorted(shard_files(self.folder, key=digit_key(0)), key=_size)[-1]
 
     @property
     def index(self) -> Path:
@@ -45,8 +46,9 @@ class Cache:
 
     def forget(self) -> None:
         """Leaves the first shard of the training rows to be computed again, for both methods."""
-        for path in self.folder.glob("features/*/items-00000000-00000064.*"):
+        for path in shard_files(self.folder, key=digit_key(0)):
             path.unlink()
+            seal_path(path).unlink()
 
     def run(self, out: str):
         methods = [part for method in METHODS for part in ("-m", method)]

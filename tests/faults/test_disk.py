@@ -21,6 +21,7 @@ from attrbench.evaluation import task_run
 from attrbench.store.checksums import seal_path
 from attrbench.store.shards import FeatureStore, Timing, Unit
 from tests.faults.conftest import results_of, stamps
+from tests.shard_files import digit_key, shard_files
 
 TASK = ("-t", "digits-mini:queries_per_group=1", "--limit-train", "256", "--device", "cpu")
 METHOD = "dmin:v=2048,timesteps=1"  # four shards of 0.5 MB
@@ -65,7 +66,7 @@ def parts(folder: Path) -> list[Path]:
 
 def halves(folder: Path) -> list[Path]:
     """Shards and seals that lack the other."""
-    found = {path for path in folder.rglob("items-*") if ".part" not in path.name}
+    found = {path for path in folder.rglob("rows-*") if ".part" not in path.name}
     whole = {path for path in found if seal_path(path) in found}
     return sorted(found - whole - {seal_path(path) for path in whole})
 
@@ -93,7 +94,7 @@ def test_a_disk_with_too_little_room_is_refused_before_anything_is_computed(
     method = "dmin:v=65536,timesteps=10"
     done = attrbench("run", "-m", method, *TASK[:2], "--cache", cache, "--out", tmp_path / "out")
     assert_one_line(done, "3,958.4 MB", "900.0 MB", str(cache), "--cache", "--limit-train")
-    assert not list(tmp_path.rglob("items-*"))
+    assert not list(tmp_path.rglob("rows-*"))
     assert not list((tmp_path / "out").rglob("*.json"))
 
 
@@ -108,7 +109,7 @@ def test_the_refusal_tells_need_and_room_apart_however_small_they_are(attrbench,
 
 def test_room_for_what_is_missing_is_enough(attrbench, tmp_path, undisturbed, reference, little_room):
     shutil.copytree(reference / "cache", tmp_path / "cache")
-    next((tmp_path / "cache").rglob("items-00000064-00000128.safetensors")).unlink()
+    shard_files(tmp_path / "cache", key=digit_key(64))[0].unlink()
     little_room(64 * 4 * (2048 + 1))  # rows and norms
     done = attrbench("run", "-m", METHOD, *TASK, "--cache", tmp_path / "cache", "--out", tmp_path / "out")
     assert done.code == 0

@@ -17,13 +17,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from attrbench.contracts.record import Record, read_records
+from attrbench.contracts.task import Workspace
+from attrbench.evaluation.requests import request_tasks
 from attrbench.files import sha256_of
-from attrbench.store.shards import FeatureStore, Unit, units
+from attrbench.plugins.registry import registry
+from attrbench.store.item_store import ItemStore
+from attrbench.store.shards import Unit, units
 from attrbench.store.stored_rows import StoredRows
 from attrbench.store.stored_shards import StoredShards
-from tests.faults.worker import METHODS, QUERIES, QUERY_SHARD, TRAIN, TRAIN_SHARD
+from tests.faults.worker import METHODS, QUERIES, QUERY_SHARD, TASK, TRAIN, TRAIN_SHARD
 
 CHECKOUT = Path(__file__).parents[2]
 KILLS = 20
@@ -147,15 +152,19 @@ def empty(undisturbed, tmp_path) -> Path:
     return tmp_path
 
 
-def stores(root: Path) -> dict[str, tuple[FeatureStore, list[Unit]]]:
-    """The stores of a cache as a new process sees them, by folder, with the shards that they must hold."""
+def stores(root: Path) -> dict[tuple[str, str], tuple[ItemStore, list[Unit]]]:
+    """The complete stores of a cache as a new process sees them, by folder and split, with their shards."""
+    (task,) = request_tasks(registry(), [TASK])
+    opened = task.task.open(Workspace(root / "cache", torch.device("cpu")))
+    splits = {"train": (opened.train.keys[:TRAIN], TRAIN_SHARD), "query": (opened.queries.keys, QUERY_SHARD)}
     found = {}
     for about in sorted((root / "cache" / "features").glob("*/feature.json")):
         description = json.loads(about.read_bytes())["description"]
-        train = description["split"] == "train"
-        store = FeatureStore(root / "cache", description, TRAIN_SHARD if train else QUERY_SHARD)
-        assert store.folder == about.parent
-        found[about.parent.name] = store, units(TRAIN if train else QUERIES, store.shard_items)
+        for split, (keys, size) in splits.items():
+            store = ItemStore(root / "cache", description, keys, size)
+            assert store.folder == about.parent
+            if not store.lacks(Unit(0, len(keys))):
+                found[about.parent.name, split] = store, units(len(keys), size)
     return found
 
 
@@ -174,8 +183,8 @@ def assert_complete(root: Path) -> None:
             assert store.state(shard) == "done", store.path(shard)
             assert sha256_of(store.path(shard)) == store.sidecar(shard).sha256
             assert store.sidecar(shard).rows == shard.last - shard.first
-        names = {store.path(shard).name for shard in shards}
-        assert {path.name for path in store.folder.glob("*.safetensors")} == names
+    paths = {store.path(shard) for store, shards in found.values() for shard in shards}
+    assert set((root / "cache" / "features").rglob("*.safetensors")) == paths
 
 
 def assert_same_rows(root: Path, other: Path) -> None:
@@ -200,9 +209,8 @@ def scores(root: Path, label: str) -> np.ndarray:
     """[queries, items] of a dmin record, from the rows in the cache."""
     length, dtype = (64, "int8") if "int8" in label else (256, "float32")
     views = {}
-    for store, shards in stores(root).values():
+    for (_, split), (store, shards) in stores(root).items():
         feature = store.description["feature"]
-        split = store.description["split"]
         if feature["sketch"]["length"] == length and feature["dtype"] == (dtype if split == "train" else "float32"):
             views[split] = StoredRows(StoredShards(store, Unit(0, shards[-1].last)), None, {}).take(
                 np.arange(shards[-1].last)
@@ -233,7 +241,7 @@ def assert_same_records(root: Path, other: Path) -> None:
 def traces(root: Path) -> set[str]:
     """The finished and the half-written shards in a cache."""
     folder = root / "cache" / "features"
-    return {str(path) for path in folder.rglob("items-*") if path.suffix == ".safetensors" or ".part" in path.name}
+    return {str(path) for path in folder.rglob("rows-*") if path.suffix == ".safetensors" or ".part" in path.name}
 
 
 def test_twenty_kills_of_two_processes_at_once_leave_an_undisturbed_cache(builds, undisturbed, empty):

@@ -17,7 +17,9 @@ from attrbench.contracts.task import Items, OpenTask, Task, TaskMeta
 from attrbench.models.families.ddpm import DDPMDenoiser
 from attrbench.plugins.registry import Plugin, load_registry
 from attrbench.store.fingerprint import fingerprint
-from attrbench.store.shards import map_safetensors
+from attrbench.store.item_store import ItemStore
+from attrbench.store.shards import Unit
+from attrbench.store.stored_shards import StoredShards
 from tests.faults.conftest import records_of
 from tests.registering import plugin_of
 
@@ -81,9 +83,11 @@ class Ran:
         for about in (self.cache / "features").glob("*/feature.json"):
             description = json.loads(about.read_bytes())["description"]
             fields = description["feature"] | {"kind": description["kind"]}
-            if description["split"] == split and feature.items() <= fields.items():
-                blocks = [map_safetensors(path) for path in sorted(about.parent.glob("*.safetensors"))]
-                return {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
+            if feature.items() <= fields.items():
+                keys = SPLITS[split].keys
+                shards = StoredShards(ItemStore(self.cache, description, keys), Unit(0, len(keys)))
+                names = list(next(shards.blocks())[1])
+                return {name: shards.array(name) for name in names}
         raise AssertionError(f"no features {feature} of {split}")
 
 

@@ -28,7 +28,7 @@ from attrbench.evaluation.requests import request_methods, request_tasks
 from attrbench.evaluation.task_run import TaskRun
 from attrbench.features import gradient_feature, pass_computation
 from attrbench.plugins.registry import registry
-from attrbench.store import shards
+from attrbench.store import item_store, shards
 from attrbench_tasks.minis import query_pictures as generated
 from attrbench_tasks.training import classifier
 
@@ -69,14 +69,14 @@ def build(cache: str, out: str, batch_size: str, log_path: str) -> None:
     gradient_feature.SHARD_ITEMS, gradient_feature.QUERY_SHARD = TRAIN_SHARD, QUERY_SHARD
     pass_computation.QUERY_SHARD = QUERY_SHARD
     shards.units.__defaults__ = (TRAIN_SHARD,)
-    write = shards.FeatureStore.write
+    write = item_store.ItemStore.write
 
     def logged_write(self, unit, arrays, timing) -> None:
         log("writing", self.path(unit))
         write(self, unit, arrays, timing)
         log("written", self.path(unit))
 
-    shards.FeatureStore.write = logged_write
+    item_store.ItemStore.write = logged_write
     settings = RunSettings(
         out=Path(out),
         cache=Path(cache),

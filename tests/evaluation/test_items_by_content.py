@@ -1,0 +1,105 @@
+"""Evidence depends on the item alone: order, split, place and task name mean nothing, an added item costs one row."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from attrbench.contracts.task import Items
+from attrbench.store.checksums import Seal
+from tests.evaluation.test_plan import CUBIC, DAS, SAMPLER, SHAPE, UNIFORM, Followed, network
+from tests.methods.in_memory import SmallRun, SmallTask, scores_by_run, seeded, small_items
+
+N, M = 70, 3
+RANDOM_BY_PLACE = ("shuffled",)
+"""Methods whose randomness is a shuffle of places, not of items."""
+SPECS = [spec for spec in (*CUBIC, *UNIFORM, DAS) if not spec.startswith(RANDOM_BY_PLACE)]
+ROWS = ("dmin:timesteps=2,v=32", "trak:timesteps=2,v=32")
+
+
+@pytest.fixture(scope="module")
+def opened():
+    denoiser = Followed(seeded(network), SHAPE, SAMPLER)
+    return SmallTask(denoiser, small_items(N, SHAPE), small_items(M, SHAPE, seed=1, seeds=range(M)))
+
+
+def chosen(items, places):
+    """The items at some places, in that order."""
+    seeds = None if items.seeds is None else [items.seeds[place] for place in places]
+    groups = [items.groups[place] for place in places]
+    return Items(items.images[places], groups, [""] * len(places), f"{items.fingerprint}/{places}", seeds)
+
+
+def with_train(opened, places):
+    return SmallTask(opened.denoiser, chosen(opened.train, places), opened.queries)
+
+
+def rows_on_disk(folder):
+    """How many rows the shards hold, by folder of a feature."""
+    counts = {}
+    for path in (folder / "cache" / "features").rglob("rows-*.seal.json"):
+        counts[path.parent.name] = counts.get(path.parent.name, 0) + Seal.read(path).facts["rows"]
+    return counts
+
+
+def close(found, expected):
+    """Equal to 1e-5 of the largest score of a query."""
+    scale = np.abs(expected).max(axis=1, keepdims=True)
+    assert (np.abs(found - expected) <= 1e-5 * scale).all(), float((np.abs(found - expected) / scale).max())
+
+
+@pytest.mark.parametrize("spec", SPECS)
+def test_the_order_of_training_items_means_nothing(opened, tmp_path, spec):
+    order = np.random.default_rng(0).permutation(N).tolist()
+    (expected,) = scores_by_run(opened, tmp_path / "one", spec)
+    (found,) = scores_by_run(with_train(opened, order), tmp_path / "other", spec)
+    close(found, expected[:, order])
+
+
+@pytest.mark.parametrize("spec", SPECS)
+def test_the_order_of_queries_means_nothing(opened, tmp_path, spec):
+    order = [2, 0, 1]
+    (expected,) = scores_by_run(opened, tmp_path / "one", spec)
+    turned = SmallTask(opened.denoiser, opened.train, chosen(opened.queries, order))
+    (found,) = scores_by_run(turned, tmp_path / "other", spec)
+    close(found, expected[order])
+
+
+@pytest.mark.parametrize("spec", ROWS)
+def test_an_added_item_costs_its_own_row_and_gives_the_scores_of_a_fresh_cache(opened, tmp_path, spec):
+    without = [place for place in range(N) if place != 17]
+    scores_by_run(with_train(opened, without), tmp_path / "grown", spec)
+    before = rows_on_disk(tmp_path / "grown")
+    (found,) = scores_by_run(opened, tmp_path / "grown", spec)
+    after = rows_on_disk(tmp_path / "grown")
+    assert before.keys() == after.keys()
+    assert sum(after.values()) == sum(before.values()) + 1
+    (fresh,) = scores_by_run(opened, tmp_path / "fresh", spec)
+    close(found, fresh)
+
+
+@pytest.mark.parametrize("spec", ROWS)
+def test_a_subset_another_order_and_another_task_find_every_row(opened, tmp_path, spec):
+    scores_by_run(opened, tmp_path, spec)
+    before = rows_on_disk(tmp_path)
+    for places in ([5, 60, 2], list(range(N))[::-1]):
+        run = SmallRun(with_train(opened, places), tmp_path, spec)
+        run.world.meta = run.world.meta.model_copy(update={"name": "another", "version": 9})
+        run.compute()
+        assert rows_on_disk(tmp_path) == before
+
+
+def test_an_item_of_both_splits_is_computed_once(opened, tmp_path):
+    scores_by_run(opened, tmp_path, ROWS[0])
+    before = rows_on_disk(tmp_path)
+    asked = replace(chosen(opened.train, [3, 9]), seeds=None)
+    (scores,) = scores_by_run(SmallTask(opened.denoiser, opened.train, asked), tmp_path, ROWS[0])
+    assert rows_on_disk(tmp_path) == before
+    assert scores[0, 9] == pytest.approx(scores[1, 3], rel=1e-5)  # both sides have the same rows
+
+
+def test_items_that_are_equal_have_rows_of_their_own(opened, tmp_path):
+    doubled = with_train(opened, [0, 1, 0])
+    (scores,) = scores_by_run(doubled, tmp_path, "trak:timesteps=2,v=32")
+    assert sorted(rows_on_disk(tmp_path).values())[-1] == 3 + M
+    assert scores[0, 0] != scores[0, 2]

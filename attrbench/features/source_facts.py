@@ -1,4 +1,4 @@
-"""Describe all that decides the gradients of a source on a task, for fingerprints, without loading the model."""
+"""Describe what decides a source's gradients besides its own fields, for fingerprints; no model is loaded."""
 
 from __future__ import annotations
 

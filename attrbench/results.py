@@ -98,7 +98,7 @@ class Results(Sequence[Result]):
         return self._result(method, task).record
 
     def rankings(self, method: MethodLike, task: TaskLike | None = None) -> NDArray[np.int64]:
-        """Return [m, k] ids of the strongest training items of each query, in order; -1 where fewer were found.
+        """Return a run's ranking as [m, k] training ids, strongest first for each query; -1 where fewer were found.
 
         Raises:
             UsageError: as `record`.

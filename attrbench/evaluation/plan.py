@@ -136,7 +136,7 @@ class _Draft:
 
 
 def _computed(features: FeatureRequest) -> Iterator[tuple[Computation[Any], AnyFeature, SplitName]]:
-    """Yield (computation, feature, split) for each feature of a method's request that must be computed."""
+    """Yield (computation, feature, split stored for) of a request, cached or not; skip those without computation."""
     asked: list[tuple[SplitName, AnyFeature]] = [("train", feature) for feature in features.train]
     asked += [("query", feature) for feature in features.query]
     for wanted, feature in asked:

@@ -182,7 +182,7 @@ class TaskWorld:
         return self._stores[feature, split]
 
     def transform(self, feature: AnyFeature, gradients: Tensor) -> Transformed:
-        """Return the query gradients as transformed by the method that declared `feature`, with NaN set to 0 first."""
+        """Let the method that declared `feature` transform query gradients (NaN as 0); else return them as is."""
         request = self.declarers.get(feature)
         if request is None:
             return Transformed(gradients)

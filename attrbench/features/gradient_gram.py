@@ -20,7 +20,7 @@ Cross = NDArray[np.float64]
 
 
 class GradientGram(Declaration, GramFeature[TrainGram, Cross]):
-    """The Gram matrix [n, n] of the training items' unsketched mean gradients, and products [m, n] with the queries'.
+    """The feature Gram matrix [n, n] of unsketched mean training gradients, with the queries' products [m, n].
 
     For kernel methods without a sketch. No gradient is stored: inner products are summed in float64 over groups of
     parameters, each as large as the memory holds of all items' gradients. This takes a pass over the training set for

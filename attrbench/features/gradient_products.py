@@ -187,7 +187,7 @@ class GradientProducts(Declaration, GradientFeature[TrainProducts, QueryProducts
         return True
 
     def tells_items_as_queries(self) -> bool:
-        """Return False: the training set's data holds no products of training items with each other."""
+        """Return False: to try training items as queries, `attrbench check` must compute products in a new pass."""
         return False
 
     def items_as_queries(self, train: TrainProducts, query: QueryProducts) -> QueryProducts:

@@ -65,7 +65,7 @@ class GradientRows(Declaration, GradientFeature[TrainRows, QueryRows]):
         return self.model_dump(mode="json")
 
     def sink_key(self) -> tuple[object, ...]:
-        """Return a key by which rows of equal sketch form, seed and layers share one sink, whatever their length."""
+        """Return a key by which rows share a sink: sketch form, seed, layers, raw mean or not; length plays no part."""
         if self.sketch is None:
             return ("whole", self.sums_suffice)
         return ("sketch", self.sketch.form, self.sketch.seed, self.layers, self.sums_suffice)

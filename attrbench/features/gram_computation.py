@@ -38,7 +38,7 @@ AnyGramFeature = GramFeature[Any, Any]
 
 @dataclass(frozen=True)
 class GramOf:
-    """The declaration of a Gram matrix of training gradients: their source, and their averaging over timesteps.
+    """Gram matrix declaration: source of training gradients, averaged over timesteps raw or scaled to unit norm.
 
     Attributes:
         source: declaration that decides the gradients of the training items.

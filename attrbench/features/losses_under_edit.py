@@ -81,7 +81,7 @@ class LossesUnderEdit(Outputs):
         return data.stored.array("losses")
 
     def query_costs(self, data: SplitData) -> Costs:
-        """Return the seconds of each query's edit and forward pass; state built once is the training set's cost."""
+        """Return each query's seconds (edit, then losses of all training items); state the edits share counts apart."""
         facts = data.stored.facts()
         own = {name: value for name, value in facts.items() if name not in STATE_COSTS}
         costs = super().query_costs(data)

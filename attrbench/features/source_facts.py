@@ -1,4 +1,4 @@
-"""Describe what decides the gradients of a source besides the items, for fingerprints, without loading the model."""
+"""Describe what decides a source's gradients besides its own fields and the items; no model is loaded."""
 
 from __future__ import annotations
 

@@ -49,6 +49,7 @@ class ItemStore(FeatureStore):
         self.fingerprint = fingerprint([self.fingerprint, list(keys)])
         self._rows: dict[str, tuple[Path, int]] = {}
         self._read_seals: set[Path] = set()
+        self._damaged: dict[Path, frozenset[str]] = {}
         self._listed_at = 0
 
     def path(self, unit: Unit) -> Path:
@@ -57,14 +58,7 @@ class ItemStore(FeatureStore):
 
     def lacking(self, unit: Unit) -> list[Unit]:
         """Return the ranges of items within `unit` that have no row, each small enough for a shard."""
-        return self._lacking(unit)
-
-    def missing(self, unit: Unit) -> list[Unit]:
-        """Return the ranges of items within `unit` that have no row; damaged shards are logged."""
-        return self._lacking(unit, report=True)
-
-    def _lacking(self, unit: Unit, report: bool = False) -> list[Unit]:
-        self._look(unit, report)
+        self._look(unit)
         ranges: list[Unit] = []
         for item in range(unit.first, unit.last):
             if self.keys[item] in self._rows:
@@ -74,6 +68,16 @@ class ItemStore(FeatureStore):
                 ranges[-1] = Unit(last.first, item + 1)
             else:
                 ranges.append(Unit(item, item + 1))
+        return ranges
+
+    def missing(self, unit: Unit) -> list[Unit]:
+        """Return the ranges of items within `unit` that have no row; damaged shards that held one are logged."""
+        ranges = self.lacking(unit)
+        wanted = {self.path(shard) for shard in self.shards(unit)}
+        for path, keys in list(self._damaged.items()):
+            if path in wanted or keys.intersection(self.keys[unit.first : unit.last]):
+                log.warning("shard %s is damaged (size or checksum differ): computing it again", path)
+                del self._damaged[path]
         return ranges
 
     def pieces(self, unit: Unit) -> list[Piece]:
@@ -101,7 +105,7 @@ class ItemStore(FeatureStore):
         path = self.path(unit)
         self._note(path, self._write(unit, path, arrays, timing, self.keys[unit.first : unit.last]))
 
-    def _look(self, unit: Unit, report: bool) -> None:
+    def _look(self, unit: Unit) -> None:
         """Find the rows of the items: under the names of whole shards in this order first, then among all shards."""
         for shard in self.shards(unit):
             if not self._has(shard):
@@ -110,9 +114,7 @@ class ItemStore(FeatureStore):
             self._look_everywhere()
         for path in {self._rows[key][0] for key in self.keys[unit.first : unit.last] if key in self._rows}:
             if (state := self._state(path)) != "done":
-                if report and state == "damaged":
-                    log.warning("shard %s is damaged (size or checksum differ): computing it again", path)
-                self._forget(path)
+                self._forget(path, state == "damaged")
 
     def _has(self, unit: Unit) -> bool:
         return all(key in self._rows for key in self.keys[unit.first : unit.last])
@@ -134,16 +136,21 @@ class ItemStore(FeatureStore):
             return
         try:
             self._note(path, Sidecar.of(Seal.read(seal_path(path))))
-        except (OSError, ValueError):
-            log.debug("shard %s has no readable seal", path)
+        except OSError:
+            pass  # a shard without a seal is none
+        except ValueError:
+            self._read_seals.add(path)
+            self._damaged[path] = frozenset()
 
     def _note(self, path: Path, sidecar: Sidecar) -> None:
         self._read_seals.add(path)
         for row, key in enumerate(sidecar.keys):
             self._rows.setdefault(key, (path, row))
 
-    def _forget(self, path: Path) -> None:
-        """Take a damaged shard for missing; its rows are looked for in other shards."""
+    def _forget(self, path: Path, is_damaged: bool) -> None:
+        """Take a shard that is damaged or gone for missing; its rows are looked for in other shards."""
+        if is_damaged:
+            self._damaged[path] = frozenset(key for key, found in self._rows.items() if found[0] == path)
         self._rows = {key: found for key, found in self._rows.items() if found[0] != path}
         self._read_seals.clear()
         self._read_seals.add(path)

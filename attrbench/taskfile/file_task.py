@@ -34,7 +34,7 @@ class Described(Protocol):
 
     @property
     def path(self) -> Path:
-        """Return the path of the task file, to be named in error messages."""
+        """Return the path that error messages call the task by: its task file, or a shipped task's name as a path."""
 
     @property
     def model(self) -> ModelConfig:

@@ -16,7 +16,6 @@ from attrbench.gradients.gradient_pass import GradientPass, Split
 from attrbench.models.families.ddpm import DDPMDenoiser
 from attrbench.models.noise import feature_noise
 from attrbench.store.shards import FeatureStore, Unit, units
-from attrbench.store.stored_shards import StoredShards
 
 SOURCE = GradientSource(grid=TimestepGrid(steps=3), noise="per-item")
 WHOLE = GradientRows(source=SOURCE, sketch=None)
@@ -45,7 +44,8 @@ def compute(tmp_path, tiny_denoiser, tiny_items):
         for feature, store in stores.items():
             blocks = [store.read(unit) for unit in cut]
             found[feature] = {name: np.concatenate([b[name] for b in blocks]) for name in blocks[0]}
-        nonfinite = StoredShards(stores[features[0]], Unit(0, COUNT)).nonfinite()
+        first = stores[features[0]]
+        nonfinite = [(unit.first + row, t) for unit in cut for row, t in first.sidecar(unit).nonfinite]
         return found, nonfinite
 
     return run

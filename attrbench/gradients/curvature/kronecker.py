@@ -92,7 +92,7 @@ class TrackedLayer:
         self.columns = module.weight.numel() // self.rows
 
     def patches(self, x: Tensor) -> Tensor:
-        """Return the layer's input vectors by position, [B, R, i], with a last column of ones if there is a bias."""
+        """Return a layer's input vectors by position, [B, R, i] (ones last for a bias), for K-FAC's second moments."""
         module = self.module
         if isinstance(module, nn.Conv2d):
             assert not isinstance(module.padding, str)

@@ -209,7 +209,7 @@ class _Chunks:
         return self._scattered[key]
 
     def _cells(self, base: int, offset: int, width: int) -> list[tuple[int, int, int, int, float]]:
-        """Return (start, row, sign vector, shift, sign) of each chunk that a piece overlaps; results are cached."""
+        """Return each chunk that a piece overlaps: piece's start in it, sketch row, index of signs, shift, own sign."""
         key = (base, offset, width)
         if key not in self._places:
             c = chunk_length(base)

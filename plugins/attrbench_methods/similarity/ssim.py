@@ -90,7 +90,7 @@ class SSIMScorer(ExhaustiveScorer):
         return scores
 
     def _mean_ssim(self, a: NDArray[np.uint8], b: NDArray[np.uint8], count: int) -> NDArray[np.float32]:
-        """Return the [count] mean SSIM of corresponding images in two mosaics of `count` images each."""
+        """Return the [count] mean SSIM of a query, tiled in `a`, with each of `count` training images in `b`."""
         r = self._radius
         _, ssim = structural_similarity(
             a.astype(np.float32) / 255,

@@ -171,7 +171,7 @@ class PaperTask(Task[PaperOptions], Trainable):
             raise AttrbenchError(f"task {self.meta.name}: {error}{steps}") from None
 
     def _draws(self, train: Listing, cache: Path) -> tuple[list[Draw], str | None]:
-        """Return the queries' prompts, seeds and groups, and a note where prompts are training captions."""
+        """Return the queries to generate (prompt, seed, group): held-out prompts, else training captions and a note."""
         options, note = self.options, None
         if options.prompts is not None:
             pairs = [(d.prompt, d.group) for d in draws_of(QueryTable(prompts=options.prompts), Path())]

@@ -1,4 +1,4 @@
-"""Training loop shared by all networks: seeded, resumable, with an exponential moving average of the weights.
+"""Training loop of diffusion models, autoencoders and text encoders: seeded, resumable, can average weights.
 
 A step depends on the weights, the seed and the number of the step alone, so that a training that was cut off and
 resumed ends at the same weights.
@@ -138,7 +138,7 @@ class Progress:
     every: int = 500
 
     def is_due(self, step: int) -> bool:
-        """Return whether the training state is saved after this many steps, a multiple of `every`."""
+        """Return whether the training state is due to be saved: at multiples of `every` (and, in `fit`, at the end)."""
         return step % self.every == 0
 
 
@@ -209,7 +209,7 @@ def finish(recipe: Recipe, folder: Path) -> None:
 
 @dataclass(frozen=True)
 class _Plain:
-    """Stand-in for accelerate's `Accelerator` on one device: the methods that the training loop calls.
+    """Accelerate's methods that the loop calls, on one device, without its process-wide device and precision.
 
     An `Accelerator` fixes device and precision of the whole process; the parts of one model are trained in different
     precisions, and jobs of one process on different devices.

@@ -10,7 +10,7 @@ import pytest
 
 from attrbench.contracts.record import Record, read_records
 from tests.cli.conftest import SMALL
-from tests.shard_files import shard_files
+from tests.shard_files import digit_key, shard_files
 
 TIMES = {"created", "latency", "peak_memory_bytes"}
 
@@ -109,8 +109,7 @@ def test_a_truncated_shard_is_named_and_computed_again(attrbench, tmp_path, cach
     )
     attrbench(*arguments)
     before = only_record(tmp_path)
-    shards = sorted((tmp_path / "cache" / "features").rglob("*.safetensors"))
-    victim = next(path for path in shards if "00000000-00000064" in path.name)
+    victim = shard_files(tmp_path / "cache", key=digit_key(0))[0]
     whole = victim.read_bytes()
     others = {path: path.stat().st_mtime_ns for path in shards if path != victim}
     victim.write_bytes(whole[: len(whole) // 2])

@@ -109,6 +109,7 @@ def test_a_truncated_shard_is_named_and_computed_again(attrbench, tmp_path, cach
     )
     attrbench(*arguments)
     before = only_record(tmp_path)
+    shards = shard_files(tmp_path / "cache")
     victim = shard_files(tmp_path / "cache", key=digit_key(0))[0]
     whole = victim.read_bytes()
     others = {path: path.stat().st_mtime_ns for path in shards if path != victim}

@@ -222,6 +222,17 @@ def test_rows_do_not_depend_on_batch_size(kind, lora, load, source_of, pictures)
         assert relative_error(one[:, 0], together[:, item]) < 1e-5
 
 
+@pytest.mark.parametrize("kind", ["sd1", "sd3"])
+def test_an_item_is_encoded_to_the_same_bits_whatever_is_encoded_beside_it(kind, source_of, pictures):
+    together = load_denoiser(source_of(kind), CPU).encode(pictures.images, pictures.prompts, "model")
+    alone = load_denoiser(source_of(kind), CPU)
+    for item in reversed(range(len(pictures))):
+        one = alone.encode(pictures.images[item : item + 1], [pictures.prompts[item]], "model")
+        assert torch.equal(one.latents[0], together.latents[item])
+        for name, value in together.conditioning.items():
+            assert torch.equal(one.conditioning[name][0], value[item])
+
+
 @pytest.mark.parametrize("backend", ["vmap", "loop"])
 @pytest.mark.parametrize(("kind", "lora"), [("sd1", True), ("sd3", False)])
 def test_other_back_ends_give_the_same_rows(kind, lora, backend, load, pictures):

@@ -17,6 +17,7 @@ from attrbench.gradients.backends import per_sample_gradients
 from attrbench.gradients.gradient_pass import GradientPass
 from attrbench.gradients.model_outputs import MODEL_OUTPUTS
 from attrbench.gradients.samples import NoisySamples, Split
+from attrbench.models.encoders import CHUNK
 from attrbench.models.loading import load_denoiser
 from attrbench.models.noise import gaussian
 from attrbench.store.shards import FeatureStore, Unit
@@ -406,7 +407,7 @@ def test_pictures_and_prompts_are_encoded_once_in_all(source_of, pictures, monke
         for kind in ("uniform", "cubic"):
             source = GradientSource(grid=TimestepGrid(kind=kind, steps=1), checkpoint=checkpoint)
             whole(denoiser, pictures, source)
-    assert calls == [("_encode", 4), ("_embed", 4)]  # one picture and one prompt are there twice
+    assert calls == [("_encode", CHUNK), ("_embed", CHUNK)]  # a single chunk of each, filled up
 
 
 @pytest.mark.parametrize(("kind", "lora"), [("sd1", False), ("sd3", False), ("sd1", True), ("sd3", True)])

@@ -83,11 +83,11 @@ class Ran:
         for about in (self.cache / "features").glob("*/feature.json"):
             description = json.loads(about.read_bytes())["description"]
             fields = description["feature"] | {"kind": description["kind"]}
-            if feature.items() <= fields.items():
-                keys = SPLITS[split].keys
-                shards = StoredShards(ItemStore(self.cache, description, keys), Unit(0, len(keys)))
-                names = list(next(shards.blocks())[1])
-                return {name: shards.array(name) for name in names}
+            keys = SPLITS[split].keys
+            store = ItemStore(self.cache, description, keys)
+            if feature.items() <= fields.items() and not store.lacks(Unit(0, len(keys))):
+                shards = StoredShards(store, Unit(0, len(keys)))
+                return {name: shards.array(name) for name in next(shards.blocks())[1]}
         raise AssertionError(f"no features {feature} of {split}")
 
 

@@ -18,7 +18,7 @@ from attrbench.models.families.ddpm import DDPMDenoiser
 from attrbench.plugins.registry import Plugin, load_registry
 from attrbench.store.fingerprint import fingerprint
 from attrbench.store.item_store import ItemStore
-from attrbench.store.shards import Unit
+from attrbench.store.shards import FeatureStore, Unit
 from attrbench.store.stored_shards import StoredShards
 from tests.faults.conftest import records_of
 from tests.registering import plugin_of
@@ -83,10 +83,14 @@ class Ran:
         for about in (self.cache / "features").glob("*/feature.json"):
             description = json.loads(about.read_bytes())["description"]
             fields = description["feature"] | {"kind": description["kind"]}
+            if not feature.items() <= fields.items():
+                continue
             keys = SPLITS[split].keys
-            store = ItemStore(self.cache, description, keys)
-            if feature.items() <= fields.items() and not store.lacks(Unit(0, len(keys))):
-                shards = StoredShards(store, Unit(0, len(keys)))
+            whole, store = Unit(0, len(keys)), ItemStore(self.cache, description, keys)
+            if description["kind"] == "GradientGram":
+                store = FeatureStore(self.cache, description)
+            if not store.lacks(whole):
+                shards = StoredShards(store, whole)
                 return {name: shards.array(name) for name in next(shards.blocks())[1]}
         raise AssertionError(f"no features {feature} of {split}")
 

@@ -88,7 +88,7 @@ class Ran:
             keys = SPLITS[split].keys
             whole, store = Unit(0, len(keys)), ItemStore(self.cache, description, keys)
             if description["kind"] == "GradientGram":
-                store = FeatureStore(self.cache, description)
+                store = FeatureStore(self.cache, description, 1 << (len(keys) - 1).bit_length())
             if not store.lacks(whole):
                 shards = StoredShards(store, whole)
                 return {name: shards.array(name) for name in next(shards.blocks())[1]}

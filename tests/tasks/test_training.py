@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from attrbench.errors import AttrbenchError
-from attrbench_tasks.training.loop import STATE_FILE, LatentRecipe, Progress, Recipe, fit
+from attrbench_tasks.training.loop import LatentRecipe, Progress, Recipe, fit
 from attrbench_tasks.training.train_ddpm import DDPMRecipe, train_ddpm
+from attrbench_tasks.training.training_state import has_state
 
 RECIPE = DDPMRecipe(
     unet={
@@ -45,13 +46,13 @@ def test_training_is_seeded_and_resumes_to_the_same_weights(tmp_path):
 
     with pytest.raises(KeyboardInterrupt):
         train_ddpm(RECIPE, images(), tmp_path / "cut", device=CPU, report=stop, checkpoint_every=2)
-    assert (tmp_path / "cut" / STATE_FILE).exists()
+    assert has_state(tmp_path / "cut")
     steps = []
     train_ddpm(
         RECIPE, images(), tmp_path / "cut", device=CPU, report=lambda step, loss: steps.append(step), checkpoint_every=2
     )
     assert steps[0] == 4  # resumed from the checkpoint at 2
-    assert not (tmp_path / "cut" / STATE_FILE).exists()
+    assert not has_state(tmp_path / "cut")
     whole, cut = weights(tmp_path / "whole"), weights(tmp_path / "cut")
     assert all(torch.equal(whole[name], cut[name]) for name in whole)
 

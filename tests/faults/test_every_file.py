@@ -18,7 +18,6 @@ from attrbench.ground_truth import retraining
 from attrbench.ground_truth.bank import BankPlan, built_bank
 from attrbench.ground_truth.build import BankBuild, Code, make_whole
 from attrbench.ground_truth.retraining import measured, run_trainings
-from attrbench.store.shards import FEATURE
 from attrbench_methods.kernel import ridge
 from attrbench_tasks.training import loop
 from attrbench_tasks.training.train_ddpm import scaled, train_ddpm
@@ -76,13 +75,13 @@ def assert_found_and_harmless(kept: Kept, attrbench, expected: object) -> None:
         found = verify()
         assert found.code == 1, name
         named = [line.partition(": ")[0] for line in found.out.splitlines()[:-1]]
-        assert len(named) == 1 and (path == Path(named[0]) or path.is_relative_to(named[0])), (name, found.out)
+        assert named and all(path.is_relative_to(each) for each in named), (name, found.out)
         assert kept.run() == expected, name
-        is_read = not path.exists() or path.read_bytes() != damaged
-        if is_read:
-            assert verify().code == 0, name
+        if path.exists() and path.read_bytes() == damaged:  # it is not read: nothing else in its place matters either
+            path.write_bytes(b"garbage")
+            assert kept.run() == expected and path.read_bytes() == b"garbage", name
         else:
-            assert path.name == FEATURE or "queries" in name or "datasets" in name, name
+            assert verify().code == 0, name
         shutil.rmtree(kept.folder)
         shutil.copytree(whole, kept.folder)
 
@@ -91,7 +90,6 @@ METHODS = (
     "dmin:v=32,timesteps=1,search=hnsw",
     "ekfac:draws=16,timesteps=1",
     "trak:v=16,timesteps=1",
-    "latent",
     "pixel",
 )
 
@@ -115,7 +113,7 @@ def test_features_indexes_factors_images_tables_and_tuning_records(attrbench, tm
         tuned = attrbench(
             "tune", "-m", "dmin:timesteps=1,v=16|32", "-t", task, "--cache", cache, "--out", out, "--device", "cpu"
         )
-        assert done.code == tuned.code == 0, done.err + tuned.err
+        assert done.code == tuned.code == 0, done.out + done.err + tuned.err
         return results_of(out), results_of(cache / TUNING_RUNS)
 
     outputs, calls = GradientPass._outputs, []
@@ -135,6 +133,7 @@ def test_features_indexes_factors_images_tables_and_tuning_records(attrbench, tm
     assert_found_and_harmless(kept, attrbench, expected)
 
 
+@pytest.mark.slow
 def test_assembled_pipelines(attrbench, tmp_path):
     cache = tmp_path / "cache"
 
@@ -206,6 +205,6 @@ def test_what_an_unfinished_retraining_left(attrbench, tmp_path, whole_model, mo
         return measured(job)["images"].tobytes()
 
     kept = Kept(tmp_path / "cache", run)
-    assert kept.kinds() == {"retrained"}
+    assert "retrained" in kept.kinds()
     assert {"training-request.json"} <= {path.name for path in kept.files()}
     assert_found_and_harmless(kept, attrbench, measured(undisturbed)["images"].tobytes())

@@ -43,7 +43,7 @@ REFUSED = {
     "ekfac:normalize=true": "unknown option of method ekfac 'normalize'",
     **dict.fromkeys(
         ("tracin:checkpoints=1001", "diffusion-retrac:checkpoints=1000000"),
-        "Input should be less than or equal to 1000",
+        "input should be less than or equal to 1000",
     ),
     "das:output=loss": "unknown option of method das 'output'",
     "das:residual=false,target=noise": "target=noise: has an effect with residual=true only, not with residual=false",

@@ -18,9 +18,11 @@ from attrbench.ground_truth import retraining
 from attrbench.ground_truth.bank import BankPlan, built_bank
 from attrbench.ground_truth.build import BankBuild, Code, make_whole
 from attrbench.ground_truth.retraining import measured, run_trainings
+from attrbench.store.checksums import SEAL
 from attrbench_methods.kernel import ridge
 from attrbench_tasks.training import loop
 from attrbench_tasks.training.train_ddpm import scaled, train_ddpm
+from attrbench_tasks.training.training_request import REQUEST_FILE
 from tests.data.test_tables import table
 from tests.faults.conftest import results_of
 from tests.ground_truth.tiny_trainable import setting
@@ -62,7 +64,7 @@ def flip(path: Path, moments: random.Random) -> bytes:
     return bytes(data)
 
 
-def assert_found_and_harmless(kept: Kept, attrbench, expected: object) -> None:
+def assert_found_and_harmless(kept: Kept, attrbench, caplog, expected: object) -> None:
     def verify():
         return attrbench("cache", "verify", "--cache", kept.folder)
 
@@ -76,12 +78,15 @@ def assert_found_and_harmless(kept: Kept, attrbench, expected: object) -> None:
         assert found.code == 1, name
         named = [line.partition(": ")[0] for line in found.out.splitlines()[:-1]]
         assert named and all(path.is_relative_to(each) for each in named), (name, found.out)
+        caplog.clear()
         assert kept.run() == expected, name
+        warnings = [message for message in caplog.messages if "damaged" in message]
         if path.exists() and path.read_bytes() == damaged:  # it is not read: nothing else in its place matters either
             path.write_bytes(b"garbage")
             assert kept.run() == expected and path.read_bytes() == b"garbage", name
         else:
-            assert verify().code == 0, name
+            lines = 0 if path.name == REQUEST_FILE + SEAL else 1  # the request is compared with what is asked for
+            assert verify().code == 0 and len(warnings) == lines, (name, warnings)
         shutil.rmtree(kept.folder)
         shutil.copytree(whole, kept.folder)
 
@@ -94,7 +99,7 @@ METHODS = (
 )
 
 
-def test_features_indexes_factors_images_tables_and_tuning_records(attrbench, tmp_path, tiny_folder, monkeypatch):
+def test_features_indexes_images_tables_and_tuning_records(attrbench, caplog, tmp_path, tiny_folder, monkeypatch):
     (tmp_path / "table").mkdir()
     table(12).rename_column("kind", "group").to_parquet(tmp_path / "table" / "train.parquet")
     tables = {
@@ -130,11 +135,11 @@ def test_features_indexes_factors_images_tables_and_tuning_records(attrbench, tm
     assert any("factors" in path.name for path in kept.files()) and any(
         "spectrum" in path.name for path in kept.files()
     )
-    assert_found_and_harmless(kept, attrbench, expected)
+    assert_found_and_harmless(kept, attrbench, caplog, expected)
 
 
 @pytest.mark.slow
-def test_assembled_pipelines(attrbench, tmp_path):
+def test_assembled_pipelines(attrbench, caplog, tmp_path):
     cache = tmp_path / "cache"
 
     def run():
@@ -148,10 +153,10 @@ def test_assembled_pipelines(attrbench, tmp_path):
     expected = run()
     kept = Kept(cache, run)
     assert "pipelines" in kept.kinds()
-    assert_found_and_harmless(kept, attrbench, expected)
+    assert_found_and_harmless(kept, attrbench, caplog, expected)
 
 
-def test_banks_and_the_measurements_that_they_are_made_of(attrbench, tmp_path):
+def test_banks_and_the_measurements_that_they_are_made_of(attrbench, caplog, tmp_path):
     opened = setting(tmp_path / "cache")
     opened.opened.__dict__["denoiser"] = setting(tmp_path / "elsewhere").opened.denoiser
     work = BankBuild(opened, BankPlan(subsets=2, seeds=1, steps=2, draws=1))
@@ -166,7 +171,7 @@ def test_banks_and_the_measurements_that_they_are_made_of(attrbench, tmp_path):
     work.bank(Code("digest", None)).write(bank)
     kept = Kept(tmp_path / "cache", run)
     assert kept.kinds() == {"ground-truth", "retrained"}
-    assert_found_and_harmless(kept, attrbench, run())
+    assert_found_and_harmless(kept, attrbench, caplog, run())
 
 
 @pytest.fixture
@@ -189,7 +194,7 @@ def interrupted_after(last, update):
 
 
 @pytest.mark.parametrize("moment", ["training", "drawing"])
-def test_what_an_unfinished_retraining_left(attrbench, tmp_path, whole_model, monkeypatch, moment):
+def test_what_an_unfinished_retraining_left(attrbench, caplog, tmp_path, whole_model, monkeypatch, moment):
     job, undisturbed = (job_without(whole_model, tmp_path / name, (1, 2, 5), 0) for name in ("cache", "undisturbed"))
     run_trainings([undisturbed], no_stage)
     with monkeypatch.context() as patch:
@@ -207,4 +212,4 @@ def test_what_an_unfinished_retraining_left(attrbench, tmp_path, whole_model, mo
     kept = Kept(tmp_path / "cache", run)
     assert "retrained" in kept.kinds()
     assert {"training-request.json"} <= {path.name for path in kept.files()}
-    assert_found_and_harmless(kept, attrbench, measured(undisturbed)["images"].tobytes())
+    assert_found_and_harmless(kept, attrbench, caplog, measured(undisturbed)["images"].tobytes())

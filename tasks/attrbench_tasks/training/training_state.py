@@ -4,18 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from diffusers.training_utils import EMAModel
+from pydantic import BaseModel
 from safetensors import safe_open
 from safetensors.torch import save
 
 from attrbench.errors import AttrbenchError
 from attrbench.store.artifacts import Artifact
-
-if TYPE_CHECKING:
-    from attrbench_tasks.training.loop import Recipe
 
 Weights = dict[str, torch.Tensor]
 Parameters = dict[str, torch.nn.Parameter]
@@ -54,7 +51,7 @@ class TrainingState:
     which a step here does not depend on.
     """
 
-    recipe: Recipe
+    recipe: BaseModel
     folder: Path
     parameters: Parameters
     average: EMAModel | None

@@ -85,8 +85,8 @@ def assert_found_and_harmless(kept: Kept, attrbench, caplog, expected: object) -
             path.write_bytes(b"garbage")
             assert kept.run() == expected and path.read_bytes() == b"garbage", name
         else:
-            lines = 0 if path.name == REQUEST_FILE + SEAL else 1  # the request is compared with what is asked for
-            assert verify().code == 0 and len(warnings) == lines, (name, warnings)
+            least = 0 if path.name == REQUEST_FILE + SEAL else 1  # the request itself is that of the training
+            assert verify().code == 0 and least <= len(warnings) <= 1, (name, warnings)
         shutil.rmtree(kept.folder)
         shutil.copytree(whole, kept.folder)
 

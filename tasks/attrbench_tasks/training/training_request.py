@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attrbench.errors import AttrbenchError, Damaged, UsageError
+from attrbench.files import write_atomically
 from attrbench.store.artifacts import Artifact
 from attrbench_tasks.training.loop import RECIPE_FILE, Recipe
 from attrbench_tasks.training.training_state import has_state
@@ -101,7 +102,8 @@ class TrainingRequest:
             mark.unlink(missing_ok=True)
             kept.drop()
             if contents is not None:
-                kept.write_bytes(contents)
+                write_atomically(mark, contents)
+                kept.adopt()  # without the seconds that it took: equal trainings leave equal files
         except OSError as error:
             raise AttrbenchError(f"cannot write to {folder}: {error.strerror}; name another folder") from None
         return False

@@ -77,7 +77,8 @@ def test_an_interrupted_training_ends_with_the_same_weights(kind, root, tmp_path
         trained(kind, root, tmp_path / "cut")
     monkeypatch.setattr(fitting.TrainingState, "save", save)
     assert saved == [2]
-    assert [path.suffix for path in (tmp_path / "cut").iterdir() if path.is_file()] == [".safetensors"]
+    names = sorted(path.name for path in (tmp_path / "cut").iterdir() if path.is_file())
+    assert names == ["training-state-00000002.safetensors", "training-state-00000002.safetensors.seal.json"]
     resumed, lines = trained(kind, root, tmp_path / "cut")
     assert not any(line.startswith("step 2 ") for line in lines)
     assert_equal(resumed, whole)

@@ -25,6 +25,10 @@ class Unavailable(AttrbenchError):
     """
 
 
+class Damaged(AttrbenchError):
+    """An error for files that are not what was written: a checksum differs. What can be made again is made again."""
+
+
 class FeatureFailed(AttrbenchError):
     """An error for a feature that could not be computed; the methods that need it fail, the others continue."""
 

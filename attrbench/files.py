@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import secrets
 from contextlib import suppress
 from pathlib import Path
 
@@ -11,17 +12,35 @@ from pathlib import Path
 def write_atomically(path: Path, data: bytes) -> None:
     """Write bytes to a file atomically: to a part file first, synced to disk, then renamed; creates the folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.part-{os.getpid()}")
+    part = part_path(path)
     try:
-        with part.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+        write_new(part, data)
         part.replace(path)
     except BaseException:  # an interruption too must leave nothing half behind
         with suppress(OSError):
             part.unlink()
         raise
+
+
+def part_path(path: Path) -> Path:
+    """Return a path beside `path` to write to before renaming: it ends in this process's id and a random number.
+
+    Nobody can foresee it, so that no link can be planted there.
+    """
+    return path.with_name(f"{path.name}.part-{os.getpid()}-{secrets.token_hex(8)}")
+
+
+def write_new(path: Path, data: bytes) -> None:
+    """Write bytes to a file that must not exist, and sync it to disk; a link at `path` is not followed.
+
+    Raises:
+        OSError: where there is something at the path, or it can't be written to.
+    """
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
+    with os.fdopen(os.open(path, flags, 0o666), "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def sha256_of(path: Path) -> str:

@@ -7,23 +7,22 @@ from __future__ import annotations
 
 import os
 import shlex
-import signal
 import sys
-from types import FrameType
 
 from attrbench.cli.listing import quick_arguments, write_listing
 from attrbench.errors import AttrbenchError, Interrupted
+from attrbench.interruptions import ignore_interruptions, obey_interruptions
 
 
 def main() -> None:
     """Run the command that the process arguments name, print errors as one line, and exit with its exit code."""
     debug = "--debug" in sys.argv
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _interrupt)
+    obey_interruptions()
     try:
         code = _run(arguments, debug)
     except (Interrupted, KeyboardInterrupt):
+        ignore_interruptions()
         _complain("stopped; what is finished is kept. Resume with the same command:")
         _complain(f"  {shlex.join(['attrbench', *arguments])}")
         code = 75
@@ -54,10 +53,6 @@ def _run(arguments: list[str], debug: bool) -> int:
     from attrbench.cli.typer_app import run_typer  # Typer takes longer to import than `list` takes
 
     return run_typer(arguments, debug)
-
-
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    raise Interrupted
 
 
 def _complain(line: str) -> None:

@@ -30,3 +30,5 @@ class DatasetSource(BaseModel):
     """Only the first so many."""
     on_bad_image: Literal["refuse", "skip"] = "refuse"
     """What becomes of images that can't be read: `refuse` names them and stops, `skip` goes on without them."""
+    follow_links: bool = Field(False, exclude=True)  # changes no item, only whether there is an error
+    """Of a folder: whether symbolic links in it may lead out of it."""

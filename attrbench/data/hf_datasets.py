@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +16,8 @@ from attrbench.contracts.dataset_source import DatasetSource
 from attrbench.data.manifest import Listing, choose_caption_column, choose_group_column, need_column
 from attrbench.errors import AttrbenchError
 from attrbench.hub import hub_or_cache
+from attrbench.store.artifacts import Artifact
+from attrbench.store.fingerprint import files_state, fingerprint
 
 # The functions below import `datasets` when a table is opened: it takes about a second, and folders need none of it.
 
@@ -91,10 +94,26 @@ def _load(source: DatasetSource, folder: Path | None, cache: Path) -> Any:
                     return datasets.load_dataset(source.path, source.subset, revision=source.revision)
             if _is_saved(folder):
                 return datasets.load_from_disk(str(folder))
-            return datasets.load_dataset(str(folder), cache_dir=str(cache / "datasets"))
+            return _unpacked(folder, cache)
+        except AttrbenchError:
+            raise
         except Exception as error:  # the library and those below it have many
             reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
             raise AttrbenchError(f"cannot load the data set {source.path}: {reason}" + _advice(folder)) from None
+
+
+def _unpacked(folder: Path, cache: Path) -> Any:
+    """Return the data set in the parquet files of a folder, unpacked into the cache unless it lies there."""
+    import datasets  # heavy, see the top of the module
+
+    def build(part: Path) -> None:
+        scratch = part / "scratch"  # the library leaves lock files there, and files that it changes later
+        datasets.load_dataset(str(folder), cache_dir=str(scratch)).save_to_disk(str(part))
+        shutil.rmtree(scratch)
+
+    key = fingerprint([datasets.__version__, str(folder.resolve()), files_state(folder)])
+    artifact = Artifact(cache / "datasets" / key[:20], "unpacked tables", f"the parquet files of {folder}")
+    return artifact.kept(build, lambda path, _: datasets.load_from_disk(str(path))).value
 
 
 def _advice(folder: Path | None) -> str:

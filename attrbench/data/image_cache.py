@@ -85,7 +85,7 @@ def _decode_all(part: Path, listing: Listing, shape: tuple[int, int, int]) -> Fa
     """Decode all images into the file `part`; return their count, the unreadable ones with reasons, and the sha256."""
     _check_room(part.parent, listing, shape)
     digest, bad, digests = hashlib.sha256(), [], []
-    with part.open("wb") as file:
+    with part.open("xb") as file:
         for index, decoded in enumerate(_decoded(listing, shape)):
             if isinstance(decoded, str):
                 bad.append((index, decoded))

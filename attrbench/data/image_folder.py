@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path, PurePosixPath
@@ -39,10 +39,12 @@ def list_folder(folder: Path, source: DatasetSource) -> Listing:
     """Return the listing of a folder's images, with captions and groups from metadata files or subfolder names.
 
     Raises:
-        AttrbenchError: where there is no image, or metadata is wrong; names the file and row.
+        AttrbenchError: where there is no image, metadata is wrong, or a link leads out of the folder; names the file
+            and row.
     """
     folder = _split(folder, source.split)
-    below = list(_walk(folder))
+    inside = _Inside(folder, source.follow_links)
+    below = list(_walk(folder, inside))
     metadata = [file for directory in below for file in metadata_files(directory)]
     if metadata:
         files, captioned, grouped = _from_metadata(folder, metadata, source)
@@ -53,6 +55,7 @@ def list_folder(folder: Path, source: DatasetSource) -> Listing:
         _refuse_columns(folder, source)
         files = _without_metadata(folder, below)
         captioned, grouped = False, len({file.group for file in files}) > 1
+    inside.check([*metadata, *(file.path for file in files)])
     if not files:
         raise AttrbenchError(f"there is no image in {folder} (looked for {', '.join(sorted(SUFFIXES))})")
     chosen = files[: source.limit]
@@ -64,6 +67,35 @@ def list_folder(folder: Path, source: DatasetSource) -> Listing:
         stamp=[_stamp(file) for file in chosen],
         open=_Opener([file.path for file in chosen]),
     )
+
+
+class _Inside:
+    """A folder's bounds, out of which no symbolic link in it may lead, unless that is allowed; it may be one itself."""
+
+    def __init__(self, folder: Path, all_allowed: bool) -> None:
+        self._folder = folder
+        self._root = folder.resolve()
+        self._all_allowed = all_allowed
+        self._known: set[Path] = set()
+
+    def check(self, files: Iterable[Path]) -> None:
+        """Raise an error for a file that lies outside, or whose folder does; each folder is looked up once."""
+        for file in files:
+            if file.parent not in self._known:
+                self.check_path(file.parent)
+                self._known.add(file.parent)
+            if file.is_symlink():
+                self.check_path(file)
+
+    def check_path(self, path: Path) -> None:
+        """Raise an error for a file or folder that lies outside, with the link that leads there."""
+        if self._all_allowed or path.resolve().is_relative_to(self._root):
+            return
+        link = next((above for above in (path, *path.parents) if above.is_symlink()), path)
+        raise AttrbenchError(
+            f"{link} is a link to {link.resolve()}, outside of {self._folder}: copy the images there, or allow such"
+            " links with follow_links = true (in [train] or [queries.images] of a task file)"
+        )
 
 
 class _Opener:
@@ -91,14 +123,15 @@ def _split(folder: Path, split: str | None) -> Path:
     return folder / split
 
 
-def _walk(folder: Path) -> Iterator[Path]:
-    """Yield the folder and its subfolders, sorted by name; follows links, skips hidden and repeated folders."""
+def _walk(folder: Path, inside: _Inside) -> Iterator[Path]:
+    """Yield the folder and its subfolders, sorted by name; skips hidden and repeated ones, follows allowed links."""
     seen = set()
 
     def fail(error: OSError) -> None:
         raise AttrbenchError(f"cannot read {error.filename}: {error.strerror}")
 
     for place, folders, _ in os.walk(folder, followlinks=True, onerror=fail):
+        inside.check_path(Path(place))
         real = os.path.realpath(place)
         if real in seen:
             folders.clear()

@@ -34,6 +34,7 @@ class RunSettings:
         retrain: whether the task's ground truths are measured, some by training for each method.
         ground_truths: those named beside the ones that are measured by default, with options: `lds:bank=FILE`.
         keep_scores: keep the [m, n] scores of each method in memory, beside its record.
+        seal_records: give records a seal, because `out` lies in the cache.
     """
 
     out: Path
@@ -49,6 +50,7 @@ class RunSettings:
     retrain: bool = True
     ground_truths: tuple[str, ...] = ()
     keep_scores: bool = False
+    seal_records: bool = False
 
     def make_folders(self) -> None:
         """Create the output and cache folders of the run; check that records can be written.

@@ -40,6 +40,7 @@ from attrbench.evaluation.record_builder import RecordBuilder, Scored
 from attrbench.evaluation.requests import MethodRequest, TaskRequest, request_executor
 from attrbench.evaluation.score import measure_metrics, measure_queries, outcome_of
 from attrbench.evaluation.world import TaskWorld
+from attrbench.store.artifacts import Artifact
 
 if TYPE_CHECKING:
     from attrbench.plugins.registry import Registry
@@ -121,6 +122,8 @@ class TaskRun:
             progress = compute(plan, world, reference, executor, self.reporter)
             for record in self._records(world, progress, todo, Peaks.now(self.device), truths, executor):
                 path = write_record(record, self.settings.out)
+                if self.settings.seal_records:
+                    _sealed(path).adopt()
                 self.reporter.tell("record_written", record=record, path=path)
                 yield Result(record, path, reused=False, scores=self._scores.pop(record.identity, None))
 
@@ -163,6 +166,9 @@ class TaskRun:
             return None
         identity = self.records.identity(request)
         for path in sorted((self.settings.out / self.task.task.meta.name).glob(f"*-{identity[:10]}.json")):
+            if self.settings.seal_records and _sealed(path).whole() is None:
+                _sealed(path).report_damage("scoring again")
+                continue
             try:
                 record = Record.model_validate_json(path.read_bytes())
             except ValueError:
@@ -212,3 +218,8 @@ class TaskRun:
         if self.settings.keep_scores and measured.scores is not None:
             self._scores[record.identity] = measured.scores
         return record, outcome_of(world, measured)
+
+
+def _sealed(path: Path) -> Artifact:
+    """Return a record that lies in the cache together with its seal."""
+    return Artifact(path, "record", "of tuning queries")

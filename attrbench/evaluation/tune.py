@@ -88,7 +88,8 @@ class TuningRun:
             UsageError: where no value that ran has the metric that is to decide.
         """
         self._settings.make_folders()
-        settings = replace(self._settings, out=self._settings.cache / TUNING_RUNS, retrain=False)
+        out = self._settings.cache / TUNING_RUNS
+        settings = replace(self._settings, out=out, retrain=False, seal_records=True)
         every = without_doubles(request for sweep in self._sweeps for request in sweep.requests)
         run = TaskRun(self._registry, self._tuning, every, settings, self._reporter)
         records = {result.record.identity: result.record for result in run.results()}

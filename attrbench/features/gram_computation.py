@@ -200,8 +200,11 @@ class KeptSums:
 
     def latest(self) -> GramSums | None:
         """Return the latest intact partial sums, or None if there are none."""
-        kept = next((kept for kept in self._artifacts() if kept.whole() is not None), None)
-        return None if kept is None else GramSums.of(load_file(kept.path))
+        for kept in self._artifacts():
+            if kept.whole() is not None:
+                return GramSums.of(load_file(kept.path))
+            kept.report_damage("adding up again")
+        return None
 
     def write(self, sums: GramSums) -> None:
         """Save the partial sums after a pass, and remove those of earlier passes."""

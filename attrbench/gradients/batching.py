@@ -70,7 +70,11 @@ class BatchSize:
                 log.debug("can't remember the batch size in %s", self._file)
 
     def _remembered(self) -> int:
-        if self._file is None or self._artifact(self._file).whole() is None:
+        if self._file is None:
+            return 2**31
+        kept = self._artifact(self._file)
+        if kept.whole() is None:
+            kept.report_damage("finding the size again")
             return 2**31
         return int(json.loads(self._file.read_bytes())["batch_size"])
 

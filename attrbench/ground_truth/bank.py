@@ -19,9 +19,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from attrbench.contracts.task import OpenTask, Task
-from attrbench.errors import AttrbenchError
-from attrbench.files import write_atomically
+from attrbench.errors import AttrbenchError, Damaged
 from attrbench.ground_truth.subsets import SubsetKind
+from attrbench.store.artifacts import Artifact
 from attrbench.store.fingerprint import fingerprint
 
 KEY = "attrbench"
@@ -102,7 +102,7 @@ class SubsetBank:
     facts: BankFacts
 
     def write(self, path: Path) -> None:
-        """Write the subset models' losses, the subsets and the metadata to one safetensors file.
+        """Write the subset models' losses, the subsets and the metadata to a safetensors file, and its seal beside it.
 
         Raises:
             AttrbenchError: where it can't be written.
@@ -112,10 +112,23 @@ class SubsetBank:
             "members": np.packbits(self.members, axis=1),
             "timesteps": np.ascontiguousarray(self.timesteps, np.float64),
         }
-        try:
-            write_atomically(path, save(arrays, {KEY: self.facts.model_dump_json()}))
-        except OSError as error:
-            raise AttrbenchError(f"cannot write the subset losses {path}: {error.strerror}") from None
+        facts = self.facts.model_dump(mode="json")
+        sealed_bank(path).write_bytes(save(arrays, {KEY: self.facts.model_dump_json()}), facts)
+
+
+def sealed_bank(path: Path) -> Artifact:
+    """Return the file of subset losses at a path together with its seal, which may be missing."""
+    return Artifact(path, "subset losses", "losses of models trained on random subsets")
+
+
+def known_facts(path: Path) -> BankFacts:
+    """Return the metadata of a file of subset losses by its seal, which says what damaged data were, or by itself.
+
+    Raises:
+        AttrbenchError: where neither can be read.
+    """
+    seal = sealed_bank(path).seal()
+    return _read(path).facts if seal is None else BankFacts.model_validate(seal.facts)
 
 
 def read_bank(path: Path, task: Task[Any], opened: OpenTask) -> SubsetBank:
@@ -124,9 +137,12 @@ def read_bank(path: Path, task: Task[Any], opened: OpenTask) -> SubsetBank:
     Raises:
         AttrbenchError: where it can't be read, is damaged, or was made with another task, training set or queries.
     """
-    bank = _read(path)
-    facts, meta = bank.facts, task.meta
+    meta, kept = task.meta, sealed_bank(path)
     rebuild = f"run 'attrbench ground-truth build {meta.name}'"
+    if kept.is_there() and kept.whole() is None:
+        raise Damaged(f"subset losses {path}: damaged, size or checksum differ; {rebuild}")
+    bank = _read(path)
+    facts = bank.facts
     if (facts.task, facts.version) != (meta.name, meta.version):
         raise AttrbenchError(
             f"subset losses {path}: made for {facts.task} version {facts.version}, not for {meta.name} version"

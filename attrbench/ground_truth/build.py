@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 
 from attrbench.contracts.ground_truth import Stage, TrainingJob, TruthSetting
 from attrbench.contracts.task import Trainable
-from attrbench.errors import UsageError
-from attrbench.ground_truth.bank import BankFacts, BankPlan, SubsetBank
+from attrbench.errors import Damaged, UsageError
+from attrbench.ground_truth.bank import BankFacts, BankPlan, SubsetBank, known_facts, sealed_bank
 from attrbench.ground_truth.losses import QueryLosses
 from attrbench.ground_truth.retraining import is_done, measured, run_trainings, training_job, use_opened_task
 from attrbench.ground_truth.subsets import draw_subset, membership
 from attrbench.version import __version__
+
+log = logging.getLogger("attrbench.ground_truth")
 
 
 @dataclass(frozen=True)
@@ -98,3 +102,24 @@ class BankBuild:
             timesteps=np.array(self._losses.timesteps(opened.denoiser)),
             facts=facts,
         )
+
+
+def make_whole(path: Path, setting: TruthSetting) -> None:
+    """Collect the losses in a task's bank again if its file in the cache is damaged or has no seal; trains nothing.
+
+    Raises:
+        Damaged: where it is, and not all measurements of its models are in the cache.
+        AttrbenchError: where it can't be read or written.
+    """
+    if sealed_bank(path).whole() is not None:
+        return
+    name = setting.task.meta.name
+    log.warning("subset losses %s are damaged or nothing vouches for them: collecting them again", path)
+    before = known_facts(path)
+    again = BankBuild(setting, before.plan).bank(Code(before.code, before.revision))
+    if again is None or again.facts.numbers != before.numbers:
+        raise Damaged(
+            f"subset losses {path}: damaged, and not all of the models' losses are in the cache; run"
+            f" 'attrbench ground-truth build {name}'"
+        )
+    again.write(path)

@@ -23,6 +23,7 @@ from attrbench.contracts.task import Task
 from attrbench.errors import AttrbenchError, Unavailable
 from attrbench.files import sha256_of
 from attrbench.ground_truth.bank import SubsetBank, built_bank, read_bank
+from attrbench.ground_truth.build import make_whole
 from attrbench.metrics.lds import NoiseCeiling, linear_datamodeling_score, mean_score, noise_ceiling, predictions
 
 METRIC = "lds"
@@ -56,6 +57,8 @@ class LinearDatamodeling(GroundTruth[LDSOptions]):
         if path is None:
             return None
         try:
+            if path == built_bank(setting.task, setting.workspace.cache):
+                make_whole(path, setting)
             return OpenLinearDatamodeling(read_bank(path, setting.task, setting.opened))
         except AttrbenchError as error:
             if self.options.bank is not None:

@@ -12,6 +12,7 @@ import shutil
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,7 @@ from attrbench.contracts.executor import Executor
 from attrbench.contracts.ground_truth import Measurement, Stage, TrainingJob, TruthSetting
 from attrbench.contracts.job import Receipt
 from attrbench.contracts.task import OpenTask, Trainable, Workspace
-from attrbench.errors import AttrbenchError
+from attrbench.errors import AttrbenchError, Damaged
 from attrbench.executors.inline import InlineExecutor, InlineOptions
 from attrbench.store.artifacts import Artifact, cache_errors, write_arrays
 from attrbench.store.fingerprint import fingerprint
@@ -139,11 +140,16 @@ def train_subset(job: TrainingJob) -> Receipt:
 
 
 def _train_and_measure(job: TrainingJob, artifact: Artifact) -> None:
-    opened, folder = _opened_task(job), job.path.with_suffix("")
+    opened = _opened_task(job)
     denoiser = _model(job, opened)
     arrays = job.measurement.measure(denoiser, opened)
     artifact.write(lambda part: write_arrays(part, arrays))
-    shutil.rmtree(folder, ignore_errors=True)
+    _weights(job).drop()
+
+
+def _weights(job: TrainingJob) -> Artifact:
+    """Return the folder of the trained weights of a job: sealed once training has ended, dropped once measured."""
+    return Artifact(job.path.with_suffix(""), "retrained weights", job.title)
 
 
 def _model(job: TrainingJob, opened: OpenTask) -> Denoiser:
@@ -152,13 +158,29 @@ def _model(job: TrainingJob, opened: OpenTask) -> Denoiser:
         return opened.denoiser
     if not isinstance(job.task, Trainable):
         raise AttrbenchError(f"task {job.task.meta.name} has no training recipe, so that no subset can be trained on")
+    weights = _weights(job)
+    if weights.is_there() and weights.whole() is None:
+        weights.report_damage()
+        weights.drop()
+    folder = _trained(job, job.task, weights.path)
+    if weights.whole() is None:
+        weights.adopt()
+    return job.task.trained(folder, job.workspace)
+
+
+def _trained(job: TrainingJob, task: Trainable, folder: Path) -> Path:
+    """Train the model of a job in a folder, unless that was finished; anew, if what was left there is damaged."""
     subset = None if job.subset is None else np.array(job.subset, np.int64)
-    folder = job.path.with_suffix("")
 
     def report(line: str) -> None:
         log.debug("%s: %s", job.title, line)
 
-    return job.task.trained(job.task.train(subset, job.seed, folder, job.workspace.device, report), job.workspace)
+    try:
+        return task.train(subset, job.seed, folder, job.workspace.device, report)
+    except Damaged as damage:
+        log.warning("%s: %s: training it again", job.title, damage)
+        shutil.rmtree(folder)
+        return task.train(subset, job.seed, folder, job.workspace.device, report)
 
 
 _opened: dict[str, OpenTask] = {}

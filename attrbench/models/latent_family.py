@@ -17,7 +17,7 @@ from attrbench.errors import AttrbenchError, UsageError
 from attrbench.models.encoders import vae_factor
 from attrbench.models.latent_model import LatentDenoiser, Parts
 from attrbench.models.lora import add_lora, add_random_lora, find_lora
-from attrbench.models.model_fingerprint import file_digest, folder_files, model_digest
+from attrbench.models.model_fingerprint import content_digest, file_digest, folder_files, model_digest
 from attrbench.models.pipeline import load_pipeline
 from attrbench.models.pipeline_encoders import PipelineEncoders
 from attrbench.models.quiet import quiet
@@ -68,12 +68,13 @@ class LatentFamily(ModelFamily):
         resolution = self.checked_resolution(config, network.config, vae_factor(pipeline.vae.config))
         if lora is not None:
             add_lora(pipeline, network, config, lora)
-        files = {str(file.relative_to(folder)): file_digest(file) for file in folder_files(folder, components)}
+        digest = file_digest if device.type == "meta" else content_digest
+        files = {str(file.relative_to(folder)): digest(file) for file in folder_files(folder, components)}
         parts = Parts(
             network=network,
             scheduler=pipeline.scheduler,
             encoders=self.encoders(pipeline, config, resolution, device),
-            fingerprint=model_digest(config, resolution, files | ({} if lora is None else {"lora": file_digest(lora)})),
+            fingerprint=model_digest(config, resolution, files | ({} if lora is None else {"lora": digest(lora)})),
             checkpoint_folder=(folder if lora is None else lora.parent) / CHECKPOINTS,
         )
         return self.denoiser(parts, config, device)

@@ -9,6 +9,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from attrbench.contracts.model_config import ModelConfig
+from attrbench.errors import Damaged
 from attrbench.files import sha256_of
 
 IGNORED = ("*.fp16.*", "*.fp16-*", "*non_ema*", "*.bin", "*.msgpack", "*.onnx*", "*.ckpt", "*.md", ".*")
@@ -28,15 +29,43 @@ def folder_files(folder: Path, components: Iterable[str]) -> list[Path]:
 
 
 def file_digest(file: Path) -> str:
-    """Return the sha256 of a model file; for large files in the hub's cache it is read off the name.
+    """Return the sha256 of a model file, for plans; for large files in the hub's cache it is read off the name.
 
     A file is read once a process, unless it was written over.
     """
     blob = file.resolve()
     if file.is_symlink() and blob.parent.name == "blobs" and len(blob.name) == 64:
         return blob.name
+    return content_digest(file)
+
+
+def content_digest(file: Path) -> str:
+    """Return the sha256 of a model file's content, for models that are loaded; read once a process.
+
+    Raises:
+        Damaged: where a file in the hub's cache is not what its name says.
+    """
+    blob = file.resolve()
     state = blob.stat()
-    return _digest(blob, state.st_size, state.st_mtime_ns)
+    digest = _digest(blob, state.st_size, state.st_mtime_ns)
+    if digest != blob.name and file.is_symlink() and blob.parent.name == "blobs" and len(blob.name) == 64:
+        raise Damaged(f"{blob} is damaged (its checksum is not its name): delete it, so that it is downloaded again")
+    return digest
+
+
+def models_state(paths: Iterable[str | None]) -> list[list[list[object]]]:
+    """Return [path, size, sha256] of the files of each model or LoRA that exists locally; hub ids and None are skipped.
+
+    Files that no model is loaded from are left out. The contents count, as a model's gradients do by theirs: weights
+    that changed under the same size and time are other weights.
+    """
+    local = [Path(path).expanduser() for path in paths if path is not None]
+    return [_contents(path) for path in local if path.exists()]
+
+
+def _contents(path: Path) -> list[list[object]]:
+    files = folder_files(path.parent, [path.name]) if path.is_dir() else [path]
+    return [[file.relative_to(path.parent).as_posix(), file.stat().st_size, file_digest(file)] for file in files]
 
 
 @lru_cache(maxsize=4096)

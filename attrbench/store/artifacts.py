@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file, save
 
 from attrbench.errors import AttrbenchError
+from attrbench.files import part_path, write_new
 from attrbench.store.checksums import Seal, files_of, measure, seal_path
 from attrbench.store.locks import LOCK, lock
 from attrbench.version import __version__
@@ -58,11 +59,13 @@ class Artifact:
         path: path of the file or folder; its name must contain a fingerprint of everything that decides the content.
         kind: kind of data, in free text ("index", "generated queries").
         summary: one line that describes the data, for `attrbench cache ls`.
+        option: the command-line option that chooses the folder, for errors.
     """
 
     path: Path
     kind: str
     summary: str
+    option: str = "--cache"
 
     def kept(self, build: Callable[[Path], Facts | None], load: Callable[[Path, Facts], T]) -> Kept[T]:
         """Return the object loaded from the cache, built first if missing or damaged, by one process only.
@@ -118,10 +121,10 @@ class Artifact:
         """Return whether the cached data and their seal exist, without checking size or checksum."""
         return self.path.exists() and seal_path(self.path).exists()
 
-    def report_damage(self) -> None:
+    def report_damage(self, remedy: str = "making it again") -> None:
         """Log a warning that the cached data are damaged, if they exist; to be called after `whole` returned None."""
         if self.is_there():
-            log.warning("%s %s is damaged (size or checksum differ): making it again", self.kind, self.path)
+            log.warning("%s %s is damaged (size or checksum differ): %s", self.kind, self.path, remedy)
 
     def lock(self, wait: bool = True) -> AbstractContextManager[bool]:
         """Lock this artifact of the cache against other processes that would build it at the same time."""
@@ -136,14 +139,14 @@ class Artifact:
         Raises:
             AttrbenchError: where the cache can't be written to.
         """
-        part, started = self.path.with_name(f"{self.path.name}.part-{os.getpid()}"), time.perf_counter()
+        part, started = part_path(self.path), time.perf_counter()
         try:
-            with cache_errors(self.path.parent):
+            with cache_errors(self.path.parent, option=self.option):
                 self.path.parent.mkdir(parents=True, exist_ok=True)
-            with cache_errors(self.path.parent, _DISK):
+            with cache_errors(self.path.parent, _DISK, self.option):
                 facts = build(part) or {}
             seconds = time.perf_counter() - started
-            with cache_errors(self.path.parent):
+            with cache_errors(self.path.parent, option=self.option):
                 return self._commit(part, facts, seconds)
         finally:
             _remove(part)
@@ -156,19 +159,29 @@ class Artifact:
         """
 
         def build(part: Path) -> Facts | None:
-            part.write_bytes(data)
+            write_new(part, data)
             return facts
 
         return self.write(build)
 
-    def _commit(self, part: Path, facts: Facts, seconds: float) -> Seal:
-        for file in files_of(part):
+    def adopt(self) -> Seal:
+        """Seal the data that lie at the path already, such as a folder that something else filled in its own time.
+
+        Raises:
+            AttrbenchError: where the cache can't be written to.
+        """
+        with cache_errors(self.path.parent, option=self.option):
+            seal = self._sealing(self.path, {}, 0.0)
+            seal.write(seal_path(self.path))
+        return seal
+
+    def _sealing(self, data: Path, facts: Facts, seconds: float) -> Seal:
+        """Return the seal of data that are synced to disk first."""
+        for file in files_of(data):
             with file.open("rb+") as opened:
                 os.fsync(opened.fileno())
-        if self.path.exists() and self.path.is_dir() != part.is_dir():
-            raise OSError(errno.EEXIST, f"something else is at {self.path}")
-        size, digest = measure(part)
-        seal = Seal(
+        size, digest = measure(data)
+        return Seal(
             kind=self.kind,
             summary=self.summary,
             bytes=size,
@@ -177,9 +190,14 @@ class Artifact:
             created_by=__version__,
             facts=dict(facts),
         )
+
+    def _commit(self, part: Path, facts: Facts, seconds: float) -> Seal:
+        if self.path.exists() and self.path.is_dir() != part.is_dir():
+            raise OSError(errno.EEXIST, f"something else is at {self.path}")
+        seal = self._sealing(part, facts, seconds)
         try:
             before = self.seal()
-            if part.is_dir() or before is None or before.sha256 != digest:  # of a file, equal data may stay
+            if part.is_dir() or before is None or before.sha256 != seal.sha256:  # of a file, equal data may stay
                 _remove(self.path)
             seal.write(seal_path(self.path))
             part.replace(self.path)
@@ -201,17 +219,18 @@ class Artifact:
 
 def write_arrays(path: Path, arrays: Mapping[str, NDArray[Any]], facts: Facts | None = None) -> Facts | None:
     """Write arrays as a safetensors file at `path`, and return the given metadata for the seal."""
-    path.write_bytes(save({name: np.asarray(array, order="C") for name, array in arrays.items()}))
+    write_new(path, save({name: np.asarray(array, order="C") for name, array in arrays.items()}))
     return facts
 
 
 @contextmanager
-def cache_errors(folder: Path, codes: set[int] | None = None) -> Iterator[None]:
+def cache_errors(folder: Path, codes: set[int] | None = None, option: str = "--cache") -> Iterator[None]:
     """Turn an OSError inside the `with` block into an AttrbenchError that says that the cache can't be written to.
 
     Args:
         folder: the folder that is written to.
         codes: errno values to which this applies; None for all.
+        option: the command-line option that chooses the folder.
     """
     try:
         yield
@@ -219,8 +238,8 @@ def cache_errors(folder: Path, codes: set[int] | None = None) -> Iterator[None]:
         if codes is not None and error.errno not in codes:
             raise
         raise AttrbenchError(
-            f"cannot write to the cache {folder}: {error.strerror}; free room there or choose another folder with"
-            " --cache (what is finished is kept)"
+            f"cannot write to {'the cache ' if option == '--cache' else ''}{folder}: {error.strerror}; free room there"
+            f" or choose another folder with {option} (what is finished is kept)"
         ) from None
 
 
@@ -228,6 +247,6 @@ def _remove(path: Path) -> None:
     """Remove a file or folder, ignoring errors; a folder is renamed first, so that it vanishes at once."""
     with suppress(OSError):
         if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path.rename(path.with_name(f"{path.name}.gone.part-{os.getpid()}")), ignore_errors=True)
+            shutil.rmtree(path.rename(part_path(path.with_name(f"{path.name}.gone"))), ignore_errors=True)
         else:
             path.unlink(missing_ok=True)

@@ -24,7 +24,8 @@ from attrbench.store.shards import FEATURE
 _KEY = "[0-9a-f]{20}"
 _LOCK = re.compile(rf"(?:[a-z]+-)?{_KEY}(?:-\d+)?(?:\.[a-z]+)?{re.escape(LOCK)}")
 _EARLIER_LOCK = re.compile(rf"claims/{_KEY}")
-PART = re.compile(r"\.part-([1-9]\d{0,9})$")
+PART = re.compile(r"\.part-([1-9]\d{0,9})(?:-[0-9a-f]{16})?$")
+"""End of a part file's name: the id of its process, and a random number (version 0.1 had none)."""
 
 
 @dataclass

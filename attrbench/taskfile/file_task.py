@@ -16,6 +16,7 @@ from attrbench.contracts.task import Items, ItemsOutline, OpenTask, Task, TaskMe
 from attrbench.data.manifest import Listing
 from attrbench.data.open_dataset import items_of, list_items, make_items, need_captions
 from attrbench.errors import AttrbenchError, UsageError
+from attrbench.models.model_fingerprint import models_state
 from attrbench.store.fingerprint import local_state
 from attrbench.taskfile.contents import TaskFile
 from attrbench.taskfile.drawn_items import drawn_items, generations
@@ -81,11 +82,11 @@ class FileTask(Task[TaskFile]):
         self.query_source = None if pictures is None else beside_data(self.folder, pictures)
 
     def state(self) -> object:
-        """Return names, sizes and modification times of the task's local files, to detect changes."""
+        """Return names, sizes and times of local data files and contents of the model's, to detect changes."""
         sources = (self.train_source, self.query_source)
         paths = [source.path for source in sources if source is not None]
         prompts = prompt_file(self.options.queries, self.folder)
-        return local_state((*paths, self.model.model, self.model.lora, prompts))
+        return [*local_state((*paths, prompts)), *models_state((self.model.model, self.model.lora))]
 
     def with_tuning_queries(self) -> FileTask:
         """Return the same task with the queries of `[tuning]`, on which options are chosen.

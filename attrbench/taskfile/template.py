@@ -60,6 +60,7 @@ path = "path/to/images"               # folder of images, folder written by `dat
 # split = "train"                     # of a data set; of a folder: its subfolder
 # limit = 1000                        # only the first so many
 # on_bad_image = "refuse"             # or "skip": go on without images that can't be read
+# follow_links = false                # whether links in the folder may lead out of it
 """
 
 _CAPTION = """\

@@ -177,10 +177,13 @@ def test_kill_9_loses_only_the_shard_in_work(tmp_path, cache):
 
 
 @pytest.mark.slow
-def test_a_terminated_run_exits_75_with_the_command_that_resumes(tmp_path):
+@pytest.mark.parametrize("signals", [1, 20])
+def test_a_terminated_run_exits_75_with_the_command_that_resumes(tmp_path, signals):
     process = _start(tmp_path)
     _wait_for_shards(process, tmp_path / "cache", 1)
-    process.send_signal(signal.SIGTERM)
+    for _ in range(signals):
+        process.send_signal(signal.SIGTERM)
+        time.sleep(0 if signals == 1 else 0.05)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 75
     assert "attrbench run -m dmin:v=256 -m grad-dot" in err

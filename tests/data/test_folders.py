@@ -89,13 +89,49 @@ def test_a_limit_takes_the_first(tmp_path):
     assert list(listed(captioned(tmp_path), limit=2).names) == ["00.png", "01.png"]
 
 
-def test_links_are_followed_and_circles_are_not(tmp_path):
-    picture(tmp_path / "elsewhere" / "a.png")
+@pytest.fixture
+def outward(tmp_path):
+    """A folder with a picture of its own, and a function that links something in it to something elsewhere."""
     folder = tmp_path / "folder"
-    folder.mkdir()
-    (folder / "link").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
+    picture(folder / "own.png")
+    picture(tmp_path / "elsewhere" / "a.png")
+
+    def link(name, target):
+        (folder / name).symlink_to(tmp_path / target, target_is_directory=(tmp_path / target).is_dir())
+        return folder
+
+    return link
+
+
+@pytest.mark.parametrize(("name", "target"), [("link", "elsewhere"), ("a.png", "elsewhere/a.png"), ("up", ".")])
+def test_a_link_out_of_the_folder_is_refused_by_name_unless_it_is_allowed(outward, name, target):
+    folder = outward(name, target)
+    with pytest.raises(AttrbenchError, match="follow_links = true") as caught:
+        listed(folder)
+    assert str(caught.value).startswith(f"{folder / name} is a link to ") and "\n" not in str(caught.value)
+    assert len(listed(folder, follow_links=True).names) == 2
+
+
+def test_a_picture_that_metadata_names_may_be_no_link_out_of_the_folder(outward, tmp_path):
+    folder = outward(".hidden", "elsewhere")
+    metadata_csv(folder, {"file_name": ".hidden/a.png", "text": "x"})
+    with pytest.raises(AttrbenchError, match="hidden is a link to"):
+        listed(folder)
+    picture(folder / "a.png")
+    (folder / "metadata.csv").rename(tmp_path / "rows.csv")
+    metadata_csv(tmp_path, {"file_name": "a.png", "text": "x"})
+    (folder / "metadata.csv").symlink_to(tmp_path / "metadata.csv")
+    with pytest.raises(AttrbenchError, match=r"metadata\.csv is a link to"):
+        listed(folder)
+
+
+def test_links_within_the_folder_are_followed_and_circles_are_not(tmp_path):
+    folder = tmp_path / "folder"
+    picture(folder / "deep" / "a.png")
+    (folder / "b.png").symlink_to(folder / "deep" / "a.png")
     (folder / "round").symlink_to(folder, target_is_directory=True)
-    assert list(listed(folder).names) == ["link/a.png"]
+    (tmp_path / "link").symlink_to(folder, target_is_directory=True)
+    assert list(listed(folder).names) == list(listed(tmp_path / "link").names) == ["b.png", "deep/a.png"]
 
 
 @pytest.mark.parametrize(

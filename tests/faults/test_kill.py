@@ -24,6 +24,7 @@ from attrbench.contracts.task import Workspace
 from attrbench.evaluation.requests import request_tasks
 from attrbench.files import sha256_of
 from attrbench.plugins.registry import registry
+from attrbench.store.cache_index import PART
 from attrbench.store.item_store import ItemStore
 from attrbench.store.shards import Unit, units
 from attrbench.store.stored_rows import StoredRows
@@ -263,7 +264,7 @@ def test_twenty_kills_of_two_processes_at_once_leave_an_undisturbed_cache(builds
             in_write += left["writing"] > left["written"]
             fruitful += bool(traces(empty) - before) or bool(left["written"])
     parts = list((empty / "cache").rglob("*.part-*"))
-    assert {int(path.name.rpartition("-")[2]) for path in parts} <= set(builds.started)
+    assert {int(PART.search(path.name)[1]) for path in parts} <= set(builds.started)
     missing = SHARDS - len({path for path in traces(empty) if ".part" not in path})
     log.info(
         "%d kills hit, %d in a write, %d left something; then %d part files, %d shards missing",

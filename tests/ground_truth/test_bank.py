@@ -29,6 +29,7 @@ from attrbench.plugins import registry as registry_module
 from attrbench.plugins.registry import Plugin, load_registry
 from attrbench.reports.ranking import build_tables
 from attrbench.reports.table_cells import below_cells
+from attrbench.store.checksums import seal_path
 from tests.ground_truth.tiny_trainable import QUERIES, TRAIN, Shipping, TinyTrainable, setting
 from tests.registering import plugin_of
 from tests.tasks.tiny_removal import no_stage
@@ -87,7 +88,8 @@ def test_more_subsets_or_seeds_keep_the_models_that_are_there(build, opened):
 
 
 def damaged(path, **changes):
-    """The bank with some of its metadata or arrays replaced."""
+    """The bank with some of its metadata or arrays replaced, as somebody else might have written it, without a seal."""
+    seal_path(path).unlink()
     with safe_open(path, framework="numpy") as file:
         facts = json.loads(file.metadata()[KEY])
     arrays = load_file(path)

@@ -41,6 +41,10 @@ REFUSED = {
     "trak:output=l1,target=trained": "target=trained: has an effect with output=loss|weighted-loss only",
     "datainf:output=mean": "unknown option of method datainf 'output'",
     "ekfac:normalize=true": "unknown option of method ekfac 'normalize'",
+    **dict.fromkeys(
+        ("tracin:checkpoints=1001", "diffusion-retrac:checkpoints=1000000"),
+        "input should be less than or equal to 1000",
+    ),
     "das:output=loss": "unknown option of method das 'output'",
     "das:residual=false,target=noise": "target=noise: has an effect with residual=true only, not with residual=false",
 }

@@ -257,6 +257,37 @@ def test_blobs_of_the_hubs_cache_are_known_by_their_name(tmp_path):
     assert file_digest(plain) == sha256_of(plain)
 
 
+def test_a_blob_of_the_hubs_cache_that_is_not_what_its_name_says_is_refused(tmp_path):
+    from attrbench.errors import Damaged
+    from attrbench.files import sha256_of
+    from attrbench.models.model_fingerprint import content_digest
+
+    (tmp_path / "blobs").mkdir()
+    (tmp_path / "plain").write_bytes(b"weights")
+    blob = tmp_path / "blobs" / sha256_of(tmp_path / "plain")
+    blob.write_bytes(b"weights")
+    link = tmp_path / "model.safetensors"
+    link.symlink_to(blob)
+    assert content_digest(link) == blob.name
+    blob.write_bytes(b"weightS.")
+    with pytest.raises(Damaged, match="delete it, so that it is downloaded again"):
+        content_digest(link)
+
+
+def test_weights_that_change_under_the_same_size_and_time_are_another_state(tmp_path):
+    from attrbench.models import model_fingerprint
+
+    file = tmp_path / "model" / "unet" / "diffusion_pytorch_model.safetensors"
+    file.parent.mkdir(parents=True)
+    states = []
+    for content in (b"weights", b"Weights"):
+        file.write_bytes(content)
+        os.utime(file, (1, 1))
+        model_fingerprint._digest.cache_clear()  # as in another process
+        states.append(model_fingerprint.models_state([str(tmp_path / "model"), None, "someone/hub-id"]))
+    assert states[0] != states[1] and len(states[0]) == 1
+
+
 def test_sources_refuse_what_they_do_not_know():
     with pytest.raises(ValidationError):
         ModelConfig(model="a/b", attributed="some")

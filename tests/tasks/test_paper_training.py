@@ -14,7 +14,7 @@ from attrbench_tasks.dmin_paper import constants as paper
 from attrbench_tasks.dmin_paper.text_to_image_tasks import SD3Full, SD3LoRA, SD14LoRA
 from attrbench_tasks.dmin_paper.train_lora import PaperRecipe, PartsOfLoss, recipe_of
 from attrbench_tasks.training import loop as fitting
-from attrbench_tasks.training.loop import STATE_FILE
+from attrbench_tasks.training.training_state import has_state
 from tests.models import pipelines
 from tests.tasks.captioned import write_images
 
@@ -77,11 +77,12 @@ def test_an_interrupted_training_ends_with_the_same_weights(kind, root, tmp_path
         trained(kind, root, tmp_path / "cut")
     monkeypatch.setattr(fitting.TrainingState, "save", save)
     assert saved == [2]
-    assert [path.suffix for path in (tmp_path / "cut").iterdir() if path.is_file()] == [".safetensors"]
+    names = sorted(path.name for path in (tmp_path / "cut").iterdir() if path.is_file())
+    assert names == ["training-state-00000002.safetensors", "training-state-00000002.safetensors.seal.json"]
     resumed, lines = trained(kind, root, tmp_path / "cut")
     assert not any(line.startswith("step 2 ") for line in lines)
     assert_equal(resumed, whole)
-    assert not (tmp_path / "cut" / STATE_FILE).exists()
+    assert not has_state(tmp_path / "cut")
 
 
 @pytest.mark.parametrize("kind", KINDS)

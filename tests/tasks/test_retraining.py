@@ -14,8 +14,8 @@ from attrbench.ground_truth import retraining
 from attrbench.ground_truth.retraining import FOLDER, DrawnPictures, is_done, measured, run_trainings, training_job
 from attrbench_tasks.removal import removal_task
 from attrbench_tasks.training import loop as fitting
-from attrbench_tasks.training.loop import STATE_FILE
 from attrbench_tasks.training.train_ddpm import scaled, train_ddpm
+from attrbench_tasks.training.training_state import has_state
 from tests.tasks.tiny_removal import ITEMS, RECIPE, Notes, TinyRemoval, bars, job_without, no_stage, setting, tiny_task
 
 A, B = ((1, 2, 5), 0), ((1, 2, 5), 1)
@@ -97,7 +97,7 @@ def test_an_interrupted_training_goes_on_to_the_same_pictures(tmp_path, folder, 
         with pytest.raises(KeyboardInterrupt):
             run_trainings([cut], no_stage)
     left = cut.path.with_suffix("")
-    assert (left / STATE_FILE).exists() == (moment == "training")
+    assert has_state(left) == (moment == "training")
     steps = []
     monkeypatch.setattr(fitting, "_average", _count(steps, fitting._average))
     reporter = Notes()

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from attrbench_tasks.minis.recipes import AUTOENCODER, BASES, TEXT_ENCODERS
-from attrbench_tasks.training.loop import STATE_FILE, Progress
+from attrbench_tasks.training.loop import Progress
 from attrbench_tasks.training.train_autoencoder import (
     AutoencoderRecipe,
     latents_of,
@@ -24,6 +24,7 @@ from attrbench_tasks.training.train_text_to_image import (
     text_embeddings,
     train_base,
 )
+from attrbench_tasks.training.training_state import has_state
 
 CPU = torch.device("cpu")
 CAPTIONS = ("a red flag", "a blue card", "the flag of nowhere", "an icon")
@@ -150,7 +151,7 @@ def test_a_fine_tuning_that_was_cut_off_ends_at_the_same_weights(base, lora, tmp
     fine_tune(recipe, folder, data(family), silent(tmp_path / "whole"))
     with pytest.raises(KeyboardInterrupt):
         fine_tune(recipe, folder, data(family), Progress(tmp_path / "cut", stop, 2))
-    assert (tmp_path / "cut" / STATE_FILE).exists()
+    assert has_state(tmp_path / "cut")
     fine_tune(recipe, folder, data(family), silent(tmp_path / "cut"))
     whole, cut = trained(tmp_path / "whole"), trained(tmp_path / "cut")
     assert whole.keys() == cut.keys()

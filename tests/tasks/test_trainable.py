@@ -14,8 +14,9 @@ from attrbench_tasks.minis.digits import DigitsMini
 from attrbench_tasks.minis.recipes import AUTOENCODER, BASES, CLASSIFIER, TEXT_ENCODERS
 from attrbench_tasks.minis.text_to_image import SHARED, SD3FullMini, SD3LoRAMini, SD14LoRAMini
 from attrbench_tasks.training import loop
-from attrbench_tasks.training.loop import RECIPE_FILE, STATE_FILE
+from attrbench_tasks.training.loop import RECIPE_FILE
 from attrbench_tasks.training.training_request import REQUEST_FILE, TrainingRequest
+from attrbench_tasks.training.training_state import has_state
 from tests.models import pipelines
 from tests.tasks.captioned import write_images
 from tests.tasks.test_paper_training import reset_accelerate
@@ -129,7 +130,7 @@ def test_a_training_that_was_cut_off_ends_as_one_that_was_not(kind, root, tmp_pa
         stop_at(patch, 2)
         with pytest.raises(KeyboardInterrupt):
             train(task, SUBSET, 3, tmp_path / "cut")
-    assert (tmp_path / "cut" / STATE_FILE).exists()
+    assert has_state(tmp_path / "cut")
     assert train(task, SUBSET, 3, tmp_path / "cut") == whole
 
 

@@ -1,11 +1,17 @@
+import itertools
 import math
+import signal
 
 import pytest
 import torch
 
-from attrbench.errors import AttrbenchError
-from attrbench_tasks.training.loop import STATE_FILE, LatentRecipe, Progress, Recipe, fit
+from attrbench import interruptions
+from attrbench.errors import AttrbenchError, Interrupted
+from attrbench.interruptions import obey_interruptions
+from attrbench_tasks.training import loop
+from attrbench_tasks.training.loop import LatentRecipe, Progress, Recipe, fit
 from attrbench_tasks.training.train_ddpm import DDPMRecipe, train_ddpm
+from attrbench_tasks.training.training_state import TrainingState, has_state
 
 RECIPE = DDPMRecipe(
     unet={
@@ -45,13 +51,78 @@ def test_training_is_seeded_and_resumes_to_the_same_weights(tmp_path):
 
     with pytest.raises(KeyboardInterrupt):
         train_ddpm(RECIPE, images(), tmp_path / "cut", device=CPU, report=stop, checkpoint_every=2)
-    assert (tmp_path / "cut" / STATE_FILE).exists()
+    assert has_state(tmp_path / "cut")
     steps = []
     train_ddpm(
         RECIPE, images(), tmp_path / "cut", device=CPU, report=lambda step, loss: steps.append(step), checkpoint_every=2
     )
     assert steps[0] == 4  # resumed from the checkpoint at 2
-    assert not (tmp_path / "cut" / STATE_FILE).exists()
+    assert not has_state(tmp_path / "cut")
+    whole, cut = weights(tmp_path / "whole"), weights(tmp_path / "cut")
+    assert all(torch.equal(whole[name], cut[name]) for name in whole)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_training_after_its_step_with_the_state_kept(tmp_path, monkeypatch, number):
+    """The state is that of the step, not that of the last multiple of 500, and the weights end as if nothing was."""
+    train_ddpm(RECIPE, images(), tmp_path / "whole", device=CPU, report=lambda step, loss: None)
+    obey_interruptions()
+    monkeypatch.setattr(interruptions, "_last", -interruptions.PATIENCE)
+    average = loop._average
+
+    def signaled(recipe, ema, parameters, step):
+        if step == 3:
+            signal.raise_signal(number)
+        average(recipe, ema, parameters, step)
+
+    monkeypatch.setattr(loop, "_average", signaled)
+    with pytest.raises(Interrupted):
+        train_ddpm(RECIPE, images(), tmp_path / "cut", device=CPU, report=lambda step, loss: None)
+    steps = []
+    monkeypatch.setattr(loop, "_average", lambda *rest: (steps.append(rest[-1]), average(*rest)))
+    train_ddpm(RECIPE, images(), tmp_path / "cut", device=CPU, report=lambda step, loss: None)
+    assert steps == [4, 5, 6]
+    whole, cut = weights(tmp_path / "whole"), weights(tmp_path / "cut")
+    assert all(torch.equal(whole[name], cut[name]) for name in whole)
+
+
+def test_the_state_is_kept_by_the_minute_and_not_more_often_than_saving_it_takes(tmp_path, monkeypatch):
+    now, saved = [0.0], []
+    monkeypatch.setattr(loop.time, "monotonic", lambda: now[0])
+
+    def save(self, step):
+        saved.append(now[0])
+        now[0] += {1: 1.0}.get(len(saved), 10.0)
+
+    def loss(chosen, rng):
+        now[0] += 25.0
+        return module(x[chosen]).mean()
+
+    monkeypatch.setattr(TrainingState, "save", save)
+    module, x = torch.nn.Linear(3, 1), torch.ones(4, 3)
+    fit(Recipe(steps=21, batch_size=2, learning_rate=1e-2), module, 4, loss, Progress(tmp_path, lambda *_: None))
+    gaps = [after - before for before, after in itertools.pairwise([0.0, *saved])]
+    assert gaps == [75.0, 76.0, 210.0, 185.0]  # by the minute; then 20 times the 10 s of the second; then the end
+
+
+def test_a_damaged_state_is_named_and_training_starts_again(tmp_path, caplog):
+    def stop(step, loss):
+        if step == 4:
+            raise KeyboardInterrupt
+
+    train_ddpm(RECIPE, images(), tmp_path / "whole", device=CPU, report=lambda step, loss: None)
+    with pytest.raises(KeyboardInterrupt):
+        train_ddpm(RECIPE, images(), tmp_path / "cut", device=CPU, report=stop, checkpoint_every=2)
+    (state,) = (tmp_path / "cut").glob("training-state-*.safetensors")
+    data = bytearray(state.read_bytes())
+    data[-1] ^= 1
+    state.write_bytes(data)
+    steps = []
+    train_ddpm(
+        RECIPE, images(), tmp_path / "cut", device=CPU, report=lambda step, _: steps.append(step), checkpoint_every=2
+    )
+    assert steps[0] == 2
+    assert caplog.text.count(f"state of a training {state} is damaged") == 1
     whole, cut = weights(tmp_path / "whole"), weights(tmp_path / "cut")
     assert all(torch.equal(whole[name], cut[name]) for name in whole)
 

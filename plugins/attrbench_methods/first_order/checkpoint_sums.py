@@ -20,7 +20,7 @@ class CheckpointOptions(BaseModel):
 
     model_config = ConfigDict(use_attribute_docstrings=True)
 
-    checkpoints: int = Field(4, ge=1)
+    checkpoints: int = Field(4, ge=1, le=1000)
     """Number of checkpoints, evenly spaced through training, the final weights among them."""
     weights: Literal["mean", "learning-rate"] = "mean"
     """Weight of each checkpoint. `mean`: all the same, as in D-TRAK's code; `learning-rate`: its rate, as TracIn."""

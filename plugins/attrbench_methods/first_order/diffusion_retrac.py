@@ -15,7 +15,7 @@ from attrbench_methods.gradient_options import MeanGradientOptions
 class ReTracOptions(CheckpointOptions, MeanGradientOptions):
     """Options of the method `diffusion-retrac`: checkpoints, gradients, their sketch and normalization."""
 
-    checkpoints: int = Field(1, ge=1)
+    checkpoints: int = Field(1, ge=1, le=1000)
     """Number of checkpoints, evenly spaced through training, the final weights among them; the paper takes several."""
     normalize: bool = True
     """Whether each timestep's gradient is scaled to unit norm before the mean is taken, as in the paper."""

@@ -26,6 +26,7 @@ from attrbench.errors import AttrbenchError
 from attrbench.models.config import ModelConfig
 from attrbench.models.families.ddpm import DDPMDenoiser
 from attrbench.models.loading import describe_model, find_pipeline, load_denoiser
+from attrbench.models.model_fingerprint import models_state
 from attrbench.store.artifacts import Artifact
 from attrbench.store.fingerprint import fingerprint, local_state
 from attrbench_tasks.datasets.labeled_arrays import list_arrays
@@ -98,8 +99,8 @@ class PaperDDPMTask(Task[PaperDDPMOptions]):
         )
 
     def state(self) -> object:
-        """Return names, sizes and times of the local model and data files, so that changed files are noticed."""
-        return local_state((self.options.model, self.options.dataset))
+        """Return names, sizes and times of local data files and contents of the model's, to detect changes."""
+        return [*local_state((self.options.dataset,)), *models_state((self.options.model,))]
 
     def open(self, workspace: Workspace) -> OpenPaperDDPM:
         """Return the loaded task, after checking that the model and a data set with classes can be found."""

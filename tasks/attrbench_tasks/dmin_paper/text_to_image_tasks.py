@@ -23,6 +23,7 @@ from attrbench.data.open_dataset import list_items, need_captions
 from attrbench.errors import AttrbenchError, UsageError
 from attrbench.models.config import ModelConfig
 from attrbench.models.loading import family_of, find_pipeline, load_denoiser, own_resolution
+from attrbench.models.model_fingerprint import models_state
 from attrbench.store.fingerprint import local_state
 from attrbench.taskfile.contents import QueryTable
 from attrbench.taskfile.file_task import OpenFileTask
@@ -123,9 +124,10 @@ class PaperTask(Task[PaperOptions], Trainable):
         return min(paper.RESOLUTION, own_resolution(folder, index))
 
     def state(self) -> object:
-        """Return names, sizes and times of local model, LoRA, data and prompt files, so that changes are noticed."""
+        """Return names, sizes and times of local data files and contents of model and LoRA, to detect changes."""
         options = self.options
-        return local_state((options.model, options.lora, options.dataset, options.prompts))
+        data = local_state((options.dataset, options.prompts))
+        return [*data, *models_state((options.model, options.lora))]
 
     def open(self, workspace: Workspace) -> OpenFileTask:
         """Return the loaded task, after checking that model and data set can be found; choose its prompts."""

@@ -13,6 +13,7 @@ from pydantic import Field
 
 from attrbench.contracts.task import TaskMeta
 from attrbench.errors import AttrbenchError
+from attrbench.models.model_fingerprint import models_state
 from attrbench.store.fingerprint import local_state
 from attrbench_tasks.datasets.mnist_source import load_mnist
 from attrbench_tasks.minis.ddpm_mnist import IMAGES
@@ -128,9 +129,9 @@ class MnistRemoval(RemovalTask):
         return load_mnist(self.options.dataset, MNIST_ITEMS)
 
     def state(self) -> object:
-        """Return names, sizes and times of the local model and data files, so that changed files are noticed."""
+        """Return names, sizes and times of local data files and contents of the model's, to detect changes."""
         assert isinstance(self.options, PaperRemovalOptions)
-        return local_state((self.options.model, self.options.dataset))
+        return [*local_state((self.options.dataset,)), *models_state((self.options.model,))]
 
     @staticmethod
     def recipe() -> DDPMRecipe:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -18,19 +19,20 @@ import torch
 from accelerate import Accelerator
 from diffusers.training_utils import EMAModel
 from pydantic import BaseModel, ConfigDict
-from safetensors import safe_open
 from safetensors.torch import save
 
 from attrbench.contracts.denoiser import CHECKPOINTS, LEARNING_RATES
-from attrbench.errors import AttrbenchError
 from attrbench.files import write_atomically
+from attrbench.interruptions import held_back
+from attrbench_tasks.training.training_state import Parameters, TrainingState, Weights, drop_states
 
-Weights = dict[str, torch.Tensor]
-Parameters = dict[str, torch.nn.Parameter]
 Loss = Callable[[torch.Tensor, torch.Generator], torch.Tensor | Iterator[torch.Tensor]]
 
-STATE_FILE = "training-state.safetensors"
 RECIPE_FILE = "recipe.json"
+SAVE_SECONDS = 60.0
+"""The state is saved after so many seconds, too."""
+SAVE_SHARE = 20
+"""But not before so many times the seconds that saving it took."""
 
 
 class Recipe(BaseModel):
@@ -125,12 +127,12 @@ class LatentRecipe(Recipe):
 
 @dataclass(frozen=True)
 class Progress:
-    """Folder and report function of a training, and after how many steps its state is saved for resuming.
+    """Folder and report function of a training, and the number of steps after which its state is saved for resuming.
 
     Attributes:
         folder: holds the state for resuming until training ends, and the kept checkpoints.
         report: called with (steps done, mean loss since the last call) whenever the state is saved.
-        every: steps between two savings of the state.
+        every: steps between two savings of the state; it is also saved once a minute, and on SIGINT and SIGTERM.
     """
 
     folder: Path
@@ -169,32 +171,54 @@ def fit(
     parameters = {name: p for name, p in module.named_parameters() if p.requires_grad}
     optimizer = torch.optim.AdamW(parameters.values(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
     average = _new_average(recipe, parameters)
-    state = TrainingState(recipe, progress.folder / STATE_FILE, parameters, average, optimizer)
+    state = TrainingState(recipe, progress.folder, parameters, average, optimizer)
     compute = _Plain(recipe, next(iter(parameters.values())).device.type) if accelerator is None else accelerator
     main = accelerator is None or accelerator.is_main_process
     progress.folder.mkdir(parents=True, exist_ok=True)
     step = state.restore()
     losses: list[torch.Tensor] = []
+    clock = _Clock()
     while step < recipe.end:
-        for group in optimizer.param_groups:
-            group["lr"] = recipe.learning_rate_at(step)
-        optimizer.zero_grad(set_to_none=True)
-        value = _backward(partial(loss, *recipe.batch(items, step)), compute)
-        compute.clip_grad_norm_(parameters.values(), 1.0)
-        optimizer.step()
-        step += 1
-        _average(recipe, average, parameters, step)
-        losses.append(value)
-        if not main:
-            continue
-        if step in recipe.checkpoints:
-            weights = checkpoint_weights(state.averaged())
-            _save_half_precision(weights, progress.folder / CHECKPOINTS / f"step-{step}.safetensors")
-        if progress.is_due(step) or step == recipe.end:
-            progress.report(step, float(torch.stack(losses).mean()))
-            losses.clear()
-            state.save(step)
+        with held_back() as is_stopped:  # the weights of half a step could not be saved
+            for group in optimizer.param_groups:
+                group["lr"] = recipe.learning_rate_at(step)
+            optimizer.zero_grad(set_to_none=True)
+            value = _backward(partial(loss, *recipe.batch(items, step)), compute)
+            compute.clip_grad_norm_(parameters.values(), 1.0)
+            optimizer.step()
+            step += 1
+            _average(recipe, average, parameters, step)
+            losses.append(value)
+            if not main:
+                continue
+            if step in recipe.checkpoints:
+                weights = checkpoint_weights(state.averaged())
+                _save_half_precision(weights, progress.folder / CHECKPOINTS / f"step-{step}.safetensors")
+            if progress.is_due(step) or step == recipe.end or clock.is_due():
+                progress.report(step, float(torch.stack(losses).mean()))
+                losses.clear()
+                clock.time(partial(state.save, step))
+            elif is_stopped():
+                state.save(step)
     return state.averaged()
+
+
+class _Clock:
+    """Time since the training state was saved, which says when that is due."""
+
+    def __init__(self) -> None:
+        self._saved = time.monotonic()
+        self._took = 0.0
+
+    def is_due(self) -> bool:
+        return time.monotonic() - self._saved >= max(SAVE_SECONDS, SAVE_SHARE * self._took)
+
+    def time(self, save: Callable[[], None]) -> None:
+        """Save the state, and note when and how long that took."""
+        started = time.monotonic()
+        save()
+        self._saved = time.monotonic()
+        self._took = self._saved - started
 
 
 def finish(recipe: Recipe, folder: Path) -> None:
@@ -204,7 +228,7 @@ def finish(recipe: Recipe, folder: Path) -> None:
         rates = {f"step-{step}": recipe.learning_rate_at(step - 1) for step in recipe.checkpoints}
         rates["final"] = recipe.learning_rate_at(recipe.end - 1)
         write_atomically(folder / CHECKPOINTS / LEARNING_RATES, json.dumps(rates, indent=1).encode() + b"\n")
-    (folder / STATE_FILE).unlink()
+    drop_states(folder)
 
 
 @dataclass(frozen=True)
@@ -263,64 +287,3 @@ def _average(recipe: Recipe, average: EMAModel | None, parameters: Parameters, s
 
 def _save_half_precision(weights: Weights, path: Path) -> None:
     write_atomically(path, save({name: value.half().cpu().contiguous() for name, value in weights.items()}))
-
-
-@dataclass(frozen=True)
-class TrainingState:
-    """State of a training in one file, to resume from: weights, their moving average, AdamW's moments, step.
-
-    One safetensors file, replaced atomically. accelerate's `save_state` would write a folder of several files, some of
-    them pickled, of which a kill can leave half; and it keeps random states, which a step here does not depend on.
-    """
-
-    recipe: Recipe
-    path: Path
-    parameters: Parameters
-    average: EMAModel | None
-    optimizer: torch.optim.AdamW
-
-    def averaged(self) -> Weights:
-        """Return the moving average of the weights by name, or the weights themselves where none is kept.
-
-        They are no copies.
-        """
-        if self.average is None:
-            return {name: value.detach() for name, value in self.parameters.items()}
-        return dict(zip(self.parameters, self.average.shadow_params, strict=True))
-
-    def save(self, step: int) -> None:
-        """Save weights, moving average and AdamW's moments after `step` steps, replacing the earlier state file."""
-        tensors = {} if self.average is None else {f"ema.{name}": value for name, value in self.averaged().items()}
-        for name, parameter in self.parameters.items():
-            moments = self.optimizer.state[parameter]
-            tensors[f"model.{name}"] = parameter
-            tensors[f"m1.{name}"], tensors[f"m2.{name}"] = moments["exp_avg"], moments["exp_avg_sq"]
-        tensors = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
-        write_atomically(self.path, save(tensors, {"step": str(step), "recipe": self.recipe.model_dump_json()}))
-
-    def restore(self) -> int:
-        """Load the saved state into network and optimizer, and return its steps done; 0 where there is none.
-
-        Raises:
-            AttrbenchError: for a state of another recipe.
-        """
-        if not self.path.exists():
-            return 0
-        with safe_open(self.path, framework="pt") as file, torch.no_grad():
-            metadata = file.metadata()
-            if type(self.recipe).model_validate_json(metadata["recipe"]) != self.recipe:
-                raise AttrbenchError(
-                    f"{self.path} was left by another recipe; delete it or train into another folder (--out)"
-                )
-            step = int(metadata["step"])
-            for name, parameter in self.parameters.items():
-                parameter.copy_(file.get_tensor(f"model.{name}"))
-                self.optimizer.state[parameter] = {
-                    "step": torch.tensor(float(step)),
-                    "exp_avg": file.get_tensor(f"m1.{name}").to(parameter.device),
-                    "exp_avg_sq": file.get_tensor(f"m2.{name}").to(parameter.device),
-                }
-            if self.average is not None:
-                for name, value in self.averaged().items():
-                    value.copy_(file.get_tensor(f"ema.{name}"))
-        return step

@@ -26,7 +26,8 @@ from transformers import (
     T5Tokenizer,
 )
 
-from attrbench_tasks.training.loop import STATE_FILE, LatentRecipe, Progress, finish, fit
+from attrbench_tasks.training.loop import LatentRecipe, Progress, finish, fit
+from attrbench_tasks.training.training_state import has_state
 
 START, END, PAD = "<|startoftext|>", "<|endoftext|>", "<pad>"
 CLIPS = ("text_encoder", "text_encoder_2")
@@ -144,7 +145,7 @@ def _tokenizers(captions: Sequence[str], recipe: TextEncoderRecipe, folder: Path
     The library `tokenizers` orders pieces of equal frequency by chance, so a second training of them gives others.
     """
     clip_folder, t5_folder = folder / "tokenizer", folder / "tokenizer_3"
-    if (folder / STATE_FILE).exists():
+    if has_state(folder):
         return (
             CLIPTokenizer.from_pretrained(str(clip_folder), local_files_only=True),
             T5Tokenizer.from_pretrained(str(t5_folder), local_files_only=True),

@@ -32,7 +32,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer, T5EncoderModel, T5Tokenizer
 
 from attrbench.files import write_atomically
-from attrbench_tasks.training.loop import LatentRecipe, Progress, Weights, finish, fit
+from attrbench_tasks.training.loop import LatentRecipe, Progress, finish, fit
+from attrbench_tasks.training.training_state import Weights
 
 Family = Literal["sd14", "sd3"]
 NETWORK = {"sd14": "unet", "sd3": "transformer"}
@@ -260,7 +261,7 @@ def _forget_origin(config: Path) -> None:
     """Remove the local path of the pre-trained network from a saved config.json, which others cannot use."""
     contents = json.loads(config.read_bytes())
     contents.pop("_name_or_path", None)
-    config.write_text(json.dumps(contents, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    write_atomically(config, (json.dumps(contents, indent=2, sort_keys=True) + "\n").encode())
 
 
 def save_lora(recipe: TextToImageRecipe, network: Any, ema: Weights, folder: Path) -> None:

@@ -11,9 +11,11 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from attrbench.errors import AttrbenchError, UsageError
+from attrbench.errors import AttrbenchError, Damaged, UsageError
 from attrbench.files import write_atomically
-from attrbench_tasks.training.loop import RECIPE_FILE, STATE_FILE, Recipe
+from attrbench.store.artifacts import Artifact
+from attrbench_tasks.training.loop import RECIPE_FILE, Recipe
+from attrbench_tasks.training.training_state import has_state
 
 REQUEST_FILE = "training-request.json"
 """Subset and seed of a training, beside its weights; absent for the training that the task's own weights came from."""
@@ -78,24 +80,30 @@ class TrainingRequest:
 
         Raises:
             AttrbenchError: where another training was begun or finished there, or the folder cannot be written to.
+            Damaged: where the record of which one it was is not what was written.
         """
         mark = folder / REQUEST_FILE
-        left, finished = (folder / STATE_FILE).exists(), (folder / RECIPE_FILE).exists()
+        kept = Artifact(mark, "request of a training", f"subset and seed of {name}", "--out")
+        left, finished = has_state(folder), (folder / RECIPE_FILE).exists()
         if left or finished:
             if (mark.read_bytes() if mark.exists() else None) != self._mark():
+                if kept.is_there() and kept.whole() is None:
+                    raise Damaged(f"{mark} is damaged (its checksum differs): delete {folder} and train again")
                 raise AttrbenchError(f"{folder} holds a training with another subset or seed: name another folder")
             if left:
                 return False
-            if type(recipe).model_validate_json((folder / RECIPE_FILE).read_bytes()) != recipe:
+            if _recipe(type(recipe), folder / RECIPE_FILE) != recipe:
                 raise AttrbenchError(f"{folder} holds the weights of another recipe: name another folder with --out")
             report(f"{name}: {folder} holds the weights of this recipe already")
             return True
         contents = self._mark()
         try:
+            folder.mkdir(parents=True, exist_ok=True)
+            mark.unlink(missing_ok=True)
+            kept.drop()
             if contents is not None:
                 write_atomically(mark, contents)
-            else:
-                mark.unlink(missing_ok=True)
+                kept.adopt()  # without the seconds that it took: equal trainings leave equal files
         except OSError as error:
             raise AttrbenchError(f"cannot write to {folder}: {error.strerror}; name another folder") from None
         return False
@@ -105,6 +113,13 @@ class TrainingRequest:
             return None
         subset = None if self.subset is None else self.subset.tolist()
         return json.dumps({"subset": subset, "seed": self.seed}).encode() + b"\n"
+
+
+def _recipe(kind: type[Recipe], file: Path) -> Recipe:
+    try:
+        return kind.model_validate_json(file.read_bytes())
+    except ValueError:
+        raise Damaged(f"{file} is damaged: it is no recipe; delete {file.parent} and train again") from None
 
 
 def is_original_training(folder: Path) -> bool:

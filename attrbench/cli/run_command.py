@@ -103,6 +103,7 @@ def _show(result: Result) -> None:
         line += _costs(record)
     elif main is None or record.storage is None or record.latency is None:
         line += "; ".join([record.status, f"{record.task.main_metric} does not apply", *record.notes])
+        line += _lost(record.coverage.nonfinite)
     else:
         interval = f" {text}" if (text := interval_text(main)) else ""
         line += (

@@ -156,7 +156,7 @@ class Results(Sequence[Result]):
         opened = self._open(result.record.task.label)
         record = result.record
         lost = [lost_line(record.coverage.nonfinite)] if record.coverage.nonfinite else []
-        heading = Heading(f"{record.method.label} on {record.task.label}", record.method.summary, lost)
+        heading = Heading(f"Method {record.method.label}, task {record.task.label}", record.method.summary, lost)
         ranking = Ranking(ids[:, :k], scores[:, :k])
         return ContactSheet(opened.queries, opened.train, ranking, heading, chosen, rows=None)[0]
 

@@ -149,7 +149,8 @@ def _document(answer: Attribution, sheets: Sequence[Path], notes: Sequence[str])
 def _show(answer: Attribution) -> None:
     """Print a table of each query's ranked training items; text of data sets is never interpreted as markup."""
     terminal = console()
-    terminal.print(Text(f"{answer.method} on {answer.task}: {one_line(answer.summary)}. {MEANING}"))
+    terminal.print(Text(f"{answer.method} on {answer.task}: {one_line(answer.summary)}"))
+    terminal.print(Text(MEANING))
     for query in range(len(answer.queries)):
         rows = _rows(answer, query)
         columns = [

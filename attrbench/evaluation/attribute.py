@@ -88,7 +88,7 @@ class Attribution:
 
     def sheet(self) -> ContactSheet:
         """Return the pages of the contact sheet: each query with its top-ranked training images."""
-        heading = Heading(f"{self.method} on {self.task}", self.summary, self.warnings)
+        heading = Heading(f"Method {self.method}, task {self.task}", self.summary, self.warnings)
         return ContactSheet(self.queries, self.train, self.ranking, heading)
 
     def picture(self) -> Image.Image:

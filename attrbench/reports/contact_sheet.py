@@ -137,7 +137,8 @@ class ContactSheet(Sequence[Image.Image]):
             item = int(self.ranking.ids[query, rank])
             left = GAP + place % COLUMNS * (TILE + GAP)
             down = top + place // COLUMNS * (TILE + LINES * LINE + 2 * GAP)
-            _tile(page, (left, down), self.train.images[item], _about(self.train, item, self._rank_line(query, rank)))
+            about = _about(self.train, item, self._rank_line(query, rank), f"item {item}")
+            _tile(page, (left, down), self.train.images[item], about)
 
     def _rank_line(self, query: int, rank: int) -> str:
         score = float(self.ranking.scores[query, rank])
@@ -154,11 +155,10 @@ class ContactSheet(Sequence[Image.Image]):
         return scripts_without_font(lines)
 
 
-def _about(items: Items, index: int, first: str) -> list[str]:
-    """Return the lines under an image: a given one, then the name of its file, and its caption in what is left."""
-    lines = [shortened(first, TILE)]
-    if items.names and items.names[index]:
-        lines.append(shortened(items.names[index], TILE))
+def _about(items: Items, index: int, first: str, without_name: str = "") -> list[str]:
+    """Return the lines under an image: a given one, the name of its file, and its caption in what is left."""
+    name = items.names[index] if items.names else without_name
+    lines = [shortened(line, TILE) for line in (first, name) if line]
     return [*lines, *wrapped(items.prompts[index], TILE, LINES - len(lines))]
 
 

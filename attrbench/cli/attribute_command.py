@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -111,8 +112,12 @@ def _default_sheet(answer: Attribution, out: Path) -> Path:
 
 
 def _rows(answer: Attribution, query: int) -> list[dict[str, Any]]:
-    """Return a dict (rank, score, item, name, group, caption) for each training item that was found for one query."""
+    """Return a dict (rank, score, item, name, group, caption) for each training item that was found for one query.
+
+    An item some of whose gradients were NaN or infinite has `lost` as well, their number.
+    """
     train, ranking = answer.train, answer.ranking
+    lost = Counter(item for split, item, _ in answer.nonfinite if split == "train")
     return [
         {
             "rank": rank,
@@ -121,6 +126,7 @@ def _rows(answer: Attribution, query: int) -> list[dict[str, Any]]:
             "name": train.names[item] if train.names else "",
             "group": train.groups[item],
             "caption": train.prompts[item],
+            **({"lost": lost[item]} if item in lost else {}),
         }
         for rank, (item, score) in enumerate(zip(ranking.ids[query].tolist(), ranking.scores[query], strict=True), 1)
         if item >= 0
@@ -154,7 +160,9 @@ def _show(answer: Attribution) -> None:
     for query in range(len(answer.queries)):
         rows = _rows(answer, query)
         columns = [
-            c for c in ("rank", "score", "item", "name", "group", "caption") if any(row[c] != "" for row in rows)
+            c
+            for c in ("rank", "score", "lost", "item", "name", "group", "caption")
+            if any(row.get(c, "") != "" for row in rows)
         ]
         prompt = answer.queries.prompts[query]
         title = answer.queries.names[query] + (
@@ -163,10 +171,10 @@ def _show(answer: Attribution) -> None:
         table = Table(title=Text(_cut(title)), box=box.SIMPLE_HEAD, title_justify="left")
         for column in columns:
             table.add_column(
-                column, justify="right" if column in ("rank", "score", "item") else "left", overflow="fold"
+                column, justify="right" if column in ("rank", "score", "lost", "item") else "left", overflow="fold"
             )
         for row in rows:
-            cells = {**row, "score": f"{row['score']:.6g}"}
+            cells = {"lost": 0, **row, "score": f"{row['score']:.6g}"}
             table.add_row(*(Text(_cut(cells[column])) for column in columns))
         terminal.print(table)
         if not rows:

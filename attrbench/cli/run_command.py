@@ -112,6 +112,8 @@ def _show(result: Result) -> None:
         )
         if record.status != "complete":
             line += f", {record.status}"
+        if record.status == "partial":
+            line += "".join(f"; {note}" for note in record.notes)
         line += _lost(record.coverage.nonfinite)
     typer.echo(f"{line} -> {_relative(path)}{' (already there)' if result.reused else ''}")
 

@@ -24,7 +24,7 @@ def check_weights(module: torch.nn.Module) -> None:
         AttrbenchError: names the first such parameter.
     """
     for name, parameter in module.named_parameters():
-        if parameter.is_meta:  # offloaded; its gradients tell
+        if parameter.is_meta or not parameter.is_floating_point():  # offloaded, or quantized: its gradients tell
             continue
         if not torch.linalg.vector_norm(parameter.detach(), ord=torch.inf).isfinite():
             lost = int((~parameter.isfinite()).sum())

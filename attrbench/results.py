@@ -16,10 +16,11 @@ from attrbench.contracts.task import OpenTask, Task, Workspace
 from attrbench.errors import AttrbenchError, UsageError, unknown_name
 from attrbench.evaluation.config import RunSettings
 from attrbench.evaluation.devices import torch_device
+from attrbench.evaluation.meaningless import lost_line
 from attrbench.evaluation.requests import MethodLike, MethodRequest, Sweep, TaskLike, TaskRequest, method_label
 from attrbench.evaluation.task_run import Result, TaskRun
 from attrbench.evaluation.tune import Choice, TuningRun
-from attrbench.reports.contact_sheet import contact_sheet
+from attrbench.reports.contact_sheet import ContactSheet, Heading
 from attrbench.reports.html_table import to_html
 from attrbench.reports.leaderboard import Leaderboard, data_frame, rank_records
 
@@ -153,7 +154,11 @@ class Results(Sequence[Result]):
         if result.scores is not None:
             scores = np.take_along_axis(result.scores, np.maximum(ids, 0), axis=1)
         opened = self._open(result.record.task.label)
-        return contact_sheet(opened.queries, opened.train, Ranking(ids[:, :k], scores[:, :k]), chosen)
+        record = result.record
+        lost = [lost_line(record.coverage.nonfinite)] if record.coverage.nonfinite else []
+        heading = Heading(f"Method {record.method.label}, task {record.task.label}", record.method.summary, lost)
+        ranking = Ranking(ids[:, :k], scores[:, :k])
+        return ContactSheet(opened.queries, opened.train, ranking, heading, chosen, rows=None)[0]
 
     def leaderboard(self, metric: str | None = None) -> Leaderboard:
         """Return a leaderboard of the runs in these results alone, whatever other records their folder holds."""

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from attrbench.contracts.options import Options, Spec, build_options, meanings, needs_of, parse_spec
 from attrbench.errors import UsageError
+from attrbench.plugins.registry import registry
 
 
 class Example(Options):
@@ -154,3 +155,24 @@ def test_needs_that_would_be_an_option_are_an_error():
 
         class Broken(Example):
             needs: dict[str, str] = {}  # noqa: RUF012
+
+
+def seeds_of_methods_and_tasks():
+    """Yield (kind, name, options model, option) of everything that is registered."""
+    known = registry()
+    for kind in ("method", "task"):
+        for name in known.names(kind):
+            model = known.entry(kind, name).load().Options
+            for option in model.model_fields:
+                if option == "draw" or option.endswith("seed"):
+                    yield kind, name, model, option
+
+
+def test_every_seed_of_a_method_or_task_is_refused_outside_63_bits():
+    found = list(seeds_of_methods_and_tasks())
+    assert {option for *_, option in found} >= {"seed", "noise_seed", "factor_seed", "draw", "train_seed"}
+    for kind, name, model, option in found:
+        assert getattr(build_options(kind, Spec(name, {option: str(2**63 - 1)}), model), option) == 2**63 - 1
+        for wrong in (2**63, 2**64, -1):
+            with pytest.raises(UsageError, match=f"{option}={wrong}"):
+                build_options(kind, Spec(name, {option: str(wrong)}), model)

@@ -25,7 +25,7 @@ Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an e
 Tasks = Annotated[list[str], typer.Option("--task", "-t", help="NAME or FILE.toml, with :KEY=VALUE,... or without.")]
 LimitTrain = Annotated[int | None, typer.Option(help="Use only the first N training items.")]
 LimitQueries = Annotated[int | None, typer.Option(help="Use only the first N queries.")]
-Seed = Annotated[int, typer.Option(min=0, help="Seed of intervals, and of methods that draw (random, lissa:batch).")]
+Seed = Annotated[int, typer.Option(help="Seed of intervals, and of methods that draw (random, lissa:batch).")]
 BatchSize = Annotated[
     int | None, typer.Option(min=1, help="Pairs of item and timestep a backward pass [default: found].")
 ]

@@ -103,6 +103,7 @@ def _show(result: Result) -> None:
         line += _costs(record)
     elif main is None or record.storage is None or record.latency is None:
         line += "; ".join([record.status, f"{record.task.main_metric} does not apply", *record.notes])
+        line += _lost(record.coverage.nonfinite)
     else:
         interval = f" {text}" if (text := interval_text(main)) else ""
         line += (
@@ -111,6 +112,8 @@ def _show(result: Result) -> None:
         )
         if record.status != "complete":
             line += f", {record.status}"
+        if record.status == "partial":
+            line += "".join(f"; {note}" for note in record.notes)
         line += _lost(record.coverage.nonfinite)
     typer.echo(f"{line} -> {_relative(path)}{' (already there)' if result.reused else ''}")
 

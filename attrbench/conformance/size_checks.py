@@ -8,6 +8,7 @@ from attrbench.conformance.check_report import Finding, failed, passed, skipped
 from attrbench.conformance.checked_method import Subject
 from attrbench.conformance.held_features import holdings
 from attrbench.conformance.score_comparison import scores_of
+from attrbench.conformance.toy_task import SILENT
 from attrbench.contracts.record import Record
 from attrbench.errors import UsageError
 from attrbench.evaluation.progress import Silent
@@ -59,8 +60,10 @@ def record(subject: Subject) -> Finding:
 
 
 def _run(subject: Subject) -> list[Result]:
+    """Return the result of a run on the queries before the one with zero gradients, which may have no ranking."""
     bench = subject.bench
-    return list(TaskRun(bench.registry, bench.task(), [subject.request], bench.settings(), Silent()).results())
+    settings = bench.settings(limit_queries=SILENT)
+    return list(TaskRun(bench.registry, bench.task(), [subject.request], settings, Silent()).results())
 
 
 def _lacking(record: Record, main_metric: str) -> str:

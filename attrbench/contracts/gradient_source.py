@@ -7,6 +7,7 @@ from typing import Any, Literal, Protocol, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
 
+from attrbench.contracts.seeds import Seed
 from attrbench.errors import Unavailable
 
 DeclarationT = TypeVar("DeclarationT")
@@ -35,7 +36,7 @@ class TimestepGrid(Declaration):
     kind: Literal["cubic", "uniform", "random", "sampler", "single"] = "cubic"
     steps: int = Field(5, ge=1, le=1000)
     at: int = Field(0, ge=0)
-    seed: int = Field(0, ge=0)
+    seed: Seed = 0
 
 
 class Prompted(Protocol):
@@ -76,7 +77,7 @@ class GradientSource(Declaration):
     output: Literal["loss", "weighted-loss", "squared-norm", "mean", "l1", "l2", "linf"] = "loss"
     grid: TimestepGrid = TimestepGrid()
     noise: Literal["shared", "per-timestep", "per-item"] = "shared"
-    noise_seed: int = 0
+    noise_seed: Seed = 0
     image_range: Literal["model", "unit"] = "model"
     target: Literal["trained", "noise"] = "trained"
     prompt: Literal["own", "empty"] = "own"
@@ -113,7 +114,7 @@ class Sketch(Declaration):
     """
 
     length: int = Field(ge=1)
-    seed: int = 42
+    seed: Seed = 42
     form: Literal["rotation", "permutation", "rademacher", "gaussian"] = "rotation"
 
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import csv
 import json
+import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from attrbench.data.manifest import need_column
 from attrbench.errors import AttrbenchError
+
+log = logging.getLogger("attrbench.data")
 
 FILES = ("metadata.csv", "metadata.jsonl")
 FILE_COLUMN = "file_name"
@@ -77,15 +80,24 @@ def read_metadata(path: Path) -> tuple[list[str], list[Row]]:
 def _read_csv(path: Path) -> tuple[list[str], list[Row]]:
     with path.open(encoding="utf-8-sig", newline="") as file:
         reader = csv.DictReader(file, strict=True)
-        rows = []
+        rows, short = [], []
         try:
             for values in reader:
                 where = f"{path}, line {reader.line_num}"
                 if None in values:
                     raise AttrbenchError(f"{where}: more values than columns; put quotes around values with commas")
+                if None in values.values():
+                    short.append(where)
                 rows.append(Row(where, values))
         except csv.Error as error:
             raise AttrbenchError(f"{path}, after line {reader.line_num}: {error}") from None
+        if short:
+            log.warning(
+                "%d of %d rows have fewer values than columns, which count as empty; first %s",
+                len(short),
+                len(rows),
+                short[0],
+            )
         return list(reader.fieldnames or ()), rows
 
 

@@ -29,9 +29,22 @@ NAMED = 3
 def list_items(source: DatasetSource, cache: Path) -> Listing:
     """Return a data set's names, captions and groups; metadata is read and checked, images are not decoded yet.
 
+    Captions that are empty are logged, a line for all.
+
     Raises:
         AttrbenchError: where the data set or part of it is missing; names file and row.
     """
+    listing = _list(source, cache)
+    empty = [index for index, caption in enumerate(listing.captions or ()) if not caption.strip()]
+    if empty:
+        first = listing.names[empty[0]]
+        log.warning(
+            "%d of the %d captions in %s are empty, first that of %s", len(empty), len(listing), listing.where, first
+        )
+    return listing
+
+
+def _list(source: DatasetSource, cache: Path) -> Listing:
     path = Path(source.path).expanduser()
     if path.is_dir():
         return list_table(source, path, cache) if is_table_folder(path) else list_folder(path, source)

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from attrbench.contracts.seeds import check_seed
 from attrbench.contracts.task import Items, OpenTask
 from attrbench.data.open_dataset import make_items
 from attrbench.data.pixels import refusing_bombs, to_pixels, what_is_wrong
@@ -22,12 +23,14 @@ from attrbench.evaluation.devices import torch_device
 from attrbench.evaluation.execute import compute
 from attrbench.evaluation.feature_reader import FeatureReader
 from attrbench.evaluation.jobs import TaskReference, use_world, with_queries
+from attrbench.evaluation.meaningless import check_weights, equal_line, lost_line, without_equal
 from attrbench.evaluation.memory import keep_freed_memory
 from attrbench.evaluation.plan import check_disk, make_plan
 from attrbench.evaluation.progress import Reporter
 from attrbench.evaluation.requests import MethodRequest, TaskRequest, request_executor
 from attrbench.evaluation.world import TaskWorld
-from attrbench.reports.contact_sheet import contact_sheet, png
+from attrbench.reports.contact_sheet import ContactSheet, Heading
+from attrbench.reports.sheet_files import encoded
 from attrbench.taskfile.drawn_items import drawn_items
 from attrbench.taskfile.prompts import Draw
 
@@ -62,8 +65,9 @@ class Attribution:
         task, method: labels of the two; `task_name` is the task's name without options.
         queries: the pictures, as the model saw them.
         train: the training set.
-        ranking: [m, k] ids and scores, strongest first.
+        ranking: [m, k] ids and scores, strongest first; ids of -1 for a query whose scores are all equal.
         nonfinite: (split, item, timestep) of every gradient that was NaN or infinite.
+        summary: the method in one line.
     """
 
     task: str
@@ -73,13 +77,26 @@ class Attribution:
     train: Items
     ranking: Ranking
     nonfinite: Sequence[tuple[str, int, float]]
+    summary: str = ""
+
+    @property
+    def warnings(self) -> list[str]:
+        """Return why scores mean less than they seem to, a line each; empty where all is well."""
+        lines = [lost_line(self.nonfinite)] if self.nonfinite else []
+        equal = np.flatnonzero((self.ranking.ids < 0).all(axis=1)).tolist()
+        return lines + ([equal_line(equal, len(self.queries))] if equal else [])
+
+    def sheet(self) -> ContactSheet:
+        """Return the pages of the contact sheet: each query with its top-ranked training images."""
+        heading = Heading(f"Method {self.method}, task {self.task}", self.summary, self.warnings)
+        return ContactSheet(self.queries, self.train, self.ranking, heading)
 
     def picture(self) -> Image.Image:
-        """Return the contact sheet as an image: each query with its top-ranked training images."""
-        return contact_sheet(self.queries, self.train, self.ranking)
+        """Return the contact sheet's first page as an image; `sheet()` has all of them."""
+        return self.sheet()[0]
 
     def _repr_png_(self) -> bytes:
-        return png(self.picture())
+        return encoded(self.picture())
 
     def __repr__(self) -> str:
         m, k = self.ranking.ids.shape
@@ -118,6 +135,7 @@ def attribute(
         advance()
     check_disk(plan, world)
     if plan.stages:
+        check_weights(world.opened.denoiser.module)
         keep_freed_memory(world.opened.denoiser.module)
     with closing(request_executor(registry, settings.executor)) as executor:
         progress = compute(plan, world, reference, executor, reporter)
@@ -125,11 +143,18 @@ def attribute(
         reader = FeatureReader(world, progress.features(request.label))
         scorer = request.method.fit(reader.train(), world.context(request, reader.fingerprint, question.k))
         ranking = scorer.top(reader.query(), min(question.k, world.count("train")))
+        ranking = without_equal(scorer, reader.query(), ranking, reader.nonfinite())
         advance()
-    if np.isnan(ranking.scores[ranking.ids >= 0]).any():
-        raise AttrbenchError(f"{request.label} gave a score that is NaN")
-    name = task.task.meta.name
-    return Attribution(task.label, name, request.label, queries, world.opened.train, ranking, reader.nonfinite())
+    return Attribution(
+        task=task.label,
+        task_name=task.task.meta.name,
+        method=request.label,
+        queries=queries,
+        train=world.opened.train,
+        ranking=ranking,
+        nonfinite=reader.nonfinite(),
+        summary=request.method.summary,
+    )
 
 
 def check_question(question: Question) -> None:
@@ -138,6 +163,8 @@ def check_question(question: Question) -> None:
     Raises:
         UsageError: one line that says which option is too much or missing.
     """
+    if question.seed is not None:
+        check_seed(question.seed, "--seed")
     images, prompts = len(question.images), len(question.prompts)
     if images and question.seed is not None:
         raise UsageError("--seed is of a picture that the model draws: leave out either --image or --seed")

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from attrbench.contracts.computation import Engine
+from attrbench.contracts.seeds import check_seed
 from attrbench.errors import AttrbenchError
 from attrbench.evaluation.folders import cache_folder, chosen_device, results_folder
 from attrbench.evaluation.progress import Reporter, Silent, TerminalReporter
@@ -88,7 +89,12 @@ def run_settings(
     backend: str,
     **others: Any,
 ) -> RunSettings:
-    """Return the settings of a run from user arguments; None stands for the default folder, device or batch size."""
+    """Return the settings of a run from user arguments; None stands for the default folder, device or batch size.
+
+    Raises:
+        UsageError: for a number that is no seed.
+    """
+    check_seed(others.get("seed", 0), "--seed")
     return RunSettings(
         out=results_folder(out),
         cache=cache_folder(cache, out),

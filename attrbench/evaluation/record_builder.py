@@ -26,6 +26,7 @@ from attrbench.contracts.record import (
 from attrbench.evaluation.config import RunSettings
 from attrbench.evaluation.feature_reader import FeatureReader
 from attrbench.evaluation.ground_truth_step import finite, ground_truth_states
+from attrbench.evaluation.meaningless import equal_line
 from attrbench.evaluation.provenance import code_digest, distribution, provenance
 from attrbench.evaluation.requests import MethodRequest, TaskRequest
 from attrbench.evaluation.score import Measured, without_groups
@@ -157,6 +158,7 @@ class RecordBuilder:
         size = scored.scorer.size()
         lost = coverage.nonfinite or (measured.ranked < 0).any()
         notes = [*world.opened.notes, *([] if (reason := without_groups(world)) is None else [reason])]
+        notes += [equal_line(equal, len(measured.ranked))] if (equal := measured.not_ranked()) else []
         return self.without_results(request, world.opened, coverage).model_copy(
             update={
                 "status": "partial" if lost else "limited" if world.is_limited else "complete",

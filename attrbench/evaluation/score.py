@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from attrbench.contracts.feature import QueryFeatures
 from attrbench.contracts.method import ExhaustiveScorer, Scorer
 from attrbench.contracts.metric import CUTOFFS, Outcome, PerQuery
-from attrbench.contracts.ranking import top_k
+from attrbench.contracts.ranking import Ranking, top_k
 from attrbench.contracts.record import MetricResult
-from attrbench.errors import AttrbenchError
+from attrbench.evaluation.meaningless import check_finite, without_equal
 from attrbench.evaluation.world import TaskWorld
 from attrbench.metrics.intervals import mean_interval
 
@@ -28,7 +28,7 @@ class Measured:
     """The rankings, scores and latencies of a scorer on all queries.
 
     Attributes:
-        ranked: [m, depth] training ids, strongest first; -1 where a search found fewer.
+        ranked: [m, depth] training ids, strongest first; -1 where a search found fewer, and where all scores are equal.
         scores: [m, n] for exhaustive scorers, else None.
         exact_ranked: [m, depth] the exhaustive ranking, for approximate searches.
         seconds: [m] time of each query, warm-up excluded.
@@ -39,41 +39,50 @@ class Measured:
     exact_ranked: NDArray[np.int64] | None
     seconds: NDArray[np.float64]
 
+    def not_ranked(self) -> list[int]:
+        """Return the queries without a ranking, because the scores of all training items are equal."""
+        queries: list[int] = np.flatnonzero((self.ranked < 0).all(axis=1)).tolist()
+        return queries
 
-def measure_queries(scorer: Scorer, queries: QueryFeatures, depth: int) -> Measured:
+
+def measure_queries(
+    scorer: Scorer, queries: QueryFeatures, depth: int, nonfinite: Sequence[tuple[str, int, float]] = ()
+) -> Measured:
     """Rank the training items for each query by a separate, timed call of the scorer; return rankings and times.
 
+    A query for which all training items have equal scores has no ranking: its ids are -1. `nonfinite` are the lost
+    gradients, which an error tells.
+
     Raises:
-        AttrbenchError: where a score is NaN.
+        AttrbenchError: where a score is NaN or infinite, or all scores of every query are equal.
     """
-    ranked, scores, seconds = [], [], []
+    ranked, found, scores, seconds = [], [], [], []
     _answer(scorer, queries.query(0), depth)  # warm-up
     for index in range(len(queries.ids)):
         one = queries.query(index)
         started = time.perf_counter()
-        ids, row = _answer(scorer, one, depth)
+        ranking, row = _answer(scorer, one, depth)
         seconds.append(time.perf_counter() - started)
-        ranked.append(ids)
+        ranked.append(ranking.ids[0])
+        found.append(ranking.scores[0])
         if row is not None:
-            if np.isnan(row).any():
-                raise AttrbenchError(
-                    f"the score of training item {int(np.isnan(row).argmax())} for query {index} is NaN"
-                )
+            check_finite(Ranking(np.arange(len(row))[None], row[None]), index)
             scores.append(row)
     exact = scorer.exact()
     return Measured(
-        ranked=np.stack(ranked),
+        ranked=without_equal(scorer, queries, Ranking(np.stack(ranked), np.stack(found)), nonfinite).ids,
         scores=np.stack(scores) if scores else None,
         exact_ranked=None if exact is None else exact.top(queries, depth).ids,
         seconds=np.array(seconds),
     )
 
 
-def _answer(scorer: Scorer, query: QueryFeatures, depth: int) -> tuple[NDArray[np.int64], NDArray[np.float32] | None]:
+def _answer(scorer: Scorer, query: QueryFeatures, depth: int) -> tuple[Ranking, NDArray[np.float32] | None]:
+    """Return the top items of one query, and the scores of all items where the scorer gives them."""
     if isinstance(scorer, ExhaustiveScorer):
         scores = scorer.scores(query)
-        return top_k(scores, depth).ids[0], scores[0]
-    return scorer.top(query, depth).ids[0], None
+        return top_k(scores, depth), scores[0]
+    return scorer.top(query, depth), None
 
 
 def measure_metrics(

@@ -32,6 +32,7 @@ from attrbench.evaluation.ground_truth_step import (
     with_ground_truths,
 )
 from attrbench.evaluation.jobs import TaskReference, use_world
+from attrbench.evaluation.meaningless import check_weights
 from attrbench.evaluation.memory import Peaks, keep_freed_memory, reset_peaks
 from attrbench.evaluation.plan import Plan, check_disk, make_plan, plan_lines
 from attrbench.evaluation.progress import Observed, Reporter
@@ -116,6 +117,7 @@ class TaskRun:
             return
         check_disk(plan, world)
         if plan.stages:
+            check_weights(world.opened.denoiser.module)
             keep_freed_memory(world.opened.denoiser.module)
         reset_peaks(self.device)
         with closing(request_executor(self.registry, self.settings.executor)) as executor:
@@ -211,7 +213,7 @@ class TaskRun:
         started = time.perf_counter()
         scorer = request.method.fit(train, context)
         fit_seconds = time.perf_counter() - started
-        measured = measure_queries(scorer, query, context.depth)
+        measured = measure_queries(scorer, query, context.depth, coverage.nonfinite)
         metrics = measure_metrics(self.registry, world, measured, self.settings.seed, self.reporter.note)
         scored = Scored(reader, scorer, fit_seconds, measured, metrics)
         record = self.records.with_results(request, world, scored, coverage)

@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
+from attrbench.contracts.seeds import Seed
 from attrbench.contracts.task import OpenTask, Task
 from attrbench.errors import AttrbenchError, Damaged
 from attrbench.ground_truth.subsets import SubsetKind
@@ -48,10 +49,10 @@ class BankPlan(BaseModel):
     seeds: int = Field(2, ge=1)
     alpha: float = Field(0.5, gt=0, lt=1)
     kind: SubsetKind = "fixed"
-    subset_seed: int = 0
+    subset_seed: Seed = 0
     steps: int = Field(20, ge=1)
     draws: int = Field(4, ge=1)
-    noise_seed: int = 0
+    noise_seed: Seed = 0
 
 
 class BankFacts(BaseModel):

@@ -1,99 +1,174 @@
-"""Contact sheets: images of each query beside the training images that a method ranks first for it."""
+"""Contact sheets: images of each query beside the training images that a method ranks first for it, on pages."""
 
 from __future__ import annotations
 
-import io
 import math
-import textwrap
-from collections.abc import Sequence
-from functools import cache
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from attrbench.contracts.ranking import Ranking
 from attrbench.contracts.task import Items
-from attrbench.errors import AttrbenchError
-from attrbench.files import write_atomically
-from attrbench.text import one_line
+from attrbench.reports.fonts import scripts_without_font
+from attrbench.reports.text_lines import clean, draw, shortened, wrapped
 
 TILE = 144
 GAP = 8
-LINE = 14
-LINES = 3
+LINE = 16
+LINES = 4
 COLUMNS = 7
-QUERY_COLOR = "#c03030"
+FEWEST_COLUMNS = 5
+"""A page is at least so wide, for its heading."""
+ROWS = 20
+"""Rows of pictures on a page."""
+HEADING_LINES = 2
+"""Lines that each part of a heading may take."""
+WARNING_COLOR = QUERY_COLOR = "#c03030"
+MEANING = "Scores: the larger, the more the image counts for the query. Compare them within one query only."
 
 
-def contact_sheet(queries: Items, train: Items, ranking: Ranking, chosen: Sequence[int] | None = None) -> Image.Image:
-    """Return an image that shows each query, framed, beside its top-ranked training images with their scores.
+@dataclass(frozen=True)
+class Heading:
+    """The text on top of each page of a contact sheet: what ranks what, and what a reader must beware of.
 
-    Args:
+    Attributes:
+        title: method and task.
+        summary: what the method's scores are.
+        warnings: why scores may mean less than they seem to.
+    """
+
+    title: str
+    summary: str = ""
+    warnings: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class _Block:
+    """A stretch of one query's ranking that is drawn on one page, after the query's image."""
+
+    query: int
+    ranks: range
+
+    @property
+    def rows(self) -> int:
+        return -(-(len(self.ranks) + 1) // COLUMNS)
+
+
+@dataclass(frozen=True)
+class ContactSheet(Sequence[Image.Image]):
+    """The pages of a contact sheet, which are drawn when they are asked for.
+
+    Each query is framed, and followed by its top-ranked training images with rank, score, group, file and caption.
+
+    Attributes:
         queries: the queries.
         train: the training set.
-        ranking: [m, k] ids and scores; a score that is NaN is left out of the text.
+        ranking: [m, k] ids and scores; a score that is NaN is left out of the text; an id of -1 is left out.
+        heading: the text on top.
         chosen: indices of the queries that are drawn; None for all.
+        rows: rows of images on a page; None for a single page of any length.
     """
-    places = range(len(queries)) if chosen is None else chosen
-    blocks = [_block(queries, train, ranking, query) for query in places]
-    sheet = Image.new("RGB", (max(block.width for block in blocks), sum(block.height for block in blocks)), "white")
-    top = 0
-    for block in blocks:
-        sheet.paste(block, (0, top))
-        top += block.height
-    return sheet
+
+    queries: Items
+    train: Items
+    ranking: Ranking
+    heading: Heading
+    chosen: Sequence[int] | None = None
+    rows: int | None = field(default=ROWS)
+
+    @cached_property
+    def _pages(self) -> list[list[_Block]]:
+        """Return the blocks of each page: a query goes to a new page rather than be cut, if a page can hold it."""
+        pages: list[list[_Block]] = [[]]
+        for block in self._blocks():
+            used = sum(other.rows for other in pages[-1])
+            if pages[-1] and self.rows is not None and used + block.rows > self.rows:
+                pages.append([])
+            pages[-1].append(block)
+        return pages
+
+    def _blocks(self) -> Iterator[_Block]:
+        for query in range(len(self.queries)) if self.chosen is None else self.chosen:
+            found = int((self.ranking.ids[query] >= 0).sum())
+            most = max(1, found) if self.rows is None else self.rows * COLUMNS - 1
+            for first in range(0, max(1, found), most):
+                yield _Block(query, range(first, min(first + most, found)))
+
+    def __len__(self) -> int:
+        return len(self._pages)
+
+    def __getitem__(self, number: int) -> Image.Image:  # type: ignore[override]  # a slice of pages is of no use
+        """Return a page, drawn anew."""
+        blocks = self._pages[number]
+        widest = max(len(block.ranks) + 1 for page in self._pages for block in page)
+        columns = max(FEWEST_COLUMNS, min(COLUMNS, widest))
+        step = TILE + LINES * LINE + 2 * GAP
+        heading = self._heading(number % len(self), columns * (TILE + GAP) - GAP)
+        top = GAP + len(heading) * LINE + GAP
+        height = top + sum(block.rows for block in blocks) * step + GAP
+        page = Image.new("RGB", (columns * (TILE + GAP) + GAP, height), "white")
+        for place, (line, color) in enumerate(heading):
+            draw(page, (GAP, GAP + place * LINE), line, color)
+        for block in blocks:
+            self._draw_block(page, top, block)
+            top += block.rows * step
+        return page
+
+    def _heading(self, number: int, width: int) -> list[tuple[str, str]]:
+        """Return the lines on top of a page with their colors."""
+        title = self.heading.title + (f", page {number + 1} of {len(self)}" if len(self) > 1 else "")
+        parts = [(title, "black"), (self.heading.summary, "#404040"), (MEANING, "#404040")]
+        parts += [(f"Warning: {warning}", WARNING_COLOR) for warning in self.heading.warnings]
+        return [(line, color) for text, color in parts for line in wrapped(text, width, HEADING_LINES)]
+
+    def _draw_block(self, page: Image.Image, top: int, block: _Block) -> None:
+        """Draw the query's image and its ranked training images, row by row."""
+        queries, query = self.queries, block.query
+        first = "query" if len(block.ranks) or block.ranks.start else "query, not ranked"
+        about = _about(queries, query, f"{first}, continued" if block.ranks.start else first)
+        _tile(page, (GAP, top), queries.images[query], about)
+        frame = GAP - 4, top - 4, GAP + TILE + 3, top + TILE + 3
+        ImageDraw.Draw(page).rectangle(frame, outline=QUERY_COLOR, width=3)
+        for place, rank in enumerate(block.ranks, start=1):
+            item = int(self.ranking.ids[query, rank])
+            left = GAP + place % COLUMNS * (TILE + GAP)
+            down = top + place // COLUMNS * (TILE + LINES * LINE + 2 * GAP)
+            about = _about(self.train, item, self._rank_line(query, rank), f"item {item}")
+            _tile(page, (left, down), self.train.images[item], about)
+
+    def _rank_line(self, query: int, rank: int) -> str:
+        score = float(self.ranking.scores[query, rank])
+        group = self.train.groups[int(self.ranking.ids[query, rank])]
+        parts = ["" if math.isnan(score) else f"{score:.4g}", f"group {group}" if group else ""]
+        return f"{rank + 1}. {', '.join(filter(None, parts))}"
+
+    def scripts_without_font(self) -> dict[str, str]:
+        """Return the scripts of names, groups and captions that can't be drawn here, each with an example."""
+        drawn = [block.query for page in self._pages for block in page]
+        items = sorted({int(item) for query in drawn for item in self.ranking.ids[query] if item >= 0})
+        lines = [line for query in drawn for line in _about(self.queries, query, "")]
+        lines += [line for item in items for line in _about(self.train, item, self.train.groups[item])]
+        return scripts_without_font(lines)
 
 
-def png(picture: Image.Image) -> bytes:
-    """Return an image as the bytes of a PNG file."""
-    buffer = io.BytesIO()
-    picture.save(buffer, "PNG")
-    return buffer.getvalue()
+def _about(items: Items, index: int, first: str, without_name: str = "") -> list[str]:
+    """Return the lines under an image: a given one, the name of its file, and its caption in what is left."""
+    name = items.names[index] if items.names else without_name
+    lines = [shortened(line, TILE) for line in (first, name) if line]
+    return [*lines, *wrapped(items.prompts[index], TILE, LINES - len(lines))]
 
 
-def write_sheet(sheet: Image.Image, path: Path) -> None:
-    """Write a contact sheet (queries beside their top training images) as a PNG file.
-
-    Raises:
-        AttrbenchError: where the file can't be written.
-    """
-    try:
-        write_atomically(path, png(sheet))
-    except OSError as error:
-        raise AttrbenchError(f"cannot write the contact sheet {path}: {error.strerror}") from None
-
-
-def _block(queries: Items, train: Items, ranking: Ranking, query: int) -> Image.Image:
-    """Return the part of a contact sheet for one query: the query image and its ranked training images."""
-    ranked = [(rank, item) for rank, item in enumerate(ranking.ids[query].tolist(), start=1) if item >= 0]
-    columns = min(COLUMNS, len(ranked) + 1)
-    rows = -(-(len(ranked) + 1) // columns)
-    step = TILE + GAP, TILE + LINES * LINE + 2 * GAP
-    block = Image.new("RGB", (columns * step[0] + GAP, rows * step[1] + GAP), "white")
-    draw = ImageDraw.Draw(block)
-    about = queries.prompts[query] or (queries.names[query] if queries.names else queries.groups[query])
-    _tile(block, (GAP, GAP), queries.images[query], ["query", *_wrapped(about)])
-    draw.rectangle((GAP - 4, GAP - 4, GAP + TILE + 3, GAP + TILE + 3), outline=QUERY_COLOR, width=3)
-    for rank, item in ranked:
-        at = GAP + rank % columns * step[0], GAP + rank // columns * step[1]
-        score = float(ranking.scores[query, rank - 1])
-        line = f"{rank}.  {'' if math.isnan(score) else f'{score:.4g}  '}{one_line(train.groups[item])}"
-        about = train.prompts[item] or (train.names[item] if train.names else "")
-        _tile(block, at, train.images[item], [line, *_wrapped(about)])
-    return block
-
-
-def _tile(block: Image.Image, at: tuple[int, int], pixels: NDArray[np.uint8], lines: list[str]) -> None:
-    """Draw one image [H, W, C], with lines of text under it, into a query's part of the contact sheet."""
+def _tile(page: Image.Image, at: tuple[int, int], pixels: NDArray[np.uint8], lines: Sequence[str]) -> None:
+    """Draw one image [H, W, C], with lines of text under it, into a page."""
     picture = picture_of(pixels)
     left, top = at
-    block.paste(picture, (left + (TILE - picture.width) // 2, top + (TILE - picture.height) // 2))
-    draw = ImageDraw.Draw(block)
+    page.paste(picture, (left + (TILE - picture.width) // 2, top + (TILE - picture.height) // 2))
     for number, line in enumerate(lines):
-        draw.text((left, top + TILE + 5 + number * LINE), _cut(draw, line), fill="black", font=_font())
+        draw(page, (left, top + TILE + 5 + number * LINE), clean(line))
 
 
 def picture_of(pixels: NDArray[np.uint8]) -> Image.Image:
@@ -102,21 +177,3 @@ def picture_of(pixels: NDArray[np.uint8]) -> Image.Image:
     scale = TILE / max(picture.size)
     size = max(1, round(picture.width * scale)), max(1, round(picture.height * scale))
     return picture.resize(size, Image.Resampling.NEAREST if scale > 1 else Image.Resampling.LANCZOS)
-
-
-def _wrapped(text: str) -> list[str]:
-    return textwrap.wrap(one_line(text), width=27, max_lines=LINES - 1, placeholder=" …")
-
-
-def _cut(draw: Any, line: str) -> str:
-    """Return a line of text, truncated with an ellipsis where it is wider than a contact sheet's tile."""
-    if draw.textlength(line, font=_font()) <= TILE:
-        return line
-    while line and draw.textlength(f"{line}…", font=_font()) > TILE:
-        line = line[:-1]
-    return f"{line}…"
-
-
-@cache
-def _font() -> Any:
-    return ImageFont.load_default(size=11)

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from attrbench.contracts.dataset_source import DatasetSource
 from attrbench.contracts.model_config import ModelConfig
 from attrbench.contracts.options import Options
+from attrbench.contracts.seeds import LARGEST_SEED, is_seed
 
 MOST_SEEDS = 10_000
 
@@ -100,13 +101,15 @@ def seeds_of(seeds: list[int] | str) -> list[int]:
         ValueError: where it is neither.
     """
     if isinstance(seeds, list):
-        if any(seed < 0 for seed in seeds) or len(set(seeds)) < len(seeds):
-            raise ValueError("seeds are different numbers from 0 on")
+        if not all(map(is_seed, seeds)) or len(set(seeds)) < len(seeds):
+            raise ValueError(f"seeds are different numbers from 0 to {LARGEST_SEED}")
         return seeds
-    match = re.fullmatch(r"\s*(\d{1,15})\s*(?:-\s*(\d{1,15})\s*)?", seeds)
+    match = re.fullmatch(r"\s*(\d{1,30})\s*(?:-\s*(\d{1,30})\s*)?", seeds)
     if match is None:
         raise ValueError(f"'{seeds}' is no range of seeds, such as \"0-9\"")
     first, last = int(match[1]), int(match[2] or match[1])
     if not 0 <= last - first < MOST_SEEDS:
         raise ValueError(f"a range goes up, over at most {MOST_SEEDS} seeds")
+    if not is_seed(last):
+        raise ValueError(f"seeds are numbers from 0 to {LARGEST_SEED}")
     return list(range(first, last + 1))

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from attrbench.contracts.gradient_source import GradientSource, Sketch, TimestepGrid
 from attrbench.contracts.options import Options
+from attrbench.contracts.seeds import Seed
 from attrbench.features.gradient_rows import GradientRows
 
 Output = Literal["loss", "weighted-loss", "squared-norm", "mean", "l1", "l2", "linf"]
@@ -31,7 +32,7 @@ class GradientOptions(Options):
     noise: Literal["shared", "per-timestep", "per-item"] = "shared"
     """`shared`: one noise for all items and timesteps, as DMin; `per-timestep`: one for each timestep; `per-item`: one
     for each item and timestep, as D-TRAK."""
-    noise_seed: int = Field(0, ge=0)
+    noise_seed: Seed = 0
     """Seed of the noise."""
     output: Output = "loss"
     """Scalar that is differentiated. `loss`: mean squared error to the target; `weighted-loss`: the same with the
@@ -87,7 +88,7 @@ class SketchedGradientOptions(GradientOptions):
     """Length of the sketch of each timestep's gradient; `none` takes whole gradients."""
     sketch: Literal["rotation", "permutation", "rademacher", "gaussian"] = "rotation"
     """Form of the sketch; all are unbiased. `permutation` is that of DMin's released code, at 5 bytes a parameter."""
-    seed: int = Field(42, ge=0)
+    seed: Seed = 42
     """Seed of the sketch."""
 
     def sketching(self) -> Sketch | None:

@@ -7,7 +7,7 @@ import sys
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageColor
 
 import attrbench
 from attrbench.errors import AttrbenchError, UsageError
@@ -89,16 +89,19 @@ def test_a_wrong_name_is_answered_with_the_nearest(results, toy):
 
 
 def test_pictures_show_the_query_and_its_training_images_in_order(results):
-    from attrbench.reports.contact_sheet import GAP, TILE, picture_of
+    from attrbench.reports.contact_sheet import GAP, QUERY_COLOR, TILE, picture_of
 
     picture = results.pictures(1, "pixel", k=3)
     assert isinstance(picture, Image.Image) and picture._repr_png_().startswith(b"\x89PNG")
     opened = results._open("attrbench-check")
     expected = [opened.queries.images[1], *opened.train.images[results.rankings("pixel")[1, :3]]]
+    red = (np.asarray(picture) == ImageColor.getrgb(QUERY_COLOR)).all(axis=2)
+    top = int(red.sum(axis=1).argmax()) + GAP // 2  # below the heading
     for place, pixels in enumerate(expected):
-        tile = np.asarray(picture)[GAP : GAP + TILE, GAP + place * (TILE + GAP) :][:, :TILE]
+        tile = np.asarray(picture)[top : top + TILE, GAP + place * (TILE + GAP) :][:, :TILE]
         assert np.array_equal(tile, np.asarray(picture_of(pixels)))
-    assert results.pictures([0, 1, 2], "pixel", k=3).height == 3 * picture.height
+    rows = [results.pictures(list(range(count)), "pixel", k=3).height for count in (1, 2, 3)]
+    assert picture.height == rows[0] and rows[2] - rows[1] == rows[1] - rows[0] > TILE
 
 
 def test_a_leaderboard_draws_itself_with_all_text_escaped(results):

@@ -1,12 +1,13 @@
 """`attrbench attribute`: the training images behind a picture, as text and as a contact sheet."""
 
 import json
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageColor
 
-from attrbench.reports.contact_sheet import COLUMNS, GAP, LINE, LINES, TILE, picture_of
+from attrbench.reports.contact_sheet import COLUMNS, GAP, LINE, LINES, QUERY_COLOR, TILE, picture_of
 from tests.data.making import captioned, metadata_csv, picture
 from tests.taskfile.making import write_task
 
@@ -98,13 +99,16 @@ def test_several_pictures_are_answered_in_order(ask, tmp_path):
 
 def tile(sheet, place):
     """The picture at a place of the sheet, counted from the query at 0."""
+    pixels = np.asarray(sheet)
+    framed = (pixels == ImageColor.getrgb(QUERY_COLOR)).all(axis=2)
+    first = int(framed.sum(axis=1).argmax()) + GAP // 2  # below the heading, and the frame's margin
     left = GAP + place % COLUMNS * (TILE + GAP)
-    top = GAP + place // COLUMNS * (TILE + LINES * LINE + 2 * GAP)
-    return np.asarray(sheet)[top : top + TILE, left : left + TILE]
+    top = first + place // COLUMNS * (TILE + LINES * LINE + 2 * GAP)
+    return pixels[top : top + TILE, left : left + TILE]
 
 
 def test_the_sheet_shows_the_query_and_then_the_images_by_rank(ask, tmp_path):
-    sheet = tmp_path / "sheets" / "sheet.png"
+    sheet = tmp_path / "sheet.png"
     done = ask("--image", tmp_path / "images" / "03.png", "-k", 9, "--json", "--sheet", sheet)
     assert json.loads(done.out)["sheet"] == str(sheet)
     image = Image.open(sheet)
@@ -157,7 +161,15 @@ def test_a_picture_of_a_registered_task(attrbench, tmp_path, cache):
         (("--image", "IMAGE", "--prompt", "a", "--prompt", "b"), "2 prompts for 1 images", 2),
         (("--image", "IMAGE", "--prompt", "a"), "the model takes no prompts", 2),
         (("--image", "BROKEN"), "broken.png cannot be read", 1),
-        (("--image", "IMAGE", "--sheet", "IMAGE/below.png"), "cannot write the contact sheet", 1),
+        (("--image", "IMAGE", "--seed", "-1"), "a seed is a whole number from 0 to", 2),
+        (("--seed", str(2**63)), "a seed is a whole number from 0 to", 2),
+        (("--image", "IMAGE", "--sheet", "IMAGE"), "is the picture to attribute", 2),
+        (("--image", "IMAGE", "--sheet", "IMAGE", "--force"), "is the picture to attribute", 2),
+        (("--image", "IMAGE", "--sheet", "BROKEN"), "is there already", 2),
+        (("--image", "IMAGE", "--sheet", "sheet.txt"), "a picture's name is needed", 2),
+        (("--image", "IMAGE", "--sheet", "sheet"), "a picture's name is needed", 2),
+        (("--image", "IMAGE", "--sheet", "FOLDER"), "is a folder", 2),
+        (("--image", "IMAGE", "--sheet", "TYPO"), "did you mean", 2),
     ],
 )
 def test_wrong_questions_are_one_line(ask, tmp_path, arguments, words, code):
@@ -166,9 +178,14 @@ def test_wrong_questions_are_one_line(ask, tmp_path, arguments, words, code):
     places = {
         "IMAGE": tmp_path / "images" / "03.png",
         "BROKEN": broken,
-        "IMAGE/below.png": tmp_path / "images" / "03.png" / "x",
+        "FOLDER": tmp_path / "folder.png",
+        "TYPO": tmp_path / "imges" / "sheet.png",
     }
+    places["FOLDER"].mkdir()
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*.png") if path.is_file()}
     done = ask(*(places.get(argument, argument) for argument in arguments))
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*.png") if path.is_file()} == before
+    assert not places["TYPO"].parent.exists()
     assert done.code == code
     assert len(done.complaint) == 1
     assert words in done.complaint[0]
@@ -190,11 +207,129 @@ def test_wrong_methods_are_one_line(ask, tmp_path, method, words):
     assert words in done.complaint[0]
 
 
-def test_a_gradient_that_is_not_finite_is_told_and_exits_3(ask, tmp_path, monkeypatch):
+@pytest.fixture
+def lost_where_blank(monkeypatch, tmp_path):
+    """A picture of one color, for which every gradient is NaN."""
     from attrbench.models.families.ddpm import DDPMDenoiser
 
-    real = DDPMDenoiser.target
-    monkeypatch.setattr(DDPMDenoiser, "target", lambda *arguments: real(*arguments) * float("nan"))
-    done = ask("--image", tmp_path / "images" / "03.png", method=DMIN)
+    def target(self, latents, noise, t, real=DDPMDenoiser.target):
+        values = real(self, latents, noise, t).clone()
+        values[latents.flatten(1).std(dim=1) < 1e-6] = float("nan")
+        return values
+
+    monkeypatch.setattr(DDPMDenoiser, "target", target)
+    Image.new("L", (8, 8), 77).save(tmp_path / "blank.png")
+    return tmp_path / "blank.png"
+
+
+def test_a_query_without_gradients_has_no_ranks_and_every_output_says_so(ask, tmp_path, lost_where_blank):
+    asked = "--image", tmp_path / "images" / "03.png", "--image", lost_where_blank, "-k", 3
+    done = ask(*asked, "--json", "--sheet", tmp_path / "lost.png", method=DMIN)
     assert done.code == 3
-    assert "gradients were NaN or infinite" in done.err
+    said = json.loads(done.out)
+    assert [len(answer["ranking"]) for answer in said["queries"]] == [3, 0]
+    lost, equal = said["warnings"]
+    assert "gradients were NaN or infinite and count as zero, first that of query item 1" in lost
+    assert "1 of 2 queries have no ranking, first query 1" in equal
+    assert {tuple(entry[:2]) for entry in said["nonfinite"]} == {("query", 1)}
+    assert all(f"attrbench: {line}" in done.err for line in said["warnings"])
+    assert "not ranked: all training items have the same score" in ask(*asked, method=DMIN).out
+    ask(*asked[:2], "-k", 3, "--sheet", tmp_path / "sound.png", method=DMIN)
+    rows = red_rows(tmp_path / "lost.png"), red_rows(tmp_path / "sound.png")
+    assert rows[0] > rows[1] == 0  # the warning stands above the query's frame
+
+
+def red_rows(sheet):
+    """How many rows of pixels above the first query's frame have text in the color of warnings."""
+    red = (np.asarray(Image.open(sheet)).astype(int) - ImageColor.getrgb(QUERY_COLOR)).__abs__().sum(axis=2) < 120
+    return int(red[: int(red.sum(axis=1).argmax())].any(axis=1).sum())
+
+
+def test_a_picture_all_of_whose_gradients_are_lost_is_an_error_that_says_so(ask, lost_where_blank):
+    done = ask("--image", lost_where_blank, method=DMIN)
+    assert done.code == 1
+    assert "there is no ranking: 2 gradients were NaN or infinite" in done.complaint[0]
+    assert "rank" not in done.out
+
+
+def test_weights_that_are_not_finite_are_refused_by_name(ask, attrbench, tmp_path, own, tiny_folder):
+    import torch
+
+    with changed_weights(tiny_folder, tmp_path / "model") as module:
+        module.conv_in.weight.data[0, 0, 0, 0] = torch.nan
+    own.write_text(
+        own.read_text().replace(str(tiny_folder), str(tmp_path / "model")) + '[queries]\nimages = "images"\n'
+    )
+    asked = ask("--image", tmp_path / "images" / "03.png", method=DMIN)
+    ran = attrbench("run", "-m", DMIN, "-t", own, "--out", tmp_path / "out", "--device", "cpu")
+    for done in (asked, ran):
+        assert done.code == 1
+        assert "NaN or infinite values (1 of 72 in conv_in.weight)" in done.complaint[0]
+
+
+def test_scores_beyond_float32_are_refused_not_ranked(ask, attrbench, tmp_path, own, tiny_folder):
+    from attrbench.contracts.record import read_records
+
+    with changed_weights(tiny_folder, tmp_path / "model") as module:
+        module.conv_out.weight.data *= 1e18
+    own.write_text(
+        own.read_text().replace(str(tiny_folder), str(tmp_path / "model")) + '[queries]\nimages = "images"\n'
+    )
+    asked = ask("--image", tmp_path / "images" / "03.png", method="grad-dot:timesteps=1")
+    assert asked.code == 1
+    assert "too large for float32" in asked.complaint[0]
+    methods = "grad-dot:timesteps=1", "grad-cos:timesteps=2"
+    flags = [part for method in methods for part in ("-m", method)]
+    assert attrbench("run", *flags, "-t", own, "--out", tmp_path / "out", "--device", "cpu").code == 1
+    records, _ = read_records(tmp_path / "out")
+    assert [record.status for record in records] == ["failed"] * 2
+    assert all("too large for float32" in record.error for record in records)
+
+
+@contextmanager
+def changed_weights(folder, copy):
+    """A copy of a pipeline's folder; what is done to the network in the `with` block is saved."""
+    from diffusers import DDPMPipeline
+
+    pipeline = DDPMPipeline.from_pretrained(folder)
+    yield pipeline.unet
+    pipeline.save_pretrained(copy)
+
+
+def test_a_sheet_is_replaced_with_force_only(ask, tmp_path):
+    asked = "--image", tmp_path / "images" / "03.png", "--sheet", tmp_path / "sheet.png"
+    assert ask(*asked).code == 0
+    written = (tmp_path / "sheet.png").read_bytes()
+    assert ask(*asked, "-k", 2).code == 2
+    assert (tmp_path / "sheet.png").read_bytes() == written
+    assert ask(*asked, "-k", 2, "--force").code == 0
+    assert (tmp_path / "sheet.png").read_bytes() != written
+
+
+@pytest.mark.parametrize(("name", "kind"), [("a.jpg", "JPEG"), ("a.WEBP", "WEBP"), ("a.tiff", "TIFF")])
+def test_the_sheet_has_the_format_of_its_name(ask, tmp_path, name, kind):
+    assert ask("--image", tmp_path / "images" / "03.png", "--sheet", tmp_path / name).code == 0
+    assert Image.open(tmp_path / name).format == kind
+
+
+def test_many_queries_come_in_pages_of_which_none_replaces_a_file(ask, tmp_path):
+    asked = [part for number in range(25) for part in ("--image", tmp_path / "images" / f"{number % COUNT:02d}.png")]
+    (tmp_path / "sheet-2.png").write_bytes(b"mine")
+    refused = ask(*asked, "--sheet", tmp_path / "sheet.png")
+    assert refused.code == 2 and "sheet-2.png is there already" in refused.complaint[0]
+    assert (tmp_path / "sheet-2.png").read_bytes() == b"mine" and not (tmp_path / "sheet-1.png").exists()
+    done = ask(*asked, "--json", "--sheet", tmp_path / "sheet.png", "--force")
+    pages = json.loads(done.out)["sheets"]
+    assert pages == [str(tmp_path / f"sheet-{number}.png") for number in (1, 2, 3)]
+    assert not (tmp_path / "sheet.png").exists()
+    assert all(Image.open(page).height < 5000 for page in pages)
+
+
+def test_a_long_caption_is_cut_on_the_terminal_and_whole_in_json(ask, tmp_path):
+    caption = "tulip " * 800 + "end"
+    metadata_csv(tmp_path / "images", *({"file_name": f"{i:02d}.png", "text": caption} for i in range(COUNT)))
+    asked = "--image", tmp_path / "images" / "03.png", "-k", 1
+    task = write_task(tmp_path / "long.toml", model={"model": "m", "sampling_steps": 2}, train={"path": "images"})
+    task.write_text((tmp_path / "own.toml").read_text().replace('group_column = "family"', ""))
+    assert len(ask(*asked, task=task).out) < 2500
+    assert ranking_of(ask(*asked, "--json", task=task))[0]["caption"] == caption

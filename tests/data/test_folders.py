@@ -199,6 +199,16 @@ def test_two_kinds_of_metadata_are_one_too_many(tmp_path):
     assert "both metadata.csv and metadata.jsonl" in complaint(tmp_path)
 
 
+def test_empty_captions_and_short_rows_are_told_by_count_and_first(tmp_path, caplog):
+    captioned(tmp_path, 4)
+    assert "empty" not in (listed(tmp_path) and caplog.text)
+    (tmp_path / "metadata.csv").write_text("file_name,text,family\n00.png,a,b\n01.png\n02.png,,c\n03.png, ,c\n")
+    assert list(listed(tmp_path).captions) == ["a", "", "", " "]
+    short, empty = caplog.messages
+    assert short.startswith("1 of 4 rows have fewer values") and short.endswith("metadata.csv, line 3")
+    assert empty.startswith("3 of the 4 captions") and empty.endswith("first that of 01.png")
+
+
 def test_a_wrong_path_says_what_is_there_instead(tmp_path):
     captioned(tmp_path / "pictures")
     assert complaint(tmp_path / "picturs").endswith(f"did you mean {tmp_path / 'pictures'}?")

@@ -101,6 +101,8 @@ def test_wrong_options_are_named(tmp_path, given, words):
         ({"queries": {"seeds": "9-0"}}, ["line 11", "a range goes up"]),
         ({"queries": {"seeds": "all"}}, ["'all' is no range of seeds"]),
         ({"queries": {"seeds": [1, 1]}}, ["different numbers"]),
+        ({"queries": {"seeds": [2**64]}}, [f"different numbers from 0 to {2**63 - 1}"]),
+        ({"queries": {"seeds": str(2**63)}}, [f"numbers from 0 to {2**63 - 1}"]),
         ({"queries": {"prompts": ["a", "b"], "groups": ["x"]}}, ["1 groups for 2 prompts"]),
         ({"queries": {"seeds": "0-2", "groups": ["x"]}}, ["1 groups for 3 seeds"]),
         ({"queries": {"images": "x", "groups": ["x"]}}, ["group_column"]),

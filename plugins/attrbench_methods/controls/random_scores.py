@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
 
 from attrbench.contracts.feature import FeatureRequest, QueryFeatures, TrainFeatures
 from attrbench.contracts.method import Context, ExhaustiveScorer, Method, StateSize
 from attrbench.contracts.options import Options
+from attrbench.contracts.seeds import Seed
 
 
 class RandomOptions(Options):
     """Options of the method `random`: which of many reproducible random draws the scores come from."""
 
-    draw: int = Field(0, ge=0)
+    draw: Seed = 0
     """Number of the draw; the scores are a function of (the run's seed, draw, query)."""
 
 

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from attrbench.contracts.feature import FeatureRequest, QueryFeatures, TrainFeatures
 from attrbench.contracts.method import Context, ExhaustiveScorer, Method, StateSize
+from attrbench.contracts.seeds import Seed
 from attrbench.features.gradient_rows import GradientRows
 from attrbench.search.exact import ExactSearch
 from attrbench_methods.gradient_options import SketchedGradientOptions
@@ -29,7 +30,7 @@ class SanityOptions(SketchedGradientOptions):
 class ShuffledOptions(SanityOptions):
     """Options of the control method `shuffled`: `dmin`'s gradient options and the number of the shuffle."""
 
-    draw: int = Field(0, ge=0)
+    draw: Seed = 0
     """Number of the shuffle; the shuffle is a function of (the run's seed, draw)."""
 
 

@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from attrbench.contracts.feature import FeatureRequest, TrainFeatures
 from attrbench.contracts.method import Context, Method, Scorer
+from attrbench.contracts.seeds import Seed
 from attrbench.errors import UsageError
 from attrbench.features.gradient_products import GradientProducts
 from attrbench.features.gradient_rows import GradientRows
@@ -49,7 +50,7 @@ class DMinOptions(SketchedGradientOptions):
     """Candidates, in multiples of k, that are taken from the index and scored exactly; 0 trusts the index."""
     dtype: Literal["float32", "float16", "bfloat16", "int8"] = "float32"
     """Number format in which the training rows are stored."""
-    seed: int = Field(42, ge=0)
+    seed: Seed = 42
     """Seed of the sketch and of the graph."""
 
     @model_validator(mode="after")

@@ -13,6 +13,7 @@ from torch import Tensor
 from attrbench.contracts.feature import FeatureRequest, TrainFeatures
 from attrbench.contracts.method import Context, Method
 from attrbench.contracts.method_results import Transformed
+from attrbench.contracts.seeds import Seed
 from attrbench.features.gradient_products import GradientProducts
 from attrbench.gradients.curvature.kronecker import FactorOptions, KroneckerFactors, kronecker_factors, tracked_layers
 from attrbench.store.artifacts import Artifact, Kept
@@ -38,7 +39,7 @@ class KroneckerOptions(AveragedGradientOptions):
     """lam of each module, in the unit that `damping_mode` says."""
     damping_mode: Literal["relative", "absolute"] = "relative"
     """`relative`: times the module's mean eigenvalue; `absolute`: as it is."""
-    factor_seed: int = Field(0, ge=0)
+    factor_seed: Seed = 0
     """Seed of the draws."""
 
 

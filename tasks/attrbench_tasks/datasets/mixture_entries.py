@@ -8,6 +8,7 @@ import numpy as np
 from pydantic import Field
 
 from attrbench.contracts.options import Options
+from attrbench.contracts.seeds import Seed
 from attrbench_tasks.dmin_paper import constants as paper
 
 
@@ -16,7 +17,7 @@ class MixtureOptions(Options):
 
     resolution: int = Field(paper.RESOLUTION, ge=8)
     """Pixels on a side of the images."""
-    seed: int = Field(0, ge=0)
+    seed: Seed = 0
     """Seed of the split, of the choice of noised items, and of their noise."""
     noised_share: float = Field(paper.NOISED_SHARE, ge=0, le=1)
     """How many noised copies are appended, as a share of all items."""

@@ -7,6 +7,7 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from attrbench.contracts.options import Options
+from attrbench.contracts.seeds import Seed
 from attrbench_tasks.dmin_paper.constants import BATCH, EPOCHS, RELEASED_SET, TRAIN_ITEMS
 
 
@@ -76,7 +77,7 @@ class PaperOptions(Options):
     """accelerate's mixed precision; `no` is float32."""
     train_save_every: int = Field(100, ge=1)
     """Optimizer steps between two savings of the training's state."""
-    train_seed: int = Field(0, ge=0)
+    train_seed: Seed = 0
     """Seed of initial LoRA weights, order, timesteps and noise."""
 
 

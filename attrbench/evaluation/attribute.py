@@ -116,6 +116,8 @@ def attribute(
         use_world(reference, world)
         plan = make_plan(world, [request])
         advance()
+    if adapter := world.opened.model_description.adapter_summary:
+        reporter.note(adapter)
     check_disk(plan, world)
     if plan.stages:
         keep_freed_memory(world.opened.denoiser.module)

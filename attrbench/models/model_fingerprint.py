@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from fnmatch import fnmatch
 from functools import lru_cache
 from pathlib import Path
 
 from attrbench.contracts.model_config import ModelConfig
+from attrbench.errors import AttrbenchError
 from attrbench.files import sha256_of
+from attrbench.text import plain
 
 IGNORED = ("*.fp16.*", "*.fp16-*", "*non_ema*", "*.bin", "*.msgpack", "*.onnx*", "*.ckpt", "*.md", ".*")
 """Files of a pipeline folder that are never loaded here."""
@@ -31,12 +34,25 @@ def file_digest(file: Path) -> str:
     """Return the sha256 of a model file; for large files in the hub's cache it is read off the name.
 
     A file is read once a process, unless it was written over.
+
+    Raises:
+        AttrbenchError: where it can't be read.
     """
     blob = file.resolve()
     if file.is_symlink() and blob.parent.name == "blobs" and len(blob.name) == 64:
         return blob.name
-    state = blob.stat()
-    return _digest(blob, state.st_size, state.st_mtime_ns)
+    with _reading(file):
+        state = blob.stat()
+        return _digest(blob, state.st_size, state.st_mtime_ns)
+
+
+@contextmanager
+def _reading(*files: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        names = ", ".join(plain(file) for file in files)
+        raise AttrbenchError(f"model file {names} can't be read: {error.strerror}") from None
 
 
 @lru_cache(maxsize=4096)
@@ -46,12 +62,17 @@ def _digest(file: Path, size: int, modified: int) -> str:
 
 
 def concatenation_digest(files: Iterable[Path]) -> str:
-    """Return the sha256 of the concatenated contents of files, remembered until one of them changes."""
+    """Return the sha256 of the concatenated contents of files, remembered until one of them changes.
+
+    Raises:
+        AttrbenchError: where one can't be read.
+    """
     resolved = [file.resolve() for file in files]
-    states = [file.stat() for file in resolved]
-    return _concatenation_digest(
-        tuple((file, state.st_size, state.st_mtime_ns) for file, state in zip(resolved, states, strict=True))
-    )
+    with _reading(*resolved):
+        states = [file.stat() for file in resolved]
+        return _concatenation_digest(
+            tuple((file, state.st_size, state.st_mtime_ns) for file, state in zip(resolved, states, strict=True))
+        )
 
 
 @lru_cache(maxsize=256)

@@ -16,6 +16,7 @@ from attrbench.contracts.task import Items, ItemsOutline, OpenTask, Task, TaskMe
 from attrbench.data.manifest import Listing
 from attrbench.data.open_dataset import items_of, list_items, make_items, need_captions
 from attrbench.errors import AttrbenchError, UsageError
+from attrbench.models.peft_folder import peft_config
 from attrbench.store.fingerprint import local_state
 from attrbench.taskfile.contents import TaskFile
 from attrbench.taskfile.drawn_items import drawn_items, generations
@@ -85,7 +86,8 @@ class FileTask(Task[TaskFile]):
         sources = (self.train_source, self.query_source)
         paths = [source.path for source in sources if source is not None]
         prompts = prompt_file(self.options.queries, self.folder)
-        return local_state((*paths, self.model.model, self.model.lora, prompts))
+        lora = self.model.lora
+        return local_state((*paths, self.model.model, lora, peft_config(lora), prompts))
 
     def with_tuning_queries(self) -> FileTask:
         """Return the same task with the queries of `[tuning]`, on which options are chosen.

@@ -23,6 +23,7 @@ from attrbench.data.open_dataset import list_items, need_captions
 from attrbench.errors import AttrbenchError, UsageError
 from attrbench.models.config import ModelConfig
 from attrbench.models.loading import family_of, find_pipeline, load_denoiser, own_resolution
+from attrbench.models.peft_folder import peft_config
 from attrbench.store.fingerprint import local_state
 from attrbench.taskfile.contents import QueryTable
 from attrbench.taskfile.file_task import OpenFileTask
@@ -125,7 +126,7 @@ class PaperTask(Task[PaperOptions], Trainable):
     def state(self) -> object:
         """Return names, sizes and times of local model, LoRA, data and prompt files, so that changes are noticed."""
         options = self.options
-        return local_state((options.model, options.lora, options.dataset, options.prompts))
+        return local_state((options.model, options.lora, peft_config(options.lora), options.dataset, options.prompts))
 
     def open(self, workspace: Workspace) -> OpenFileTask:
         """Return the loaded task, after checking that model and data set can be found; choose its prompts."""

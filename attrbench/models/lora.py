@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -98,7 +99,8 @@ def _insert(part: torch.nn.Module, adapter: Adapter, file: Path) -> None:
         lora_bias=any(name.endswith(BIAS) for name in adapter.tensors),
     )
     try:
-        with quiet():
+        with quiet(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # each tensor is compared below
             inject_adapter_in_model(config, part, ADAPTER, low_cpu_mem_usage=True, state_dict=adapter.tensors)
             set_peft_model_state_dict(part, adapter.tensors, ADAPTER, low_cpu_mem_usage=True)
     except Exception as error:  # peft has several

@@ -90,7 +90,7 @@ def read_lora(file: Path, parts: Mapping[str, torch.nn.Module], option: str) -> 
     for part, adapter in adapters.items():
         _check_layers(part, adapter, parts[part], keys, file)
         _add_config(adapter, _config(file, weights.metadata() or {}, part, part == next(iter(parts))), file)
-    return adapters, len(places)
+    return {part: adapters[part] for part in parts if part in adapters}, len(places)
 
 
 def _places(keys: Iterable[str], names: LayerNames, file: str, parts: str) -> dict[str, TensorName]:

@@ -47,8 +47,9 @@ def rewrite(file, change):
 def test_a_missing_tensor_is_named_with_its_file(kind, part, file, copy_of):
     folder = copy_of(kind)
     name = rewrite(folder / file, lambda state, name: state.pop(name))
-    line = refusal(folder)
-    assert f"{folder / file} lacks the tensor {name.removeprefix('text_model.')}" in line
+    _, lacks, tensor = refusal(folder).partition(f"{folder / file} lacks the tensor ")
+    assert lacks
+    assert name.endswith(tensor.split()[0])  # transformers leaves a prefix out
 
 
 @pytest.mark.parametrize(("kind", "part", "file"), CASES, ids=str)

@@ -46,7 +46,7 @@ class Adapter:
     def ranks(self) -> dict[str, int]:
         """Return layer -> rank, in the order of the file."""
         end = f".{DOWN}"
-        return {key.removesuffix(end): len(value) for key, value in self.tensors.items() if key.endswith(end)}
+        return {key.removesuffix(end): value.shape[0] for key, value in self.tensors.items() if key.endswith(end)}
 
     def alpha(self, layer: str) -> float:
         """Return a layer's alpha; its rank where the file says none, as diffusers does, so that the scale is 1."""
@@ -85,7 +85,7 @@ def read_lora(file: Path, parts: Mapping[str, torch.nn.Module], option: str) -> 
         if role == ALPHA:
             adapter.alphas[layer] = _number(weights.get_tensor(key), key, file)
         else:
-            adapter.tensors[f"{layer}.{role}"] = _tensor(weights, key, parts[part])
+            adapter.tensors[f"{layer}.{role}"] = _tensor(weights, key, parts[part], file)
     keys = {place: key for key, place in places.items()}
     for part, adapter in adapters.items():
         _check_layers(part, adapter, parts[part], keys, file)
@@ -112,10 +112,12 @@ def _places(keys: Iterable[str], names: LayerNames, file: str, parts: str) -> di
     return places
 
 
-def _tensor(weights: Any, key: str, part: torch.nn.Module) -> torch.Tensor:
+def _tensor(weights: Any, key: str, part: torch.nn.Module, file: Path) -> torch.Tensor:
     if next(part.parameters()).device.type == "meta":
         return torch.empty(weights.get_slice(key).get_shape(), device="meta")
     tensor: torch.Tensor = weights.get_tensor(key)
+    if not (tensor.is_floating_point() and tensor.isfinite().all()):
+        raise Misfit(f"{plain(file)}: {plain(key)} holds other numbers than finite floating point ones")
     return tensor
 
 
@@ -140,7 +142,7 @@ def _check_layers(
         if down not in adapter.tensors or up not in adapter.tensors:
             raise Misfit(f"{where} has no counterpart: layer {layer} of {part} needs {DOWN} and {UP}")
         weight = module.get_parameter(f"{layer}.weight")
-        rank = adapter.tensors[down].shape[0]
+        rank = max((1, *adapter.tensors[down].shape[:1]))
         ones = (1,) * (weight.dim() - 2)
         fitting = {DOWN: (rank, *weight.shape[1:]), UP: (weight.shape[0], rank, *ones)}
         found = None if role not in fitting else tuple(adapter.tensors[f"{layer}.{role}"].shape)

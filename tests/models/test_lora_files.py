@@ -183,6 +183,19 @@ def test_alpha_of_a_folder_that_peft_saved_is_read_and_identifies_the_model(fold
     assert load_denoiser(config, CPU).fingerprint == describe_model(config).fingerprint != denoiser.fingerprint
 
 
+def test_a_task_file_is_another_once_the_alpha_beside_its_lora_changes(folders, tmp_path):
+    from attrbench.taskfile.read import read_task
+
+    (tmp_path / "adapter_model.safetensors").write_bytes(b"weights")
+    settings = tmp_path / "adapter_config.json"
+    settings.write_text('{"lora_alpha": 8}')
+    text = f'[task]\nname = "mine"\n[model]\nmodel = "{folders("sd1")}"\nlora = "adapter_model.safetensors"\n'
+    (tmp_path / "mine.toml").write_text(text + '[train]\npath = "images"\n')
+    before = read_task(tmp_path / "mine.toml", {}).state()
+    settings.write_text('{"lora_alpha": 16}')
+    assert read_task(tmp_path / "mine.toml", {}).state() != before
+
+
 def test_a_file_without_alpha_has_scale_one_and_the_plan_says_so(with_lora):
     config = with_lora("sd1", spelled(state_of(adapted("sd1")), "peft", "unet"))
     assert describe_model(config).adapter_summary.endswith("scale 1 (the file gives no alpha)")
@@ -307,6 +320,26 @@ def test_a_matrix_of_another_shape_is_named(half, with_lora):
     name = next(name for name in sorted(tensors) if half in name and "to_q" in name)
     tensors[name] = torch.zeros(4, 3) if half == "lora_A" else torch.zeros(3, 4)
     refused(with_lora("sd1", tensors), name, f"has shape {list(tensors[name].shape)}")
+
+
+@pytest.mark.parametrize("shape", [(), (0, 8), (4,), (4, 8, 1)], ids=str)
+def test_a_matrix_that_is_none_is_named(shape, with_lora):
+    tensors = spelled(state_of(adapted("sd1")), "peft", "unet")
+    name = next(name for name in sorted(tensors) if "to_q.lora_A" in name)
+    refused(with_lora("sd1", tensors | {name: torch.zeros(shape)}), name, f"has shape {list(shape)}")
+
+
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf"), 3], ids=str)
+def test_numbers_that_no_weight_has_are_named(wrong, with_lora):
+    tensors = spelled(state_of(adapted("sd1")), "peft", "unet")
+    name = next(name for name in sorted(tensors) if "to_q.lora_A" in name)
+    config = with_lora("sd1", tensors | {name: torch.full_like(tensors[name], wrong).to(type_of(wrong))})
+    with pytest.raises(AttrbenchError, match=f"{name} holds other numbers than finite floating point ones"):
+        load_denoiser(config, CPU)
+
+
+def type_of(number):
+    return torch.int8 if isinstance(number, int) else torch.float32
 
 
 def test_a_lora_of_another_model_is_refused(with_lora):

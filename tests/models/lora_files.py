@@ -3,8 +3,11 @@
 import json
 import re
 
+import pytest
 import torch
 
+from attrbench.errors import AttrbenchError
+from attrbench.models.loading import describe_model, load_denoiser
 from tests.models.pipelines import build, network_of
 
 TARGETS = {
@@ -12,6 +15,7 @@ TARGETS = {
     "sd3": r".*(to_q|to_k|to_v|to_out\.0|add_q_proj|to_add_out|ff\.net\.0\.proj|ff_context\.net\.2|linear)|proj_out",
 }
 """Layers in attention and beyond it, convolutions among them."""
+FILE = "pytorch_lora_weights.safetensors"
 NETWORK = {"sd1": "unet", "sd3": "transformer"}
 
 
@@ -90,3 +94,27 @@ def spelled(state, spelling, part):
 def header(part, **config):
     """The header in which diffusers keeps a LoRA's configuration."""
     return {"lora_adapter_metadata": json.dumps({f"{part}.{key}": value for key, value in config.items()})}
+
+
+TEXT = {
+    "diffusers": lambda layer, side: f"text_encoder.text_model.{layer}.lora_linear_layer.{side}.weight",
+    "peft": lambda layer, side: f"text_encoder.{layer}.lora_{'A' if side == 'down' else 'B'}.weight",
+    "kohya": lambda layer, side: f"lora_te_text_model_{layer.replace('.', '_')}.lora_{side}.weight",
+    "kohya-xl": lambda layer, side: f"lora_te1_text_model_{layer.replace('.', '_')}.lora_{side}.weight",
+    "old": lambda layer, side: (
+        f"text_encoder.text_model.{layer.replace('out_proj', 'to_out').replace('q_proj', 'to_q')}_lora.{side}.weight"
+    ),
+}
+
+
+def refused(config, *parts):
+    """Both the plan and the run refuse it, in one line that says these things."""
+    for load in (lambda: describe_model(config), lambda: load_denoiser(config, torch.device("cpu"))):
+        with pytest.raises(AttrbenchError) as caught:
+            load()
+        line = str(caught.value)
+        assert line.isprintable()
+        assert len(line) < 600
+        for part in (config.lora, *parts):
+            assert part in line
+    return line

@@ -55,6 +55,7 @@ class Denoiser(ABC):
         fingerprint: hash of all that decides an item's gradient: weights, and how they are used.
         sampling: what besides the weights decides `generate` and `trajectory`.
         has_latents: whether items pass through an autoencoder on their way to the network.
+        adapter_summary: one line for plans on what was added to the network, such as a LoRA; empty where nothing was.
     """
 
     module: torch.nn.Module
@@ -66,6 +67,7 @@ class Denoiser(ABC):
     fingerprint: str
     sampling: Mapping[str, object] = MappingProxyType({})
     has_latents: bool = False
+    adapter_summary: str = ""
 
     @abstractmethod
     def encode(

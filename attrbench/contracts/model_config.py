@@ -13,7 +13,7 @@ class ModelConfig(BaseModel):
     Attributes:
         model: id on the Hugging Face hub, or a local folder as `save_pretrained` of a pipeline writes it.
         revision: branch, tag or commit on the hub.
-        lora: id, folder or file of LoRA weights, as `save_lora_weights` writes them.
+        lora: id, folder or file of LoRA weights, in the spelling of diffusers, peft or kohya.
         lora_revision: branch, tag or commit on the hub.
         resolution: pixels on a side of the images; the model's own by default.
         attributed: which parameters are differentiated. `lora`: those of the LoRA within transformer blocks;

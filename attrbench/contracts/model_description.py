@@ -59,6 +59,11 @@ class ModelDescription:
         """Return the settings besides the weights that decide generated images and sampling trajectories."""
         return self.outline.sampling
 
+    @property
+    def adapter_summary(self) -> str:
+        """Return one line on the LoRA that was added to the network (modules, tensors, rank, scale), or nothing."""
+        return self.outline.adapter_summary
+
     def parameters(self, which: str = "attributed") -> dict[str, tuple[int, ...]]:
         """Return name -> shape of each differentiated parameter, in the order of `Denoiser.attributed_parameters`.
 

@@ -133,6 +133,8 @@ def attribute(
         use_world(reference, world)
         plan = make_plan(world, [request])
         advance()
+    if adapter := world.opened.model_description.adapter_summary:
+        reporter.note(adapter)
     check_disk(plan, world)
     if plan.stages:
         check_weights(world.opened.denoiser.module)

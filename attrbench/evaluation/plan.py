@@ -177,6 +177,8 @@ def plan_lines(plan: Plan, world: TaskWorld, truths: GroundTruths | None = None)
     """Return the plan as lines of text for the user: items, one line for each computation, bytes to write."""
     drawn = "" if world.outlines["query"].is_drawn else ", to be drawn first"
     lines = [f"{world.count('train')} training items, {world.count('query')} queries{drawn}"]
+    if plan.stages and (adapter := world.opened.model_description.adapter_summary):
+        lines.append(adapter)
     for stage in plan.stages:
         missing = sum(stage.computation.lacks(unit, stage.stores, world) for unit in stage.units)
         features = list(dict.fromkeys(feature for feature, _ in stage.stores))

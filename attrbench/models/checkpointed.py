@@ -7,10 +7,10 @@ import json
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
 
 from attrbench.contracts.denoiser import LEARNING_RATES, Denoiser
 from attrbench.models.model_fingerprint import file_digest
+from attrbench.models.weight_files import load_state
 
 
 class Checkpointed(Denoiser):
@@ -42,7 +42,7 @@ class Checkpointed(Denoiser):
 
     def _load(self, checkpoint: str) -> torch.nn.Module:
         module = copy.deepcopy(self.module)
-        module.load_state_dict(load_file(self._files()[checkpoint]))
+        load_state(module, self._files()[checkpoint], f"checkpoint {checkpoint}")
         return module
 
     def _fingerprint_with(self, name: str) -> str:

@@ -17,6 +17,7 @@ from attrbench.errors import AttrbenchError, UsageError
 from attrbench.models.encoders import vae_factor
 from attrbench.models.latent_model import LatentDenoiser, Parts
 from attrbench.models.lora import add_lora, add_random_lora, find_lora
+from attrbench.models.lora_file import lora_digests
 from attrbench.models.model_fingerprint import content_digest, file_digest, folder_files, model_digest
 from attrbench.models.pipeline import load_pipeline
 from attrbench.models.pipeline_encoders import PipelineEncoders
@@ -66,16 +67,17 @@ class LatentFamily(ModelFamily):
         pipeline = load_pipeline(config, folder, index, components, device, may_be_missing=absent)
         network = getattr(pipeline, self.network)
         resolution = self.checked_resolution(config, network.config, vae_factor(pipeline.vae.config))
-        if lora is not None:
-            add_lora(pipeline, network, config, lora)
+        adapter = "" if lora is None else add_lora(pipeline, self.network, config, lora)
         digest = file_digest if device.type == "meta" else content_digest
         files = {str(file.relative_to(folder)): digest(file) for file in folder_files(folder, components)}
+        files |= {} if lora is None else lora_digests(lora, digest)
         parts = Parts(
             network=network,
             scheduler=pipeline.scheduler,
             encoders=self.encoders(pipeline, config, resolution, device),
-            fingerprint=model_digest(config, resolution, files | ({} if lora is None else {"lora": digest(lora)})),
+            fingerprint=model_digest(config, resolution, files),
             checkpoint_folder=(folder if lora is None else lora.parent) / CHECKPOINTS,
+            adapter_summary=adapter,
         )
         return self.denoiser(parts, config, device)
 

@@ -36,6 +36,7 @@ class Parts:
         encoders: before and behind it.
         fingerprint: of all weights, and of how they are used.
         checkpoint_folder: where its earlier weights lie.
+        adapter_summary: one line on the LoRA, empty where there is none.
     """
 
     network: Any
@@ -43,6 +44,7 @@ class Parts:
     encoders: Encoders
     fingerprint: str
     checkpoint_folder: Path
+    adapter_summary: str = ""
 
 
 class LatentDenoiser(Checkpointed, Sampled):
@@ -78,6 +80,7 @@ class LatentDenoiser(Checkpointed, Sampled):
         self.latent_shape = (self.latent_channels(parts.network.config), size, size)
         self.fingerprint = parts.fingerprint
         self.checkpoint_folder = parts.checkpoint_folder
+        self.adapter_summary = parts.adapter_summary
         self.sampling_steps = config.sampling_steps
 
     def latent_channels(self, network: Any) -> int:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from fnmatch import fnmatch
 from functools import lru_cache
 from pathlib import Path
 
 from attrbench.contracts.model_config import ModelConfig
-from attrbench.errors import Damaged
+from attrbench.errors import AttrbenchError, Damaged
 from attrbench.files import sha256_of
+from attrbench.text import plain
 
 IGNORED = ("*.fp16.*", "*.fp16-*", "*non_ema*", "*.bin", "*.msgpack", "*.onnx*", "*.ckpt", "*.md", ".*")
 """Files of a pipeline folder that are never loaded here."""
@@ -32,6 +34,9 @@ def file_digest(file: Path) -> str:
     """Return the sha256 of a model file, for plans; for large files in the hub's cache it is read off the name.
 
     A file is read once a process, unless it was written over.
+
+    Raises:
+        AttrbenchError: where it can't be read.
     """
     blob = file.resolve()
     if file.is_symlink() and blob.parent.name == "blobs" and len(blob.name) == 64:
@@ -43,17 +48,19 @@ def content_digest(file: Path) -> str:
     """Return the sha256 of a model file's content, for models that are loaded; read once a process.
 
     Raises:
+        AttrbenchError: where it can't be read.
         Damaged: where a file in the hub's cache is not what its name says.
     """
     blob = file.resolve()
-    state = blob.stat()
-    digest = _digest(blob, state.st_size, state.st_mtime_ns)
+    with _reading(file):
+        state = blob.stat()
+        digest = _digest(blob, state.st_size, state.st_mtime_ns)
     if digest != blob.name and file.is_symlink() and blob.parent.name == "blobs" and len(blob.name) == 64:
         raise Damaged(f"{blob} is damaged (its checksum is not its name): delete it, so that it is downloaded again")
     return digest
 
 
-def models_state(paths: Iterable[str | None]) -> list[list[list[object]]]:
+def models_state(paths: Iterable[str | Path | None]) -> list[list[list[object]]]:
     """Return [path, size, sha256] of the files of each model or LoRA that exists locally; hub ids and None are skipped.
 
     Files that no model is loaded from are left out. The contents count, as a model's gradients do by theirs: weights
@@ -68,6 +75,15 @@ def _contents(path: Path) -> list[list[object]]:
     return [[file.relative_to(path.parent).as_posix(), file.stat().st_size, file_digest(file)] for file in files]
 
 
+@contextmanager
+def _reading(*files: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        names = ", ".join(plain(file) for file in files)
+        raise AttrbenchError(f"model file {names} can't be read: {error.strerror}") from None
+
+
 @lru_cache(maxsize=4096)
 def _digest(file: Path, size: int, modified: int) -> str:
     """Return the sha256 of a file, remembered until its size or modification time changes."""
@@ -75,12 +91,17 @@ def _digest(file: Path, size: int, modified: int) -> str:
 
 
 def concatenation_digest(files: Iterable[Path]) -> str:
-    """Return the sha256 of the concatenated contents of files, remembered until one of them changes."""
+    """Return the sha256 of the concatenated contents of files, remembered until one of them changes.
+
+    Raises:
+        AttrbenchError: where one can't be read.
+    """
     resolved = [file.resolve() for file in files]
-    states = [file.stat() for file in resolved]
-    return _concatenation_digest(
-        tuple((file, state.st_size, state.st_mtime_ns) for file, state in zip(resolved, states, strict=True))
-    )
+    with _reading(*resolved):
+        states = [file.stat() for file in resolved]
+        return _concatenation_digest(
+            tuple((file, state.st_size, state.st_mtime_ns) for file, state in zip(resolved, states, strict=True))
+        )
 
 
 @lru_cache(maxsize=256)

@@ -14,6 +14,7 @@ import torch
 from attrbench.contracts.model_config import ModelConfig
 from attrbench.errors import AttrbenchError
 from attrbench.models.quiet import quiet
+from attrbench.models.weight_files import check_files, load_network, loading
 
 
 def load_pipeline(
@@ -37,7 +38,8 @@ def load_pipeline(
         may_be_missing: components that the class takes, and that are None where they are not loaded.
 
     Raises:
-        AttrbenchError: one line, where a component is missing, or a library cannot load it.
+        AttrbenchError: one line, where a component is missing, or a library cannot load it, or weights are not exactly
+            those of its configuration.
     """
     names = list(components)
     for name in names:  # transformers makes up a tokenizer where there is none
@@ -54,32 +56,29 @@ def load_pipeline(
     if "requires_safety_checker" in parameters:
         given["requires_safety_checker"] = False
     dtype = getattr(torch, config.dtype)
-    try:
-        with quiet():
-            if device.type == "meta":
-                given |= _outlines(folder, index, names, dtype)
-            return kind.from_pretrained(
-                str(folder), torch_dtype=dtype, local_files_only=True, use_safetensors=True, **given
-            )
-    except AttrbenchError:
-        raise
-    except Exception as error:  # diffusers, transformers, tokenizers and safetensors have each their own
-        raise AttrbenchError(f"model={config.model} can't be loaded: {' '.join(str(error).split())[:300]}") from None
+    with loading(config.model):
+        given |= _networks(config.model, folder, index, names, dtype, device)
+        return kind.from_pretrained(
+            str(folder), torch_dtype=dtype, local_files_only=True, use_safetensors=True, **given
+        )
 
 
-def _outlines(
-    folder: Path, index: Mapping[str, Any], names: Iterable[str], dtype: torch.dtype
+def _networks(
+    model: str, folder: Path, index: Mapping[str, Any], names: Iterable[str], dtype: torch.dtype, device: torch.device
 ) -> dict[str, torch.nn.Module]:
-    """Return a pipeline's networks (not tokenizers or schedulers) on the device `meta`, without weights."""
-    outlines = {}
+    """Return a pipeline's networks (not tokenizers or schedulers); for the device `meta` without weights."""
+    networks = {}
     for name in names:
         library, class_name = index[name]
         kind = _component_class(library, class_name)
-        if isinstance(kind, type) and issubclass(kind, torch.nn.Module):
-            if not any((folder / name).glob("*.safetensors")):
-                raise AttrbenchError(f"model={folder}: no weights (*.safetensors) in {folder / name}")
-            outlines[name] = outline(kind, folder / name).to(dtype)
-    return outlines
+        if not (isinstance(kind, type) and issubclass(kind, torch.nn.Module)):
+            continue
+        if device.type == "meta":
+            check_files(folder / name, model)
+            networks[name] = outline(kind, folder / name).to(dtype)
+        else:
+            networks[name] = load_network(kind, folder / name, model, torch_dtype=dtype)
+    return networks
 
 
 def _component_class(library: str, class_name: str) -> Any:

@@ -17,6 +17,7 @@ from attrbench.data.manifest import Listing
 from attrbench.data.open_dataset import items_of, list_items, make_items, need_captions
 from attrbench.errors import AttrbenchError, UsageError
 from attrbench.models.model_fingerprint import models_state
+from attrbench.models.peft_folder import peft_config
 from attrbench.store.fingerprint import local_state
 from attrbench.taskfile.contents import TaskFile
 from attrbench.taskfile.drawn_items import drawn_items, generations
@@ -86,7 +87,8 @@ class FileTask(Task[TaskFile]):
         sources = (self.train_source, self.query_source)
         paths = [source.path for source in sources if source is not None]
         prompts = prompt_file(self.options.queries, self.folder)
-        return [*local_state((*paths, prompts)), *models_state((self.model.model, self.model.lora))]
+        lora = self.model.lora
+        return [*local_state((*paths, prompts)), *models_state((self.model.model, lora, peft_config(lora)))]
 
     def with_tuning_queries(self) -> FileTask:
         """Return the same task with the queries of `[tuning]`, on which options are chosen.

@@ -3,11 +3,13 @@ from functools import cache
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from attrbench.contracts.task import Items
 from attrbench.models.config import ModelConfig
 from attrbench.models.loading import load_denoiser
 from tests.models import pipelines
+from tests.models.lora_files import FILE
 
 PROMPTS = ("a red card", "flag of the sea", "", "a cat", "a red card")
 
@@ -53,3 +55,14 @@ def pictures():
     images = np.random.default_rng(0).integers(0, 256, (len(PROMPTS), 16, 16, 3), dtype=np.uint8)
     images[-1] = images[0]
     return Items(images, [""] * len(images), list(PROMPTS), "pictures")
+
+
+@pytest.fixture
+def with_lora(folders, tmp_path):
+    """The config of a tiny pipeline with a LoRA file of these tensors and this header."""
+
+    def make(kind, tensors, metadata=None, name=FILE):
+        save_file(tensors, tmp_path / name, metadata=metadata)
+        return ModelConfig(model=str(folders(kind)), lora=str(tmp_path / name), sampling_steps=4)
+
+    return make

@@ -131,7 +131,7 @@ def test_a_lora_that_fits_nothing_is_named(folders, tmp_path):
     save_file({"weight": torch.zeros(4, 8)}, file)
     error_of(source.model_copy(update={"lora": str(file)}), "does not fit model")
     file.write_bytes(b"no")
-    error_of(source.model_copy(update={"lora": str(file)}), "other.safetensors is no safetensors file")
+    error_of(source.model_copy(update={"lora": str(file)}), "other.safetensors is no readable safetensors file")
 
 
 def test_a_lora_of_which_only_a_part_fits_is_refused(folders, tmp_path):

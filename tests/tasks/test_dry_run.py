@@ -118,6 +118,8 @@ def test_a_dry_run_opens_no_network_and_draws_nothing(task, root, attrbench, no_
     )
     assert done.code == 0, done.err
     assert "queries, to be drawn first" in done.err
+    has_lora = "lora" in task.partition(":")[0] and "weights=random" not in task
+    assert ("LoRA pytorch_lora_weights.safetensors: " in done.err) == has_lora
     assert "MB to write" in done.err
     assert not (tmp_path / "queries").exists() or not list((tmp_path / "queries").glob("*generat*"))
 

@@ -22,6 +22,7 @@ from attrbench.models.discrete_time import DiscreteTime, check_prediction
 from attrbench.models.model_fingerprint import concatenation_digest
 from attrbench.models.noise import gaussian
 from attrbench.models.pipeline import outline
+from attrbench.models.weight_files import check_files, load_network, loading
 
 
 class DDPMDenoiser(DiscreteTime, Checkpointed):
@@ -41,12 +42,12 @@ class DDPMDenoiser(DiscreteTime, Checkpointed):
         weights = network / "diffusion_pytorch_model.safetensors"
         if not weights.is_file():
             raise AttrbenchError(f"no DDPM weights at {weights}: give a folder written by DDPMPipeline.save_pretrained")
-        config = UNet2DModel.load_config(str(network), local_files_only=True)
-        _check_kind(network, config)
-        unet = _unet(network, device)
+        with loading(folder):
+            _check_kind(network, UNet2DModel.load_config(str(network), local_files_only=True))
+            unet = _unet(network, device, folder)
+            self.scheduler = DDPMScheduler.from_pretrained(str(schedule), local_files_only=True)
         self.module = unet
         self.device = device
-        self.scheduler = DDPMScheduler.from_pretrained(str(schedule), local_files_only=True)
         check_prediction(self.scheduler.config, folder)
         self.sampler = DDIMScheduler.from_config(self.scheduler.config)
         self.sampling_steps = sampling_steps
@@ -140,14 +141,12 @@ def _part(folder: Path, component: str) -> Path:
     return folder / component if (folder / component).is_dir() else folder
 
 
-def _unet(folder: Path, device: torch.device) -> Any:
+def _unet(network: Path, device: torch.device, model: Path) -> Any:
     """Return the UNet of a pipeline folder in eval mode; on the device `meta` its weights are not loaded."""
     if device.type == "meta":
-        return outline(UNet2DModel, folder).eval()
-    unet = UNet2DModel.from_pretrained(
-        str(folder), local_files_only=True, use_safetensors=True, low_cpu_mem_usage=False
-    )
-    return unet.to(device).eval()
+        check_files(network, model)
+        return outline(UNet2DModel, network).eval()
+    return load_network(UNet2DModel, network, model, low_cpu_mem_usage=False).to(device).eval()
 
 
 def _check_kind(folder: Path, config: Mapping[str, Any]) -> None:

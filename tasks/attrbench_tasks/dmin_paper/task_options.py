@@ -28,7 +28,7 @@ class PaperOptions(Options):
     revision: str | None = None
     """Branch, tag or commit of the model."""
     lora: str | None = None
-    """LoRA weights: id, folder or file as `save_lora_weights` writes them."""
+    """LoRA weights: id, folder or file, in the spelling of diffusers, peft or kohya."""
     lora_revision: str | None = None
     """Branch, tag or commit of the LoRA."""
     dataset: str = RELEASED_SET

@@ -24,6 +24,7 @@ from attrbench.errors import AttrbenchError, UsageError
 from attrbench.models.config import ModelConfig
 from attrbench.models.loading import family_of, find_pipeline, load_denoiser, own_resolution
 from attrbench.models.model_fingerprint import models_state
+from attrbench.models.peft_folder import peft_config
 from attrbench.store.fingerprint import local_state
 from attrbench.taskfile.contents import QueryTable
 from attrbench.taskfile.file_task import OpenFileTask
@@ -127,7 +128,7 @@ class PaperTask(Task[PaperOptions], Trainable):
         """Return names, sizes and times of local data files and contents of model and LoRA, to detect changes."""
         options = self.options
         data = local_state((options.dataset, options.prompts))
-        return [*data, *models_state((options.model, options.lora))]
+        return [*data, *models_state((options.model, options.lora, peft_config(options.lora)))]
 
     def open(self, workspace: Workspace) -> OpenFileTask:
         """Return the loaded task, after checking that model and data set can be found; choose its prompts."""

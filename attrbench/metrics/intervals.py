@@ -33,6 +33,14 @@ def mean_interval(values: Sequence[float] | NDArray[np.float64], seed: int = 0) 
     return float(interval.low), float(interval.high)
 
 
+def resampling_weights(count: int, seed: int = 0) -> NDArray[np.float64]:
+    """Return [resamples, count] the weight of each value in the mean of each resample that `mean_interval` draws."""
+    drawn = np.random.default_rng(seed).integers(0, count, (RESAMPLES, count))  # as SciPy draws them
+    drawn += count * np.arange(RESAMPLES)[:, None]
+    counts = np.bincount(drawn.ravel(), minlength=count * RESAMPLES).reshape(RESAMPLES, count)
+    return counts / count
+
+
 def paired_difference(a: Sequence[float], b: Sequence[float], seed: int = 0) -> tuple[float, float] | None:
     """Return the 95% bootstrap interval of mean(a - b) for two methods measured on equal queries in equal order."""
     return mean_interval(np.asarray(a, dtype=np.float64) - np.asarray(b, dtype=np.float64), seed)

@@ -20,6 +20,8 @@ BLOCK = 256
 """Number of runs that are compared with all others at once; keeps the arrays in the processor's cache."""
 EQUAL = 1e-12
 """Relative difference of two means up to which they are one number, rounded differently."""
+NEVER, ALWAYS = 0.78, 3.19
+"""Mean difference in standard errors below which no interval, and above which each begins above 0."""
 
 Floats = NDArray[np.float64]
 Counts = NDArray[np.int64]
@@ -71,7 +73,8 @@ def better_by_bootstrap(values: Floats) -> Counts:
     counts = np.zeros(len(rows), dtype=np.int64)
     for start in range(0, len(rows), BLOCK):
         stop = min(start + BLOCK, len(rows))
-        counts[order[start:stop]] = pairs.beaten(start, stop) @ copies[order[:stop]]
+        with np.errstate(all="ignore"):  # what is not a number there is compared in every resample
+            counts[order[start:stop]] = pairs.beaten(start, stop) @ copies[order[:stop]]
     return counts[place.reshape(-1)]
 
 
@@ -79,48 +82,45 @@ class _Pairs:
     """All pairs of runs with different values, sorted with the highest mean first, to tell which are separated.
 
     Most pairs are settled by z, the difference of the means in units of its standard error. The percentile interval
-    begins above 0 where z exceeds a limit near 1.96, which depends on the differences: if one query decides alone, its
-    number of draws is Poisson with mean 1, and the limit may be as low as 1 or as high as 2.5; the more queries take
+    begins above 0 where z exceeds a limit near 1.96, which depends on the differences. If one query decides alone, its
+    number of draws is Poisson with mean 1, and the limit may be as low as 1 or as high as 3; the more queries take
     part, the nearer to 1.96. Pairs with z within the reach of the limit are compared in every resample.
     """
 
     def __init__(self, rows: Floats) -> None:
         self.rows, self.means = rows, rows.mean(axis=1)
         self.weights = resampling_weights(rows.shape[1])
-        self.places = _places(rows, self.weights)
-        shifted = rows - rows.mean(axis=0)  # near the others, for the precision of the products below
-        centered = shifted - shifted.mean(axis=1, keepdims=True)
-        with np.errstate(over="ignore"):
-            self._powers = [centered, centered**2, centered**3]
-            self._second, self._fourth = (centered**2).sum(axis=1), (centered**4).sum(axis=1)
+        self.rounding = EQUAL * np.abs(rows).mean(axis=1)
+        self.places = _places(rows, self.weights, self.rounding)
         self._lower = np.empty((2 * BLOCK, len(self.weights)), dtype=np.bool_)
         self._taken = np.empty((BLOCK, len(self.weights)), dtype=self.places.dtype)
+        near = rows - rows.mean(axis=0)  # for the precision of the products
+        x = near - near.mean(axis=1, keepdims=True)
+        second, fourth, one = (x**2).sum(axis=1)[:, None], (x**4).sum(axis=1)[:, None], np.ones((len(rows), 1))
+        self._own = second[:, 0]
+        # The sum over queries of (a - b)^2, or ^4, of two runs is the product of two rows, when multiplied out.
+        self._second = np.hstack([-2 * x, one, second]), np.hstack([x, second, one]).T
+        self._fourth = np.hstack([-4 * x, 6 * x**2, -4 * x**3, one, fourth]), np.hstack([x**3, x**2, x, fourth, one]).T
 
     def beaten(self, start: int, stop: int) -> NDArray[np.bool_]:
         """Return [stop - start, stop] whether each of these runs is beaten by each run up to `stop`."""
+        second = self._second[0][start:stop] @ self._second[1][:, :stop]
+        second[second < 1e-10 * self._own[:stop]] = np.nan  # nothing but rounding is left
         difference = self.means[:stop] - self.means[start:stop, None]
-        z, share = self._spread(start, stop, difference)
-        reach = np.sqrt(share)
-        beaten: NDArray[np.bool_] = z > 2.31 + 0.45 * reach
-        open_ = (difference > 0) & ~beaten & ~(z < 1.61 - 0.75 * reach)
-        for row, wanted in enumerate(open_):
-            candidates = np.flatnonzero(wanted)
+        z = difference * self.rows.shape[1] / np.sqrt(second)
+        beaten: NDArray[np.bool_] = z > ALWAYS
+        rows, others = np.nonzero((difference > 0) & ~beaten & ~(z < NEVER))
+        z, second = z[rows, others], second[rows, others]
+        fourth = (self._fourth[0][start:stop] @ self._fourth[1][:, :stop])[rows, others]
+        # How far one query decides alone, from 0 to 1; beyond the precision of the sums, as if it did.
+        reach = np.where(second > 1e-4 * self._own[others], np.sqrt(fourth) / second, 1.0)
+        above, below = z > 2.24 + 0.95 * reach, z < 1.68 - 0.9 * reach
+        beaten[rows, others] = above
+        rows, others = rows[~above & ~below], others[~above & ~below]
+        for row, candidates in enumerate(np.split(others, np.searchsorted(rows, np.arange(1, stop - start)))):
             if len(candidates):
                 beaten[row, candidates] = self._compare(start + row, candidates)
         return beaten
-
-    def _spread(self, start: int, stop: int, difference: Floats) -> tuple[Floats, Floats]:
-        """Return z of each pair (NaN if unknown), and 1 / the number of queries that decide (1 if unknown)."""
-        (a, a2, a3), (b, b2, b3) = (
-            [power[part] for power in self._powers] for part in (slice(stop), slice(start, stop))
-        )
-        own = self._second[:stop] + self._second[start:stop, None]
-        with np.errstate(all="ignore"):
-            second = own - 2 * (b @ a.T)
-            fourth = self._fourth[:stop] + self._fourth[start:stop, None] - 4 * (b3 @ a.T + b @ a3.T) + 6 * (b2 @ a2.T)
-            z = difference * self.rows.shape[1] / np.sqrt(np.where(second > 1e-10 * own, second, np.nan))
-            share = np.where(second > 1e-4 * own, fourth / second**2, 1.0)
-        return z, np.nan_to_num(share, nan=1.0).clip(0.0, 1.0)
 
     def _compare(self, row: int, candidates: Counts) -> NDArray[np.bool_]:
         """Return whether each candidate beats a run, from the number of resamples in which it is not the higher."""
@@ -150,17 +150,16 @@ class _Pairs:
     def _interval_begins_above_zero(self, row: int, candidates: Counts) -> NDArray[np.bool_]:
         """Return whether the interpolated 2.5% percentile lies above 0, where 0 lies between its two neighbors."""
         differences = (self.rows[candidates] - self.rows[row]) @ self.weights.T
-        rounding = EQUAL * (np.abs(self.rows[candidates]).mean(axis=1) + np.abs(self.rows[row]).mean())[:, None]
+        rounding = (self.rounding[candidates] + self.rounding[row])[:, None]
         below = np.where(differences <= rounding, np.minimum(differences, 0.0), -np.inf).max(axis=1)
         above = np.where(differences > rounding, differences, np.inf).min(axis=1)
         part = 0.025 * (len(self.weights) - 1) % 1
         return np.asarray(below + part * (above - below) > 0)
 
 
-def _places(rows: Floats, weights: Floats) -> NDArray[np.unsignedinteger]:
+def _places(rows: Floats, weights: Floats, rounding: Floats) -> NDArray[np.unsignedinteger]:
     """Return [n, resamples] the place of each run's mean among those of all runs, equal for equal means."""
     places = np.empty((len(rows), len(weights)), dtype=np.uint16 if len(rows) < 1 << 16 else np.uint32)
-    rounding = EQUAL * np.abs(rows).mean(axis=1)
     for start in range(0, len(weights), BLOCK):
         means = weights[start : start + BLOCK] @ rows.T
         order = np.argsort(means, axis=1)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy.stats import norm, t
 
 from attrbench.contracts.record import MetricResult
-from attrbench.metrics.intervals import resampling_weights
+from attrbench.metrics.intervals import resamples, resampling_weights
 
 BLOCK = 256
 """Number of runs that are compared with all others at once; keeps the arrays in the processor's cache."""
@@ -89,9 +89,11 @@ class _Pairs:
 
     def __init__(self, rows: Floats) -> None:
         self.rows, self.means = rows, rows.mean(axis=1)
-        self.weights = resampling_weights(rows.shape[1])
+        self.draws = resamples(rows.shape[1])
+        self.weights = resampling_weights(self.draws)
         self.rounding = EQUAL * np.abs(rows).mean(axis=1)
         self.places = _places(rows, self.weights, self.rounding)
+        self.ties = bool((self.places.max(axis=0) < len(rows) - 1).any())
         self._lower = np.empty((2 * BLOCK, len(self.weights)), dtype=np.bool_)
         self._taken = np.empty((BLOCK, len(self.weights)), dtype=self.places.dtype)
         near = rows - rows.mean(axis=0)  # for the precision of the products
@@ -124,37 +126,47 @@ class _Pairs:
 
     def _compare(self, row: int, candidates: Counts) -> NDArray[np.bool_]:
         """Return whether each candidate beats a run, from the number of resamples in which it is not the higher."""
-        counts = np.concatenate(
-            [self._not_higher(row, candidates[i : i + BLOCK]) for i in range(0, len(candidates), BLOCK)]
-        )
-        last = int(0.025 * (len(self.weights) - 1))  # the interval begins between the means at `last` and `last` + 1
+        last = int(0.025 * (len(self.draws) - 1))  # the interval begins between the means at `last` and `last` + 1
+        counts = self._count(np.less_equal, row, candidates)
         beats: NDArray[np.bool_] = counts <= last
-        between = np.flatnonzero(counts == last + 1)
-        if len(between):
-            beats[between] = self._interval_begins_above_zero(row, candidates[between])
+        unsure = np.flatnonzero(counts > last if self.ties else counts == last + 1)
+        if self.ties and len(unsure):
+            unsure = unsure[self._count(np.less, row, candidates[unsure]) <= last + 1]
+        for start in range(0, len(unsure), BLOCK // 4):
+            part = unsure[start : start + BLOCK // 4]
+            beats[part] = self._interval_begins_above_zero(row, candidates[part], last)
         return beats
 
-    def _not_higher(self, row: int, candidates: Counts) -> Counts:
-        """Return for up to BLOCK sorted candidates in how many resamples each is not higher than a run."""
+    def _count(self, compare: np.ufunc, row: int, candidates: Counts) -> Counts:
+        """Return for sorted candidates in how many resamples each is lower than a run (or equal, as `compare` says)."""
+        parts = [candidates[start : start + BLOCK] for start in range(0, len(candidates), BLOCK)]
+        return np.concatenate([self._count_block(compare, row, part) for part in parts])
+
+    def _count_block(self, compare: np.ufunc, row: int, candidates: Counts) -> Counts:
+        """Return the counts of `_count` for up to BLOCK candidates."""
         first, end = int(candidates[0]), int(candidates[-1]) + 1
         if end - first <= len(self._lower):  # a stretch of neighbors is compared as it lies, without a copy
             places, chosen = self.places[first:end], candidates - first
         else:
             places = np.take(self.places, candidates, axis=0, out=self._taken[: len(candidates)])
             chosen = np.arange(len(candidates))
-        lower = np.less_equal(places, self.places[row], out=self._lower[: len(places)])
+        lower = compare(places, self.places[row], out=self._lower[: len(places)])
         # Eight truth values are added at once as the bytes of an integer: fewer than 256 such, so none overflows.
         eight = lower.view(np.uint64).sum(axis=1).view(np.uint8).reshape(-1, 8)
         return eight.sum(axis=1, dtype=np.int64)[chosen]
 
-    def _interval_begins_above_zero(self, row: int, candidates: Counts) -> NDArray[np.bool_]:
-        """Return whether the interpolated 2.5% percentile lies above 0, where 0 lies between its two neighbors."""
-        differences = (self.rows[candidates] - self.rows[row]) @ self.weights.T
-        rounding = (self.rounding[candidates] + self.rounding[row])[:, None]
-        below = np.where(differences <= rounding, np.minimum(differences, 0.0), -np.inf).max(axis=1)
-        above = np.where(differences > rounding, differences, np.inf).min(axis=1)
-        part = 0.025 * (len(self.weights) - 1) % 1
-        return np.asarray(below + part * (above - below) > 0)
+    def _interval_begins_above_zero(self, row: int, candidates: Counts, last: int) -> NDArray[np.bool_]:
+        """Return whether the 2.5% percentile lies above 0, where one of the two means that it lies between may not.
+
+        Means that are 0 but for rounding are taken as SciPy adds them up, so that its result is found to the last bit.
+        """
+        differences = self.rows[candidates] - self.rows[row]
+        means = differences @ self.weights.T
+        pairs, draws = np.nonzero(np.abs(means) <= (self.rounding[candidates] + self.rounding[row])[:, None])
+        means[pairs, draws] = differences[pairs[:, None], self.draws[draws]].mean(axis=1)
+        below, above = np.partition(means, (last, last + 1), axis=1)[:, last : last + 2].T
+        part = 0.025 * (len(self.draws) - 1) - last
+        return np.asarray(above - (above - below) * (1 - part) > 0)
 
 
 def _places(rows: Floats, weights: Floats, rounding: Floats) -> NDArray[np.unsignedinteger]:

@@ -33,12 +33,16 @@ def mean_interval(values: Sequence[float] | NDArray[np.float64], seed: int = 0) 
     return float(interval.low), float(interval.high)
 
 
-def resampling_weights(count: int, seed: int = 0) -> NDArray[np.float64]:
-    """Return [resamples, count] the weight of each value in the mean of each resample that `mean_interval` draws."""
-    drawn = np.random.default_rng(seed).integers(0, count, (RESAMPLES, count))  # as SciPy draws them
-    drawn += count * np.arange(RESAMPLES)[:, None]
-    counts = np.bincount(drawn.ravel(), minlength=count * RESAMPLES).reshape(RESAMPLES, count)
-    return counts / count
+def resamples(count: int, seed: int = 0) -> NDArray[np.int64]:
+    """Return [resamples, count] which of the values each resample that `mean_interval` draws is made of."""
+    return np.random.default_rng(seed).integers(0, count, (RESAMPLES, count))  # as SciPy draws them
+
+
+def resampling_weights(drawn: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Return [resamples, count] the weight of each value in the mean of each resample."""
+    number, count = drawn.shape
+    places = drawn + count * np.arange(number)[:, None]
+    return np.bincount(places.ravel(), minlength=drawn.size).reshape(number, count) / count
 
 
 def paired_difference(a: Sequence[float], b: Sequence[float], seed: int = 0) -> tuple[float, float] | None:

@@ -17,20 +17,25 @@ from rich.text import Text
 from attrbench.reports.ranking import Row, Table
 from attrbench.reports.table_cells import below_cells, caption, header, ranked_cells, reference_cells, shown
 
+SHOWN = 500
+"""Ranked runs, and others, that a table on a terminal shows at most."""
+
 
 def to_rich(table: Table) -> RenderableType:
     """Return one leaderboard as a table that rich prints on a terminal."""
     grid = RichTable(title=Text(f"{shown(table.task)} v{table.version}"), box=box.SIMPLE_HEAD, title_style="bold")
     for column in header(table):
         grid.add_column(Text(column), justify="left" if column == "method" else "right", overflow="fold")
-    for row in table.ranked:
+    for row in table.ranked[:SHOWN]:
         grid.add_row(*map(Text, ranked_cells(table, row)), style="bold" if row.rank == 1 else "")
     references = reference_cells(table)
     for place, cells in enumerate(references, start=1):
         grid.add_row(*map(Text, cells), style="dim", end_section=place == len(references))
-    for row in table.below:
+    for row in table.below[:SHOWN]:
         grid.add_row(*map(Text, below_cells(table, row)), style="dim")
-    return Group(grid, *(Text(line, style="dim") for line in caption(table)))
+    hidden = sum(max(0, len(rows) - SHOWN) for rows in (table.ranked, table.below))
+    more = [f"{hidden} more runs are not shown here: --format md, csv or json has them all."] if hidden else []
+    return Group(grid, *(Text(line, style="dim") for line in [*more, *caption(table)]))
 
 
 def to_markdown(tables: Sequence[Table]) -> str:

@@ -180,7 +180,13 @@ def _above_chance(result: MetricResult) -> bool:
 def _undominated(records: Sequence[Record], metric: str) -> NDArray[np.bool_]:
     """Return for each run whether no other is at least as good, as small and as fast, and better in one of these."""
     costs = np.array([_costs(record, metric) for record in records]).reshape(-1, 3)
-    return np.array([not ((costs >= own).all(axis=1) & (costs > own).any(axis=1)).any() for own in costs], dtype=bool)
+    columns = np.ascontiguousarray(costs.T)
+    undominated = np.ones(len(costs), dtype=np.bool_)
+    for place, own in enumerate(costs):
+        good, small, fast = (column >= value for column, value in zip(columns, own, strict=True))
+        others = np.flatnonzero(good & small & fast)
+        undominated[place] = (costs[others] == own).all()
+    return undominated
 
 
 def _costs(record: Record, metric: str) -> tuple[float, float, float]:

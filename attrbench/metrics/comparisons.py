@@ -20,7 +20,7 @@ BLOCK = 256
 """Number of runs that are compared with all others at once; keeps the arrays in the processor's cache."""
 EQUAL = 1e-12
 """Relative difference of two means up to which they are one number, rounded differently."""
-NEVER, ALWAYS = 0.78, 3.19
+NEVER, ALWAYS = 0.74, 3.26
 """Mean difference in standard errors below which no interval, and above which each begins above 0."""
 
 Floats = NDArray[np.float64]
@@ -92,8 +92,7 @@ class _Pairs:
         self.draws = resamples(rows.shape[1])
         self.weights = resampling_weights(self.draws)
         self.rounding = EQUAL * np.abs(rows).mean(axis=1)
-        self.places = _places(rows, self.weights, self.rounding)
-        self.ties = bool((self.places.max(axis=0) < len(rows) - 1).any())
+        self.places, self.tied = _places(rows, self.weights, self.rounding)
         self._lower = np.empty((2 * BLOCK, len(self.weights)), dtype=np.bool_)
         self._taken = np.empty((BLOCK, len(self.weights)), dtype=self.places.dtype)
         near = rows - rows.mean(axis=0)  # for the precision of the products
@@ -116,7 +115,8 @@ class _Pairs:
         fourth = (self._fourth[0][start:stop] @ self._fourth[1][:, :stop])[rows, others]
         # How far one query decides alone, from 0 to 1; beyond the precision of the sums, as if it did.
         reach = np.where(second > 1e-4 * self._own[others], np.sqrt(fourth) / second, 1.0)
-        above, below = z > 2.24 + 0.95 * reach, z < 1.68 - 0.9 * reach
+        lower, upper = self.limits(reach)
+        above, below = z > upper, z < lower
         beaten[rows, others] = above
         rows, others = rows[~above & ~below], others[~above & ~below]
         for row, candidates in enumerate(np.split(others, np.searchsorted(rows, np.arange(1, stop - start)))):
@@ -124,13 +124,18 @@ class _Pairs:
                 beaten[row, candidates] = self._compare(start + row, candidates)
         return beaten
 
+    @staticmethod
+    def limits(reach: Floats) -> tuple[Floats, Floats]:
+        """Return for a reach from 0 to 1 below which z no interval begins above 0, and above which each does."""
+        return 1.74 - reach, 2.16 + 1.1 * reach
+
     def _compare(self, row: int, candidates: Counts) -> NDArray[np.bool_]:
         """Return whether each candidate beats a run, from the number of resamples in which it is not the higher."""
         last = int(0.025 * (len(self.draws) - 1))  # the interval begins between the means at `last` and `last` + 1
         counts = self._count(np.less_equal, row, candidates)
         beats: NDArray[np.bool_] = counts <= last
-        unsure = np.flatnonzero(counts > last if self.ties else counts == last + 1)
-        if self.ties and len(unsure):
+        unsure = np.flatnonzero((counts == last + 1) | ((counts > last) & self.tied[row] & self.tied[candidates]))
+        if self.tied[row] and len(unsure):
             unsure = unsure[self._count(np.less, row, candidates[unsure]) <= last + 1]
         for start in range(0, len(unsure), BLOCK // 4):
             part = unsure[start : start + BLOCK // 4]
@@ -162,27 +167,30 @@ class _Pairs:
         """
         differences = self.rows[candidates] - self.rows[row]
         means = differences @ self.weights.T
-        pairs, draws = np.nonzero(np.abs(means) <= (self.rounding[candidates] + self.rounding[row])[:, None])
-        means[pairs, draws] = differences[pairs[:, None], self.draws[draws]].mean(axis=1)
+        if self.tied[row]:
+            pairs, draws = np.nonzero(np.abs(means) <= (self.rounding[candidates] + self.rounding[row])[:, None])
+            means[pairs, draws] = differences[pairs[:, None], self.draws[draws]].mean(axis=1)
         below, above = np.partition(means, (last, last + 1), axis=1)[:, last : last + 2].T
         part = 0.025 * (len(self.draws) - 1) - last
         return np.asarray(above - (above - below) * (1 - part) > 0)
 
 
-def _places(rows: Floats, weights: Floats, rounding: Floats) -> NDArray[np.unsignedinteger]:
-    """Return [n, resamples] the place of each run's mean among those of all runs, equal for equal means."""
+def _places(rows: Floats, weights: Floats, rounding: Floats) -> tuple[NDArray[np.unsignedinteger], NDArray[np.bool_]]:
+    """Return [n, resamples] the place of each run's mean among all runs, equal for equal means, and which share one."""
+    tied = np.zeros(len(rows), dtype=np.bool_)
     places = np.empty((len(rows), len(weights)), dtype=np.uint16 if len(rows) < 1 << 16 else np.uint32)
     for start in range(0, len(weights), BLOCK):
         means = weights[start : start + BLOCK] @ rows.T
         order = np.argsort(means, axis=1)
         gaps = np.diff(np.take_along_axis(means, order, axis=1), axis=1)
         another = gaps > rounding[order[:, 1:]] + rounding[order[:, :-1]]
+        tied[order[:, 1:][~another]] = tied[order[:, :-1][~another]] = True
         sorted_places = np.zeros(order.shape, dtype=places.dtype)
         np.cumsum(another, axis=1, out=sorted_places[:, 1:])
         found = np.empty_like(sorted_places)
         np.put_along_axis(found, order, sorted_places, axis=1)
         places[:, start : start + BLOCK] = found.T
-    return places
+    return places, tied
 
 
 def _better_by_retraining(values: Floats, results: Sequence[MetricResult]) -> Counts:

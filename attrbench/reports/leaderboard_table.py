@@ -57,7 +57,7 @@ def _md(text: str) -> str:
     Brackets and dots stay as they are where they make no link, so that intervals and numbers remain legible.
     """
     text = text.replace("&", "&amp;").replace("<", "&lt;")
-    text = re.sub(r"([\\|`*~]|\b_\B|\B_\b|\B_\B)", r"\\\1", text)
+    text = re.sub(r"([\\|`*~]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9]))", r"\\\1", text)
     text = re.sub(r"\](?=[(\[:])", r"\]", text)
     text = re.sub(r"(?i)(?<=http)(s?):(?=//)|(?<=ftp):(?=//)", r"\1\:", text)
     text = re.sub(r"(?i)(?<=www)\.", r"\.", text)

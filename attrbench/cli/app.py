@@ -40,12 +40,14 @@ def main() -> None:
     except BrokenPipeError:
         code = BROKEN_PIPE
     except Exception as error:
-        fault = output_fault() if isinstance(error, OSError) else None
+        fault = output_fault(error) if isinstance(error, OSError) else None
         if debug and fault is None:
             raise
         complain(f"error: {_unexpected(error) if fault is None else f'cannot write to standard output: {fault}'}")
         code = 1
-    if output_fault() is not None:
+    try:
+        sys.stdout.flush()
+    except OSError:
         discard(sys.stdout)
     sys.exit(code)
 

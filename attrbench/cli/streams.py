@@ -41,12 +41,17 @@ def complain(line: str) -> None:
         discard(sys.stderr)
 
 
-def output_fault() -> str | None:
-    """Return why standard output can't be written to, or None: what could not be written before is tried again."""
+def output_fault(error: OSError) -> str | None:
+    """Return why standard output can't be written to, if that is what an error was about; else None.
+
+    The error itself doesn't say which file it was about, so an empty line is written to see.
+    """
+    if error.filename is not None:
+        return None
     try:
-        sys.stdout.flush()
-    except OSError as error:
-        return error.strerror
+        os.write(sys.stdout.fileno(), b"\n")
+    except OSError as again:
+        return again.strerror
     return None
 
 

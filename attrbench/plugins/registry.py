@@ -130,11 +130,11 @@ class Registry:
         try:
             with prints_to_stderr():
                 module = find()
-            self.manager.register(module, name=f"{plugin.distribution}:{plugin.name}")
-            for kind, hook in HOOKS.items():
-                implementation = getattr(module, hook, None)
-                if implementation is not None:
-                    implementation(self._registrar(kind, plugin))
+                self.manager.register(module, name=f"{plugin.distribution}:{plugin.name}")
+                for kind, hook in HOOKS.items():
+                    implementation = getattr(module, hook, None)
+                    if implementation is not None:
+                        implementation(self._registrar(kind, plugin))
             _check_hook_names(module)
         except (Exception, SystemExit) as error:
             plugin.error = error_line(error)

@@ -158,7 +158,8 @@ class _Pairs:
         lower = compare(places, self.places[row], out=self._lower[: len(places)])
         # Eight truth values are added at once as the bytes of an integer: fewer than 256 such, so none overflows.
         eight = lower.view(np.uint64).sum(axis=1).view(np.uint8).reshape(-1, 8)
-        return eight.sum(axis=1, dtype=np.int64)[chosen]
+        counts: Counts = eight.sum(axis=1, dtype=np.int64)
+        return counts[chosen]
 
     def _interval_begins_above_zero(self, row: int, candidates: Counts, last: int) -> NDArray[np.bool_]:
         """Return whether the 2.5% percentile lies above 0, where one of the two means that it lies between may not.

@@ -42,7 +42,8 @@ def resampling_weights(drawn: NDArray[np.int64]) -> NDArray[np.float64]:
     """Return [resamples, count] the weight of each value in the mean of each resample."""
     number, count = drawn.shape
     places = drawn + count * np.arange(number)[:, None]
-    return np.bincount(places.ravel(), minlength=drawn.size).reshape(number, count) / count
+    weights: NDArray[np.float64] = np.bincount(places.ravel(), minlength=drawn.size).reshape(number, count) / count
+    return weights
 
 
 def paired_difference(a: Sequence[float], b: Sequence[float], seed: int = 0) -> tuple[float, float] | None:

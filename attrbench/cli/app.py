@@ -1,17 +1,20 @@
 """The entry point of the command line: runs a command, and turns errors into one line and an exit code.
 
-Exit codes: 0 done, 1 failed, 2 wrong usage, 3 partial, 75 interrupted (run the same command to resume).
+Exit codes: 0 done, 1 failed, 2 wrong usage, 3 partial, 75 interrupted (run the same command to resume), 141 nobody
+reads the output any more (as of a program that SIGPIPE ends).
 """
 
 from __future__ import annotations
 
-import os
 import shlex
 import sys
 
 from attrbench.cli.listing import quick_arguments, write_listing
-from attrbench.errors import AttrbenchError, Interrupted
+from attrbench.cli.streams import complain, discard, output_fault, prepare_streams
+from attrbench.errors import AttrbenchError, Interrupted, UsageError
 from attrbench.interruptions import ignore_interruptions, obey_interruptions
+
+BROKEN_PIPE = 128 + 13
 
 
 def main() -> None:
@@ -20,32 +23,43 @@ def main() -> None:
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     obey_interruptions()
     try:
+        prepare_streams()
         code = _run(arguments, debug)
+        sys.stdout.flush()  # a full disk or a closed pipe is told of here, not when Python ends
     except (Interrupted, KeyboardInterrupt):
         ignore_interruptions()
-        _complain("stopped; what is finished is kept. Resume with the same command:")
-        _complain(f"  {shlex.join(['attrbench', *arguments])}")
+        complain("stopped; what is finished is kept. Resume with the same command:")
+        complain(f"  {shlex.join(['attrbench', *arguments])}")
         code = 75
     except AttrbenchError as error:
         if debug:
             raise
-        _complain(f"error: {error}")
+        complain(f"error: {error}")
         code = error.exit_code
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 0
+        code = BROKEN_PIPE
     except Exception as error:
-        if debug:
+        fault = output_fault(error) if isinstance(error, OSError) else None
+        if debug and fault is None:
             raise
-        _complain(
-            f"error: {type(error).__name__}: {' '.join(str(error).split())} (run again with --debug for the traceback)"
-        )
+        complain(f"error: {_unexpected(error) if fault is None else f'cannot write to standard output: {fault}'}")
         code = 1
+    try:
+        sys.stdout.flush()
+    except OSError:
+        discard(sys.stdout)
     sys.exit(code)
+
+
+def _unexpected(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())} (run again with --debug for the traceback)"
 
 
 def _run(arguments: list[str], debug: bool) -> int:
     """Run one command and return its exit code; a plain `list` is answered without importing Typer, which is slow."""
+    for argument in arguments:
+        if "\0" in argument:
+            raise UsageError(f"cannot read the argument '{argument}': it holds a NUL character")
     quick = quick_arguments(arguments)
     if quick is not None:
         write_listing(**quick)
@@ -53,8 +67,3 @@ def _run(arguments: list[str], debug: bool) -> int:
     from attrbench.cli.typer_app import run_typer  # Typer takes longer to import than `list` takes
 
     return run_typer(arguments, debug)
-
-
-def _complain(line: str) -> None:
-    prefix = "" if line.startswith(" ") else "attrbench: "
-    sys.stderr.write(f"{prefix}{line}\n")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from attrbench.errors import AttrbenchError
 from attrbench.plugins import registry as plugins
+from attrbench.text import plain
 
 if TYPE_CHECKING:
     from attrbench.plugins.registry import Entry, Registry
@@ -36,11 +37,10 @@ def write_listing(what: str | None, options: bool, as_json: bool) -> None:
         for kind in wanted
     }
     if as_json:
-        _write(json.dumps(listing, indent=1))
+        sys.stdout.write(f"{json.dumps(listing, indent=1)}\n")
     else:
         for kind, entries in listing.items():
             _show(kind, entries, options)
-    sys.stdout.flush()  # a pipe that is closed is told of here
 
 
 def quick_arguments(arguments: list[str]) -> dict[str, Any] | None:
@@ -144,4 +144,5 @@ def _show(kind: str, entries: list[dict[str, Any]], options: bool) -> None:
 
 def _write(line: str, style: str = "") -> None:
     """Write a line to standard output, styled (bold, red) only if the output is a terminal."""
+    line = plain(line)
     sys.stdout.write(f"{style}{line}{PLAIN}\n" if style and sys.stdout.isatty() else f"{line}\n")

@@ -24,7 +24,8 @@ from attrbench.cli.common import (
     Seed,
     Tasks,
 )
-from attrbench.reports.table_cells import human_bytes, human_seconds, interval_text, method_text, storage_text
+from attrbench.reports.table_cells import human_bytes, human_seconds, interval_text, method_text, shown, storage_text
+from attrbench.text import plain
 
 if TYPE_CHECKING:
     from attrbench.contracts.record import MetricResult, Record
@@ -98,7 +99,7 @@ def _show(result: Result) -> None:
     line = f"{method_text(record)} on {record.task.label}: "
     main = record.metric(record.task.main_metric)
     if record.status == "failed":
-        line += f"failed: {record.error}"
+        line += f"failed: {shown(record.error)}"
     elif record.task.scale:
         line += _costs(record)
     elif main is None or record.storage is None or record.latency is None:
@@ -115,7 +116,7 @@ def _show(result: Result) -> None:
         if record.status == "partial":
             line += "".join(f"; {note}" for note in record.notes)
         line += _lost(record.coverage.nonfinite)
-    typer.echo(f"{line} -> {_relative(path)}{' (already there)' if result.reused else ''}")
+    typer.echo(f"{plain(line)} -> {plain(_relative(path))}{' (already there)' if result.reused else ''}")
 
 
 def _costs(record: Record) -> str:

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich import box
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from attrbench import api
 from attrbench.cli.common import (
@@ -27,7 +27,8 @@ from attrbench.cli.common import (
     console,
 )
 from attrbench.cli.run_command import ExitCode
-from attrbench.reports.table_cells import interval_text
+from attrbench.reports.table_cells import interval_text, shown
+from attrbench.text import plain
 
 if TYPE_CHECKING:
     from attrbench.evaluation.tune import Choice
@@ -83,14 +84,14 @@ def tune(
 def _show(choice: Choice) -> None:
     """Print a table of the option values that were tried, each with its metric, and mark the chosen one."""
     tuned = choice.tuned
-    grid = Table(title=escape(f"{tuned.task}: {tuned.queries} tuning queries"), box=box.SIMPLE_HEAD)
+    grid = Table(title=Text(f"{shown(tuned.task)}: {tuned.queries} tuning queries"), box=box.SIMPLE_HEAD)
     for column in ("method", tuned.by, "95% interval", ""):
-        grid.add_column(escape(column), justify="left" if column == "method" else "right", overflow="fold")
+        grid.add_column(Text(shown(column)), justify="left" if column == "method" else "right", overflow="fold")
     for tried in tuned.tried:
         chosen = choice.chosen is not None and tried.label == choice.chosen.label
         value = ("", tried.why) if tried.value is None else (f"{tried.value:.3f}", interval_text(tried))
         cells = (tried.label, *value, "chosen" if chosen else "")
-        grid.add_row(*map(escape, cells), style="bold" if chosen else "")
+        grid.add_row(*(Text(shown(cell)) for cell in cells), style="bold" if chosen else "")
     console().print(grid)
     if choice.advice:
-        typer.echo(f"{choice.advice}\n")
+        typer.echo(f"{plain(choice.advice)}\n")

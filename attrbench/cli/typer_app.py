@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import os
+import sys
+from contextlib import suppress
 from importlib import import_module
 from typing import Any
 
 import typer
 
 from attrbench.errors import Interrupted
+from attrbench.text import plain
 
 # Typer brings click along under different names in different versions; its own BadParameter leads to the base.
 ClickException: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
@@ -81,11 +85,31 @@ def run_typer(arguments: list[str], debug: bool) -> int:
     try:
         code = command_line(verb)(arguments, standalone_mode=False)
     except ClickException as error:
-        error.show()
+        _show(error)
         return 2
+    except SystemExit as stop:  # Typer's answer to a pipe that nobody reads; the entry point has its own
+        if isinstance(stop.__context__, BrokenPipeError):
+            raise stop.__context__ from None
+        raise
     except typer.Abort:
         raise Interrupted from None
     return int(code or 0)
+
+
+def _show(error: Any) -> None:
+    """Write Typer's message of wrong usage to standard error, without terminal escapes in what the user gave."""
+    message = io.StringIO()
+    error.show(file=message)
+    with suppress(OSError):
+        sys.stderr.write("".join(f"{plain(line)}\n" for line in message.getvalue().splitlines()))
+
+
+class _Plain(logging.Formatter):
+    """A formatter of log messages that leaves no terminal escape in them, but keeps the lines of a traceback."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the record as text, printable line by line."""
+        return "\n".join(map(plain, super().format(record).split("\n")))
 
 
 def _quiet_libraries() -> None:
@@ -98,7 +122,7 @@ def _quiet_libraries() -> None:
 def _log_to_stderr(debug: bool) -> None:
     """Log attrbench's own warnings, with --debug all its messages, as plain lines to standard error."""
     handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("attrbench: %(message)s"))
+    handler.setFormatter(_Plain("attrbench: %(message)s"))
     logger = logging.getLogger("attrbench")
     logger.handlers[:] = [handler]
     logger.setLevel(logging.DEBUG if debug else logging.NOTSET)

@@ -17,6 +17,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar, Union, get_
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from attrbench.errors import UsageError, unknown_name
+from attrbench.text import plain
 
 
 class Options(BaseModel):
@@ -178,6 +179,8 @@ def parse_spec(text: str) -> list[Spec]:
     Raises:
         UsageError: where the text does not have this form.
     """
+    if "\0" in text:
+        raise UsageError(f"cannot read '{plain(text)}': it holds a NUL character")
     file = re.match(r"(.*?\.toml)(?=:|$)", text)  # a path may hold colons
     name, colon, tail = (file[1], *text[file.end() :].partition(":")[1:]) if file else text.partition(":")
     if not name or (colon and not tail):

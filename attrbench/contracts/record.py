@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-import json
+import math
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import Field, ValidationError, model_validator
+from pydantic_core import from_json
 
+from attrbench.contracts.record_costs import Count, Hardware, Latency, RecordPart, Storage
 from attrbench.errors import AttrbenchError
 from attrbench.files import write_atomically
+from attrbench.text import one_line
 
 SCHEMA_VERSION = 1
 TUNING_RUNS = "tuning-runs"
 """Folder of the cache for records on which options were chosen; they are not read with the others."""
+FAULT = 300
+"""Characters of a fault that are shown at most; a file may bring its own text."""
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class TaskInfo(_Part):
+class TaskInfo(RecordPart):
     """The part of a record on the task that ran: name, version, options, fingerprint of its data and main metric.
 
     Attributes:
@@ -38,7 +39,7 @@ class TaskInfo(_Part):
     scale: bool = False
 
 
-class MethodInfo(_Part):
+class MethodInfo(RecordPart):
     """The part of a record on the method that ran: name, version, options; `label` is the `-m` string to repeat it."""
 
     name: str
@@ -50,7 +51,7 @@ class MethodInfo(_Part):
     options: dict[str, object]
 
 
-class Coverage(_Part):
+class Coverage(RecordPart):
     """The numbers of training items and queries that a run used, out of how many, and its non-finite gradients.
 
     Attributes:
@@ -59,14 +60,14 @@ class Coverage(_Part):
         nonfinite: (split, item, timestep) of every gradient that was NaN or infinite.
     """
 
-    train_items: int
-    train_total: int
-    queries: int
-    queries_total: int
-    nonfinite: list[tuple[str, int, int | float]] = []
+    train_items: Count
+    train_total: Count
+    queries: Count
+    queries_total: Count
+    nonfinite: list[tuple[str, int, int | float]] = Field(default_factory=list)
 
 
-class TrainingNoise(_Part):
+class TrainingNoise(RecordPart):
     """The standard error of a result of retrained models over other training seeds, with degrees of freedom.
 
     Attributes:
@@ -78,7 +79,7 @@ class TrainingNoise(_Part):
     freedom: int
 
 
-class MetricResult(_Part):
+class MetricResult(RecordPart):
     """The result of one metric: mean over queries, 95% interval, ceiling, random baseline, values per query.
 
     Attributes:
@@ -105,8 +106,20 @@ class MetricResult(_Part):
     random: float | None
     per_query: list[float]
     higher_is_better: bool
-    clusters: int = 1
+    clusters: int = Field(default=1, ge=1)
     noise: TrainingNoise | None = None
+
+    @model_validator(mode="after")
+    def _equal_clusters(self) -> Self:
+        if len(self.per_query) % self.clusters:
+            raise ValueError(f"{len(self.per_query)} values of per_query are not {self.clusters} equal runs of values")
+        return self
+
+    @property
+    def finite(self) -> bool:
+        """Return whether the value, its interval and the value of every query are neither NaN nor infinite."""
+        bounds = [bound for bound in (self.low, self.high) if bound is not None]
+        return all(map(math.isfinite, (self.value, *bounds, *self.per_query)))
 
     @property
     def name(self) -> str:
@@ -114,7 +127,7 @@ class MetricResult(_Part):
         return self.metric if self.k is None else f"{self.metric}@{self.k}"
 
 
-class Control(_Part):
+class Control(RecordPart):
     """The main metric of a ground truth for items to remove that something other than the method chose, to compare.
 
     Attributes:
@@ -128,69 +141,7 @@ class Control(_Part):
     shared: bool = True
 
 
-class Storage(_Part):
-    """The bytes that a method keeps to answer a new query: rows of training items, shared state, search index.
-
-    Attributes:
-        rows: what is kept for the training items, as numbers.
-        rows_on_disk: the files that hold them, with headers; 0 where the method's features are not stored.
-        shared: state kept once (a projection, a permutation, factors).
-        index: a search index.
-        rows_if_kept: for methods that keep no rows: what keeping them would take.
-        row_error: root mean square of the relative error of a row that its storage type causes.
-    """
-
-    rows: int
-    rows_on_disk: int
-    shared: int
-    index: int
-    rows_if_kept: int | None = None
-    row_error: float | None = None
-
-    @property
-    def total(self) -> int:
-        """Return the bytes needed to answer a new query: rows, shared state and index together."""
-        return self.rows + self.shared + self.index
-
-
-class Quantiles(_Part):
-    """The median and the 95th percentile over queries of a time in seconds."""
-
-    p50: float
-    p95: float
-
-
-class Latency(_Part):
-    """The times of a run in seconds: one-time (cache, fit) apart from per query; warm-up excluded, device synchronized.
-
-    Attributes:
-        cache: computing the training features, once a training set. A pass that served several methods counts
-            in full for each.
-        fit: building the scorer's state and index, once a training set.
-        gradient: a query's features. For a method that keeps no rows this holds the pass over the training set.
-        score: ranking the training set for one query, given its features.
-        query: the two together.
-    """
-
-    cache: float
-    fit: float
-    gradient: Quantiles
-    score: Quantiles
-    query: Quantiles
-
-
-class Hardware(_Part):
-    """The machine of a run: device, processor, cores, memory; leaderboards compare within one `hardware_class`."""
-
-    hardware_class: str
-    device: str
-    processor: str
-    cores: int
-    threads: int
-    memory_bytes: int
-
-
-class Provenance(_Part):
+class Provenance(RecordPart):
     """The software that produced a record: versions of attrbench, Python and packages, code hash, git revision."""
 
     attrbench: str
@@ -201,7 +152,7 @@ class Provenance(_Part):
     git_dirty: bool | None
 
 
-class Tried(_Part):
+class Tried(RecordPart):
     """One option value tried on the tuning queries: the metric it reached with its interval, or why there is none.
 
     Attributes:
@@ -217,7 +168,7 @@ class Tried(_Part):
     why: str = ""
 
 
-class Tuned(_Part):
+class Tuned(RecordPart):
     """The report of how a method's options were chosen: values tried on tuning queries, which are never reported on.
 
     Attributes:
@@ -237,7 +188,7 @@ class Tuned(_Part):
     tried: list[Tried]
 
 
-class Record(_Part):
+class Record(RecordPart):
     """The record of one method's run on one task: status, metrics, rankings, costs, hardware and provenance.
 
     Attributes:
@@ -262,13 +213,13 @@ class Record(_Part):
     task: TaskInfo
     method: MethodInfo
     coverage: Coverage
-    metrics: list[MetricResult] = []
-    controls: list[Control] = []
+    metrics: list[MetricResult] = Field(default_factory=list)
+    controls: list[Control] = Field(default_factory=list)
     tuned: Tuned | None = None
-    query_groups: list[str] = []
-    ranking: list[list[int]] = []
-    notes: list[str] = []
-    facts: dict[str, float] = {}
+    query_groups: list[str] = Field(default_factory=list)
+    ranking: list[list[int]] = Field(default_factory=list)
+    notes: list[str] = Field(default_factory=list)
+    facts: dict[str, float] = Field(default_factory=dict)
     storage: Storage | None = None
     latency: Latency | None = None
     peak_memory_bytes: int | None = None
@@ -278,15 +229,26 @@ class Record(_Part):
     seed: int
     command: str
 
+    @model_validator(mode="after")
+    def _costs_of_a_result(self) -> Self:
+        if self.status != "failed" and (self.storage is None or self.latency is None):
+            raise ValueError(f"a {self.status} record has storage and latency")
+        return self
+
     def metric(self, name: str) -> MetricResult | None:
         """Return the result of the metric called `name`, such as `detection-rate@10`, or None."""
         return next((result for result in self.metrics if result.name == name), None)
 
 
+def record_path(folder: Path, task: str, label: str, identity: str) -> Path:
+    """Return where the record of a method's run on a task lies below `folder`: TASK/METHOD-IDENTITY.json."""
+    safe = "".join(c if c.isalnum() or c in "-_.=" else "-" for c in label)
+    return folder / task / f"{safe[:80]}-{identity[:10]}.json"
+
+
 def write_record(record: Record, folder: Path) -> Path:
     """Write a run's record as JSON below `folder`, to TASK/METHOD-IDENTITY.json, and return the path."""
-    safe = "".join(c if c.isalnum() or c in "-_.=" else "-" for c in record.method.label)
-    path = folder / record.task.name / f"{safe[:80]}-{record.identity[:10]}.json"
+    path = record_path(folder, record.task.name, record.method.label, record.identity)
     try:
         write_atomically(path, (record.model_dump_json(indent=1) + "\n").encode())
     except OSError as error:
@@ -299,22 +261,54 @@ def write_record(record: Record, folder: Path) -> Path:
 def read_records(folder: Path) -> tuple[list[Record], list[str]]:
     """Return all records below `folder`, sorted by path, and one line for each file that could not be read.
 
-    Records of tuning queries are left out, unless `folder` is the one that holds them.
+    Records of tuning queries are left out, unless `folder` is the one that holds them. So are other JSON files.
     """
     records, problems = [], []
     for path in sorted(folder.rglob("*.json")):
         if TUNING_RUNS in path.relative_to(folder).parts:
             continue
         try:
-            data = json.loads(path.read_bytes())
-            if not isinstance(data, dict) or "schema_version" not in data:
-                continue
-            if data["schema_version"] != SCHEMA_VERSION:
-                problems.append(
-                    f"{path}: schema version {data['schema_version']}, this attrbench reads {SCHEMA_VERSION}"
-                )
-                continue
-            records.append(Record.model_validate(data))
-        except (OSError, ValueError, ValidationError) as error:
-            problems.append(f"{path}: not a readable record ({type(error).__name__})")
+            record = _read_record(path)
+        except (OSError, ValueError) as error:
+            problems.append(f"{one_line(path)}: {_fault(error)}")
+        else:
+            records += [] if record is None else [record]
     return records, problems
+
+
+def _read_record(path: Path) -> Record | None:
+    """Return the record in a file, or None for JSON that is no record.
+
+    Raises:
+        OSError: where the file can't be read.
+        ValueError: where it is not JSON, or a record of another schema version or with faults.
+    """
+    if not path.is_file():
+        raise OSError("no regular file")  # reading a pipe would wait for somebody to write to it
+    content = path.read_bytes()
+    try:
+        record = Record.model_validate_json(content)
+    except ValidationError:
+        document = from_json(content)
+        if not isinstance(document, dict) or "schema_version" not in document:
+            return None
+        _check_schema(document["schema_version"])
+        raise
+    _check_schema(record.schema_version)
+    return record if "schema_version" in record.model_fields_set else None
+
+
+def _check_schema(version: object) -> None:
+    if version != SCHEMA_VERSION:
+        raise ValueError(f"schema version {version}, this attrbench reads {SCHEMA_VERSION}")
+
+
+def _fault(error: OSError | ValueError) -> str:
+    """Return why a file is no readable record: for a record with faults the place and kind of the first one."""
+    if isinstance(error, ValidationError):
+        first = error.errors(include_url=False, include_input=False)[0]
+        place = ".".join(map(str, first["loc"]))
+        return one_line(f"not a readable record: {place}{': ' if place else ''}{first['msg']}")[:FAULT]
+    if isinstance(error, OSError):
+        return f"cannot be read: {error.strerror or error}"
+    return one_line(error)[:FAULT] if str(error).startswith("schema") else f"not JSON: {one_line(error)[:FAULT]}"

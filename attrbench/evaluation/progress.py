@@ -12,6 +12,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
+from attrbench.text import plain
+
 if TYPE_CHECKING:
     from attrbench.plugins.registry import Registry
 
@@ -40,11 +42,19 @@ class Silent:
         """Ignore the line of text."""
 
 
+class _Console(Console):
+    """A rich console that leaves it to the command line what a pipe that nobody reads means."""
+
+    def on_broken_pipe(self) -> None:
+        """Raise the error again; rich would exit with code 1."""
+        raise BrokenPipeError
+
+
 def console(stderr: bool = False) -> Console:
     """Return a rich console on standard output or error, 160 columns wide where that is not a terminal."""
     stream = sys.stderr if stderr else sys.stdout
     terminal = stream.isatty()
-    return Console(
+    return _Console(
         file=stream,
         width=None if terminal else 160,
         highlight=False,
@@ -74,7 +84,7 @@ class TerminalReporter:
 
     def note(self, line: str) -> None:
         """Print one line of text on standard error."""
-        self._console.print(Text(line))
+        self._console.print(Text(plain(line)))
 
 
 class _PlainAdvance:

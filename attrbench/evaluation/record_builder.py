@@ -12,17 +12,8 @@ from numpy.typing import NDArray
 
 from attrbench.contracts.ground_truth import GroundTruth
 from attrbench.contracts.method import Scorer
-from attrbench.contracts.record import (
-    Coverage,
-    Hardware,
-    Latency,
-    MethodInfo,
-    MetricResult,
-    Quantiles,
-    Record,
-    Storage,
-    TaskInfo,
-)
+from attrbench.contracts.record import Coverage, MethodInfo, MetricResult, Record, TaskInfo
+from attrbench.contracts.record_costs import Hardware, Latency, Quantiles, Storage
 from attrbench.evaluation.config import RunSettings
 from attrbench.evaluation.feature_reader import FeatureReader
 from attrbench.evaluation.ground_truth_step import finite, ground_truth_states

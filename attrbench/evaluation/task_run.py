@@ -16,9 +16,9 @@ from attrbench.code_digest import UNKNOWN
 from attrbench.contracts.executor import Executor
 from attrbench.contracts.ground_truth import TruthSetting
 from attrbench.contracts.metric import Outcome
-from attrbench.contracts.record import Coverage, Record, write_record
+from attrbench.contracts.record import Coverage, Record, record_path, write_record
 from attrbench.contracts.task import Workspace
-from attrbench.errors import Unavailable
+from attrbench.errors import AttrbenchError, Unavailable
 from attrbench.evaluation.checks import check_methods, check_requests
 from attrbench.evaluation.config import RunSettings
 from attrbench.evaluation.devices import torch_device
@@ -96,6 +96,7 @@ class TaskRun:
         for request in self.methods:
             found = None if self.settings.rerun or self.settings.dry_run else self._existing(request)
             if found is None:
+                self._check_place(request)
                 todo.append(request)
             else:
                 yield found
@@ -175,9 +176,20 @@ class TaskRun:
                 record = Record.model_validate_json(path.read_bytes())
             except ValueError:
                 continue
+            except OSError as error:
+                raise AttrbenchError(
+                    f"cannot read the record {path}: {error.strerror}; move it, or choose another folder with --out"
+                ) from None
             if record.identity == identity and record.status in ("complete", "limited"):
                 return Result(record, path, reused=True)
         return None
+
+    def _check_place(self, request: MethodRequest) -> None:
+        """Raise an error where a folder lies at the path of a method's record, before anything is computed."""
+        task, identity = self.task.task.meta.name, self.records.identity(request)
+        path = record_path(self.settings.out, task, request.label, identity)
+        if path.is_dir():
+            raise AttrbenchError(f"cannot write the record {path}: a folder lies there; move it away")
 
     def _run_method(
         self, world: TaskWorld, progress: Progress, request: MethodRequest, passes: Peaks

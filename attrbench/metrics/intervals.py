@@ -33,6 +33,19 @@ def mean_interval(values: Sequence[float] | NDArray[np.float64], seed: int = 0) 
     return float(interval.low), float(interval.high)
 
 
+def resamples(count: int, seed: int = 0) -> NDArray[np.int64]:
+    """Return [resamples, count] which of the values each resample that `mean_interval` draws is made of."""
+    return np.random.default_rng(seed).integers(0, count, (RESAMPLES, count))  # as SciPy draws them
+
+
+def resampling_weights(drawn: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Return [resamples, count] the weight of each value in the mean of each resample."""
+    number, count = drawn.shape
+    places = drawn + count * np.arange(number)[:, None]
+    weights: NDArray[np.float64] = np.bincount(places.ravel(), minlength=drawn.size).reshape(number, count) / count
+    return weights
+
+
 def paired_difference(a: Sequence[float], b: Sequence[float], seed: int = 0) -> tuple[float, float] | None:
     """Return the 95% bootstrap interval of mean(a - b) for two methods measured on equal queries in equal order."""
     return mean_interval(np.asarray(a, dtype=np.float64) - np.asarray(b, dtype=np.float64), seed)

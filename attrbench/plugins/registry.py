@@ -20,6 +20,7 @@ import pluggy
 
 from attrbench.errors import AttrbenchError, error_line, unknown_name
 from attrbench.plugins import builtin, hookspecs
+from attrbench.plugins.import_output import prints_to_stderr
 from attrbench.version import __version__
 
 if TYPE_CHECKING:
@@ -100,7 +101,8 @@ class Entry:
             what = self.kind.replace("_", " ")
             module, _, attribute = self.target.partition(":")
             try:
-                loaded = getattr(import_module(module), attribute)
+                with prints_to_stderr():
+                    loaded = getattr(import_module(module), attribute)
             except Exception as error:  # a plugin's own fault, of whatever kind
                 reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
                 who = f"{self.plugin.distribution} {self.plugin.version}"
@@ -126,12 +128,13 @@ class Registry:
         """Load one plugin and register what it provides; an error is kept in `plugin.error`, not raised."""
         self.plugins.append(plugin)
         try:
-            module = find()
-            self.manager.register(module, name=f"{plugin.distribution}:{plugin.name}")
-            for kind, hook in HOOKS.items():
-                implementation = getattr(module, hook, None)
-                if implementation is not None:
-                    implementation(self._registrar(kind, plugin))
+            with prints_to_stderr():
+                module = find()
+                self.manager.register(module, name=f"{plugin.distribution}:{plugin.name}")
+                for kind, hook in HOOKS.items():
+                    implementation = getattr(module, hook, None)
+                    if implementation is not None:
+                        implementation(self._registrar(kind, plugin))
             _check_hook_names(module)
         except (Exception, SystemExit) as error:
             plugin.error = error_line(error)

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from html import escape
 
 from attrbench.reports.ranking import Table
-from attrbench.reports.table_cells import below_cells, caption, header, ranked_cells, reference_cells
+from attrbench.reports.table_cells import below_cells, caption, header, ranked_cells, reference_cells, shown
 
 LINE = "border:0;border-bottom:1px solid rgba(128,128,128,0.35);background:none;padding:0.3em 0.7em;"
 """CSS style of a cell; half-transparent gray is visible on white and on black."""
@@ -27,7 +27,7 @@ def _html(table: Table) -> str:
     rows += [_row(columns, below_cells(table, row), "td", "opacity:0.65;") for row in table.below]
     notes = "".join(f"<br>{escape(line)}" for line in caption(table))
     return (
-        f"<div style='overflow-x:auto;color:inherit'><b>{escape(table.task)} v{table.version}</b>"
+        f"<div style='overflow-x:auto;color:inherit'><b>{escape(shown(table.task))} v{table.version}</b>"
         "<table style='border-collapse:collapse;font-variant-numeric:tabular-nums;color:inherit'>"
         f"{''.join(rows)}</table><small style='opacity:0.75'>{notes.removeprefix('<br>')}</small></div>"
     )

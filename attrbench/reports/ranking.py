@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate
 
 import numpy as np
+from numpy.typing import NDArray
 
 from attrbench.contracts.record import Control, MetricResult, Record
-from attrbench.metrics.intervals import paired_difference, retrained_interval
+from attrbench.metrics.comparisons import better_runs
 
 
 @dataclass(frozen=True)
@@ -38,7 +42,8 @@ class Table:
     Attributes:
         metric: name of the metric that ranks.
         ranked: complete runs, best first.
-        below: runs that are not ranked: limited, partial and failed runs, and runs that only measure costs.
+        below: runs that are not ranked: limited, partial and failed runs, runs that only measure costs, and runs with
+            values that are NaN or infinite.
         random: expected value of `metric` for a uniformly random ranking.
         ceiling: best value of `metric` that any ranking could reach.
         controls: for a metric from a ground truth, its values for control sets of items, the newest of each.
@@ -55,6 +60,11 @@ class Table:
     train_items: int
     queries: int
     controls: list[Control]
+
+    @cached_property
+    def tied(self) -> set[int | None]:
+        """Return the ranks that several runs share."""
+        return {rank for rank, runs in Counter(row.rank for row in self.ranked).items() if runs > 1}
 
 
 def build_tables(records: Sequence[Record], metric: str | None = None) -> list[Table]:
@@ -97,37 +107,29 @@ def _options_key(record: Record) -> tuple[object, ...]:
 
 
 def _table(records: Sequence[Record], metric: str) -> Table:
-    complete = [
-        record
-        for record in records
-        if record.status == "complete" and not record.task.scale and record.metric(metric) is not None
-    ]
+    reasons = [_reason(record, metric) for record in records]
+    complete = [record for record, reason in zip(records, reasons, strict=True) if not reason]
     complete.sort(key=lambda record: _quality(record, metric), reverse=True)
-    below = [
-        Row(record, None, reason=_reason(record, metric))
-        for record in sorted(records, key=lambda r: r.method.label)
-        if record not in complete
-    ]
-    ranks = [1 + sum(_beats(other, record, metric) for other in complete) for record in complete]
-    first = next((result for record in complete if (result := record.metric(metric)) is not None), None)
+    below = [Row(record, None, reason=reason) for record, reason in zip(records, reasons, strict=True) if reason]
+    below.sort(key=lambda row: row.record.method.label)
+    results = [_result(record, metric) for record in complete]
     example = complete[0] if complete else records[0]
+    # A rank is never less than that of a run with a better value.
+    ranks = accumulate(1 + better_runs(results), max)
     return Table(
         task=example.task.label,
         version=example.task.version,
         hardware=example.hardware.hardware_class,
         metric=metric,
         ranked=[
-            Row(
-                record,
-                rank=max(ranks[: place + 1]),
-                pareto=_above_chance(record, metric)
-                and not any(_dominates(other, record, metric) for other in complete),
+            Row(record, rank=int(rank), pareto=bool(undominated and _above_chance(result)))
+            for record, result, rank, undominated in zip(
+                complete, results, ranks, _undominated(complete, metric), strict=True
             )
-            for place, record in enumerate(complete)
         ],
         below=below,
-        random=None if first is None else first.random,
-        ceiling=None if first is None else first.ceiling,
+        random=_finite(results[0].random) if results else None,
+        ceiling=_finite(results[0].ceiling) if results else None,
         train_items=example.coverage.train_total,
         queries=example.coverage.queries_total,
         controls=_controls(complete, metric),
@@ -143,7 +145,7 @@ def _controls(records: Sequence[Record], metric: str) -> list[Control]:
     newest: dict[str, Control] = {}
     for record in sorted(records, key=lambda record: record.created):
         for control in record.controls:
-            if control.result.name == metric:
+            if control.result.name == metric and control.result.finite:
                 name = control.name if control.shared else f"{control.name}, as {record.method.label}"
                 known = newest.get(name)
                 if known is None or known.result.value != control.result.value or _width(known) < _width(control):
@@ -156,50 +158,35 @@ def _width(control: Control) -> float:
     return 0.0 if low is None or high is None else high - low
 
 
-def _quality(record: Record, metric: str) -> float:
-    """Return a run's value of the metric, negated if smaller is better, so that larger is better."""
+def _result(record: Record, metric: str) -> MetricResult:
     result = record.metric(metric)
     assert result is not None
+    return result
+
+
+def _quality(record: Record, metric: str) -> float:
+    """Return a run's value of the metric, negated if smaller is better, so that larger is better."""
+    result = _result(record, metric)
     return result.value if result.higher_is_better else -result.value
 
 
-def _beats(a: Record, b: Record, metric: str) -> bool:
-    """Return whether run a is significantly better than b: the paired 95% interval of the difference excludes 0.
-
-    Results with different numbers of values (a ground truth with other seeds or images) or without an interval are
-    never significantly different.
-    """
-    mine, theirs = a.metric(metric), b.metric(metric)
-    assert mine is not None and theirs is not None
-    if (len(mine.per_query), mine.clusters) != (len(theirs.per_query), theirs.clusters):
-        return False
-    if mine.low is None or theirs.low is None:
-        return False
-    interval = _difference(mine, theirs) if mine.higher_is_better else _difference(theirs, mine)
-    return interval is not None and interval[0] > 0
-
-
-def _difference(a: MetricResult, b: MetricResult) -> tuple[float, float] | None:
-    """Return the 95% interval of the mean difference of two runs, paired by query, or by image and training seed."""
-    if a.noise is None or b.noise is None:
-        return paired_difference(a.per_query, b.per_query)
-    values = np.subtract(a.per_query, b.per_query).reshape(a.clusters, -1)
-    error = math.hypot(a.noise.error, b.noise.error) / math.sqrt(2)  # two estimates of the same
-    return retrained_interval(values, error, min(a.noise.freedom, b.noise.freedom))
-
-
-def _dominates(a: Record, b: Record, metric: str) -> bool:
-    mine, theirs = _costs(a, metric), _costs(b, metric)
-    return all(x >= y for x, y in zip(mine, theirs, strict=True)) and mine != theirs
-
-
-def _above_chance(record: Record, metric: str) -> bool:
+def _above_chance(result: MetricResult) -> bool:
     """Return whether a run's 95% interval is better than a random ranking; True if either is unknown."""
-    result = record.metric(metric)
-    assert result is not None
     if result.random is None or result.low is None or result.high is None:
         return True
     return result.low > result.random if result.higher_is_better else result.high < result.random
+
+
+def _undominated(records: Sequence[Record], metric: str) -> NDArray[np.bool_]:
+    """Return for each run whether no other is at least as good, as small and as fast, and better in one of these."""
+    costs = np.array([_costs(record, metric) for record in records]).reshape(-1, 3)
+    columns = np.ascontiguousarray(costs.T)
+    undominated = np.ones(len(costs), dtype=np.bool_)
+    for place, own in enumerate(costs):
+        good, small, fast = (column >= value for column, value in zip(columns, own, strict=True))
+        others = np.flatnonzero(good & small & fast)
+        undominated[place] = (costs[others] == own).all()
+    return undominated
 
 
 def _costs(record: Record, metric: str) -> tuple[float, float, float]:
@@ -208,8 +195,13 @@ def _costs(record: Record, metric: str) -> tuple[float, float, float]:
     return _quality(record, metric), -record.storage.total, -record.latency.query.p50
 
 
+def _finite(number: float | None) -> float | None:
+    return number if number is not None and math.isfinite(number) else None
+
+
 def _reason(record: Record, metric: str) -> str:
-    coverage = record.coverage
+    """Return why a run is not ranked; an empty string for a run that is."""
+    coverage, result = record.coverage, record.metric(metric)
     if record.status == "failed":
         return f"failed: {record.error}"
     if record.task.scale:
@@ -225,4 +217,10 @@ def _reason(record: Record, metric: str) -> str:
             f"limited: {coverage.train_items} of {coverage.train_total} items,"
             f" {coverage.queries} of {coverage.queries_total} queries"
         )
-    return f"no {metric}" + "".join(f"; {note}" for note in record.notes)
+    if result is None:
+        return f"no {metric}" + "".join(f"; {note}" for note in record.notes)
+    if not result.finite:
+        return f"{metric} has values that are NaN or infinite"
+    if record.storage is None or record.latency is None:
+        return "no storage or no times"
+    return "" if record.latency.finite else "times that are NaN or infinite"

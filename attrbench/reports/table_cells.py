@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from attrbench.contracts.record import MetricResult, Record, Storage, Tried
+import math
+
+from attrbench.contracts.record import MetricResult, Record, Tried
+from attrbench.contracts.record_costs import Storage
 from attrbench.reports.ranking import Row, Table
+from attrbench.text import one_line
 
 COLUMNS = (
     "#",
@@ -17,18 +21,25 @@ COLUMNS = (
     "ANN recall",
     "Pareto",
 )
+LONGEST = 400
+"""Characters of a text from a record that a cell shows at most."""
+
+
+def shown(text: object) -> str:
+    """Return a text from a record, such as a label or an error, on one line, printable, and cut where it is long."""
+    line = one_line(text)
+    return line if len(line) <= LONGEST else f"{line[: LONGEST - 1]}…"
 
 
 def header(table: Table) -> list[str]:
     """Return the column titles of a leaderboard table; the metric's column is titled with its name."""
-    return [f"{table.metric} ↑" if column == "metric" else column for column in COLUMNS]
+    return [f"{shown(table.metric)} ↑" if column == "metric" else column for column in COLUMNS]
 
 
 def ranked_cells(table: Table, row: Row) -> list[str]:
     """Return the text of each cell of a ranked run: rank, method, metric with interval, costs, Pareto mark."""
-    tied = sum(other.rank == row.rank for other in table.ranked) > 1
     return [
-        f"{row.rank}{'=' if tied else ''}",
+        f"{row.rank}{'=' if row.rank in table.tied else ''}",
         method_text(row.record),
         *_results(table, row.record),
         "✓" if row.pareto else "",
@@ -40,7 +51,7 @@ def reference_cells(table: Table) -> list[list[str]]:
     rest = [""] * (len(COLUMNS) - 4)
     if table.controls:
         return [
-            ["", f"control: {control.name}", f"{control.result.value:.3f}", interval_text(control.result), *rest]
+            ["", f"control: {shown(control.name)}", f"{control.result.value:.3f}", interval_text(control.result), *rest]
             for control in table.controls
         ]
     value = "" if table.random is None else f"{table.random:.3f}"
@@ -49,7 +60,7 @@ def reference_cells(table: Table) -> list[list[str]]:
 
 def below_cells(table: Table, row: Row) -> list[str]:
     """Return the text of each cell of a run that is not ranked, with the reason beside its method."""
-    label = f"{method_text(row.record)} ({row.reason})"
+    label = f"{method_text(row.record)} ({shown(row.reason)})"
     if row.record.storage is None or row.record.latency is None:
         return ["–", label, *[""] * (len(COLUMNS) - 2)]
     return ["–", label, *_results(table, row.record), ""]
@@ -57,7 +68,7 @@ def below_cells(table: Table, row: Row) -> list[str]:
 
 def method_text(record: Record) -> str:
     """Return a run's method with its options as text (`dmin:v=4096`), marked `(tuned)` if they were tuned."""
-    return record.method.label if record.tuned is None else f"{record.method.label} (tuned)"
+    return shown(record.method.label) + (" (tuned)" if record.tuned is not None else "")
 
 
 def _results(table: Table, record: Record) -> list[str]:
@@ -69,7 +80,7 @@ def _results(table: Table, record: Record) -> list[str]:
         human_seconds(record.latency.query.p50),
         human_seconds(record.latency.query.p95),
         human_seconds(record.latency.cache + record.latency.fit),
-        "" if recall is None else f"{recall.value:.3f}",
+        "" if recall is None or not math.isfinite(recall.value) else f"{recall.value:.3f}",
     ]
 
 
@@ -79,21 +90,21 @@ def interval_text(result: MetricResult | Tried) -> str:
 
 
 def _value(record: Record, metric: str) -> tuple[str, str]:
-    """Return a record's metric value and interval as text; empty strings if the record lacks the metric."""
+    """Return a record's metric value and interval as text; empty strings if it lacks them, or they are not finite."""
     result = record.metric(metric)
-    return ("", "") if result is None else (f"{result.value:.3f}", interval_text(result))
+    return ("", "") if result is None or not result.finite else (f"{result.value:.3f}", interval_text(result))
 
 
 def caption(table: Table) -> list[str]:
     """Return the lines of explanation below a leaderboard table: data set sizes, hardware, meaning of columns."""
     ceiling = "" if table.ceiling is None else f", ceiling {table.ceiling:.3f}"
     retrained = [
-        f"{table.metric} is no measure of retrieval and has no cut-off: models were trained again without the items at"
-        " the top. Its intervals cover training seeds and pictures.",
+        f"{shown(table.metric)} is no measure of retrieval and has no cut-off: models were trained again without the"
+        " items at the top. Its intervals cover training seeds and pictures.",
     ]
     paired = "interval over seeds and pictures" if table.controls else "bootstrap over queries"
     return [
-        f"{table.train_items} training items, {table.queries} queries, {table.hardware}{ceiling}.",
+        f"{table.train_items} training items, {table.queries} queries, {shown(table.hardware)}{ceiling}.",
         *(retrained if table.controls else []),
         *_how_tuned(table),
         f"Equal ranks (=): the paired {paired} does not separate them. Pareto ✓: no other is at least as good, small"
@@ -109,7 +120,7 @@ def _how_tuned(table: Table) -> list[str]:
     tuned = [row.record.tuned for row in [*table.ranked, *table.below] if row.record.tuned is not None]
     if not tuned:
         return []
-    by = ", ".join(dict.fromkeys(each.by for each in tuned))
+    by = shown(", ".join(dict.fromkeys(each.by for each in tuned)))
     queries = ", ".join(dict.fromkeys(str(each.queries) for each in tuned))
     return [f"Tuned: options chosen by {by} on {queries} tuning queries, never on these; the records name all values."]
 
@@ -133,7 +144,9 @@ def human_bytes(count: float) -> str:
 
 
 def human_seconds(seconds: float) -> str:
-    """Return a duration as text with a fitting unit, such as `31 ms`."""
+    """Return a duration as text with a fitting unit, such as `31 ms`; empty for NaN and infinity."""
+    if not math.isfinite(seconds):
+        return ""
     if seconds < 1e-3:
         return f"{seconds * 1e6:.0f} µs"
     if seconds < 1:

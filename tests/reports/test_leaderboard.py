@@ -7,18 +7,15 @@ import pytest
 
 from attrbench.contracts.record import (
     Coverage,
-    Hardware,
-    Latency,
     MethodInfo,
     MetricResult,
     Provenance,
-    Quantiles,
     Record,
-    Storage,
     TaskInfo,
     read_records,
     write_record,
 )
+from attrbench.contracts.record_costs import Hardware, Latency, Quantiles, Storage
 from attrbench.metrics.intervals import mean_interval
 from attrbench.reports.leaderboard_table import to_csv, to_json, to_markdown, to_rich
 from attrbench.reports.ranking import build_tables
@@ -195,6 +192,7 @@ def test_unreadable_and_foreign_files_are_named_and_left_out(tmp_path):
     assert len(problems) == 2
     assert any("half.json" in problem for problem in problems)
     assert any("99" in problem for problem in problems)
+    assert all("\n" not in problem for problem in problems)
 
 
 def test_units_are_readable():

@@ -20,6 +20,8 @@ INTEGRATION = (
     "golden",
     "gradients/test_models.py",
     "ground_truth",
+    "methods/test_clip.py",
+    "methods/test_embedding_networks.py",
     "methods/test_embeddings.py",
     "models/test_description.py",
     "models/test_empty_prompt.py",

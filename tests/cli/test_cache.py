@@ -3,9 +3,9 @@ import os
 
 import pytest
 
+from attrbench.store.garbage import DAY
 from tests.cli.conftest import SMALL
-from tests.store.test_inventory import (
-    DAY,
+from tests.store.filled_caches import (
     UNITS,
     age,
     cut,

@@ -7,7 +7,7 @@ import pytest
 
 from attrbench.contracts.task import Items
 from attrbench.store.checksums import Seal
-from tests.evaluation.test_plan import CUBIC, DAS, SAMPLER, SHAPE, UNIFORM, Followed, network
+from tests.evaluation.small_runs import CUBIC, DAS, SAMPLER, SHAPE, UNIFORM, Followed, network
 from tests.methods.in_memory import SmallRun, SmallTask, scores_by_run, seeded, small_items
 
 N, M = 70, 3

@@ -14,7 +14,7 @@ from attrbench.gradients.batching import ENOUGH, LARGEST, BatchSize, ran_out_of_
 from attrbench.gradients.gradient_pass import GradientPass, Split
 from attrbench.models.families.ddpm import DDPMDenoiser
 from attrbench.store.shards import FeatureStore, Unit
-from tests.gradients.test_layers import lines
+from tests.gradients.layer_rows import lines
 
 CPU = torch.device("cpu")
 SOURCE = GradientSource(grid=TimestepGrid(steps=2), noise="per-item")

@@ -12,7 +12,7 @@ from attrbench.contracts.samples import Batch
 from attrbench.gradients.backends import per_sample_gradients
 from attrbench.gradients.model_outputs import MODEL_OUTPUTS
 from attrbench.gradients.sketching.rotation import sketch
-from tests.gradients.test_layers import lines, rows_of
+from tests.gradients.layer_rows import lines, rows_of
 from tests.gradients.test_per_sample import ToyDenoiser
 from tests.models import pipelines
 

@@ -10,7 +10,7 @@ from attrbench.errors import UsageError
 from attrbench.gradients.gradient_pass import GradientPass, Split
 from attrbench.gradients.model_outputs import MODEL_OUTPUTS, WEIGHTED
 from attrbench.store.shards import Unit
-from tests.gradients.test_layers import lines, rows_of
+from tests.gradients.layer_rows import lines, rows_of
 from tests.gradients.test_per_sample import ToyDenoiser
 
 SHAPE = (3, 2, 4, 5)

@@ -23,7 +23,7 @@ from tests.store.filled_caches import (
 def root(tmp_path):
     """OUT/cache with two features and an index."""
     fill(tmp_path / "cache")
-    fill(tmp_path / "cache", describe(split="query"))
+    fill(tmp_path / "cache", describe(split="query"), of="digits-mini v1 query")
     keep(tmp_path / "cache")
     return tmp_path / "cache"
 
@@ -48,7 +48,7 @@ def test_ls_tells_each_feature_each_index_and_the_rest(attrbench, root):
 
 
 def test_ls_shows_what_files_say_literally(attrbench, tmp_path):
-    fill(tmp_path, describe(task="[red]boom[/red]\x1b[31m v1"))
+    fill(tmp_path, of="[red]boom[/red]\x1b[31m v1")
     keep(tmp_path, summary="[bold]new\nline")
     out = attrbench("cache", "ls", "--cache", tmp_path).out
     assert "[red]boom[/red]?[31m v1" in out
@@ -233,7 +233,7 @@ def test_what_a_run_leaves_is_known_whole_and_used(attrbench, tmp_path):
         kinds.setdefault(part["kind"], []).append(part)
     assert kinds.keys() == {"gradient rows", "index", "generated queries"}
     assert {feature["summary"] for feature in kinds["gradient rows"]} == {"sketch v=256, T=1"}
-    assert {feature["items"] for feature in kinds["gradient rows"]} == {40, 2}
+    assert {feature["items"] for feature in kinds["gradient rows"]} == {42}  # queries beside training items
     assert [index["summary"] for index in kinds["index"]] == ["HNSW graph of 40 rows, M=16"]
     verified = json.loads(attrbench("cache", "verify", "--out", tmp_path, "--json").out)
     assert not verified["unknown"]

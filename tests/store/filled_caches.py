@@ -31,13 +31,13 @@ def describe(feature=FEATURE, **changes):
     } | changes
 
 
-def fill(root, description=None, units=UNITS):
+def fill(root, description=None, units=UNITS, of="digits-mini v1 train"):
     store = FeatureStore(
         root,
         describe() if description is None else description,
         summary="sketch v=4, T=2",
         kind="rows",
-        of="digits-mini v1 train",
+        of=of,
     )
     for unit in units:
         count = unit.last - unit.first

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from attrbench.contracts.gradient_source import TimestepGrid
     from attrbench.contracts.method_results import Edited, Transformed
     from attrbench.contracts.samples import Samples
-    from attrbench.contracts.task import Items, OpenTask
+    from attrbench.contracts.task import Items, OpenTask, RowKey
 
 SplitName = Literal["train", "query"]
 FeatureT = TypeVar("FeatureT", bound=Hashable)
@@ -180,16 +180,16 @@ class StoreSpec:
         description: everything that decides the numbers, as JSON can hold it.
         item_bytes: bytes of one item.
         shard_items: items of a shard, a power of two; it must follow from the description alone.
-        rows: what a row depends on besides the description: `item`, its own item (`Items.keys`), so that it serves
-            every set that the item is in; `trajectory`, its own item and seed; `set`, the whole split, which the
-            description must then identify.
+        rows: what a row depends on besides the description: `item`, its own item (`Items.keys_of`), so that it
+            serves every set that the item is in; `image`, its pixels alone; `trajectory`, its own item and seed; `set`,
+            the whole split, which the description must then identify.
         kind, summary: what it is and which one, in words; `attrbench cache ls` shows them.
     """
 
     description: Mapping[str, object]
     item_bytes: int
     shard_items: int = 64
-    rows: Literal["item", "trajectory", "set"] = "set"
+    rows: RowKey | Literal["set"] = "set"
     kind: str = "feature"
     summary: str = ""
 

@@ -92,6 +92,13 @@ class GradientSource(Declaration):
         fields: dict[str, Any] = serialize(self)
         return {name: value for name, value in fields.items() if (name, value) != ("prompt", "own")}
 
+    @property
+    def row_key(self) -> Literal["item", "image", "trajectory"]:
+        """Return what of an item its gradients depend on, by which they are stored (`Items.keys_of`)."""
+        if self.latents == "trajectory":
+            return "trajectory"
+        return "image" if self.prompt == "empty" else "item"
+
     def check_prompt(self, model: Prompted) -> None:
         """Raise an error if the source asks for the empty prompt and the model takes no prompts.
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Generic, TypeVar
+from typing import TYPE_CHECKING, ClassVar, Generic, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from attrbench.contracts.denoiser import Denoiser
 
 OptionsT = TypeVar("OptionsT", bound=Options)
+RowKey = Literal["item", "image", "trajectory"]
+"""What besides model and noise a row depends on: pixels and prompt, pixels alone, or pixels, prompt and seed."""
 
 
 class TaskMeta(BaseModel):
@@ -92,15 +94,32 @@ class Items:
         Equal for equal items of any task, split and place; items that are equal to an earlier one of the set are
         counted, so that no two of a set share a key.
         """
-        digests = self.digests or [pixel_digest(image) for image in self.images]
+        return self._keys(self.prompts)
+
+    @cached_property
+    def image_keys(self) -> tuple[str, ...]:
+        """Return the key of each item without its prompt, for rows and noise of models that are given none."""
+        return self._keys([""] * len(self))
+
+    def keys_of(self, row: RowKey) -> tuple[str, ...]:
+        """Return the keys by which rows of a kind are stored."""
+        if row == "trajectory":
+            return self.trajectory_keys
+        return self.keys if row == "item" else self.image_keys
+
+    def _keys(self, prompts: Sequence[str]) -> tuple[str, ...]:
         shape = "x".join(map(str, self.images.shape[1:]))
         counts: Counter[str] = Counter()
         keys = []
-        for digest, prompt in zip(digests, self.prompts, strict=True):
+        for digest, prompt in zip(self._digests, prompts, strict=True):
             content = f"{shape}/{digest}/{prompt}"
             keys.append(_key(f"{content}/{counts[content]}" if counts[content] else content))
             counts[content] += 1
         return tuple(keys)
+
+    @cached_property
+    def _digests(self) -> Sequence[str]:
+        return self.digests or [pixel_digest(image) for image in self.images]
 
     @cached_property
     def trajectory_keys(self) -> tuple[str, ...]:
@@ -127,26 +146,25 @@ class ItemsOutline:
     Attributes:
         count: how many items; of pictures that are still to be drawn, the most that there will be.
         fingerprint: `Items.fingerprint`; of pictures that are still to be drawn, a hash that no items have.
-        keys, trajectory_keys: those of the items; of pictures that are still to be drawn, keys that no items have.
+        keys_of: `Items.keys_of`; of pictures that are still to be drawn, gives keys that no items have.
         is_drawn: whether the items are there; False for pictures that the model has yet to draw.
     """
 
     count: int
     fingerprint: str
-    keys: Sequence[str]
-    trajectory_keys: Sequence[str]
+    keys_of: Callable[[RowKey], Sequence[str]]
     is_drawn: bool = True
 
     @classmethod
     def of(cls, items: Items) -> ItemsOutline:
         """Return the outline of items that are there."""
-        return cls(len(items), items.fingerprint, items.keys, items.trajectory_keys)
+        return cls(len(items), items.fingerprint, items.keys_of)
 
     @classmethod
     def to_draw(cls, count: int) -> ItemsOutline:
         """Return the outline of pictures that are still to be drawn."""
         keys = [f"to be drawn {number}" for number in range(count)]
-        return cls(count, "to be drawn", keys, keys, is_drawn=False)
+        return cls(count, "to be drawn", lambda row: keys, is_drawn=False)
 
 
 @dataclass(frozen=True)

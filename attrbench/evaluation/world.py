@@ -175,9 +175,8 @@ class TaskWorld:
             if spec.rows == "set":
                 store = FeatureStore(self.cache, dict(spec.description), *about)
             else:
-                outline = self.outlines[split]
-                keys = outline.keys if spec.rows == "item" else outline.trajectory_keys
-                store = ItemStore(self.cache, dict(spec.description), keys[: self.count(split)], *about)
+                keys = self.outlines[split].keys_of(spec.rows)[: self.count(split)]
+                store = ItemStore(self.cache, dict(spec.description), keys, *about)
             self._stores[feature, split] = store
         return self._stores[feature, split]
 

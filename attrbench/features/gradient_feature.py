@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 from attrbench.contracts.computation import Computation, Scope, SplitName, StoreSpec
 from attrbench.contracts.feature import QueryViewT, TrainViewT
@@ -52,8 +52,7 @@ class GradientFeature(PassFeature[TrainViewT, QueryViewT]):
         }
         size = self.item_bytes(layout_of(self.source, scope), scope)
         items = shard_items(size, SHARD_ITEMS if split == "train" else QUERY_SHARD)
-        rows: Literal["item", "trajectory"] = "item" if self.source.latents == "clean" else "trajectory"
-        return StoreSpec(description, size, items, rows, self.words, self.text)
+        return StoreSpec(description, size, items, self.source.row_key, self.words, self.text)
 
 
 def timesteps_text(source: GradientSource) -> str:

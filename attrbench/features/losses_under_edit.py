@@ -74,7 +74,7 @@ class LossesUnderEdit(Outputs):
             "seed": scope.seed,
         }
         size = 4 * scope.count("train") * self.source.grid.steps
-        return StoreSpec(description, size, 1, "item", self.words, self.text)
+        return StoreSpec(description, size, 1, self.source.row_key, self.words, self.text)
 
     def query_view(self, data: SplitData) -> Losses:
         """Return the [m, n, T] losses of n training items under the weights edited for each of m queries."""

@@ -136,8 +136,12 @@ class NoisySamples:
     @cached_property
     def _by_key(self) -> Tensor:
         """The items in the order of their keys, [count], so that draws do not depend on the order of the set."""
-        keys = self.split.items.keys
-        return torch.tensor(sorted(range(self.first, self.first + self.count), key=keys.__getitem__))
+        return torch.tensor(sorted(range(self.first, self.first + self.count), key=self._keys.__getitem__))
+
+    @property
+    def _keys(self) -> Sequence[str]:
+        """Return the keys by which noise is drawn: without the prompt, where the network is not given it."""
+        return self.split.items.image_keys if self.source.row_key == "image" else self.split.items.keys
 
     def _noised(self, chosen: Encoded, items: Sequence[int], steps: Tensor) -> Batch:
         """Return encoded items with noise added as a batch of noisy samples, one entry of `chosen` for each."""
@@ -154,7 +158,7 @@ class NoisySamples:
 
     def _noise(self, items: Sequence[int], steps: Sequence[int]) -> Tensor:
         shape = self.denoiser.latent_shape
-        keys, times, draws = self.split.items.keys, self.timesteps, self._draws
+        keys, times, draws = self._keys, self.timesteps, self._draws
         return torch.stack(
             [
                 feature_noise(self.source, keys[item], times[step], shape, draws[step])

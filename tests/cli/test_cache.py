@@ -244,4 +244,4 @@ def test_what_a_run_leaves_is_known_whole_and_used(attrbench, tmp_path):
     assert snapshot(root / "features") | snapshot(root / "methods") == kept
     assert attrbench(*run, "--device", "cpu", "--out", tmp_path, "--rerun").code == 0
     assert "nothing to remove" in attrbench("cache", "gc", "--out", tmp_path, "--older-than", "4").out
-    assert len(json.loads(attrbench("cache", "ls", "--out", tmp_path, "--json").out)["artifacts"]) == 4
+    assert len(json.loads(attrbench("cache", "ls", "--out", tmp_path, "--json").out)["artifacts"]) == 3

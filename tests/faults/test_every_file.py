@@ -95,7 +95,7 @@ METHODS = (
     "dmin:v=32,timesteps=1,search=hnsw",
     "ekfac:draws=16,timesteps=1",
     "trak:v=16,timesteps=1",
-    "pixel",
+    "pixel:similarity=l2",
 )
 
 

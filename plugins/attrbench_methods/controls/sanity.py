@@ -41,6 +41,7 @@ class Shuffled(Method[ShuffledOptions]):
     """
 
     name = "shuffled"
+    version = 2
     summary = "sanity: DMin with the training gradients shuffled among the items"
     citation = "after Adebayo et al. 2018 (arXiv 1810.03292)"
     Options = ShuffledOptions
@@ -77,6 +78,7 @@ class Untrained(Method[SanityOptions]):
     """Control method: DMin on the same network with random weights, which shows how far scores go without learning."""
 
     name = "untrained"
+    version = 2
     summary = "sanity: DMin with the gradients of an untrained network"
     citation = "after Adebayo et al. 2018 (arXiv 1810.03292)"
     Options = SanityOptions

@@ -29,6 +29,7 @@ class DiffusionReTrac(Method[ReTracOptions]):
     """
 
     name = "diffusion-retrac"
+    version = 2
     summary = "means of loss gradients that are scaled to unit norm at each timestep"
     citation = "Xie et al. 2024, Diffusion-ReTrac (arXiv 2401.09031)"
     Options = ReTracOptions

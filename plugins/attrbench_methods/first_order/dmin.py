@@ -69,6 +69,7 @@ class DMin(Method[DMinOptions]):
     """
 
     name = "dmin"
+    version = 2
     summary = "normalized, sketched loss gradients; exact or nearest-neighbor search"
     citation = "Lin et al. 2024, DMin (arXiv 2412.08637)"
     Options = DMinOptions

@@ -15,6 +15,7 @@ class GradCos(Method[MeanGradientOptions]):
     """
 
     name = "grad-cos"
+    version = 2
     summary = "cosine of mean loss gradients"
     citation = 'Zheng et al. 2024, D-TRAK (arXiv 2311.00500), baseline "GradCos"'
     Options = MeanGradientOptions

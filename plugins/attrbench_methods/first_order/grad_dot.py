@@ -17,6 +17,7 @@ class GradDot(Method[GradientOptions]):
     """
 
     name = "grad-dot"
+    version = 2
     summary = "inner product of whole loss gradients, not normalized (TracIn at the last checkpoint)"
     citation = "Pruthi et al. 2020 (arXiv 2002.08484); DMin (arXiv 2412.08637), eq. 7"
     Options = GradientOptions

@@ -21,6 +21,7 @@ class TracIn(Method[TracInOptions]):
     """
 
     name = "tracin"
+    version = 2
     summary = "inner products of loss gradients, summed over checkpoints of the training"
     citation = "Pruthi et al. 2020 (arXiv 2002.08484)"
     Options = TracInOptions

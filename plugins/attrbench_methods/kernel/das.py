@@ -39,6 +39,7 @@ class DAS(Method[DASOptions]):
     """
 
     name = "das"
+    version = 2
     summary = "squared leave-one-out change of the output, by one ridge kernel"
     citation = "Lin et al. 2024, Diffusion Attribution Score (arXiv 2410.18639)"
     Options = DASOptions

@@ -44,6 +44,7 @@ class JourneyTRAK(Method[JourneyOptions]):
     """
 
     name = "journey-trak"
+    version = 2
     summary = "ridge kernel over loss gradients, queries followed along their sampling trajectory"
     citation = "Georgiev et al. 2023 (arXiv 2312.06205), as adapted by Zheng et al. 2024 (arXiv 2311.00500)"
     Options = JourneyOptions

@@ -17,6 +17,7 @@ class TRAK(Method[RidgeOptions]):
     """
 
     name = "trak"
+    version = 2
     summary = "ridge kernel over mean loss gradients"
     citation = "Park et al. 2023, TRAK (arXiv 2303.14186); Zheng et al. 2024, D-TRAK (arXiv 2311.00500)"
     Options = RidgeOptions

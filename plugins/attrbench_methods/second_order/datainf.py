@@ -26,6 +26,7 @@ class DataInf(Method[DataInfOptions]):
     """
 
     name = "datainf"
+    version = 2
     summary = "influence function with DataInf's closed-form inverse Hessian, block by block"
     citation = "Kwon et al. 2024, DataInf (arXiv 2310.00902)"
     Options = DataInfOptions

@@ -51,6 +51,7 @@ class EKFAC(Method[KroneckerOptions]):
     """
 
     name = "ekfac"
+    version = 2
     summary = "influence function with eigenvalue-corrected Kronecker-factored curvature"
     citation = "George et al. 2018 (arXiv 1806.03884); Grosse et al. 2023 (arXiv 2308.03296); Mlodozeniec et al. 2025"
     Options = KroneckerOptions

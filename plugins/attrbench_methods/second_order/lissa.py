@@ -39,6 +39,7 @@ class LiSSA(Method[LiSSAOptions]):
     """
 
     name = "lissa"
+    version = 2
     summary = "influence function with the inverse Hessian by iteration"
     citation = "Agarwal et al. 2017 (arXiv 1602.03943); Koh and Liang 2017 (arXiv 1703.04730)"
     Options = LiSSAOptions
@@ -161,6 +162,7 @@ class ReleasedLiSSA(Method[ReleasedLiSSAOptions]):
     """
 
     name = "lissa-released"
+    version = 2
     summary = "the LiSSA of DataInf's released code, damping with the wrong sign; see lissa"
     citation = "released code of Kwon et al. 2024, DataInf (arXiv 2310.00902)"
     Options = ReleasedLiSSAOptions

@@ -18,7 +18,7 @@ from attrbench.errors import AttrbenchError
 from attrbench.models.encoding_cache import Encoding, EncodingCache
 
 CHUNK = 8
-"""Pictures or prompts at once, always: the last chunk is filled up, as another number of them rounds otherwise."""
+"""Pictures or prompts at once. A last chunk of pictures is filled up, as another number of them rounds otherwise."""
 LEAST_KEPT = 2**30
 """Bytes of latents, and as many of conditioning, that are kept for the next pass however little memory is free."""
 
@@ -61,7 +61,8 @@ class Encoders(ABC):
 
         def compute(indices: list[int]) -> list[Encoding]:
             with self._pictures_at_work():
-                parts = [self._encode(images[chunk], image_range) for chunk in _chunks(indices)]
+                filled = [*indices, *[indices[-1]] * (-len(indices) % CHUNK)]
+                parts = [self._encode(images[chunk], image_range) for chunk in _chunks(filled)]
             return [(latent,) for latent in torch.cat(parts)[: len(indices)].float().cpu()]
 
         return torch.stack([latent for (latent,) in self._latents.through(keys, compute)])
@@ -72,8 +73,7 @@ class Encoders(ABC):
         def compute(indices: list[int]) -> list[Encoding]:
             with self._texts_at_work():
                 parts = [self._embed([prompts[index] for index in chunk]) for chunk in _chunks(indices)]
-            rows = [row for part in parts for row in zip(*(value.cpu() for value in part.values()), strict=True)]
-            return rows[: len(indices)]
+            return [row for part in parts for row in zip(*(value.cpu() for value in part.values()), strict=True)]
 
         rows = self._texts.through(list(prompts), compute)
         return {name: torch.stack([row[position] for row in rows]) for position, name in enumerate(self.names)}
@@ -115,9 +115,7 @@ def vae_factor(config: Any) -> int:
 
 
 def _chunks(indices: Sequence[int]) -> list[list[int]]:
-    """Return the indices in chunks of equal size; the last is filled up with its own last index."""
-    filled = [*indices, *[indices[-1]] * (-len(indices) % CHUNK)]
-    return [filled[first : first + CHUNK] for first in range(0, len(filled), CHUNK)]
+    return [list(indices[first : first + CHUNK]) for first in range(0, len(indices), CHUNK)]
 
 
 def _by(shape: Sequence[int]) -> str:

@@ -26,6 +26,7 @@ INTEGRATION = (
     "models/test_description.py",
     "models/test_empty_prompt.py",
     "models/test_loading.py",
+    "models/test_loading_from_hub.py",
     "models/test_methods_on_latent_models.py",
     "models/test_stable_diffusion_encoding.py",
     "models/test_stable_diffusion_gradients.py",

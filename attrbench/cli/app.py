@@ -11,7 +11,7 @@ import sys
 
 from attrbench.cli.listing import quick_arguments, write_listing
 from attrbench.cli.streams import complain, discard, output_fault, prepare_streams
-from attrbench.errors import AttrbenchError, Interrupted, UsageError
+from attrbench.errors import AttrbenchError, Interrupted, UsageError, error_line
 from attrbench.interruptions import ignore_interruptions, obey_interruptions
 
 BROKEN_PIPE = 128 + 13
@@ -52,7 +52,7 @@ def main() -> None:
 
 
 def _unexpected(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())} (run again with --debug for the traceback)"
+    return f"{error_line(error)} (run again with --debug for the traceback)"
 
 
 def _run(arguments: list[str], debug: bool) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -14,6 +13,7 @@ import psutil
 import torch
 from numpy.typing import NDArray
 
+from attrbench.contracts.task import pixel_digest
 from attrbench.errors import AttrbenchError
 from attrbench.models.encoding_cache import Encoding, EncodingCache
 
@@ -57,7 +57,7 @@ class Encoders(ABC):
                 f"the model takes pictures of {_by(self.image_shape)}, these are {_by(images.shape[1:])}: resize them,"
                 " or set resolution=PIXELS"
             )
-        keys = [f"{image_range}/{hashlib.sha256(image.tobytes()).hexdigest()}" for image in images]
+        keys = [f"{image_range}/{pixel_digest(image)}" for image in images]
 
         def compute(indices: list[int]) -> list[Encoding]:
             with self._pictures_at_work():

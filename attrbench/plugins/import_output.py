@@ -1,4 +1,4 @@
-"""What plugins print while they are imported goes to standard error, so that standard output holds results only."""
+"""Redirection of what plugins print at import to standard error, so that standard output holds results only."""
 
 from __future__ import annotations
 

@@ -73,9 +73,8 @@ class ItemStore(FeatureStore):
     def missing(self, unit: Unit) -> list[Unit]:
         """Return the ranges of items within `unit` that have no row; damaged shards that held one are logged."""
         ranges = self.lacking(unit)
-        wanted = {self.path(shard) for shard in self.shards(unit)}
         for path, keys in list(self._damaged.items()):
-            if path in wanted or keys.intersection(self.keys[unit.first : unit.last]):
+            if path in map(self.path, self.shards(unit)) or keys.intersection(self.keys[unit.first : unit.last]):
                 log.warning("shard %s is damaged (size or checksum differ): computing it again", path)
                 del self._damaged[path]
         return ranges

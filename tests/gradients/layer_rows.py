@@ -4,8 +4,7 @@ import torch
 from torch import nn
 
 from attrbench.contracts.samples import Batch
-from attrbench.gradients.backends import per_sample_gradients
-from attrbench.gradients.model_outputs import MODEL_OUTPUTS
+from tests.gradients import test_per_sample
 from tests.gradients.test_per_sample import ToyDenoiser, assert_equal_rows
 
 SIZE = 4
@@ -38,18 +37,7 @@ def setup(module, x):
 
 
 def rows_of(denoiser, batch, backend="hooks", precision="fp32"):
-    parameters = denoiser.attributed_parameters("all")
-    gradients = per_sample_gradients(denoiser, parameters, MODEL_OUTPUTS["loss"], backend, precision)
-    rows = torch.full((len(batch.t), gradients.total), torch.nan, dtype=torch.float64)
-    seen = []
-
-    def sink(offset, values):
-        seen.append(offset)
-        rows[:, offset : offset + values.shape[1]] = values
-
-    gradients(batch, sink)
-    assert sorted(seen) == sorted(gradients.offsets.values())  # each parameter once
-    return rows
+    return test_per_sample.rows_of(denoiser, batch, "loss", backend, precision)
 
 
 def assert_right(module, x, zeros=False):

@@ -232,8 +232,9 @@ def tiny_batch(tiny_double):
     return Batch(tiny_double.noisy(x, noise, t), noise, t, {})
 
 
-def rows_of(denoiser, batch, output="loss", backend="hooks"):
-    gradients = per_sample_gradients(denoiser, denoiser.attributed_parameters("all"), MODEL_OUTPUTS[output], backend)
+def rows_of(denoiser, batch, output="loss", backend="hooks", precision="fp32"):
+    parameters = denoiser.attributed_parameters("all")
+    gradients = per_sample_gradients(denoiser, parameters, MODEL_OUTPUTS[output], backend, precision)
     rows = torch.full((len(batch.t), gradients.total), torch.nan, dtype=torch.float64)
     seen = []
 

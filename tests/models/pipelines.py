@@ -178,3 +178,10 @@ def write_lora(kind, folder: Path, seed=0, name="pytorch_lora_weights.safetensor
 
 def index_of(folder):
     return json.loads((folder / "model_index.json").read_text())
+
+
+def write_with_loras(root):
+    """Write a pipeline of each family, KIND, and a LoRA for it, KIND-lora, into a folder."""
+    for kind in ("sd1", "sd3"):
+        write(kind, root / kind)
+        write_lora(kind, root / f"{kind}-lora")

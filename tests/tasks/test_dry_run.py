@@ -54,9 +54,7 @@ path = "{root}/given"
 def root(tmp_path_factory):
     """Tiny pipelines, LoRAs and images for the tasks whose own are far away."""
     folder = tmp_path_factory.mktemp("dry-run")
-    for kind in ("sd1", "sd3"):
-        pipelines.write(kind, folder / kind)
-        pipelines.write_lora(kind, folder / f"{kind}-lora")
+    pipelines.write_with_loras(folder)
     write_images(folder / "images", ["flowers", "pokemon", "flowers", "pokemon"])
     write_images(folder / "given", ["flowers"], seed=1)
     for name in ("cat", "dog"):

@@ -29,9 +29,7 @@ KINDS = {SD14LoRA: "sd1", SD3LoRA: "sd3", SD3Full: "sd3"}
 def root(tmp_path_factory):
     """Pipelines, LoRAs, a folder of images without splits and one with them."""
     folder = tmp_path_factory.mktemp("paper")
-    for kind in ("sd1", "sd3"):
-        pipelines.write(kind, folder / kind)
-        pipelines.write_lora(kind, folder / f"{kind}-lora")
+    pipelines.write_with_loras(folder)
     write_images(folder / "images", ["flowers", "pokemon", "flowers", "pokemon"])
     write_images(folder / "mixture" / "train", ["flowers", "pokemon", "magic-cards", "flowers"])
     write_images(folder / "mixture" / "test", ["flowers", "pokemon", "flowers", "magic-cards"], seed=1, word="flag")

@@ -50,6 +50,28 @@ class Measurement(ABC):
 
 
 @dataclass(frozen=True)
+class PictureFeatures:
+    """An encoder of pictures, such as a classifier's last layer, by which two pictures of a model are compared.
+
+    Attributes:
+        features: maps [n, H, W, C] uint8 pictures to [n, d] numbers.
+        fingerprint: hash of all that decides them.
+    """
+
+    features: Callable[[NDArray[Any]], NDArray[Any]]
+    fingerprint: str
+
+
+class ComparesPictures(ABC):
+    """Mixin of loaded tasks with an encoder of pictures, by which ground truths say how far a picture has moved."""
+
+    @property
+    @abstractmethod
+    def picture_features(self) -> PictureFeatures:
+        """Return the encoder of the task's pictures."""
+
+
+@dataclass(frozen=True)
 class TrainingJob:
     """A job to train one model on a subset of items and measure it, for any process (`ground_truth.retraining`).
 
@@ -59,6 +81,8 @@ class TrainingJob:
         seed: of the training. With no subset and no seed the model is the task's own, and nothing is trained.
         measurement: what is kept of the model.
         path: the file in which that is kept.
+        weights: the folder of the trained weights, the same for every measurement of the model.
+        keep_weights: whether they stay once they are measured, for other measurements.
         workspace: the cache, and the device on which the model is trained.
         wait: whether to wait where another process is at the same job, and then do what it did not.
     """
@@ -68,7 +92,9 @@ class TrainingJob:
     seed: int | None
     measurement: Measurement
     path: Path
+    weights: Path
     workspace: Workspace
+    keep_weights: bool = False
     wait: bool = False
 
     @property

@@ -31,7 +31,13 @@ class BuiltBank:
 
 
 def build_bank(
-    task: Task[Any], plan: BankPlan, cache: Path, device: str, reporter: Reporter, limit: int | None = None
+    task: Task[Any],
+    plan: BankPlan,
+    cache: Path,
+    device: str,
+    reporter: Reporter,
+    limit: int | None = None,
+    keep_weights: bool = False,
 ) -> BuiltBank:
     """Train missing models of a bank (one model per random subset and seed), and write complete subsets' losses.
 
@@ -42,12 +48,13 @@ def build_bank(
         device: torch device.
         reporter: who is told.
         limit: train at most so many models in this call.
+        keep_weights: whether the models' weights stay in the cache.
 
     Raises:
         UsageError: where the task has no training recipe.
     """
     workspace = Workspace(cache, torch_device(device))
-    work = BankBuild(TruthSetting(task, task.open(workspace), workspace), plan)
+    work = BankBuild(TruthSetting(task, task.open(workspace), workspace), plan, keep_weights)
     missing = work.train(reporter.stage, limit, reporter.note)
     digest = code_digest(type(task).__module__)
     bank = work.bank(Code(digest, provenance(digest).git_revision))

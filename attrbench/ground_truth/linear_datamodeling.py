@@ -88,17 +88,28 @@ class OpenLinearDatamodeling(OpenGroundTruth):
         self.summary = f"{subsets} subset models with {seeds} training seeds each, trained already"
 
     def measure(self, outcome: Outcome, seed: int, stage: Stage) -> Effect:
-        """Return a method's linear datamodeling score, over all timesteps and over each third of them."""
+        """Return a method's linear datamodeling score by losses (all timesteps, each third) and by redrawn pictures."""
         if outcome.scores is None:
             return Effect(notes=["no lds: it needs the scores of all items, and the method gives only the top"])
         predicted = predictions(outcome.scores, self._bank.members)
-        results, ceiling = [], NoiseCeiling(None, None)
-        for name, steps in self._bands().items():
-            losses = self._bank.losses[..., steps].astype(np.float64).mean(axis=3)  # [J, S, m]
-            reachable = noise_ceiling(losses)
-            results.append(self._result(name, outcome.scores, predicted, losses, reachable))
-            ceiling = reachable if name == METRIC else ceiling
-        return Effect(metrics=results, facts=self._facts(results[0], ceiling))
+        results, facts = [], dict(self._counts)
+        for name, effects in self._effects().items():
+            ceiling = noise_ceiling(effects)
+            results.append(self._result(name, outcome.scores, predicted, effects, ceiling))
+            facts |= _ceiling_facts(name, results[-1], ceiling)
+        return Effect(metrics=results, facts=facts)
+
+    def _effects(self) -> dict[str, NDArray[np.float64]]:
+        """Return metric name -> the subset models' effects on the queries that scores shall predict, [J, S, m] each.
+
+        An effect is larger where what matters for the query was left out: the loss, or the distance of the picture.
+        """
+        bank = self._bank
+        losses = {
+            name: bank.losses[..., steps].astype(np.float64).mean(axis=3) for name, steps in self._bands().items()
+        }
+        moved = {f"{METRIC}-{name}": bank.distances[..., i] for i, name in enumerate(bank.facts.distances)}
+        return losses | {name: distances.astype(np.float64) for name, distances in moved.items()}
 
     def _bands(self) -> dict[str, NDArray[np.int64]]:
         """Return metric name -> indices of its timesteps: all for `lds`, and each third from cleanest to noisiest."""
@@ -114,11 +125,11 @@ class OpenLinearDatamodeling(OpenGroundTruth):
         name: str,
         scores: NDArray[np.float32],
         predicted: NDArray[np.float64],
-        losses: NDArray[np.float64],
-        reachable: NoiseCeiling,
+        effects: NDArray[np.float64],
+        ceiling: NoiseCeiling,
     ) -> MetricResult:
-        mean_losses = losses.mean(axis=1).T  # [m, J]
-        mean = mean_score(predicted, mean_losses)
+        mean_effects = effects.mean(axis=1).T  # [m, J]
+        mean = mean_score(predicted, mean_effects)
         noise = None
         if mean.subset_error is not None:
             noise = TrainingNoise(error=mean.subset_error, freedom=mean.freedom)
@@ -128,18 +139,24 @@ class OpenLinearDatamodeling(OpenGroundTruth):
             value=mean.value,
             low=mean.low,
             high=mean.high,
-            ceiling=reachable.corrected,
+            ceiling=ceiling.corrected,
             random=0.0,
-            per_query=linear_datamodeling_score(scores, self._bank.members, mean_losses).tolist(),
+            per_query=linear_datamodeling_score(scores, self._bank.members, mean_effects).tolist(),
             higher_is_better=True,
             noise=noise,
         )
 
-    def _facts(self, whole: MetricResult, ceiling: NoiseCeiling) -> dict[str, float]:
+    @property
+    def _counts(self) -> dict[str, float]:
         subsets, seeds = self._bank.losses.shape[:2]
-        facts = {"lds_subsets": float(subsets), "lds_training_seeds": float(seeds)}
-        if ceiling.single is not None and ceiling.corrected is not None:
-            facts |= {"lds_seed_correlation": ceiling.single, "lds_ceiling": ceiling.corrected}
-        if ceiling.corrected:
-            facts["lds_over_ceiling"] = whole.value / ceiling.corrected
-        return facts
+        return {"lds_subsets": float(subsets), "lds_training_seeds": float(seeds)}
+
+
+def _ceiling_facts(name: str, result: MetricResult, ceiling: NoiseCeiling) -> dict[str, float]:
+    """Return one seed's correlation with another, the ceiling and the score's share of it, as facts of a record."""
+    key, facts = name.replace("-", "_"), dict[str, float]()
+    if ceiling.single is not None and ceiling.corrected is not None:
+        facts |= {f"{key}_seed_correlation": ceiling.single, f"{key}_ceiling": ceiling.corrected}
+    if ceiling.corrected:
+        facts[f"{key}_over_ceiling"] = result.value / ceiling.corrected
+    return facts

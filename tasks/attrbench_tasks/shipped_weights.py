@@ -1,4 +1,4 @@
-"""Folder of the trained weights that ship with the tasks, and the check that a task's weights are there."""
+"""Folders of trained weights and subset models' losses that ship with the tasks, and the check for weights."""
 
 from __future__ import annotations
 
@@ -7,6 +7,12 @@ from pathlib import Path
 from attrbench.errors import AttrbenchError
 
 WEIGHTS = Path(__file__).parent / "weights"
+GROUND_TRUTH = Path(__file__).parent / "ground-truth"
+
+
+def subset_losses(task: str) -> Path:
+    """Return the file with the losses of models trained on subsets of a task's training set; it need not exist."""
+    return GROUND_TRUTH / f"{task}.safetensors"
 
 
 def need_weights(task: str, file: Path) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -20,16 +20,19 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from attrbench.contracts.denoiser import Denoiser
+from attrbench.contracts.ground_truth import ComparesPictures, PictureFeatures, ShipsSubsetLosses
 from attrbench.contracts.model_description import ModelDescription
 from attrbench.contracts.options import Options
 from attrbench.contracts.task import Items, ItemsOutline, OpenTask, Task, TaskMeta, Trainable, Workspace
 from attrbench.files import write_atomically
 from attrbench.models.config import ModelConfig
 from attrbench.models.loading import describe_model, load_denoiser
+from attrbench.store.fingerprint import folder_digest
 from attrbench_tasks.datasets.registry_mix import FAMILIES, Captioned, part
-from attrbench_tasks.minis.query_pictures import Prompted, Wanted
+from attrbench_tasks.minis.picture_features import classifier_features
+from attrbench_tasks.minis.query_pictures import SHIPPED, KeptPictures, Prompted, Wanted
 from attrbench_tasks.minis.recipes import encoded, fine_tuning, prepare, progress
-from attrbench_tasks.shipped_weights import WEIGHTS, need_weights
+from attrbench_tasks.shipped_weights import WEIGHTS, need_weights, subset_losses
 from attrbench_tasks.training.classifier import load_classifier, probabilities
 from attrbench_tasks.training.loop import RECIPE_FILE
 from attrbench_tasks.training.pipeline_assembly import INDEX, assembled, pipeline_parts
@@ -61,7 +64,7 @@ class MiniTextToImageOptions(Options):
     on the reported ones."""
 
 
-class MiniTextToImageTask(Task[MiniTextToImageOptions], Trainable):
+class MiniTextToImageTask(Task[MiniTextToImageOptions], Trainable, ShipsSubsetLosses):
     """Base of mini tasks with a small Stable Diffusion network, fine-tuned on icons, whose weights ship along."""
 
     Options: ClassVar[type[MiniTextToImageOptions]] = MiniTextToImageOptions  # type: ignore[misc]
@@ -76,6 +79,20 @@ class MiniTextToImageTask(Task[MiniTextToImageOptions], Trainable):
     def weights(self) -> Path:
         """Return the folder with the task's shipped weights, those of its fine-tuning."""
         return WEIGHTS / self.meta.name
+
+    @property
+    def subset_losses(self) -> Path:
+        """Return the file of the losses of models trained on subsets of the training set, if one ships."""
+        return subset_losses(self.meta.name)
+
+    def training_recipe(self) -> Mapping[str, object]:
+        """Return the fine-tuning's settings without the seed, and hashes of the base's parts, as JSON data.
+
+        See `Trainable.training_recipe`.
+        """
+        settings = self.recipe().model_dump(mode="json", exclude={"seed", "checkpoints"})
+        parts = pipeline_parts(self.family, WEIGHTS / SHARED, None)
+        return {**settings, "base": {name: folder_digest(folder) for name, folder in parts.items()}}
 
     @classmethod
     def recipe(cls) -> TextToImageRecipe:
@@ -227,7 +244,7 @@ class SD3FullMini(MiniTextToImageTask):
     )
 
 
-class OpenMiniTextToImage(OpenTask):
+class OpenMiniTextToImage(OpenTask, ComparesPictures):
     """A loaded text-to-image mini task; training set, generated queries and model are loaded on first use."""
 
     def __init__(self, task: MiniTextToImageTask, workspace: Workspace) -> None:
@@ -247,18 +264,24 @@ class OpenMiniTextToImage(OpenTask):
         See `query_pictures`.
         """
         prompted = self._prompted
-        images = prompted.pictures(self, self._wanted).arrays()["images"]
+        images = self.pictures.arrays()["images"]
         return _items(images, prompted.groups, prompted.prompts, prompted.seeds)
 
     @property
     def query_outline(self) -> ItemsOutline:
         """Return the number and hash of the queries for planning, without generating any image."""
-        return self._prompted.pictures(self, self._wanted).outline(lambda: self.queries)
+        return self.pictures.outline(lambda: self.queries)
+
+    @property
+    def pictures(self) -> KeptPictures:
+        """Return the file of the queries, which ships with the task for its default number of queries."""
+        return self._prompted.pictures(self, self._wanted)
 
     @property
     def _wanted(self) -> Wanted:
         options = self._task.options
-        return Wanted(options.queries_per_group, options.query_set, self._workspace.cache)
+        shipped = self._task.weights / SHIPPED
+        return Wanted(options.queries_per_group, options.query_set, self._workspace.cache, shipped)
 
     @property
     def _prompted(self) -> Prompted:
@@ -268,6 +291,11 @@ class OpenMiniTextToImage(OpenTask):
     def denoiser(self) -> Denoiser:
         """Return the task's shipped pipeline as a denoiser, with its LoRA where it has one, on first use."""
         return self._task.pipeline(self._task.weights, self._workspace)
+
+    @cached_property
+    def picture_features(self) -> PictureFeatures:
+        """Return the features of pictures in the last hidden layer of the classifier of the six families."""
+        return classifier_features(WEIGHTS / SHARED)
 
     @cached_property
     def model_description(self) -> ModelDescription:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
@@ -14,6 +14,7 @@ from attrbench.evaluation.config import make_folder
 from attrbench.evaluation.folders import chosen_device
 from attrbench.evaluation.requests import request_tasks
 from attrbench.ground_truth.bank import BankPlan
+from attrbench.ground_truth.subsets import SubsetKind
 from attrbench.plugins import registry as plugins
 from attrbench.store.checksums import seal_path
 
@@ -38,7 +39,8 @@ def build(
     limit: Annotated[int | None, typer.Option(min=1, help="Train at most so many models in this call.")] = None,
     alpha: Annotated[float, typer.Option(min=0.01, max=0.99, help="Share of the training items in a subset.")] = 0.5,
     kind: Annotated[
-        Literal["fixed", "bernoulli"], typer.Option(help="Subsets of a fixed size, or each item by chance.")
+        SubsetKind,
+        typer.Option(help="Subsets of a fixed size, or each item by chance; or all items but one group each."),
     ] = "fixed",
     timesteps: Annotated[int, typer.Option(min=1, help="Timesteps at which losses are measured.")] = 15,
     draws: Annotated[int, typer.Option(min=1, help="Noises for each query and timestep.")] = 8,
@@ -71,6 +73,6 @@ def build(
         shutil.copyfile(built.path, copy_to)
         shutil.copyfile(seal_path(built.path), seal_path(copy_to))
     typer.echo(
-        f"{built.subsets} of {plan.subsets} subsets with {plan.seeds} seeds each are in {built.path}"
+        f"{built.subsets} of {built.planned} subsets with {plan.seeds} seeds each are in {built.path}"
         + (f"; {built.missing} models are missing: run the same command again" if built.missing else "")
     )

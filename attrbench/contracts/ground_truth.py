@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar
 
 from attrbench.contracts.metric import Outcome
 from attrbench.contracts.options import Options
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from attrbench.contracts.denoiser import Denoiser
 
 OptionsT = TypeVar("OptionsT", bound=Options)
+Design = Literal["subsets", "groups"]
+"""The models of a bank: trained on random subsets of the items, or without one group of items each."""
 Stage = Callable[[str, int], AbstractContextManager[Callable[[], None]]]
 """Shows progress: takes a name and a number of steps; the context gives a function to call after each step."""
 
@@ -213,10 +215,9 @@ class GroundTruth(ABC, Generic[OptionsT]):
         return None
 
 
-class ShipsSubsetLosses(ABC):
-    """Mixin of tasks that ship a file of the losses of models trained on subsets of their training set."""
+class ShipsBanks(ABC):
+    """Mixin of tasks that ship banks: files of what models trained without some of the items do to the queries."""
 
-    @property
     @abstractmethod
-    def subset_losses(self) -> Path:
-        """Return the path of the file of losses that `attrbench ground-truth build` writes; it need not exist."""
+    def bank(self, design: Design) -> Path:
+        """Return the path of a bank that `attrbench ground-truth build` writes; it need not exist."""

@@ -21,11 +21,13 @@ class BuiltBank:
 
     Attributes:
         missing: number of models that are not trained yet.
+        planned: number of subsets that the bank will have.
         subsets: number of subsets whose models are all there.
         path: file of the bank; None where fewer than two subsets are whole.
     """
 
     missing: int
+    planned: int
     subsets: int = 0
     path: Path | None = None
 
@@ -59,7 +61,7 @@ def build_bank(
     digest = code_digest(type(task).__module__)
     bank = work.bank(Code(digest, provenance(digest).git_revision))
     if bank is None:
-        return BuiltBank(missing)
-    path = built_bank(task, cache)
+        return BuiltBank(missing, len(work.subsets))
+    path = built_bank(task, cache, plan.design)
     bank.write(path)
-    return BuiltBank(missing, len(bank.facts.numbers), path)
+    return BuiltBank(missing, len(work.subsets), len(bank.facts.numbers), path)

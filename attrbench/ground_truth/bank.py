@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
+from attrbench.contracts.ground_truth import Design
 from attrbench.contracts.seeds import Seed
 from attrbench.contracts.task import OpenTask, Task
 from attrbench.errors import AttrbenchError, Damaged
@@ -37,7 +38,8 @@ class BankPlan(BaseModel):
         subsets: number of subsets, J.
         seeds: training seeds of each subset, S; they count 0, 1, ...
         alpha: share of the training items in a subset.
-        kind: `fixed` size, or `bernoulli`.
+        kind: random subsets of `fixed` size or `bernoulli`; or `leave-group-out`, all items and then all without each
+            group, for which `subsets`, `alpha` and `subset_seed` mean nothing.
         subset_seed: of the subsets.
         steps: timesteps of the losses, T.
         draws: noises for each query and timestep.
@@ -54,6 +56,11 @@ class BankPlan(BaseModel):
     steps: int = Field(15, ge=1)
     draws: int = Field(8, ge=1)
     noise_seed: Seed = 0
+
+    @property
+    def design(self) -> Design:
+        """Return which models the bank holds: on random subsets, or without one group each."""
+        return "groups" if self.kind == "leave-group-out" else "subsets"
 
 
 class BankFacts(BaseModel):
@@ -138,7 +145,7 @@ def known_facts(path: Path) -> BankFacts:
     return _read(path).facts if seal is None else BankFacts.model_validate(seal.facts)
 
 
-def read_bank(path: Path, task: Task[Any], opened: OpenTask) -> SubsetBank:
+def read_bank(path: Path, task: Task[Any], opened: OpenTask, design: Design = "subsets") -> SubsetBank:
     """Read a file of subset models' losses, and check that it was made for this task, training set and queries.
 
     Raises:
@@ -154,6 +161,10 @@ def read_bank(path: Path, task: Task[Any], opened: OpenTask) -> SubsetBank:
         raise AttrbenchError(
             f"subset losses {path}: made for {facts.task} version {facts.version}, not for {meta.name} version"
             f" {meta.version}; {rebuild}"
+        )
+    if facts.plan.design != design:
+        raise AttrbenchError(
+            f"subset losses {path}: its models are of the kind {facts.plan.kind}, another ground truth's"
         )
     queries = opened.query_outline
     for what, made, found in (
@@ -191,7 +202,7 @@ def _read(path: Path) -> SubsetBank:
     return SubsetBank(losses, distances, members, timesteps, facts)
 
 
-def built_bank(task: Task[Any], cache: Path) -> Path:
-    """Return the path in a cache where `attrbench ground-truth build` writes a task's subset losses."""
+def built_bank(task: Task[Any], cache: Path, design: Design = "subsets") -> Path:
+    """Return the path in a cache where `attrbench ground-truth build` writes a task's bank of a design."""
     key = fingerprint([task.meta.name, task.meta.version, task.options.model_dump(mode="json"), task.state()])
-    return cache / "ground-truth" / f"{task.meta.name}-{key[:20]}.safetensors"
+    return cache / "ground-truth" / f"{task.meta.name}-{design}-{key[:20]}.safetensors"

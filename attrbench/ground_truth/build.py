@@ -13,14 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attrbench.contracts.ground_truth import Measurement, Stage, TrainingJob, TruthSetting
-from attrbench.contracts.task import Trainable
+from attrbench.contracts.task import Items, Trainable
 from attrbench.errors import Damaged, UsageError
 from attrbench.ground_truth.bank import BankFacts, BankPlan, SubsetBank, known_facts, sealed_bank
 from attrbench.ground_truth.combined import Combined
 from attrbench.ground_truth.losses import QueryLosses
 from attrbench.ground_truth.redrawn import FEATURES, PIXELS, RedrawnQueries
 from attrbench.ground_truth.retraining import is_done, measured, run_trainings, training_job, use_opened_task
-from attrbench.ground_truth.subsets import draw_subset, membership
+from attrbench.ground_truth.subsets import draw_subset, leave_groups_out, membership
 from attrbench.version import __version__
 
 log = logging.getLogger("attrbench.ground_truth")
@@ -57,10 +57,7 @@ class BankBuild:
         self._setting, self._plan, self._keep = setting, plan, keep_weights
         self._recipe = dict(setting.task.training_recipe())
         self._losses = QueryLosses(plan.steps, plan.draws, plan.noise_seed)
-        items = len(setting.opened.train)
-        self._subsets = [
-            draw_subset(items, number, plan.subset_seed, plan.alpha, plan.kind) for number in range(plan.subsets)
-        ]
+        self.subsets = subsets_of(plan, setting.opened.train)
 
     @cached_property
     def _measurement(self) -> Measurement:
@@ -72,7 +69,7 @@ class BankBuild:
         """Return the training jobs, one for each of J subsets and S seeds, ordered by subset."""
         return [
             training_job(self._setting, subset, seed, self._measurement, self._keep)
-            for subset in self._subsets
+            for subset in self.subsets
             for seed in range(self._plan.seeds)
         ]
 
@@ -112,10 +109,21 @@ class BankBuild:
         return SubsetBank(
             losses=np.array([[effect["losses"] for effect in row] for row in effects]),
             distances=np.array([[_columns(effect, distances) for effect in row] for row in effects], np.float32),
-            members=membership([self._subsets[number] for number in numbers], len(opened.train)),
+            members=membership([self.subsets[number] for number in numbers], len(opened.train)),
             timesteps=np.array(self._losses.timesteps(opened.denoiser)),
             facts=facts,
         )
+
+
+def subsets_of(plan: BankPlan, train: Items) -> list[NDArray[np.int64]]:
+    """Return the [k] training items of each subset that a plan trains models on, in the order of their numbers.
+
+    Raises:
+        UsageError: where groups are to be left out and there are fewer than two.
+    """
+    if plan.kind == "leave-group-out":
+        return leave_groups_out(train.groups)
+    return [draw_subset(len(train), number, plan.subset_seed, plan.alpha, plan.kind) for number in range(plan.subsets)]
 
 
 def query_effects(setting: TruthSetting, losses: QueryLosses) -> Combined:

@@ -2,79 +2,32 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any, ClassVar
-
 import numpy as np
 from numpy.typing import NDArray
 
-from attrbench.contracts.ground_truth import (
-    Effect,
-    GroundTruth,
-    OpenGroundTruth,
-    ShipsSubsetLosses,
-    Stage,
-    TruthSetting,
-)
+from attrbench.contracts.ground_truth import Effect, OpenGroundTruth, Stage
 from attrbench.contracts.metric import Outcome
-from attrbench.contracts.options import Options
 from attrbench.contracts.record import MetricResult, TrainingNoise
-from attrbench.contracts.task import Task
-from attrbench.errors import AttrbenchError, Unavailable
-from attrbench.files import sha256_of
-from attrbench.ground_truth.bank import SubsetBank, built_bank, read_bank
-from attrbench.ground_truth.build import make_whole
+from attrbench.ground_truth.bank import SubsetBank
+from attrbench.ground_truth.bank_truth import BankTruth
 from attrbench.metrics.lds import NoiseCeiling, linear_datamodeling_score, mean_score, noise_ceiling, predictions
 
 METRIC = "lds"
 BANDS = ("low-noise", "middle-noise", "high-noise")
 
 
-class LDSOptions(Options):
-    """Options of the ground truth `lds` (linear datamodeling score): the file of subset models' losses."""
-
-    bank: Path | None = None
-    """File of subset losses; none: the one built in the cache, or else the one that the task ships."""
-
-
-class LinearDatamodeling(GroundTruth[LDSOptions]):
+class LinearDatamodeling(BankTruth):
     """The ground truth `lds`: scores methods by the linear datamodeling score on losses of subset models."""
 
     name = "lds"
     summary = (
         "linear datamodeling score: scores summed over random subsets against the losses of models trained on them"
     )
-    Options: ClassVar[type[LDSOptions]] = LDSOptions  # type: ignore[misc]
+    design = "subsets"
 
-    def open(self, setting: TruthSetting) -> OpenLinearDatamodeling | None:
-        """Return the LDS measurement for a task that has a file of subset models' losses; None without one.
-
-        Raises:
-            AttrbenchError: where the bank that was named does not fit the task.
-            Unavailable: where one that was found does not.
-        """
-        path = self._bank(setting.task, setting.workspace.cache)
-        if path is None:
-            return None
-        try:
-            if path == built_bank(setting.task, setting.workspace.cache):
-                make_whole(path, setting)
-            return OpenLinearDatamodeling(read_bank(path, setting.task, setting.opened))
-        except AttrbenchError as error:
-            if self.options.bank is not None:
-                raise
-            raise Unavailable(str(error)) from None
-
-    def state(self, task: Task[Any], cache: Path) -> object:
-        """Return the checksum of the task's file of subset losses, to detect changes; None where there is none."""
-        path = self._bank(task, cache)
-        return sha256_of(path) if path is not None and path.is_file() else None
-
-    def _bank(self, task: Task[Any], cache: Path) -> Path | None:
-        if self.options.bank is not None:
-            return self.options.bank
-        places = [built_bank(task, cache), *([task.subset_losses] if isinstance(task, ShipsSubsetLosses) else [])]
-        return next((path for path in places if path.is_file()), None)
+    def over(self, bank: SubsetBank) -> OpenLinearDatamodeling:
+        """Return the LDS measurement over a bank of subset models."""
+        return OpenLinearDatamodeling(bank)
 
 
 class OpenLinearDatamodeling(OpenGroundTruth):

@@ -30,6 +30,11 @@ GROUND_TRUTHS = (
         "linear datamodeling score: scores summed over random subsets against the losses of models trained on them",
         "linear_datamodeling:LinearDatamodeling",
     ),
+    (
+        "leave-group-out",
+        "scores summed over groups against models trained without one group each: top group, NDCG@3, Spearman",
+        "leave_group_out:LeaveGroupOut",
+    ),
     ("removal", "trains without what a method retrieves, and measures what the new models draw", "removal:Removal"),
 )
 MODEL_FAMILIES = (

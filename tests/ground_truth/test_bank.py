@@ -21,8 +21,9 @@ from attrbench.evaluation.progress import Silent
 from attrbench.evaluation.requests import TaskRequest, request_methods
 from attrbench.evaluation.task_run import TaskRun
 from attrbench.ground_truth.bank import KEY, BankPlan, built_bank, read_bank
+from attrbench.ground_truth.bank_truth import BankOptions
 from attrbench.ground_truth.build import BankBuild, Code
-from attrbench.ground_truth.linear_datamodeling import LDSOptions, LinearDatamodeling, OpenLinearDatamodeling
+from attrbench.ground_truth.linear_datamodeling import LinearDatamodeling, OpenLinearDatamodeling
 from attrbench.ground_truth.losses import QueryLosses
 from attrbench.ground_truth.retraining import measured
 from attrbench.plugins import registry as registry_module
@@ -131,7 +132,7 @@ def test_files_that_are_no_banks_are_refused_in_one_line(tmp_path, opened):
 
 
 def lds(**options):
-    return LinearDatamodeling(LDSOptions(**options))
+    return LinearDatamodeling(BankOptions(**options))
 
 
 def test_lds_applies_where_there_is_a_bank_built_shipped_or_named(build, path, tmp_path):
@@ -142,9 +143,9 @@ def test_lds_applies_where_there_is_a_bank_built_shipped_or_named(build, path, t
     assert lds().open(bare).summary == "6 subset models with 2 training seeds each, trained already"
     state = lds().state(bare.task, tmp_path / "bare")
     ships = setting(tmp_path / "ships", Shipping)
-    ships.task.bank = tmp_path / "none"
+    ships.task.path = tmp_path / "none"
     assert lds().open(ships) is None
-    ships.task.bank = path
+    ships.task.path = path
     assert lds().open(ships) is not None and lds().state(ships.task, tmp_path / "ships") == state
     damaged(path, queries="f" * 64)
     with pytest.raises(Unavailable, match="other queries"):

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from attrbench.contracts.ground_truth import ComparesPictures, PictureFeatures, ShipsSubsetLosses, TruthSetting
+from attrbench.contracts.ground_truth import ComparesPictures, PictureFeatures, ShipsBanks, TruthSetting
 from attrbench.contracts.options import Options
 from attrbench.contracts.task import Items, OpenTask, Task, TaskMeta, Trainable, Workspace
 from attrbench.models.families.ddpm import DDPMDenoiser
@@ -83,14 +83,13 @@ class TinyTrainable(Task[Options], Trainable):
         return RECIPE.model_dump(mode="json", exclude={"seed", "checkpoints"})
 
 
-class Shipping(TinyTrainable, ShipsSubsetLosses):
-    """The same with a bank of its own; `bank` is set by a test."""
+class Shipping(TinyTrainable, ShipsBanks):
+    """The same with a bank of its own; `path` is set by a test."""
 
-    bank: Path
+    path: Path
 
-    @property
-    def subset_losses(self):
-        return self.bank
+    def bank(self, design):
+        return self.path
 
 
 class OpenTiny(OpenTask, ComparesPictures):

@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from pydantic import Field
 
-from attrbench.contracts.ground_truth import ComparesPictures, PictureFeatures, ShipsSubsetLosses
+from attrbench.contracts.ground_truth import ComparesPictures, Design, PictureFeatures, ShipsBanks
 from attrbench.contracts.model_description import ModelDescription
 from attrbench.contracts.model_family import META
 from attrbench.contracts.options import Options
@@ -27,7 +27,7 @@ from attrbench.contracts.task import Items, ItemsOutline, OpenTask, Task, Traina
 from attrbench.models.families.ddpm import DDPMDenoiser
 from attrbench_tasks.minis.picture_features import classifier_features
 from attrbench_tasks.minis.query_pictures import SHIPPED, KeptPictures, Wanted, labeled_pictures
-from attrbench_tasks.shipped_weights import WEIGHTS, need_weights, subset_losses
+from attrbench_tasks.shipped_weights import WEIGHTS, need_weights, shipped_bank
 from attrbench_tasks.training.classifier import ClassifierRecipe, Labeled, train_classifier
 from attrbench_tasks.training.train_ddpm import DDPMRecipe, scaled, train_ddpm
 from attrbench_tasks.training.training_request import TrainingRequest
@@ -65,7 +65,7 @@ class LabeledImages:
         return Items(images, groups, [""] * len(images), digest)
 
 
-class MiniDDPMTask(Task[MiniDDPMOptions], Trainable, ShipsSubsetLosses):
+class MiniDDPMTask(Task[MiniDDPMOptions], Trainable, ShipsBanks):
     """Base of mini tasks with a small DDPM, and a classifier of its queries, whose weights ship with the package."""
 
     Options: ClassVar[type[MiniDDPMOptions]] = MiniDDPMOptions  # type: ignore[misc]
@@ -86,10 +86,9 @@ class MiniDDPMTask(Task[MiniDDPMOptions], Trainable, ShipsSubsetLosses):
         """Return the folder with the task's shipped weights, of DDPM and classifier."""
         return WEIGHTS / self.meta.name
 
-    @property
-    def subset_losses(self) -> Path:
-        """Return the file of the losses of models trained on subsets of the training set, if one ships."""
-        return subset_losses(self.meta.name)
+    def bank(self, design: Design) -> Path:
+        """Return the file of the effects of retrained models on the queries, which ships for some tasks."""
+        return shipped_bank(self.meta.name, design)
 
     def open(self, workspace: Workspace) -> OpenMiniDDPM:
         """Return the loaded task, after checking that its shipped weights are there."""

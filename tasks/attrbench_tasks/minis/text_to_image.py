@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from attrbench.contracts.denoiser import Denoiser
-from attrbench.contracts.ground_truth import ComparesPictures, PictureFeatures, ShipsSubsetLosses
+from attrbench.contracts.ground_truth import ComparesPictures, Design, PictureFeatures, ShipsBanks
 from attrbench.contracts.model_description import ModelDescription
 from attrbench.contracts.options import Options
 from attrbench.contracts.task import Items, ItemsOutline, OpenTask, Task, TaskMeta, Trainable, Workspace
@@ -32,7 +32,7 @@ from attrbench_tasks.datasets.registry_mix import FAMILIES, Captioned, part
 from attrbench_tasks.minis.picture_features import classifier_features
 from attrbench_tasks.minis.query_pictures import SHIPPED, KeptPictures, Prompted, Wanted
 from attrbench_tasks.minis.recipes import encoded, fine_tuning, prepare, progress
-from attrbench_tasks.shipped_weights import WEIGHTS, need_weights, subset_losses
+from attrbench_tasks.shipped_weights import WEIGHTS, need_weights, shipped_bank
 from attrbench_tasks.training.classifier import load_classifier, probabilities
 from attrbench_tasks.training.loop import RECIPE_FILE
 from attrbench_tasks.training.pipeline_assembly import INDEX, assembled, pipeline_parts
@@ -64,7 +64,7 @@ class MiniTextToImageOptions(Options):
     on the reported ones."""
 
 
-class MiniTextToImageTask(Task[MiniTextToImageOptions], Trainable, ShipsSubsetLosses):
+class MiniTextToImageTask(Task[MiniTextToImageOptions], Trainable, ShipsBanks):
     """Base of mini tasks with a small Stable Diffusion network, fine-tuned on icons, whose weights ship along."""
 
     Options: ClassVar[type[MiniTextToImageOptions]] = MiniTextToImageOptions  # type: ignore[misc]
@@ -80,10 +80,9 @@ class MiniTextToImageTask(Task[MiniTextToImageOptions], Trainable, ShipsSubsetLo
         """Return the folder with the task's shipped weights, those of its fine-tuning."""
         return WEIGHTS / self.meta.name
 
-    @property
-    def subset_losses(self) -> Path:
-        """Return the file of the losses of models trained on subsets of the training set, if one ships."""
-        return subset_losses(self.meta.name)
+    def bank(self, design: Design) -> Path:
+        """Return the file of the effects of retrained models on the queries, which ships for some tasks."""
+        return shipped_bank(self.meta.name, design)
 
     def training_recipe(self) -> Mapping[str, object]:
         """Return the fine-tuning's settings without the seed, and hashes of the base's parts, as JSON data.

@@ -88,7 +88,8 @@ class OpenLeaveGroupOut(OpenGroundTruth):
 
     def _rise(self, values: NDArray[np.float64]) -> Floats:
         """Return how much values [J, S, m] rise from the models that saw all to those without each group, [S, m, G]."""
-        return (values[self._others] - values[self._whole]).transpose(1, 2, 0)
+        rise: Floats = (values[self._others] - values[self._whole]).transpose(1, 2, 0)
+        return rise
 
 
 def _result(name: str, measure: str, predicted: Floats, effects: Floats, seed: int) -> MetricResult:

@@ -132,7 +132,7 @@ def interval(measure: str, predicted: Floats, effects: Floats, seed: int) -> tup
     rng = np.random.default_rng(seed)
     place = {draw: i for i, draw in enumerate(draws)}
     means = [
-        values[place[tuple(sorted(rng.integers(0, seeds, seeds).tolist()))], rng.integers(0, queries, queries)].mean()
+        values[place[tuple(np.sort(rng.integers(0, seeds, seeds)).tolist())], rng.integers(0, queries, queries)].mean()
         for _ in range(RESAMPLES)
     ]
     low, high = np.quantile(means, [0.025, 0.975])

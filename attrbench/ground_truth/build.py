@@ -68,10 +68,14 @@ class BankBuild:
     def jobs(self) -> list[TrainingJob]:
         """Return the training jobs, one for each of J subsets and S seeds, ordered by subset."""
         return [
-            training_job(self._setting, subset, seed, self._measurement, self._keep)
+            training_job(self._setting, self._chosen(subset), seed, self._measurement, self._keep)
             for subset in self.subsets
             for seed in range(self._plan.seeds)
         ]
+
+    def _chosen(self, subset: NDArray[np.int64]) -> NDArray[np.int64] | None:
+        """Return the subset of a training job, None for all items, as other ground truths ask for such a model."""
+        return None if len(subset) == len(self._setting.opened.train) else subset
 
     def train(self, stage: Stage, limit: int | None = None, note: Callable[[str], None] | None = None) -> int:
         """Train up to `limit` of the subset models that are not done yet; return how many are still missing."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -109,6 +109,10 @@ class TaskWorld:
         expected, found = self.meta.train_items, len(self.opened.train)
         if expected not in (None, found):
             raise AttrbenchError(f"task {self.meta.name}: its meta promises {expected} training items, it has {found}")
+
+    def asked(self, opened: OpenTask) -> TaskWorld:
+        """Return the same world with other queries, given as the task with these; models that are loaded stay so."""
+        return replace(self, opened=opened, _stores={}, prepared=None)
 
     @property
     def task(self) -> str:

@@ -199,7 +199,8 @@ class _Asking:
     @cached_property
     def subject(self) -> Subject:
         """Return what is asked about: task, model, data, and what of them is left out."""
-        opened, count = self.world.opened, self.world.count("train")
+        opened, limit = self.world.opened, self.settings.limit_train
+        total = len(opened.train)
         config, checkpoint = opened.model_config, self.question.checkpoint
         return Subject(
             task=self.task.label,
@@ -211,8 +212,8 @@ class _Asking:
                 "train": opened.train.fingerprint,
             },
             left_out={
-                "train_items": len(opened.train) - count,
-                "limit_train": self.settings.limit_train,
+                "train_items": max(0, total - (limit or total)),
+                "limit_train": limit,
                 "notes": list(opened.notes),
             },
         )
@@ -231,7 +232,7 @@ def _find(scorer: Scorer, queries: QueryFeatures, k: int, lowest: int) -> _Found
     if not isinstance(scorer, ExhaustiveScorer):
         return _Found(scorer.top(queries, k), None, None)
     scores = scorer.scores(queries)
-    turned = top_k(-scores, lowest)
+    turned = top_k(-scores, lowest) if lowest else top_k(scores[:, :0], 0)
     return _Found(top_k(scores, k), Ranking(turned.ids, -turned.scores), scores)
 
 

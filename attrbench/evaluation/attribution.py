@@ -147,7 +147,7 @@ class Attribution:
         name = f"by {self.method}" if titled else ""
         strips = [Strip(self.ranking, name, self._copies(lowest=False))]
         if self.lowest is not None and self.lowest.ids.shape[1]:
-            strips.append(Strip(self.lowest, f"lowest {name}".strip(), self._copies(lowest=True)))
+            strips.append(Strip(self.lowest, f"lowest {name}".strip(), self._copies(lowest=True), "lowest "))
         return strips
 
     def _copies(self, lowest: bool) -> list[dict[int, int]]:
@@ -228,7 +228,7 @@ class Attributions(Sequence[Attribution]):
         """
         several = len(self) > 1
         title = f"Method{'s' if several else ''} {', '.join(self.methods)}, task {self.subject}{about}"
-        summary = "" if several else self[0].summary
+        summary = "; ".join(f"{answer.method}: {answer.summary}" if several else answer.summary for answer in self)
         strips = [strip for answer in self for strip in answer.strips(titled=several)]
         heading = Heading(title, summary, [*self.warnings, *self.notes])
         return ContactSheet(self.queries, self[0].train, strips, heading)

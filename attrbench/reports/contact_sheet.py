@@ -55,11 +55,13 @@ class Strip:
         title: what ranks, where there are several strips.
         copies: for each query the places in the ranking that are drawn, with the number of near-duplicate items that
             each stands for; None where every place is drawn.
+        word: what stands before each rank.
     """
 
     ranking: Ranking
     title: str = ""
     copies: Sequence[Mapping[int, int]] | None = None
+    word: str = ""
 
     def places(self, query: int) -> list[int]:
         """Return the places in a query's ranking that are drawn, in order."""
@@ -73,7 +75,7 @@ class Strip:
         copies = 1 if self.copies is None else self.copies[query][place]
         parts = ["" if math.isnan(score) else f"{score:.4g}", f"group {group}" if group else ""]
         parts.append(f"{copies} alike" if copies > 1 else "")
-        return f"{place + 1}. {', '.join(filter(None, parts))}"
+        return f"{self.word}{place + 1}. {', '.join(filter(None, parts))}"
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,7 @@ def attribute(method: MethodLike, task: TaskLike, **options: Any) -> Attribution
 def attribute(method: Sequence[MethodLike], task: TaskLike, **options: Any) -> Attributions: ...
 
 
-def attribute(  # noqa: D417
+def attribute(  # type: ignore[misc]  # noqa: D417  # the overloads name no options
     method: MethodLike | Sequence[MethodLike],
     task: TaskLike,
     *,

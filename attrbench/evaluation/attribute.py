@@ -240,7 +240,7 @@ def _lowest_of_ranked(lowest: Ranking | None, ranking: Ranking) -> Ranking | Non
     """Return the lowest-scored items of the queries that have a ranking; ids of -1 for the others."""
     if lowest is None:
         return None
-    ranked = (ranking.ids >= 0).any(axis=1)
+    ranked: NDArray[np.bool_] = np.any(ranking.ids >= 0, axis=1)
     check_finite(Ranking(lowest.ids[ranked], lowest.scores[ranked]))
     return Ranking(np.where(ranked[:, None], lowest.ids, -1), lowest.scores)
 

@@ -171,11 +171,12 @@ class Pictures:
     def _block(self, first: int, pictures: Sequence[Picture], skip: bool) -> Block:
         draws = [picture.source for picture in pictures if isinstance(picture.source, Draw)]
         if draws:
-            numbers = tuple(range(first, first + len(draws)))
-            return Block(first, len(draws), drawn_items(self.opened, draws, self.cache), numbers, {})
+            items = drawn_items(self.opened, draws, self.cache)
+            return Block(first, len(draws), items, tuple(range(first, first + len(draws))), {})
         height, width, channels = self.opened.train.images.shape[1:]
         read: list[NDArray[np.uint8]] = []
-        numbers, unread = [], {}
+        numbers: list[int] = []
+        unread: dict[int, tuple[str, str]] = {}
         for number, picture in enumerate(pictures, start=first):
             assert not isinstance(picture.source, Draw)
             try:

@@ -47,7 +47,7 @@ def test_a_picture_without_a_caption_is_named_where_the_model_takes_prompts(tmp_
     picture(tmp_path / "asked" / "a.png")
     (tmp_path / "asked" / "a.txt").write_text("a caption")
     picture(tmp_path / "asked" / "b.png")
-    with pytest.raises(UsageError, match="1 of 2 pictures have none, first .*b.png"):
+    with pytest.raises(UsageError, match=r"1 of 2 pictures have none, first .*b\.png"):
         asked(tmp_path, folders=[tmp_path / "asked"]).listed  # noqa: B018
 
 

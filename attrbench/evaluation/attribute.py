@@ -113,10 +113,11 @@ class _Asking:
             self.task = replace(task, task=task.task.with_weights(question.checkpoint))
         self.settings = settings
         self.world = TaskReference.of(self.task, settings).open()
-        check_methods(self.requests, len(self.world.opened.train), settings, reporter.note)
-        self.pictures = Pictures(question, self.world.opened, settings.cache)
+        self.opened = self.world.opened
+        check_methods(self.requests, len(self.opened.train), settings, reporter.note)
+        self.pictures = Pictures(question, self.opened, settings.cache)
         self._scorers: dict[str, tuple[str, Scorer]] = {}
-        self._near = NearDuplicates(self.world.opened.train) if question.duplicates == "group" else None
+        self._near = NearDuplicates(self.opened.train) if question.duplicates == "group" else None
         self._weights_checked = False
 
     def answer(self, block: Block, reporter: Reporter) -> Attributions:
@@ -125,7 +126,7 @@ class _Asking:
             return Attributions([], block, self.subject)
         with reporter.stage("model and pictures", 1) as advance:
             reference = TaskReference.of(self.task, self.settings, block.items)
-            world = self.world.asked(with_queries(self.world.opened, block.items))
+            self.world = world = self.world.asked(with_queries(self.opened, block.items))
             use_world(reference, world)
             plan = make_plan(world, self.requests)
             advance()
@@ -199,7 +200,7 @@ class _Asking:
     @cached_property
     def subject(self) -> Subject:
         """Return what is asked about: task, model, data, and what of them is left out."""
-        opened, limit = self.world.opened, self.settings.limit_train
+        opened, limit = self.opened, self.settings.limit_train
         total = len(opened.train)
         config, checkpoint = opened.model_config, self.question.checkpoint
         return Subject(

@@ -54,7 +54,7 @@ def test_a_folder_gives_the_answers_of_its_pictures_in_name_order_after_single_i
     assert [answer["name"].rpartition("/")[2] for answer in answers] == ["07.png", "a.png", "b.png", "c.png"]
     assert [answers[0]["ranking"][0]["item"], answers[2]["ranking"][0]["item"]] == [7, 3]
     alone = said(ask("--image", asked / "c.png", "--json"))["queries"][0]
-    assert alone["ranking"] == answers[3]["ranking"]
+    assert items(alone["ranking"]) == items(answers[3]["ranking"])
 
 
 def test_several_methods_answer_as_each_alone_and_their_agreement_is_told(ask, asked):
@@ -75,7 +75,7 @@ def test_tables_of_several_methods_fit_80_columns(ask, asked):
     done = ask("--image", asked / "b.png", "-k", 4, "--lowest", 2, methods=methods)
     assert done.code == 0, done.err
     tables = [line for line in done.out.splitlines() if not line.startswith(("  ", "Scores", "contact", "4 methods"))]
-    rows = [line for line in done.out.splitlines() if line.split()[:1] and line.split()[0].isdecimal()]
+    rows = [line for line in done.out.splitlines() if line.startswith("  ") and line.split()[0].isdecimal()]
     assert len(rows) == 2 * (4 + 2)  # three methods abreast, then the fourth
     assert all(len(line.rstrip()) <= 80 for line in [*tables, *rows])
     assert "dmin 1 is dmin:v=64,timesteps=2" in done.out and "dmin 4 is dmin:v=32,timesteps=1" in done.out
@@ -103,7 +103,7 @@ def test_a_method_that_searches_says_that_it_has_no_lowest_scores(ask, asked):
 
 def test_near_duplicates_are_one_row_with_all_scores_in_json(ask, own, tmp_path, asked):
     with Image.open(tmp_path / "images" / "03.png") as image:
-        image.resize((48, 40), Image.Resampling.NEAREST).save(tmp_path / "images" / "04.png")
+        image.point(lambda value: min(255, value + 2)).save(tmp_path / "images" / "04.png")  # a little lighter
     question = ("--image", tmp_path / "images" / "03.png", "-k", 4)
     ranking = said(ask(*question, "--json"))["queries"][0]["ranking"]
     assert items(ranking[:2]) == [3, 4] and ranking[1]["duplicate_of"] == 3

@@ -38,22 +38,22 @@ class NearDuplicates:
 
         Each item is compared with those that are no near-duplicate of an earlier one, in the order given.
         """
-        heads: list[int] = []
+        if not len(found):
+            return []
+        rows = np.stack([self._reduced(item) for item in found])
+        heads: list[int] = []  # places in `found`
         first = []
-        for item in found:
-            near = next((head for head in heads if self.are_near(head, item)), item)
-            if near == item:
-                heads.append(item)
-            first.append(near)
+        for place, row in enumerate(rows):
+            near = np.flatnonzero(np.mean((rows[heads] - row) ** 2, axis=1) <= LIMIT**2)
+            if len(near):
+                first.append(found[heads[near[0]]])
+            else:
+                heads.append(place)
+                first.append(found[place])
         return first
 
-    def are_near(self, one: int, other: int) -> bool:
-        """Return whether two items show the same picture, or nearly."""
-        difference = self._reduced(one) - self._reduced(other)
-        return float(np.sqrt(np.mean(difference**2))) <= LIMIT
-
     def _reduce(self, item: int) -> NDArray[np.float32]:
-        return reduced(self._items.images[item])
+        return reduced(self._items.images[item]).reshape(-1)
 
 
 def reduced(image: NDArray[np.uint8]) -> NDArray[np.float32]:

@@ -119,11 +119,10 @@ def item_rows(answer: Attribution, query: int, lowest: bool = False) -> list[dic
     further up has `duplicate_of`, that item.
     """
     lost = Counter(item for split, item, _ in answer.nonfinite if split == "train")
-    rows = [_item(answer.train, row.rank, row.item, row.score, lost) for row in answer.rows(query, lowest)]
+    found = answer.rows(query, lowest)
+    rows = [_item(answer.train, row.rank, row.item, row.score, lost) for row in found]
     rows += [
-        _item(answer.train, *entry, lost) | {"duplicate_of": row.item}
-        for row in answer.rows(query, lowest)
-        for entry in row.duplicates
+        _item(answer.train, *entry, lost) | {"duplicate_of": row.item} for row in found for entry in row.duplicates
     ]
     return sorted(rows, key=lambda row: int(row["rank"]))
 

@@ -1,6 +1,7 @@
 """`attrbench attribute` with folders, several methods, lowest scores, near-duplicates, checkpoints and JSON lines."""
 
 import json
+import re
 import shutil
 
 import numpy as np
@@ -75,7 +76,7 @@ def test_tables_of_several_methods_fit_80_columns(ask, asked):
     done = ask("--image", asked / "b.png", "-k", 4, "--lowest", 2, methods=methods)
     assert done.code == 0, done.err
     tables = [line for line in done.out.splitlines() if not line.startswith(("  ", "Scores", "contact", "4 methods"))]
-    rows = [line for line in done.out.splitlines() if line.startswith("  ") and line.split()[0].isdecimal()]
+    rows = [line for line in done.out.splitlines() if re.match(r" +\d+ ", line)]
     assert len(rows) == 2 * (4 + 2)  # three methods abreast, then the fourth
     assert all(len(line.rstrip()) <= 80 for line in [*tables, *rows])
     assert "dmin 1 is dmin:v=64,timesteps=2" in done.out and "dmin 4 is dmin:v=32,timesteps=1" in done.out

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -81,7 +81,7 @@ def attribute(
         raise UsageError("--json and --format jsonl: leave out one of them")
     if sheet is not None:
         check_sheet(sheet, force, [*(image or ()), *_if_among(sheet, image_dir or ())])
-    options = {
+    options: dict[str, Any] = {
         "images": image or (),
         "image_dirs": image_dir or (),
         "prompts": prompt or (),

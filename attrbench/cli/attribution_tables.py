@@ -12,7 +12,7 @@ from rich.text import Text
 from attrbench.cli.common import console
 from attrbench.evaluation.attribution import Attribution, Attributions, Row
 from attrbench.reports.attribution_json import item_rows
-from attrbench.reports.contact_sheet import MEANING
+from attrbench.reports.contact_sheet import MEANING, MEANING_OF_SEVERAL
 from attrbench.text import one_line
 
 LONGEST = 200
@@ -40,7 +40,7 @@ def show(answers: Attributions) -> None:
     for name, answer in zip(names, answers, strict=True):
         label = "" if name == answer.method else f" is {one_line(answer.method)}"
         terminal.print(Text(f"  {name}{label}: {one_line(answer.summary)}"))
-    terminal.print(Text(MEANING.replace("query only", "query and method only")))
+    terminal.print(Text(MEANING_OF_SEVERAL))
     for query in range(len(answers.queries)):
         for first in range(0, len(answers), ABREAST):
             part = slice(first, first + ABREAST)

@@ -147,7 +147,7 @@ class Attribution:
         name = f"by {self.method}" if titled else ""
         strips = [Strip(self.ranking, name, self._copies(lowest=False))]
         if self.lowest is not None and self.lowest.ids.shape[1]:
-            strips.append(Strip(self.lowest, f"lowest {name}".strip(), self._copies(lowest=True), "lowest "))
+            strips.append(Strip(self.lowest, f"lowest {name}".strip(), self._copies(lowest=True)))
         return strips
 
     def _copies(self, lowest: bool) -> list[dict[int, int]]:

@@ -29,6 +29,8 @@ HEADING_LINES = 2
 """Lines that each part of a heading may take."""
 WARNING_COLOR = QUERY_COLOR = "#c03030"
 MEANING = "Scores: the larger, the more the image counts for the query. Compare them within one query only."
+MEANING_OF_SEVERAL = MEANING.replace("query only", "query and method only")
+COPIES = "(x2): stands for two training images that are nearly the same."
 
 
 @dataclass(frozen=True)
@@ -55,13 +57,11 @@ class Strip:
         title: what ranks, where there are several strips.
         copies: for each query the places in the ranking that are drawn, with the number of near-duplicate items that
             each stands for; None where every place is drawn.
-        word: what stands before each rank.
     """
 
     ranking: Ranking
     title: str = ""
     copies: Sequence[Mapping[int, int]] | None = None
-    word: str = ""
 
     def places(self, query: int) -> list[int]:
         """Return the places in a query's ranking that are drawn, in order."""
@@ -73,9 +73,9 @@ class Strip:
         """Return the text under a training image: rank, score, group, and how many near-duplicates it stands for."""
         score = float(self.ranking.scores[query, place])
         copies = 1 if self.copies is None else self.copies[query][place]
+        number = f"{place + 1}." + (f" (x{copies})" if copies > 1 else "")
         parts = ["" if math.isnan(score) else f"{score:.4g}", f"group {group}" if group else ""]
-        parts.append(f"{copies} alike" if copies > 1 else "")
-        return f"{self.word}{place + 1}. {', '.join(filter(None, parts))}"
+        return f"{number} {', '.join(filter(None, parts))}"
 
 
 @dataclass(frozen=True)
@@ -156,7 +156,10 @@ class ContactSheet(Sequence[Image.Image]):
     def _heading(self, number: int, width: int) -> list[tuple[str, str]]:
         """Return the lines on top of a page with their colors."""
         title = self.heading.title + (f", page {number + 1} of {len(self)}" if len(self) > 1 else "")
-        parts = [(title, "black"), (self.heading.summary, "#404040"), (MEANING, "#404040")]
+        meaning = MEANING_OF_SEVERAL if all(strip.title for strip in self.strips) else MEANING
+        has_copies = any(max(copies.values(), default=1) > 1 for strip in self.strips for copies in strip.copies or ())
+        parts = [(title, "black"), (self.heading.summary, "#404040")]
+        parts.append((f"{meaning} {COPIES}" if has_copies else meaning, "#404040"))
         parts += [(f"Warning: {warning}", WARNING_COLOR) for warning in self.heading.warnings]
         return [(line, color) for text, color in parts for line in wrapped(text, width, HEADING_LINES)]
 

@@ -25,7 +25,7 @@ from attrbench.cli.common import (
 )
 from attrbench.errors import UsageError
 from attrbench.metrics.agreement import Agreement, joined
-from attrbench.reports.sheet_files import check_sheet, write_sheet
+from attrbench.reports.sheet_files import check_sheet, page_paths, write_sheet
 from attrbench.store.fingerprint import fingerprint
 from attrbench.text import one_line, plain
 
@@ -98,6 +98,8 @@ def attribute(
         "backend": backend,
     }
     if output_format == "jsonl":
+        if sheet is not None:
+            check_sheet(page_paths(sheet, 1, after=0)[0], force)
         _Stream(sheet, force).write(api.attribute_blocks(method, task, **options))
         return
     answers = api.attribute(method, task, **options)
@@ -171,7 +173,7 @@ class _Stream:
 
         output = sys.stdout  # a progress bar on a terminal takes the name's place
         started = time.perf_counter()
-        notes: dict[str, None] = {}
+        said: set[str] = set()
         for answers in blocks:
             for line in lines(answers):
                 output.write(json.dumps(line, allow_nan=False) + "\n")
@@ -180,10 +182,11 @@ class _Stream:
             self._failed += query_errors(answers)
             self._warned |= bool(answers.warnings)
             self._agreement += [answers.agreement] if answers.agreement else []
-            notes |= dict.fromkeys(answers.notes)
             self._draw(answers)
+            for note in _new(answers, said):
+                typer.echo(f"attrbench: {plain(note)}", err=True)
         seconds = time.perf_counter() - started
-        for note in (*notes, *self._mean_agreement()):
+        for note in self._mean_agreement():
             typer.echo(f"attrbench: {plain(note)}", err=True)
         failed = f", {self._failed} without an answer by every method (error)" if self._failed else ""
         rate = self._queries / max(seconds, 1e-9)
@@ -204,3 +207,12 @@ class _Stream:
         for pair in map(joined, zip(*self._agreement, strict=True)):
             means = ", ".join(f"{name} {value:.3f}" for name, value in pair.means().items() if value is not None)
             yield f"{pair.first} and {pair.second}, k = {pair.k}: {means}"
+
+
+def _new(answers: Attributions, said: set[str]) -> list[str]:
+    """Return the notes and warnings about a block that were not said yet, and add them to those that were."""
+    first, last = answers.block.first, answers.block.first + answers.block.size - 1
+    lines = [*answers.notes, *(f"queries {first} to {last}: {warning}" for warning in answers.warnings)]
+    new = [line for line in lines if line not in said]
+    said.update(new)
+    return new

@@ -56,7 +56,9 @@ def lines(answers: Attributions) -> Iterator[dict[str, Any]]:
             yield {**start, "name": name, "error": reason}
             continue
         query = place[number]
+        lost = {tuple(entry) for answer in answers for entry in answer.nonfinite if entry[:2] == ("query", query)}
         line = {**start, **_query(answers, query), "versions": versions, **about}
+        line["nonfinite"] = sorted(["query", number, timestep] for _, _, timestep in lost)
         if answers.agreement:
             line["agreement"] = [_agreement(pair) | pair.of_query(query) for pair in answers.agreement]
         yield line

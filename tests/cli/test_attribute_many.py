@@ -155,9 +155,12 @@ def test_a_query_of_a_stream_without_gradients_has_a_reason_instead_of_a_ranking
 
     monkeypatch.setattr(DDPMDenoiser, "target", target)
     Image.new("L", (8, 8), 77).save(asked / "blank.png")
-    lines = lines_of(ask("--image-dir", asked, "--format", "jsonl", methods=[DMIN]), code=3)
+    done = ask("--image-dir", asked, "--format", "jsonl", methods=[DMIN])
+    lines = lines_of(done, code=3)
     assert [len(line["ranking"]) for line in lines] == [COUNT, COUNT, 0, COUNT]
     assert "gradients were NaN or infinite" in lines[2]["error"]
+    assert [len(line["nonfinite"]) for line in lines] == [0, 0, 2, 0] and lines[2]["nonfinite"][0][:2] == ["query", 2]
+    assert "queries 0 to 3: 2 gradients were NaN or infinite" in done.err
 
 
 def test_a_stream_that_is_asked_again_computes_no_gradient(ask, asked):

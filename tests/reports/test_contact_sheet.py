@@ -133,3 +133,17 @@ def test_scripts_that_this_machine_has_are_drawn_each_character_apart(text):
         draw(picture, (5, 5), character)
         marks.add(picture.tobytes())
     assert len(marks) == len(set(text.replace(" ", "")))
+
+
+def test_strips_are_drawn_one_below_the_other_and_near_duplicates_once():
+    plain = sheet(2, [6, 6], 6)
+    ranking = plain.strips[0].ranking
+    grouped = Strip(ranking, "by b", [{0: 3, 4: 1}, {0: 1}])
+    drawn = ContactSheet(plain.queries, plain.train, [Strip(ranking, "by a"), grouped], plain.heading)
+    blocks = [(block.query, block.strip.title, list(block.ranks)) for page in drawn._pages for block in page]
+    six = list(range(6))
+    assert blocks == [(0, "by a", six), (0, "by b", [0, 4]), (1, "by a", six), (1, "by b", [0])]
+    assert grouped.rank_line(0, 0, "g") == "1. (x3) 0, group g" and grouped.rank_line(1, 0, "") == "1. 0"
+    texts = " ".join(line for line, _ in drawn._heading(0, 800))
+    assert "within one query and method only" in texts and "(x2): stands for two" in texts
+    assert "(x2)" not in " ".join(line for line, _ in plain._heading(0, 800))

@@ -6,6 +6,7 @@ queries that the model generated with fixed seeds, labeled by a classifier that 
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
@@ -24,7 +25,9 @@ from attrbench.contracts.model_description import ModelDescription
 from attrbench.contracts.model_family import META
 from attrbench.contracts.options import Options
 from attrbench.contracts.task import Items, ItemsOutline, OpenTask, Task, Trainable, Workspace
+from attrbench.models.config import ModelConfig
 from attrbench.models.families.ddpm import DDPMDenoiser
+from attrbench.models.other_weights import with_weights
 from attrbench_tasks.minis.picture_features import classifier_features
 from attrbench_tasks.minis.query_pictures import SHIPPED, KeptPictures, Wanted, labeled_pictures
 from attrbench_tasks.shipped_weights import WEIGHTS, need_weights, shipped_bank
@@ -89,6 +92,17 @@ class MiniDDPMTask(Task[MiniDDPMOptions], Trainable, ShipsBanks):
     def bank(self, design: Design) -> Path:
         """Return the file of the effects of retrained models on the queries, which ships for some tasks."""
         return shipped_bank(self.meta.name, design)
+
+    @cached_property
+    def model(self) -> ModelConfig:
+        """Return the configuration of the task's DDPM: the shipped weights, unless `with_weights` gave others."""
+        return ModelConfig(model=str(self.weights))
+
+    def with_weights(self, weights: Path) -> MiniDDPMTask:
+        """Return the same task with other weights of its DDPM, such as a retrained one."""
+        other = copy.copy(self)
+        other.model = with_weights(self.model, weights)
+        return other
 
     def open(self, workspace: Workspace) -> OpenMiniDDPM:
         """Return the loaded task, after checking that its shipped weights are there."""
@@ -177,10 +191,10 @@ class OpenMiniDDPM(OpenTask, ComparesPictures):
 
     @cached_property
     def model_description(self) -> ModelDescription:
-        """Return the shipped DDPM's shapes and hash for planning; its weights file is hashed, but not loaded."""
-        return ModelDescription(DDPMDenoiser(self._task.weights, META))
+        """Return the DDPM's shapes and hash for planning; its weights file is hashed, but not loaded."""
+        return ModelDescription(DDPMDenoiser(Path(self._task.model.model), META))
 
     @cached_property
     def denoiser(self) -> DDPMDenoiser:
-        """Return the task's shipped DDPM as a denoiser, loaded to the run's device on first use."""
-        return DDPMDenoiser(self._task.weights, self._workspace.device)
+        """Return the task's DDPM as a denoiser, loaded to the run's device on first use."""
+        return DDPMDenoiser(Path(self._task.model.model), self._workspace.device)

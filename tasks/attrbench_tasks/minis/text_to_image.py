@@ -6,6 +6,7 @@ training set of a task is that of the fine-tuning.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import tempfile
@@ -27,6 +28,7 @@ from attrbench.contracts.task import Items, ItemsOutline, OpenTask, Task, TaskMe
 from attrbench.files import write_atomically
 from attrbench.models.config import ModelConfig
 from attrbench.models.loading import describe_model, load_denoiser
+from attrbench.models.other_weights import with_weights
 from attrbench.store.fingerprint import folder_digest
 from attrbench_tasks.datasets.registry_mix import FAMILIES, Captioned, part
 from attrbench_tasks.minis.picture_features import classifier_features
@@ -74,6 +76,8 @@ class MiniTextToImageTask(Task[MiniTextToImageOptions], Trainable, ShipsBanks):
     guidance: ClassVar[float]
     steps: ClassVar[int]
     """Guidance scale and sampling steps of the queries."""
+    other_weights: Path | None = None
+    """In place of the shipped ones."""
 
     @property
     def weights(self) -> Path:
@@ -97,6 +101,17 @@ class MiniTextToImageTask(Task[MiniTextToImageOptions], Trainable, ShipsBanks):
     def recipe(cls) -> TextToImageRecipe:
         """Return the training recipe of the task's fine-tuning: steps, learning rate, LoRA or whole network."""
         return fine_tuning(cls.family, lora=cls.lora)
+
+    def with_weights(self, weights: Path) -> MiniTextToImageTask:
+        """Return the same task with other weights of its network, or another LoRA."""
+        other = copy.copy(self)
+        other.other_weights = weights
+        return other
+
+    def model_config(self, cache: Path) -> ModelConfig:
+        """Return how to load the task's model: with the shipped weights, unless `with_weights` gave others."""
+        config = self.pipeline_config(self.weights, cache)
+        return config if self.other_weights is None else with_weights(config, self.other_weights)
 
     def open(self, workspace: Workspace) -> OpenMiniTextToImage:
         """Return the loaded task, after checking that its shipped weights are there."""
@@ -287,9 +302,14 @@ class OpenMiniTextToImage(OpenTask, ComparesPictures):
         return Prompted.of(by_family(part("held_out")), self._wanted)
 
     @cached_property
+    def model_config(self) -> ModelConfig:
+        """Return how the pipeline is loaded, with its LoRA where it has one."""
+        return self._task.model_config(self._workspace.cache)
+
+    @cached_property
     def denoiser(self) -> Denoiser:
-        """Return the task's shipped pipeline as a denoiser, with its LoRA where it has one, on first use."""
-        return self._task.pipeline(self._task.weights, self._workspace)
+        """Return the task's pipeline as a denoiser, with its LoRA where it has one, on first use."""
+        return load_denoiser(self.model_config, self._workspace.device)
 
     @cached_property
     def picture_features(self) -> PictureFeatures:
@@ -298,8 +318,8 @@ class OpenMiniTextToImage(OpenTask, ComparesPictures):
 
     @cached_property
     def model_description(self) -> ModelDescription:
-        """Return the shipped pipeline's image shape and identity for planning, without loading weights."""
-        return describe_model(self._task.pipeline_config(self._task.weights, self._workspace.cache))
+        """Return the pipeline's image shape and identity for planning, without loading weights."""
+        return describe_model(self.model_config)
 
 
 def by_family(items: Captioned) -> dict[str, list[str]]:

@@ -15,7 +15,7 @@ from attrbench.contracts.record import Record
 from attrbench.contracts.task import OpenTask, Workspace
 from attrbench.errors import AttrbenchError, UsageError
 from attrbench.evaluation.config import reporter, run_settings
-from attrbench.evaluation.folders import cache_folder, chosen_device, results_folder
+from attrbench.evaluation.folders import cache_folders, chosen_device, results_folder
 from attrbench.evaluation.progress import Reporter
 from attrbench.evaluation.requests import (
     MethodLike,
@@ -26,6 +26,7 @@ from attrbench.evaluation.requests import (
     request_tasks,
 )
 from attrbench.plugins import registry as plugins
+from attrbench.store.read_only import read_also
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -46,6 +47,7 @@ def run(
     *,
     out: str | Path | None = None,
     cache: str | Path | None = None,
+    read_cache: Sequence[str | Path] | None = None,
     device: str | None = "cpu",
     seed: int = 0,
     limit_train: int | None = None,
@@ -72,6 +74,8 @@ def run(
         out: folder of the records; by default that of ATTRBENCH_OUT, else `attrbench-results`.
         cache: folder of everything that can be computed again; by default that of ATTRBENCH_CACHE, else the
             user's cache folder.
+        read_cache: caches of others, where what the cache lacks is looked for and nothing is written; by default those
+            of ATTRBENCH_READ_CACHE. A `cache` that you can't write to is one of them by itself.
         device: torch device; None for CUDA where there is one.
         seed: of intervals, and of methods that draw.
         limit_train: use only the first so many training items; such a run is never ranked.
@@ -102,6 +106,7 @@ def run(
         device,
         batch_size,
         backend,
+        read_cache,
         seed=seed,
         limit_train=limit_train,
         limit_queries=limit_queries,
@@ -121,6 +126,7 @@ def tune(  # noqa: D417
     by: str | None = None,
     out: str | Path | None = None,
     cache: str | Path | None = None,
+    read_cache: Sequence[str | Path] | None = None,
     device: str | None = "cpu",
     seed: int = 0,
     limit_train: int | None = None,
@@ -165,6 +171,7 @@ def tune(  # noqa: D417
         device,
         batch_size,
         backend,
+        read_cache,
         seed=seed,
         limit_train=limit_train,
         limit_queries=limit_queries,
@@ -186,6 +193,7 @@ def attribute(  # noqa: D417
     k: int = 20,
     out: str | Path | None = None,
     cache: str | Path | None = None,
+    read_cache: Sequence[str | Path] | None = None,
     device: str | None = "cpu",
     limit_train: int | None = None,
     progress: bool | Reporter = True,
@@ -220,7 +228,7 @@ def attribute(  # noqa: D417
 
     pictures = [Path(image) if isinstance(image, str) else image for image in _several(images)]
     question = attribution.Question(pictures, _several(prompts), picture_seed, k)
-    settings = run_settings(out, cache, device, batch_size, backend, limit_train=limit_train)
+    settings = run_settings(out, cache, device, batch_size, backend, read_cache, limit_train=limit_train)
     return attribution.attribute(registry, task_requests[0], method_requests[0], question, settings, reporter(progress))
 
 
@@ -241,8 +249,9 @@ def open_task(task: TaskLike, *, cache: str | Path | None = None, device: str | 
         raise UsageError("open_task takes one task: no a|b")
     from attrbench.evaluation.devices import torch_device  # torch comes with it, as in `run`
 
-    folder = cache_folder(cache, None)
-    return requests[0].task.open(Workspace(folder, torch_device(chosen_device(device))))
+    caches = cache_folders(cache, None)
+    read_also(*caches)
+    return requests[0].task.open(Workspace(caches.written, torch_device(chosen_device(device))))
 
 
 def read_records(*folders: str | Path) -> list[Record]:

@@ -62,7 +62,7 @@ class KeptPictures:
         Args:
             items: returns the queries; called where their pictures are in the cache.
         """
-        return ItemsOutline.to_draw(self.most) if self.artifact.whole() is None else ItemsOutline.of(items())
+        return ItemsOutline.to_draw(self.most) if self.artifact.found() is None else ItemsOutline.of(items())
 
 
 @dataclass(frozen=True)

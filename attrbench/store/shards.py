@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -22,7 +22,8 @@ from safetensors.numpy import save
 
 from attrbench.contracts.computation import Unit
 from attrbench.errors import AttrbenchError
-from attrbench.store.artifacts import Artifact, cache_errors, log_damaged_copy
+from attrbench.files import write_new
+from attrbench.store.artifacts import Artifact, Facts, cache_errors, log_damaged_copy
 from attrbench.store.checksums import Checked, Seal
 from attrbench.store.fingerprint import fingerprint
 from attrbench.store.read_only import copies
@@ -241,11 +242,20 @@ class FeatureStore:
         noted = asdict(timing) | {"nonfinite": lost, "keys": list(keys)}
         sidecar = Sidecar(bytes=0, sha256="", rows=rows, seconds=seconds, **noted)
         facts = sidecar.model_dump(exclude={"bytes", "sha256"})
+
+        def build(part: Path) -> Facts:
+            write_new(part, data)
+            return facts
+
+        return self._keep(path, build)
+
+    def _keep(self, path: Path, build: Callable[[Path], Facts]) -> Sidecar:
+        """Write a shard by `build` (see `Artifact.kept`), whose facts are those of a sidecar; return the sidecar."""
         with cache_errors(self.folder):
             if not (self.folder / FEATURE).exists():
                 about = FeatureFile(of=self.of, kind=self.kind, summary=self.summary, description=self.description)
                 about.write(self.folder / FEATURE)
-        self._verified[path] = Sidecar.of(self._shard(path).write_bytes(data, facts))
+        self._verified[path] = Sidecar.of(self._shard(path).write(build))
         return self._verified[path]
 
     def _shard(self, path: Path) -> Artifact:
@@ -282,7 +292,7 @@ class FeatureStore:
                 os.utime(self.folder / FEATURE)
 
 
-_DTYPES = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "U16": np.uint16, "I8": np.int8}
+_DTYPES = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "U16": np.uint16, "U8": np.uint8, "I8": np.int8}
 
 
 def map_safetensors(path: Path) -> dict[str, NDArray[Any]]:

@@ -35,7 +35,7 @@ class ImageStack(NDArrayOperatorsMixin):
         self.nbytes = self.size = int(np.prod(self.shape))
 
     def __len__(self) -> int:
-        return self.shape[0]
+        return len(self._file)
 
     def __getitem__(self, index: Any) -> Any:
         items, rest = (index[0], index[1:]) if isinstance(index, tuple) else (index, ())
@@ -52,13 +52,18 @@ class ImageStack(NDArrayOperatorsMixin):
     def __iter__(self) -> Iterator[NDArray[np.uint8]]:
         return (self[index] for index in range(len(self)))
 
+    @property
+    def is_in_place(self) -> bool:
+        """Return whether all images lie side by side in one file."""
+        return len(np.unique(self._file)) == 1 and bool((np.diff(self._row) == 1).all())
+
     def _gathered(self) -> NDArray[np.uint8]:
         """Return all images as one array: a view where they lie side by side in one file, else a copy."""
-        files = np.unique(self._file)
-        if len(files) == 1 and (np.diff(self._row) == 1).all():
-            return self._files[files[0]][self._row[0] : self._row[0] + len(self)]
+        if self.is_in_place:
+            side: NDArray[np.uint8] = self._files[self._file[0]][self._row[0] : self._row[0] + len(self)]
+            return side
         images = np.empty(self.shape, np.uint8)
-        for file in files:
+        for file in np.unique(self._file):
             here = np.flatnonzero(self._file == file)
             images[here] = self._files[file][self._row[here]]
         return images
@@ -79,6 +84,6 @@ class ImageStack(NDArrayOperatorsMixin):
 
 def stacked(files: Sequence[NDArray[np.uint8]], file: Places, row: Places) -> NDArray[np.uint8]:
     """Return images of memory-mapped files as an array if they lie side by side in one, else as an `ImageStack`."""
-    if len(np.unique(file)) == 1 and (np.diff(row) == 1).all():
-        return files[file[0]][row[0] : row[0] + len(row)]
-    return ImageStack(files, file, row)  # type: ignore[return-value]  (it is used like one)
+    stack: Any = ImageStack(files, file, row)  # used like an array
+    whole: NDArray[np.uint8] = stack._gathered() if stack.is_in_place else stack
+    return whole

@@ -228,7 +228,9 @@ def attribute(  # noqa: D417
 
     pictures = [Path(image) if isinstance(image, str) else image for image in _several(images)]
     question = attribution.Question(pictures, _several(prompts), picture_seed, k)
-    settings = run_settings(out, cache, device, batch_size, backend, read_cache, limit_train=limit_train)
+    settings = run_settings(
+        out, cache, device, batch_size, backend, read_cache, queries_together=True, limit_train=limit_train
+    )
     return attribution.attribute(registry, task_requests[0], method_requests[0], question, settings, reporter(progress))
 
 

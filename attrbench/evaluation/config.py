@@ -92,6 +92,7 @@ def run_settings(
     batch_size: int | None,
     backend: str,
     read_cache: Sequence[str | Path] | None = None,
+    queries_together: bool = False,
     **others: Any,
 ) -> RunSettings:
     """Return the settings of a run from user arguments; None stands for the default folder, device or batch size.
@@ -109,7 +110,7 @@ def run_settings(
         cache=caches.written,
         read_caches=caches.read,
         device=chosen_device(device),
-        engine=Engine(backend, batch_size),
+        engine=Engine(backend, batch_size, queries_together),
         **others,
     )
 

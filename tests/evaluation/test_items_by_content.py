@@ -5,7 +5,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from attrbench.contracts.computation import Engine
 from attrbench.contracts.task import Items
+from attrbench.gradients.gradient_pass import GradientPass
 from attrbench.plugins.registry import registry
 from attrbench.store.checksums import Seal
 from tests.evaluation.small_runs import CUBIC, DAS, SAMPLER, SHAPE, UNIFORM, Followed, network
@@ -99,6 +101,24 @@ def test_the_split_into_shards_means_nothing(plain, tmp_path, spec):
         ).compute()
     (found,) = scores_by_run(task, tmp_path, spec)
     close(found, expected)
+
+
+@pytest.mark.parametrize("spec", ["dmin:timesteps=2,v=32", "d-trak:timesteps=2,v=32", "grad-dot:timesteps=2"])
+def test_queries_together_share_a_batch_and_have_the_scores_of_queries_one_by_one(plain, tmp_path, monkeypatch, spec):
+    sizes, outputs = [], GradientPass._outputs
+
+    def noting(self, batch, *rest):
+        if self.split.name == "query":
+            sizes.append(len(batch.t))
+        return outputs(self, batch, *rest)
+
+    monkeypatch.setattr(GradientPass, "_outputs", noting)
+    task, expected = plain(spec)
+    run = SmallRun(task, tmp_path, spec)
+    run.world.settings = replace(run.world.settings, engine=Engine(queries_together=True))
+    ((scorer, query),) = [run.compute().fitted(request) for request in run.requests]
+    close(np.asarray(scorer.scores(query), "f8"), expected)
+    assert max(sizes) == 2 * M  # all queries at both timesteps
 
 
 def test_every_registered_method_is_tried():

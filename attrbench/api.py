@@ -16,7 +16,7 @@ from attrbench.contracts.record import Record
 from attrbench.contracts.task import OpenTask, Workspace
 from attrbench.errors import AttrbenchError, UsageError
 from attrbench.evaluation.config import reporter, run_settings
-from attrbench.evaluation.folders import cache_folder, chosen_device, results_folder
+from attrbench.evaluation.folders import cache_folders, chosen_device, results_folder
 from attrbench.evaluation.progress import Reporter
 from attrbench.evaluation.requests import (
     MethodLike,
@@ -28,6 +28,7 @@ from attrbench.evaluation.requests import (
     several,
 )
 from attrbench.plugins import registry as plugins
+from attrbench.store.read_only import read_also
 
 if TYPE_CHECKING:
     from attrbench.conformance.check_report import Finding, Report
@@ -56,6 +57,7 @@ def run(
     *,
     out: str | Path | None = None,
     cache: str | Path | None = None,
+    read_cache: Sequence[str | Path] | None = None,
     device: str | None = "cpu",
     seed: int = 0,
     limit_train: int | None = None,
@@ -82,6 +84,8 @@ def run(
         out: folder of the records; by default that of ATTRBENCH_OUT, else `attrbench-results`.
         cache: folder of everything that can be computed again; by default that of ATTRBENCH_CACHE, else the
             user's cache folder.
+        read_cache: caches of others, where what the cache lacks is looked for and nothing is written; by default those
+            of ATTRBENCH_READ_CACHE. A `cache` that you can't write to is one of them by itself.
         device: torch device; None for CUDA where there is one.
         seed: of intervals, and of methods that draw.
         limit_train: use only the first so many training items; such a run is never ranked.
@@ -112,6 +116,7 @@ def run(
         device,
         batch_size,
         backend,
+        read_cache,
         seed=seed,
         limit_train=limit_train,
         limit_queries=limit_queries,
@@ -131,6 +136,7 @@ def tune(  # noqa: D417
     by: str | None = None,
     out: str | Path | None = None,
     cache: str | Path | None = None,
+    read_cache: Sequence[str | Path] | None = None,
     device: str | None = "cpu",
     seed: int = 0,
     limit_train: int | None = None,
@@ -175,6 +181,7 @@ def tune(  # noqa: D417
         device,
         batch_size,
         backend,
+        read_cache,
         seed=seed,
         limit_train=limit_train,
         limit_queries=limit_queries,
@@ -203,8 +210,9 @@ def open_task(task: TaskLike, *, cache: str | Path | None = None, device: str | 
         raise UsageError("open_task takes one task: no a|b")
     from attrbench.evaluation.devices import torch_device  # torch comes with it, as in `run`
 
-    folder = cache_folder(cache, None)
-    return requests[0].task.open(Workspace(folder, torch_device(chosen_device(device))))
+    caches = cache_folders(cache, None)
+    read_also(*caches)
+    return requests[0].task.open(Workspace(caches.written, torch_device(chosen_device(device))))
 
 
 def read_records(*folders: str | Path) -> list[Record]:

@@ -52,6 +52,7 @@ def attribute(  # type: ignore[misc]  # noqa: D417  # the overloads name no opti
     checkpoint: str | Path | None = None,
     out: str | Path | None = None,
     cache: str | Path | None = None,
+    read_cache: Sequence[str | Path] | None = None,
     device: str | None = "cpu",
     limit_train: int | None = None,
     progress: bool | Reporter = True,
@@ -93,7 +94,9 @@ def attribute(  # type: ignore[misc]  # noqa: D417  # the overloads name no opti
     question = _question(
         images, image_dirs, prompts, picture_seed, k=k, lowest=lowest, duplicates=duplicates, checkpoint=checkpoint
     )
-    settings = run_settings(out, cache, device, batch_size, backend, limit_train=limit_train)
+    settings = run_settings(
+        out, cache, device, batch_size, backend, read_cache, queries_together=True, limit_train=limit_train
+    )
     answers = attribution.attribute(*asked, question, settings, reporter(progress))
     return answers if many else answers[0]
 
@@ -113,6 +116,7 @@ def attribute_blocks(  # noqa: D417
     block: int = 64,
     out: str | Path | None = None,
     cache: str | Path | None = None,
+    read_cache: Sequence[str | Path] | None = None,
     device: str | None = "cpu",
     limit_train: int | None = None,
     progress: bool | Reporter = True,
@@ -144,7 +148,9 @@ def attribute_blocks(  # noqa: D417
     question = _question(
         images, image_dirs, prompts, picture_seed, k=k, lowest=lowest, duplicates=duplicates, checkpoint=checkpoint
     )
-    settings = run_settings(out, cache, device, batch_size, backend, limit_train=limit_train)
+    settings = run_settings(
+        out, cache, device, batch_size, backend, read_cache, queries_together=True, limit_train=limit_train
+    )
     return attribution.attribute_blocks(*asked, question, settings, reporter(progress), block)
 
 

@@ -22,6 +22,7 @@ from attrbench.cli.common import (
     Device,
     LimitTrain,
     Out,
+    ReadCache,
 )
 from attrbench.errors import UsageError
 from attrbench.metrics.agreement import Agreement, joined
@@ -72,6 +73,7 @@ def attribute(
     device: Device = None,
     out: Out = RESULTS,
     cache: Cache = None,
+    read_cache: ReadCache = None,
     batch_size: BatchSize = None,
     backend: Backend = "hooks",
     debug: Debug = False,
@@ -92,6 +94,7 @@ def attribute(
         "checkpoint": checkpoint,
         "out": out,
         "cache": cache,
+        "read_cache": read_cache,
         "device": device,
         "limit_train": limit_train,
         "batch_size": batch_size,

@@ -21,6 +21,14 @@ Cache = Annotated[
         envvar="ATTRBENCH_CACHE",
     ),
 ]
+ReadCache = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--read-cache",
+        help="Cache of others, which is looked into and never written to; may be given several times.",
+        envvar="ATTRBENCH_READ_CACHE",
+    ),
+]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 Tasks = Annotated[list[str], typer.Option("--task", "-t", help="NAME or FILE.toml, with :KEY=VALUE,... or without.")]
 LimitTrain = Annotated[int | None, typer.Option(help="Use only the first N training items.")]

@@ -8,10 +8,10 @@ from typing import Annotated
 
 import typer
 
-from attrbench.cli.common import RESULTS, Cache, Debug, Device, TerminalReporter
+from attrbench.cli.common import Cache, Debug, Device, TerminalReporter
 from attrbench.errors import UsageError
 from attrbench.evaluation.config import make_folder
-from attrbench.evaluation.folders import chosen_device
+from attrbench.evaluation.folders import cache_folder, chosen_device
 from attrbench.evaluation.requests import request_tasks
 from attrbench.ground_truth.bank import BankPlan
 from attrbench.ground_truth.subsets import SubsetKind
@@ -62,7 +62,7 @@ def build(
         raise UsageError(f"{task}: one task at a time")
     from attrbench.evaluation.bank_run import build_bank  # torch comes with it, and wrong names are refused before
 
-    folder = RESULTS / "cache" if cache is None else cache
+    folder = cache_folder(cache, None)
     make_folder(folder, "--cache")
     plan = BankPlan(subsets=subsets, seeds=seeds, alpha=alpha, kind=kind, steps=timesteps, draws=draws)
     built = build_bank(requested[0].task, plan, folder, chosen_device(device), TerminalReporter(), limit, keep_weights)

@@ -60,8 +60,8 @@ def repeats(subject: Subject) -> Finding:
         "repeats",
         subject,
         _repeats(subject),
-        "derive randomness from context.seed, an option and the query's id (numpy.random.default_rng), never from a"
-        " global generator, the clock or hash()",
+        "derive randomness from context.seed, an option and the keys of items and query (numpy.random), never"
+        " from a global generator, the clock or hash()",
     )
 
 

@@ -145,8 +145,8 @@ def _read(world: TaskWorld, progress: Progress, request: MethodRequest) -> Featu
         query_views = [query.views[feature] for feature in computed.query]
         return Features(
             request.method,
-            TrainFeatures(train.count, dict(zip(declared.train, train_views, strict=True))),
-            QueryFeatures(query.ids, dict(zip(declared.query, query_views, strict=True))),
+            TrainFeatures(train.count, dict(zip(declared.train, train_views, strict=True)), lambda: train.keys),
+            QueryFeatures(query.ids, dict(zip(declared.query, query_views, strict=True)), lambda: query.keys),
             context,
         )
     except Exception as error:

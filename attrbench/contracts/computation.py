@@ -36,15 +36,17 @@ class Unit(NamedTuple):
 
 @dataclass(frozen=True)
 class Engine:
-    """Settings of gradient computation (back end, batch size) that change results by rounding only; in no fingerprint.
+    """Settings of gradient computation (back end, batches) that change results by rounding only; in no fingerprint.
 
     Attributes:
         backend: `hooks`, `vmap` or `loop` (attrbench.gradients.backends).
         batch_size: noisy samples in a backward pass; None finds it (attrbench.gradients.batching).
+        queries_together: whether a batch may hold several queries; else each has its own, so that its time is measured.
     """
 
     backend: str = "hooks"
     batch_size: int | None = None
+    queries_together: bool = False
 
 
 class ModelFacts(Protocol):

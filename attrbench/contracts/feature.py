@@ -7,8 +7,9 @@ A feature is a value: two methods that declare equal features share the same byt
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 
 from attrbench.contracts.computation import Computation, Costs, Scope, Shards, SplitName, StoreSpec
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from attrbench.contracts.task import Items
 
 Index: TypeAlias = "NDArray[np.int64]"
+Keys: TypeAlias = Callable[[], Sequence[str]]
 TrainViewT = TypeVar("TrainViewT")
 QueryViewT = TypeVar("QueryViewT")
 
@@ -149,11 +151,20 @@ class TrainFeatures:
     Args:
         count: number of training items, n.
         views: the view of each feature.
+        keys: returns the items' keys (`Items.keys`), called when they are asked for; by default keys by place.
     """
 
-    def __init__(self, count: int, views: Mapping[Feature[Any, Any], Any] | None = None) -> None:
+    def __init__(
+        self, count: int, views: Mapping[Feature[Any, Any], Any] | None = None, keys: Keys | None = None
+    ) -> None:
         self.count = count
         self.views: dict[Feature[Any, Any], Any] = dict(views or {})
+        self._keys = keys or (lambda: list(map(str, range(count))))
+
+    @cached_property
+    def keys(self) -> Sequence[str]:
+        """The key of each training item, a hash of its content: what a random draw for it must be a function of."""
+        return self._keys()
 
     def __getitem__(self, feature: Feature[TrainViewT, Any]) -> TrainViewT:
         return _view(self.views, feature)  # type: ignore[no-any-return]
@@ -161,7 +172,7 @@ class TrainFeatures:
     def select(self, items: Index) -> TrainFeatures:
         """Return the features of the training items at `items` ([k] indices, in any order and with repeats)."""
         views = {feature: feature.select_items(view, items) for feature, view in self.views.items()}
-        return TrainFeatures(len(items), views)
+        return TrainFeatures(len(items), views, lambda: _chosen(self.keys, items))
 
     def as_queries(self, query: QueryFeatures, ids: Index) -> QueryFeatures | None:
         """Return the training items as if they were queries, for checks; None if query features differ too much.
@@ -180,20 +191,29 @@ class TrainFeatures:
             if found is None:
                 return None
             views[feature] = found
-        return QueryFeatures(ids, views)
+        return QueryFeatures(ids, views, lambda: self.keys)
 
 
 class QueryFeatures:
     """The features of m queries as a scorer gets them: `query[feature]` is the data of a declared feature.
 
     Args:
-        ids: [m] ids of the queries, for methods whose randomness depends on the query.
+        ids: [m] ids of the queries: their places in the task or question.
         views: the view of each feature.
+        keys: returns the queries' keys (`Items.keys`), called when they are asked for; by default the ids.
     """
 
-    def __init__(self, ids: Index, views: Mapping[Feature[Any, Any], Any] | None = None) -> None:
+    def __init__(
+        self, ids: Index, views: Mapping[Feature[Any, Any], Any] | None = None, keys: Keys | None = None
+    ) -> None:
         self.ids = ids
         self.views: dict[Feature[Any, Any], Any] = dict(views or {})
+        self._keys = keys or (lambda: list(map(str, ids.tolist())))
+
+    @cached_property
+    def keys(self) -> Sequence[str]:
+        """The key of each query, a hash of its content, for methods whose randomness depends on the query."""
+        return self._keys()
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -204,7 +224,7 @@ class QueryFeatures:
     def select(self, queries: Any) -> QueryFeatures:
         """Return the features of some of the queries, given as a slice or [k] indices."""
         views = {feature: feature.select_queries(view, queries) for feature, view in self.views.items()}
-        return QueryFeatures(self.ids[queries], views)
+        return QueryFeatures(self.ids[queries], views, lambda: _chosen(self.keys, queries))
 
     def query(self, index: int) -> QueryFeatures:
         """Return the features of the query at `index`, as a set of one query."""
@@ -213,7 +233,12 @@ class QueryFeatures:
     def against_items(self, items: Index) -> QueryFeatures:
         """Return the queries' features with products restricted to the training items at `items` ([k] indices)."""
         views = {feature: feature.against_items(view, items) for feature, view in self.views.items()}
-        return QueryFeatures(self.ids, views)
+        return QueryFeatures(self.ids, views, lambda: self.keys)
+
+
+def _chosen(keys: Sequence[str], places: Any) -> Sequence[str]:
+    """Return the keys at `places`, a slice or [k] indices."""
+    return keys[places] if isinstance(places, slice) else [keys[place] for place in places]
 
 
 def _view(views: Mapping[Any, Any], feature: Hashable) -> Any:

@@ -46,7 +46,7 @@ class Generations:
     @property
     def are_kept(self) -> bool:
         """Return whether all generated images are in the cache with valid checksums, so that no model is needed."""
-        return all(artifact.whole() is not None for artifact, _ in self._batches())
+        return all(artifact.found() is not None for artifact, _ in self._batches())
 
     def images(self) -> NDArray[np.uint8]:
         """Return the generated images, [m, H, W, C] uint8; those that are not in the cache are generated first.

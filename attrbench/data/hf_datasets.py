@@ -13,6 +13,7 @@ from typing import Any
 from PIL import Image
 
 from attrbench.contracts.dataset_source import DatasetSource
+from attrbench.data.content_digests import Contents, digest_of
 from attrbench.data.manifest import Listing, choose_caption_column, choose_group_column, need_column
 from attrbench.errors import AttrbenchError
 from attrbench.hub import hub_or_cache
@@ -54,13 +55,15 @@ def list_table(source: DatasetSource, folder: Path | None, cache: Path) -> Listi
     count = len(table) if source.limit is None else min(source.limit, len(table))
     if count == 0:
         raise AttrbenchError(f"{where} has no rows")
+    stamp, opener = [table._fingerprint, image, count], _Opener(table, image)
     return Listing(
         where=where,
         names=[f"row {row}" for row in range(count)],
         captions=None if caption is None else _texts(table, caption, count, where),
         groups=None if group is None else _texts(table, group, count, where),
-        stamp=[table._fingerprint, image, count],
-        open=_Opener(table, image),
+        stamp=stamp,
+        open=opener,
+        contents=Contents(fingerprint(stamp[:2]), [0] * count, lambda index: digest_of(opener.encoded(index))),
     )
 
 
@@ -74,12 +77,15 @@ class _Opener:
         self._column = column
 
     def __call__(self, index: int) -> Image.Image:
+        return Image.open(io.BytesIO(self.encoded(index)))
+
+    def encoded(self, index: int) -> bytes:
+        """Return the encoded image of a row, from the table or the file that it names."""
         stored = self._rows[index][self._column]
         if stored is None:
             raise ValueError("the row has no image")
-        if stored["bytes"] is not None:
-            return Image.open(io.BytesIO(stored["bytes"]))
-        return Image.open(stored["path"])
+        data: bytes | None = stored["bytes"]
+        return Path(stored["path"]).read_bytes() if data is None else data
 
 
 def _load(source: DatasetSource, folder: Path | None, cache: Path) -> Any:

@@ -1,11 +1,10 @@
-"""A cache of a data set's decoded images in one memory-mapped file, so that they need not fit into memory."""
+"""The decoded images of a data set from the cache, memory-mapped, so that they need not fit into memory."""
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -14,12 +13,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from attrbench.contracts.task import pixel_digest
+from attrbench.data.content_digests import digests_of
+from attrbench.data.image_store import Decoded, ImageStore, Shape
 from attrbench.data.manifest import Listing
-from attrbench.data.pixels import POLICY, refusing_bombs, to_pixels, what_is_wrong
+from attrbench.data.pixels import refusing_bombs, to_pixels, what_is_wrong
 from attrbench.errors import AttrbenchError
-from attrbench.store.artifacts import Artifact, Facts
-from attrbench.store.fingerprint import fingerprint
 
 CHUNK = 64
 """Number of images that are decoded before they are written: 50 MB at 512 pixels."""
@@ -27,53 +25,67 @@ CHUNK = 64
 
 @dataclass(frozen=True)
 class KeptImages:
-    """The decoded images of a data set as a memory-mapped array, with the unreadable ones and a hash.
+    """The decoded images of a data set, memory-mapped, with the unreadable ones.
 
     Attributes:
-        images: [n, H, W, C] uint8, memory-mapped, read-only; unreadable images are left out.
+        images: [n, H, W, C] uint8, read-only; unreadable images are left out.
         bad: item index -> reason, of every unreadable image.
-        sha256: hash of `images`.
-        digests: `attrbench.contracts.task.pixel_digest` of each image; empty where an earlier version kept them.
+        digests: `attrbench.contracts.task.pixel_digest` of each image.
     """
 
     images: NDArray[np.uint8]
     bad: dict[int, str]
-    sha256: str
-    digests: Sequence[str] = ()
+    digests: Sequence[str]
 
 
-def kept_images(listing: Listing, shape: tuple[int, int, int], cache: Path) -> KeptImages:
-    """Return all images of a listing at `shape` (H, W, C), decoded into a file of the cache unless they are there.
+def kept_images(listing: Listing, shape: Shape, cache: Path) -> KeptImages:
+    """Return all images of a listing at `shape` (H, W, C); those that the cache lacks are decoded into it.
+
+    An image is found by the content of its file. So an added one is decoded alone, and a data set that is moved or put
+    in another order decodes none.
 
     Raises:
         AttrbenchError: where the cache can't be written to, or no image can be read.
     """
-    key = fingerprint({"policy": POLICY, "shape": shape, "items": listing.stamp, "names": list(listing.names)})
-    summary = f"{len(listing):,} images of {listing.where} as {'x'.join(map(str, shape))}"
-    artifact = Artifact(cache / "images" / f"{key[:20]}.bin", "decoded images", summary)
-    known = artifact.seal()
-    if known is not None and _any_is_readable(listing, shape, known.facts["bad"]):
-        artifact.drop()  # an image that could not be read can be read by now (a disk that was away)
-    artifact_content = artifact.kept(
-        lambda part: _decode_all(part, listing, shape),
-        lambda path, facts: (path, facts),
-    )
-    path, facts = artifact_content.value
-    if not facts["count"]:
-        index, reason = facts["bad"][0]
-        raise AttrbenchError(f"no image in {listing.where} can be read; {listing.names[index]}: {reason}")
-    images = np.memmap(path, np.uint8, "r", shape=(facts["count"], *shape))
-    return KeptImages(images, dict(facts["bad"]), facts["sha256"], facts.get("digests", ()))
+    digests = digests_of(listing.contents, listing.names, cache)
+    unread = [index for index, digest in enumerate(digests) if digest is None]
+    bad = {index: _reason(listing, shape, index) for index in unread}
+    items = {digest: index for index, digest in reversed(list(enumerate(digests))) if digest is not None}
+    store = ImageStore(cache, shape, list(dict.fromkeys(digest for digest in digests if digest is not None)))
+    lost = _add_missing(store, listing, shape, items)
+    bad |= {index: lost[digest] for index, digest in enumerate(digests) if digest is not None and digest in lost}
+    good = [digest for digest in digests if digest is not None and digest not in lost]
+    if not good:
+        index = min(bad)
+        raise AttrbenchError(f"no image in {listing.where} can be read; {listing.names[index]}: {bad[index]}")
+    images, pixel_digests = store.pixels(good)
+    return KeptImages(images, dict(sorted(bad.items())), pixel_digests)
 
 
-def _any_is_readable(listing: Listing, shape: tuple[int, int, int], bad: Sequence[tuple[int, str]]) -> bool:
-    with refusing_bombs():
-        return any(not isinstance(_decode(listing, shape, index), str) for index, _ in bad)
+def _add_missing(store: ImageStore, listing: Listing, shape: Shape, items: Mapping[str, int]) -> dict[str, str]:
+    """Decode the images that the store lacks; return digest and reason of those that can't be read.
+
+    One that could not be read is tried again each time: it may be readable by now (a disk that was away).
+
+    Args:
+        store: of the images.
+        listing: how an item is opened.
+        shape: of the images.
+        items: an item with each digest.
+    """
+    if not store.lacks(store.all):
+        return {}
+    with store.lock():
+        ranges = store.missing(store.all)  # another process may just have decoded them
+        missing = [digest for part in ranges for digest in store.keys[part.first : part.last]]
+        if not missing:
+            return {}
+        _check_room(store.folder, len(missing), shape)
+        return store.add(missing, _decoded(listing, shape, [items[digest] for digest in missing]))
 
 
-def _check_room(folder: Path, listing: Listing, shape: tuple[int, int, int]) -> None:
-    height, width, channels = shape
-    need, free = len(listing) * height * width * channels, shutil.disk_usage(folder).free
+def _check_room(folder: Path, count: int, shape: Shape) -> None:
+    need, free = count * int(np.prod(shape)), shutil.disk_usage(folder).free
     if need > free:
         raise AttrbenchError(
             f"the decoded images need {need / 1e6:,.0f} MB below {folder}, {free / 1e6:,.0f} MB are free: choose"
@@ -81,33 +93,22 @@ def _check_room(folder: Path, listing: Listing, shape: tuple[int, int, int]) -> 
         )
 
 
-def _decode_all(part: Path, listing: Listing, shape: tuple[int, int, int]) -> Facts:
-    """Decode all images into the file `part`; return their count, the unreadable ones with reasons, and the sha256."""
-    _check_room(part.parent, listing, shape)
-    digest, bad, digests = hashlib.sha256(), [], []
-    with part.open("xb") as file:
-        for index, decoded in enumerate(_decoded(listing, shape)):
-            if isinstance(decoded, str):
-                bad.append((index, decoded))
-                continue
-            data = decoded.tobytes()
-            file.write(data)
-            digest.update(data)
-            digests.append(pixel_digest(decoded))
-    return {"count": len(digests), "bad": bad, "sha256": digest.hexdigest(), "digests": digests}
-
-
-def _decoded(listing: Listing, shape: tuple[int, int, int]) -> Iterator[NDArray[np.uint8] | str]:
-    """Decode all images of a data set in threads; yield the [H, W, C] pixels of each, or why it can't be read."""
+def _decoded(listing: Listing, shape: Shape, items: Sequence[int]) -> Iterator[Decoded]:
+    """Decode images of a data set in threads; yield the [H, W, C] pixels of each, or why it can't be read."""
     with refusing_bombs(), ThreadPoolExecutor(os.cpu_count()) as pool:
-        for first in range(0, len(listing), CHUNK):
-            chunk = range(first, min(first + CHUNK, len(listing)))
-            yield from pool.map(partial(_decode, listing, shape), chunk)
+        for first in range(0, len(items), CHUNK):
+            yield from pool.map(partial(_decode, listing, shape), items[first : first + CHUNK])
 
 
-def _decode(listing: Listing, shape: tuple[int, int, int], index: int) -> NDArray[np.uint8] | str:
+def _decode(listing: Listing, shape: Shape, index: int) -> Decoded:
     try:
         with listing.open(index) as image:
             return to_pixels(image, shape)
     except Exception as error:  # Pillow's plugins raise anything over broken files
         return what_is_wrong(error)
+
+
+def _reason(listing: Listing, shape: Shape, index: int) -> str:
+    """Return why an image can't be read of which not even the bytes could."""
+    (decoded,) = _decoded(listing, shape, [index])
+    return decoded if isinstance(decoded, str) else "it could be read only at the second attempt; try again"

@@ -17,6 +17,7 @@ from pathlib import Path, PurePosixPath
 from PIL import Image
 
 from attrbench.contracts.dataset_source import DatasetSource
+from attrbench.data.content_digests import Contents, digest_of, file_state
 from attrbench.data.manifest import Listing, choose_caption_column, choose_group_column
 from attrbench.data.metadata import FILE_COLUMN, Row, metadata_files, read_metadata
 from attrbench.data.pixels import SUFFIXES
@@ -59,13 +60,19 @@ def list_folder(folder: Path, source: DatasetSource) -> Listing:
     if not files:
         raise AttrbenchError(f"there is no image in {folder} (looked for {', '.join(sorted(SUFFIXES))})")
     chosen = files[: source.limit]
+    statuses = [file.path.stat() for file in chosen]
     return Listing(
         where=str(folder),
         names=[file.name for file in chosen],
         captions=[file.caption for file in chosen] if captioned else None,
         groups=[file.group for file in chosen] if grouped else None,
-        stamp=[_stamp(file) for file in chosen],
+        stamp=[[file.name, status.st_size, status.st_mtime_ns] for file, status in zip(chosen, statuses, strict=True)],
         open=_Opener([file.path for file in chosen]),
+        contents=Contents(
+            place=str(folder.resolve()),
+            states=[file_state(status) for status in statuses],
+            digest=lambda index: digest_of(chosen[index].path.read_bytes()),
+        ),
     )
 
 
@@ -202,8 +209,3 @@ def _file(folder: Path, beside: Path, row: Row, caption: str | None, group: str 
 
 def _siblings(path: Path) -> list[Path]:
     return list(_images(path.parent)) if path.parent.is_dir() else []
-
-
-def _stamp(file: _File) -> list[object]:
-    status = file.path.stat()
-    return [file.name, status.st_size, status.st_mtime_ns]

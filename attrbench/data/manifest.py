@@ -8,6 +8,7 @@ from difflib import get_close_matches
 
 from PIL import Image
 
+from attrbench.data.content_digests import Contents
 from attrbench.errors import AttrbenchError
 
 CAPTION_COLUMNS = ("text", "caption")
@@ -27,6 +28,7 @@ class Listing:
         stamp: JSON value that changes when the pixels may have changed: file sizes and times, or the fingerprint of
             the data set.
         open: returns the image of an item, which Pillow has not decoded yet.
+        contents: the items' encoded bytes, by which decoded images are found.
     """
 
     where: str
@@ -35,6 +37,7 @@ class Listing:
     groups: Sequence[str] | None
     stamp: object
     open: Callable[[int], Image.Image]
+    contents: Contents
 
     def __len__(self) -> int:
         return len(self.names)

@@ -92,7 +92,8 @@ def items_of(listing: Listing, source: DatasetSource, shape: tuple[int, int, int
     prompts = [""] * len(good) if listing.captions is None else [listing.captions[index] for index in good]
     groups = [""] * len(good) if listing.groups is None else [listing.groups[index] for index in good]
     names = [listing.names[index] for index in good]
-    items = make_items(decoded.images, prompts, groups, names, digest=decoded.sha256, digests=decoded.digests)
+    whole = fingerprint(list(decoded.digests))
+    items = make_items(decoded.images, prompts, groups, names, digest=whole, digests=decoded.digests)
     return Loaded(items, left_out)
 
 
@@ -129,7 +130,7 @@ def make_items(
         groups: n group names.
         names: n names for messages.
         seeds: n seeds of the initial noise that the images were generated from, if any.
-        digest: sha256 of the images, if it is known already.
+        digest: hash of all images' pixels, if it is known already; else the sha256 of their bytes.
         digests: `attrbench.contracts.task.pixel_digest` of each image, if they are known already.
     """
     if digest is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 from attrbench.contracts.computation import Engine
 from attrbench.contracts.seeds import check_seed
 from attrbench.errors import AttrbenchError
-from attrbench.evaluation.folders import cache_folder, chosen_device, results_folder
+from attrbench.evaluation.folders import cache_folders, chosen_device, results_folder
 from attrbench.evaluation.progress import Reporter, Silent, TerminalReporter
+from attrbench.store.read_only import read_also
 
 if TYPE_CHECKING:
     from attrbench.evaluation.requests import MethodRequest, TaskRequest
@@ -25,6 +27,7 @@ class RunSettings:
     Attributes:
         out: folder of the records.
         cache: folder of everything that can be computed again.
+        read_caches: caches of others, in which what `cache` lacks is looked for; nothing is written there.
         device: torch device string.
         seed: of the run: random scores and bootstrap.
         limit_train, limit_queries: use only the first so many items; such runs are never ranked.
@@ -52,6 +55,7 @@ class RunSettings:
     ground_truths: tuple[str, ...] = ()
     keep_scores: bool = False
     seal_records: bool = False
+    read_caches: tuple[Path, ...] = ()
 
     def make_folders(self) -> None:
         """Create the output and cache folders of the run; check that records can be written.
@@ -87,19 +91,26 @@ def run_settings(
     device: str | None,
     batch_size: int | None,
     backend: str,
+    read_cache: Sequence[str | Path] | None = None,
+    queries_together: bool = False,
     **others: Any,
 ) -> RunSettings:
     """Return the settings of a run from user arguments; None stands for the default folder, device or batch size.
 
+    This process then finds in the read-only caches what the cache lacks.
+
     Raises:
-        UsageError: for a number that is no seed.
+        UsageError: for a number that is no seed, or a read-only cache that is no folder.
     """
     check_seed(others.get("seed", 0), "--seed")
+    caches = cache_folders(cache, out, read_cache)
+    read_also(*caches)
     return RunSettings(
         out=results_folder(out),
-        cache=cache_folder(cache, out),
+        cache=caches.written,
+        read_caches=caches.read,
         device=chosen_device(device),
-        engine=Engine(backend, batch_size),
+        engine=Engine(backend, batch_size, queries_together),
         **others,
     )
 

@@ -47,12 +47,14 @@ class FeatureReader:
     def train(self) -> TrainFeatures:
         """Return the training set's features in the form that `Method.fit` takes."""
         views = {feature: feature.train_view(self._data(feature, "train")) for feature in self.request.train}
-        return TrainFeatures(self.world.count("train"), views)
+        count = self.world.count("train")
+        return TrainFeatures(count, views, lambda: self.world.items("train").keys[:count])
 
     def query(self) -> QueryFeatures:
         """Return the features of all queries in the form that the method's scorer takes."""
         views = {feature: feature.query_view(self._data(feature, "query")) for feature in self.request.query}
-        return QueryFeatures(np.arange(self.world.count("query")), views)
+        count = self.world.count("query")
+        return QueryFeatures(np.arange(count), views, lambda: self.world.items("query").keys[:count])
 
     @cached_property
     def costs(self) -> list[Costs]:

@@ -16,6 +16,7 @@ from attrbench.errors import UsageError
 from attrbench.evaluation.world import PreparedFor, TaskWorld
 from attrbench.store.fingerprint import fingerprint
 from attrbench.store.locks import Claims
+from attrbench.store.read_only import read_also
 
 if TYPE_CHECKING:
     from attrbench.contracts.denoiser import Denoiser
@@ -47,6 +48,7 @@ class TaskReference:
 
     def open(self) -> TaskWorld:
         """Load the task in this process and return it with the settings of the run."""
+        read_also(self.settings.cache, self.settings.read_caches)
         workspace = Workspace(self.settings.cache, torch.device(self.settings.device))
         opened = self.task.task.open(workspace)
         return TaskWorld(self.task.task.meta, with_queries(opened, self.queries), self.settings)

@@ -175,7 +175,8 @@ class _Sums:
         world = self._world
         items = world.items(split)
         file = batch_size_file(world, [items.fingerprint, source.model_dump(mode="json"), "gram"])
-        return Side(source, Split(split, items, one_by_one=split == "query"), world.count(split), file)
+        alone = split == "query" and not world.engine.queries_together
+        return Side(source, Split(split, items, one_by_one=alone), world.count(split), file)
 
 
 class KeptSums:

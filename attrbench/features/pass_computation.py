@@ -69,7 +69,8 @@ class PassComputation(Computation[AnyFeature]):
         own = {feature: store for (feature, _), store in stores.items()}
         factors, failures = _Factors(self, own, world).all()
         computable = {feature: store for feature, store in own.items() if feature not in failures}
-        split = Split(self.split, world.items(self.split), one_by_one=self.split == "query")
+        alone = self.split == "query" and not world.engine.queries_together
+        split = Split(self.split, world.items(self.split), one_by_one=alone)
         file = batch_size_file(world, [self.identity(world), "pass"])
         work = GradientPass(self.source, world.opened.denoiser, split, world.engine, factors, file)
         return Prepared(lambda unit: work.compute(unit, computable), failures)

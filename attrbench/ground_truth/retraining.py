@@ -81,12 +81,13 @@ def _artifact(job: TrainingJob) -> Artifact:
 
 def is_done(job: TrainingJob) -> bool:
     """Return whether a training job's measurement is in the cache and its checksum is right."""
-    return _artifact(job).whole() is not None
+    return _artifact(job).found() is not None
 
 
 def measured(job: TrainingJob) -> dict[str, NDArray[Any]]:
     """Return the arrays that a finished training job measured, such as losses or images, by name."""
-    return load_file(job.path)
+    found = _artifact(job).found()
+    return load_file(job.path if found is None else found.path)
 
 
 def run_trainings(jobs: Iterable[TrainingJob], stage: Stage, executor: Executor[Any] | None = None) -> None:

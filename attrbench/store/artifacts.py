@@ -14,7 +14,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
 
@@ -26,6 +26,7 @@ from attrbench.errors import AttrbenchError
 from attrbench.files import part_path, write_new
 from attrbench.store.checksums import Seal, files_of, measure, seal_path
 from attrbench.store.locks import LOCK, lock
+from attrbench.store.read_only import copies
 from attrbench.version import __version__
 
 T = TypeVar("T")
@@ -51,9 +52,19 @@ class Kept(NamedTuple, Generic[T]):
     earlier_seconds: float
 
 
+class Found(NamedTuple):
+    """The place of whole data, in the cache or in a read-only one, and their seal (size, checksum, facts)."""
+
+    path: Path
+    seal: Seal
+
+
 @dataclass(frozen=True)
 class Artifact:
     """A file or folder in the cache with its size and checksum, which is built once and then loaded.
+
+    What the cache lacks is loaded from a read-only cache (`attrbench.store.read_only`) that holds it; what is built
+    goes to the cache.
 
     Attributes:
         path: path of the file or folder; its name must contain a fingerprint of everything that decides the content.
@@ -77,16 +88,16 @@ class Artifact:
         Raises:
             AttrbenchError: where the cache can't be written to.
         """
-        seal = self.whole()
-        if seal is None:
+        found = self.found()
+        if found is None:
             with self.lock():
-                seal = self.whole()  # another process may just have made it
-                if seal is None:
+                found = self.found()  # another process may just have made it
+                if found is None:
                     self.report_damage()
                     seal = self.write(build)
                     return Kept(load(self.path, seal.facts), seal.bytes, 0.0)
         self.touch()
-        return Kept(load(self.path, seal.facts), seal.bytes, seal.seconds)
+        return Kept(load(found.path, found.seal.facts), found.seal.bytes, found.seal.seconds)
 
     def arrays(self, build: Callable[[], Mapping[str, NDArray[Any]]]) -> Kept[dict[str, NDArray[Any]]]:
         """Return the arrays of a cached safetensors file (name -> array), computed first if missing or damaged.
@@ -101,6 +112,16 @@ class Artifact:
             write_arrays(part, built)
 
         return self.kept(make, lambda path, _: built or load_file(path))
+
+    def found(self) -> Found | None:
+        """Return where the data are that match their seal, in the cache or in a read-only one; None if nowhere."""
+        for place in (self, *self._copies()):
+            if (seal := place.whole()) is not None:
+                return Found(place.path, seal)
+        return None
+
+    def _copies(self) -> list[Artifact]:
+        return [replace(self, path=path) for path in copies(self.path)]
 
     def whole(self) -> Seal | None:
         """Return the seal (size, checksum, facts) if the data match it, else None; reads all of the data."""
@@ -122,9 +143,12 @@ class Artifact:
         return self.path.exists() and seal_path(self.path).exists()
 
     def report_damage(self, remedy: str = "making it again") -> None:
-        """Log a warning that the cached data are damaged, if they exist; to be called after `whole` returned None."""
+        """Log a warning for each place of damaged data; to be called after `found` or `whole` returned None."""
         if self.is_there():
             log.warning("%s %s is damaged (size or checksum differ): %s", self.kind, self.path, remedy)
+        for copy in self._copies():
+            if copy.is_there():
+                log_damaged_copy(self.kind, copy.path, self.path)
 
     def lock(self, wait: bool = True) -> AbstractContextManager[bool]:
         """Lock this artifact of the cache against other processes that would build it at the same time."""
@@ -207,7 +231,7 @@ class Artifact:
         return seal
 
     def touch(self) -> None:
-        """Record that the data were used now, as the seal's modification time; ignored in a read-only cache."""
+        """Record that the data were used now, as the seal's modification time; not in read-only caches."""
         with suppress(OSError):
             os.utime(seal_path(self.path))
 
@@ -215,6 +239,16 @@ class Artifact:
         """Remove the data and their seal from the cache if they exist; errors are ignored."""
         _remove(self.path)
         _remove(seal_path(self.path))
+
+
+def log_damaged_copy(what: str, copy: Path, path: Path) -> None:
+    """Log a warning that data in a read-only cache are damaged, so that they are made at `path` in the cache."""
+    log.warning(
+        "%s %s is damaged (size or checksum differ); that cache is only read: making it again in %s",
+        what,
+        copy,
+        path.parent,
+    )
 
 
 def write_arrays(path: Path, arrays: Mapping[str, NDArray[Any]], facts: Facts | None = None) -> Facts | None:

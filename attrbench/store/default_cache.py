@@ -21,9 +21,14 @@ def default_cache(out: Path) -> Path:
     named = os.environ.get(VARIABLE)
     if named:
         return Path(named)
-    from platformdirs import user_cache_path  # heavy, and the command line imports this module to list its verbs
-
-    folder, earlier = user_cache_path("attrbench", appauthor=False), out / "cache"
+    folder, earlier = users_cache(), out / "cache"
     if earlier.is_dir() and earlier.resolve() != folder.resolve():
         log.warning("the cache is %s; %s is not read: remove it, or name it with --cache", folder, earlier)
     return folder
+
+
+def users_cache() -> Path:
+    """Return the user's own cache folder, `~/.cache/attrbench` on Linux."""
+    from platformdirs import user_cache_path  # heavy, and the command line imports this module to list its verbs
+
+    return user_cache_path("attrbench", appauthor=False)

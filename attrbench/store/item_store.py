@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from attrbench.contracts.computation import Unit
 from attrbench.errors import AttrbenchError
 from attrbench.store.checksums import SEAL, Seal, seal_path
 from attrbench.store.fingerprint import fingerprint
+from attrbench.store.read_only import copies
 from attrbench.store.shards import SHARD_ITEMS, FeatureStore, Piece, Sidecar, Timing
 
 log = logging.getLogger(__name__)
@@ -50,10 +51,11 @@ class ItemStore(FeatureStore):
         self._rows: dict[str, tuple[Path, int]] = {}
         self._read_seals: set[Path] = set()
         self._damaged: dict[Path, frozenset[str]] = {}
-        self._listed_at = 0
+        self._passed_over: set[Path] = set()
+        self._listed_at: dict[Path, int] = {}
 
     def path(self, unit: Unit) -> Path:
-        """Return the path of the shard that would hold exactly these items, in their order."""
+        """Return the path in the cache of the shard that would hold exactly these items, in their order."""
         return self.folder / f"{PREFIX}{fingerprint(list(self.keys[unit.first : unit.last]))[:20]}.safetensors"
 
     def lacking(self, unit: Unit) -> list[Unit]:
@@ -74,8 +76,9 @@ class ItemStore(FeatureStore):
         """Return the ranges of items within `unit` that have no row; damaged shards that held one are logged."""
         ranges = self.lacking(unit)
         for path, keys in list(self._damaged.items()):
-            if path in map(self.path, self.shards(unit)) or keys.intersection(self.keys[unit.first : unit.last]):
-                log.warning("shard %s is damaged (size or checksum differ): computing it again", path)
+            names = (self.path(shard).name for shard in self.shards(unit))
+            if path.name in names or keys.intersection(self.keys[unit.first : unit.last]):
+                self._report_damage(path, self.path(unit))
                 del self._damaged[path]
         return ranges
 
@@ -83,7 +86,7 @@ class ItemStore(FeatureStore):
         """Return where the rows of the items of `unit` are, in their order; see `FeatureStore.pieces`."""
         missing = self.lacking(unit)
         if missing:
-            self._listed_at = 0  # another process may have written what the last look was too early for
+            self._look_again()  # another process may have written what the last look was too early for
             missing = self.lacking(unit)
         if missing:
             raise AttrbenchError(
@@ -102,13 +105,16 @@ class ItemStore(FeatureStore):
     def write(self, unit: Unit, arrays: Mapping[str, NDArray[Any]], timing: Timing) -> None:
         """Write a shard with the rows of the items of `unit`; see `FeatureStore.write`."""
         path = self.path(unit)
+        self._passed_over.discard(path)
         self._note(path, self._write(unit, path, arrays, timing, self.keys[unit.first : unit.last]))
 
     def _look(self, unit: Unit) -> None:
         """Find the rows of the items: under the names of whole shards in this order first, then among all shards."""
         for shard in self.shards(unit):
-            if not self._has(shard):
-                self._read_seal(self.path(shard))
+            path = self.path(shard)
+            for place in (path, *copies(path)):
+                if not self._has(shard):
+                    self._read_seal(place)
         if not self._has(unit):
             self._look_everywhere()
         for path in {self._rows[key][0] for key in self.keys[unit.first : unit.last] if key in self._rows}:
@@ -119,15 +125,19 @@ class ItemStore(FeatureStore):
         return all(key in self._rows for key in self.keys[unit.first : unit.last])
 
     def _look_everywhere(self) -> None:
-        """Read the seals of all shards in the folder that have not been read, if the folder has changed since."""
-        try:
-            changed = self.folder.stat().st_mtime_ns
-        except OSError:
-            return
-        if changed != self._listed_at:
-            self._listed_at = changed
-            for seal in sorted(self.folder.glob(f"{PREFIX}*{SEAL}")):
-                self._read_seal(seal.with_name(seal.name.removesuffix(SEAL)))
+        """Read the seals that have not been read of all shards in the cache, then in the read-only caches.
+
+        A folder that has not changed since is passed over.
+        """
+        for folder in (self.folder, *copies(self.folder)):
+            try:
+                changed = folder.stat().st_mtime_ns
+            except OSError:
+                continue
+            if changed != self._listed_at.get(folder):
+                self._listed_at[folder] = changed
+                for seal in sorted(folder.glob(f"{PREFIX}*{SEAL}")):
+                    self._read_seal(seal.with_name(seal.name.removesuffix(SEAL)))
 
     def _read_seal(self, path: Path) -> None:
         """Note which items a shard holds, if it is there; its data is checked when a row of it is wanted."""
@@ -151,7 +161,11 @@ class ItemStore(FeatureStore):
         if is_damaged:
             self._damaged[path] = frozenset(key for key, found in self._rows.items() if found[0] == path)
         self._rows = {key: found for key, found in self._rows.items() if found[0] != path}
-        self._read_seals.clear()
-        self._read_seals.add(path)
-        self._listed_at = 0
+        self._passed_over.add(path)
+        self._look_again(self._passed_over)
         self._look_everywhere()
+
+    def _look_again(self, but: Iterable[Path] = ()) -> None:
+        """Forget which seals have been read, except those of some shards, so that the next look reads them."""
+        self._read_seals = set(but)
+        self._listed_at.clear()

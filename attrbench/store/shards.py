@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -22,9 +22,11 @@ from safetensors.numpy import save
 
 from attrbench.contracts.computation import Unit
 from attrbench.errors import AttrbenchError
-from attrbench.store.artifacts import Artifact, cache_errors
+from attrbench.files import write_new
+from attrbench.store.artifacts import Artifact, Facts, cache_errors, log_damaged_copy
 from attrbench.store.checksums import Checked, Seal
 from attrbench.store.fingerprint import fingerprint
+from attrbench.store.read_only import copies
 
 __all__ = ["FeatureStore", "Piece", "Sidecar", "Timing", "Unit", "map_safetensors", "shard_items", "units"]
 
@@ -183,15 +185,20 @@ class FeatureStore:
         Raises:
             AttrbenchError: where one is missing or damaged.
         """
-        return [Piece(shard.first, shard.last, self.path(shard), 0) for shard in self.shards(unit)]
+        return [Piece(shard.first, shard.last, self.found(shard), 0) for shard in self.shards(unit)]
 
     def path(self, unit: Unit) -> Path:
-        """Return the path of the safetensors file of the shard with this item range."""
+        """Return the path of the safetensors file in the cache of the shard with this item range."""
         return self.folder / f"items-{unit.first:08d}-{unit.last:08d}.safetensors"
+
+    def found(self, unit: Unit) -> Path:
+        """Return the path of a whole shard: that in the cache or else in a read-only one; the former if none is."""
+        path = self.path(unit)
+        return next((place for place in (path, *copies(path)) if self._state(place) == "done"), path)
 
     def state(self, unit: Unit) -> Literal["done", "missing", "damaged"]:
         """Return whether a shard is done, missing or damaged; its checksum is verified once in each process."""
-        return self._state(self.path(unit))
+        return self._state(self.found(unit))
 
     def _state(self, path: Path) -> Literal["done", "missing", "damaged"]:
         if path not in self._verified:
@@ -207,10 +214,20 @@ class FeatureStore:
 
     def needs(self, unit: Unit) -> bool:
         """Return whether a shard must be computed because it is missing or damaged; damage is logged."""
-        state = self.state(unit)
-        if state == "damaged":
-            log.warning("shard %s is damaged (size or checksum differ): computing it again", self.path(unit))
-        return state != "done"
+        path = self.path(unit)
+        if self.state(unit) == "done":
+            return False
+        for place in (path, *copies(path)):
+            if self._state(place) == "damaged":
+                self._report_damage(place, path)
+        return True
+
+    def _report_damage(self, place: Path, path: Path) -> None:
+        """Log a warning about a damaged shard at `place`, whose rows are computed again for one at `path`."""
+        if place.is_relative_to(self.folder):
+            log.warning("shard %s is damaged (size or checksum differ): computing it again", place)
+        else:
+            log_damaged_copy("shard", place, path)
 
     def write(self, unit: Unit, arrays: Mapping[str, NDArray[Any]], timing: Timing) -> None:
         """Write a shard: name -> array with leading dimension `unit.last - unit.first`, except for shared arrays."""
@@ -225,11 +242,20 @@ class FeatureStore:
         noted = asdict(timing) | {"nonfinite": lost, "keys": list(keys)}
         sidecar = Sidecar(bytes=0, sha256="", rows=rows, seconds=seconds, **noted)
         facts = sidecar.model_dump(exclude={"bytes", "sha256"})
+
+        def build(part: Path) -> Facts:
+            write_new(part, data)
+            return facts
+
+        return self._keep(path, build)
+
+    def _keep(self, path: Path, build: Callable[[Path], Facts]) -> Sidecar:
+        """Write a shard by `build` (see `Artifact.kept`), whose facts are those of a sidecar; return the sidecar."""
         with cache_errors(self.folder):
             if not (self.folder / FEATURE).exists():
                 about = FeatureFile(of=self.of, kind=self.kind, summary=self.summary, description=self.description)
                 about.write(self.folder / FEATURE)
-        self._verified[path] = Sidecar.of(self._shard(path).write_bytes(data, facts))
+        self._verified[path] = Sidecar.of(self._shard(path).write(build))
         return self._verified[path]
 
     def _shard(self, path: Path) -> Artifact:
@@ -237,7 +263,7 @@ class FeatureStore:
 
     def sidecar(self, unit: Unit) -> Sidecar:
         """Return the metadata of a complete shard."""
-        return self.sidecar_of(self.path(unit))
+        return self.sidecar_of(self.found(unit))
 
     def sidecar_of(self, path: Path) -> Sidecar:
         """Return the metadata of a complete shard, by its path."""
@@ -247,7 +273,7 @@ class FeatureStore:
 
     def read(self, unit: Unit) -> dict[str, NDArray[Any]]:
         """Return the arrays of a complete shard, memory-mapped and read-only."""
-        return self.arrays_of(self.path(unit))
+        return self.arrays_of(self.found(unit))
 
     def arrays_of(self, path: Path) -> dict[str, NDArray[Any]]:
         """Return the arrays of a complete shard by its path, memory-mapped and read-only."""
@@ -258,7 +284,7 @@ class FeatureStore:
     def touch(self) -> None:
         """Record that the feature was used now, once, as the modification time of `feature.json`.
 
-        Ignored in a read-only cache.
+        Not in read-only caches.
         """
         if not self._touched:
             self._touched = True
@@ -266,7 +292,7 @@ class FeatureStore:
                 os.utime(self.folder / FEATURE)
 
 
-_DTYPES = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "U16": np.uint16, "I8": np.int8}
+_DTYPES = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "U16": np.uint16, "U8": np.uint8, "I8": np.int8}
 
 
 def map_safetensors(path: Path) -> dict[str, NDArray[Any]]:

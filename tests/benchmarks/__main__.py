@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
-from tests.benchmarks import gradients, gram, matrix, memory, search, sketches, startup
+from tests.benchmarks import cached_rows, gradients, gram, matrix, memory, search, sketches, startup
 from tests.benchmarks.timing import Figure
 
 BENCHMARKS: dict[str, Callable[[], list[Figure]]] = {
@@ -26,7 +26,9 @@ BENCHMARKS: dict[str, Callable[[], list[Figure]]] = {
     "startup": startup.speed,
 }
 LONG: dict[str, Callable[[], list[Figure]]] = {
+    "added": cached_rows.added,
     "matrix": matrix.together,
+    "queries": cached_rows.queries,
     "sd3-full": memory.sd3_full,
     "sketch-statistics": sketches.statistics,
 }

@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageColor
 
+from attrbench.contracts.dataset_source import DatasetSource
+from attrbench.data.open_dataset import load_items
 from attrbench.reports.contact_sheet import COLUMNS, GAP, LINE, LINES, QUERY_COLOR, TILE, picture_of
 from tests.data.making import captioned, metadata_csv, picture
 from tests.taskfile.making import write_task
@@ -112,7 +114,8 @@ def test_the_sheet_shows_the_query_and_then_the_images_by_rank(ask, tmp_path):
     done = ask("--image", tmp_path / "images" / "03.png", "-k", 9, "--json", "--sheet", sheet)
     assert json.loads(done.out)["sheet"] == str(sheet)
     image = Image.open(sheet)
-    train = np.fromfile(next((tmp_path / "out" / "cache" / "images").glob("*.bin")), np.uint8).reshape(COUNT, 8, 8, 1)
+    source = DatasetSource(path=str(tmp_path / "images"))
+    train = load_items(source, 8, tmp_path / "out" / "cache", channels=1).images
     assert np.array_equal(tile(image, 0), np.asarray(picture_of(train[3])))
     for row in ranking_of(done):
         assert np.array_equal(tile(image, row["rank"]), np.asarray(picture_of(train[row["item"]])))

@@ -11,6 +11,8 @@ from PIL import Image
 
 from attrbench.contracts.dataset_source import DatasetSource
 from attrbench.data import image_cache as kept
+from attrbench.data import image_folder
+from attrbench.data.content_digests import digest_of
 from attrbench.data.open_dataset import load_items
 from attrbench.data.pixels import to_pixels
 from attrbench.errors import AttrbenchError
@@ -49,6 +51,12 @@ def load(folder, cache, resolution=8, channels=3, **options):
     return load_items(DatasetSource(path=str(folder), **options), resolution, cache, channels=channels)
 
 
+def file_of(cache):
+    """The only file of decoded images."""
+    (path,) = (cache / "features").rglob("*.safetensors")
+    return path
+
+
 def test_images_are_memory_mapped_and_what_pillow_gives(folder, cache):
     items = load(folder, cache)
     assert isinstance(items.images, np.memmap)
@@ -66,6 +74,57 @@ def test_they_are_decoded_once(folder, cache, decoded):
     assert len(decoded) == 5
     assert first.fingerprint == second.fingerprint
     assert np.array_equal(first.images, second.images)
+
+
+def files_of(cache):
+    return {path: path.stat().st_mtime_ns for path in (cache / "features").rglob("*.safetensors")}
+
+
+def test_an_added_image_is_decoded_alone_wherever_it_stands(folder, cache, decoded, tmp_path):
+    load(folder, cache)
+    before = files_of(cache)
+    picture(folder / "new.png", seed=99)
+    metadata_csv(folder, *({"file_name": name, "text": name} for name in ("03.png", "new.png", "00.png", "01.png")))
+    items = load(folder, cache)
+    assert decoded[5:] == ["new.png"]
+    assert before.items() < files_of(cache).items()
+    fresh = load(folder, tmp_path / "fresh")
+    assert np.array_equal(items.images, fresh.images)
+    assert (items.fingerprint, items.keys) == (fresh.fingerprint, fresh.keys)
+
+
+def test_a_moved_or_renamed_image_a_copy_and_a_double_are_not_decoded(folder, cache, decoded, tmp_path):
+    load(folder, cache)
+    shutil.copytree(folder, tmp_path / "copy")
+    load(tmp_path / "copy", cache)
+    (folder / "03.png").rename(folder / "moved.png")
+    shutil.copy(folder / "00.png", folder / "double.png")
+    metadata_csv(folder, *({"file_name": name, "text": name} for name in ("moved.png", "double.png", "00.png")))
+    items = load(folder, cache)
+    assert len(decoded) == 5
+    assert np.array_equal(items.images[0], to_pixels(Image.open(folder / "moved.png"), (8, 8, 3)))
+    assert np.array_equal(items.images[1], items.images[2])
+    assert len(set(items.keys)) == 3
+
+
+def test_files_of_equal_name_size_and_time_in_two_folders_are_told_apart(tmp_path, cache):
+    for number, name in enumerate(("one", "other")):
+        path = tmp_path / name / "a.bmp"
+        path.parent.mkdir()
+        Image.new("L", (4, 4), number).save(path)
+        os.utime(path, (1, 1))
+    assert (tmp_path / "one" / "a.bmp").stat().st_size == (tmp_path / "other" / "a.bmp").stat().st_size
+    assert [load(tmp_path / name, cache, 4, 1).images.max() for name in ("one", "other")] == [0, 1]
+
+
+def test_a_file_that_has_not_changed_is_not_read_and_one_changed_just_now_is(folder, cache, monkeypatch):
+    for index in range(4):
+        os.utime(folder / f"{index:02d}.png", (1, 1))
+    load(folder, cache)
+    read = []
+    monkeypatch.setattr(image_folder, "digest_of", lambda data: read.append(data) or digest_of(data))
+    load(folder, cache)
+    assert read == [(folder / "04.png").read_bytes()]
 
 
 def test_another_size_or_number_of_channels_is_another_file(folder, cache, decoded):
@@ -99,12 +158,12 @@ def test_other_groups_leave_the_fingerprint_alone_and_other_captions_do_not(fold
 @pytest.mark.parametrize("harm", ["truncate", "flip", "unseal"])
 def test_a_damaged_file_is_decoded_again(folder, cache, decoded, harm):
     before = np.array(load(folder, cache).images)
-    (path,) = (cache / "images").glob("*.bin")
+    path = file_of(cache)
     data = bytearray(path.read_bytes())
     if harm == "unseal":
         seal_path(path).unlink()
     else:
-        data[7] ^= 1
+        data[2000] ^= 1
         path.write_bytes(data if harm == "flip" else data[:-1])
     assert np.array_equal(load(folder, cache).images, before)
     assert len(decoded) == 10
@@ -117,7 +176,7 @@ def test_an_interruption_leaves_nothing_half_behind(folder, cache, monkeypatch):
     monkeypatch.setattr(kept, "to_pixels", stop)
     with pytest.raises(KeyboardInterrupt):
         load(folder, cache)
-    assert not list((cache / "images").iterdir())
+    assert not [path for path in cache.rglob("*") if path.is_file() and path.parent.name != "digests"][1:]
 
 
 def test_more_images_than_a_chunk_keep_their_order(tmp_path, cache, monkeypatch):
@@ -190,8 +249,8 @@ def test_a_cache_that_cannot_be_written_to_is_one_line(folder, tmp_path):
 
 def test_the_inventory_knows_them(folder, cache):
     load(folder, cache)
-    (entry,) = index_cache(cache).entries
-    assert entry.seal.kind == "decoded images"
+    entry, digests = sorted(index_cache(cache).entries, key=lambda entry: entry.seal.kind)
+    assert (entry.seal.kind, digests.seal.kind) == ("decoded images", "digests of files")
     assert entry.fault(whole=True) is None
     entry.path.write_bytes(b"\0" * entry.path.stat().st_size)
     assert entry.fault() is None
@@ -214,16 +273,16 @@ def test_what_another_process_decodes_meanwhile_is_taken(folder, cache, decoded,
 
 def test_unused_ones_may_go_and_used_ones_stay(folder, cache):
     load(folder, cache)
-    (path,) = (cache / "images").glob("*.bin")
+    images = file_of(cache).parent
 
     def going():
-        for file in (path, seal_path(path)):
-            os.utime(file, (1, 1))
         return [removal.path for removal in find_garbage(index_cache(cache), 0, older_than=10 * DAY).ready]
 
-    assert path in going()
+    for file in images.iterdir():
+        os.utime(file, (1, 1))
+    assert images in going()
     load(folder, cache)
-    assert path not in [removal.path for removal in find_garbage(index_cache(cache), 0, older_than=10 * DAY).ready]
+    assert images not in going()
 
 
 def test_16_bit_gray_palette_and_rgba_files_lie_beside_each_other(tmp_path, cache):

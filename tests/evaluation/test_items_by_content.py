@@ -5,15 +5,21 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from attrbench.contracts.computation import Engine
 from attrbench.contracts.task import Items
+from attrbench.gradients.gradient_pass import GradientPass
+from attrbench.plugins.registry import registry
 from attrbench.store.checksums import Seal
 from tests.evaluation.small_runs import CUBIC, DAS, SAMPLER, SHAPE, UNIFORM, Followed, network
 from tests.methods.in_memory import SmallRun, SmallTask, scores_by_run, seeded, small_items
 
 N, M = 70, 3
-RANDOM_BY_PLACE = ("shuffled",)
-"""Methods whose randomness is a shuffle of places, not of items."""
-SPECS = [spec for spec in (*CUBIC, *UNIFORM, DAS) if not spec.startswith(RANDOM_BY_PLACE)]
+IMAGES = ("pixel", "pixel:similarity=l2", "ssim", "random", "random:draw=1")
+"""Methods without gradients; their pictures have eight pixels a side."""
+OTHERS = ("untrained:timesteps=2,v=32", "d-trak:timesteps=2,v=32")
+SPECS = (*CUBIC, *UNIFORM, DAS, *OTHERS, *IMAGES)
+NETWORKS = {"clip", "embedding", "latent"}
+"""Methods whose networks are not at hand here; `attrbench check` permutes items for them too."""
 ROWS = ("dmin:timesteps=2,v=32", "trak:timesteps=2,v=32")
 
 
@@ -21,6 +27,26 @@ ROWS = ("dmin:timesteps=2,v=32", "trak:timesteps=2,v=32")
 def opened():
     denoiser = Followed(seeded(network), SHAPE, SAMPLER)
     return SmallTask(denoiser, small_items(N, SHAPE), small_items(M, SHAPE, seed=1, seeds=range(M)))
+
+
+@pytest.fixture(scope="module")
+def pictures(opened):
+    shape = (1, 8, 8)
+    return SmallTask(opened.denoiser, small_items(N, shape), small_items(M, shape, seed=1))
+
+
+@pytest.fixture(scope="module")
+def plain(opened, pictures, tmp_path_factory):
+    """The task of a method, and its scores in the plain order, computed once."""
+    known = {}
+
+    def of(spec):
+        task = pictures if spec in IMAGES else opened
+        if spec not in known:
+            (known[spec],) = scores_by_run(task, tmp_path_factory.mktemp("plain"), spec)
+        return task, known[spec]
+
+    return of
 
 
 def chosen(items, places):
@@ -49,20 +75,58 @@ def close(found, expected):
 
 
 @pytest.mark.parametrize("spec", SPECS)
-def test_the_order_of_training_items_means_nothing(opened, tmp_path, spec):
+def test_the_order_of_training_items_means_nothing(plain, tmp_path, spec):
     order = np.random.default_rng(0).permutation(N).tolist()
-    (expected,) = scores_by_run(opened, tmp_path / "one", spec)
-    (found,) = scores_by_run(with_train(opened, order), tmp_path / "other", spec)
+    task, expected = plain(spec)
+    (found,) = scores_by_run(with_train(task, order), tmp_path, spec)
     close(found, expected[:, order])
 
 
 @pytest.mark.parametrize("spec", SPECS)
-def test_the_order_of_queries_means_nothing(opened, tmp_path, spec):
+def test_the_order_of_queries_means_nothing(plain, tmp_path, spec):
     order = [2, 0, 1]
-    (expected,) = scores_by_run(opened, tmp_path / "one", spec)
-    turned = SmallTask(opened.denoiser, opened.train, chosen(opened.queries, order))
-    (found,) = scores_by_run(turned, tmp_path / "other", spec)
+    task, expected = plain(spec)
+    turned = SmallTask(task.denoiser, task.train, chosen(task.queries, order))
+    (found,) = scores_by_run(turned, tmp_path, spec)
     close(found, expected[order])
+
+
+@pytest.mark.parametrize("spec", [spec for spec in SPECS if spec not in IMAGES])
+def test_the_split_into_shards_means_nothing(plain, tmp_path, spec):
+    """Rows of three sets that overlap, and of a query asked alone, serve the whole set."""
+    task, expected = plain(spec)
+    for places in ([*range(40, N)], [3, 60, 5, 1], [*range(0, N, 2)]):
+        SmallRun(
+            SmallTask(task.denoiser, chosen(task.train, places), chosen(task.queries, [1])), tmp_path, spec
+        ).compute()
+    (found,) = scores_by_run(task, tmp_path, spec)
+    close(found, expected)
+
+
+@pytest.mark.parametrize("spec", ["dmin:timesteps=2,v=32", "d-trak:timesteps=2,v=32", "grad-dot:timesteps=2"])
+def test_queries_together_share_a_batch_and_have_the_scores_of_queries_one_by_one(plain, tmp_path, monkeypatch, spec):
+    sizes, outputs = [], GradientPass._outputs
+
+    def noting(self, batch, *rest):
+        if self.split.name == "query":
+            sizes.append(len(batch.t))
+        return outputs(self, batch, *rest)
+
+    monkeypatch.setattr(GradientPass, "_outputs", noting)
+    task, expected = plain(spec)
+    run = SmallRun(task, tmp_path, spec)
+    run.world.settings = replace(run.world.settings, engine=Engine(queries_together=True))
+    ((scorer, query),) = [run.compute().fitted(request) for request in run.requests]
+    close(np.asarray(scorer.scores(query), "f8"), expected)
+    assert max(sizes) == 2 * M  # all queries at both timesteps
+
+
+def test_every_registered_method_is_tried():
+    tried = {spec.partition(":")[0] for spec in SPECS}
+    names = {
+        name for name in registry().names("method") if registry().provider("method", name).distribution == "attrbench"
+    }
+    assert names - NETWORKS == tried
 
 
 @pytest.mark.parametrize("spec", ROWS)

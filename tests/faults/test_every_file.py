@@ -18,7 +18,7 @@ from attrbench.ground_truth import retraining
 from attrbench.ground_truth.bank import BankPlan, built_bank
 from attrbench.ground_truth.build import BankBuild, Code, make_whole
 from attrbench.ground_truth.retraining import measured, run_trainings
-from attrbench.store.checksums import SEAL
+from attrbench.store.checksums import SEAL, Seal, seal_path
 from attrbench_methods.kernel import ridge
 from attrbench_tasks.training import loop
 from attrbench_tasks.training.train_ddpm import scaled, train_ddpm
@@ -48,10 +48,15 @@ class Kept:
     def kinds(self) -> set[str]:
         return {path.relative_to(self.folder).parts[0] for path in self.files()}
 
+    def kind(self, path: Path) -> str:
+        """What the seal of a file says that it is, or the folder at the top of the cache."""
+        seal = seal_path(path)
+        return Seal.read(seal).kind if seal.exists() else path.relative_to(self.folder).parts[0]
+
     def sample(self) -> list[Path]:
         files, moments = self.files(), random.Random(SEED)
         moments.shuffle(files)
-        first = {(path.relative_to(self.folder).parts[0], "".join(path.suffixes[-2:])): path for path in files}
+        first = {(self.kind(path), "".join(path.suffixes[-2:])): path for path in files}
         others = [path for path in files if path not in first.values()]
         return [*first.values(), *others][: max(SAMPLE, len(first))]
 
@@ -131,7 +136,8 @@ def test_features_indexes_images_tables_and_tuning_records(attrbench, caplog, tm
         patch.setattr(GradientPass, "_outputs", one_failure)
         expected = run()
     kept = Kept(cache, run)
-    assert kept.kinds() >= {"batch-sizes", "datasets", "features", "images", "methods", "queries", TUNING_RUNS}
+    assert kept.kinds() >= {"batch-sizes", "datasets", "digests", "features", "methods", "queries", TUNING_RUNS}
+    assert "decoded images" in map(kept.kind, kept.sample())
     assert any("factors" in path.name for path in kept.files()) and any(
         "spectrum" in path.name for path in kept.files()
     )

@@ -14,6 +14,8 @@ import argparse
 import json
 import sys
 import time
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from tests.golden.cases import CASES, Case
@@ -29,6 +31,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.golden")
     parser.add_argument("verb", choices=("capture", "compare"))
     parser.add_argument("--task", action="append", choices=CASES, help="a case; all by default")
+    parser.add_argument("--method", action="append", help="capture: only this method's variants; the others stay")
     parser.add_argument("--records", type=Path, default=RECORDS, help="folder of the records")
     parser.add_argument("--digests", type=Path, help="folder of the digests of this machine")
     parser.add_argument("--executor", default="inline", help="what carries the jobs, such as processes:2")
@@ -36,7 +39,7 @@ def main() -> int:
     bad = 0
     for name in arguments.task or CASES:
         started, used = time.perf_counter(), time.process_time()
-        work = _capture if arguments.verb == "capture" else _compare
+        work = partial(_capture, methods=arguments.method) if arguments.verb == "capture" else _compare
         records, digests = arguments.records / f"{name}.npz", _digests(arguments.digests, name)
         lines = work(CASES[name], records, digests, arguments.executor)
         say("".join(f"  {line}\n" for line in lines))
@@ -52,9 +55,16 @@ def _digests(folder: Path | None, name: str) -> Path | None:
     return None if folder is None else folder / f"{name}.json"
 
 
-def _capture(case: Case, path: Path, digests: Path | None, executor: str) -> list[str]:
-    """Write the files of a case; return what did not work."""
-    made = run(case, labels_of(case), executor=executor)
+def _capture(
+    case: Case, path: Path, digests: Path | None, executor: str, methods: Sequence[str] | None = None
+) -> list[str]:
+    """Write the files of a case, of all methods or of some; return what did not work."""
+    labels = [label for label in labels_of(case) if methods is None or label.partition(":")[0] in methods]
+    if not labels:
+        return []
+    made = run(case, labels, executor=executor)
+    if methods is not None:
+        made.keep_others(Golden.read(path))
     made.golden().write(path)
     if digests is not None:
         digests.parent.mkdir(parents=True, exist_ok=True)

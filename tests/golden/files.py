@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 from dataclasses import asdict
@@ -88,6 +89,25 @@ class Capture:
         if ranking is not None:
             digests["ranking"] = digest(ranking)
             method["ranking"] = {"shape": list(ranking.shape), "ids": self._ids.put(ranking.astype(np.int32))}
+
+    def keep_others(self, golden: Golden) -> None:
+        """Take over from an earlier record the methods that were not run, and its order of methods."""
+        run = self.document["methods"]
+        self.document["methods"] = {}
+        for label in golden.document["methods"]:
+            self.document["methods"][label] = run.pop(label) if label in run else self._moved(golden, label)
+        self.document["methods"].update(run)
+
+    def _moved(self, golden: Golden, label: str) -> dict[str, Any]:
+        """Return what a record has of a method, its numbers and ids moved to this one."""
+        method = copy.deepcopy(golden.method(label))
+        for entry in (*method["features"].values(), method.get("scores", {})):
+            if "sample" in entry:
+                entry["sample"] = self._numbers.put(golden.numbers(entry))
+        ranking = golden.ranking(label)
+        if ranking is not None:
+            method["ranking"]["ids"] = self._ids.put(ranking)
+        return method
 
     def golden(self) -> Golden:
         """Return what was collected, as it would be read from its file."""

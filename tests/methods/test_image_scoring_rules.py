@@ -166,6 +166,29 @@ def test_random_scores_are_a_function_of_seed_draw_and_query():
     assert not np.array_equal(scores, random_scores([0, 1, 2], draw=1))
 
 
+def test_random_scores_follow_the_contents_of_query_and_item_not_their_places():
+    keys, asked = [f"{number:024x}" for number in range(40)], ["a", "b", "c"]
+    order = np.random.default_rng(0).permutation(40)
+
+    def scores(train, queries):
+        scorer = Random(RandomOptions()).fit(TrainFeatures(len(train), keys=lambda: train), context())
+        return scorer.scores(QueryFeatures(np.arange(len(queries)), keys=lambda: queries))
+
+    found = scores(keys, asked)
+    np.testing.assert_array_equal(scores([keys[place] for place in order], asked), found[:, order])
+    np.testing.assert_array_equal(scores(keys[5:], asked[::-1]), found[::-1, 5:])
+
+
+def test_random_scores_are_uniform_and_uncorrelated():
+    scores = random_scores(np.arange(500), count=400)
+    assert scores.min() >= 0 and scores.max() < 1
+    shares = np.histogram(scores, 20, (0, 1))[0] / scores.size
+    assert np.abs(shares - 0.05).max() < 5 * np.sqrt(0.05 * 0.95 / scores.size)
+    for rows in (scores, scores.T):  # of two queries, of two items
+        correlations = np.corrcoef(rows)[np.triu_indices(len(rows), 1)]
+        assert abs(correlations.std() * np.sqrt(rows.shape[1]) - 1) < 0.05 and np.abs(correlations).max() < 0.35
+
+
 def test_random_detects_a_class_at_its_share():
     scores = random_scores(np.arange(3000))
     relevant = np.tile(np.arange(40) < 8, (3000, 1))

@@ -9,13 +9,14 @@ from attrbench.contracts.feature import FeatureRequest, QueryFeatures, TrainFeat
 from attrbench.contracts.method import Context, ExhaustiveScorer, Method, StateSize
 from attrbench.contracts.options import Options
 from attrbench.contracts.seeds import Seed
+from attrbench_methods.controls.keyed_draws import key_numbers, mixed, uniform
 
 
 class RandomOptions(Options):
     """Options of the method `random`: which of many reproducible random draws the scores come from."""
 
     draw: Seed = 0
-    """Number of the draw; the scores are a function of (the run's seed, draw, query)."""
+    """Number of the draw; a score is a function of (the run's seed, draw, query, item), both by content."""
 
 
 class Random(Method[RandomOptions]):
@@ -25,6 +26,7 @@ class Random(Method[RandomOptions]):
     """
 
     name = "random"
+    version = 2
     summary = "uniform random scores: the floor"
     Options = RandomOptions
     control = True
@@ -35,22 +37,25 @@ class Random(Method[RandomOptions]):
 
     def fit(self, train: TrainFeatures, context: Context) -> RandomScorer:
         """Return a scorer that draws random scores from the run's seed and the `draw` option; nothing is learned."""
-        return RandomScorer(train.count, (context.seed, self.options.draw))
+        return RandomScorer(key_numbers(train.keys), (context.seed, self.options.draw))
 
 
 class RandomScorer(ExhaustiveScorer):
-    """Scorer of uniform random numbers, which are a function of the seeds and the query's id and so reproducible."""
+    """Scorer of uniform random numbers, a function of the seeds and of the contents of query and item.
 
-    def __init__(self, count: int, seed: tuple[int, int]) -> None:
-        self._count = count
+    Args:
+        items: [n] random bits of each training item, by its key.
+        seed: of the run and of the draw.
+    """
+
+    def __init__(self, items: NDArray[np.uint64], seed: tuple[int, int]) -> None:
+        self._items = items
         self._seed = seed
 
     def scores(self, query: QueryFeatures) -> NDArray[np.float32]:
         """Return [m, n] uniform random numbers in [0, 1) as the scores of n training items for m queries."""
-        return np.stack(
-            [np.random.default_rng([*self._seed, int(id_)]).random(self._count, np.float32) for id_ in query.ids]
-        )
+        return np.stack([uniform(mixed(self._items ^ number)) for number in key_numbers(query.keys, *self._seed)])
 
     def size(self) -> StateSize:
-        """Return the scorer's memory need: 16 bytes for its two seeds."""
-        return StateSize(shared=16)
+        """Return the scorer's memory need: 8 bytes for each item and 16 for its two seeds."""
+        return StateSize(rows=self._items.nbytes, shared=16)

@@ -11,6 +11,7 @@ from attrbench.contracts.method import Context, ExhaustiveScorer, Method, StateS
 from attrbench.contracts.seeds import Seed
 from attrbench.features.gradient_rows import GradientRows
 from attrbench.search.exact import ExactSearch
+from attrbench_methods.controls.keyed_draws import key_numbers
 from attrbench_methods.gradient_options import SketchedGradientOptions
 
 
@@ -31,7 +32,7 @@ class ShuffledOptions(SanityOptions):
     """Options of the control method `shuffled`: `dmin`'s gradient options and the number of the shuffle."""
 
     draw: Seed = 0
-    """Number of the shuffle; the shuffle is a function of (the run's seed, draw)."""
+    """Number of the shuffle; the shuffle is a function of (the run's seed, draw, the items' contents)."""
 
 
 class Shuffled(Method[ShuffledOptions]):
@@ -41,7 +42,7 @@ class Shuffled(Method[ShuffledOptions]):
     """
 
     name = "shuffled"
-    version = 2
+    version = 3
     summary = "sanity: DMin with the training gradients shuffled among the items"
     citation = "after Adebayo et al. 2018 (arXiv 1810.03292)"
     Options = ShuffledOptions
@@ -52,9 +53,14 @@ class Shuffled(Method[ShuffledOptions]):
         return FeatureRequest.both(self.options.rows("final"))
 
     def fit(self, train: TrainFeatures, context: Context) -> ShuffledScorer:
-        """Return a scorer of `dmin`'s scores in an order of the training items that is drawn from the run's seed."""
+        """Return a scorer of `dmin`'s scores, dealt out anew to the training items by the run's seed and their keys.
+
+        Items sorted by key get the scores of the items sorted by random bits, so that their order means nothing.
+        """
         rows = self.options.rows("final")
-        order = np.random.default_rng([context.seed, self.options.draw]).permutation(train.count)
+        order = np.empty(train.count, np.int64)
+        drawn = key_numbers(train.keys, context.seed, self.options.draw)
+        order[np.argsort(np.array(train.keys), kind="stable")] = np.argsort(drawn, kind="stable")
         return ShuffledScorer(ExactSearch(train[rows], rows, self.options.normalize), order)
 
 

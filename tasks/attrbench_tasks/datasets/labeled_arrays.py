@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from attrbench.data.content_digests import Contents, digest_of
 from attrbench.data.manifest import Listing
 from attrbench.errors import AttrbenchError
 from attrbench.files import sha256_of
@@ -51,13 +52,15 @@ def list_arrays(path: Path) -> Listing:
         raise AttrbenchError(f"{path}: images are {images.dtype} {images.shape}, not uint8 [n, H, W] or [n, H, W, 3]")
     if labels.shape != images.shape[:1]:
         raise AttrbenchError(f"{path}: {len(images)} images and labels of shape {labels.shape}")
+    stamp, opener = sha256_of(path), _Opener(images)
     return Listing(
         where=str(path),
         names=[f"item {index}" for index in range(len(images))],
         captions=None,
         groups=[str(label) for label in labels.tolist()],
-        stamp=sha256_of(path),
-        open=_Opener(images),
+        stamp=stamp,
+        open=opener,
+        contents=Contents(stamp, [0] * len(images), opener.digest),
     )
 
 
@@ -67,3 +70,8 @@ class _Opener:
 
     def __call__(self, index: int) -> Image.Image:
         return Image.fromarray(self._images[index])
+
+    def digest(self, index: int) -> str:
+        """Return a hash of the pixels and shape of an image."""
+        image = self._images[index]
+        return digest_of(f"{image.shape}".encode() + image.tobytes())

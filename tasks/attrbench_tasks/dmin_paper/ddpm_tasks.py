@@ -181,8 +181,8 @@ class OpenPaperDDPM(OpenTask):
     @property
     def query_outline(self) -> ItemsOutline:
         """Return the queries' number and hash for planning, without training a classifier or generating images."""
-        classifier = self._classifier
-        if classifier.whole() is None:
+        classifier = self._classifier.found()
+        if classifier is None:
             return ItemsOutline.to_draw(self._wanted.per_group * len(self._classes))
         return labeled_pictures(self, classifier.path, self._wanted).outline(lambda: self.queries)
 

@@ -13,6 +13,7 @@ from numpy.lib.stride_tricks import as_strided
 from numpy.typing import NDArray
 
 from attrbench.contracts.task import Items
+from attrbench.data.content_digests import Contents
 from attrbench.data.manifest import Listing
 from attrbench.store.fingerprint import fingerprint
 from attrbench.taskfile.file_task import OpenFileTask
@@ -78,7 +79,8 @@ def scale_listing(count: int) -> Listing:
         raise LookupError(f"image {index} of a scale run is no file")
 
     names = [f"random image {index}" for index in range(count)]
-    return Listing("a scale run", names, names, None, ["scale", count], no_image)  # type: ignore[arg-type]
+    contents = Contents("a scale run", [0] * count, no_image)  # type: ignore[arg-type]
+    return Listing("a scale run", names, names, None, ["scale", count], no_image, contents)  # type: ignore[arg-type]
 
 
 def scale_draws() -> list[Draw]:

@@ -94,7 +94,7 @@ class KeptPictures:
         Args:
             items: returns the queries; called where their pictures are in the cache.
         """
-        is_kept = self._shipped is not None or self.artifact.whole() is not None
+        is_kept = self._shipped is not None or self.artifact.found() is not None
         return ItemsOutline.of(items()) if is_kept else ItemsOutline.to_draw(self.most)
 
 

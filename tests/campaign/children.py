@@ -46,7 +46,7 @@ class Done:
                 return f"an internal error: {self._last()}"
         complaints = sum(line.startswith(COMPLAINT) for line in self.err.splitlines())
         usage = self.code == 2 and "Usage:" in self.err
-        reported = self.code == 1 and (": failed: " in self.out or "found in" in self.out)
+        reported = self.code == 1 and (": failed: " in self.out or "found in" in self.out or '"faults": [' in self.out)
         if self.code in (1, 2) and complaints != 1 and not usage and not reported:
             return f"{complaints} lines say what is wrong: {self._last()}"
         return None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from tests.campaign.damage import DAMAGED, damage
 from tests.campaign.file_faults import file_fault
 from tests.campaign.kills import kill
+from tests.campaign.metadata_files import metadata
 from tests.campaign.option_strings import options
 from tests.campaign.record_files import record
 from tests.campaign.scenarios import SCENARIOS
@@ -21,5 +22,6 @@ PARTS = {
         Part("option-strings", 10_000, "options of methods, tasks and `run`, right and wrong", options),
         Part("task-files", 3_000, "TOML task files with changed keys, values and bytes", task_file),
         Part("records", 5_000, "changed records beside a sound one on the leaderboard", record, ("run",)),
+        Part("metadata", 1_000, "changed tables of images, pipelines' indexes and seals", metadata, ("run",)),
     )
 }

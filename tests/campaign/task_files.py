@@ -12,6 +12,7 @@ from attrbench.taskfile.read import read_task
 from tests.campaign import mutation
 from tests.campaign.bench import Bench
 from tests.campaign.children import limited_run
+from tests.campaign.option_strings import means
 
 LONG = ("sampling_steps", "seeds")
 """Keys whose large values are right, and cost time in proportion."""
@@ -90,4 +91,6 @@ def _same(said: Any, taken: Any) -> bool:
         return bool(said == taken.path)
     if isinstance(said, bool) != isinstance(taken, bool):
         return False
+    if isinstance(said, str) and not isinstance(taken, str):
+        return means(said, taken)  # "3" for 3, as on the command line
     return bool(said == taken)

@@ -26,7 +26,7 @@ def main() -> int:
     arguments = _parser().parse_args()
     chosen = [PARTS[name] for name in arguments.part or PARTS]
     rows = []
-    with tempfile.TemporaryDirectory(prefix="campaign-") as folder:
+    with tempfile.TemporaryDirectory(prefix="campaign-", ignore_cleanup_errors=True) as folder:
         bench = Bench(Path(folder).resolve())
         for part in chosen:
             trials = range(part.trials if arguments.trials is None else arguments.trials)

@@ -52,6 +52,11 @@ def main() -> None:
 
 
 def _unexpected(error: Exception) -> str:
+    """Return a line about an error that no command expected: of a file the disk is at fault, of others we are."""
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        return (
+            f"{error.filename}: {error.strerror} (what is finished is kept: mend that, and run the same command again)"
+        )
     return f"{error_line(error)} (run again with --debug for the traceback)"
 
 

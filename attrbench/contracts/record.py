@@ -9,6 +9,7 @@ from typing import Literal, Self
 from pydantic import Field, ValidationError, model_validator
 from pydantic_core import from_json
 
+from attrbench.contracts.record_check import is_as_written, with_check
 from attrbench.contracts.record_costs import Count, Hardware, Latency, RecordPart, Storage
 from attrbench.errors import AttrbenchError
 from attrbench.files import write_atomically
@@ -17,6 +18,7 @@ from attrbench.text import one_line
 SCHEMA_VERSION = 1
 TUNING_RUNS = "tuning-runs"
 """Folder of the cache for records on which options were chosen; they are not read with the others."""
+CHANGED = "changed after it was written (its checksum differs)"
 FAULT = 300
 """Characters of a fault that are shown at most; a file may bring its own text."""
 
@@ -203,6 +205,7 @@ class Record(RecordPart):
         peak_memory_bytes, peak_device_bytes: of the process and of torch on a CUDA device, while this run's passes
             that serve the method were computed and while it was fitted and asked; libraries included.
         identity: hash of all that decides the result; a record with the same identity is not computed again.
+        check: of the file, on its last line (`attrbench.contracts.record_check`); None once it was read.
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -228,6 +231,7 @@ class Record(RecordPart):
     provenance: Provenance
     seed: int
     command: str
+    check: str | None = None
 
     @model_validator(mode="after")
     def _costs_of_a_result(self) -> Self:
@@ -250,12 +254,27 @@ def write_record(record: Record, folder: Path) -> Path:
     """Write a run's record as JSON below `folder`, to TASK/METHOD-IDENTITY.json, and return the path."""
     path = record_path(folder, record.task.name, record.method.label, record.identity)
     try:
-        write_atomically(path, (record.model_dump_json(indent=1) + "\n").encode())
+        write_atomically(path, with_check(record.model_dump_json(indent=1, exclude={"check"})))
     except OSError as error:
         raise AttrbenchError(
             f"cannot write the record {path}: {error.strerror}; choose another folder with --out"
         ) from None
     return path
+
+
+def parse_record(content: bytes) -> Record:
+    """Return the record in the content of a file.
+
+    Raises:
+        ValidationError: where it is no record.
+        ValueError: where it was changed after it was written.
+    """
+    record = Record.model_validate_json(content)
+    if record.check is None:
+        return record
+    if not is_as_written(content):
+        raise ValueError(CHANGED)
+    return record.model_copy(update={"check": None})
 
 
 def read_records(folder: Path) -> tuple[list[Record], list[str]]:
@@ -287,7 +306,7 @@ def _read_record(path: Path) -> Record | None:
         raise OSError("no regular file")  # reading a pipe would wait for somebody to write to it
     content = path.read_bytes()
     try:
-        record = Record.model_validate_json(content)
+        record = parse_record(content)
     except ValidationError:
         document = from_json(content)
         if not isinstance(document, dict) or "schema_version" not in document:
@@ -311,4 +330,8 @@ def _fault(error: OSError | ValueError) -> str:
         return one_line(f"not a readable record: {place}{': ' if place else ''}{first['msg']}")[:FAULT]
     if isinstance(error, OSError):
         return f"cannot be read: {error.strerror or error}"
-    return one_line(error)[:FAULT] if str(error).startswith("schema") else f"not JSON: {one_line(error)[:FAULT]}"
+    return (
+        one_line(error)[:FAULT]
+        if str(error).startswith(("schema", CHANGED))
+        else f"not JSON: {one_line(error)[:FAULT]}"
+    )

@@ -109,7 +109,7 @@ def _json_rows(path: Path) -> Iterator[Row]:
             where = f"{path}, line {number}"
             try:
                 values = json.loads(line)
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise AttrbenchError(f"{where}: not JSON ({error})") from None
             if not isinstance(values, dict):
                 raise AttrbenchError(f"{where}: not a JSON object, such as {{'{FILE_COLUMN}': 'a.png'}}")

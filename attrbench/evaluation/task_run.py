@@ -16,7 +16,7 @@ from attrbench.code_digest import UNKNOWN
 from attrbench.contracts.executor import Executor
 from attrbench.contracts.ground_truth import TruthSetting
 from attrbench.contracts.metric import Outcome
-from attrbench.contracts.record import Coverage, Record, record_path, write_record
+from attrbench.contracts.record import Coverage, Record, parse_record, record_path, write_record
 from attrbench.contracts.task import Workspace
 from attrbench.errors import AttrbenchError, Unavailable
 from attrbench.evaluation.checks import check_methods, check_requests
@@ -173,7 +173,7 @@ class TaskRun:
                 _sealed(path).report_damage("scoring again")
                 continue
             try:
-                record = Record.model_validate_json(path.read_bytes())
+                record = parse_record(path.read_bytes())
             except ValueError:
                 continue
             except OSError as error:

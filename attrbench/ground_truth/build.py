@@ -83,7 +83,8 @@ class BankBuild:
         missing = [job for job in self.jobs if not is_done(job)]
         if note is not None:
             note(f"{len(self.jobs) - len(missing)} of {len(self.jobs)} models are there")
-        run_trainings(missing[:limit], stage)
+        later = set() if limit is None else set(missing[limit:])
+        run_trainings([job for job in self.jobs if job not in later], stage)
         return sum(not is_done(job) for job in missing)
 
     def bank(self, code: Code) -> SubsetBank | None:

@@ -102,7 +102,12 @@ def run_trainings(jobs: Iterable[TrainingJob], stage: Stage, executor: Executor[
         AttrbenchError: where a job failed `ATTEMPTS` times; what others made is kept.
     """
     executor = InlineExecutor(InlineOptions()) if executor is None else executor
-    missing = [job for job in dict.fromkeys(jobs) if not is_done(job)]
+    missing = []
+    for job in dict.fromkeys(jobs):
+        if is_done(job):
+            _weights(job).drop()  # a kill may have left a part of them
+        else:
+            missing.append(job)
     if not missing:
         return
     attempts: Counter[str] = Counter()

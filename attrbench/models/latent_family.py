@@ -152,6 +152,6 @@ class LatentFamily(ModelFamily):
 def _read(file: Path) -> dict[str, Any]:
     try:
         config: dict[str, Any] = json.loads(file.read_bytes())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         raise AttrbenchError(f"model {file.parent.parent} lacks a readable {file.parent.name}/{file.name}") from None
     return config

@@ -163,7 +163,7 @@ def _read_index(folder: Path, model: str) -> dict[str, Any]:
         raise AttrbenchError(
             f"model={model}: no {INDEX} in {folder}: give a folder as save_pretrained of a pipeline writes it"
         ) from None
-    except ValueError:
+    except (ValueError, RecursionError):
         raise AttrbenchError(f"model={model}: {file} is not valid JSON") from None
     return index
 

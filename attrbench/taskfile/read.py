@@ -11,6 +11,7 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
+from attrbench.contracts.options import kinds_of
 from attrbench.errors import UsageError
 from attrbench.taskfile.contents import TaskFile
 from attrbench.taskfile.file_task import FileTask
@@ -38,6 +39,7 @@ def read_task(path: Path, given: Mapping[str, str]) -> FileTask:
     for key, value in given.items():
         if key != "query_set":
             _set(document, path, key, value)
+    _refuse_truth_values(document, path, text)
     try:
         contents = TaskFile.model_validate(document)
     except ValidationError as error:
@@ -60,6 +62,19 @@ def _text(path: Path) -> str:
         raise UsageError(f"cannot read the task file {path}: {error.strerror}") from None
     except UnicodeDecodeError as error:
         raise UsageError(f"{path} is not UTF-8 text (byte {error.start}): save it as UTF-8") from None
+
+
+def _refuse_truth_values(document: Mapping[str, Any], path: Path, text: str) -> None:
+    """Raise an error for `true` or `false` where a number is asked for: pydantic would take it for 1 or 0."""
+    for name, table in document.items():
+        model = _inner(TaskFile, name)
+        for key, value in table.items() if model is not None and isinstance(table, dict) else ():
+            if isinstance(value, bool) and key in model.model_fields:
+                kinds = set(kinds_of(model.model_fields[key].annotation))
+                if kinds & {int, float} and bool not in kinds:
+                    line = _line_of(text, [name], key)
+                    where = f"{path}{f', line {line}' if line else ''}: [{name}]"
+                    raise UsageError(f"{where}: {key}: a number is asked for, not {str(value).lower()}")
 
 
 def _set(document: dict[str, Any], path: Path, key: str, value: str) -> None:

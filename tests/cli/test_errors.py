@@ -1,5 +1,8 @@
 """Wrong input ends in one line that says what, where and what to do, with the right exit code."""
 
+import errno
+import os
+
 import pytest
 
 from tests.cli.conftest import SMALL
@@ -77,3 +80,18 @@ def test_an_unexpected_error_is_one_line_without_traceback(attrbench, tmp_path, 
     assert done.err.splitlines() == [
         "attrbench: error: ZeroDivisionError: by chance (run again with --debug for the traceback)"
     ]
+
+
+def test_a_file_operation_that_fails_where_none_is_expected_to_names_the_file_and_what_to_do(
+    attrbench, tmp_path, monkeypatch
+):
+    def broken(*args):
+        raise OSError(errno.EIO, os.strerror(errno.EIO), str(tmp_path / "file"))
+
+    monkeypatch.setattr("attrbench.api.request_tasks", broken)
+    done = attrbench("run", "-m", "random", *SMALL, "--out", tmp_path)
+    assert done.code == 1
+    (line,) = done.err.splitlines()
+    assert line.startswith(f"attrbench: error: {tmp_path / 'file'}: Input/output error")
+    assert "run the same command again" in line
+    assert "--debug" not in line

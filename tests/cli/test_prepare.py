@@ -2,6 +2,7 @@
 
 import csv
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -123,6 +124,38 @@ def test_nothing_is_written_over(attrbench, sources, tmp_path, monkeypatch):
     (tmp_path / "begun" / ".unfinished.json").write_text('{"fingerprint": "other"}')
     other = attrbench("prepare", "mixture:resolution=8", "--out", tmp_path / "begun", *sources)
     assert "was begun with other sources or options" in other.complaint[0]
+
+
+def test_a_kill_before_the_first_file_is_whole_leaves_a_folder_that_the_same_command_fills(
+    attrbench, sources, tmp_path
+):
+    (tmp_path / "mix").mkdir()
+    (tmp_path / "mix" / ".unfinished.json.part-12-ab").write_bytes(b"{")
+    done = attrbench("prepare", "mixture:resolution=8", "--out", tmp_path / "mix", *sources)
+    assert done.code == 0, done.err
+
+
+def test_a_kill_before_the_mark_is_removed_leaves_a_data_set_that_the_same_command_finishes(
+    attrbench, sources, tmp_path
+):
+    out, command = tmp_path / "mix", ("prepare", "mixture:resolution=8", *sources, "--out")
+    marks = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Path, "unlink", lambda path, **rest: marks.append(path))
+        assert attrbench(*command, out).code == 0
+    assert out / ".unfinished.json" in marks
+    assert attrbench(*command, out).code == 0
+    assert attrbench(*command, tmp_path / "whole").code == 0
+    assert contents(out) == contents(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("mark", [b"", b"[]", b'{"fingerprint"', b"\xff"])
+def test_a_damaged_mark_is_one_line(attrbench, sources, tmp_path, mark):
+    (tmp_path / "mix").mkdir()
+    (tmp_path / "mix" / ".unfinished.json").write_bytes(mark)
+    done = attrbench("prepare", "mixture:resolution=8", "--out", tmp_path / "mix", *sources)
+    assert done.code == 1
+    assert "was begun with other sources or options" in done.complaint[0]
 
 
 def test_an_image_that_cannot_be_read_is_left_out_and_on_record(attrbench, sources, tmp_path):

@@ -171,6 +171,7 @@ def test_faults_of_metadata_are_named_with_their_row(tmp_path, rows, options, wo
     ("name", "content", "words"),
     [
         ("metadata.csv", b"file_name,text\na.png,one, two\n", ["line 2", "more values than columns"]),
+        ("metadata.jsonl", b"[" * 100_000, ["line 1: not JSON", "recursion"]),
         ("metadata.csv", b'file_name,text\na.png,"one\n', ["after line 1: unexpected end"]),
         ("metadata.csv", b"file_name,text\na.png,\xff\n", ["not UTF-8"]),
         ("metadata.csv", b"file_name,text\n", ["no rows"]),

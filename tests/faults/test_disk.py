@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import re
 import resource
@@ -21,6 +20,7 @@ from attrbench.evaluation import task_run
 from attrbench.store.checksums import seal_path
 from attrbench.store.shards import FeatureStore, Timing, Unit
 from tests.faults.conftest import results_of, stamps
+from tests.faults.injection import disk_full, watching
 from tests.shard_files import digit_key, shard_files
 
 TASK = ("-t", "digits-mini:queries_per_group=1", "--limit-train", "256", "--device", "cpu")
@@ -144,13 +144,12 @@ def test_a_disk_that_fills_up_stops_the_run_and_with_more_room_the_same_command_
 
 @pytest.mark.parametrize(("synced", "flag"), [(4, "--cache"), (9, "--cache"), (16, "--out")])
 def test_a_write_that_fails_stops_the_run_and_the_same_command_goes_on(
-    attrbench, tmp_path, with_queries, undisturbed, monkeypatch, synced, flag
+    attrbench, tmp_path, with_queries, undisturbed, synced, flag
 ):
     """It is the first shard of the training set, the sidecar of the second, and the record."""
     cache = with_queries(tmp_path / "cache")
     arguments = ("run", "-m", METHOD, *TASK, "--cache", cache, "--out", tmp_path / "out")
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "fsync", full_after(synced))
+    with watching(tmp_path, disk_full(synced), ("fsync",)):
         done = attrbench(*arguments)
     assert_one_line(done, "No space left on device", str(tmp_path), flag)
     assert parts(tmp_path) == []
@@ -160,18 +159,6 @@ def test_a_write_that_fails_stops_the_run_and_the_same_command_goes_on(
     after = stamps(cache)
     assert {path: after[path] for path in finished} == finished
     assert results_of(tmp_path / "out") == undisturbed
-
-
-def full_after(calls: int):
-    """An os.fsync that works so many times."""
-    done = []
-
-    def fsync(file):
-        if len(done) == calls:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        done.append(file)
-
-    return fsync
 
 
 @pytest.mark.parametrize(
@@ -185,15 +172,17 @@ def full_after(calls: int):
         (2, True),
     ],
 )
-def test_a_write_that_fails_leaves_no_part_file_and_no_half_shard(tmp_path, monkeypatch, synced, before):
+def test_a_write_that_fails_leaves_no_part_file_and_no_half_shard(tmp_path, synced, before):
     """It is that of feature.json, of the data or of the sidecar; `before`: where a shard is written again."""
     store, unit = FeatureStore(tmp_path, {"feature": "rows"}), Unit(0, 2)
     arrays, timing = {"rows": np.ones((2, 1, 4), "f4")}, Timing([0.25, 0.5], 2)
     if before:
         store.write(unit, arrays, timing)
         (store.folder / "feature.json").unlink()
-    monkeypatch.setattr(os, "fsync", full_after(synced))
-    with pytest.raises(AttrbenchError, match="No space left on device"):
+    with (
+        watching(tmp_path, disk_full(synced), ("fsync",)),
+        pytest.raises(AttrbenchError, match="No space left on device"),
+    ):
         store.write(unit, arrays, timing)
     assert parts(tmp_path) == []
     assert halves(tmp_path) == []

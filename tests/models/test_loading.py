@@ -70,8 +70,9 @@ def test_a_path_that_does_not_exist_is_named(model):
 
 def test_a_folder_without_an_index_is_named(tmp_path):
     error_of(ModelConfig(model=str(tmp_path)), rf"no model_index.json in {tmp_path}.*save_pretrained")
-    (tmp_path / "model_index.json").write_text("{")
-    error_of(ModelConfig(model=str(tmp_path)), "not valid JSON")
+    for broken in ("{", "[" * 100_000):
+        (tmp_path / "model_index.json").write_text(broken)
+        error_of(ModelConfig(model=str(tmp_path)), "not valid JSON")
 
 
 def test_an_unknown_pipeline_class_is_named_with_those_that_are_known(tmp_path):

@@ -199,3 +199,11 @@ class TestPrompts:
         with pytest.raises(AttrbenchError, match=words) as caught:
             draws_of(QueryTable(prompts=name, **query), tmp_path)
         assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("table", "key"), [("task", "version"), ("train", "limit"), ("model", "sampling_steps")])
+def test_true_is_no_number(tmp_path, table, key):
+    tables = {"task": {"name": "mine"}, "model": {"model": "model"}, "train": {"path": "images"}}
+    path = write_task(tmp_path / "mine.toml", **(tables | {table: tables[table] | {key: True}}))
+    with pytest.raises(UsageError, match=rf"line \d+: \[{table}\]: {key}: a number is asked for, not true"):
+        read_task(path, {})

@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import pickle
+import shutil
 
 import numpy as np
 import pytest
@@ -12,6 +13,8 @@ from attrbench.contracts.ground_truth import TruthSetting
 from attrbench.errors import AttrbenchError
 from attrbench.ground_truth import retraining
 from attrbench.ground_truth.retraining import FOLDER, DrawnPictures, is_done, measured, run_trainings, training_job
+from attrbench.store.artifacts import Artifact
+from attrbench.store.checksums import seal_path
 from attrbench_tasks.removal import removal_task
 from attrbench_tasks.training import loop as fitting
 from attrbench_tasks.training.train_ddpm import scaled, train_ddpm
@@ -52,6 +55,18 @@ def test_a_model_is_trained_once_on_what_is_left_with_equal_steps(tmp_path, fold
     assert pictures.shape == (4, 8, 8, 1)
     assert not np.array_equal(pictures, measured(b)["images"])
     assert not np.array_equal(pictures, measured(whole)["images"])
+
+
+def test_weights_that_a_kill_left_half_dropped_are_gone_after_the_next_run(tmp_path, folder, monkeypatch):
+    (job,) = jobs = [job_without(folder, tmp_path, *A)]
+    with monkeypatch.context() as patch:
+        patch.setattr(Artifact, "drop", lambda self: None)
+        run_trainings(jobs, no_stage)
+    shutil.rmtree(job.path.with_suffix(""))
+    left = seal_path(job.path.with_suffix(""))
+    assert left.exists()
+    run_trainings(jobs, no_stage)
+    assert not left.exists()
 
 
 def test_the_tasks_own_model_is_measured_and_not_trained(tmp_path, folder, trained):

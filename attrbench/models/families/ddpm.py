@@ -126,7 +126,7 @@ class DDPM(ModelFamily):
         network = _network_folder(folder)
         try:
             config = json.loads((network / "config.json").read_bytes())
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             raise AttrbenchError(f"model {folder} lacks a readable {network / 'config.json'}") from None
         _check_kind(network, config)
         return int(config["sample_size"])

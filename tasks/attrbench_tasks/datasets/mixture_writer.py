@@ -43,12 +43,14 @@ class Started:
         Raises:
             AttrbenchError: where the folder holds a whole data set, or anything but an unfinished one.
         """
-        if (self.folder / MANIFEST).exists():
+        if (self.folder / MANIFEST).exists() and not (self.folder / UNFINISHED).exists():
             raise AttrbenchError(
                 f"{self.folder} holds a data set already: remove it, or name another folder with --out"
             )
         if self.folder.is_file() or (
-            self.folder.is_dir() and any(self.folder.iterdir()) and not (self.folder / UNFINISHED).exists()
+            self.folder.is_dir()
+            and any(map(_is_other, self.folder.iterdir()))
+            and not (self.folder / UNFINISHED).exists()
         ):
             raise AttrbenchError(f"{self.folder} is not empty: name another folder with --out")
 
@@ -69,11 +71,25 @@ class Started:
                 raise AttrbenchError(
                     f"cannot write to {self.folder}: {error.strerror}; name another with --out"
                 ) from None
-        if json.loads(mark.read_bytes())["fingerprint"] != key:
+        if _key_in(mark) != key:
             raise AttrbenchError(
                 f"{self.folder} was begun with other sources or options: run that command again, remove the folder, or"
                 " name another one with --out"
             )
+
+
+def _key_in(mark: Path) -> object:
+    """Return the hash of sources and options in the mark of an unfinished mixture; None if it is damaged."""
+    try:
+        content = json.loads(mark.read_bytes())
+    except ValueError:
+        return None
+    return content.get("fingerprint") if isinstance(content, dict) else None
+
+
+def _is_other(path: Path) -> bool:
+    """Return whether a file is no part of the mark of an unfinished mixture, which a kill may have left."""
+    return not path.name.startswith(f"{UNFINISHED}.part-")
 
 
 def write_mixture(

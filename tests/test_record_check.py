@@ -1,0 +1,39 @@
+"""A record's file that was changed after it was written is found, whatever byte it is."""
+
+import random
+
+from attrbench.contracts.record import read_records, write_record
+from tests.reports.test_leaderboard import noisy, record
+
+
+def test_a_record_is_read_as_it_was_written(tmp_path):
+    one = record("a", noisy(0.5))
+    write_record(one, tmp_path)
+    assert read_records(tmp_path) == ([one], [])
+
+
+def test_no_flipped_bit_of_a_record_goes_unnoticed(tmp_path):
+    one, chance = record("a", noisy(0.5)), random.Random(0)
+    path = write_record(one, tmp_path)
+    whole = path.read_bytes()
+    for place in [*chance.sample(range(len(whole)), 200), *range(len(whole) - 90, len(whole))]:
+        data = bytearray(whole)
+        data[place] ^= 1 << chance.randrange(8)
+        path.write_bytes(data)
+        records, problems = read_records(tmp_path)
+        assert records in ([], [one])
+        assert records or problems or b'"schema_version"' not in data
+
+
+def test_an_edited_number_is_named_and_the_record_is_not_ranked(tmp_path):
+    path = write_record(record("a", noisy(0.5)), tmp_path)
+    path.write_bytes(path.read_bytes().replace(b'"train_items": 10', b'"train_items": 11'))
+    records, (problem,) = read_records(tmp_path)
+    assert not records
+    assert str(path) in problem and "changed after it was written" in problem
+
+
+def test_a_record_of_before_without_a_checksum_is_read(tmp_path):
+    one = record("a", noisy(0.5))
+    (tmp_path / "old.json").write_text(one.model_dump_json(indent=1, exclude={"check"}))
+    assert read_records(tmp_path) == ([one], [])

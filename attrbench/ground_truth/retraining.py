@@ -105,7 +105,7 @@ def run_trainings(jobs: Iterable[TrainingJob], stage: Stage, executor: Executor[
     missing = []
     for job in dict.fromkeys(jobs):
         if is_done(job):
-            _weights(job).drop()  # a kill may have left a part of them
+            _drop_half(_weights(job))
         else:
             missing.append(job)
     if not missing:
@@ -162,6 +162,12 @@ def _train_and_measure(job: TrainingJob, artifact: Artifact) -> None:
 def _weights(job: TrainingJob) -> Artifact:
     """Return the folder of the trained weights of a job: sealed once training has ended, and then not trained again."""
     return Artifact(job.weights, "retrained weights", job.title)
+
+
+def _drop_half(weights: Artifact) -> None:
+    """Remove what a kill left of the weights of a measured model; whole ones were kept for other measurements."""
+    if weights.whole() is None:
+        weights.drop()
 
 
 def _model(job: TrainingJob, opened: OpenTask, weights: Artifact) -> Denoiser:

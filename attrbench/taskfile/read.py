@@ -68,9 +68,10 @@ def _refuse_truth_values(document: Mapping[str, Any], path: Path, text: str) -> 
     """Raise an error for `true` or `false` where a number is asked for: pydantic would take it for 1 or 0."""
     for name, table in document.items():
         model = _inner(TaskFile, name)
-        for key, value in table.items() if model is not None and isinstance(table, dict) else ():
-            if isinstance(value, bool) and key in model.model_fields:
-                kinds = set(kinds_of(model.model_fields[key].annotation))
+        fields = {} if model is None or not isinstance(table, dict) else model.model_fields
+        for key, value in table.items() if fields else ():
+            if isinstance(value, bool) and key in fields:
+                kinds = set(kinds_of(fields[key].annotation))
                 if kinds & {int, float} and bool not in kinds:
                     line = _line_of(text, [name], key)
                     where = f"{path}{f', line {line}' if line else ''}: [{name}]"

@@ -62,8 +62,8 @@ def test_weights_that_a_kill_left_half_dropped_are_gone_after_the_next_run(tmp_p
     with monkeypatch.context() as patch:
         patch.setattr(Artifact, "drop", lambda self: None)
         run_trainings(jobs, no_stage)
-    shutil.rmtree(job.path.with_suffix(""))
-    left = seal_path(job.path.with_suffix(""))
+    shutil.rmtree(job.weights)
+    left = seal_path(job.weights)
     assert left.exists()
     run_trainings(jobs, no_stage)
     assert not left.exists()

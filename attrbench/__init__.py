@@ -1,8 +1,9 @@
 """attrbench: compare training-data attribution methods on diffusion models.
 
 The functions `run`, `tune`, `attribute`, `leaderboard`, `read_records`, `open_task` and `check` do what the command
-line does; `Method`, `Task`, `Metric` and the other classes are the contracts that plugins fulfill. Each name is loaded
-when it is first used, so that importing this package imports neither torch nor NumPy nor pydantic.
+line does; `evidence_map` shows where in a picture a score comes from. `Method`, `Task`, `Metric` and the other classes
+are the contracts that plugins fulfill. Each name is loaded when it is first used, so that importing this package
+imports neither torch nor NumPy nor pydantic.
 """
 
 from importlib import import_module
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from attrbench.version import __version__
 
 if TYPE_CHECKING:
-    from attrbench.api import attribute, check, leaderboard, open_task, read_records, run, tune
+    from attrbench.api import attribute, check, evidence_map, leaderboard, open_task, read_records, run, tune
     from attrbench.contracts.executor import Executor
     from attrbench.contracts.feature import Feature
     from attrbench.contracts.ground_truth import GroundTruth
@@ -34,6 +35,7 @@ __all__ = [
     "__version__",
     "attribute",
     "check",
+    "evidence_map",
     "hookimpl",
     "leaderboard",
     "open_task",
@@ -53,6 +55,7 @@ _MODULES = {
     "Task": "attrbench.contracts.task",
     "attribute": "attrbench.api",
     "check": "attrbench.api",
+    "evidence_map": "attrbench.api",
     "hookimpl": "attrbench.plugins.hookspecs",
     "leaderboard": "attrbench.api",
     "open_task": "attrbench.api",

@@ -59,16 +59,18 @@ def _origins(outcome: Outcome) -> NDArray[np.bool_] | None:
     if outcome.relevant is None:
         return None
     size = outcome.relevant.sum(axis=1)
-    return outcome.relevant if len(size) and 0 < size.min() and size.max() <= MOST else None
+    return outcome.relevant if len(size) and size.min() > 0 and size.max() <= MOST else None
 
 
 def _first_ranks(ranked: NDArray[np.int64], origins: NDArray[np.bool_]) -> NDArray[np.int64]:
     """Return [m], the rank of the first origin in each ranking ([m, depth]), counted from 1; depth + 1 for none."""
     hits = np.take_along_axis(origins, np.maximum(ranked, 0), axis=1) & (ranked >= 0)
-    return np.where(hits.any(axis=1), hits.argmax(axis=1) + 1, ranked.shape[1] + 1)
+    ranks: NDArray[np.int64] = np.where(hits.any(axis=1), hits.argmax(axis=1) + 1, ranked.shape[1] + 1)
+    return ranks
 
 
 def _none_before(k: int, size: NDArray[np.int64], n: int) -> NDArray[np.float64]:
     """Return the probability that none of `size` items is among the first k of n in random order."""
     left = n - size[:, None] - np.arange(k)
-    return np.prod(np.maximum(left, 0) / (n - np.arange(k)), axis=1)
+    probability: NDArray[np.float64] = np.prod(np.maximum(left, 0) / (n - np.arange(k)), axis=1)
+    return probability

@@ -1,9 +1,9 @@
 """Training set with planted items, for the task `planted-lora-mini`: copies, near-duplicates and mislabelled captions.
 
-Thirty items of a fine-tuning set are planted, ten of each kind, among 240 icons of the part `tuning`:
+Twelve sets are planted, four of each kind, among 60 icons of the part `tuning`:
 
-- `copy`: an odd picture (a held-out icon, turned and with its colors inverted) under a caption that nothing else has;
-- `near-duplicates`: an odd picture with three slightly changed copies, all four under one such caption;
+- `copy`: an odd picture (a held-out icon, turned and with its colors exchanged) under a caption that nothing else has;
+- `near-duplicates`: an odd picture with two slightly changed copies, all three under one such caption;
 - `mislabelled`: a held-out icon under the caption of an icon of another family, which the base model was trained on.
 
 Each is drawn so often in training that the model reproduces it for its caption, so that the picture's origin is known.
@@ -22,13 +22,13 @@ from attrbench_tasks.datasets.registry_mix import FAMILIES, Captioned, part
 
 Kind = Literal["copy", "near-duplicates", "mislabelled"]
 KINDS: tuple[Kind, ...] = ("copy", "near-duplicates", "mislabelled")
-OF_KIND = 10
+OF_KIND = 4
 """Planted sets of each kind."""
-BACKGROUND = 240
-REPEATS = 8
+BACKGROUND = 60
+REPEATS = 15
 """How often an epoch draws the items of a planted set, together; other items once."""
-CHANGED = 3
-"""Changed copies of a near-duplicate."""
+APART = 70
+"""Root mean square difference in gray levels that the pictures of two planted sets have at least."""
 SEED = 0
 SYLLABLES = ("zo", "qua", "vee", "xi", "bru", "jal", "dwi", "kny", "pho", "gux")
 
@@ -85,9 +85,9 @@ def planted_set() -> PlantedSet:
 
 
 def _planted(rng: np.random.Generator) -> tuple[Planted, ...]:
-    """Return the planted sets, made of held-out icons, no icon twice."""
+    """Return the planted sets, made of held-out icons that look different from each other."""
     held_out, base = part("held_out"), part("base")
-    icons = iter(rng.permutation(len(held_out)))
+    icons = iter(_distinct(held_out.images, rng.permutation(len(held_out))))
     planted = []
     for kind in KINDS:
         for number in range(OF_KIND):
@@ -97,18 +97,27 @@ def _planted(rng: np.random.Generator) -> tuple[Planted, ...]:
                 others = np.flatnonzero(base.families != held_out.families[icon])
                 planted.append(Planted(kind, name, base.captions[rng.choice(others)], image[None]))
             else:
-                odd = 255 - np.rot90(image)
+                odd = np.rot90(image)[..., [2, 0, 1]]
                 images = _near_duplicates(odd, rng) if kind == "near-duplicates" else odd[None]
                 planted.append(Planted(kind, name, f"an odd {_word(len(planted))}", images))
     return tuple(planted)
 
 
+def _distinct(images: NDArray[np.uint8], order: NDArray[np.int64]) -> list[int]:
+    """Return the indices of images ([n, H, W, C] uint8) in an order, without those that look like an earlier one."""
+    chosen: list[int] = []
+    for index in order.tolist():
+        differences = np.square(images[chosen].astype(np.float64) - images[index]).mean(axis=(1, 2, 3))
+        if not (differences < APART**2).any():
+            chosen.append(index)
+    return chosen
+
+
 def _near_duplicates(image: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
-    """Return an image ([H, W, C] uint8) and changed copies: moved right, moved down and darker, with added noise."""
-    right = np.roll(image, 1, axis=1)
-    darker = (np.roll(image, 1, axis=0) * 0.92).astype(np.uint8)
-    noisy = np.clip(image + rng.normal(0, 8, image.shape), 0, 255).astype(np.uint8)
-    return np.stack([image, right, darker, noisy])
+    """Return an image ([H, W, C] uint8) and two changed copies: one moved by a pixel, one darker and with noise."""
+    moved = np.roll(image, 1, axis=1)
+    noisy = np.clip(image * 0.92 + rng.normal(0, 6, image.shape), 0, 255).astype(np.uint8)
+    return np.stack([image, moved, noisy])
 
 
 def _word(number: int) -> str:

@@ -65,8 +65,8 @@ class EvidenceMap:
         maps = [over(image, values) for values in self.maps]
         color = np.repeat(chosen, 3, axis=3) if chosen.shape[3] == 1 else chosen
         tiles = np.stack([tile for pair in zip(maps, color, strict=True) for tile in pair])
-        words = [word for item in self.items for word in ("evidence for item", self.train.groups[item])]
-        names = [name for item in self.items for name in (f"item {item}", f"item {item}")]
+        words = [word for item in self.items for word in ("", self.train.groups[item])]
+        names = [name for item in self.items for name in (f"evidence, item {item}", f"item {item}")]
         prompts = [text for item in self.items for text in ("", self.train.prompts[item])]
         scores = np.repeat(self.scores, 2).astype(np.float32)[None]
         shown = Items(tiles, words, prompts, "", names=names)

@@ -5,7 +5,9 @@ import json
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
+import attrbench
 from attrbench.contracts.task import Workspace
 from attrbench_tasks.datasets.planted import APART, KINDS, OF_KIND, REPEATS, planted_set
 from attrbench_tasks.datasets.registry_mix import part
@@ -90,3 +92,15 @@ def test_shipped_pictures_are_those_that_the_model_draws(tmp_path):
     few = slice(0, 2)
     drawn = task.denoiser.generate(task.queries.prompts[few], task.queries.seeds[few])
     assert np.abs(drawn.astype(int) - task.queries.images[few]).mean() < 2  # rounding differs by machine
+
+
+@pytest.mark.slow
+def test_evidence_of_a_picture_made_of_two_halves_lies_in_the_half_of_each_item(tmp_path):
+    train = opened(tmp_path).train
+    left, right = (list(train.groups).index(f"mislabelled {number}") for number in (0, 3))
+    pixels = train.images[left].copy()
+    pixels[:, 16:] = train.images[right][:, 16:]
+    image = Image.fromarray(pixels)
+    found = attrbench.evidence_map("grad-dot", "planted-lora-mini", [left, right], image=image, cache=tmp_path)
+    shares = found.maps[:, :, :8].sum((1, 2)) / found.scores
+    assert shares[0] > 0.7 and shares[1] < 0.3

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from attrbench.version import __version__
 
 if TYPE_CHECKING:
-    from attrbench.api import attribute, check, evidence_map, leaderboard, open_task, read_records, run, tune
+    from attrbench.api import attribute, check, leaderboard, open_task, read_records, run, tune
     from attrbench.contracts.executor import Executor
     from attrbench.contracts.feature import Feature
     from attrbench.contracts.ground_truth import GroundTruth
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from attrbench.contracts.model_family import ModelFamily
     from attrbench.contracts.options import Options
     from attrbench.contracts.task import Task
+    from attrbench.evidence import evidence_map
     from attrbench.plugins.hookspecs import hookimpl
 
 __all__ = [
@@ -55,7 +56,7 @@ _MODULES = {
     "Task": "attrbench.contracts.task",
     "attribute": "attrbench.api",
     "check": "attrbench.api",
-    "evidence_map": "attrbench.api",
+    "evidence_map": "attrbench.evidence",
     "hookimpl": "attrbench.plugins.hookspecs",
     "leaderboard": "attrbench.api",
     "open_task": "attrbench.api",

@@ -18,7 +18,7 @@ from attrbench.data.open_dataset import make_items
 from attrbench.errors import UsageError
 from attrbench.evaluation.attribute import read_picture
 from attrbench.evaluation.meaningless import check_weights
-from attrbench.features.gradient_products import GradientProducts
+from attrbench.features.gradient_products import products_by_timestep
 from attrbench.gradients.evidence import evidence
 from attrbench.gradients.samples import NoisySamples, Split
 from attrbench.reports.contact_sheet import ContactSheet, Heading
@@ -96,7 +96,12 @@ def evidence_map(opened: OpenTask, method: Method[Any], label: str, query: Items
     Raises:
         UsageError: for another kind of method, and for an index that is out of range.
     """
-    products = _products(method, label)
+    products = products_by_timestep(method.features())
+    if products is None or not hasattr(method.options, "normalize"):
+        raise UsageError(
+            f"method {label}: only scores that are sums of products of whole gradients come apart by position: take"
+            " grad-dot or dmin:v=none"
+        )
     wrong = [item for item in items if not 0 <= item < len(opened.train)]
     if wrong or not items:
         raise UsageError(f"items: name some of 0 to {len(opened.train) - 1}" + (f", not {wrong[0]}" if wrong else ""))
@@ -136,20 +141,3 @@ def picture_of(opened: OpenTask, picture: Path | Image.Image, prompt: str) -> It
     pixels = read_picture(picture, (height, width, channels))
     name = str(picture) if isinstance(picture, Path) else "picture"
     return make_items(pixels[None], [prompt], [""], [name])
-
-
-def _products(method: Method[Any], label: str) -> GradientProducts:
-    """Return the gradient products that are a method's scores, summed over timesteps.
-
-    Raises:
-        UsageError: for a method whose scores are something else.
-    """
-    features = method.features().train
-    if len(features) == 1 and isinstance(features[0], GradientProducts) and hasattr(method.options, "normalize"):
-        products = features[0]
-        if (products.layers, products.timesteps, products.transform) == ("all", "stack", ""):
-            return products
-    raise UsageError(
-        f"method {label}: only scores that are sums of products of whole gradients come apart by position: take"
-        " grad-dot or dmin:v=none"
-    )

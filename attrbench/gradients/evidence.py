@@ -120,5 +120,5 @@ def _change(positions: PerSampleGradients, batch: Batch, direction: Mapping[str,
     values = {name: parameter.detach() for name, parameter in positions.parameters.items()}
     tangents = {name: direction[name] for name in values}
     with frozen(positions.denoiser.module), sdpa_kernel(SDPBackend.MATH), _ContiguousNorms():
-        _, change = torch.func.jvp(outputs, (values,), (tangents,))
-    return change.double().cpu().numpy()  # type: ignore[no-any-return]
+        change: Tensor = torch.func.jvp(outputs, (values,), (tangents,))[1]
+    return change.double().cpu().numpy()

@@ -107,14 +107,15 @@ class PlantedLoRAMini(MiniTextToImageTask):
         Pictures and counts are written beside the weights. The distance is the mean square of pixels' differences.
         """
         sets: tuple[QuerySet, ...] = ("reported", "tuning")
-        images, of_kind = {}, {kind: {"reproduced": 0, "of": 0} for kind in KINDS}
+        images: dict[str, NDArray[np.uint8]] = {}
+        of_kind: dict[str, dict[str, int]] = {kind: {"reproduced": 0, "of": 0} for kind in KINDS}
         with tempfile.TemporaryDirectory() as cache:
             denoiser = self.pipeline(weights, Workspace(Path(cache), device))
             for name in sets:
                 prompted = prompts_of(Wanted(PER_CAPTION, name, Path(cache)))
                 images[name] = denoiser.generate(prompted.prompts, prompted.seeds)
                 for group, image in zip(prompted.groups, images[name], strict=True):
-                    counts = of_kind[_kind(group)]
+                    counts = of_kind[group.rpartition(" ")[0]]
                     counts["of"] += 1
                     counts["reproduced"] += nearest_group(image, planted_set()) == group
         write_atomically(weights / QUERIES, save(images))
@@ -167,7 +168,3 @@ def nearest_group(image: NDArray[np.uint8], planted: PlantedSet) -> str:
     """Return the group of the training image with the smallest mean square difference from an image."""
     difference = planted.items.images.astype(np.float64) - image
     return planted.groups[int(np.square(difference).mean(axis=(1, 2, 3)).argmin())]
-
-
-def _kind(group: str) -> str:
-    return group.rpartition(" ")[0]

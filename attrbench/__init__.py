@@ -1,9 +1,9 @@
 """attrbench: compare training-data attribution methods on diffusion models.
 
-The functions `run`, `tune`, `attribute`, `leaderboard`, `read_records`, `open_task` and `check` do what the command
-line does; `evidence_map` shows where in a picture a score comes from. `Method`, `Task`, `Metric` and the other classes
-are the contracts that plugins fulfill. Each name is loaded when it is first used, so that importing this package
-imports neither torch nor NumPy nor pydantic.
+The functions `run`, `tune`, `attribute`, `attribute_blocks`, `leaderboard`, `read_records`, `open_task` and `check` do
+what the command line does; `evidence_map` shows where in a picture a score comes from. `Method`, `Task`, `Metric` and
+the other classes are the contracts that plugins fulfill. Each name is loaded when it is first used, so that importing
+this package imports neither torch nor NumPy nor pydantic.
 """
 
 from importlib import import_module
@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 from attrbench.version import __version__
 
 if TYPE_CHECKING:
-    from attrbench.api import attribute, check, leaderboard, open_task, read_records, run, tune
+    from attrbench.api import check, leaderboard, open_task, read_records, run, tune
+    from attrbench.attribution import attribute, attribute_blocks
     from attrbench.contracts.executor import Executor
     from attrbench.contracts.feature import Feature
     from attrbench.contracts.ground_truth import GroundTruth
@@ -35,6 +36,7 @@ __all__ = [
     "Task",
     "__version__",
     "attribute",
+    "attribute_blocks",
     "check",
     "evidence_map",
     "hookimpl",
@@ -54,7 +56,8 @@ _MODULES = {
     "ModelFamily": "attrbench.contracts.model_family",
     "Options": "attrbench.contracts.options",
     "Task": "attrbench.contracts.task",
-    "attribute": "attrbench.api",
+    "attribute": "attrbench.attribution",
+    "attribute_blocks": "attrbench.attribution",
     "check": "attrbench.api",
     "evidence_map": "attrbench.evidence",
     "hookimpl": "attrbench.plugins.hookspecs",

@@ -8,8 +8,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from attrbench.attribution import attribute, attribute_blocks
 from attrbench.contracts import record as record_files
 from attrbench.contracts.record import Record
 from attrbench.contracts.task import OpenTask, Workspace
@@ -24,20 +25,29 @@ from attrbench.evaluation.requests import (
     request_methods,
     request_sweeps,
     request_tasks,
+    several,
 )
 from attrbench.plugins import registry as plugins
 
 if TYPE_CHECKING:
-    from PIL import Image
-
     from attrbench.conformance.check_report import Finding, Report
-    from attrbench.evaluation.attribute import Attribution
     from attrbench.evaluation.task_run import Result
     from attrbench.evaluation.tune import Choice
     from attrbench.reports.leaderboard import Leaderboard
     from attrbench.results import Results, TunedResults
 
 logger = logging.getLogger("attrbench")
+
+__all__ = [
+    "attribute",
+    "attribute_blocks",
+    "check",
+    "leaderboard",
+    "open_task",
+    "read_records",
+    "run",
+    "tune",
+]
 
 
 def run(
@@ -91,8 +101,8 @@ def run(
         AttrbenchError: for a folder that can't be written to, a device that is not there, and the like.
     """
     registry = plugins.registry()
-    method_requests = request_methods(registry, _several(methods))
-    task_requests = request_tasks(registry, _several(tasks))
+    method_requests = request_methods(registry, several(methods))
+    task_requests = request_tasks(registry, several(tasks))
     request_executor(registry, executor)
     from attrbench.results import Results  # torch comes with it, and wrong names are refused before
 
@@ -155,7 +165,7 @@ def tune(  # noqa: D417
         AttrbenchError: as `run`.
     """
     registry = plugins.registry()
-    sweeps, task_requests = request_sweeps(registry, _several(methods)), request_tasks(registry, _several(tasks))
+    sweeps, task_requests = request_sweeps(registry, several(methods)), request_tasks(registry, several(tasks))
     request_executor(registry, executor)
     from attrbench.results import TunedResults  # torch comes with it, as in `run`
 
@@ -174,54 +184,6 @@ def tune(  # noqa: D417
     )
     shown = reporter(progress)
     return TunedResults.choose(registry, sweeps, task_requests, settings, shown, by, on_choice, on_result)
-
-
-def attribute(  # noqa: D417
-    method: MethodLike,
-    task: TaskLike,
-    *,
-    images: str | Path | Image.Image | Sequence[str | Path | Image.Image] = (),
-    prompts: str | Sequence[str] = (),
-    picture_seed: int | None = None,
-    k: int = 20,
-    out: str | Path | None = None,
-    cache: str | Path | None = None,
-    device: str | None = "cpu",
-    limit_train: int | None = None,
-    progress: bool | Reporter = True,
-    batch_size: int | None = None,
-    backend: str = "hooks",
-) -> Attribution:
-    """Rank the training images by their influence on given pictures, or on pictures that the task's model generates.
-
-    Args:
-        method: a single method, as for `run`.
-        task: a single task, as for `run`.
-        images: files or PIL images; without any, the model draws one picture for each prompt.
-        prompts: one for each image, or one for all of them.
-        picture_seed: seed of pictures that the model draws.
-        k: how many training images.
-        out: folder in which the cache lies by default.
-
-    The other arguments are those of `run`.
-
-    Returns:
-        The ranking with the pictures; a notebook shows it as a contact sheet.
-
-    Raises:
-        UsageError: for a wrong name, option or question.
-        AttrbenchError: for a picture that can't be read, and whatever ends a run.
-    """
-    registry = plugins.registry()
-    method_requests, task_requests = request_methods(registry, [method]), request_tasks(registry, [task])
-    if len(method_requests) != 1 or len(task_requests) != 1:
-        raise UsageError("attribute takes one method and one task: neither 'all' nor a|b")
-    from attrbench.evaluation import attribute as attribution  # torch comes with it, as in `run`
-
-    pictures = [Path(image) if isinstance(image, str) else image for image in _several(images)]
-    question = attribution.Question(pictures, _several(prompts), picture_seed, k)
-    settings = run_settings(out, cache, device, batch_size, backend, limit_train=limit_train)
-    return attribution.attribute(registry, task_requests[0], method_requests[0], question, settings, reporter(progress))
 
 
 def open_task(task: TaskLike, *, cache: str | Path | None = None, device: str | None = "cpu") -> OpenTask:
@@ -281,12 +243,12 @@ def leaderboard(
     """
     from attrbench.reports.leaderboard import rank_records  # SciPy comes with it, which the other functions need not
 
-    given = records.records if hasattr(records, "records") else _several(records)
+    given = records.records if hasattr(records, "records") else several(records)
     kept = [record for record in given if isinstance(record, Record)]
     folders = [folder for folder in given if not isinstance(folder, Record)]
     if folders or not given:
         kept += read_records(*folders)
-    return rank_records(kept, _several(tasks), metric)
+    return rank_records(kept, several(tasks), metric)
 
 
 def check(
@@ -311,7 +273,7 @@ def check(
         AttrbenchError: for a device that is not there.
     """
     registry = plugins.registry()
-    requests = request_methods(registry, _several(methods))
+    requests = request_methods(registry, several(methods))
     from attrbench.conformance.method_check import check_method  # torch comes with it, as in `run`
 
     place = chosen_device(device)
@@ -327,8 +289,3 @@ def check(
 
 def _ignore(finding: Finding) -> None:
     """Do nothing: the default callback of `check` for a caller that wants no findings while the checks run."""
-
-
-def _several(given: Any) -> list[Any]:
-    """Return an argument as a list: the elements of an iterable, or a single value (a string, a class) in a list."""
-    return list(given) if isinstance(given, Iterable) and not isinstance(given, str | type) else [given]

@@ -20,7 +20,7 @@ from attrbench.evaluation.meaningless import lost_line
 from attrbench.evaluation.requests import MethodLike, MethodRequest, Sweep, TaskLike, TaskRequest, method_label
 from attrbench.evaluation.task_run import Result, TaskRun
 from attrbench.evaluation.tune import Choice, TuningRun
-from attrbench.reports.contact_sheet import ContactSheet, Heading
+from attrbench.reports.contact_sheet import ContactSheet, Heading, Strip
 from attrbench.reports.html_table import to_html
 from attrbench.reports.leaderboard import Leaderboard, data_frame, rank_records
 
@@ -158,7 +158,7 @@ class Results(Sequence[Result]):
         lost = [lost_line(record.coverage.nonfinite)] if record.coverage.nonfinite else []
         heading = Heading(f"Method {record.method.label}, task {record.task.label}", record.method.summary, lost)
         ranking = Ranking(ids[:, :k], scores[:, :k])
-        return ContactSheet(opened.queries, opened.train, ranking, heading, chosen, rows=None)[0]
+        return ContactSheet(opened.queries, opened.train, [Strip(ranking)], heading, chosen, rows=None)[0]
 
     def leaderboard(self, metric: str | None = None) -> Leaderboard:
         """Return a leaderboard of the runs in these results alone, whatever other records their folder holds."""

@@ -1,17 +1,16 @@
-"""The command `attrbench attribute`, which ranks the training images by their influence on a picture."""
+"""The command `attrbench attribute`, which ranks the training images by their influence on pictures."""
 
 from __future__ import annotations
 
 import json
-from collections import Counter
-from collections.abc import Mapping, Sequence
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
-from rich import box
-from rich.table import Table
-from rich.text import Text
 
 from attrbench import api
 from attrbench.cli.common import (
@@ -23,35 +22,52 @@ from attrbench.cli.common import (
     Device,
     LimitTrain,
     Out,
-    console,
 )
-from attrbench.reports.contact_sheet import MEANING
-from attrbench.reports.sheet_files import check_sheet, write_sheet
+from attrbench.errors import UsageError
+from attrbench.metrics.agreement import Agreement, joined
+from attrbench.reports.sheet_files import check_sheet, page_paths, write_sheet
 from attrbench.store.fingerprint import fingerprint
-from attrbench.text import one_line
+from attrbench.text import one_line, plain
 
 if TYPE_CHECKING:
-    from attrbench.evaluation.attribute import Attribution
-
-LONGEST = 200
-"""Characters of a name or caption that the terminal shows."""
+    from attrbench.evaluation.attribution import Attributions
 
 
 def attribute(
-    method: Annotated[str, typer.Option("--method", "-m", help="NAME or NAME:KEY=VALUE,...")],
+    method: Annotated[
+        list[str], typer.Option("--method", "-m", help="NAME or NAME:KEY=VALUE,...; several are shown side by side.")
+    ],
     task: Annotated[str, typer.Option("--task", "-t", help="NAME or FILE.toml, with :KEY=VALUE,... or without.")],
     image: Annotated[list[Path] | None, typer.Option(help="Picture to attribute; may be given several times.")] = None,
+    image_dir: Annotated[
+        list[Path] | None,
+        typer.Option(help="Folder of pictures to attribute, captions beside them; may be given several times."),
+    ] = None,
     prompt: Annotated[
-        list[str] | None, typer.Option(help="The picture's prompt; without --image the model draws it first.")
+        list[str] | None,
+        typer.Option(help="The picture's prompt, or that of all; without pictures the model draws one first."),
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of a picture that the model draws [default: 0].")] = None,
     k: Annotated[int, typer.Option("-k", min=1, help="How many training images.")] = 20,
+    lowest: Annotated[int, typer.Option(min=0, help="How many of those with the lowest scores, beside them.")] = 0,
+    duplicates: Annotated[
+        Literal["group", "list"],
+        typer.Option(help="Training images that are nearly the same: as one row, or each for itself."),
+    ] = "group",
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option(help="Folder or file with other weights of the model: a training checkpoint, another LoRA."),
+    ] = None,
+    output_format: Annotated[
+        Literal["table", "json", "jsonl"],
+        typer.Option("--format", help="jsonl: a line a query as it is scored, for thousands; no sheet by default."),
+    ] = "table",
+    as_json: Annotated[bool, typer.Option("--json", help="The same as --format json.")] = False,
     sheet: Annotated[
         Path | None,
         typer.Option(help="File with the pictures, by page [default: OUT/TASK/attributed-METHOD-ID.png]."),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace the file that --sheet names.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
     limit_train: LimitTrain = None,
     device: Device = None,
     out: Out = RESULTS,
@@ -60,36 +76,55 @@ def attribute(
     backend: Backend = "hooks",
     debug: Debug = False,
 ) -> None:
-    """Rank the training images for a picture, and draw them on a contact sheet. Uses the same cache as `run`."""
+    """Rank the training images for pictures, and draw them on a contact sheet. Uses the same cache as `run`."""
+    if as_json and output_format == "jsonl":
+        raise UsageError("--json and --format jsonl: leave out one of them")
     if sheet is not None:
-        check_sheet(sheet, force, image or ())
-    answer = api.attribute(
-        method,
-        task,
-        images=image or (),
-        prompts=prompt or (),
-        picture_seed=seed,
-        k=k,
-        out=out,
-        cache=cache,
-        device=device,
-        limit_train=limit_train,
-        batch_size=batch_size,
-        backend=backend,
-    )
-    pages = answer.sheet()
-    paths = write_sheet(pages, sheet or _default_sheet(answer, out), force or sheet is None)
-    notes = _notes(pages.scripts_without_font())
-    if as_json:
-        typer.echo(json.dumps(_document(answer, paths, notes), indent=1, allow_nan=False))
+        check_sheet(sheet, force, [*(image or ()), *_if_among(sheet, image_dir or ())])
+    options: dict[str, Any] = {
+        "images": image or (),
+        "image_dirs": image_dir or (),
+        "prompts": prompt or (),
+        "picture_seed": seed,
+        "k": k,
+        "lowest": lowest,
+        "duplicates": duplicates,
+        "checkpoint": checkpoint,
+        "out": out,
+        "cache": cache,
+        "device": device,
+        "limit_train": limit_train,
+        "batch_size": batch_size,
+        "backend": backend,
+    }
+    if output_format == "jsonl":
+        if sheet is not None:
+            check_sheet(page_paths(sheet, 1, after=0)[0], force)
+        _Stream(sheet, force).write(api.attribute_blocks(method, task, **options))
+        return
+    answers = api.attribute(method, task, **options)
+    pages = answers.sheet()
+    paths = write_sheet(pages, sheet or _default_sheet(answers, out), force or sheet is None)
+    notes = [*answers.notes, *_notes(pages.scripts_without_font())]
+    if as_json or output_format == "json":
+        from attrbench.reports.attribution_json import document  # torch comes with the answers, not before
+
+        typer.echo(json.dumps(document(answers, paths, notes), indent=1, allow_nan=False))
     else:
-        _show(answer)
+        from attrbench.cli.attribution_tables import show  # likewise
+
+        show(answers)
         more = f" to {paths[-1]} ({len(paths)} pages)" if len(paths) > 1 else ""
         typer.echo(f"contact sheet: {paths[0]}{more}")
-    for line in (*notes, *answer.warnings):
+    for line in (*notes, *answers.warnings):
         typer.echo(f"attrbench: {line}", err=True)
-    if answer.warnings:
+    if answers.warnings:
         raise typer.Exit(3)
+
+
+def _if_among(sheet: Path, folders: Sequence[Path]) -> list[Path]:
+    """Return the contact sheet's file if it lies in a folder of pictures to attribute, where it may be one of them."""
+    return [sheet for folder in folders if sheet.resolve().is_relative_to(folder.resolve())]
 
 
 def _notes(lacking: Mapping[str, str]) -> list[str]:
@@ -103,85 +138,81 @@ def _notes(lacking: Mapping[str, str]) -> list[str]:
     ]
 
 
-def _default_sheet(answer: Attribution, out: Path) -> Path:
-    """Return the file of the contact sheet of this question, method and task; another question has another."""
-    name = "".join(c if c.isalnum() or c in "-_.=" else "-" for c in answer.method)[:80]
-    shown = [answer.task, answer.method, answer.queries.fingerprint, answer.train.fingerprint]
-    question = fingerprint([*shown, list(answer.ranking.ids.shape)])
-    return out / answer.task_name / f"attributed-{name}-{question[:8]}.png"
+def _default_sheet(answers: Attributions, out: Path) -> Path:
+    """Return the file of the contact sheet of this question, methods and task; another question has another."""
+    label = "+".join(answers.methods)
+    name = "".join(c if c.isalnum() or c in "-_.=+" else "-" for c in label)[:80]
+    first = answers[0]
+    shown = [first.task, label, answers.queries.fingerprint, first.train.fingerprint]
+    lowest = 0 if first.lowest is None else first.lowest.ids.shape[1]
+    extra = [lowest, answers.subject.fingerprints["model"]] if lowest or answers.subject.checkpoint else []
+    question = fingerprint([*shown, list(first.ranking.ids.shape), *extra])
+    return out / first.task_name / f"attributed-{name}-{question[:8]}.png"
 
 
-def _rows(answer: Attribution, query: int) -> list[dict[str, Any]]:
-    """Return a dict (rank, score, item, name, group, caption) for each training item that was found for one query.
+@dataclass
+class _Stream:
+    """The answers to many queries, written to standard output as JSON, a line for each as soon as it is scored.
 
-    An item some of whose gradients were NaN or infinite has `lost` as well, their number.
+    Attributes:
+        sheet: file of the contact sheet, whose pages are numbered; None for none.
+        force: whether pages may be replaced.
     """
-    train, ranking = answer.train, answer.ranking
-    lost = Counter(item for split, item, _ in answer.nonfinite if split == "train")
-    return [
-        {
-            "rank": rank,
-            "score": float(score),
-            "item": item,
-            "name": train.names[item] if train.names else "",
-            "group": train.groups[item],
-            "caption": train.prompts[item],
-            **({"lost": lost[item]} if item in lost else {}),
-        }
-        for rank, (item, score) in enumerate(zip(ranking.ids[query].tolist(), ranking.scores[query], strict=True), 1)
-        if item >= 0
-    ]
+
+    sheet: Path | None
+    force: bool
+    _queries: int = 0
+    _failed: int = 0
+    _pages: int = 0
+    _warned: bool = False
+    _agreement: list[list[Agreement]] = field(default_factory=list)
+
+    def write(self, blocks: Iterator[Attributions]) -> None:
+        """Write all answers, and a line about the speed on standard error; exit with 3 if a query has none."""
+        from attrbench.reports.attribution_json import lines, query_errors  # torch comes with it
+
+        output = sys.stdout  # a progress bar on a terminal takes the name's place
+        started = time.perf_counter()
+        said: set[str] = set()
+        for answers in blocks:
+            for line in lines(answers):
+                output.write(json.dumps(line, allow_nan=False) + "\n")
+            output.flush()
+            self._queries += answers.block.size
+            self._failed += query_errors(answers)
+            self._warned |= bool(answers.warnings)
+            self._agreement += [answers.agreement] if answers.agreement else []
+            self._draw(answers)
+            for note in _new(answers, said):
+                typer.echo(f"attrbench: {plain(note)}", err=True)
+        seconds = time.perf_counter() - started
+        for note in self._mean_agreement():
+            typer.echo(f"attrbench: {plain(note)}", err=True)
+        failed = f", {self._failed} without an answer by every method (error)" if self._failed else ""
+        rate = self._queries / max(seconds, 1e-9)
+        typer.echo(f"{self._queries} queries in {seconds:.1f} s, {rate:.3g} a second{failed}", err=True)
+        if self._failed or self._warned:
+            raise typer.Exit(3)
+
+    def _draw(self, answers: Attributions) -> None:
+        """Add the pages of a block to the contact sheet, if there is one."""
+        if self.sheet is None or not len(answers):
+            return
+        last = answers.block.first + answers.block.size - 1
+        pages = answers.sheet(f", queries {answers.block.first} to {last}")
+        self._pages += len(write_sheet(pages, self.sheet, self.force, after=self._pages))
+
+    def _mean_agreement(self) -> Iterator[str]:
+        """Yield a line for every two methods: how far they agree, on average over all queries."""
+        for pair in map(joined, zip(*self._agreement, strict=True)):
+            means = ", ".join(f"{name} {value:.3f}" for name, value in pair.means().items() if value is not None)
+            yield f"{pair.first} and {pair.second}, k = {pair.k}: {means}"
 
 
-def _document(answer: Attribution, sheets: Sequence[Path], notes: Sequence[str]) -> dict[str, Any]:
-    """Return the answer as JSON values, with the warnings that the terminal shows."""
-    queries = answer.queries
-    return {
-        "method": answer.method,
-        "summary": answer.summary,
-        "task": answer.task,
-        "warnings": answer.warnings,
-        "notes": list(notes),
-        "nonfinite": [list(lost) for lost in answer.nonfinite],
-        "sheet": str(sheets[0]),
-        "sheets": [str(sheet) for sheet in sheets],
-        "queries": [
-            {"name": queries.names[query], "prompt": queries.prompts[query], "ranking": _rows(answer, query)}
-            for query in range(len(queries))
-        ],
-    }
-
-
-def _show(answer: Attribution) -> None:
-    """Print a table of each query's ranked training items; text of data sets is never interpreted as markup."""
-    terminal = console()
-    terminal.print(Text(f"{answer.method} on {answer.task}: {one_line(answer.summary)}"))
-    terminal.print(Text(MEANING))
-    for query in range(len(answer.queries)):
-        rows = _rows(answer, query)
-        columns = [
-            c
-            for c in ("rank", "score", "lost", "item", "name", "group", "caption")
-            if any(row.get(c, "") != "" for row in rows)
-        ]
-        prompt = answer.queries.prompts[query]
-        title = answer.queries.names[query] + (
-            f": {prompt}" if prompt and prompt not in answer.queries.names[query] else ""
-        )
-        table = Table(title=Text(_cut(title)), box=box.SIMPLE_HEAD, title_justify="left")
-        for column in columns:
-            table.add_column(
-                column, justify="right" if column in ("rank", "score", "lost", "item") else "left", overflow="fold"
-            )
-        for row in rows:
-            cells = {"lost": 0, **row, "score": f"{row['score']:.6g}"}
-            table.add_row(*(Text(_cut(cells[column])) for column in columns))
-        terminal.print(table)
-        if not rows:
-            terminal.print(Text("not ranked: all training items have the same score\n"))
-
-
-def _cut(text: object) -> str:
-    """Return a text on one line, with an ellipsis after `LONGEST` characters; JSON has the whole."""
-    line = one_line(text)
-    return line if len(line) <= LONGEST else f"{line[: LONGEST - 1]}…"
+def _new(answers: Attributions, said: set[str]) -> list[str]:
+    """Return the notes and warnings about a block that were not said yet, and add them to those that were."""
+    first, last = answers.block.first, answers.block.first + answers.block.size - 1
+    lines = [*answers.notes, *(f"queries {first} to {last}: {warning}" for warning in answers.warnings)]
+    new = [line for line in lines if line not in said]
+    said.update(new)
+    return new

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
@@ -14,7 +14,9 @@ from attrbench.evaluation.config import make_folder
 from attrbench.evaluation.folders import chosen_device
 from attrbench.evaluation.requests import request_tasks
 from attrbench.ground_truth.bank import BankPlan
+from attrbench.ground_truth.subsets import SubsetKind
 from attrbench.plugins import registry as plugins
+from attrbench.store.checksums import seal_path
 
 ground_truth_app = typer.Typer(
     help="Build what retraining says, once for a task.",
@@ -37,10 +39,14 @@ def build(
     limit: Annotated[int | None, typer.Option(min=1, help="Train at most so many models in this call.")] = None,
     alpha: Annotated[float, typer.Option(min=0.01, max=0.99, help="Share of the training items in a subset.")] = 0.5,
     kind: Annotated[
-        Literal["fixed", "bernoulli"], typer.Option(help="Subsets of a fixed size, or each item by chance.")
+        SubsetKind,
+        typer.Option(help="Subsets of a fixed size, or each item by chance; or all items but one group each."),
     ] = "fixed",
-    timesteps: Annotated[int, typer.Option(min=1, help="Timesteps at which losses are measured.")] = 20,
-    draws: Annotated[int, typer.Option(min=1, help="Noises for each query and timestep.")] = 4,
+    timesteps: Annotated[int, typer.Option(min=1, help="Timesteps at which losses are measured.")] = 15,
+    draws: Annotated[int, typer.Option(min=1, help="Noises for each query and timestep.")] = 8,
+    keep_weights: Annotated[
+        bool, typer.Option("--keep-weights", help="Keep the models' weights in the cache, for other measurements.")
+    ] = False,
     copy_to: Annotated[Path | None, typer.Option(help="Also write the bank to this file, to ship it.")] = None,
     device: Device = None,
     cache: Cache = None,
@@ -59,13 +65,14 @@ def build(
     folder = RESULTS / "cache" if cache is None else cache
     make_folder(folder, "--cache")
     plan = BankPlan(subsets=subsets, seeds=seeds, alpha=alpha, kind=kind, steps=timesteps, draws=draws)
-    built = build_bank(requested[0].task, plan, folder, chosen_device(device), TerminalReporter(), limit)
+    built = build_bank(requested[0].task, plan, folder, chosen_device(device), TerminalReporter(), limit, keep_weights)
     if built.path is None:
         typer.echo(f"{built.missing} models are missing, and no two subsets are whole: run the same command again")
         return
     if copy_to is not None:
         shutil.copyfile(built.path, copy_to)
+        shutil.copyfile(seal_path(built.path), seal_path(copy_to))
     typer.echo(
-        f"{built.subsets} of {plan.subsets} subsets with {plan.seeds} seeds each are in {built.path}"
+        f"{built.subsets} of {built.planned} subsets with {plan.seeds} seeds each are in {built.path}"
         + (f"; {built.missing} models are missing: run the same command again" if built.missing else "")
     )

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar
 
 from attrbench.contracts.metric import Outcome
 from attrbench.contracts.options import Options
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from attrbench.contracts.denoiser import Denoiser
 
 OptionsT = TypeVar("OptionsT", bound=Options)
+Design = Literal["subsets", "groups"]
+"""The models of a bank: trained on random subsets of the items, or without one group of items each."""
 Stage = Callable[[str, int], AbstractContextManager[Callable[[], None]]]
 """Shows progress: takes a name and a number of steps; the context gives a function to call after each step."""
 
@@ -50,6 +52,28 @@ class Measurement(ABC):
 
 
 @dataclass(frozen=True)
+class PictureFeatures:
+    """An encoder of pictures, such as a classifier's last layer, by which two pictures of a model are compared.
+
+    Attributes:
+        features: maps [n, H, W, C] uint8 pictures to [n, d] numbers.
+        fingerprint: hash of all that decides them.
+    """
+
+    features: Callable[[NDArray[Any]], NDArray[Any]]
+    fingerprint: str
+
+
+class ComparesPictures(ABC):
+    """Mixin of loaded tasks with an encoder of pictures, by which ground truths say how far a picture has moved."""
+
+    @property
+    @abstractmethod
+    def picture_features(self) -> PictureFeatures:
+        """Return the encoder of the task's pictures."""
+
+
+@dataclass(frozen=True)
 class TrainingJob:
     """A job to train one model on a subset of items and measure it, for any process (`ground_truth.retraining`).
 
@@ -59,6 +83,8 @@ class TrainingJob:
         seed: of the training. With no subset and no seed the model is the task's own, and nothing is trained.
         measurement: what is kept of the model.
         path: the file in which that is kept.
+        weights: the folder of the trained weights, the same for every measurement of the model.
+        keep_weights: whether they stay once they are measured, for other measurements.
         workspace: the cache, and the device on which the model is trained.
         wait: whether to wait where another process is at the same job, and then do what it did not.
     """
@@ -68,7 +94,9 @@ class TrainingJob:
     seed: int | None
     measurement: Measurement
     path: Path
+    weights: Path
     workspace: Workspace
+    keep_weights: bool = False
     wait: bool = False
 
     @property
@@ -187,10 +215,9 @@ class GroundTruth(ABC, Generic[OptionsT]):
         return None
 
 
-class ShipsSubsetLosses(ABC):
-    """Mixin of tasks that ship a file of the losses of models trained on subsets of their training set."""
+class ShipsBanks(ABC):
+    """Mixin of tasks that ship banks: files of what models trained without some of the items do to the queries."""
 
-    @property
     @abstractmethod
-    def subset_losses(self) -> Path:
-        """Return the path of the file of losses that `attrbench ground-truth build` writes; it need not exist."""
+    def bank(self, design: Design) -> Path:
+        """Return the path of a bank that `attrbench ground-truth build` writes; it need not exist."""

@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, ClassVar, Generic, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
+from attrbench.contracts.model_config import ModelConfig
 from attrbench.contracts.model_description import ModelDescription
 from attrbench.contracts.options import Options
+from attrbench.errors import UsageError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -204,6 +206,11 @@ class OpenTask(ABC):
         return ModelDescription(self.denoiser)
 
     @property
+    def model_config(self) -> ModelConfig | None:
+        """Return how the model is loaded, where it is a diffusers pipeline; override for the LoRA's fingerprint."""
+        return None
+
+    @property
     def query_outline(self) -> ItemsOutline:
         """Return the number and hash of the queries for a plan; override so that a plan generates no images."""
         return ItemsOutline.of(self.queries)
@@ -241,6 +248,17 @@ class Task(ABC, Generic[OptionsT]):
             Anything that JSON can hold; a record of another state is not taken for an answer.
         """
         return None
+
+    def with_weights(self, weights: Path) -> Task[OptionsT]:
+        """Return the same task with other weights of its model, such as a checkpoint of its training or another LoRA.
+
+        Args:
+            weights: a file or folder, as training scripts leave them.
+
+        Raises:
+            UsageError: where the task can't be had with others, or these are none of its model.
+        """
+        raise UsageError(f"task {self.meta.name} can't be asked with other weights than its own (--checkpoint)")
 
     @property
     def scale(self) -> bool:

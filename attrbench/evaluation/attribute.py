@@ -2,116 +2,52 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import closing
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
-from attrbench.contracts.seeds import check_seed
-from attrbench.contracts.task import Items, OpenTask
-from attrbench.data.open_dataset import make_items
-from attrbench.data.pixels import refusing_bombs, to_pixels, what_is_wrong
-from attrbench.errors import AttrbenchError, UsageError
+from attrbench.contracts.feature import QueryFeatures
+from attrbench.contracts.gradient_source import GradientSource
+from attrbench.contracts.method import ExhaustiveScorer, Scorer
+from attrbench.contracts.ranking import Ranking, top_k
+from attrbench.data.near_duplicates import NearDuplicates
+from attrbench.errors import AttrbenchError
+from attrbench.evaluation.attribution import Attribution, Attributions, Subject
 from attrbench.evaluation.checks import check_methods, check_requests
 from attrbench.evaluation.config import RunSettings, make_folder
 from attrbench.evaluation.devices import torch_device
 from attrbench.evaluation.execute import compute
 from attrbench.evaluation.feature_reader import FeatureReader
 from attrbench.evaluation.jobs import TaskReference, use_world, with_queries
-from attrbench.evaluation.meaningless import check_weights, equal_line, lost_line, without_equal
+from attrbench.evaluation.meaningless import check_finite, check_weights, without_equal
 from attrbench.evaluation.memory import keep_freed_memory
 from attrbench.evaluation.plan import check_disk, make_plan
-from attrbench.evaluation.progress import Reporter
+from attrbench.evaluation.progress import Advance, Reporter, Silent
+from attrbench.evaluation.question import Block, Pictures, Question, check_question
 from attrbench.evaluation.requests import MethodRequest, TaskRequest, request_executor
-from attrbench.evaluation.world import TaskWorld
-from attrbench.reports.contact_sheet import ContactSheet, Heading
-from attrbench.reports.sheet_files import encoded
-from attrbench.taskfile.drawn_items import drawn_items
-from attrbench.taskfile.prompts import Draw
+from attrbench.models.other_weights import adapter_digests
 
 if TYPE_CHECKING:
-    from attrbench.contracts.model_description import ModelDescription
-    from attrbench.contracts.ranking import Ranking
     from attrbench.plugins.registry import Registry
 
-
-@dataclass(frozen=True)
-class Question:
-    """The images to attribute (files, or prompts and a seed to generate them), and how many training items to list.
-
-    Attributes:
-        images: their files, or PIL images; where there are none, the model draws one picture for each prompt.
-        prompts: one for each image, or one for all of them.
-        seed: of drawn pictures; None for images, or for 0.
-        k: how many training items are wanted.
-    """
-
-    images: Sequence[Path | Image.Image] = ()
-    prompts: Sequence[str] = ()
-    seed: int | None = None
-    k: int = 20
-
-
-@dataclass(frozen=True, repr=False)
-class Attribution:
-    """The training items that a method ranks first for given images; a notebook shows them as a contact sheet.
-
-    Attributes:
-        task, method: labels of the two; `task_name` is the task's name without options.
-        queries: the pictures, as the model saw them.
-        train: the training set.
-        ranking: [m, k] ids and scores, strongest first; ids of -1 for a query whose scores are all equal.
-        nonfinite: (split, item, timestep) of every gradient that was NaN or infinite.
-        summary: the method in one line.
-    """
-
-    task: str
-    task_name: str
-    method: str
-    queries: Items
-    train: Items
-    ranking: Ranking
-    nonfinite: Sequence[tuple[str, int, float]]
-    summary: str = ""
-
-    @property
-    def warnings(self) -> list[str]:
-        """Return why scores mean less than they seem to, a line each; empty where all is well."""
-        lines = [lost_line(self.nonfinite)] if self.nonfinite else []
-        equal = np.flatnonzero((self.ranking.ids < 0).all(axis=1)).tolist()
-        return lines + ([equal_line(equal, len(self.queries))] if equal else [])
-
-    def sheet(self) -> ContactSheet:
-        """Return the pages of the contact sheet: each query with its top-ranked training images."""
-        heading = Heading(f"Method {self.method}, task {self.task}", self.summary, self.warnings)
-        return ContactSheet(self.queries, self.train, self.ranking, heading)
-
-    def picture(self) -> Image.Image:
-        """Return the contact sheet's first page as an image; `sheet()` has all of them."""
-        return self.sheet()[0]
-
-    def _repr_png_(self) -> bytes:
-        return encoded(self.picture())
-
-    def __repr__(self) -> str:
-        m, k = self.ranking.ids.shape
-        return f"<Attribution of {m} {'picture' if m == 1 else 'pictures'} on {self.task} by {self.method}: k = {k}>"
+BLOCK = 64
+"""Pictures that a stream of answers loads and scores at once."""
 
 
 def attribute(
     registry: Registry,
     task: TaskRequest,
-    request: MethodRequest,
+    requests: Sequence[MethodRequest],
     question: Question,
     settings: RunSettings,
     reporter: Reporter,
-) -> Attribution:
-    """Return the k training items that a method ranks as most influential on each given or generated image.
+) -> Attributions:
+    """Return the k training items that each method ranks as most influential on each given or generated image.
 
     Training features come from the cache, or go there; so a second picture costs its own gradients only.
 
@@ -119,103 +55,234 @@ def attribute(
         UsageError: for a question that the task's model can't be asked.
         AttrbenchError: for a picture that can't be read, and whatever ends a run.
     """
-    torch_device(settings.device)
-    (request,) = check_requests(task, [request], settings, reporter.note)
-    check_question(question)
-    make_folder(settings.cache, "--cache")
-    reference = TaskReference.of(task, settings)
-    world = reference.open()
-    with reporter.stage("model and pictures", 1) as advance:
-        check_methods([request], len(world.opened.train), settings, reporter.note)
-        queries = _queries(question, world.opened, settings.cache)
-        reference = replace(reference, queries=queries)
-        world = TaskWorld(task.task.meta, with_queries(world.opened, queries), settings)
-        use_world(reference, world)
-        plan = make_plan(world, [request])
-        advance()
-    if adapter := world.opened.model_description.adapter_summary:
-        reporter.note(adapter)
-    check_disk(plan, world)
-    if plan.stages:
-        check_weights(world.opened.denoiser.module)
-        keep_freed_memory(world.opened.denoiser.module)
-    with closing(request_executor(registry, settings.executor)) as executor:
-        progress = compute(plan, world, reference, executor, reporter)
-    with reporter.stage("scoring", 1) as advance:
-        reader = FeatureReader(world, progress.features(request.label))
-        scorer = request.method.fit(reader.train(), world.context(request, reader.fingerprint, question.k))
-        ranking = scorer.top(reader.query(), min(question.k, world.count("train")))
-        ranking = without_equal(scorer, reader.query(), ranking, reader.nonfinite())
-        advance()
-    return Attribution(
-        task=task.label,
-        task_name=task.task.meta.name,
-        method=request.label,
-        queries=queries,
-        train=world.opened.train,
-        ranking=ranking,
-        nonfinite=reader.nonfinite(),
-        summary=request.method.summary,
-    )
+    asking = _Asking(registry, task, requests, question, settings, reporter)
+    (block,) = asking.pictures.blocks(None, skip=False)
+    return asking.answer(block, reporter)
 
 
-def check_question(question: Question) -> None:
-    """Raise an error for images, prompts and seed that don't fit together, or an image file that does not exist.
+def attribute_blocks(
+    registry: Registry,
+    task: TaskRequest,
+    requests: Sequence[MethodRequest],
+    question: Question,
+    settings: RunSettings,
+    reporter: Reporter,
+    size: int = BLOCK,
+) -> Iterator[Attributions]:
+    """Yield the answers to a question of any length, block by block, in bounded memory.
+
+    What a method makes of the training set is made once. A picture that can't be read, or that has no ranking, gets a
+    reason instead of an error. Rows of queries are kept in the cache, so that a stream that was cut off is soon where
+    it was.
 
     Raises:
-        UsageError: one line that says which option is too much or missing.
+        UsageError: for a question that the task's model can't be asked.
+        AttrbenchError: for whatever ends a run.
     """
-    if question.seed is not None:
-        check_seed(question.seed, "--seed")
-    images, prompts = len(question.images), len(question.prompts)
-    if images and question.seed is not None:
-        raise UsageError("--seed is of a picture that the model draws: leave out either --image or --seed")
-    if not images and not prompts and question.seed is None:
-        raise UsageError(
-            "nothing to attribute: give --image FILE, or --prompt (or --seed alone, for a model without prompts)"
+    asking = _Asking(registry, task, requests, question, settings, reporter, strict=False)
+    blocks = asking.pictures.blocks(size, skip=True)
+    first = next(blocks)
+    yield asking.answer(first, reporter)  # with the training set's own progress
+    with reporter.stage("queries", len(asking.pictures)) as advance:
+        _repeat(advance, first.size)
+        for block in blocks:
+            yield asking.answer(block, _NotesOnly(reporter))
+            _repeat(advance, block.size)
+
+
+class _Asking:
+    """A task opened for a question, with what the methods have made of its training set, answering block by block."""
+
+    def __init__(
+        self,
+        registry: Registry,
+        task: TaskRequest,
+        requests: Sequence[MethodRequest],
+        question: Question,
+        settings: RunSettings,
+        reporter: Reporter,
+        strict: bool = True,
+    ) -> None:
+        torch_device(settings.device)
+        self.requests = check_requests(task, requests, settings, reporter.note)
+        check_question(question)
+        make_folder(settings.cache, "--cache")
+        self.registry, self.question, self.strict = registry, question, strict
+        self.task = task
+        if question.checkpoint is not None:
+            self.task = replace(task, task=task.task.with_weights(question.checkpoint))
+        self.settings = settings
+        self.world = TaskReference.of(self.task, settings).open()
+        self.opened = self.world.opened
+        check_methods(self.requests, len(self.opened.train), settings, reporter.note)
+        self.pictures = Pictures(question, self.opened, settings.cache)
+        self._scorers: dict[str, tuple[str, Scorer]] = {}
+        self._near = NearDuplicates(self.opened.train) if question.duplicates == "group" else None
+        self._weights_checked = False
+
+    def answer(self, block: Block, reporter: Reporter) -> Attributions:
+        """Return the answers of all methods about a block of pictures; none, if none of them was read."""
+        if not len(block.items):
+            return Attributions([], block, self.subject)
+        with reporter.stage("model and pictures", 1) as advance:
+            reference = TaskReference.of(self.task, self.settings, block.items)
+            self.world = world = self.world.asked(with_queries(self.opened, block.items))
+            use_world(reference, world)
+            plan = make_plan(world, self.requests)
+            advance()
+        if not self._weights_checked and (adapter := world.opened.model_description.adapter_summary):
+            reporter.note(adapter)
+        check_disk(plan, world)
+        if plan.stages and not self._weights_checked:
+            check_weights(world.opened.denoiser.module)
+            keep_freed_memory(world.opened.denoiser.module)
+        self._weights_checked = True
+        with closing(request_executor(self.registry, self.settings.executor)) as executor:
+            progress = compute(plan, world, reference, executor, reporter)
+        answers = []
+        with reporter.stage("scoring", len(self.requests)) as advance:
+            for request in self.requests:
+                with self._naming(request):
+                    reader = FeatureReader(world, progress.features(request.label))
+                    answers.append(self._answer(request, reader, block))
+                advance()
+        return Attributions(answers, block, self.subject)
+
+    @contextmanager
+    def _naming(self, request: MethodRequest) -> Iterator[None]:
+        """Let errors say which of several methods they are of."""
+        try:
+            yield
+        except AttrbenchError as error:
+            if len(self.requests) == 1:
+                raise
+            raise type(error)(f"{request.label}: {error}") from error
+
+    def _answer(self, request: MethodRequest, reader: FeatureReader, block: Block) -> Attribution:
+        """Return one method's answer about a block whose features are there."""
+        world, queries, question = reader.world, reader.query(), self.question
+        scorer, nonfinite = self._scorer(request, reader), reader.nonfinite()
+        count = world.count("train")
+        found = _find(scorer, queries, min(question.k, count), min(question.lowest, count))
+        faults: dict[int, str] = {}
+        if self.strict:
+            ranking = without_equal(scorer, queries, found.ranking, nonfinite)
+        else:
+            ranking, faults = _one_by_one(scorer, queries, found.ranking, nonfinite)
+        return Attribution(
+            subject=self.subject,
+            method=request.label,
+            method_version=request.method.version,
+            settings=_settings(request, reader),
+            queries=block.items,
+            train=world.opened.train,
+            ranking=ranking,
+            nonfinite=nonfinite,
+            summary=request.method.summary,
+            lowest=_lowest_of_ranked(found.lowest, ranking),
+            scores=found.scores,
+            faults=faults,
+            near=self._near,
+            wants_lowest=question.lowest > 0,
         )
-    if images and prompts not in (0, 1, images):
-        raise UsageError(f"{prompts} prompts for {images} images: give one for each image, or one for all")
-    for image in question.images:
-        if isinstance(image, Path) and not image.is_file():
-            raise UsageError(f"--image {image}: there is no such file")
+
+    def _scorer(self, request: MethodRequest, reader: FeatureReader) -> Scorer:
+        """Return a method's scorer, which is fitted anew only where its training features are others than before.
+
+        Those of methods that keep inner products with the queries are others for each block.
+        """
+        fitted, key = self._scorers.get(request.label), reader.fingerprint
+        if fitted is None or fitted[0] != key:
+            context = reader.world.context(request, key, self.question.k)
+            fitted = self._scorers[request.label] = key, request.method.fit(reader.train(), context)
+        return fitted[1]
+
+    @cached_property
+    def subject(self) -> Subject:
+        """Return what is asked about: task, model, data, and what of them is left out."""
+        opened, limit = self.opened, self.settings.limit_train
+        total = len(opened.train)
+        config, checkpoint = opened.model_config, self.question.checkpoint
+        return Subject(
+            task=self.task.label,
+            task_name=self.task.task.meta.name,
+            checkpoint="" if checkpoint is None else str(checkpoint),
+            fingerprints={
+                "model": opened.model_description.fingerprint,
+                **({} if config is None else adapter_digests(config)),
+                "train": opened.train.fingerprint,
+            },
+            left_out={
+                "train_items": max(0, total - (limit or total)),
+                "limit_train": limit,
+                "notes": list(opened.notes),
+            },
+        )
 
 
-def _queries(question: Question, opened: OpenTask, cache: Path) -> Items:
-    prompts = _prompts(question, opened.model_description)
-    if question.images:
-        height, width, channels = opened.train.images.shape[1:]
-        images = np.stack([read_picture(image, (height, width, channels)) for image in question.images])
-        names = [
-            str(image) if isinstance(image, Path) else f"picture {number}"
-            for number, image in enumerate(question.images)
-        ]
-        return make_items(images, prompts, [""] * len(images), names)
-    return drawn_items(opened, [Draw(prompt, question.seed or 0) for prompt in prompts], cache)
+class _Found(NamedTuple):
+    """The items that a scorer finds for queries: the highest, the lowest, and all scores, where it gives them."""
+
+    ranking: Ranking
+    lowest: Ranking | None
+    scores: NDArray[np.float32] | None
 
 
-def _prompts(question: Question, model: ModelDescription) -> Sequence[str]:
-    """Return one prompt for each image to attribute; raise an error if the model takes none or needs one."""
-    count = len(question.images) or max(1, len(question.prompts))
-    if not model.takes_prompts:
-        if question.prompts:
-            raise UsageError("the model takes no prompts: leave out --prompt")
-        return [""] * count
-    if not question.prompts:
-        raise UsageError("the model takes prompts: give the picture's --prompt (--prompt '' for none)")
-    return list(question.prompts) * (count if len(question.prompts) == 1 else 1)
+def _find(scorer: Scorer, queries: QueryFeatures, k: int, lowest: int) -> _Found:
+    """Return the k highest-scored and the lowest-scored training items of queries."""
+    if not isinstance(scorer, ExhaustiveScorer):
+        return _Found(scorer.top(queries, k), None, None)
+    scores = scorer.scores(queries)
+    turned = top_k(-scores, lowest) if lowest else top_k(scores[:, :0], 0)
+    return _Found(top_k(scores, k), Ranking(turned.ids, -turned.scores), scores)
 
 
-def read_picture(picture: Path | Image.Image, shape: tuple[int, int, int]) -> NDArray[np.uint8]:
-    """Return an image as [H, W, C] uint8, converted by the rules for training images (attrbench.data.pixels).
+def _lowest_of_ranked(lowest: Ranking | None, ranking: Ranking) -> Ranking | None:
+    """Return the lowest-scored items of the queries that have a ranking; ids of -1 for the others."""
+    if lowest is None:
+        return None
+    ranked: NDArray[np.bool_] = np.any(ranking.ids >= 0, axis=1)
+    check_finite(Ranking(lowest.ids[ranked], lowest.scores[ranked]))
+    return Ranking(np.where(ranked[:, None], lowest.ids, -1), lowest.scores)
 
-    Raises:
-        AttrbenchError: where it can't be read.
-    """
-    try:
-        if isinstance(picture, Image.Image):
-            return to_pixels(picture, shape)
-        with refusing_bombs(), Image.open(picture) as image:
-            return to_pixels(image, shape)
-    except Exception as error:  # Pillow's plugins raise anything over broken files
-        raise AttrbenchError(f"--image {picture} cannot be read: {what_is_wrong(error)}") from None
+
+def _one_by_one(
+    scorer: Scorer, queries: QueryFeatures, ranking: Ranking, nonfinite: Sequence[tuple[str, int, float]]
+) -> tuple[Ranking, dict[int, str]]:
+    """Return a ranking without the queries that can't be ranked (ids of -1), and the reason of each."""
+    ids, faults = ranking.ids.copy(), {}
+    for query in range(len(ids)):
+        row = slice(query, query + 1)
+        lost = [entry for entry in nonfinite if entry[:2] == ("query", query)]
+        try:
+            without_equal(scorer, queries.query(query), Ranking(ranking.ids[row], ranking.scores[row]), lost)
+        except AttrbenchError as error:
+            ids[query], faults[query] = -1, str(error)
+    return Ranking(ids, ranking.scores), faults
+
+
+def _settings(request: MethodRequest, reader: FeatureReader) -> dict[str, Any]:
+    """Return a method's options, and the noise and timesteps of its gradients, as JSON values."""
+    sources: dict[GradientSource, dict[str, Any]] = {}
+    for feature in (*reader.request.train, *reader.request.query):
+        source = getattr(feature, "source", None)
+        if isinstance(source, GradientSource):
+            timesteps = reader.world.model(source.checkpoint).timesteps(source.grid)
+            sources[source] = {**source.model_dump(mode="json"), "timesteps": [float(t) for t in timesteps]}
+    return {"options": request.method.options.model_dump(mode="json"), "gradients": list(sources.values())}
+
+
+class _NotesOnly(Silent):
+    """A reporter that passes notes on and shows no stages, for blocks within a stage."""
+
+    def __init__(self, inner: Reporter) -> None:
+        self._inner = inner
+
+    def note(self, line: str) -> None:
+        """Pass one line of text to the inner reporter."""
+        self._inner.note(line)
+
+
+def _repeat(advance: Advance, times: int) -> None:
+    for _ in range(times):
+        advance()

@@ -21,17 +21,25 @@ class BuiltBank:
 
     Attributes:
         missing: number of models that are not trained yet.
+        planned: number of subsets that the bank will have.
         subsets: number of subsets whose models are all there.
         path: file of the bank; None where fewer than two subsets are whole.
     """
 
     missing: int
+    planned: int
     subsets: int = 0
     path: Path | None = None
 
 
 def build_bank(
-    task: Task[Any], plan: BankPlan, cache: Path, device: str, reporter: Reporter, limit: int | None = None
+    task: Task[Any],
+    plan: BankPlan,
+    cache: Path,
+    device: str,
+    reporter: Reporter,
+    limit: int | None = None,
+    keep_weights: bool = False,
 ) -> BuiltBank:
     """Train missing models of a bank (one model per random subset and seed), and write complete subsets' losses.
 
@@ -42,17 +50,18 @@ def build_bank(
         device: torch device.
         reporter: who is told.
         limit: train at most so many models in this call.
+        keep_weights: whether the models' weights stay in the cache.
 
     Raises:
         UsageError: where the task has no training recipe.
     """
     workspace = Workspace(cache, torch_device(device))
-    work = BankBuild(TruthSetting(task, task.open(workspace), workspace), plan)
+    work = BankBuild(TruthSetting(task, task.open(workspace), workspace), plan, keep_weights)
     missing = work.train(reporter.stage, limit, reporter.note)
     digest = code_digest(type(task).__module__)
     bank = work.bank(Code(digest, provenance(digest).git_revision))
     if bank is None:
-        return BuiltBank(missing)
-    path = built_bank(task, cache)
+        return BuiltBank(missing, len(work.subsets))
+    path = built_bank(task, cache, plan.design)
     bank.write(path)
-    return BuiltBank(missing, len(bank.facts.numbers), path)
+    return BuiltBank(missing, len(work.subsets), len(bank.facts.numbers), path)

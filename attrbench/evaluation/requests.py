@@ -240,3 +240,8 @@ def with_options(registry: Registry, request: TaskRequest, options: Mapping[str,
         return request_task(registry, spec)
     kind = type(request.task)
     return TaskRequest(spec, kind(build_options("task", spec, kind.Options)))
+
+
+def several(given: Any) -> list[Any]:
+    """Return an argument as a list: the elements of an iterable, or a single value (a string, a class) in a list."""
+    return list(given) if isinstance(given, Iterable) and not isinstance(given, str | type) else [given]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -101,6 +101,7 @@ class TaskWorld:
     settings: RunSettings
     declarers: dict[AnyFeature, MethodRequest] = field(default_factory=dict)
     _stores: dict[tuple[AnyFeature, SplitName], FeatureStore] = field(default_factory=dict)
+    _known: Mapping[tuple[AnyFeature, SplitName], FeatureStore] = field(default_factory=dict)
     _models: dict[str, ModelAt] = field(default_factory=dict)
     _denoisers: dict[str, Denoiser] = field(default_factory=dict)
     prepared: PreparedFor | None = None
@@ -109,6 +110,14 @@ class TaskWorld:
         expected, found = self.meta.train_items, len(self.opened.train)
         if expected not in (None, found):
             raise AttrbenchError(f"task {self.meta.name}: its meta promises {expected} training items, it has {found}")
+
+    def asked(self, opened: OpenTask) -> TaskWorld:
+        """Return the same world with other queries, given as the task with these.
+
+        Models that are loaded stay so, and stores of the training set go on knowing which rows there are.
+        """
+        known = {key: store for key, store in self._stores.items() if key[1] == "train"}
+        return replace(self, opened=opened, _stores={}, _known=known, prepared=None)
 
     @property
     def task(self) -> str:
@@ -177,7 +186,8 @@ class TaskWorld:
             else:
                 keys = self.outlines[split].keys_of(spec.rows)[: self.count(split)]
                 store = ItemStore(self.cache, dict(spec.description), keys, *about)
-            self._stores[feature, split] = store
+            known = self._known.get((feature, split))
+            self._stores[feature, split] = known if known and known.fingerprint == store.fingerprint else store
         return self._stores[feature, split]
 
     def transform(self, feature: AnyFeature, gradients: Tensor) -> Transformed:

@@ -1,8 +1,9 @@
 """The file with the losses of models trained on random subsets of a training set (the subset models).
 
-A bank is a safetensors file of `losses` [J, S, m, T] float32, `members` [J, ceil(n/8)] uint8 (bits: which items each
-subset holds), `timesteps` [T] float64, and one JSON text of metadata (`BankFacts`). A new method gets its linear
-datamodeling score from it without training anything.
+A bank is a safetensors file of `losses` [J, S, m, T] float32, `distances` [J, S, m, D] float32 (how far the picture of
+each query moves when the subset model draws it), `members` [J, ceil(n/8)] uint8 (bits: which items each subset holds),
+`timesteps` [T] float64, and one JSON text of metadata (`BankFacts`). A new method gets its linear datamodeling score
+from it without training anything.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
+from attrbench.contracts.ground_truth import Design
 from attrbench.contracts.seeds import Seed
 from attrbench.contracts.task import OpenTask, Task
 from attrbench.errors import AttrbenchError, Damaged
@@ -36,7 +38,8 @@ class BankPlan(BaseModel):
         subsets: number of subsets, J.
         seeds: training seeds of each subset, S; they count 0, 1, ...
         alpha: share of the training items in a subset.
-        kind: `fixed` size, or `bernoulli`.
+        kind: random subsets of `fixed` size or `bernoulli`; or `leave-group-out`, all items and then all without each
+            group, for which `subsets`, `alpha` and `subset_seed` mean nothing.
         subset_seed: of the subsets.
         steps: timesteps of the losses, T.
         draws: noises for each query and timestep.
@@ -50,9 +53,14 @@ class BankPlan(BaseModel):
     alpha: float = Field(0.5, gt=0, lt=1)
     kind: SubsetKind = "fixed"
     subset_seed: Seed = 0
-    steps: int = Field(20, ge=1)
-    draws: int = Field(4, ge=1)
+    steps: int = Field(15, ge=1)
+    draws: int = Field(8, ge=1)
     noise_seed: Seed = 0
+
+    @property
+    def design(self) -> Design:
+        """Return which models the bank holds: on random subsets, or without one group each."""
+        return "groups" if self.kind == "leave-group-out" else "subsets"
 
 
 class BankFacts(BaseModel):
@@ -65,6 +73,7 @@ class BankFacts(BaseModel):
         items: size of the training set, n.
         plan: which models were to be trained, and how they are measured.
         numbers: number of each subset that is there, [J]; fewer than planned where the bank was not finished.
+        distances: names of the D distances of redrawn queries; empty where queries can't be drawn again.
         recipe: what decides a training besides items and seed.
         code: digest of the code that trained and measured; `revision`, that of its checkout, where there is one.
         attrbench: version of the package.
@@ -72,7 +81,7 @@ class BankFacts(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    format: Literal[1] = 1
+    format: Literal[2] = 2
     task: str
     version: int
     train: str
@@ -80,6 +89,7 @@ class BankFacts(BaseModel):
     items: int
     plan: BankPlan
     numbers: list[int]
+    distances: list[str]
     recipe: dict[str, Any]
     code: str
     revision: str | None
@@ -92,12 +102,14 @@ class SubsetBank:
 
     Attributes:
         losses: [J, S, m, T].
+        distances: [J, S, m, D], of each query from the picture that a model draws in its place.
         members: [J, n] bool, which items each subset holds.
         timesteps: [T], cleanest first.
         facts: everything else.
     """
 
     losses: NDArray[np.float32]
+    distances: NDArray[np.float32]
     members: NDArray[np.bool_]
     timesteps: NDArray[np.float64]
     facts: BankFacts
@@ -110,6 +122,7 @@ class SubsetBank:
         """
         arrays: dict[str, NDArray[Any]] = {
             "losses": np.ascontiguousarray(self.losses, np.float32),
+            "distances": np.ascontiguousarray(self.distances, np.float32),
             "members": np.packbits(self.members, axis=1),
             "timesteps": np.ascontiguousarray(self.timesteps, np.float64),
         }
@@ -132,7 +145,7 @@ def known_facts(path: Path) -> BankFacts:
     return _read(path).facts if seal is None else BankFacts.model_validate(seal.facts)
 
 
-def read_bank(path: Path, task: Task[Any], opened: OpenTask) -> SubsetBank:
+def read_bank(path: Path, task: Task[Any], opened: OpenTask, design: Design = "subsets") -> SubsetBank:
     """Read a file of subset models' losses, and check that it was made for this task, training set and queries.
 
     Raises:
@@ -149,6 +162,10 @@ def read_bank(path: Path, task: Task[Any], opened: OpenTask) -> SubsetBank:
             f"subset losses {path}: made for {facts.task} version {facts.version}, not for {meta.name} version"
             f" {meta.version}; {rebuild}"
         )
+    if facts.plan.design != design:
+        raise AttrbenchError(
+            f"subset losses {path}: its models are of the kind {facts.plan.kind}, another ground truth's"
+        )
     queries = opened.query_outline
     for what, made, found in (
         ("training set", facts.train, opened.train.fingerprint),
@@ -160,11 +177,14 @@ def read_bank(path: Path, task: Task[Any], opened: OpenTask) -> SubsetBank:
                 f" ({found[:8]}); {rebuild}"
             )
     shape = (len(facts.numbers), facts.plan.seeds, queries.count, len(bank.timesteps))
-    if bank.losses.shape != shape or bank.members.shape != (shape[0], facts.items) or shape[0] < 2:
+    moved = (*shape[:3], len(facts.distances))
+    fits = bank.losses.shape == shape and bank.distances.shape == moved
+    if not fits or bank.members.shape != (shape[0], facts.items) or shape[0] < 2:
         raise AttrbenchError(f"subset losses {path}: {bank.losses.shape} numbers instead of {shape}; {rebuild}")
-    if not np.isfinite(bank.losses).all():
-        number = int(np.argwhere(~np.isfinite(bank.losses))[0, 0])
-        raise AttrbenchError(f"subset losses {path}: a loss of subset {facts.numbers[number]} is not finite; {rebuild}")
+    for what, values in (("loss", bank.losses), ("distance", bank.distances)):
+        if not np.isfinite(values).all():
+            number = facts.numbers[int(np.argwhere(~np.isfinite(values))[0, 0])]
+            raise AttrbenchError(f"subset losses {path}: a {what} of subset {number} is not finite; {rebuild}")
     return bank
 
 
@@ -172,16 +192,17 @@ def _read(path: Path) -> SubsetBank:
     try:
         with safe_open(path, framework="numpy") as file:
             facts = BankFacts.model_validate(json.loads((file.metadata() or {})[KEY]))
-            losses, packed, timesteps = (file.get_tensor(name) for name in ("losses", "members", "timesteps"))
+            losses, distances = file.get_tensor("losses"), file.get_tensor("distances")
+            packed, timesteps = file.get_tensor("members"), file.get_tensor("timesteps")
         members = np.unpackbits(packed, axis=1, count=facts.items).astype(bool)
     except FileNotFoundError:
         raise AttrbenchError(f"subset losses {path}: there is no such file") from None
     except (OSError, KeyError, ValueError, ValidationError, SafetensorError) as error:
         raise AttrbenchError(f"subset losses {path}: not a readable bank ({type(error).__name__})") from None
-    return SubsetBank(losses, members, timesteps, facts)
+    return SubsetBank(losses, distances, members, timesteps, facts)
 
 
-def built_bank(task: Task[Any], cache: Path) -> Path:
-    """Return the path in a cache where `attrbench ground-truth build` writes a task's subset losses."""
+def built_bank(task: Task[Any], cache: Path, design: Design = "subsets") -> Path:
+    """Return the path in a cache where `attrbench ground-truth build` writes a task's bank of a design."""
     key = fingerprint([task.meta.name, task.meta.version, task.options.model_dump(mode="json"), task.state()])
-    return cache / "ground-truth" / f"{task.meta.name}-{key[:20]}.safetensors"
+    return cache / "ground-truth" / f"{task.meta.name}-{design}-{key[:20]}.safetensors"

@@ -1,22 +1,26 @@
-"""The training of a task's subset models and collection of their losses; interrupted builds resume."""
+"""The training of a task's subset models and collection of what they do to its queries; interrupted builds resume."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from attrbench.contracts.ground_truth import Stage, TrainingJob, TruthSetting
-from attrbench.contracts.task import Trainable
+from attrbench.contracts.ground_truth import Measurement, Stage, TrainingJob, TruthSetting
+from attrbench.contracts.task import Items, Trainable
 from attrbench.errors import Damaged, UsageError
 from attrbench.ground_truth.bank import BankFacts, BankPlan, SubsetBank, known_facts, sealed_bank
+from attrbench.ground_truth.combined import Combined
 from attrbench.ground_truth.losses import QueryLosses
+from attrbench.ground_truth.redrawn import FEATURES, PIXELS, RedrawnQueries
 from attrbench.ground_truth.retraining import is_done, measured, run_trainings, training_job, use_opened_task
-from attrbench.ground_truth.subsets import draw_subset, membership
+from attrbench.ground_truth.subsets import draw_subset, leave_groups_out, membership
 from attrbench.version import __version__
 
 log = logging.getLogger("attrbench.ground_truth")
@@ -41,30 +45,37 @@ class BankBuild:
     Args:
         setting: the open task.
         plan: which models.
+        keep_weights: whether the models' weights stay in the cache, for other measurements.
 
     Raises:
         UsageError: where the task has no training recipe.
     """
 
-    def __init__(self, setting: TruthSetting, plan: BankPlan) -> None:
+    def __init__(self, setting: TruthSetting, plan: BankPlan, keep_weights: bool = False) -> None:
         if not isinstance(setting.task, Trainable):
             raise UsageError(f"task {setting.task.meta.name} has no training recipe, so that it can have no bank")
-        self._setting, self._plan = setting, plan
+        self._setting, self._plan, self._keep = setting, plan, keep_weights
         self._recipe = dict(setting.task.training_recipe())
         self._losses = QueryLosses(plan.steps, plan.draws, plan.noise_seed)
-        items = len(setting.opened.train)
-        self._subsets = [
-            draw_subset(items, number, plan.subset_seed, plan.alpha, plan.kind) for number in range(plan.subsets)
-        ]
+        self.subsets = subsets_of(plan, setting.opened.train)
+
+    @cached_property
+    def _measurement(self) -> Measurement:
+        """Return what is measured of each model: losses, and distances where the model drew the queries itself."""
+        return query_effects(self._setting, self._losses)
 
     @cached_property
     def jobs(self) -> list[TrainingJob]:
         """Return the training jobs, one for each of J subsets and S seeds, ordered by subset."""
         return [
-            training_job(self._setting, subset, seed, self._losses)
-            for subset in self._subsets
+            training_job(self._setting, self._chosen(subset), seed, self._measurement, self._keep)
+            for subset in self.subsets
             for seed in range(self._plan.seeds)
         ]
+
+    def _chosen(self, subset: NDArray[np.int64]) -> NDArray[np.int64] | None:
+        """Return the subset of a training job, None for all items, as other ground truths ask for such a model."""
+        return None if len(subset) == len(self._setting.opened.train) else subset
 
     def train(self, stage: Stage, limit: int | None = None, note: Callable[[str], None] | None = None) -> int:
         """Train up to `limit` of the subset models that are not done yet; return how many are still missing."""
@@ -83,6 +94,8 @@ class BankBuild:
             return None
         jobs = np.array(self.jobs, dtype=object).reshape(-1, self._plan.seeds)[numbers]
         opened, meta = self._setting.opened, self._setting.task.meta
+        effects = [[measured(job) for job in row] for row in jobs]
+        distances = [name for name in (PIXELS, FEATURES) if name in effects[0][0]]
         facts = BankFacts(
             task=meta.name,
             version=meta.version,
@@ -91,17 +104,41 @@ class BankBuild:
             items=len(opened.train),
             plan=self._plan,
             numbers=numbers,
+            distances=distances,
             recipe=self._recipe,
             code=code.digest,
             revision=code.revision,
             attrbench=__version__,
         )
         return SubsetBank(
-            losses=np.stack([[measured(job)["losses"] for job in row] for row in jobs]),
-            members=membership([self._subsets[number] for number in numbers], len(opened.train)),
+            losses=np.array([[effect["losses"] for effect in row] for row in effects]),
+            distances=np.array([[_columns(effect, distances) for effect in row] for row in effects], np.float32),
+            members=membership([self.subsets[number] for number in numbers], len(opened.train)),
             timesteps=np.array(self._losses.timesteps(opened.denoiser)),
             facts=facts,
         )
+
+
+def subsets_of(plan: BankPlan, train: Items) -> list[NDArray[np.int64]]:
+    """Return the [k] training items of each subset that a plan trains models on, in the order of their numbers.
+
+    Raises:
+        UsageError: where groups are to be left out and there are fewer than two.
+    """
+    if plan.kind == "leave-group-out":
+        return leave_groups_out(train.groups)
+    return [draw_subset(len(train), number, plan.subset_seed, plan.alpha, plan.kind) for number in range(plan.subsets)]
+
+
+def query_effects(setting: TruthSetting, losses: QueryLosses) -> Combined:
+    """Return the measurement of a retrained model's effect on the queries: their losses and, if drawn, distances."""
+    drawn = setting.opened.queries.seeds is not None
+    return Combined((losses, RedrawnQueries()) if drawn else (losses,))
+
+
+def _columns(effect: Mapping[str, NDArray[Any]], names: Sequence[str]) -> NDArray[Any]:
+    """Return named arrays [m] as the columns of one, [m, D]."""
+    return np.stack([effect[name] for name in names], axis=1) if names else np.empty((len(effect["losses"]), 0))
 
 
 def make_whole(path: Path, setting: TruthSetting) -> None:

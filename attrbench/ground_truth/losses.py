@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -38,13 +37,13 @@ class QueryLosses(Measurement):
         seed: of the noises.
     """
 
-    steps: int = 20
-    draws: int = 4
+    steps: int = 15
+    draws: int = 8
     seed: int = 0
 
     def identity(self, opened: OpenTask) -> object:
         """Return what decides the losses (timesteps, noise draws, seed, queries), for the measurement's cache key."""
-        return ["query losses", self.steps, self.draws, self.seed, opened.queries.fingerprint]
+        return ["query losses by item key", self.steps, self.draws, self.seed, opened.queries.fingerprint]
 
     def measure(self, denoiser: Denoiser, opened: OpenTask) -> Mapping[str, NDArray[Any]]:
         """Return {"losses": [m, T]}, the model's denoising loss on each query at each timestep."""
@@ -69,7 +68,7 @@ class QueryLosses(Measurement):
     ) -> NDArray[np.float32]:
         prompts = [queries.prompts[query] for query in chosen]
         encoded = denoiser.encode(queries.images[list(chosen)], prompts, "model")
-        keys = [content_key(queries, query) for query in chosen]
+        keys = [queries.keys[query] for query in chosen]
         samples = [
             (row, step, draw)
             for row in range(len(chosen))
@@ -90,9 +89,3 @@ class QueryLosses(Measurement):
 
     def _noise(self, denoiser: Denoiser, key: str, timestep: float, draw: int) -> torch.Tensor:
         return gaussian(denoiser.latent_shape, "ground truth", self.seed, key, timestep, draw)
-
-
-def content_key(items: Items, index: int) -> str:
-    """Return the sha256 of an item's image and prompt, as a key that does not depend on its index."""
-    image = np.ascontiguousarray(items.images[index])
-    return hashlib.sha256(image.tobytes() + items.prompts[index].encode()).hexdigest()

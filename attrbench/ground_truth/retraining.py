@@ -1,8 +1,8 @@
 """Training of models on subsets of a training set, keeping a measurement of each; interrupted runs resume.
 
-A model itself is not kept; what is kept lies under a name that covers everything that decides it: training items,
-subset, seed, recipe and measurement. Whoever asks for the same model finds it. Several processes may work on one cache:
-each takes models that no other is at.
+What is kept of a model lies under a name that covers everything that decides it: training items, subset, seed, recipe
+and measurement. Whoever asks for the same finds it. The weights themselves are kept only where that is asked for.
+Several processes may work on one cache: each takes models that no other is at.
 """
 
 from __future__ import annotations
@@ -42,7 +42,11 @@ ATTEMPTS = 3
 
 
 def training_job(
-    setting: TruthSetting, subset: NDArray[np.int64] | None, seed: int | None, measurement: Measurement
+    setting: TruthSetting,
+    subset: NDArray[np.int64] | None,
+    seed: int | None,
+    measurement: Measurement,
+    keep_weights: bool = False,
 ) -> TrainingJob:
     """Return the job that trains one model on a subset, with the cache file for its measurement.
 
@@ -51,24 +55,24 @@ def training_job(
         subset: [k] sorted indices of the training items that the model sees; None for all of them.
         seed: of the training; None together with no subset: the task's own model.
         measurement: what is kept.
+        keep_weights: whether the model's weights are kept as well.
     """
     task, opened, workspace = setting.task, setting.opened, setting.workspace
     indices = None if subset is None else tuple(subset.tolist())
     own = indices is None and seed is None
     recipe = dict(task.training_recipe()) if isinstance(task, Trainable) else {}
-    key = fingerprint(
-        {
-            "version": VERSION,
-            "train": opened.train.fingerprint,
-            "subset": indices,
-            "seed": seed,
-            "recipe": recipe or [task.meta.name, task.meta.version],
-            "model": opened.denoiser.fingerprint if own else None,
-            "measurement": measurement.identity(opened),
-        }
-    )
-    path = workspace.cache / FOLDER / f"{key[:20]}.safetensors"
-    return TrainingJob(task, indices, seed, measurement, path, workspace)
+    model = {
+        "version": VERSION,
+        "train": opened.train.fingerprint,
+        "subset": indices,
+        "seed": seed,
+        "recipe": recipe or [task.meta.name, task.meta.version],
+        "model": opened.denoiser.fingerprint if own else None,
+    }
+    folder = workspace.cache / FOLDER
+    path = folder / f"{fingerprint({**model, 'measurement': measurement.identity(opened)})[:20]}.safetensors"
+    weights = folder / f"model-{fingerprint(model)[:20]}"
+    return TrainingJob(task, indices, seed, measurement, path, weights, workspace, keep_weights)
 
 
 def _artifact(job: TrainingJob) -> Artifact:
@@ -140,25 +144,26 @@ def train_subset(job: TrainingJob) -> Receipt:
 
 
 def _train_and_measure(job: TrainingJob, artifact: Artifact) -> None:
-    opened = _opened_task(job)
-    denoiser = _model(job, opened)
-    arrays = job.measurement.measure(denoiser, opened)
-    artifact.write(lambda part: write_arrays(part, arrays))
-    _weights(job).drop()
+    opened, weights = _opened_task(job), _weights(job)
+    with weights.lock():  # another process may be at another measurement of the same model
+        denoiser = _model(job, opened, weights)
+        arrays = job.measurement.measure(denoiser, opened)
+        artifact.write(lambda part: write_arrays(part, arrays))
+        if not job.keep_weights:
+            weights.drop()
 
 
 def _weights(job: TrainingJob) -> Artifact:
-    """Return the folder of the trained weights of a job: sealed once training has ended, dropped once measured."""
-    return Artifact(job.path.with_suffix(""), "retrained weights", job.title)
+    """Return the folder of the trained weights of a job: sealed once training has ended, and then not trained again."""
+    return Artifact(job.weights, "retrained weights", job.title)
 
 
-def _model(job: TrainingJob, opened: OpenTask) -> Denoiser:
+def _model(job: TrainingJob, opened: OpenTask, weights: Artifact) -> Denoiser:
     """Return the trained model of a job, training it on the job's subset unless that was finished earlier."""
     if job.subset is None and job.seed is None:
         return opened.denoiser
     if not isinstance(job.task, Trainable):
         raise AttrbenchError(f"task {job.task.meta.name} has no training recipe, so that no subset can be trained on")
-    weights = _weights(job)
     if weights.is_there() and weights.whole() is None:
         weights.report_damage()
         weights.drop()

@@ -1,13 +1,16 @@
-"""Random subsets of a training set, on which models are trained for the linear datamodeling score."""
+"""Subsets of a training set on which models are trained for ground truths: random ones, and all without one group."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-SubsetKind = Literal["fixed", "bernoulli"]
+from attrbench.errors import UsageError
+
+SubsetKind = Literal["fixed", "bernoulli", "leave-group-out"]
 
 
 def draw_subset(
@@ -33,6 +36,22 @@ def draw_subset(
         return np.sort(rng.permutation(items)[: max(1, round(alpha * items))]).astype(np.int64)
     chosen = np.flatnonzero(rng.random(items) < alpha)
     return chosen if len(chosen) else np.array([int(rng.integers(items))])
+
+
+def leave_groups_out(groups: Sequence[str]) -> list[NDArray[np.int64]]:
+    """Return all items, and then all items but those of each group, in the order of the groups' names; sorted indices.
+
+    Args:
+        groups: [n] the group of each item; items without one (an empty name) are never left out.
+
+    Raises:
+        UsageError: where there are fewer than two groups.
+    """
+    names, all_items = sorted(set(groups) - {""}), np.arange(len(groups))
+    if len(names) < 2:
+        raise UsageError(f"leaving a group out needs two groups of training items, and there are {len(names)}")
+    member = np.array(groups, dtype=object)
+    return [all_items, *(all_items[member != name] for name in names)]
 
 
 def membership(subsets: list[NDArray[np.int64]], items: int) -> NDArray[np.bool_]:

@@ -40,6 +40,16 @@ GROUND_TRUTHS = (
         "linear datamodeling score: scores summed over random subsets against the losses of models trained on them",
         "linear_datamodeling:LinearDatamodeling",
     ),
+    (
+        "leave-group-out",
+        "scores summed over groups against models trained without one group each: top group, NDCG@3, Spearman",
+        "leave_group_out:LeaveGroupOut",
+    ),
+    (
+        "leave-k-out",
+        "trains without a query's own top k: rise of its loss, and change of its picture, over random removal",
+        "leave_k_out:LeaveKOut",
+    ),
     ("removal", "trains without what a method retrieves, and measures what the new models draw", "removal:Removal"),
 )
 MODEL_FAMILIES = (

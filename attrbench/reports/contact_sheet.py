@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -29,6 +29,8 @@ HEADING_LINES = 2
 """Lines that each part of a heading may take."""
 WARNING_COLOR = QUERY_COLOR = "#c03030"
 MEANING = "Scores: the larger, the more the image counts for the query. Compare them within one query only."
+MEANING_OF_SEVERAL = MEANING.replace("query only", "query and method only")
+COPIES = "(x2): stands for two training images that are nearly the same."
 
 
 @dataclass(frozen=True)
@@ -47,11 +49,43 @@ class Heading:
 
 
 @dataclass(frozen=True)
+class Strip:
+    """A ranking of training items for each query, which a contact sheet draws in rows after the query's image.
+
+    Attributes:
+        ranking: [m, k] ids and scores; a score that is NaN is left out of the text; an id of -1 is left out.
+        title: what ranks, where there are several strips.
+        copies: for each query the places in the ranking that are drawn, with the number of near-duplicate items that
+            each stands for; None where every place is drawn.
+    """
+
+    ranking: Ranking
+    title: str = ""
+    copies: Sequence[Mapping[int, int]] | None = None
+
+    def places(self, query: int) -> list[int]:
+        """Return the places in a query's ranking that are drawn, in order."""
+        if self.copies is not None:
+            return sorted(self.copies[query])
+        return np.flatnonzero(self.ranking.ids[query] >= 0).tolist()
+
+    def rank_line(self, query: int, place: int, group: str) -> str:
+        """Return the text under a training image: rank, score, group, and how many near-duplicates it stands for."""
+        score = float(self.ranking.scores[query, place])
+        copies = 1 if self.copies is None else self.copies[query][place]
+        number = f"{place + 1}." + (f" (x{copies})" if copies > 1 else "")
+        parts = ["" if math.isnan(score) else f"{score:.4g}", f"group {group}" if group else ""]
+        return f"{number} {', '.join(filter(None, parts))}"
+
+
+@dataclass(frozen=True)
 class _Block:
-    """A stretch of one query's ranking that is drawn on one page, after the query's image."""
+    """A stretch of one query's ranking in a strip that is drawn on one page, after the query's image."""
 
     query: int
-    ranks: range
+    strip: Strip
+    ranks: Sequence[int]
+    is_continued: bool = False
 
     @property
     def rows(self) -> int:
@@ -67,7 +101,7 @@ class ContactSheet(Sequence[Image.Image]):
     Attributes:
         queries: the queries.
         train: the training set.
-        ranking: [m, k] ids and scores; a score that is NaN is left out of the text; an id of -1 is left out.
+        strips: rankings, drawn one below the other for each query.
         heading: the text on top.
         chosen: indices of the queries that are drawn; None for all.
         rows: rows of images on a page; None for a single page of any length.
@@ -75,7 +109,7 @@ class ContactSheet(Sequence[Image.Image]):
 
     queries: Items
     train: Items
-    ranking: Ranking
+    strips: Sequence[Strip]
     heading: Heading
     chosen: Sequence[int] | None = None
     rows: int | None = field(default=ROWS)
@@ -93,10 +127,11 @@ class ContactSheet(Sequence[Image.Image]):
 
     def _blocks(self) -> Iterator[_Block]:
         for query in range(len(self.queries)) if self.chosen is None else self.chosen:
-            found = int((self.ranking.ids[query] >= 0).sum())
-            most = max(1, found) if self.rows is None else self.rows * COLUMNS - 1
-            for first in range(0, max(1, found), most):
-                yield _Block(query, range(first, min(first + most, found)))
+            for strip in self.strips:
+                places = strip.places(query)
+                most = max(1, len(places)) if self.rows is None else self.rows * COLUMNS - 1
+                for first in range(0, max(1, len(places)), most):
+                    yield _Block(query, strip, places[first : first + most], first > 0)
 
     def __len__(self) -> int:
         return len(self._pages)
@@ -121,44 +156,42 @@ class ContactSheet(Sequence[Image.Image]):
     def _heading(self, number: int, width: int) -> list[tuple[str, str]]:
         """Return the lines on top of a page with their colors."""
         title = self.heading.title + (f", page {number + 1} of {len(self)}" if len(self) > 1 else "")
-        parts = [(title, "black"), (self.heading.summary, "#404040"), (MEANING, "#404040")]
+        meaning = MEANING_OF_SEVERAL if all(strip.title for strip in self.strips) else MEANING
+        has_copies = any(max(copies.values(), default=1) > 1 for strip in self.strips for copies in strip.copies or ())
+        parts = [(title, "black"), (self.heading.summary, "#404040")]
+        parts.append((f"{meaning} {COPIES}" if has_copies else meaning, "#404040"))
         parts += [(f"Warning: {warning}", WARNING_COLOR) for warning in self.heading.warnings]
         return [(line, color) for text, color in parts for line in wrapped(text, width, HEADING_LINES)]
 
     def _draw_block(self, page: Image.Image, top: int, block: _Block) -> None:
         """Draw the query's image and its ranked training images, row by row."""
         queries, query = self.queries, block.query
-        first = "query" if len(block.ranks) or block.ranks.start else "query, not ranked"
-        about = _about(queries, query, f"{first}, continued" if block.ranks.start else first)
+        first = "query" if block.ranks else "query, not ranked"
+        about = _about(queries, query, f"{first}, continued" if block.is_continued else first, title=block.strip.title)
         _tile(page, (GAP, top), queries.images[query], about)
         frame = GAP - 4, top - 4, GAP + TILE + 3, top + TILE + 3
         ImageDraw.Draw(page).rectangle(frame, outline=QUERY_COLOR, width=3)
         for place, rank in enumerate(block.ranks, start=1):
-            item = int(self.ranking.ids[query, rank])
+            item = int(block.strip.ranking.ids[query, rank])
             left = GAP + place % COLUMNS * (TILE + GAP)
             down = top + place // COLUMNS * (TILE + LINES * LINE + 2 * GAP)
-            about = _about(self.train, item, self._rank_line(query, rank), f"item {item}")
+            line = block.strip.rank_line(query, rank, self.train.groups[item])
+            about = _about(self.train, item, line, f"item {item}")
             _tile(page, (left, down), self.train.images[item], about)
-
-    def _rank_line(self, query: int, rank: int) -> str:
-        score = float(self.ranking.scores[query, rank])
-        group = self.train.groups[int(self.ranking.ids[query, rank])]
-        parts = ["" if math.isnan(score) else f"{score:.4g}", f"group {group}" if group else ""]
-        return f"{rank + 1}. {', '.join(filter(None, parts))}"
 
     def scripts_without_font(self) -> dict[str, str]:
         """Return the scripts of names, groups and captions that can't be drawn here, each with an example."""
-        drawn = [block.query for page in self._pages for block in page]
-        items = sorted({int(item) for query in drawn for item in self.ranking.ids[query] if item >= 0})
-        lines = [line for query in drawn for line in _about(self.queries, query, "")]
+        blocks = [block for page in self._pages for block in page]
+        items = sorted({int(block.strip.ranking.ids[block.query, rank]) for block in blocks for rank in block.ranks})
+        lines = [line for query in {block.query: None for block in blocks} for line in _about(self.queries, query, "")]
         lines += [line for item in items for line in _about(self.train, item, self.train.groups[item])]
         return scripts_without_font(lines)
 
 
-def _about(items: Items, index: int, first: str, without_name: str = "") -> list[str]:
-    """Return the lines under an image: a given one, the name of its file, and its caption in what is left."""
+def _about(items: Items, index: int, first: str, without_name: str = "", title: str = "") -> list[str]:
+    """Return the lines under an image: given ones, the name of its file, and its caption in what is left."""
     name = items.names[index] if items.names else without_name
-    lines = [shortened(line, TILE) for line in (first, name) if line]
+    lines = [shortened(line, TILE) for line in (first, title, name) if line]
     return [*lines, *wrapped(items.prompts[index], TILE, LINES - len(lines))]
 
 

@@ -57,19 +57,34 @@ def check_sheet(path: Path, force: bool, asked: Sequence[Path] = ()) -> None:
         raise UsageError(f"--sheet {path} is there already: name another file, or replace it with --force")
 
 
-def page_paths(path: Path, pages: int) -> list[Path]:
-    """Return the files of a contact sheet's pages: the path itself for one, else NAME-1, NAME-2, ..."""
-    return [path] if pages == 1 else [path.with_stem(f"{path.stem}-{number}") for number in range(1, pages + 1)]
+def page_paths(path: Path, pages: int, after: int | None = None) -> list[Path]:
+    """Return the files of a contact sheet's pages: the path itself for one, else NAME-1, NAME-2, ...
+
+    Args:
+        path: of the sheet.
+        pages: their number.
+        after: pages that were written before; None where these are all.
+    """
+    if pages == 1 and after is None:
+        return [path]
+    first = 1 + (after or 0)
+    return [path.with_stem(f"{path.stem}-{number}") for number in range(first, first + pages)]
 
 
-def write_sheet(sheet: Sequence[Image.Image], path: Path, force: bool) -> list[Path]:
+def write_sheet(sheet: Sequence[Image.Image], path: Path, force: bool, after: int | None = None) -> list[Path]:
     """Write the pages of a contact sheet and return their paths.
+
+    Args:
+        sheet: the pages.
+        path: of the sheet, as the user gave it.
+        force: whether files that are there may be replaced.
+        after: see `page_paths`.
 
     Raises:
         UsageError: where one is there already, and must not be replaced; none is written then.
         AttrbenchError: where a file can't be written.
     """
-    paths = page_paths(path, len(sheet))
+    paths = page_paths(path, len(sheet), after)
     there = next((page for page in paths if page.exists()), None)
     if there is not None and not force:
         raise UsageError(f"--sheet {path}: {there} is there already: name another file, or replace it with --force")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Sequence
 from functools import cached_property
@@ -107,6 +108,17 @@ class FileTask(Task[TaskFile]):
             raise UsageError(f"{self.path}: {common} is in [tuning] and in [queries]; options are chosen on others")
         return FileTask(self.options.model_copy(update={"queries": tuning, "tuning": None}), self.path)
 
+    def with_weights(self, weights: Path) -> FileTask:
+        """Return the same task with a checkpoint, another LoRA or another pipeline in place of the file's own.
+
+        See `attrbench.models.other_weights`.
+        """
+        from attrbench.models.other_weights import with_weights  # torch and diffusers, as in `OpenFileTask`
+
+        other = copy.copy(self)
+        other.model = with_weights(self.model, weights)
+        return other
+
     def open(self, workspace: Workspace) -> OpenFileTask:
         """Return the task ready to load: metadata, prompts and file names are read, the model is not."""
         queries = self.options.queries
@@ -131,6 +143,11 @@ class OpenFileTask(OpenTask):
         self._pictures = pictures
         self._draws = draws
         self._notes: list[str] = []
+
+    @property
+    def model_config(self) -> ModelConfig:
+        """Return how the model is loaded."""
+        return self._task.model
 
     @property
     def notes(self) -> Sequence[str]:

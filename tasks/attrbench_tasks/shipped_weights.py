@@ -1,12 +1,19 @@
-"""Folder of the trained weights that ship with the tasks, and the check that a task's weights are there."""
+"""Folders of trained weights and retrained models' effects that ship with the tasks, and the check for weights."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+from attrbench.contracts.ground_truth import Design
 from attrbench.errors import AttrbenchError
 
 WEIGHTS = Path(__file__).parent / "weights"
+GROUND_TRUTH = Path(__file__).parent / "ground-truth"
+
+
+def shipped_bank(task: str, design: Design) -> Path:
+    """Return the file with the effects of a task's retrained models on its queries; it need not exist."""
+    return GROUND_TRUTH / f"{task}-{design}.safetensors"
 
 
 def need_weights(task: str, file: Path) -> None:

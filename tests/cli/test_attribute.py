@@ -195,7 +195,6 @@ def test_wrong_questions_are_one_line(ask, tmp_path, arguments, words, code):
     ("method", "words"),
     [
         ("all", "one method and one task"),
-        ("pixel:similarity=l2|dot", "one method"),
         ("pixl", "did you mean pixel"),
         ("dmin:k=11", "(10 items)"),
     ],

@@ -21,8 +21,9 @@ from attrbench.evaluation.progress import Silent
 from attrbench.evaluation.requests import TaskRequest, request_methods
 from attrbench.evaluation.task_run import TaskRun
 from attrbench.ground_truth.bank import KEY, BankPlan, built_bank, read_bank
+from attrbench.ground_truth.bank_truth import BankOptions
 from attrbench.ground_truth.build import BankBuild, Code
-from attrbench.ground_truth.linear_datamodeling import LDSOptions, LinearDatamodeling, OpenLinearDatamodeling
+from attrbench.ground_truth.linear_datamodeling import LinearDatamodeling, OpenLinearDatamodeling
 from attrbench.ground_truth.losses import QueryLosses
 from attrbench.ground_truth.retraining import measured
 from attrbench.plugins import registry as registry_module
@@ -36,6 +37,7 @@ from tests.tasks.tiny_removal import no_stage
 
 PLAN = BankPlan(subsets=6, seeds=2, steps=6, draws=2)
 CODE = Code("digest", "revision")
+BANDS = {"lds-low-noise", "lds-middle-noise", "lds-high-noise"}
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +67,7 @@ def test_a_bank_comes_back_as_it_was_written(build, opened, path):
     made, bank = build.bank(CODE), read_bank(path, opened.task, opened.opened)
     assert bank.facts == made.facts and bank.facts.plan == PLAN and bank.facts.code == "digest"
     assert bank.losses.shape == (6, 2, QUERIES, 6) and bank.losses.dtype == np.float32
+    assert bank.facts.distances == ["pixels", "features"] and np.array_equal(bank.distances, made.distances)
     assert np.array_equal(bank.losses, made.losses) and np.array_equal(bank.members, made.members)
     assert bank.members.sum(axis=1).tolist() == [TRAIN // 2] * 6
     assert list(bank.timesteps) == [0, 3, 6, 9, 12, 15]
@@ -84,7 +87,7 @@ def test_more_subsets_or_seeds_keep_the_models_that_are_there(build, opened):
     known = {job.path for job in build.jobs}
     larger = BankBuild(opened, PLAN.model_copy(update={"subsets": 8, "seeds": 3}))
     assert known < {job.path for job in larger.jobs} and len(larger.jobs) == 24
-    assert set(measured(build.jobs[0])) == {"losses"}
+    assert set(measured(build.jobs[0])) == {"losses", "pixels", "features"}
 
 
 def damaged(path, **changes):
@@ -107,6 +110,8 @@ def damaged(path, **changes):
         ({"queries": "f" * 64}, r"made with other queries \(ffffffff\)"),
         ({"numbers": [0, 1]}, "numbers instead of"),
         ({"losses": np.full((6, 2, QUERIES, 6), np.nan, np.float32)}, "a loss of subset 0 is not finite"),
+        ({"distances": np.full((6, 2, QUERIES, 2), np.inf, np.float32)}, "a distance of subset 0 is not finite"),
+        ({"distances": np.ones((6, 2, QUERIES, 1), np.float32)}, "numbers instead of"),
         ({"plan": "none"}, "not a readable bank"),
         ({"format": 9}, "not a readable bank"),
     ],
@@ -127,7 +132,7 @@ def test_files_that_are_no_banks_are_refused_in_one_line(tmp_path, opened):
 
 
 def lds(**options):
-    return LinearDatamodeling(LDSOptions(**options))
+    return LinearDatamodeling(BankOptions(**options))
 
 
 def test_lds_applies_where_there_is_a_bank_built_shipped_or_named(build, path, tmp_path):
@@ -138,9 +143,9 @@ def test_lds_applies_where_there_is_a_bank_built_shipped_or_named(build, path, t
     assert lds().open(bare).summary == "6 subset models with 2 training seeds each, trained already"
     state = lds().state(bare.task, tmp_path / "bare")
     ships = setting(tmp_path / "ships", Shipping)
-    ships.task.bank = tmp_path / "none"
+    ships.task.path = tmp_path / "none"
     assert lds().open(ships) is None
-    ships.task.bank = path
+    ships.task.path = path
     assert lds().open(ships) is not None and lds().state(ships.task, tmp_path / "ships") == state
     damaged(path, queries="f" * 64)
     with pytest.raises(Unavailable, match="other queries"):
@@ -158,7 +163,8 @@ def planted(build, noise, order=None):
     order = np.arange(80) if order is None else order
     signal = np.einsum("bqn,jn->jqb", tau, members)[order][:, None].repeat(2, axis=3)
     losses = -signal + noise * rng.normal(size=(80, 2, QUERIES, 6))
-    return OpenLinearDatamodeling(type(bank)(losses, members, bank.timesteps, bank.facts)), tau
+    moved = losses.mean(axis=3)[..., None].repeat(2, axis=3)
+    return OpenLinearDatamodeling(type(bank)(losses, moved, members, bank.timesteps, bank.facts)), tau
 
 
 def effect(truth, scores):
@@ -171,10 +177,11 @@ def test_a_planted_world_is_found_in_its_band_of_timesteps(build):
     truth, tau = planted(build, noise=0)
     whole, _ = effect(truth, tau.mean(axis=0))
     assert whole["lds"].value == pytest.approx(1) and whole["lds"].ceiling == pytest.approx(1)
+    assert whole["lds-pixels"].value == whole["lds-features"].value == pytest.approx(1)
     for band, name in enumerate(["lds-low-noise", "lds-middle-noise", "lds-high-noise"]):
         found, _ = effect(truth, tau[band])
         assert found[name].value == pytest.approx(1)
-        others = {metric: result.value for metric, result in found.items() if metric not in (name, "lds")}
+        others = {metric: result.value for metric, result in found.items() if metric in BANDS - {name}}
         assert max(others.values()) < 0.5
 
 

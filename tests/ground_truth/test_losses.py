@@ -8,7 +8,7 @@ import torch
 
 from attrbench.contracts.gradient_source import GradientSource
 from attrbench.ground_truth import losses as losses_module
-from attrbench.ground_truth.losses import QueryLosses, content_key
+from attrbench.ground_truth.losses import QueryLosses
 from attrbench.models.noise import feature_noise, gaussian
 from tests.ground_truth.tiny_trainable import QUERIES, waves
 
@@ -23,7 +23,7 @@ def directly(denoiser, queries, query, t, draws, seed):
     x = torch.from_numpy(queries.images[query].copy()).permute(2, 0, 1)[None].float() / 255 * 2 - 1
     found = []
     for draw in range(draws):
-        noise = gaussian(denoiser.latent_shape, "ground truth", seed, content_key(queries, query), t, draw)[None]
+        noise = gaussian(denoiser.latent_shape, "ground truth", seed, queries.keys[query], t, draw)[None]
         noisy = denoiser.scheduler.add_noise(x, noise, torch.tensor([t]))
         with torch.no_grad():
             error = denoiser.module(noisy, torch.tensor([t])).sample - noise
@@ -53,7 +53,7 @@ def test_a_query_has_its_noises_wherever_it_stands(tiny_denoiser, queries):
 
 def test_no_method_shares_a_noise_with_the_measure(tiny_denoiser, queries):
     shape = tiny_denoiser.latent_shape
-    ours = [QueryLosses()._noise(tiny_denoiser, content_key(queries, 0), t, 0) for t in (0.0, 250.0)]
+    ours = [QueryLosses()._noise(tiny_denoiser, queries.keys[0], t, 0) for t in (0.0, 250.0)]
     for policy in ("shared", "per-timestep", "per-item"):
         source = GradientSource(noise=policy)
         theirs = [feature_noise(source, key, t, shape) for key in queries.keys for t in (0, 250)]

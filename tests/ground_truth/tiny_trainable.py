@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from attrbench.contracts.ground_truth import ShipsSubsetLosses, TruthSetting
+from attrbench.contracts.ground_truth import ComparesPictures, PictureFeatures, ShipsBanks, TruthSetting
 from attrbench.contracts.options import Options
 from attrbench.contracts.task import Items, OpenTask, Task, TaskMeta, Trainable, Workspace
 from attrbench.models.families.ddpm import DDPMDenoiser
 from attrbench.store.fingerprint import fingerprint
-from attrbench_tasks.training.train_ddpm import DDPMRecipe, scaled, train_ddpm
+from attrbench_tasks.training.train_ddpm import DDPMRecipe, is_trained, scaled, train_ddpm
 
 TRAIN, QUERIES, SIDE, TIMESTEPS = 24, 5, 8, 20
 RECIPE = DDPMRecipe(
@@ -70,6 +71,8 @@ class TinyTrainable(Task[Options], Trainable):
     def train(self, subset, seed, out, device, report):
         chosen = np.arange(TRAIN) if subset is None else subset
         recipe = RECIPE.model_copy(update={} if seed is None else {"seed": seed})
+        if is_trained(out, recipe):
+            return out
         images = scaled(waves(TRAIN, 0).images[chosen])
         return train_ddpm(recipe, images, out, device=device, report=lambda step, loss: report(f"step {step}"))
 
@@ -80,17 +83,16 @@ class TinyTrainable(Task[Options], Trainable):
         return RECIPE.model_dump(mode="json", exclude={"seed", "checkpoints"})
 
 
-class Shipping(TinyTrainable, ShipsSubsetLosses):
-    """The same with a bank of its own; `bank` is set by a test."""
+class Shipping(TinyTrainable, ShipsBanks):
+    """The same with a bank of its own; `path` is set by a test."""
 
-    bank: Path
+    path: Path
 
-    @property
-    def subset_losses(self):
-        return self.bank
+    def bank(self, design):
+        return self.path
 
 
-class OpenTiny(OpenTask):
+class OpenTiny(OpenTask, ComparesPictures):
     def __init__(self, task, workspace):
         self._task, self._workspace = task, workspace
 
@@ -100,7 +102,11 @@ class OpenTiny(OpenTask):
 
     @cached_property
     def queries(self):
-        return waves(QUERIES, 1)
+        return replace(waves(QUERIES, 1), seeds=range(QUERIES))
+
+    @property
+    def picture_features(self):
+        return PictureFeatures(lambda images: images.mean(axis=1).reshape(len(images), -1), "mean of each column")
 
     @cached_property
     def denoiser(self):

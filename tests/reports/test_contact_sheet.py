@@ -7,7 +7,7 @@ from PIL import Image, ImageFont
 from attrbench.contracts.ranking import Ranking
 from attrbench.contracts.task import Items
 from attrbench.reports import fonts, text_lines
-from attrbench.reports.contact_sheet import COLUMNS, ROWS, TILE, ContactSheet, Heading
+from attrbench.reports.contact_sheet import COLUMNS, ROWS, TILE, ContactSheet, Heading, Strip
 from attrbench.reports.text_lines import clean, draw, shortened, width, wrapped
 
 ARABIC, HEBREW, CHINESE, EMOJI = "زهرة التوليب", "הצבעוני האדום", "郁金香花园", "🌷"
@@ -22,7 +22,9 @@ def items(count, caption=""):
 def sheet(queries, found, k, **options):
     ids = np.where(np.arange(k) < np.array(found)[:, None], np.arange(k), -1)
     ranking = Ranking(ids, np.zeros(ids.shape, np.float32))
-    return ContactSheet(items(queries), items(k), ranking, Heading("Method a, task b", "what it is"), **options)
+    return ContactSheet(
+        items(queries), items(k), [Strip(ranking)], Heading("Method a, task b", "what it is"), **options
+    )
 
 
 @pytest.mark.parametrize(("queries", "k"), [(1, 1), (3, 6), (25, 10), (2, 275), (1, ROWS * COLUMNS)])
@@ -50,7 +52,7 @@ def test_the_heading_says_method_task_summary_warnings_and_page():
     drawn = sheet(30, [5] * 30, 5)
     lines = [line for line, _ in drawn._heading(1, 600)]
     assert lines[0].startswith("Method a, task b, page 2 of ") and lines[1] == "what it is"
-    warned = ContactSheet(drawn.queries, drawn.train, drawn.ranking, Heading("a", warnings=["beware " * 200]))
+    warned = ContactSheet(drawn.queries, drawn.train, drawn.strips, Heading("a", warnings=["beware " * 200]))
     texts = [line for line, _ in warned._heading(0, 600)]
     assert texts[-2].startswith("Warning: beware") and texts[-1].endswith("…")
     assert all(width(line) <= 600 for line in texts)
@@ -131,3 +133,17 @@ def test_scripts_that_this_machine_has_are_drawn_each_character_apart(text):
         draw(picture, (5, 5), character)
         marks.add(picture.tobytes())
     assert len(marks) == len(set(text.replace(" ", "")))
+
+
+def test_strips_are_drawn_one_below_the_other_and_near_duplicates_once():
+    plain = sheet(2, [6, 6], 6)
+    ranking = plain.strips[0].ranking
+    grouped = Strip(ranking, "by b", [{0: 3, 4: 1}, {0: 1}])
+    drawn = ContactSheet(plain.queries, plain.train, [Strip(ranking, "by a"), grouped], plain.heading)
+    blocks = [(block.query, block.strip.title, list(block.ranks)) for page in drawn._pages for block in page]
+    six = list(range(6))
+    assert blocks == [(0, "by a", six), (0, "by b", [0, 4]), (1, "by a", six), (1, "by b", [0])]
+    assert grouped.rank_line(0, 0, "g") == "1. (x3) 0, group g" and grouped.rank_line(1, 0, "") == "1. 0"
+    texts = " ".join(line for line, _ in drawn._heading(0, 800))
+    assert "within one query and method only" in texts and "(x2): stands for two" in texts
+    assert "(x2)" not in " ".join(line for line, _ in plain._heading(0, 800))

@@ -96,7 +96,7 @@ def test_an_interrupted_training_goes_on_to_the_same_pictures(tmp_path, folder, 
             patch.setattr(fitting, "_average", _stop_at(5, fitting._average))
         with pytest.raises(KeyboardInterrupt):
             run_trainings([cut], no_stage)
-    left = cut.path.with_suffix("")
+    left = cut.weights
     assert has_state(left) == (moment == "training")
     steps = []
     monkeypatch.setattr(fitting, "_average", _count(steps, fitting._average))

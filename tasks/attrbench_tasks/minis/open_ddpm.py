@@ -6,6 +6,7 @@ queries that the model generated with fixed seeds, labeled by a classifier that 
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
@@ -19,13 +20,17 @@ import torch
 from numpy.typing import NDArray
 from pydantic import Field
 
+from attrbench.contracts.ground_truth import ComparesPictures, Design, PictureFeatures, ShipsBanks
 from attrbench.contracts.model_description import ModelDescription
 from attrbench.contracts.model_family import META
 from attrbench.contracts.options import Options
 from attrbench.contracts.task import Items, ItemsOutline, OpenTask, Task, Trainable, Workspace
+from attrbench.models.config import ModelConfig
 from attrbench.models.families.ddpm import DDPMDenoiser
-from attrbench_tasks.minis.query_pictures import KeptPictures, Wanted, labeled_pictures
-from attrbench_tasks.shipped_weights import WEIGHTS, need_weights
+from attrbench.models.other_weights import with_weights
+from attrbench_tasks.minis.picture_features import classifier_features
+from attrbench_tasks.minis.query_pictures import SHIPPED, KeptPictures, Wanted, labeled_pictures
+from attrbench_tasks.shipped_weights import WEIGHTS, need_weights, shipped_bank
 from attrbench_tasks.training.classifier import ClassifierRecipe, Labeled, train_classifier
 from attrbench_tasks.training.train_ddpm import DDPMRecipe, scaled, train_ddpm
 from attrbench_tasks.training.training_request import TrainingRequest
@@ -63,7 +68,7 @@ class LabeledImages:
         return Items(images, groups, [""] * len(images), digest)
 
 
-class MiniDDPMTask(Task[MiniDDPMOptions], Trainable):
+class MiniDDPMTask(Task[MiniDDPMOptions], Trainable, ShipsBanks):
     """Base of mini tasks with a small DDPM, and a classifier of its queries, whose weights ship with the package."""
 
     Options: ClassVar[type[MiniDDPMOptions]] = MiniDDPMOptions  # type: ignore[misc]
@@ -83,6 +88,21 @@ class MiniDDPMTask(Task[MiniDDPMOptions], Trainable):
     def weights(self) -> Path:
         """Return the folder with the task's shipped weights, of DDPM and classifier."""
         return WEIGHTS / self.meta.name
+
+    def bank(self, design: Design) -> Path:
+        """Return the file of the effects of retrained models on the queries, which ships for some tasks."""
+        return shipped_bank(self.meta.name, design)
+
+    @cached_property
+    def model(self) -> ModelConfig:
+        """Return the configuration of the task's DDPM: the shipped weights, unless `with_weights` gave others."""
+        return ModelConfig(model=str(self.weights))
+
+    def with_weights(self, weights: Path) -> MiniDDPMTask:
+        """Return the same task with other weights of its DDPM, such as a retrained one."""
+        other = copy.copy(self)
+        other.model = with_weights(self.model, weights)
+        return other
 
     def open(self, workspace: Workspace) -> OpenMiniDDPM:
         """Return the loaded task, after checking that its shipped weights are there."""
@@ -130,7 +150,7 @@ class MiniDDPMTask(Task[MiniDDPMOptions], Trainable):
         return DDPMDenoiser(folder, workspace.device)
 
 
-class OpenMiniDDPM(OpenTask):
+class OpenMiniDDPM(OpenTask, ComparesPictures):
     """A loaded mini DDPM task; training set, generated queries and model are loaded on first use."""
 
     def __init__(self, task: MiniDDPMTask, workspace: Workspace) -> None:
@@ -149,26 +169,32 @@ class OpenMiniDDPM(OpenTask):
 
         See `query_pictures`.
         """
-        kept = self._pictures.arrays()
+        kept = self.pictures.arrays()
         return replace(self._task.data().items(kept["images"], kept["labels"]), seeds=kept["seeds"].tolist())
 
     @property
     def query_outline(self) -> ItemsOutline:
         """Return the number and hash of the queries for planning, without generating any image."""
-        return self._pictures.outline(lambda: self.queries)
+        return self.pictures.outline(lambda: self.queries)
 
     @property
-    def _pictures(self) -> KeptPictures:
-        options = self._task.options
-        wanted = Wanted(options.queries_per_group, options.query_set, self._workspace.cache)
+    def pictures(self) -> KeptPictures:
+        """Return the file of the queries, which ships with the task for its default number of queries."""
+        options, shipped = self._task.options, self._task.weights / SHIPPED
+        wanted = Wanted(options.queries_per_group, options.query_set, self._workspace.cache, shipped)
         return labeled_pictures(self, self._task.weights, wanted)
 
     @cached_property
+    def picture_features(self) -> PictureFeatures:
+        """Return the features of pictures in the last hidden layer of the queries' classifier."""
+        return classifier_features(self._task.weights)
+
+    @cached_property
     def model_description(self) -> ModelDescription:
-        """Return the shipped DDPM's shapes and hash for planning; its weights file is hashed, but not loaded."""
-        return ModelDescription(DDPMDenoiser(self._task.weights, META))
+        """Return the DDPM's shapes and hash for planning; its weights file is hashed, but not loaded."""
+        return ModelDescription(DDPMDenoiser(Path(self._task.model.model), META))
 
     @cached_property
     def denoiser(self) -> DDPMDenoiser:
-        """Return the task's shipped DDPM as a denoiser, loaded to the run's device on first use."""
-        return DDPMDenoiser(self._task.weights, self._workspace.device)
+        """Return the task's DDPM as a denoiser, loaded to the run's device on first use."""
+        return DDPMDenoiser(Path(self._task.model.model), self._workspace.device)

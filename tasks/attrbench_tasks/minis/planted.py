@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import ClassVar
@@ -96,6 +97,10 @@ class PlantedLoRAMini(MiniTextToImageTask):
         }
         return super().recipe().model_copy(update=changes)
 
+    def training_recipe(self) -> Mapping[str, object]:
+        """Return what decides a training besides items and seed, and so how often each item is drawn as well."""
+        return {**super().training_recipe(), "repeats": planted_set().repeats.tolist()}
+
     def open(self, workspace: Workspace) -> OpenPlanted:
         """Return the loaded task, after checking that its shipped weights are there."""
         super().open(workspace)
@@ -149,7 +154,7 @@ class OpenPlanted(OpenMiniTextToImage):
 
     @property
     def _ships(self) -> bool:
-        return self._wanted.per_group == PER_CAPTION
+        return self._wanted.per_group == PER_CAPTION and self._task.other_weights is None
 
     @property
     def _prompted(self) -> Prompted:

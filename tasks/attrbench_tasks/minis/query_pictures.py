@@ -1,4 +1,6 @@
-"""Generation of a task's queries: images that its model draws with fixed seeds, once, and keeps in the cache.
+"""Generation of a task's queries: images that its model draws with fixed seeds, once, and keeps in a file.
+
+The minis ship theirs beside their weights, so that all machines have the same queries; others lie in the cache.
 
 Unconditional models: seeds are tried in order, 0, 1, 2, ... (from 1,000,000 for the tuning set). A picture whose most
 probable class, by a classifier, has a probability under 0.9 is ambiguous and left out. Of each class the first
@@ -13,17 +15,18 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from safetensors.numpy import load_file
 
 from attrbench.contracts.denoiser import Denoiser
 from attrbench.contracts.task import Items, ItemsOutline, OpenTask
 from attrbench.errors import AttrbenchError
-from attrbench.store.artifacts import Artifact
+from attrbench.store.artifacts import Artifact, write_arrays
 from attrbench.store.fingerprint import fingerprint
 from attrbench_tasks.training.classifier import FILE, load_classifier, probabilities, recipe_of
 
@@ -35,26 +38,55 @@ QuerySet = Literal["reported", "tuning"]
 CONFIDENCE = 0.9
 BATCH = 50
 MAX_BATCHES_PER_GROUP_MEMBER = 4  # give up on a class that needs more than 200 pictures for each one wanted
+SHIPPED = "queries"
+"""Folder beside a task's weights of the query pictures that ship with it."""
 FIRST_SEED = {"reported": 0, "tuning": 1_000_000}
 
 
 @dataclass(frozen=True)
 class KeptPictures:
-    """Query images that a model generates once and then reads from a cache file.
+    """Query images that a model generates once and then reads from a file that ships with the task, or is cached.
 
     Attributes:
-        artifact: the file; its name holds a hash of all that decides the pictures.
+        artifact: the file in the cache; its name holds a hash of all that decides the pictures.
         most: how many pictures there will be, at most.
         draw: draws them.
+        folder: where files of the same names may ship with the task; None where none do.
     """
 
     artifact: Artifact
     most: int
     draw: Callable[[], Arrays]
+    folder: Path | None = None
 
     def arrays(self) -> Arrays:
-        """Return the query images ([m, H, W, C] uint8) and labels or seeds by name; generate them if not cached."""
-        return self.artifact.arrays(self.draw).value
+        """Return the query images ([m, H, W, C] uint8) and labels or seeds by name; generate them if not kept."""
+        shipped = self._shipped
+        return self.artifact.arrays(self.draw).value if shipped is None else load_file(shipped.path)
+
+    def ship(self) -> Path:
+        """Write the query images to the folder of those that ship with the task, and return the file's path.
+
+        Raises:
+            AttrbenchError: where it can't be written.
+        """
+        if self.folder is None:
+            raise AttrbenchError(f"{self.artifact.summary}: no folder of shipped pictures")
+        arrays = self.arrays()
+        shipped = replace(self.artifact, path=self.folder / self.artifact.path.name)
+        shipped.write(lambda part: write_arrays(part, arrays))
+        return shipped.path
+
+    @property
+    def _shipped(self) -> Artifact | None:
+        """Return the file of these pictures that ships with the task; None where there is none, or it is damaged."""
+        if self.folder is None:
+            return None
+        shipped = replace(self.artifact, path=self.folder / self.artifact.path.name)
+        if shipped.whole() is not None:
+            return shipped
+        shipped.report_damage("drawing the pictures again")
+        return None
 
     def outline(self, items: Callable[[], Items]) -> ItemsOutline:
         """Return the queries' number and hash for planning, without generating images that are not cached.
@@ -62,7 +94,8 @@ class KeptPictures:
         Args:
             items: returns the queries; called where their pictures are in the cache.
         """
-        return ItemsOutline.to_draw(self.most) if self.artifact.whole() is None else ItemsOutline.of(items())
+        is_kept = self._shipped is not None or self.artifact.whole() is not None
+        return ItemsOutline.of(items()) if is_kept else ItemsOutline.to_draw(self.most)
 
 
 @dataclass(frozen=True)
@@ -73,11 +106,13 @@ class Wanted:
         per_group: pictures of each group.
         query_set: which seeds, and which prompts come first.
         cache: folder to keep them in.
+        shipped: folder of the pictures that ship with the task; None where none do.
     """
 
     per_group: int
     query_set: QuerySet
     cache: Path
+    shipped: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -108,7 +143,9 @@ class Prompted:
         contents = {"model": model.fingerprint, "sampling": model.sampling, "prompts": prompts, "seeds": seeds}
         summary = f"{len(prompts)} pictures of {len(set(self.groups))} groups, {wanted.query_set}"
         artifact = _artifact(wanted.cache, contents, summary)
-        return KeptPictures(artifact, len(prompts), lambda: {"images": opened.denoiser.generate(prompts, seeds)})
+        return KeptPictures(
+            artifact, len(prompts), lambda: {"images": opened.denoiser.generate(prompts, seeds)}, wanted.shipped
+        )
 
 
 def labeled_pictures(opened: OpenTask, weights: Path, wanted: Wanted) -> KeptPictures:
@@ -136,7 +173,9 @@ def labeled_pictures(opened: OpenTask, weights: Path, wanted: Wanted) -> KeptPic
         wanted.cache, contents, f"{wanted.per_group} labeled pictures of each class, {wanted.query_set}"
     )
     most = wanted.per_group * recipe_of(weights).classes
-    return KeptPictures(artifact, most, lambda: _unambiguous(opened.denoiser, weights, wanted.per_group, first))
+    return KeptPictures(
+        artifact, most, lambda: _unambiguous(opened.denoiser, weights, wanted.per_group, first), wanted.shipped
+    )
 
 
 def _artifact(cache: Path, contents: dict[str, Any], summary: str) -> Artifact:

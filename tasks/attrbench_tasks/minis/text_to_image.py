@@ -6,10 +6,11 @@ training set of a task is that of the fine-tuning.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -20,16 +21,20 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from attrbench.contracts.denoiser import Denoiser
+from attrbench.contracts.ground_truth import ComparesPictures, Design, PictureFeatures, ShipsBanks
 from attrbench.contracts.model_description import ModelDescription
 from attrbench.contracts.options import Options
 from attrbench.contracts.task import Items, ItemsOutline, OpenTask, Task, TaskMeta, Trainable, Workspace
 from attrbench.files import write_atomically
 from attrbench.models.config import ModelConfig
 from attrbench.models.loading import describe_model, load_denoiser
+from attrbench.models.other_weights import with_weights
+from attrbench.store.fingerprint import folder_digest
 from attrbench_tasks.datasets.registry_mix import FAMILIES, Captioned, part
-from attrbench_tasks.minis.query_pictures import Prompted, Wanted
+from attrbench_tasks.minis.picture_features import classifier_features
+from attrbench_tasks.minis.query_pictures import SHIPPED, KeptPictures, Prompted, Wanted
 from attrbench_tasks.minis.recipes import encoded, fine_tuning, prepare, progress
-from attrbench_tasks.shipped_weights import WEIGHTS, need_weights
+from attrbench_tasks.shipped_weights import WEIGHTS, need_weights, shipped_bank
 from attrbench_tasks.training.classifier import load_classifier, probabilities
 from attrbench_tasks.training.loop import RECIPE_FILE
 from attrbench_tasks.training.pipeline_assembly import INDEX, assembled, pipeline_parts
@@ -61,7 +66,7 @@ class MiniTextToImageOptions(Options):
     on the reported ones."""
 
 
-class MiniTextToImageTask(Task[MiniTextToImageOptions], Trainable):
+class MiniTextToImageTask(Task[MiniTextToImageOptions], Trainable, ShipsBanks):
     """Base of mini tasks with a small Stable Diffusion network, fine-tuned on icons, whose weights ship along."""
 
     Options: ClassVar[type[MiniTextToImageOptions]] = MiniTextToImageOptions  # type: ignore[misc]
@@ -71,11 +76,26 @@ class MiniTextToImageTask(Task[MiniTextToImageOptions], Trainable):
     guidance: ClassVar[float]
     steps: ClassVar[int]
     """Guidance scale and sampling steps of the queries."""
+    other_weights: Path | None = None
+    """In place of the shipped ones."""
 
     @property
     def weights(self) -> Path:
         """Return the folder with the task's shipped weights, those of its fine-tuning."""
         return WEIGHTS / self.meta.name
+
+    def bank(self, design: Design) -> Path:
+        """Return the file of the effects of retrained models on the queries, which ships for some tasks."""
+        return shipped_bank(self.meta.name, design)
+
+    def training_recipe(self) -> Mapping[str, object]:
+        """Return the fine-tuning's settings without the seed, and hashes of the base's parts, as JSON data.
+
+        See `Trainable.training_recipe`.
+        """
+        settings = self.recipe().model_dump(mode="json", exclude={"seed", "checkpoints"})
+        parts = pipeline_parts(self.family, WEIGHTS / SHARED, None)
+        return {**settings, "base": {name: folder_digest(folder) for name, folder in parts.items()}}
 
     @classmethod
     def training_set(cls) -> Captioned:
@@ -91,6 +111,17 @@ class MiniTextToImageTask(Task[MiniTextToImageOptions], Trainable):
     def recipe(cls) -> TextToImageRecipe:
         """Return the training recipe of the task's fine-tuning: steps, learning rate, LoRA or whole network."""
         return fine_tuning(cls.family, lora=cls.lora)
+
+    def with_weights(self, weights: Path) -> MiniTextToImageTask:
+        """Return the same task with other weights of its network, or another LoRA."""
+        other = copy.copy(self)
+        other.other_weights = weights
+        return other
+
+    def model_config(self, cache: Path) -> ModelConfig:
+        """Return how to load the task's model: with the shipped weights, unless `with_weights` gave others."""
+        config = self.pipeline_config(self.weights, cache)
+        return config if self.other_weights is None else with_weights(config, self.other_weights)
 
     def open(self, workspace: Workspace) -> OpenMiniTextToImage:
         """Return the loaded task, after checking that its shipped weights are there."""
@@ -238,7 +269,7 @@ class SD3FullMini(MiniTextToImageTask):
     )
 
 
-class OpenMiniTextToImage(OpenTask):
+class OpenMiniTextToImage(OpenTask, ComparesPictures):
     """A loaded text-to-image mini task; training set, generated queries and model are loaded on first use."""
 
     def __init__(self, task: MiniTextToImageTask, workspace: Workspace) -> None:
@@ -258,32 +289,48 @@ class OpenMiniTextToImage(OpenTask):
         See `query_pictures`.
         """
         prompted = self._prompted
-        images = prompted.pictures(self, self._wanted).arrays()["images"]
+        images = self.pictures.arrays()["images"]
         return items_of(images, prompted.groups, prompted.prompts, prompted.seeds)
 
     @property
     def query_outline(self) -> ItemsOutline:
         """Return the number and hash of the queries for planning, without generating any image."""
-        return self._prompted.pictures(self, self._wanted).outline(lambda: self.queries)
+        return self.pictures.outline(lambda: self.queries)
+
+    @property
+    def pictures(self) -> KeptPictures:
+        """Return the file of the queries, which ships with the task for its default number of queries."""
+        return self._prompted.pictures(self, self._wanted)
 
     @property
     def _wanted(self) -> Wanted:
         options = self._task.options
-        return Wanted(options.queries_per_group, options.query_set, self._workspace.cache)
+        shipped = self._task.weights / SHIPPED
+        return Wanted(options.queries_per_group, options.query_set, self._workspace.cache, shipped)
 
     @property
     def _prompted(self) -> Prompted:
         return Prompted.of(by_family(part("held_out")), self._wanted)
 
     @cached_property
+    def model_config(self) -> ModelConfig:
+        """Return how the pipeline is loaded, with its LoRA where it has one."""
+        return self._task.model_config(self._workspace.cache)
+
+    @cached_property
     def denoiser(self) -> Denoiser:
-        """Return the task's shipped pipeline as a denoiser, with its LoRA where it has one, on first use."""
-        return self._task.pipeline(self._task.weights, self._workspace)
+        """Return the task's pipeline as a denoiser, with its LoRA where it has one, on first use."""
+        return load_denoiser(self.model_config, self._workspace.device)
+
+    @cached_property
+    def picture_features(self) -> PictureFeatures:
+        """Return the features of pictures in the last hidden layer of the classifier of the six families."""
+        return classifier_features(WEIGHTS / SHARED)
 
     @cached_property
     def model_description(self) -> ModelDescription:
-        """Return the shipped pipeline's image shape and identity for planning, without loading weights."""
-        return describe_model(self._task.pipeline_config(self._task.weights, self._workspace.cache))
+        """Return the pipeline's image shape and identity for planning, without loading weights."""
+        return describe_model(self.model_config)
 
 
 def by_family(items: Captioned) -> dict[str, list[str]]:

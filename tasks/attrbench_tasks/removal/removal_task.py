@@ -29,7 +29,7 @@ from attrbench.metrics.removal import highest
 from attrbench.models.families.ddpm import DDPMDenoiser
 from attrbench.store.artifacts import Artifact
 from attrbench.store.fingerprint import fingerprint
-from attrbench_tasks.minis.query_pictures import KeptPictures
+from attrbench_tasks.minis.query_pictures import SHIPPED, KeptPictures
 from attrbench_tasks.removal.thickness import METRIC, Formula, thicknesses
 from attrbench_tasks.training.classifier import Labeled
 from attrbench_tasks.training.train_ddpm import DDPMRecipe, is_trained, scaled, train_ddpm
@@ -197,7 +197,7 @@ class OpenRemoval(OpenTask, Removable):
     @cached_property
     def queries(self) -> Items:
         """Return the queries: those generated images whose strokes are the thickest, the thickest first."""
-        kept = self._pictures.arrays()
+        kept = self.pictures.arrays()
         digest = fingerprint(["thickest", kept["images"].tobytes().hex()])
         groups = ["thick"] * len(kept["images"])
         return Items(kept["images"], groups, [""] * len(groups), digest, seeds=kept["seeds"].tolist())
@@ -205,14 +205,15 @@ class OpenRemoval(OpenTask, Removable):
     @property
     def query_outline(self) -> ItemsOutline:
         """Return the number and hash of the queries for planning, without generating any image."""
-        return self._pictures.outline(lambda: self.queries)
+        return self.pictures.outline(lambda: self.queries)
 
     @property
-    def _pictures(self) -> KeptPictures:
+    def pictures(self) -> KeptPictures:
+        """Return the file of the queries, which may ship beside the model."""
         options, model = self._task.options, self.model_description.fingerprint
         summary = f"the {options.queries} of {options.generations} generated pictures with the thickest strokes"
         artifact = self._kept("thickest", summary, model, options.generations, options.queries)
-        return KeptPictures(artifact, options.queries, self._thickest)
+        return KeptPictures(artifact, options.queries, self._thickest, self._folder / SHIPPED)
 
     def _thickest(self) -> dict[str, NDArray[Any]]:
         options = self._task.options

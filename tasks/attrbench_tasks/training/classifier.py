@@ -127,6 +127,13 @@ def probabilities(model: torch.nn.Sequential, images: NDArray[np.uint8]) -> NDAr
     return result
 
 
+def hidden_features(model: torch.nn.Sequential, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Return the classifier's [B, 64] features before its last layer for [B, H, W, channels] uint8 images."""
+    with torch.no_grad():
+        result: NDArray[np.float32] = model[:-1](_tensor(images)).numpy()
+    return result
+
+
 def _tensor(images: NDArray[np.uint8]) -> torch.Tensor:
     return torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
 

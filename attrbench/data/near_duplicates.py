@@ -1,0 +1,62 @@
+"""Near-duplicates among images: the same picture saved again, scaled, compressed or slightly retouched.
+
+Two images are near-duplicates if their pixels are equal, or if they differ by at most `LIMIT` gray levels of 255 (root
+mean square over all channels) when each is reduced to `SIDE` x `SIDE` means. Another crop, a mirrored or a recolored
+picture is no near-duplicate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from attrbench.contracts.task import Items
+
+SIDE = 16
+LIMIT = 4.0
+KEPT = 4096
+"""Number of reduced images in memory."""
+
+
+class NearDuplicates:
+    """The near-duplicates among the items of a training set, looked up for the few that are asked about.
+
+    Args:
+        items: the training set.
+    """
+
+    def __init__(self, items: Items) -> None:
+        self._items = items
+        self._reduced = lru_cache(maxsize=KEPT)(self._reduce)
+
+    def first_of(self, found: Sequence[int]) -> list[int]:
+        """Return for each of several items the first of them that it is a near-duplicate of: itself, if of none.
+
+        Each item is compared with those that are no near-duplicate of an earlier one, in the order given.
+        """
+        if not len(found):
+            return []
+        rows = np.stack([self._reduced(item) for item in found])
+        heads: list[int] = []  # places in `found`
+        first = []
+        for place, row in enumerate(rows):
+            near = np.flatnonzero(np.mean((rows[heads] - row) ** 2, axis=1) <= LIMIT**2)
+            if len(near):
+                first.append(found[heads[near[0]]])
+            else:
+                heads.append(place)
+                first.append(found[place])
+        return first
+
+    def _reduce(self, item: int) -> NDArray[np.float32]:
+        return reduced(self._items.images[item]).reshape(-1)
+
+
+def reduced(image: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Return an image ([H, W, C] uint8) as [SIDE, SIDE, C] means over its area; a smaller one is repeated."""
+    channels = [Image.fromarray(np.ascontiguousarray(image[..., c])) for c in range(image.shape[2])]
+    return np.stack([np.asarray(c.resize((SIDE, SIDE), Image.Resampling.BOX), np.float32) for c in channels], axis=2)

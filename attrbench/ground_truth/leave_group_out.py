@@ -1,0 +1,110 @@
+"""The ground truth `leave-group-out`: a method's group scores against models trained without one group each."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from attrbench.contracts.ground_truth import Effect, OpenGroundTruth, Stage
+from attrbench.contracts.metric import Outcome
+from attrbench.contracts.record import MetricResult
+from attrbench.errors import AttrbenchError
+from attrbench.ground_truth.bank import SubsetBank
+from attrbench.ground_truth.bank_truth import BankTruth
+from attrbench.metrics.group_effects import (
+    MEASURES,
+    POOLS,
+    Floats,
+    expected_by_chance,
+    group_scores,
+    interval,
+    seed_agreement,
+)
+
+WHOLE = 0
+"""Number of the models in a bank that saw all items."""
+
+
+class LeaveGroupOut(BankTruth):
+    """The ground truth `leave-group-out`: compares summed scores of groups with models trained without each group."""
+
+    name = "leave-group-out"
+    summary = "scores summed over groups against models trained without one group each: top group, NDCG@3, Spearman"
+    design = "groups"
+
+    def over(self, bank: SubsetBank) -> OpenLeaveGroupOut:
+        """Return the comparison of group scores with the models of a bank.
+
+        Raises:
+            AttrbenchError: where the bank lacks the models that saw all items.
+        """
+        return OpenLeaveGroupOut(bank)
+
+
+class OpenLeaveGroupOut(OpenGroundTruth):
+    """The ground truth `leave-group-out` on one loaded task, with models trained without each of its groups."""
+
+    needs_scores = True
+
+    def __init__(self, bank: SubsetBank) -> None:
+        if WHOLE not in bank.facts.numbers:
+            raise AttrbenchError("leave-group-out: the models that saw all items are missing")
+        self._bank = bank
+        whole = bank.facts.numbers.index(WHOLE)
+        self._others = np.delete(np.arange(len(bank.losses)), whole)
+        self._groups = ~bank.members[self._others]  # [G, n]
+        self._whole = whole
+        seeds = bank.losses.shape[1]
+        self.summary = f"models without one of {len(self._groups)} groups, {seeds} training seeds each, trained already"
+
+    def measure(self, outcome: Outcome, seed: int, stage: Stage) -> Effect:
+        """Return how well summed scores find the groups whose removal raises the loss and moves the picture."""
+        if outcome.scores is None:
+            return Effect(
+                notes=["no leave-group-out: it needs the scores of all items, and the method gives only the top"]
+            )
+        pooled = {pool: group_scores(outcome.scores, self._groups, pool) for pool in POOLS}
+        results, facts = [], {"groups": float(len(self._groups)), "group_seeds": float(self._bank.losses.shape[1])}
+        for suffix, effects in self._effects().items():
+            mean = effects.mean(axis=0)
+            for measure in MEASURES if not suffix else ("top1",):
+                name = f"group-{measure}{suffix}"
+                results.append(_result(name, measure, pooled["sum"], effects, seed))
+                for pool in POOLS[1:]:
+                    value = MEASURES[measure](pooled[pool], mean).mean()
+                    facts[f"{name.replace('-', '_')}_by_{pool}"] = float(value)
+        return Effect(metrics=results, facts=facts)
+
+    def _effects(self) -> dict[str, Floats]:
+        """Return the effects of leaving each group out, [S, m, G], by the end of the metric's name.
+
+        The rise of the loss for nothing; how much further pictures move for `-pixels` and `-features`.
+        """
+        bank = self._bank
+        found = {"": self._rise(bank.losses.astype(np.float64).mean(axis=3))}
+        for i, name in enumerate(bank.facts.distances):
+            found[f"-{name}"] = self._rise(bank.distances[..., i].astype(np.float64))
+        return found
+
+    def _rise(self, values: NDArray[np.float64]) -> Floats:
+        """Return how much values [J, S, m] rise from the models that saw all to those without each group, [S, m, G]."""
+        rise: Floats = (values[self._others] - values[self._whole]).transpose(1, 2, 0)
+        return rise
+
+
+def _result(name: str, measure: str, predicted: Floats, effects: Floats, seed: int) -> MetricResult:
+    mean = effects.mean(axis=0)
+    values = MEASURES[measure](predicted, mean)
+    bounds = interval(measure, predicted, effects, seed)
+    low, high = bounds if bounds is not None else (None, None)
+    return MetricResult(
+        metric=name,
+        k=None,
+        value=float(values.mean()),
+        low=low,
+        high=high,
+        ceiling=seed_agreement(measure, effects),
+        random=float(expected_by_chance(measure, mean).mean()),
+        per_query=values.tolist(),
+        higher_is_better=True,
+    )

@@ -1,0 +1,139 @@
+"""Metrics of group scores against what models do that were trained without one group each (leave one group out).
+
+The effect of a group on a query is how far the query's loss rises, or its picture moves, when a model is trained
+without the group. After Murata et al., "GUDA", 2026 (arXiv 2601.22651), who compare group scores with such models.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from attrbench.metrics.intervals import RESAMPLES
+from attrbench.metrics.lds import rank_correlation
+
+Floats = NDArray[np.float64]
+Pool = Literal["sum", "mean", "max"]
+POOLS: tuple[Pool, ...] = ("sum", "mean", "max")
+DEPTH = 3
+"""Groups that the discounted gain looks at."""
+
+
+def group_scores(scores: NDArray[np.floating], groups: NDArray[np.bool_], pool: Pool) -> Floats:
+    """Return a method's score of each group: the sum, mean or maximum of the scores of its items, [m, G].
+
+    Args:
+        scores: [m, n].
+        groups: [G, n] bool, the items of each group, none of them empty.
+        pool: how scores of items become one of the group.
+    """
+    values = scores.astype(np.float64)
+    if pool == "max":
+        return np.stack([values[:, members].max(axis=1) for members in groups], axis=1)
+    sums: Floats = values @ groups.astype(np.float64).T
+    return sums / groups.sum(axis=1) if pool == "mean" else sums
+
+
+def top_group(predicted: Floats, effects: Floats) -> Floats:
+    """Return for each query 1 where the group scored highest is the one of the largest effect, else 0, [m].
+
+    Groups that share the highest score share the point.
+
+    Args:
+        predicted: [m, G] scores of groups.
+        effects: [m, G] effects of leaving them out.
+    """
+    is_best = effects == effects.max(axis=1, keepdims=True)
+    is_first = predicted == predicted.max(axis=1, keepdims=True)
+    share: Floats = (is_first & is_best).sum(axis=1) / is_first.sum(axis=1)
+    return share
+
+
+def discounted_gain(predicted: Floats, effects: Floats) -> Floats:
+    """Return the normalized discounted cumulative gain of the first three groups (NDCG@3) of each query, [m].
+
+    A group's gain is its effect, or 0 where leaving it out lowers the loss (Jarvelin and Kekalainen, 2002). A query
+    on which no group has an effect counts 0. Groups of equal score share their gains.
+
+    Args:
+        predicted: [m, G] scores of groups.
+        effects: [m, G] effects of leaving them out.
+    """
+    gains = np.maximum(effects, 0)
+    depth = min(DEPTH, gains.shape[1])
+    discounts = 1 / np.log2(np.arange(depth) + 2)
+    best = -np.sort(-gains, axis=1)[:, :depth] @ discounts
+    gained = np.stack([_shared(row, score) for row, score in zip(gains, predicted, strict=True)])[:, :depth] @ discounts
+    result: Floats = np.divide(gained, best, out=np.zeros_like(gained), where=best > 0)
+    return result
+
+
+def _shared(gains: Floats, scores: Floats) -> Floats:
+    """Return gains in the order of falling scores, those of equal scores replaced by their mean, [G]."""
+    _, group = np.unique(-scores, return_inverse=True)
+    means = np.bincount(group, weights=gains) / np.bincount(group)
+    ordered: Floats = means[np.sort(group)]
+    return ordered
+
+
+Measure = Callable[[Floats, Floats], Floats]
+MEASURES: dict[str, Measure] = {"top1": top_group, f"ndcg{DEPTH}": discounted_gain, "spearman": rank_correlation}
+"""Metric name -> function of ([m, G] scores, [m, G] effects) that gives a value for each query, [m]."""
+
+
+def expected_by_chance(measure: str, effects: Floats) -> Floats:
+    """Return the expectation of a metric under a random order of the groups, for each query, [m].
+
+    Args:
+        measure: a name of `MEASURES`.
+        effects: [m, G].
+    """
+    if measure == "spearman":
+        return np.zeros(len(effects))
+    return MEASURES[measure](np.zeros_like(effects), effects)  # equal scores share what they hit
+
+
+def seed_agreement(measure: str, effects: Floats) -> float | None:
+    """Return what the effects of one training seed reach as scores of another's, mean over ordered pairs of seeds.
+
+    None for a single seed.
+
+    Args:
+        measure: a name of `MEASURES`.
+        effects: [S, m, G].
+    """
+    pairs = list(itertools.permutations(range(len(effects)), 2))
+    if not pairs:
+        return None
+    return float(np.mean([MEASURES[measure](effects[a], effects[b]).mean() for a, b in pairs]))
+
+
+def interval(measure: str, predicted: Floats, effects: Floats, seed: int) -> tuple[float, float] | None:
+    """Return the 95% bootstrap interval of a metric's mean over both queries and training seeds; None for one query.
+
+    Queries and seeds are drawn anew independently (Owen, "The pigeonhole bootstrap", 2007), so the interval covers the
+    noise of training, somewhat wider than it need be.
+
+    Args:
+        measure: a name of `MEASURES`.
+        predicted: [m, G].
+        effects: [S, m, G].
+        seed: of the resampling.
+    """
+    seeds, queries = effects.shape[:2]
+    if queries < 2:
+        return None
+    draws = list(itertools.combinations_with_replacement(range(seeds), seeds))
+    values = np.stack([MEASURES[measure](predicted, effects[list(draw)].mean(axis=0)) for draw in draws])
+    rng = np.random.default_rng(seed)
+    place = {draw: i for i, draw in enumerate(draws)}
+    means = [
+        values[place[tuple(np.sort(rng.integers(0, seeds, seeds)).tolist())], rng.integers(0, queries, queries)].mean()
+        for _ in range(RESAMPLES)
+    ]
+    low, high = np.quantile(means, [0.025, 0.975])
+    return float(low), float(high)

@@ -16,8 +16,8 @@ from attrbench.contracts.ranking import Ranking
 from attrbench.contracts.task import Items, OpenTask
 from attrbench.data.open_dataset import make_items
 from attrbench.errors import UsageError
-from attrbench.evaluation.question import read_picture
 from attrbench.evaluation.meaningless import check_weights
+from attrbench.evaluation.question import read_picture
 from attrbench.features.gradient_products import products_by_timestep
 from attrbench.gradients.evidence import evidence
 from attrbench.gradients.samples import NoisySamples, Split

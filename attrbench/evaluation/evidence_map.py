@@ -21,7 +21,7 @@ from attrbench.evaluation.question import read_picture
 from attrbench.features.gradient_products import products_by_timestep
 from attrbench.gradients.evidence import evidence
 from attrbench.gradients.samples import NoisySamples, Split
-from attrbench.reports.contact_sheet import ContactSheet, Heading
+from attrbench.reports.contact_sheet import ContactSheet, Heading, Strip
 from attrbench.reports.heat_map import over
 from attrbench.reports.sheet_files import encoded
 
@@ -72,7 +72,7 @@ class EvidenceMap:
         shown = Items(tiles, words, prompts, "", names=names)
         ranking = Ranking(np.arange(len(tiles))[None], scores)
         heading = Heading(f"Evidence by position, method {self.method}", "Red: for the item; blue: against it.")
-        return ContactSheet(self.query, shown, ranking, heading)[0]
+        return ContactSheet(self.query, shown, [Strip(ranking)], heading)[0]
 
     def _repr_png_(self) -> bytes:
         return encoded(self.picture())

@@ -1,8 +1,9 @@
 """attrbench: compare training-data attribution methods on diffusion models.
 
 The functions `run`, `tune`, `attribute`, `attribute_blocks`, `leaderboard`, `read_records`, `open_task` and `check` do
-what the command line does; `Method`, `Task`, `Metric` and the other classes are the contracts that plugins fulfill.
-Each name is loaded when it is first used, so that importing this package imports neither torch nor NumPy nor pydantic.
+what the command line does; `evidence_map` shows where in a picture a score comes from. `Method`, `Task`, `Metric` and
+the other classes are the contracts that plugins fulfill. Each name is loaded when it is first used, so that importing
+this package imports neither torch nor NumPy nor pydantic.
 """
 
 from importlib import import_module
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from attrbench.contracts.model_family import ModelFamily
     from attrbench.contracts.options import Options
     from attrbench.contracts.task import Task
+    from attrbench.evidence import evidence_map
     from attrbench.plugins.hookspecs import hookimpl
 
 __all__ = [
@@ -36,6 +38,7 @@ __all__ = [
     "attribute",
     "attribute_blocks",
     "check",
+    "evidence_map",
     "hookimpl",
     "leaderboard",
     "open_task",
@@ -56,6 +59,7 @@ _MODULES = {
     "attribute": "attrbench.attribution",
     "attribute_blocks": "attrbench.attribution",
     "check": "attrbench.api",
+    "evidence_map": "attrbench.evidence",
     "hookimpl": "attrbench.plugins.hookspecs",
     "leaderboard": "attrbench.api",
     "open_task": "attrbench.api",

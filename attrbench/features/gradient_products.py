@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from attrbench.contracts.computation import Computation, Costs, Scope, SplitName, StoreSpec
-from attrbench.contracts.feature import SplitData
+from attrbench.contracts.feature import FeatureRequest, SplitData
 from attrbench.contracts.gradient_source import Declaration, GradientSource, Layers
 from attrbench.features.gradient_feature import GradientFeature
 from attrbench.features.source_facts import layout_of
@@ -193,3 +193,12 @@ class GradientProducts(Declaration, GradientFeature[TrainProducts, QueryProducts
     def items_as_queries(self, train: TrainProducts, query: QueryProducts) -> QueryProducts:
         """Return `query` unchanged: its queries must be the training items already."""
         return query
+
+
+def products_by_timestep(request: FeatureRequest) -> GradientProducts | None:
+    """Return the products of whole gradients at each timestep, where they are all that a method requests; else None."""
+    if len(request.train) != 1 or not isinstance(request.train[0], GradientProducts):
+        return None
+    products = request.train[0]
+    is_plain = (products.layers, products.timesteps, products.transform) == ("all", "stack", "")
+    return products if is_plain else None

@@ -158,7 +158,7 @@ class VmapGradients(PerSampleGradients):
     def __call__(self, batch: Batch, sink: GradientSink) -> Tensor:
         """Compute all samples' gradients at once by `vmap`, send them to `sink`, and return the [B] outputs."""
         values = {name: parameter.detach() for name, parameter in self.parameters.items()}
-        forward = _Forward(self)
+        forward = Forward(self)
 
         def one(parameters: dict[str, Tensor], samples: dict[str, Tensor], conditioning: dict[str, Tensor]) -> Tensor:
             sample = Batch(
@@ -182,7 +182,7 @@ class VmapGradients(PerSampleGradients):
         return values_of_samples
 
 
-class _Forward(nn.Module):
+class Forward(nn.Module):
     """A module that contains the denoiser's network, so that `functional_call` can replace its parameters."""
 
     def __init__(self, gradients: PerSampleGradients) -> None:
@@ -191,4 +191,5 @@ class _Forward(nn.Module):
         self._gradients = gradients
 
     def forward(self, batch: Batch) -> Tensor:
+        """Return the model outputs of a batch, by the network with its parameters of the moment."""
         return self._gradients.outputs(batch)

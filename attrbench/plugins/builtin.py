@@ -15,6 +15,16 @@ METRICS = (
         "retrieval:AveragePrecision",
     ),
     ("ann-recall", "share of the exact top k that an approximate search found", "retrieval:AnnRecall"),
+    (
+        "hit-rate",
+        "whether one of the top k is of the query's group, where groups have at most 10 items",
+        "origins:HitRate",
+    ),
+    (
+        "origin-rank",
+        "rank of the best placed item of the query's group, where groups have at most 10 items; lower is better",
+        "origins:OriginRank",
+    ),
 )
 EXECUTORS = (
     ("inline", "one job after the other, in this process", "inline:InlineExecutor"),

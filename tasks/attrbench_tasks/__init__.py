@@ -44,6 +44,11 @@ TASKS = (
         "minis.text_to_image:SD3LoRAMini",
     ),
     (
+        "planted-lora-mini",
+        "a LoRA that reproduces planted images, near-duplicates and mislabelled captions: origins are known",
+        "minis.planted:PlantedLoRAMini",
+    ),
+    (
         "sd14-lora",
         "DMin's SD 1.4 with LoRA on the six-source mixture; train the LoRA first (it is not published)",
         "dmin_paper.text_to_image_tasks:SD14LoRA",

@@ -18,7 +18,7 @@ import torch
 from diffusers import AutoencoderKL
 from numpy.typing import NDArray
 
-from attrbench_tasks.datasets.registry_mix import Part, part
+from attrbench_tasks.datasets.registry_mix import Captioned, part
 from attrbench_tasks.training.classifier import REPORT, ClassifierRecipe, train_classifier
 from attrbench_tasks.training.loop import RECIPE_FILE, Progress, Recipe
 from attrbench_tasks.training.train_autoencoder import AutoencoderRecipe, latents_of, train_autoencoder
@@ -195,12 +195,11 @@ def prepare(family: Family, folder: Path, device: torch.device, report: Report) 
         train_text_encoders(TEXT_ENCODERS, pixels(base.images), base.captions, device, told)
     if not (folder / family / RECIPE_FILE).is_file():
         told = progress(family, BASES[family], folder / family, report)
-        train_base(BASES[family], encoded(family, folder, "base", device), told)
+        train_base(BASES[family], encoded(family, folder, base, device), told)
 
 
-def encoded(family: Family, folder: Path, name: Part, device: torch.device) -> EncodedImages:
-    """Return a part of the captioned icons as image latents and text embeddings, with the empty prompt's as last."""
-    items = part(name)
+def encoded(family: Family, folder: Path, items: Captioned, device: torch.device) -> EncodedImages:
+    """Return captioned icons as image latents and text embeddings, with the empty prompt's as last."""
     vae = AutoencoderKL.from_pretrained(str(folder / "vae"), local_files_only=True).to(device, torch.float32).eval()
     latents = latents_of(vae, pixels(items.images).to(device))
     return EncodedImages(latents, text_embeddings(family, folder, [*items.captions, ""], device))

@@ -98,6 +98,16 @@ class MiniTextToImageTask(Task[MiniTextToImageOptions], Trainable, ShipsBanks):
         return {**settings, "base": {name: folder_digest(folder) for name, folder in parts.items()}}
 
     @classmethod
+    def training_set(cls) -> Captioned:
+        """Return the training set of the fine-tuning: captioned icons."""
+        return part("tuning")
+
+    @classmethod
+    def drawn(cls, items: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the items that an epoch of the fine-tuning draws on a subset ([k] indices), in any order."""
+        return items
+
+    @classmethod
     def recipe(cls) -> TextToImageRecipe:
         """Return the training recipe of the task's fine-tuning: steps, learning rate, LoRA or whole network."""
         return fine_tuning(cls.family, lora=cls.lora)
@@ -135,14 +145,15 @@ class MiniTextToImageTask(Task[MiniTextToImageOptions], Trainable, ShipsBanks):
         parts beside `out` instead, and trains those that are missing there first.
         """
         out = out.absolute()
-        request = TrainingRequest(len(part("tuning")), subset, seed)
+        items = self.training_set()
+        request = TrainingRequest(len(items), subset, seed)
         recipe = request.recipe(self.recipe())
         if request.begin(recipe, out, self.meta.name, report):
             return out
         shared = self.shared_parts(out)
         if request.is_original:
             prepare(self.family, shared, device, report)
-        data = encoded(self.family, shared, "tuning", device).subset(request.indices)
+        data = encoded(self.family, shared, items, device).subset(self.drawn(request.indices))
         fine_tune(recipe, shared / self.family, data, progress(self.meta.name, recipe, out, report))
         if request.is_original:
             report(f"{self.meta.name}: {self.judge(out, device)}")
@@ -268,8 +279,8 @@ class OpenMiniTextToImage(OpenTask, ComparesPictures):
     @cached_property
     def train(self) -> Items:
         """Return the captioned icons of the fine-tuning; each item's group is its family."""
-        tuning = part("tuning")
-        return _items(tuning.images, [FAMILIES[family] for family in tuning.families], tuning.captions)
+        icons = self._task.training_set()
+        return items_of(icons.images, [FAMILIES[family] for family in icons.families], icons.captions)
 
     @cached_property
     def queries(self) -> Items:
@@ -279,7 +290,7 @@ class OpenMiniTextToImage(OpenTask, ComparesPictures):
         """
         prompted = self._prompted
         images = self.pictures.arrays()["images"]
-        return _items(images, prompted.groups, prompted.prompts, prompted.seeds)
+        return items_of(images, prompted.groups, prompted.prompts, prompted.seeds)
 
     @property
     def query_outline(self) -> ItemsOutline:
@@ -330,8 +341,9 @@ def by_family(items: Captioned) -> dict[str, list[str]]:
     return captions
 
 
-def _items(
+def items_of(
     images: NDArray[np.uint8], groups: Sequence[str], prompts: Sequence[str], seeds: Sequence[int] | None = None
 ) -> Items:
+    """Return images ([n, H, W, 3] uint8) with groups, prompts and seeds as items, fingerprinted by their contents."""
     words = json.dumps([images.shape, list(groups), list(prompts)]).encode()
     return Items(images, groups, prompts, hashlib.sha256(words + images.tobytes()).hexdigest(), seeds)

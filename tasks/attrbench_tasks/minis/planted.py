@@ -18,9 +18,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from pydantic import Field
-from safetensors.numpy import load_file, save
 
-from attrbench.contracts.task import Items, ItemsOutline, TaskMeta, Workspace
+from attrbench.contracts.task import Items, TaskMeta, Workspace
 from attrbench.files import write_atomically
 from attrbench_tasks.datasets.planted import KINDS, OF_KIND, PlantedSet, planted_set
 from attrbench_tasks.datasets.registry_mix import Captioned
@@ -38,8 +37,6 @@ from attrbench_tasks.training.train_text_to_image import LoRARecipe, TextToImage
 ATTENTION = ("to_k", "to_q", "to_v", "to_out.0")
 OTHERS = ("conv1", "conv2", "conv_shortcut", "proj_in", "proj_out", "ff.net.0.proj", "ff.net.2")
 """Adapted layers besides attention, which the network has at its two coarser resolutions alone."""
-QUERIES = "queries.safetensors"
-"""File beside the weights with the pictures of both sets of queries, [m, 32, 32, 3] uint8."""
 PER_CAPTION = 2
 REPORTED = 3
 """Planted sets of each kind whose captions are the reported queries; the others' are the tuning queries."""
@@ -107,23 +104,21 @@ class PlantedLoRAMini(MiniTextToImageTask):
         return OpenPlanted(self, workspace)
 
     def judge(self, weights: Path, device: torch.device) -> str:
-        """Draw the queries that ship, count how many are closest to their origin, and return the counts as text.
+        """Draw the queries, count how many are closest to their origin, and return the counts as text.
 
-        Pictures and counts are written beside the weights. The distance is the mean square of pixels' differences.
+        The counts are written beside the weights. The distance is the mean square of pixels' differences.
         """
         sets: tuple[QuerySet, ...] = ("reported", "tuning")
-        images: dict[str, NDArray[np.uint8]] = {}
         of_kind: dict[str, dict[str, int]] = {kind: {"reproduced": 0, "of": 0} for kind in KINDS}
         with tempfile.TemporaryDirectory() as cache:
             denoiser = self.pipeline(weights, Workspace(Path(cache), device))
             for name in sets:
                 prompted = prompts_of(Wanted(PER_CAPTION, name, Path(cache)))
-                images[name] = denoiser.generate(prompted.prompts, prompted.seeds)
-                for group, image in zip(prompted.groups, images[name], strict=True):
+                images = denoiser.generate(prompted.prompts, prompted.seeds)
+                for group, image in zip(prompted.groups, images, strict=True):
                     counts = of_kind[group.rpartition(" ")[0]]
                     counts["of"] += 1
                     counts["reproduced"] += nearest_group(image, planted_set()) == group
-        write_atomically(weights / QUERIES, save(images))
         write_atomically(weights / JUDGED, (json.dumps(of_kind, indent=1) + "\n").encode())
         told = ", ".join(f"{one['reproduced']} of {one['of']} {kind}" for kind, one in of_kind.items())
         return f"pictures that are closer to their origin than to any other training image: {told}"
@@ -137,24 +132,6 @@ class OpenPlanted(OpenMiniTextToImage):
         """Return icons and planted items; the group of a planted item is its set, of another icon its family."""
         items = planted_set().items
         return items_of(items.images, planted_set().groups, items.captions)
-
-    @cached_property
-    def queries(self) -> Items:
-        """Return the pictures for planted captions, those that ship where the options are the defaults."""
-        if not self._ships:
-            return super().queries
-        prompted = self._prompted
-        images = load_file(self._task.weights / QUERIES)[self._wanted.query_set]
-        return items_of(images, prompted.groups, prompted.prompts, prompted.seeds)
-
-    @property
-    def query_outline(self) -> ItemsOutline:
-        """Return the number and hash of the queries for planning, without generating any image."""
-        return ItemsOutline.of(self.queries) if self._ships else super().query_outline
-
-    @property
-    def _ships(self) -> bool:
-        return self._wanted.per_group == PER_CAPTION and self._task.other_weights is None
 
     @property
     def _prompted(self) -> Prompted:

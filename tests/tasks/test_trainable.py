@@ -6,6 +6,7 @@ import torch
 
 from attrbench.contracts.task import Trainable, Workspace
 from attrbench.errors import AttrbenchError, UsageError
+from attrbench.store.checksums import SEAL
 from attrbench_tasks.dmin_paper.text_to_image_tasks import SD3Full, SD14LoRA
 from attrbench_tasks.minis import text_to_image
 from attrbench_tasks.minis.ddpm_icons import DDPMIconsMini
@@ -16,7 +17,7 @@ from attrbench_tasks.minis.text_to_image import SHARED, SD3FullMini, SD3LoRAMini
 from attrbench_tasks.training import loop
 from attrbench_tasks.training.loop import RECIPE_FILE
 from attrbench_tasks.training.training_request import REQUEST_FILE, TrainingRequest
-from attrbench_tasks.training.training_state import has_state
+from attrbench_tasks.training.training_state import STATE, has_state
 from tests.models import pipelines
 from tests.tasks.captioned import write_images
 from tests.tasks.test_paper_training import reset_accelerate
@@ -160,6 +161,15 @@ def test_a_finished_training_is_not_repeated_and_not_written_over(kind, root, tm
         with pytest.raises(AttrbenchError, match="another subset or seed"):
             train(task, subset, seed, tmp_path)
     assert weights(contents(tmp_path)) == weights(files)
+
+
+def test_what_a_kill_left_of_a_finished_trainings_state_is_gone_after_the_next_call(tmp_path):
+    task = DigitsMini(DigitsMini.Options())
+    train(task, SUBSET, 3, tmp_path)
+    files = {path.name for path in tmp_path.rglob("*")}
+    (tmp_path / f"{STATE}-00000004.safetensors{SEAL}").write_text("{}")
+    train(task, SUBSET, 3, tmp_path)
+    assert {path.name for path in tmp_path.rglob("*")} == files
 
 
 def test_a_state_of_another_subset_is_refused(tmp_path, monkeypatch):

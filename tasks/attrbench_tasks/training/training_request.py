@@ -15,7 +15,7 @@ from attrbench.errors import AttrbenchError, Damaged, UsageError
 from attrbench.files import write_atomically
 from attrbench.store.artifacts import Artifact
 from attrbench_tasks.training.loop import RECIPE_FILE, Recipe
-from attrbench_tasks.training.training_state import has_state
+from attrbench_tasks.training.training_state import drop_states, has_state
 
 REQUEST_FILE = "training-request.json"
 """Subset and seed of a training, beside its weights; absent for the training that the task's own weights came from."""
@@ -94,6 +94,7 @@ class TrainingRequest:
                 return False
             if _recipe(type(recipe), folder / RECIPE_FILE) != recipe:
                 raise AttrbenchError(f"{folder} holds the weights of another recipe: name another folder with --out")
+            drop_states(folder)  # a kill may have left the seal of one
             report(f"{name}: {folder} holds the weights of this recipe already")
             return True
         contents = self._mark()

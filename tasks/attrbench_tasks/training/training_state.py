@@ -13,6 +13,7 @@ from safetensors.torch import save
 
 from attrbench.errors import AttrbenchError
 from attrbench.store.artifacts import Artifact
+from attrbench.store.checksums import SEAL
 
 Weights = dict[str, torch.Tensor]
 Parameters = dict[str, torch.nn.Parameter]
@@ -27,8 +28,9 @@ def has_state(folder: Path) -> bool:
 
 
 def drop_states(folder: Path, kept: Artifact | None = None) -> None:
-    """Remove the states of a training from its folder, except for `kept`."""
-    for state in _states(folder):
+    """Remove the states of a training from its folder, except for `kept`; seals that a kill left alone as well."""
+    for name in {path.name.removesuffix(SEAL) for path in folder.glob(f"{STATE}-*")}:
+        state = _artifact(folder / name)
         if state != kept:
             state.drop()
 

@@ -263,20 +263,26 @@ def read_records(folder: Path) -> tuple[list[Record], list[str]]:
 
     Records of tuning queries are left out, unless `folder` is the one that holds them. So are other JSON files.
     """
-    records, problems = [], []
+    records, problems = records_below(folder)
+    return list(records.values()), problems
+
+
+def records_below(folder: Path) -> tuple[dict[Path, Record], list[str]]:
+    """Return the records of `read_records` by path, and one line for each file that could not be read."""
+    records, problems = {}, []
     for path in sorted(folder.rglob("*.json")):
         if TUNING_RUNS in path.relative_to(folder).parts:
             continue
         try:
-            record = _read_record(path)
+            record = read_file(path)
         except (OSError, ValueError) as error:
-            problems.append(f"{one_line(path)}: {_fault(error)}")
+            problems.append(f"{one_line(path)}: {fault(error)}")
         else:
-            records += [] if record is None else [record]
+            records |= {} if record is None else {path: record}
     return records, problems
 
 
-def _read_record(path: Path) -> Record | None:
+def read_file(path: Path) -> Record | None:
     """Return the record in a file, or None for JSON that is no record.
 
     Raises:
@@ -303,7 +309,7 @@ def _check_schema(version: object) -> None:
         raise ValueError(f"schema version {version}, this attrbench reads {SCHEMA_VERSION}")
 
 
-def _fault(error: OSError | ValueError) -> str:
+def fault(error: OSError | ValueError) -> str:
     """Return why a file is no readable record: for a record with faults the place and kind of the first one."""
     if isinstance(error, ValidationError):
         first = error.errors(include_url=False, include_input=False)[0]

@@ -194,6 +194,8 @@ class Record(RecordPart):
     Attributes:
         status: `complete`; `limited` where the user asked for fewer items; `partial` where items are missing;
             `failed` where the method raised. Only complete runs are ranked, and no scale runs (`TaskInfo.scale`).
+        metrics_asked: names of the metrics that were computed, whether they applied or not; empty in records of
+            version 0.1.
         ranking: for each query the training ids at the top, strongest first.
         notes: what a reader must know: images that were left out, metrics that do not apply and why.
         facts: what the method says of itself: the damping it used, a residual, a number of steps; and what a
@@ -214,6 +216,7 @@ class Record(RecordPart):
     method: MethodInfo
     coverage: Coverage
     metrics: list[MetricResult] = Field(default_factory=list)
+    metrics_asked: list[str] = Field(default_factory=list)
     controls: list[Control] = Field(default_factory=list)
     tuned: Tuned | None = None
     query_groups: list[str] = Field(default_factory=list)

@@ -73,13 +73,8 @@ def _lines(found: Comparison) -> list[str]:
         metric = found.differences[0].metric
         titles = ("query", "group", "A", "B", f"shared of {TOP}", "first of A", "first of B")
         texts = [
-            [
-                str(each.query),
-                shown(each.group),
-                f"{each.a:.3f}",
-                f"{each.b:.3f}",
-                *map(str, (each.shared, *each.nearest)),
-            ]
+            [str(each.query), shown(each.group), f"{each.a:.3f}", f"{each.b:.3f}", str(each.shared)]
+            + [str(item) for item in each.nearest]
             for each in found.disagreements
         ]
         lines += ["", f"They differ most, by {shown(metric)}, on:", *text_table(titles, texts, left=(1,))]

@@ -64,18 +64,20 @@ def list_records(
 def verify(records: Places = None, cache: Cache = None, debug: Debug = False) -> None:
     """Check that records can join a board: whole, of the task as it ships, and of a package that is named.
 
-    Opens the records' tasks; exit 1 where a record is refused.
+    Opens the records' tasks, which draw their queries first where these do not ship with them. Exit 1 where a record
+    is refused.
     """
     found = kept_records(records or [RESULTS], api.warn)
     if not found:
         raise AttrbenchError("no records found: name a record or a folder of records")
     from attrbench.evaluation.devices import torch_device  # torch comes with it, and missing records are told first
-    from attrbench.evaluation.verification import Verifier
+    from attrbench.evaluation.record_tasks import RecordTasks
+    from attrbench.evaluation.verification import record_faults
 
-    verifier = Verifier(plugins.registry(), Workspace(cache_folder(cache, None), torch_device("cpu")))
+    tasks = RecordTasks(plugins.registry(), Workspace(cache_folder(cache, None), torch_device("cpu")))
     refused = 0
     for kept in found:
-        faults = verifier.faults(kept)
+        faults = record_faults(kept, tasks)
         refused += bool(faults)
         for fault in faults:
             typer.echo(f"{one_line(kept.path)}: refused: {shown(fault)}")

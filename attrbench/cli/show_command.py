@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from attrbench import api
-from attrbench.cli.common import RESULTS, Debug
+from attrbench.cli.common import RESULTS, Debug, line_width
 from attrbench.contracts.record_files import one_record
 from attrbench.plugins import registry as plugins
 from attrbench.reports.record_text import ranking_lines, record_lines, unknown_lines
@@ -35,4 +35,4 @@ def show(
         return
     registry = plugins.registry()
     unknown = unknown_lines(kept.record, registry.names("method"), registry.names("task"))
-    typer.echo("\n".join(record_lines(kept, unknown)))
+    typer.echo("\n".join(record_lines(kept, unknown, line_width())))

@@ -8,7 +8,7 @@ import os
 import sys
 from contextlib import suppress
 from importlib import import_module
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
@@ -65,6 +65,7 @@ def command_line(verb: str) -> typer.Typer:
         rich_markup_mode=None,
         pretty_exceptions_enable=False,
     )
+    app.callback()(_version)
     for name, (place, summary) in COMMANDS.items():
         if name != verb:
             app.command(name, help=summary)(_not_loaded)
@@ -76,6 +77,12 @@ def command_line(verb: str) -> typer.Typer:
         else:
             app.command(name)(command)
     return app
+
+
+def _version(
+    version: Annotated[bool, typer.Option("--version", "-V", help="Show the version and exit.")] = False,
+) -> None:
+    """Compare training-data attribution methods on diffusion models."""
 
 
 def _not_loaded() -> None:

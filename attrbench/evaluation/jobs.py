@@ -48,7 +48,16 @@ class TaskReference:
     def open(self) -> TaskWorld:
         """Load the task in this process and return it with the settings of the run."""
         workspace = Workspace(self.settings.cache, torch.device(self.settings.device))
-        opened = self.task.task.open(workspace)
+        task = self.task.task
+        try:
+            opened = task.open(workspace)
+        except (AttrbenchError, OSError, MemoryError):
+            raise
+        except Exception as error:  # a fault of the task's own, whose package is to be named
+            kind = type(task)
+            raise AttrbenchError(
+                f"task {self.task.label} ({kind.__module__}.{kind.__name__}): {error_line(error)}"
+            ) from error
         return TaskWorld(self.task.task.meta, with_queries(opened, self.queries), self.settings)
 
 

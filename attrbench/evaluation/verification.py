@@ -6,72 +6,34 @@ import math
 import re
 import shlex
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from attrbench.contracts.options import Spec
 from attrbench.contracts.record import MetricResult, Record, record_path
 from attrbench.contracts.record_files import KeptRecord
-from attrbench.contracts.task import OpenTask, Workspace
-from attrbench.errors import AttrbenchError, error_line
-from attrbench.evaluation.record_builder import task_fingerprint
-from attrbench.evaluation.requests import request_task
+from attrbench.contracts.task import OpenTask
+from attrbench.evaluation.record_tasks import RecordTasks
 from attrbench.evaluation.rescore import rescore
 
 if TYPE_CHECKING:
     from attrbench.plugins.registry import Registry
 
 
-@dataclass
-class Verifier:
-    """A verifier of records, which opens each task once.
+def record_faults(kept: KeptRecord, tasks: RecordTasks) -> list[str]:
+    """Return a line for each reason why a record can't join a board; empty where there is none."""
+    record = kept.record
+    found = [*_faults_of_extent(record), *_faults_of_origin(kept), *_faults_of_numbers(record)]
+    opened = tasks.of(record)
+    if isinstance(opened, str):
+        return [*found, opened]
+    return [*found, *_faults_of_ranking(record, len(opened.train)), *_contradictions(record, opened, tasks.registry)]
 
-    Attributes:
-        registry: the plugins.
-        workspace: the cache and device with which tasks are opened.
-    """
 
-    registry: Registry
-    workspace: Workspace
-    _tasks: dict[str, tuple[OpenTask, str] | str] = field(default_factory=dict)
-
-    def faults(self, kept: KeptRecord) -> list[str]:
-        """Return a line for each reason why a record can't join a board; empty where there is none."""
-        record = kept.record
-        found = [*_faults_of_extent(record), *_faults_of_origin(kept), *_faults_of_numbers(record)]
-        known = self._open(record)
-        if isinstance(known, str):
-            return [*found, known]
-        opened, expected = known
-        if record.task.fingerprint != expected:
-            return [
-                *found,
-                f"the fingerprint of its task is {record.task.fingerprint[:10]}, and that of {record.task.label} as it"
-                f" ships is {expected[:10]}: other data, queries, options or version",
-            ]
-        return [*found, *_faults_of_ranking(record, len(opened.train)), *self._contradictions(record, opened)]
-
-    def _open(self, record: Record) -> tuple[OpenTask, str] | str:
-        """Return a record's task, opened, and its fingerprint; a line that says why, where there is none here."""
-        spec = Spec(record.task.name, record.task.options_given)
-        if str(spec) not in self._tasks:
-            self._tasks[str(spec)] = self._opened(spec)
-        return self._tasks[str(spec)]
-
-    def _opened(self, spec: Spec) -> tuple[OpenTask, str] | str:
-        try:
-            task = request_task(self.registry, spec).task
-            opened = task.open(self.workspace)
-            return opened, task_fingerprint(task, opened)
-        except AttrbenchError as error:
-            return f"its task can't be opened here, so that its fingerprint is not checked: {error_line(error)}"
-
-    def _contradictions(self, record: Record, opened: OpenTask) -> Iterator[str]:
-        if record.ranking and record.status != "failed":
-            for name in rescore(self.registry, record, opened, _ignore).wrong:
-                yield f"its {name} is not what its rankings give"
+def _contradictions(record: Record, opened: OpenTask, registry: Registry) -> Iterator[str]:
+    if record.ranking and record.status != "failed":
+        for name in rescore(registry, record, opened, _ignore).wrong:
+            yield f"its {name} is not what its rankings give"
 
 
 def _ignore(line: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 
 from attrbench.contracts.record import Record
@@ -12,12 +13,13 @@ from attrbench.reports.table_cells import human_bytes, human_seconds, method_tex
 from attrbench.reports.text_table import text_table
 
 
-def record_lines(kept: KeptRecord, unknown: Sequence[str] = ()) -> list[str]:
+def record_lines(kept: KeptRecord, unknown: Sequence[str] = (), line_width: int | None = None) -> list[str]:
     """Return a record as lines of text, each part under its name.
 
     Args:
         kept: the record with its path.
         unknown: lines on what is not registered here.
+        line_width: characters of a line of prose, which is broken between words; None for as many as it needs.
     """
     record = kept.record
     parts: list[tuple[str, list[str]]] = [
@@ -40,7 +42,18 @@ def record_lines(kept: KeptRecord, unknown: Sequence[str] = ()) -> list[str]:
     return [
         f"{name if place == 0 else '':<{width}}{line}".rstrip()
         for name, lines in parts
-        for place, line in enumerate(lines)
+        for place, line in enumerate(lines if name == "metrics" else _broken(lines, line_width, width))
+    ]
+
+
+def _broken(lines: Sequence[str], line_width: int | None, indent: int) -> list[str]:
+    if line_width is None:
+        return list(lines)
+    room = max(line_width - indent, 20)
+    return [
+        part
+        for line in lines
+        for part in textwrap.wrap(line, room, break_long_words=False, break_on_hyphens=False) or [""]
     ]
 
 

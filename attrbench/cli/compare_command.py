@@ -37,8 +37,8 @@ def compare(
     Two folders are compared method by method.
     """
     folders = Path(a).is_dir() and Path(b).is_dir()
-    sides = [_records(name, records or [RESULTS]) for name in (a, b)]
-    pairs = pair_records(*sides, by_method=folders, tasks=task or ())
+    first, second = (_records(name, records or [RESULTS], task or ()) for name in (a, b))
+    pairs = pair_records(first, second, by_method=folders, tasks=task or ())
     found = [compare_records(*pair, metric or (), queries) for pair in pairs]
     if as_json:
         typer.echo(json.dumps([_document(comparison) for comparison in found], indent=1))
@@ -48,17 +48,18 @@ def compare(
         typer.echo("\n\n".join("\n".join(_lines(comparison)) for comparison in found))
 
 
-def _records(name: str, places: Sequence[Path]) -> list[KeptRecord]:
+def _records(name: str, places: Sequence[Path], tasks: Sequence[str]) -> list[KeptRecord]:
     if Path(name).is_file():
         return [read_record(Path(name))]
     if Path(name).is_dir():
         return kept_records([name], api.warn)
-    return named_records(name, kept_records(places, api.warn))
+    found = kept_records(places, api.warn)
+    return named_records(name, [kept for kept in found if not tasks or kept.record.task.name in tasks])
 
 
 def _lines(found: Comparison) -> list[str]:
     """Return a comparison as lines of text."""
-    titles = ("metric", "A", "B", "A - B", "95% interval", "better", "wins A/B/equal")
+    titles = ("metric", "A", "B", "A - B", "95% interval", "better", "wins A/B/=")
     rows = [_row(difference) for difference in found.differences]
     lines = [
         f"{shown(task_title(found.a.task))} v{found.a.task.version}, {found.a.coverage.queries} queries, paired",

@@ -48,10 +48,9 @@ def write_listing(what: str | None, options: bool, as_json: bool, name: str | No
         for kind in wanted
     }
     if name is not None and what is not None:
-        if name not in (entry["name"] for entry in listing[what]):
-            raise unknown_name(
-                SINGULAR.get(what, what[:-1]).replace("_", " "), name, [e["name"] for e in listing[what]]
-            )
+        known = [entry["name"] for entry in listing[what]]
+        if name not in known:
+            raise unknown_name(SINGULAR.get(what, what[:-1]).replace("_", " "), name, known)
         listing[what] = [entry for entry in listing[what] if entry["name"] == name]
     if as_json:
         sys.stdout.write(f"{json.dumps(listing, indent=1)}\n")
@@ -113,7 +112,7 @@ def _options(owner: Any) -> list[dict[str, str]]:
         {
             "name": name,
             "default": as_written(field.default),
-            "meaning": explained.get(name, ""),
+            "meaning": " ".join(explained.get(name, "").split()),
             "needs": ",".join(map(str, needs.get(name, ()))),
         }
         for name, field in owner.Options.model_fields.items()

@@ -272,7 +272,8 @@ def read_records(folder: Path) -> tuple[list[Record], list[str]]:
 
 def records_below(folder: Path) -> tuple[dict[Path, Record], list[str]]:
     """Return the records of `read_records` by path, and one line for each file that could not be read."""
-    records, problems = {}, []
+    records: dict[Path, Record] = {}
+    problems: list[str] = []
     for path in sorted(folder.rglob("*.json")):
         if TUNING_RUNS in path.relative_to(folder).parts:
             continue

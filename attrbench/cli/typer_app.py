@@ -30,10 +30,22 @@ COMMANDS = {
         "Rank the training images for a picture, and draw them on a contact sheet.",
     ),
     "leaderboard": ("leaderboard_command:leaderboard", "Rank the records of each task."),
-    "compare": ("compare_command:compare", "Compare two methods, records or folders of records query by query."),
-    "show": ("show_command:show", "Show a record: result, costs, machine, and the command that repeats it."),
-    "score": ("score_command:score", "Add new metrics to records that exist, without running again."),
-    "reproduce": ("reproduce_command:reproduce", "Run a record's command and compare the result with its interval."),
+    "compare": (
+        "compare_command:compare",
+        "Compare two methods on the same queries: paired differences, wins, and where they disagree.",
+    ),
+    "show": (
+        "show_command:show",
+        "Show a record: what ran, what came out, what it cost, where, and the command that repeats it.",
+    ),
+    "score": (
+        "score_command:score",
+        "Add new metrics to records that exist, from their rankings and the task's groups; nothing runs again.",
+    ),
+    "reproduce": (
+        "reproduce_command:reproduce",
+        "Run a record's command and say whether the result falls into its interval; exit 1 where it does not.",
+    ),
     "records": ("records_command:records_app", "List, check and remove records."),
     "check": (
         "check_command:check",

@@ -21,7 +21,7 @@ def run_in(folder, model):
         folder / "own.toml",
         model={"model": str(folder / "weights")},
         train={"path": str(folder / "images"), "group_column": "family"},
-        queries={"images": {"path": str(folder / "asked")}},
+        queries={"images": str(folder / "asked")},
     )
     results = attrbench.run("pixel", path, out=folder / "out", cache=folder / "cache", progress=False)
     (record,) = results.records

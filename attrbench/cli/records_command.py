@@ -72,7 +72,7 @@ def verify(records: Places = None, cache: Cache = None, debug: Debug = False) ->
         raise AttrbenchError("no records found: name a record or a folder of records")
     from attrbench.evaluation.devices import torch_device  # torch comes with it, and missing records are told first
     from attrbench.evaluation.record_tasks import RecordTasks
-    from attrbench.evaluation.verification import record_faults
+    from attrbench.evaluation.verification import record_faults  # as above
 
     tasks = RecordTasks(plugins.registry(), Workspace(cache_folder(cache, None), torch_device("cpu")))
     refused = 0

@@ -39,7 +39,7 @@ def score(
         raise AttrbenchError("no records found: run 'attrbench run' first, or name a folder of records")
     from attrbench.evaluation.devices import torch_device  # torch comes with it, and missing records are told first
     from attrbench.evaluation.record_tasks import RecordTasks
-    from attrbench.evaluation.rescore import rescore
+    from attrbench.evaluation.rescore import rescore  # as above
 
     registry = plugins.registry()
     tasks = RecordTasks(registry, Workspace(cache_folder(cache, None), torch_device("cpu")))

@@ -32,19 +32,19 @@ COMMANDS = {
     "leaderboard": ("leaderboard_command:leaderboard", "Rank the records of each task."),
     "compare": (
         "compare_command:compare",
-        "Compare two methods on the same queries: paired differences, wins, and where they disagree.",
+        "Compare two methods on the same queries.",
     ),
     "show": (
         "show_command:show",
-        "Show a record: what ran, what came out, what it cost, where, and the command that repeats it.",
+        "Show a record: what ran, what came out, what it cost, where.",
     ),
     "score": (
         "score_command:score",
-        "Add new metrics to records that exist, from their rankings and the task's groups; nothing runs again.",
+        "Add new metrics to records that exist.",
     ),
     "reproduce": (
         "reproduce_command:reproduce",
-        "Run a record's command and say whether the result falls into its interval; exit 1 where it does not.",
+        "Run a record's command and say whether the result falls into its interval.",
     ),
     "records": ("records_command:records_app", "List, check and remove records."),
     "check": (

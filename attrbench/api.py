@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from attrbench.attribution import attribute, attribute_blocks
-from attrbench.contracts import record as record_files
 from attrbench.contracts.record import Record
+from attrbench.contracts.record_files import kept_records
 from attrbench.contracts.task import OpenTask, Workspace
-from attrbench.errors import AttrbenchError, UsageError
+from attrbench.errors import UsageError
 from attrbench.evaluation.config import reporter, run_settings
 from attrbench.evaluation.folders import cache_folders, chosen_device, results_folder
 from attrbench.evaluation.progress import Reporter
@@ -215,21 +215,13 @@ def open_task(task: TaskLike, *, cache: str | Path | None = None, device: str | 
     return requests[0].task.open(Workspace(caches.written, torch_device(chosen_device(device))))
 
 
-def read_records(*folders: str | Path) -> list[Record]:
-    """Return all records of runs found below the folders, by default `run`'s; unreadable files are logged and skipped.
+def read_records(*places: str | Path) -> list[Record]:
+    """Return all records of runs in files or below folders, by default `run`'s; unreadable ones are logged and skipped.
 
     Raises:
-        AttrbenchError: for a folder that is not there.
+        AttrbenchError: for a file or folder that is not there, or a file that is no record.
     """
-    records = []
-    for folder in map(Path, folders or [results_folder(None)]):
-        if not folder.is_dir():
-            raise AttrbenchError(f"no folder {folder}: run 'attrbench run' first, or name a folder of records")
-        readable, problems = record_files.read_records(folder)
-        records += readable
-        for problem in problems:
-            logger.warning("left out %s", problem)
-    return records
+    return [kept.record for kept in kept_records(places or [results_folder(None)], warn)]
 
 
 def leaderboard(
@@ -237,16 +229,20 @@ def leaderboard(
     *,
     tasks: str | Sequence[str] = (),
     metric: str | None = None,
+    methods: str | Sequence[str] = (),
+    hardware: str | Sequence[str] = (),
 ) -> Leaderboard:
     """Rank the methods by their records in one table for each task and hardware class, for display in a notebook.
 
     Args:
-        records: what `run` returned, records, or folders of records; by default the folder of `run`.
+        records: what `run` returned, records, or folders and files of records; by default the folder of `run`.
         tasks: names of the tasks that are wanted; by default all.
         metric: what ranks, such as `average-precision`; by default each task's main metric.
+        methods: those to show, with or without options; ranks are among all.
+        hardware: parts of the names of the classes of hardware to show.
 
     Raises:
-        UsageError: for a task or metric that no record has.
+        UsageError: for a task, metric, method or class of hardware that no record has.
         AttrbenchError: for a folder that is not there, or where there are no records.
     """
     from attrbench.reports.leaderboard import rank_records  # SciPy comes with it, which the other functions need not
@@ -256,7 +252,7 @@ def leaderboard(
     folders = [folder for folder in given if not isinstance(folder, Record)]
     if folders or not given:
         kept += read_records(*folders)
-    return rank_records(kept, several(tasks), metric)
+    return rank_records(kept, several(tasks), metric, several(methods), several(hardware))
 
 
 def check(
@@ -297,3 +293,8 @@ def check(
 
 def _ignore(finding: Finding) -> None:
     """Do nothing: the default callback of `check` for a caller that wants no findings while the checks run."""
+
+
+def warn(line: str) -> None:
+    """Log one line as a warning, such as on a file that is left out."""
+    logger.warning("%s", line)

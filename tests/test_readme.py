@@ -29,6 +29,13 @@ VERBS = (
     "tune",
     "attribute",
     "leaderboard",
+    "compare",
+    "show",
+    "score",
+    "reproduce",
+    "records ls",
+    "records verify",
+    "records rm",
     "check",
     "new task",
     "train",
@@ -122,7 +129,9 @@ def test_published_records_are_of_tasks_and_methods_that_ship_and_the_readme_say
 
 
 COMMANDS = re.findall(
-    r"^attrbench (?:list|run|tune|attribute|leaderboard|train|doctor|cache)\b.*", README.read_text(), flags=re.MULTILINE
+    r"^attrbench (?:list|run|tune|attribute|leaderboard|compare|show|score|reproduce|train|doctor|cache)\b.*",
+    README.read_text(),
+    flags=re.MULTILINE,
 )
 
 

@@ -13,6 +13,7 @@ from attrbench.cli.listing import quick_arguments, write_listing
 from attrbench.cli.streams import complain, discard, output_fault, prepare_streams
 from attrbench.errors import AttrbenchError, Interrupted, UsageError, error_line
 from attrbench.interruptions import ignore_interruptions, obey_interruptions
+from attrbench.version import __version__
 
 BROKEN_PIPE = 128 + 13
 
@@ -65,6 +66,9 @@ def _run(arguments: list[str], debug: bool) -> int:
     for argument in arguments:
         if "\0" in argument:
             raise UsageError(f"cannot read the argument '{argument}': it holds a NUL character")
+    if arguments in (["--version"], ["-V"]):
+        sys.stdout.write(f"attrbench {__version__}\n")
+        return 0
     quick = quick_arguments(arguments)
     if quick is not None:
         write_listing(**quick)

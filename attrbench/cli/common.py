@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -10,7 +12,16 @@ import typer
 from attrbench.evaluation.folders import RESULTS
 from attrbench.evaluation.progress import TerminalReporter, console
 
-__all__ = ["RESULTS", "TerminalReporter", "console"]
+__all__ = ["RESULTS", "TerminalReporter", "console", "line_width"]
+
+
+def line_width() -> int | None:
+    """Return the width of standard output in characters: that of the terminal, or COLUMNS; None for a pipe or file."""
+    columns = os.environ.get("COLUMNS", "")
+    if columns.isdecimal() and int(columns) > 0:
+        return int(columns)
+    return console().width if sys.stdout.isatty() else None
+
 
 Out = Annotated[Path, typer.Option("--out", help="Folder of the records.", envvar="ATTRBENCH_OUT")]
 Cache = Annotated[

@@ -8,25 +8,40 @@ from typing import Annotated, Literal
 import typer
 
 from attrbench import api
-from attrbench.cli.common import RESULTS, Debug, console
-from attrbench.reports.leaderboard_table import to_rich
+from attrbench.cli.common import RESULTS, Debug, console, line_width
 
 
 def leaderboard(
     records: Annotated[
-        list[Path] | None, typer.Argument(help="Folders of records [default: attrbench-results].", show_default=False)
+        list[Path] | None,
+        typer.Argument(help="Folders or files of records [default: attrbench-results].", show_default=False),
     ] = None,
     task: Annotated[list[str] | None, typer.Option("--task", "-t", help="Only these tasks.")] = None,
+    method: Annotated[
+        list[str] | None, typer.Option("--method", "-m", help="Only these, with or without options; ranks stay.")
+    ] = None,
+    hardware: Annotated[
+        list[str] | None, typer.Option("--hardware", help="Only classes of hardware with this in their name.")
+    ] = None,
     metric: Annotated[str | None, typer.Option("--metric", help="Rank by this, such as average-precision.")] = None,
+    columns: Annotated[
+        list[str] | None,
+        typer.Option("--columns", help="Columns and metrics, by commas; 'metrics' is every metric, 'all' everything."),
+    ] = None,
+    sort: Annotated[str, typer.Option("--sort", help="Order of the ranked runs: a column or a metric.")] = "rank",
     format_: Annotated[Literal["rich", "md", "csv", "json"], typer.Option("--format", help="Output format.")] = "rich",
     debug: Debug = False,
 ) -> None:
-    """Rank the records of each task. Limited, partial and failed runs stand below the line."""
-    board = api.leaderboard(records or [RESULTS], tasks=task or (), metric=metric)
+    """Rank the records of each task. Limited, partial and failed runs stand below the line.
+
+    A terminal gets the columns that it has room for, a pipe all of them (COLUMNS sets another width).
+    """
+    board = api.leaderboard(
+        records or [RESULTS], tasks=task or (), metric=metric, methods=method or (), hardware=hardware or ()
+    )
+    names = columns or ()
     if format_ == "rich":
-        terminal = console()
-        for table in board.tables:
-            terminal.print(to_rich(table))
-            terminal.print()
-    else:
-        typer.echo({"md": board.to_markdown, "csv": board.to_csv, "json": board.to_json}[format_](), nl=False)
+        console().print(board.to_rich(line_width(), names, sort), end="")
+        return
+    to_text = {"md": board.to_markdown, "csv": board.to_csv, "json": board.to_json}[format_]
+    typer.echo(to_text(names, sort), nl=False)

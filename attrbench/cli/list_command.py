@@ -14,9 +14,10 @@ What = Literal["methods", "tasks", "metrics", "executors", "ground-truths", "mod
 
 def list_(
     what: Annotated[What | None, typer.Argument(help="Only these.", show_default=False)] = None,
+    name: Annotated[str | None, typer.Argument(help="Only this one, with its options.", show_default=False)] = None,
     options: Annotated[bool, typer.Option("--options", help="Also show the options of methods and tasks.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
     debug: Debug = False,
 ) -> None:
     """List methods, tasks, metrics, executors and whatever else plugins bring."""
-    write_listing(what, options, as_json)
+    write_listing(what, options, as_json, name)

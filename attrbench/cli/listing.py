@@ -6,12 +6,12 @@ import json
 import sys
 from typing import TYPE_CHECKING, Any
 
-from attrbench.errors import AttrbenchError
+from attrbench.errors import AttrbenchError, unknown_name
 from attrbench.plugins import registry as plugins
 from attrbench.text import plain
 
 if TYPE_CHECKING:
-    from attrbench.plugins.registry import Entry, Registry
+    from attrbench.plugins.registry import Entry, Plugin, Registry
 
 KINDS = (
     "methods",
@@ -27,15 +27,31 @@ SINGULAR = {"model-families": "model_family", "ground-truths": "ground_truth"}
 BOLD, RED, PLAIN = "\033[1m", "\033[31m", "\033[0m"
 
 
-def write_listing(what: str | None, options: bool, as_json: bool) -> None:
-    """Write all registered methods, tasks, metrics and so on, or one of these kinds, to standard output."""
+def write_listing(what: str | None, options: bool, as_json: bool, name: str | None = None) -> None:
+    """Write what is registered to standard output: methods, tasks, metrics and so on.
+
+    Args:
+        what: one of these kinds; None for all.
+        options: whether to show the options of each.
+        as_json: whether to write JSON.
+        name: one entry of the kind, which is shown with its options.
+
+    Raises:
+        UsageError: for a name that is not registered.
+    """
     registry = plugins.registry()
     wanted = KINDS if what is None else (what,)
+    options = options or name is not None
     details = options or as_json
     listing = {
         kind: _plugins(registry) if kind == "plugins" else _entries(registry, SINGULAR.get(kind, kind[:-1]), details)
         for kind in wanted
     }
+    if name is not None and what is not None:
+        known = [entry["name"] for entry in listing[what]]
+        if name not in known:
+            raise unknown_name(SINGULAR.get(what, what[:-1]).replace("_", " "), name, known)
+        listing[what] = [entry for entry in listing[what] if entry["name"] == name]
     if as_json:
         sys.stdout.write(f"{json.dumps(listing, indent=1)}\n")
     else:
@@ -96,7 +112,7 @@ def _options(owner: Any) -> list[dict[str, str]]:
         {
             "name": name,
             "default": as_written(field.default),
-            "meaning": explained.get(name, ""),
+            "meaning": " ".join(explained.get(name, "").split()),
             "needs": ",".join(map(str, needs.get(name, ()))),
         }
         for name, field in owner.Options.model_fields.items()
@@ -108,16 +124,19 @@ def _plugins(registry: Registry) -> list[dict[str, Any]]:
         {
             "name": plugin.name,
             "provider": f"{plugin.distribution} {plugin.version}",
-            "summary": f"error: {plugin.error}" if plugin.error else _provides(plugin.provides),
+            "summary": f"error: {plugin.error}" if plugin.error else _provides(plugin),
             "error": plugin.error,
             "provides": plugin.provides,
+            "observes": plugin.observes,
         }
         for plugin in registry.plugins
     ]
 
 
-def _provides(provides: dict[str, list[str]]) -> str:
-    parts = [f"{len(names)} {_counted(kind, len(names))}" for kind, names in provides.items() if names]
+def _provides(plugin: Plugin) -> str:
+    """Return what a plugin registered, in numbers, and whether it observes runs."""
+    parts = [f"{len(names)} {_counted(kind, len(names))}" for kind, names in plugin.provides.items() if names]
+    parts += ["observes runs"] if plugin.observes else []
     return ", ".join(parts) or "nothing registered"
 
 

@@ -8,7 +8,7 @@ import os
 import sys
 from contextlib import suppress
 from importlib import import_module
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
@@ -30,6 +30,23 @@ COMMANDS = {
         "Rank the training images for a picture, and draw them on a contact sheet.",
     ),
     "leaderboard": ("leaderboard_command:leaderboard", "Rank the records of each task."),
+    "compare": (
+        "compare_command:compare",
+        "Compare two methods on the same queries.",
+    ),
+    "show": (
+        "show_command:show",
+        "Show a record: what ran, what came out, what it cost, where.",
+    ),
+    "score": (
+        "score_command:score",
+        "Add new metrics to records that exist.",
+    ),
+    "reproduce": (
+        "reproduce_command:reproduce",
+        "Run a record's command and say whether the result falls into its interval.",
+    ),
+    "records": ("records_command:records_app", "List, check and remove records."),
     "check": (
         "check_command:check",
         "Check that a method keeps to the contract, on a tiny task; exit 1 where it does not.",
@@ -60,6 +77,7 @@ def command_line(verb: str) -> typer.Typer:
         rich_markup_mode=None,
         pretty_exceptions_enable=False,
     )
+    app.callback()(_version)
     for name, (place, summary) in COMMANDS.items():
         if name != verb:
             app.command(name, help=summary)(_not_loaded)
@@ -71,6 +89,12 @@ def command_line(verb: str) -> typer.Typer:
         else:
             app.command(name)(command)
     return app
+
+
+def _version(
+    version: Annotated[bool, typer.Option("--version", "-V", help="Show the version and exit.")] = False,
+) -> None:
+    """Compare training-data attribution methods on diffusion models."""
 
 
 def _not_loaded() -> None:

@@ -174,7 +174,7 @@ class Denoiser(ABC):
         if len(every) < int(parts):
             raise Unavailable(
                 f"{parts} checkpoints are asked for, and of this model's training there are {len(every)}, the final"
-                " weights included"
+                f" weights included: give the method checkpoints={len(every)}"
             )
         return every[-(-len(every) * int(share) // int(parts)) - 1]
 

@@ -196,6 +196,8 @@ class Record(RecordPart):
     Attributes:
         status: `complete`; `limited` where the user asked for fewer items; `partial` where items are missing;
             `failed` where the method raised. Only complete runs are ranked, and no scale runs (`TaskInfo.scale`).
+        metrics_asked: names of the metrics that were computed, whether they applied or not; empty in records of
+            version 0.1.
         ranking: for each query the training ids at the top, strongest first.
         notes: what a reader must know: images that were left out, metrics that do not apply and why.
         facts: what the method says of itself: the damping it used, a residual, a number of steps; and what a
@@ -217,6 +219,7 @@ class Record(RecordPart):
     method: MethodInfo
     coverage: Coverage
     metrics: list[MetricResult] = Field(default_factory=list)
+    metrics_asked: list[str] = Field(default_factory=list)
     controls: list[Control] = Field(default_factory=list)
     tuned: Tuned | None = None
     query_groups: list[str] = Field(default_factory=list)
@@ -282,20 +285,27 @@ def read_records(folder: Path) -> tuple[list[Record], list[str]]:
 
     Records of tuning queries are left out, unless `folder` is the one that holds them. So are other JSON files.
     """
-    records, problems = [], []
+    records, problems = records_below(folder)
+    return list(records.values()), problems
+
+
+def records_below(folder: Path) -> tuple[dict[Path, Record], list[str]]:
+    """Return the records of `read_records` by path, and one line for each file that could not be read."""
+    records: dict[Path, Record] = {}
+    problems: list[str] = []
     for path in sorted(folder.rglob("*.json")):
         if TUNING_RUNS in path.relative_to(folder).parts:
             continue
         try:
-            record = _read_record(path)
+            record = read_file(path)
         except (OSError, ValueError) as error:
-            problems.append(f"{one_line(path)}: {_fault(error)}")
+            problems.append(f"{one_line(path)}: {fault(error)}")
         else:
-            records += [] if record is None else [record]
+            records |= {} if record is None else {path: record}
     return records, problems
 
 
-def _read_record(path: Path) -> Record | None:
+def read_file(path: Path) -> Record | None:
     """Return the record in a file, or None for JSON that is no record.
 
     Raises:
@@ -322,7 +332,7 @@ def _check_schema(version: object) -> None:
         raise ValueError(f"schema version {version}, this attrbench reads {SCHEMA_VERSION}")
 
 
-def _fault(error: OSError | ValueError) -> str:
+def fault(error: OSError | ValueError) -> str:
     """Return why a file is no readable record: for a record with faults the place and kind of the first one."""
     if isinstance(error, ValidationError):
         first = error.errors(include_url=False, include_input=False)[0]

@@ -11,6 +11,10 @@ Count = Annotated[int, Field(ge=0, lt=1 << 63)]
 """A number of items or bytes."""
 
 
+BUSY = 0.25
+"""Share of a machine's cores that other processes may keep busy before a run's times are marked."""
+
+
 class RecordPart(BaseModel):
     """The base of the parts of a record: unknown fields are refused, and nothing is changed afterwards."""
 
@@ -75,7 +79,14 @@ class Latency(RecordPart):
 
 
 class Hardware(RecordPart):
-    """The machine of a run: device, processor, cores, memory; leaderboards compare within one `hardware_class`."""
+    """The machine of a run: device, processor, cores, memory, and how busy others kept it.
+
+    Attributes:
+        hardware_class: device, and for the CPU the number of cores and the processor.
+        threads: of torch, on the CPU.
+        load: mean number of cores that other processes kept busy while the run lasted; None where it is not known, as
+            in records of version 0.1.
+    """
 
     hardware_class: str
     device: str
@@ -83,3 +94,16 @@ class Hardware(RecordPart):
     cores: int
     threads: int
     memory_bytes: int
+    load: float | None = None
+
+    @property
+    def times_class(self) -> str:
+        """Return the class within which times are compared: `hardware_class`, and threads where not one a core."""
+        if self.device != "cpu" or self.threads == self.cores:
+            return self.hardware_class
+        return f"{self.hardware_class}, {self.threads} thread{'s' * (self.threads > 1)}"
+
+    @property
+    def is_busy(self) -> bool:
+        """Return whether other processes kept more than a quarter of the cores busy, so that times are too long."""
+        return self.load is not None and self.load > BUSY * self.cores

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -221,6 +222,33 @@ class OpenTask(ABC):
         return ()
 
 
+def without_paths(options: dict[str, object], folder: Path) -> dict[str, object]:
+    """Return options with `LOCAL` for each text that has a separator of paths and is a file or folder that is there.
+
+    Args:
+        options: name -> value, as JSON has them, with dicts and lists in them.
+        folder: what paths are relative to.
+    """
+
+    def shared(value: object) -> object:
+        if isinstance(value, dict):
+            return {name: shared(part) for name, part in value.items()}
+        if isinstance(value, list):
+            return [shared(part) for part in value]
+        if not isinstance(value, str) or not any(sign in value for sign in ("/", os.sep)):
+            return value
+        try:
+            return LOCAL if (folder / Path(value).expanduser()).exists() else value
+        except (OSError, RuntimeError, ValueError):  # too long a name, an unknown user, a NUL
+            return value
+
+    return {name: shared(value) for name, value in options.items()}
+
+
+LOCAL = "(local)"
+"""Stands for a local path among the options of a task that are compared across machines."""
+
+
 class Task(ABC, Generic[OptionsT]):
     """Base class of tasks: a trained model, its training set and generated queries; nothing is loaded before `open`.
 
@@ -259,6 +287,10 @@ class Task(ABC, Generic[OptionsT]):
             UsageError: where the task can't be had with others, or these are none of its model.
         """
         raise UsageError(f"task {self.meta.name} can't be asked with other weights than its own (--checkpoint)")
+
+    def shared_options(self) -> dict[str, object]:
+        """Return the options as they are on any machine: a marker stands for each path that is there on this one."""
+        return without_paths(self.options.model_dump(mode="json"), Path())
 
     @property
     def scale(self) -> bool:

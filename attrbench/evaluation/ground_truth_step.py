@@ -150,9 +150,15 @@ def with_ground_truths(
 
 
 def failed(record: Record, error: Exception) -> Record:
-    """Return the record with status `failed` and the error in one line; the traceback is logged for --debug."""
+    """Return the record with status `failed` and the error in one line; the traceback is logged for --debug.
+
+    An unexpected error in a method of another package than attrbench is said to be of that package.
+    """
     log.debug("%s failed:", record.method.label, exc_info=error)
-    return record.model_copy(update={"status": "failed", "error": error_line(error)})
+    owner = record.method.distribution
+    foreign = not isinstance(error, AttrbenchError) and " " in owner and not owner.startswith("attrbench ")
+    line = error_line(error) + (f" (method of {owner})" if foreign else "")
+    return record.model_copy(update={"status": "failed", "error": line})
 
 
 def finite(facts: Mapping[str, float]) -> dict[str, float]:

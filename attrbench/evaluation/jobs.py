@@ -12,7 +12,7 @@ from attrbench.contracts.computation import Computation, Prepared, SplitName, Un
 from attrbench.contracts.feature import Feature
 from attrbench.contracts.job import Receipt
 from attrbench.contracts.task import Items, OpenTask, Workspace
-from attrbench.errors import UsageError
+from attrbench.errors import AttrbenchError, UsageError, error_line
 from attrbench.evaluation.world import PreparedFor, TaskWorld
 from attrbench.store.fingerprint import fingerprint
 from attrbench.store.locks import Claims
@@ -50,7 +50,14 @@ class TaskReference:
         """Load the task in this process and return it with the settings of the run."""
         read_also(self.settings.cache, self.settings.read_caches)
         workspace = Workspace(self.settings.cache, torch.device(self.settings.device))
-        opened = self.task.task.open(workspace)
+        task = self.task.task
+        try:
+            opened = task.open(workspace)
+        except (AttrbenchError, OSError, MemoryError):
+            raise
+        except Exception as error:  # a fault of the task's own, whose package is to be named
+            where = f"{type(task).__module__}.{type(task).__qualname__}"
+            raise AttrbenchError(f"task {self.task.label} ({where}) can't be opened: {error_line(error)}") from error
         return TaskWorld(self.task.task.meta, with_queries(opened, self.queries), self.settings)
 
 

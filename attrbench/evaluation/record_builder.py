@@ -14,6 +14,7 @@ from attrbench.contracts.ground_truth import GroundTruth
 from attrbench.contracts.method import Scorer
 from attrbench.contracts.record import Coverage, MethodInfo, MetricResult, Record, TaskInfo
 from attrbench.contracts.record_costs import Hardware, Latency, Quantiles, Storage
+from attrbench.contracts.task import OpenTask, Task
 from attrbench.evaluation.config import RunSettings
 from attrbench.evaluation.feature_reader import FeatureReader
 from attrbench.evaluation.ground_truth_step import finite, ground_truth_states
@@ -25,7 +26,6 @@ from attrbench.evaluation.world import TaskWorld
 from attrbench.store.fingerprint import fingerprint
 
 if TYPE_CHECKING:
-    from attrbench.contracts.task import OpenTask
     from attrbench.plugins.registry import Registry
 
 
@@ -46,6 +46,20 @@ class Scored:
     fit_seconds: float
     measured: Measured
     metrics: Sequence[MetricResult]
+
+
+def task_fingerprint(task: Task[Any], opened: OpenTask) -> str:
+    """Return the hash of what makes runs on a task comparable: its version, options, training set and queries.
+
+    Of local paths in the options the place does not count: the contents of the data are hashed with the items, those
+    of the model by its own fingerprint.
+    """
+    meta, options = task.meta, task.options.model_dump(mode="json")
+    shared = task.shared_options()
+    parts: list[object] = [meta.name, meta.version, shared, opened.train.fingerprint, opened.queries.fingerprint]
+    parts += [items.grouping for items in (opened.train, opened.queries) if items.grouping]
+    parts += [] if shared == options else [opened.model_description.fingerprint]
+    return fingerprint(parts)
 
 
 class RecordBuilder:
@@ -100,7 +114,7 @@ class RecordBuilder:
                 ),
                 **({"ground truths": [named, states]} if named or states else {}),
                 "seed": settings.seed,
-                "hardware": self.hardware.hardware_class,
+                "hardware": self.hardware.times_class,
                 "code": self.code(request),
             }
         )
@@ -119,10 +133,7 @@ class RecordBuilder:
                 label=task.label,
                 options_given=task.spec.given,
                 options=options,
-                fingerprint=fingerprint(
-                    [meta.name, meta.version, options, opened.train.fingerprint, opened.queries.fingerprint]
-                    + [items.grouping for items in (opened.train, opened.queries) if items.grouping]
-                ),
+                fingerprint=task_fingerprint(task.task, opened),
                 main_metric=meta.main_metric,
                 scale=task.task.scale,
             ),
@@ -154,6 +165,7 @@ class RecordBuilder:
             update={
                 "status": "partial" if lost else "limited" if world.is_limited else "complete",
                 "metrics": list(scored.metrics),
+                "metrics_asked": self.registry.names("metric"),
                 "query_groups": list(world.opened.queries.groups[: world.count("query")]),
                 "notes": notes,
                 "ranking": measured.ranked.tolist(),

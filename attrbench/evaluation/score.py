@@ -89,7 +89,18 @@ def measure_metrics(
     registry: Registry, world: TaskWorld, measured: Measured, seed: int, note: Callable[[str], None]
 ) -> list[MetricResult]:
     """Return the results of all metrics that apply, with intervals over queries; failing metrics are noted."""
-    outcome = outcome_of(world, measured)
+    return metric_results(registry, outcome_of(world, measured), seed, note)
+
+
+def metric_results(registry: Registry, outcome: Outcome, seed: int, note: Callable[[str], None]) -> list[MetricResult]:
+    """Return the results of all registered metrics that apply to an outcome; failing metrics are noted.
+
+    Args:
+        registry: the plugins.
+        outcome: rankings, and scores where there are any.
+        seed: of the intervals.
+        note: called with one line for each metric that is left out because it raised, with the package that it is of.
+    """
     results = []
     for kind in registry.metrics():
         try:
@@ -99,7 +110,9 @@ def measure_metrics(
                 raise ValueError("a value is not finite")
             results += [_result(metric.name, metric.higher_is_better, entry, seed) for entry in entries]
         except Exception as error:
-            note(f"metric {kind.name} is left out: {type(error).__name__}: {error}")
+            owner = registry.provider("metric", kind.name)
+            who = f"{owner.distribution} {owner.version}"
+            note(f"metric {kind.name} of {who} is left out: {type(error).__name__}: {error}")
     return results
 
 
@@ -127,9 +140,14 @@ def relevance(world: TaskWorld) -> NDArray[np.bool_] | None:
     """Return [m, n] bool, whether each training item is in the query's group; None if groups are missing."""
     if without_groups(world) is not None:
         return None
-    train_groups = np.array(world.opened.train.groups[: world.count("train")])
-    query_groups = np.array(world.opened.queries.groups[: world.count("query")])
-    shared: NDArray[np.bool_] = query_groups[:, None] == train_groups[None, :]
+    return shared_groups(
+        world.opened.queries.groups[: world.count("query")], world.opened.train.groups[: world.count("train")]
+    )
+
+
+def shared_groups(query_groups: Sequence[str], train_groups: Sequence[str]) -> NDArray[np.bool_]:
+    """Return [m, n] bool, whether each training item is in the query's group."""
+    shared: NDArray[np.bool_] = np.array(query_groups)[:, None] == np.array(train_groups)[None, :]
     return shared
 
 

@@ -32,6 +32,7 @@ from attrbench.evaluation.ground_truth_step import (
     with_ground_truths,
 )
 from attrbench.evaluation.jobs import TaskReference, use_world
+from attrbench.evaluation.load import OtherLoad
 from attrbench.evaluation.meaningless import check_weights
 from attrbench.evaluation.memory import Peaks, keep_freed_memory, reset_peaks
 from attrbench.evaluation.plan import Plan, check_disk, make_plan, plan_lines
@@ -39,6 +40,7 @@ from attrbench.evaluation.progress import Observed, Reporter
 from attrbench.evaluation.provenance import hardware
 from attrbench.evaluation.record_builder import RecordBuilder, Scored
 from attrbench.evaluation.requests import MethodRequest, TaskRequest, request_executor
+from attrbench.evaluation.rescore import new_metrics
 from attrbench.evaluation.score import measure_metrics, measure_queries, outcome_of
 from attrbench.evaluation.world import TaskWorld
 from attrbench.store.artifacts import Artifact
@@ -88,7 +90,9 @@ class TaskRun:
         self.device = torch_device(settings.device)
         self._truths = request_ground_truths(registry, settings.ground_truths)
         self.records = RecordBuilder(registry, task, settings, hardware(self.device), self._truths)
+        self._unasked: set[str] = set()
         self._scores: dict[str, NDArray[np.float32]] = {}
+        self._load = OtherLoad()
 
     def results(self) -> Iterator[Result]:
         """Yield a result for each method, reused ones first; a method that raises gets a record of status `failed`."""
@@ -100,6 +104,7 @@ class TaskRun:
                 todo.append(request)
             else:
                 yield found
+        self._note_new_metrics(len(self.methods) - len(todo))
         if not todo:
             return
         self.settings.make_folders()
@@ -121,6 +126,7 @@ class TaskRun:
             check_weights(world.opened.denoiser.module)
             keep_freed_memory(world.opened.denoiser.module)
         reset_peaks(self.device)
+        self._load = OtherLoad()
         with closing(request_executor(self.registry, self.settings.executor)) as executor:
             progress = compute(plan, world, reference, executor, self.reporter)
             for record in self._records(world, progress, todo, Peaks.now(self.device), truths, executor):
@@ -181,8 +187,17 @@ class TaskRun:
                     f"cannot read the record {path}: {error.strerror}; move it, or choose another folder with --out"
                 ) from None
             if record.identity == identity and record.status in ("complete", "limited"):
+                self._unasked |= set(new_metrics(self.registry, record))
                 return Result(record, path, reused=True)
         return None
+
+    def _note_new_metrics(self, reused: int) -> None:
+        """Say how to get the metrics that were registered since the records were made that answer this run."""
+        if new := sorted(self._unasked):
+            self.reporter.note(
+                f"{reused} records were there before, and lack the metrics {', '.join(new)}:"
+                f" 'attrbench score {self.settings.out}' adds those that need rankings alone, --rerun adds all"
+            )
 
     def _check_place(self, request: MethodRequest) -> None:
         """Raise an error where a folder lies at the path of a method's record, before anything is computed."""
@@ -209,7 +224,8 @@ class TaskRun:
             peaks = Peaks.now(self.device)
             if progress.plan.computes_for(request.label):
                 peaks = peaks.or_larger(passes)
-            update = {"peak_memory_bytes": peaks.resident, "peak_device_bytes": peaks.device}
+            machine = self.records.hardware.model_copy(update={"load": self._load.cores()})
+            update = {"peak_memory_bytes": peaks.resident, "peak_device_bytes": peaks.device, "hardware": machine}
             return record.model_copy(update=update), outcome
         except Exception as error:
             if isinstance(error, Unavailable) and request.optional:

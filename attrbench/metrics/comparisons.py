@@ -7,6 +7,7 @@ are then compared by counting the resamples in which the first is not the higher
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from scipy.stats import norm, t
 
 from attrbench.contracts.record import MetricResult
-from attrbench.metrics.intervals import resamples, resampling_weights
+from attrbench.metrics.intervals import paired_difference, resamples, resampling_weights, retrained_interval
 
 BLOCK = 256
 """Number of runs that are compared with all others at once; keeps the arrays in the processor's cache."""
@@ -59,6 +60,22 @@ def _better_in_group(results: Sequence[MetricResult]) -> Counts:
             counts[noisy] -= better_by_bootstrap(values[noisy])
         counts[noisy] += _better_by_retraining(values[noisy], [r for r in results if r.noise is not None])
     return counts
+
+
+def result_difference(a: MetricResult, b: MetricResult) -> tuple[float, float] | None:
+    """Return the 95% interval of the difference of two results on equal queries; positive where `a` is higher.
+
+    It is the interval by which `better_runs` decides: over queries by bootstrap, and over training seeds and pictures
+    where both results have training noise. None for results that can't be compared, or a single value.
+    """
+    shapes = [(len(each.per_query), each.clusters) for each in (a, b)]
+    if shapes[0] != shapes[1] or shapes[0][0] < 2 or a.low is None or b.low is None:
+        return None
+    if a.noise is None or b.noise is None:
+        return paired_difference(a.per_query, b.per_query)
+    differences = np.array(a.per_query, dtype=np.float64) - np.array(b.per_query, dtype=np.float64)
+    error = math.hypot(a.noise.error, b.noise.error) / math.sqrt(2)  # two estimates of one
+    return retrained_interval(differences.reshape(a.clusters, -1), error, min(a.noise.freedom, b.noise.freedom))
 
 
 def better_by_bootstrap(values: Floats) -> Counts:

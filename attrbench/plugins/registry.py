@@ -43,6 +43,8 @@ HOOKS = {
     "preparation": "register_preparations",
 }
 """Kind -> the hook by which it comes in."""
+OBSERVERS = ("stage_started", "stage_finished", "record_written")
+"""Hooks by which a plugin is told of what happens in a run."""
 KINDS = tuple(HOOKS)
 NEEDED = {
     "method": ("name", "summary", "Options"),
@@ -65,6 +67,7 @@ class Plugin:
         distribution, version: the package that brought it.
         error: why it, or a part of it, could not be loaded.
         provides: names registered, by kind.
+        observes: the observer hooks that it implements.
     """
 
     name: str
@@ -72,6 +75,7 @@ class Plugin:
     version: str
     error: str | None = None
     provides: dict[str, list[str]] = field(default_factory=lambda: {kind: [] for kind in KINDS})
+    observes: list[str] = field(default_factory=list)
 
 
 @dataclass
@@ -136,6 +140,7 @@ class Registry:
                     if implementation is not None:
                         implementation(self._registrar(kind, plugin))
             _check_hook_names(module)
+            plugin.observes = [name for name in OBSERVERS if hasattr(module, name)]
         except (Exception, SystemExit) as error:
             plugin.error = error_line(error)
             if os.environ.get("ATTRBENCH_STRICT_PLUGINS") == "1":

@@ -5,8 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from html import escape
 
+from attrbench.reports.columns import (
+    cells,
+    cells_with_reason,
+    filled_columns,
+    header,
+    reference_cells,
+    request_columns,
+)
 from attrbench.reports.ranking import Table
-from attrbench.reports.table_cells import below_cells, caption, header, ranked_cells, reference_cells, shown
+from attrbench.reports.table_cells import caption, shown
 
 LINE = "border:0;border-bottom:1px solid rgba(128,128,128,0.35);background:none;padding:0.3em 0.7em;"
 """CSS style of a cell; half-transparent gray is visible on white and on black."""
@@ -18,13 +26,14 @@ def to_html(tables: Sequence[Table]) -> str:
 
 
 def _html(table: Table) -> str:
-    columns = header(table)
-    rows = [_row(columns, columns, "th", "font-weight:bold;")]
+    columns = filled_columns(table, request_columns((), [table]))
+    titles = header(table, columns)
+    rows = [_row(titles, titles, "th", "font-weight:bold;")]
     rows += [
-        _row(columns, ranked_cells(table, row), "td", "font-weight:bold;" * (row.rank == 1)) for row in table.ranked
+        _row(titles, cells(table, row, columns), "td", "font-weight:bold;" * (row.rank == 1)) for row in table.ranked
     ]
-    rows += [_row(columns, cells, "td", "font-style:italic;") for cells in reference_cells(table)]
-    rows += [_row(columns, below_cells(table, row), "td", "opacity:0.65;") for row in table.below]
+    rows += [_row(titles, texts, "td", "font-style:italic;") for texts in reference_cells(table, columns)]
+    rows += [_row(titles, cells_with_reason(table, row, columns), "td", "opacity:0.65;") for row in table.below]
     notes = "".join(f"<br>{escape(line)}" for line in caption(table))
     return (
         f"<div style='overflow-x:auto;color:inherit'><b>{escape(shown(table.task))} v{table.version}</b>"
@@ -33,7 +42,7 @@ def _html(table: Table) -> str:
     )
 
 
-def _row(columns: Sequence[str], cells: Iterable[str], tag: str, style: str) -> str:
-    aligned = zip(("left" if column == "method" else "right" for column in columns), cells, strict=True)
+def _row(titles: Sequence[str], texts: Iterable[str], tag: str, style: str) -> str:
+    aligned = zip(("left" if title == "method" else "right" for title in titles), texts, strict=True)
     inner = "".join(f"<{tag} style='{LINE}text-align:{side}'>{escape(cell)}</{tag}>" for side, cell in aligned)
     return f"<tr style='background:none;{style}'>{inner}</tr>"

@@ -6,11 +6,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from rich.console import Group, RenderableType
+from rich.text import Text
+
 from attrbench.contracts.record import Record
 from attrbench.errors import AttrbenchError, unknown_name
+from attrbench.reports.columns import sorted_rows
 from attrbench.reports.html_table import to_html
 from attrbench.reports.leaderboard_table import row_values, to_csv, to_json, to_markdown
 from attrbench.reports.ranking import Table, build_tables
+from attrbench.reports.terminal_board import to_rich
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,17 +31,30 @@ class Leaderboard:
 
     tables: Sequence[Table]
 
-    def to_markdown(self) -> str:
-        """Return the leaderboard as Markdown text, with one section for each table."""
-        return to_markdown(self.tables)
+    def to_markdown(self, columns: Sequence[str] = (), sort: str = "rank") -> str:
+        """Return the leaderboard as Markdown text, with one section for each table.
 
-    def to_csv(self) -> str:
-        """Return the leaderboard as CSV text, with one line for each run, in bytes and seconds."""
-        return to_csv(self.tables)
+        Args:
+            columns: names of columns and metrics, such as `average-precision`; by default the usual ones.
+            sort: the column or metric by which ranked runs are sorted.
 
-    def to_json(self) -> str:
-        """Return the leaderboard as JSON text, a list of tables with all their runs."""
-        return to_json(self.tables)
+        Raises:
+            UsageError: for a name that is no column or metric.
+        """
+        return to_markdown(self.tables, columns, sort)
+
+    def to_csv(self, columns: Sequence[str] = (), sort: str = "rank") -> str:
+        """Return the leaderboard as CSV text, one line for each run, in bytes and seconds; as `to_markdown`."""
+        return to_csv(self.tables, columns, sort)
+
+    def to_json(self, columns: Sequence[str] = (), sort: str = "rank") -> str:
+        """Return the leaderboard as JSON text, a list of tables with all their runs; as `to_markdown`."""
+        return to_json(self.tables, columns, sort)
+
+    def to_rich(self, width: int | None = None, columns: Sequence[str] = (), sort: str = "rank") -> RenderableType:
+        """Return the leaderboard as text that rich prints on a terminal of a width; as `to_markdown`."""
+        boards = (to_rich(table, width, columns, sorted_rows(table, sort)) for table in self.tables)
+        return Group(*(part for board in boards for part in (board, Text())))
 
     def to_pandas(self) -> pd.DataFrame:
         """Return the leaderboard as a pandas data frame with one row for each run and the columns of `to_csv`."""
@@ -50,16 +68,24 @@ class Leaderboard:
         return f"<Leaderboard of {tables}>"
 
 
-def rank_records(records: Sequence[Record], tasks: Sequence[str] = (), metric: str | None = None) -> Leaderboard:
+def rank_records(
+    records: Sequence[Record],
+    tasks: Sequence[str] = (),
+    metric: str | None = None,
+    methods: Sequence[str] = (),
+    hardware: Sequence[str] = (),
+) -> Leaderboard:
     """Rank the runs in these records by a metric, and return the leaderboard with a table for each task.
 
     Args:
         records: records of runs.
         tasks: names of the tasks to show; empty for all.
         metric: the metric to rank by, such as `average-precision`; by default the main metric of each task.
+        methods: the methods to show, with or without options; empty for all. Ranks are among all.
+        hardware: parts of the names of the classes of hardware to show; empty for all.
 
     Raises:
-        UsageError: for a task or metric that no record has.
+        UsageError: for a task, metric, method or class of hardware that no record has.
         AttrbenchError: where there is no record.
     """
     names = {record.task.name for record in records}
@@ -70,10 +96,29 @@ def rank_records(records: Sequence[Record], tasks: Sequence[str] = (), metric: s
         known = {result.name for record in records for result in record.metrics}
         if metric not in known:
             raise unknown_name("metric among the records", metric, known)
-    tables = build_tables([record for record in records if not tasks or record.task.name in tasks], metric)
+    chosen = [record for record in records if not tasks or record.task.name in tasks]
+    tables = build_tables(_on_hardware(chosen, hardware), metric)
     if not tables:
         raise AttrbenchError("no records found: run 'attrbench run' first, or name a folder of records")
-    return Leaderboard(tables)
+    return Leaderboard(_of_methods(tables, chosen, methods) if methods else tables)
+
+
+def _on_hardware(records: Sequence[Record], parts: Sequence[str]) -> list[Record]:
+    classes = {record.hardware.times_class for record in records}
+    for part in parts:
+        if not any(part.lower() in name.lower() for name in classes):
+            raise unknown_name("hardware among the records", part, classes)
+    names = {name for name in classes if not parts or any(part.lower() in name.lower() for part in parts)}
+    return [record for record in records if record.hardware.times_class in names]
+
+
+def _of_methods(tables: Sequence[Table], records: Sequence[Record], methods: Sequence[str]) -> list[Table]:
+    known = {name for record in records for name in (record.method.name, record.method.label)}
+    for name in methods:
+        if name not in known:
+            raise unknown_name("method among the records", name, known)
+    shown = [table.of_methods(methods) for table in tables]
+    return [table for table in shown if table.ranked or table.below]
 
 
 def data_frame(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:

@@ -1,4 +1,4 @@
-"""Rendering of leaderboards as terminal tables, Markdown, CSV and JSON."""
+"""Rendering of leaderboards as Markdown, CSV and JSON."""
 
 from __future__ import annotations
 
@@ -9,44 +9,36 @@ import math
 import re
 from collections.abc import Sequence
 
-from rich import box
-from rich.console import Group, RenderableType
-from rich.table import Table as RichTable
-from rich.text import Text
-
+from attrbench.reports.columns import (
+    cells,
+    cells_with_reason,
+    column_values,
+    filled_columns,
+    header,
+    reference_cells,
+    request_columns,
+    sorted_rows,
+)
 from attrbench.reports.ranking import Row, Table
-from attrbench.reports.table_cells import below_cells, caption, header, ranked_cells, reference_cells, shown
-
-SHOWN = 500
-"""Ranked runs, and others, that a table on a terminal shows at most."""
+from attrbench.reports.table_cells import caption, shown
 
 
-def to_rich(table: Table) -> RenderableType:
-    """Return one leaderboard as a table that rich prints on a terminal."""
-    grid = RichTable(title=Text(f"{shown(table.task)} v{table.version}"), box=box.SIMPLE_HEAD, title_style="bold")
-    for column in header(table):
-        grid.add_column(Text(column), justify="left" if column == "method" else "right", overflow="fold")
-    for row in table.ranked[:SHOWN]:
-        grid.add_row(*map(Text, ranked_cells(table, row)), style="bold" if row.rank == 1 else "")
-    references = reference_cells(table)
-    for place, cells in enumerate(references, start=1):
-        grid.add_row(*map(Text, cells), style="dim", end_section=place == len(references))
-    for row in table.below[:SHOWN]:
-        grid.add_row(*map(Text, below_cells(table, row)), style="dim")
-    hidden = sum(max(0, len(rows) - SHOWN) for rows in (table.ranked, table.below))
-    more = [f"{hidden} more runs are not shown here: --format md, csv or json has them all."] if hidden else []
-    return Group(grid, *(Text(line, style="dim") for line in [*more, *caption(table)]))
+def to_markdown(tables: Sequence[Table], columns: Sequence[str] = (), sort: str = "rank") -> str:
+    """Return leaderboards as Markdown, one section for each table.
 
-
-def to_markdown(tables: Sequence[Table]) -> str:
-    """Return leaderboards as Markdown, one section for each table."""
+    Args:
+        tables: the leaderboards.
+        columns: names of columns and metrics; empty ones are left out.
+        sort: the column by which ranked runs are sorted.
+    """
     parts = []
     for table in tables:
-        lines = [f"## {_md(shown(table.task))} v{table.version}", "", _md_line(header(table))]
-        lines.append("|" + "|".join("---" if column == "method" else "--:" for column in header(table)) + "|")
-        lines += [_md_line(ranked_cells(table, row)) for row in table.ranked]
-        lines += [_md_line(cells) for cells in reference_cells(table)]
-        lines += [_md_line(below_cells(table, row)) for row in table.below]
+        wanted = filled_columns(table, request_columns(columns, tables))
+        lines = [f"## {_md(shown(table.task))} v{table.version}", "", _md_line(header(table, wanted))]
+        lines.append("|" + "|".join("---" if column.name == "method" else "--:" for column in wanted) + "|")
+        lines += [_md_line(cells(table, row, wanted)) for row in sorted_rows(table, sort)]
+        lines += [_md_line(texts) for texts in reference_cells(table, wanted)]
+        lines += [_md_line(cells_with_reason(table, row, wanted)) for row in table.below]
         parts.append("\n".join([*lines, "", *map(_md, caption(table)), ""]))
     return "\n".join(parts)
 
@@ -64,19 +56,35 @@ def _md(text: str) -> str:
     return re.sub(r"@(?=[a-z]|[\w-]+\.)", "<span>@</span>", text, flags=re.IGNORECASE)
 
 
-def _md_line(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(_md(cell) for cell in cells) + " |"
+def _md_line(texts: Sequence[str]) -> str:
+    return "| " + " | ".join(map(_md, texts)) + " |"
 
 
-def to_csv(tables: Sequence[Table]) -> str:
-    """Return leaderboards as CSV with one line for each run, in bytes and seconds; text is no formula anywhere."""
+def to_csv(tables: Sequence[Table], columns: Sequence[str] = (), sort: str = "rank") -> str:
+    """Return leaderboards as CSV with one line for each run, in bytes and seconds; text is no formula anywhere.
+
+    Args:
+        tables: the leaderboards.
+        columns: names of columns and metrics; by default the fields of `row_values`.
+        sort: the column by which ranked runs are sorted.
+    """
+    rows = [
+        _values(table, row, columns, tables) for table in tables for row in [*sorted_rows(table, sort), *table.below]
+    ]
     out = io.StringIO()
-    writer = csv.DictWriter(out, fieldnames=list(row_values(None, None)), lineterminator="\n")
+    writer = csv.DictWriter(out, list(rows[0] if rows else row_values(None, None)), lineterminator="\n")
     writer.writeheader()
-    for table in tables:
-        for row in [*table.ranked, *table.below]:
-            writer.writerow({name: _csv(value) for name, value in row_values(table, row).items()})
+    writer.writerows({name: _csv(value) for name, value in row.items()} for row in rows)
     return out.getvalue()
+
+
+def _values(table: Table, row: Row, columns: Sequence[str], tables: Sequence[Table]) -> dict[str, object]:
+    """Return a run's fields: all of `row_values`, or those of the named columns, which begin with the task."""
+    known = row_values(table, row)
+    if not columns:
+        return known
+    values = column_values(table, row, request_columns(columns, tables), known)
+    return {"task": known["task"]} | {name: _finite(value) for name, value in values.items()}
 
 
 def _csv(value: object) -> object:
@@ -87,8 +95,8 @@ def _csv(value: object) -> object:
     return f"'{text}" if text.startswith(("=", "+", "-", "@", "＝", "＋", "－", "＠")) else text
 
 
-def to_json(tables: Sequence[Table]) -> str:
-    """Return leaderboards as a JSON list of tables, whose rows have the fields of the CSV."""
+def to_json(tables: Sequence[Table], columns: Sequence[str] = (), sort: str = "rank") -> str:
+    """Return leaderboards as a JSON list of tables, whose rows have the fields of the CSV; arguments as `to_csv`."""
     documents = [
         {
             "task": table.task,
@@ -101,7 +109,7 @@ def to_json(tables: Sequence[Table]) -> str:
                 {"name": control.name, **control.result.model_dump(include={"value", "low", "high"})}
                 for control in table.controls
             ],
-            "rows": [row_values(table, row) for row in [*table.ranked, *table.below]],
+            "rows": [_values(table, row, columns, tables) for row in [*sorted_rows(table, sort), *table.below]],
         }
         for table in tables
     ]
@@ -140,6 +148,8 @@ def row_values(table: Table | None, row: Row | None) -> dict[str, object]:
         "identity": None if record is None else record.identity,
         "reason": None if row is None else row.reason or None,
     }
-    return {
-        name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in values.items()
-    }
+    return {name: _finite(value) for name, value in values.items()}
+
+
+def _finite(value: object) -> object:
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cached_property
-from itertools import accumulate
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from attrbench.contracts.record import Control, MetricResult, Record
+from attrbench.contracts.record import Control, MetricResult, Record, TaskInfo
 from attrbench.metrics.comparisons import better_runs
+
+SEPARATORS = re.compile(r"[/\\]")
+"""What divides the parts of a path, on any system."""
 
 
 @dataclass(frozen=True)
@@ -22,17 +24,19 @@ class Row:
 
     Attributes:
         record: the record of the run.
-        rank: 1 + the number of methods that are significantly better, never less than the rank of a run with a better
-            value; None if the run is not ranked.
+        rank: 1 + the number of rows above the first run that is beaten by as many methods as this one, so that after
+            three firsts comes the fourth; None if the run is not ranked.
         pareto: whether the run is significantly better than a random ranking, and no other ranked run is at least as
             good, as small and as fast, and better in one of these.
         reason: why the run is not ranked.
+        tied: whether other runs have the same rank.
     """
 
     record: Record
     rank: int | None
     pareto: bool = False
     reason: str = ""
+    tied: bool = False
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,7 @@ class Table:
         random: expected value of `metric` for a uniformly random ranking.
         ceiling: best value of `metric` that any ranking could reach.
         controls: for a metric from a ground truth, its values for control sets of items, the newest of each.
+        hidden: number of runs that were ranked with these and are not shown.
     """
 
     task: str
@@ -60,11 +65,17 @@ class Table:
     train_items: int
     queries: int
     controls: list[Control]
+    hidden: int = 0
 
-    @cached_property
-    def tied(self) -> set[int | None]:
-        """Return the ranks that several runs share."""
-        return {rank for rank, runs in Counter(row.rank for row in self.ranked).items() if runs > 1}
+    def of_methods(self, names: Collection[str]) -> Table:
+        """Return the table with the runs of some methods alone, named with or without options; ranks stay."""
+
+        def rows(runs: Sequence[Row]) -> list[Row]:
+            return [row for row in runs if not {row.record.method.name, row.record.method.label}.isdisjoint(names)]
+
+        ranked, below = rows(self.ranked), rows(self.below)
+        hidden = len(self.ranked) + len(self.below) - len(ranked) - len(below)
+        return replace(self, ranked=ranked, below=below, hidden=self.hidden + hidden)
 
 
 def build_tables(records: Sequence[Record], metric: str | None = None) -> list[Table]:
@@ -77,7 +88,7 @@ def build_tables(records: Sequence[Record], metric: str | None = None) -> list[T
     groups: dict[tuple[str, int, str, str], list[Record]] = {}
     for record in _newest(records):
         task = record.task
-        key = (task.name, task.version, task.fingerprint, record.hardware.hardware_class)
+        key = (task.name, task.version, task.fingerprint, record.hardware.times_class)
         groups.setdefault(key, []).append(record)
     return [_table(groups[key], metric or groups[key][0].task.main_metric) for key in sorted(groups)]
 
@@ -88,7 +99,7 @@ def _newest(records: Sequence[Record]) -> list[Record]:
         coverage = record.coverage
         key = (
             record.task.fingerprint,
-            record.hardware.hardware_class,
+            record.hardware.times_class,
             record.method.name,
             _options_key(record),
             record.seed,
@@ -113,16 +124,16 @@ def _table(records: Sequence[Record], metric: str) -> Table:
     below = [Row(record, None, reason=reason) for record, reason in zip(records, reasons, strict=True) if reason]
     below.sort(key=lambda row: row.record.method.label)
     results = [_result(record, metric) for record in complete]
+    ranks = _ranks(better_runs(results)).tolist()
+    shared = Counter(ranks)
     example = complete[0] if complete else records[0]
-    # A rank is never less than that of a run with a better value.
-    ranks = accumulate(1 + better_runs(results), max)
     return Table(
-        task=example.task.label,
+        task=task_title(example.task),
         version=example.task.version,
-        hardware=example.hardware.hardware_class,
+        hardware=example.hardware.times_class,
         metric=metric,
         ranked=[
-            Row(record, rank=int(rank), pareto=bool(undominated and _above_chance(result)))
+            Row(record, rank, bool(undominated and _above_chance(result)), tied=shared[rank] > 1)
             for record, result, rank, undominated in zip(
                 complete, results, ranks, _undominated(complete, metric), strict=True
             )
@@ -134,6 +145,24 @@ def _table(records: Sequence[Record], metric: str) -> Table:
         queries=example.coverage.queries_total,
         controls=_controls(complete, metric),
     )
+
+
+def _ranks(better: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the ranks of runs, best value first: those that equally many beat share the place of the first of them.
+
+    Args:
+        better: [n] the number of runs that are significantly better than each. A run is never put before one with a
+            better value.
+    """
+    levels = np.maximum.accumulate(better)
+    ranks: NDArray[np.int64] = 1 + np.searchsorted(levels, levels)
+    return ranks
+
+
+def task_title(task: TaskInfo) -> str:
+    """Return a task's name and the options that were given, as a board's heading; of a path only the last part."""
+    options = (f"{name}={SEPARATORS.split(value)[-1]}" for name, value in task.options_given.items())
+    return ":".join(filter(None, (task.name, ",".join(options))))
 
 
 def _controls(records: Sequence[Record], metric: str) -> list[Control]:

@@ -1,26 +1,15 @@
-"""The columns and cells of a leaderboard as text, shared by the terminal, Markdown and HTML tables."""
+"""The numbers of a record as text (bytes, seconds, intervals), and the lines below a leaderboard."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 
 from attrbench.contracts.record import MetricResult, Record, Tried
 from attrbench.contracts.record_costs import Storage
-from attrbench.reports.ranking import Row, Table
+from attrbench.reports.ranking import Table
 from attrbench.text import one_line
 
-COLUMNS = (
-    "#",
-    "method",
-    "metric",
-    "95% interval",
-    "storage",
-    "query p50",
-    "query p95",
-    "amortized",
-    "ANN recall",
-    "Pareto",
-)
 LONGEST = 400
 """Characters of a text from a record that a cell shows at most."""
 
@@ -31,57 +20,9 @@ def shown(text: object) -> str:
     return line if len(line) <= LONGEST else f"{line[: LONGEST - 1]}…"
 
 
-def header(table: Table) -> list[str]:
-    """Return the column titles of a leaderboard table; the metric's column is titled with its name."""
-    return [f"{shown(table.metric)} ↑" if column == "metric" else column for column in COLUMNS]
-
-
-def ranked_cells(table: Table, row: Row) -> list[str]:
-    """Return the text of each cell of a ranked run: rank, method, metric with interval, costs, Pareto mark."""
-    return [
-        f"{row.rank}{'=' if row.rank in table.tied else ''}",
-        method_text(row.record),
-        *_results(table, row.record),
-        "✓" if row.pareto else "",
-    ]
-
-
-def reference_cells(table: Table) -> list[list[str]]:
-    """Return table rows to compare with: the ground truth's controls, else the expected random ranking."""
-    rest = [""] * (len(COLUMNS) - 4)
-    if table.controls:
-        return [
-            ["", f"control: {shown(control.name)}", f"{control.result.value:.3f}", interval_text(control.result), *rest]
-            for control in table.controls
-        ]
-    value = "" if table.random is None else f"{table.random:.3f}"
-    return [["", "random ranking (analytic)", value, "", *rest]]
-
-
-def below_cells(table: Table, row: Row) -> list[str]:
-    """Return the text of each cell of a run that is not ranked, with the reason beside its method."""
-    label = f"{method_text(row.record)} ({shown(row.reason)})"
-    if row.record.storage is None or row.record.latency is None:
-        return ["–", label, *[""] * (len(COLUMNS) - 2)]
-    return ["–", label, *_results(table, row.record), ""]
-
-
 def method_text(record: Record) -> str:
     """Return a run's method with its options as text (`dmin:v=4096`), marked `(tuned)` if they were tuned."""
     return shown(record.method.label) + (" (tuned)" if record.tuned is not None else "")
-
-
-def _results(table: Table, record: Record) -> list[str]:
-    assert record.storage is not None and record.latency is not None
-    recall = record.metric("ann-recall@10")
-    return [
-        *_value(record, table.metric),
-        storage_text(record.storage),
-        human_seconds(record.latency.query.p50),
-        human_seconds(record.latency.query.p95),
-        human_seconds(record.latency.cache + record.latency.fit),
-        "" if recall is None or not math.isfinite(recall.value) else f"{recall.value:.3f}",
-    ]
 
 
 def interval_text(result: MetricResult | Tried) -> str:
@@ -89,40 +30,54 @@ def interval_text(result: MetricResult | Tried) -> str:
     return "" if result.low is None or result.high is None else f"[{result.low:.3f}, {result.high:.3f}]"
 
 
-def _value(record: Record, metric: str) -> tuple[str, str]:
-    """Return a record's metric value and interval as text; empty strings if it lacks them, or they are not finite."""
-    result = record.metric(metric)
-    return ("", "") if result is None or not result.finite else (f"{result.value:.3f}", interval_text(result))
+def caption(table: Table, columns: Collection[str] | None = None, tuned: str = "Tuned") -> list[str]:
+    """Return the lines of explanation below a leaderboard table: data set sizes, hardware, meaning of columns.
 
-
-def caption(table: Table) -> list[str]:
-    """Return the lines of explanation below a leaderboard table: data set sizes, hardware, meaning of columns."""
+    Args:
+        table: the table.
+        columns: the names of the columns that are shown; None for all.
+        tuned: the word or sign by which it marks tuned runs.
+    """
     ceiling = "" if table.ceiling is None else f", ceiling {table.ceiling:.3f}"
-    retrained = [
-        f"{shown(table.metric)} is no measure of retrieval and has no cut-off: models were trained again without the"
-        " items at the top. Its intervals cover training seeds and pictures.",
-    ]
+    lines = [f"{table.train_items} training items, {table.queries} queries, {shown(table.hardware)}{ceiling}."]
+    runs = [*table.ranked, *table.below]
+    if table.hidden:
+        lines.append(f"{len(runs)} of {len(runs) + table.hidden} runs are shown; ranks and Pareto ✓ are among all.")
+    if table.controls:
+        lines.append(
+            f"{shown(table.metric)} is no measure of retrieval and has no cut-off: models were trained again without"
+            " the items at the top. Its intervals cover training seeds and pictures."
+        )
+    lines += _how_tuned(table, tuned)
     paired = "interval over seeds and pictures" if table.controls else "bootstrap over queries"
-    return [
-        f"{table.train_items} training items, {table.queries} queries, {shown(table.hardware)}{ceiling}.",
-        *(retrained if table.controls else []),
-        *_how_tuned(table),
-        f"Equal ranks (=): the paired {paired} does not separate them. Pareto ✓: no other is at least as good, small"
-        " and fast.",
-        "Query time: features and search of one query. Amortized: training features and index, once a training set; a"
-        " pass that served several methods counts in full for each.",
-        "Storage 'none': no gradient is kept, so every new query costs a pass over the training set.",
-    ]
+    meanings = {
+        ("rank",): f"Equal ranks (=): the paired {paired} does not separate them.",
+        ("pareto",): "Pareto ✓: no other is at least as good, small and fast.",
+        ("query-p50", "query-p95"): "Query time: features and search of one query.",
+        ("amortized",): "Amortized: training features and index, once a training set; a pass that served several"
+        " methods counts in full for each.",
+        ("storage", "size"): "Storage 'none': no gradient is kept, so every new query costs a pass over the training"
+        " set.",
+    }
+    told = {names: line for names, line in meanings.items() if columns is None or not set(names).isdisjoint(columns)}
+    if not any(run.record.storage and _is_none(run.record.storage) for run in runs):
+        told.pop(("storage", "size"), None)
+    busy = "Times with ~: other processes kept more than a quarter of the cores busy meanwhile."
+    return [*lines, *told.values(), *([busy] if any(run.record.hardware.is_busy for run in runs) else [])]
 
 
-def _how_tuned(table: Table) -> list[str]:
+def _is_none(storage: Storage) -> bool:
+    return storage.total == 0 and storage.rows_if_kept is not None
+
+
+def _how_tuned(table: Table, mark: str) -> list[str]:
     """Return a caption line that says how tuned options were chosen; an empty list if no run was tuned."""
     tuned = [row.record.tuned for row in [*table.ranked, *table.below] if row.record.tuned is not None]
     if not tuned:
         return []
     by = shown(", ".join(dict.fromkeys(each.by for each in tuned)))
     queries = ", ".join(dict.fromkeys(str(each.queries) for each in tuned))
-    return [f"Tuned: options chosen by {by} on {queries} tuning queries, never on these; the records name all values."]
+    return [f"{mark}: options chosen by {by} on {queries} tuning queries, never on these; the records name all values."]
 
 
 def storage_text(storage: Storage) -> str:

@@ -13,7 +13,7 @@ import numpy as np
 
 from attrbench.contracts.dataset_source import DatasetSource
 from attrbench.contracts.model_config import ModelConfig
-from attrbench.contracts.task import Items, ItemsOutline, OpenTask, Task, TaskMeta, Workspace
+from attrbench.contracts.task import Items, ItemsOutline, OpenTask, Task, TaskMeta, Workspace, without_paths
 from attrbench.data.manifest import Listing
 from attrbench.data.open_dataset import items_of, list_items, make_items, need_captions
 from attrbench.errors import AttrbenchError, UsageError
@@ -90,6 +90,15 @@ class FileTask(Task[TaskFile]):
         prompts = prompt_file(self.options.queries, self.folder)
         lora = self.model.lora
         return [*local_state((*paths, prompts)), *models_state((self.model.model, lora, peft_config(lora)))]
+
+    def shared_options(self) -> dict[str, object]:
+        """Return the contents of the file with a marker for the paths of local data, weights and prompts."""
+        queries, prompts = self.options.queries, prompt_file(self.options.queries, self.folder)
+        if queries is not None:
+            given = queries.prompts if prompts is None else str(prompts)
+            queries = queries.model_copy(update={"images": self.query_source, "prompts": given})
+        update = {"model": self.model, "train": self.train_source, "queries": queries}
+        return without_paths(self.options.model_copy(update=update).model_dump(mode="json"), self.folder)
 
     def with_tuning_queries(self) -> FileTask:
         """Return the same task with the queries of `[tuning]`, on which options are chosen.

@@ -116,12 +116,12 @@ class Sound(Failing):
 
 
 FAULTS = {
-    Failing: "ValueError: one line",
+    Failing: "ValueError: one line (method of attrbench-tests 1)",
     NoSeeds: "nothing here to transform with",
     WrongShape: f"its transform turned (1, {M}, 65) into (1, 1, 65)",
     NotFinite: "its transform of query 1 is not finite",
     NoFeatures: "KeyError: 'grid'",
-    TwoProducts: "ValueError: one line",
+    TwoProducts: "ValueError: one line (method of attrbench-tests 1)",
 }
 
 

@@ -1,3 +1,4 @@
+from attrbench.cli.listing import _provides
 from attrbench.evaluation.progress import Observed, Silent
 from attrbench.plugins.hookspecs import hookimpl
 from attrbench.plugins.registry import Plugin, Registry
@@ -9,6 +10,18 @@ class Notes(Silent):
 
     def note(self, line):
         self.lines.append(line)
+
+
+def test_a_plugin_that_only_observes_is_said_to():
+    class Observer:
+        @hookimpl
+        def record_written(self, record, path):
+            pass
+
+    registry = Registry()
+    registry.load(Plugin("watch", "dist-watch", "1"), Observer)
+    registry.load(Plugin("empty", "dist-empty", "1"), lambda: object())
+    assert [_provides(plugin) for plugin in registry.plugins] == ["observes runs", "nothing registered"]
 
 
 def test_observers_see_stages_and_a_faulty_one_stops_nothing():

@@ -28,8 +28,8 @@ from attrbench.ground_truth.losses import QueryLosses
 from attrbench.ground_truth.retraining import measured
 from attrbench.plugins import registry as registry_module
 from attrbench.plugins.registry import Plugin, load_registry
+from attrbench.reports.columns import cells_with_reason, request_columns
 from attrbench.reports.ranking import build_tables
-from attrbench.reports.table_cells import below_cells
 from attrbench.store.checksums import seal_path
 from tests.ground_truth.tiny_trainable import QUERIES, TRAIN, Shipping, TinyTrainable, setting
 from tests.registering import plugin_of
@@ -253,7 +253,7 @@ def test_a_run_has_lds_in_its_record_and_a_method_without_scores_says_why_not(bu
     assert note == "no lds: it needs the scores of all items, and the method gives only the top"
     (table,) = build_tables(list(records.values()))
     assert table.metric == "lds" and {row.record.method.name for row in table.ranked} == {"pixel", "random"}
-    assert note in below_cells(table, table.below[0])[1]
+    assert note in cells_with_reason(table, table.below[0], request_columns(("method",), [table]))[0]
     again = list(TaskRun(registry, request, methods, settings, Silent()).results())
     assert all(result.reused for result in again)
     built_bank(opened.task, cache).unlink()

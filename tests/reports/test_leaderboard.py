@@ -17,9 +17,10 @@ from attrbench.contracts.record import (
 )
 from attrbench.contracts.record_costs import Hardware, Latency, Quantiles, Storage
 from attrbench.metrics.intervals import mean_interval
-from attrbench.reports.leaderboard_table import to_csv, to_json, to_markdown, to_rich
+from attrbench.reports.leaderboard_table import to_csv, to_json, to_markdown
 from attrbench.reports.ranking import build_tables
 from attrbench.reports.table_cells import human_bytes, human_seconds, storage_text
+from attrbench.reports.terminal_board import to_rich
 
 
 def record(
@@ -117,7 +118,7 @@ def test_a_run_without_groups_shows_its_costs_and_says_why_it_has_no_rank():
     (table,) = build_tables([ungrouped])
     assert not table.ranked
     (line,) = [line for line in to_markdown([table]).splitlines() if line.startswith("| –")]
-    assert line.startswith("| – | a (no d@1; no groups: rankings only) |  |  | 1 kB | 1 s |")
+    assert line.startswith("| – | a (no d@1; no groups: rankings only) |  | 1 kB | 1 s |")
 
 
 def test_versions_tasks_and_hardware_are_never_mixed():

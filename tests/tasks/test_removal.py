@@ -14,8 +14,9 @@ from attrbench.contracts.record import Record
 from attrbench.ground_truth.removal import MATCHED, PIXEL, RANDOM, Removal, RemovalRule
 from attrbench.ground_truth.removal import RemovalOptions as NoOptions
 from attrbench.plugins.registry import Plugin, Registry, load_registry
-from attrbench.reports.leaderboard_table import to_csv, to_json, to_markdown, to_rich
+from attrbench.reports.leaderboard_table import to_csv, to_json, to_markdown
 from attrbench.reports.ranking import build_tables
+from attrbench.reports.terminal_board import to_rich
 from attrbench_tasks.removal import removal_task
 from attrbench_tasks.removal.thickness import METRIC
 from attrbench_tasks.training.train_ddpm import train_ddpm

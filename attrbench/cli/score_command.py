@@ -1,0 +1,73 @@
+"""The command `attrbench score`, which adds new metrics to records that exist, without running again."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from attrbench import api
+from attrbench.cli.common import RESULTS, Cache, Debug
+from attrbench.contracts.record import Record
+from attrbench.contracts.record_files import KeptRecord, kept_records
+from attrbench.contracts.task import Workspace
+from attrbench.errors import AttrbenchError
+from attrbench.evaluation.folders import cache_folder
+from attrbench.files import write_atomically
+from attrbench.plugins import registry as plugins
+from attrbench.reports.table_cells import method_text, shown
+from attrbench.text import one_line, plain
+
+
+def score(
+    records: Annotated[
+        list[Path] | None,
+        typer.Argument(help="Folders or files of records [default: attrbench-results].", show_default=False),
+    ] = None,
+    task: Annotated[list[str] | None, typer.Option("--task", "-t", help="Only these tasks.")] = None,
+    cache: Cache = None,
+    debug: Debug = False,
+) -> None:
+    """Add new metrics to records that exist, from their rankings and the task's groups; nothing runs again.
+
+    What a record has stays as it is. Metrics that need the scores of all items, which no record holds, are named.
+    """
+    found = [kept for kept in kept_records(records or [RESULTS], api.warn) if not task or kept.record.task.name in task]
+    if not found:
+        raise AttrbenchError("no records found: run 'attrbench run' first, or name a folder of records")
+    from attrbench.evaluation.devices import torch_device  # torch comes with it, and missing records are told first
+    from attrbench.evaluation.record_tasks import RecordTasks
+    from attrbench.evaluation.rescore import rescore  # as above
+
+    registry = plugins.registry()
+    tasks = RecordTasks(registry, Workspace(cache_folder(cache, None), torch_device("cpu")))
+    lacking: Counter[str] = Counter()
+    for kept in found:
+        record = kept.record
+        label = f"{method_text(record)} on {shown(record.task.label)}"
+        if record.status == "failed" or not record.ranking:
+            typer.echo(f"{label}: has no rankings")
+            continue
+        opened = tasks.of(record)
+        if isinstance(opened, str):
+            typer.echo(f"{label}: left as it is: {shown(opened)}")
+            continue
+        scored = rescore(registry, record, opened, lambda line: typer.echo(plain(line), err=True))
+        lacking.update(scored.lacking)
+        if scored.record != record:
+            _write(kept, scored.record)
+        typer.echo(f"{label}: {'added ' + ', '.join(scored.added) if scored.added else 'nothing to add'}")
+    for name, count in lacking.items():
+        typer.echo(
+            f"{name} gave nothing for {count} records: it does not apply, or needs the scores of all items, which"
+            " records do not hold; run with --rerun"
+        )
+
+
+def _write(kept: KeptRecord, record: Record) -> None:
+    try:
+        write_atomically(kept.path, (record.model_dump_json(indent=1) + "\n").encode())
+    except OSError as error:
+        raise AttrbenchError(f"cannot write the record {one_line(kept.path)}: {error.strerror}") from None

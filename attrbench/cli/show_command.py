@@ -1,0 +1,38 @@
+"""The command `attrbench show`, which prints a record."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from attrbench import api
+from attrbench.cli.common import RESULTS, Debug, line_width
+from attrbench.contracts.record_files import one_record
+from attrbench.plugins import registry as plugins
+from attrbench.reports.record_text import ranking_lines, record_lines, unknown_lines
+
+
+def show(
+    record: Annotated[
+        str, typer.Argument(help="The file of a record, a method with its options, or the beginning of an identity.")
+    ],
+    records: Annotated[
+        list[Path] | None, typer.Option("--records", help="Folders to look in [default: attrbench-results].")
+    ] = None,
+    query: Annotated[int | None, typer.Option("--query", min=0, help="Show the ranking of this query instead.")] = None,
+    k: Annotated[int, typer.Option("-k", min=1, help="How many training items of it.")] = 10,
+    debug: Debug = False,
+) -> None:
+    """Show a record: what ran, what came out, what it cost, where, and the command that repeats it.
+
+    It can be shown where the plugin of its method is not installed.
+    """
+    kept = one_record(record, records or [RESULTS], api.warn)
+    if query is not None:
+        typer.echo("\n".join(ranking_lines(kept.record, query, k)))
+        return
+    registry = plugins.registry()
+    unknown = unknown_lines(kept.record, registry.names("method"), registry.names("task"))
+    typer.echo("\n".join(record_lines(kept, unknown, line_width())))

@@ -1,0 +1,213 @@
+"""Records that exist are listed, shown, checked, removed, scored again and reproduced."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from attrbench.contracts.metric import Metric, PerQuery
+from attrbench.contracts.record import read_records
+from attrbench.contracts.record_files import read_record
+from attrbench.plugins.registry import Plugin, registry
+from tests.registering import plugin_of
+
+PUBLISHED = Path(__file__).parents[2] / "leaderboards" / "digits-mini"
+PIXEL = next(PUBLISHED.glob("pixel-*.json"))
+
+
+def changed(folder, **parts):
+    """Write the published record of `pixel` with other parts, under the same name, and return its path."""
+    document = json.loads(PIXEL.read_text())
+    for name, part in parts.items():
+        document[name] = document[name] | part if isinstance(part, dict) else part
+    path = folder / "digits-mini" / PIXEL.name
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(document))
+    return path
+
+
+def test_a_leaderboard_of_one_file_has_that_record(attrbench):
+    done = attrbench("leaderboard", PIXEL, "--format", "csv")
+    assert done.code == 0 and len(done.out.splitlines()) == 2
+    assert attrbench("leaderboard", PIXEL.parent / "none.json").complaint
+
+
+def test_show_tells_result_cost_machine_and_command(attrbench):
+    out = attrbench("show", PIXEL).out
+    for text in ("pixel, version 1", "detection-rate@10 (main)  0.937 [0.898, 0.967]", "2 cores", "storage", "commit "):
+        assert text in out
+    assert out.splitlines()[-3].split("  ", 1)[1].strip() == "attrbench run -m pixel -t digits-mini"
+    assert attrbench("show", "pixel", "--records", PUBLISHED).out == out
+    assert attrbench("show", read_record(PIXEL).record.identity[:8], "--records", PUBLISHED).out == out
+
+
+def test_show_of_a_query_has_its_ranking_and_values(attrbench):
+    done = attrbench("show", PIXEL, "--query", "3", "-k", "4")
+    record = read_record(PIXEL).record
+    assert f"strongest first: {', '.join(map(str, record.ranking[3][:4]))}\n" in done.out
+    assert attrbench("show", PIXEL, "--query", "1000").code == 2
+
+
+def test_records_of_methods_that_nobody_registers_are_read_listed_and_shown(attrbench, tmp_path):
+    path = changed(tmp_path, method={"name": "star", "label": "star:k=1", "distribution": "attrbench-star 0.1.0"})
+    line = "unknown method 'star': its record names the distribution attrbench-star 0.1.0"
+    for verb in (("show", path), ("records", "ls", tmp_path)):
+        done = attrbench(*verb)
+        assert done.code == 0 and line in done.out and "star:k=1" in done.out
+    assert "star:k=1" in attrbench("leaderboard", tmp_path).out
+
+
+def test_ls_lists_every_record_with_its_result(attrbench):
+    lines = attrbench("records", "ls", PUBLISHED).out.splitlines()
+    assert len(lines) == 40 and lines[-1] == "38 records"
+    assert any("pixel" in line and "detection-rate@10 0.937 [0.898, 0.967]" in line for line in lines)
+    assert len(json.loads(attrbench("records", "ls", PUBLISHED, "--json").out)) == 38
+
+
+def test_rm_removes_what_is_named_and_nothing_else(attrbench, tmp_path):
+    path = changed(tmp_path)
+    other = tmp_path / "digits-mini" / "other.json"
+    other.write_text(next(PUBLISHED.glob("random-*.json")).read_text())
+    assert "would remove" in attrbench("records", "rm", "pixel", "--records", tmp_path, "--dry-run").out
+    assert path.exists()
+    assert attrbench("records", "rm", "pixel", "--records", tmp_path).code == 0
+    assert not path.exists() and other.exists()
+    assert attrbench("records", "rm", "pixel", "--records", tmp_path).complaint
+    (tmp_path / "double.json").write_text(other.read_text())
+    assert "may be any of 2 records" in attrbench("records", "rm", "random", "--records", tmp_path).complaint[0]
+    assert attrbench("records", "rm", tmp_path / "nothing.json").code != 0
+
+
+WRONG = {
+    "fingerprint": ({"task": {"fingerprint": "0" * 64}}, "the fingerprint of its task is 0000000000"),
+    "status": ({"status": "partial"}, "its status is partial"),
+    "coverage": ({"coverage": {"queries_total": 200}}, "100 of 200 queries"),
+    "package": ({"method": {"distribution": "notebook"}}, "a package and its version are needed"),
+    "identity": ({"identity": "mine"}, "its identity is no hash"),
+    "uncommitted": ({"provenance": {"git_dirty": True}}, "uncommitted changes"),
+    "command": ({"command": "attrbench run -m pixel; rm x"}, "its command"),
+    "unknown task": ({"task": {"name": "mine", "label": "mine"}}, "its task can't be opened here"),
+}
+
+
+@pytest.mark.parametrize("kind", WRONG)
+def test_a_record_that_cannot_join_a_board_is_refused_with_a_line_that_says_why(attrbench, tmp_path, cache, kind):
+    parts, reason = WRONG[kind]
+    done = attrbench("records", "verify", changed(tmp_path, **parts), "--cache", cache)
+    assert done.code == 1 and done.out.startswith(f"{tmp_path}") and ": refused: " in done.out and reason in done.out
+    assert "0 of 1 records can join" in done.out
+
+
+def test_values_that_the_rankings_contradict_are_refused(attrbench, tmp_path, cache):
+    document = json.loads(PIXEL.read_text())
+    good = next(metric for metric in document["metrics"] if metric["metric"] == "recall" and metric["k"] == 10)
+    good |= {"value": 1.0, "low": 1.0, "high": 1.0, "per_query": [1.0] * len(good["per_query"])}
+    done = attrbench("records", "verify", changed(tmp_path, metrics=document["metrics"]), "--cache", cache)
+    assert done.code == 1 and "its recall@10 is not what its rankings give" in done.out
+    document["metrics"][0]["value"] += 0.01
+    done = attrbench("records", "verify", changed(tmp_path, metrics=document["metrics"]), "--cache", cache)
+    assert "is not the mean of the queries' values" in done.out
+
+
+def test_a_record_of_another_package_on_another_machine_joins(attrbench, tmp_path, cache):
+    path = changed(tmp_path, method={"distribution": "attrbench-star 0.1.0"}, hardware={"hardware_class": "H200"})
+    done = attrbench("records", "verify", path, "--cache", cache)
+    assert done.code == 0 and done.out == "1 of 1 records can join a board\n"
+
+
+class FirstIsRelevant(Metric):
+    name = "first-is-relevant"
+    summary = "whether the first item is of the query's group"
+
+    def compute(self, outcome, cutoffs):
+        rows = np.arange(len(outcome.ranked))
+        return [PerQuery(outcome.relevant[rows, outcome.ranked[:, 0]].astype(float))]
+
+
+class HighestScore(Metric):
+    name = "highest-score"
+    summary = "the highest score"
+
+    def compute(self, outcome, cutoffs):
+        return [] if outcome.scores is None else [PerQuery(outcome.scores.max(axis=1).astype(float))]
+
+
+@pytest.fixture
+def new_metrics():
+    registry.cache_clear()
+    registry().load(Plugin("mine", "mine", "1"), lambda: plugin_of(metrics=[FirstIsRelevant, HighestScore]))
+    yield
+    registry.cache_clear()
+
+
+def test_score_adds_a_new_metric_without_a_run_and_names_what_needs_one(attrbench, tmp_path, cache, new_metrics):
+    path = changed(tmp_path)
+    before = read_record(path).record
+    done = attrbench("score", tmp_path, "--cache", cache)
+    assert done.code == 0 and "pixel on digits-mini: added first-is-relevant" in done.out
+    assert "highest-score gave nothing for 1 records" in done.out and "--rerun" in done.out
+    after = read_record(path).record
+    groups = dict(zip(range(100), before.query_groups, strict=True))
+    assert after.metric("first-is-relevant").value == pytest.approx(
+        np.mean([before.metric("detection-rate@5").per_query[query] > 0 for query in groups]), abs=0.1
+    )
+    assert [metric for metric in after.metrics if metric.name != "first-is-relevant"] == before.metrics
+    assert after.identity == before.identity and after.ranking == before.ranking
+    assert "nothing to add" in attrbench("score", tmp_path, "--cache", cache).out
+    assert "gave nothing" not in attrbench("score", tmp_path, "--cache", cache).out
+    assert "first-is-relevant" in attrbench("leaderboard", tmp_path, "--columns", "method,first-is-relevant").out
+
+
+def test_a_run_that_reuses_records_says_which_metrics_they_lack(attrbench, tmp_path, cache, request):
+    small = ("-t", "digits-mini:queries_per_group=1", "--limit-train", "64", "--out", tmp_path, "--cache", cache)
+    first = attrbench("run", "-m", "random", *small)
+    assert first.code == 0 and "lack the metrics" not in first.err
+    request.getfixturevalue("new_metrics")
+    again = attrbench("run", "-m", "random", *small)
+    assert "lack the metrics first-is-relevant, highest-score" in again.err and "--rerun" in again.err
+    assert "(already there)" in again.out
+    attrbench("run", "-m", "random", *small, "--rerun")
+    assert "lack the metrics" not in attrbench("run", "-m", "random", *small).err
+    assert read_records(tmp_path)[0][0].metric("highest-score") is not None
+
+
+def test_reproduce_says_whether_the_result_falls_into_the_interval(attrbench, tmp_path, cache):
+    done = attrbench("reproduce", PIXEL, "--cache", cache)
+    assert done.code == 0, done.err
+    assert "100 of 100 queries have the same ranking" in done.out and "reproduced: inside the interval" in done.out
+    document = json.loads(PIXEL.read_text())
+    for metric in document["metrics"]:
+        if metric["metric"] == "detection-rate":
+            metric |= {"value": 0.1, "low": 0.1, "high": 0.2}
+    done = attrbench("reproduce", changed(tmp_path, metrics=document["metrics"]), "--cache", cache)
+    assert done.code == 1 and "not reproduced: outside of the interval" in done.out
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "rm -rf x",
+        "attrbench cache gc",
+        "attrbench run -m pixel -t digits-mini --out /tmp",
+        "attrbench run -m 'pixel",
+        "",
+    ],
+)
+def test_no_other_command_of_a_record_is_ever_run(attrbench, tmp_path, cache, command, monkeypatch):
+    monkeypatch.setattr("subprocess.run", lambda *a, **k: pytest.fail("a process was started"))
+    done = attrbench("reproduce", changed(tmp_path, command=command), "--cache", cache)
+    assert done.code == 1 and "its command" in done.complaint[0]
+
+
+def test_the_version_is_told_without_a_command(attrbench):
+    from attrbench import __version__
+
+    assert attrbench("--version").out == attrbench("-V").out == f"attrbench {__version__}\n"
+
+
+def test_one_method_is_listed_with_its_options(attrbench):
+    out = attrbench("list", "methods", "dmin").out
+    assert "dmin" in out and "v=4096:" in out and "cosine, l2" not in out and "?" not in out
+    done = attrbench("list", "methods", "dmon")
+    assert done.code == 2 and "did you mean dmin" in done.complaint[0]

@@ -1,0 +1,173 @@
+"""Boards on terminals: what fits is shown whole, what does not is left out and named.
+
+`ATTRBENCH_WRITE_DOCS=1 pytest tests/reports/test_terminal_board.py` writes the boards in `boards` again.
+"""
+
+import io
+import os
+import re
+from pathlib import Path
+
+import pytest
+from rich.cells import cell_len
+from rich.console import Console
+
+from attrbench.contracts.record import read_records
+from attrbench.contracts.record_costs import Hardware
+from attrbench.errors import UsageError
+from attrbench.reports.leaderboard import Leaderboard, rank_records
+from attrbench.reports.ranking import build_tables
+from attrbench.reports.table_cells import shown
+from tests.reports.test_leaderboard import noisy, record
+
+PUBLISHED = Path(__file__).parents[2] / "leaderboards"
+BOARDS = Path(__file__).parent / "boards"
+INTERVAL = re.compile(r"\[-?\d\.\d{3}, -?\d\.\d{3}\]")
+
+
+@pytest.fixture(scope="module")
+def published():
+    return read_records(PUBLISHED)[0]
+
+
+def printed(board, width=None, columns=(), sort="rank"):
+    console = Console(width=width or 1000, file=io.StringIO(), soft_wrap=True)
+    console.print(board.to_rich(width, columns, sort), end="")
+    return console.file.getvalue()
+
+
+@pytest.mark.parametrize("width", [80, 100, 120, 200])
+def test_the_published_board_of_a_width_is_the_one_that_stands_here(published, width):
+    text = printed(rank_records(published, ["ddpm-icons-mini", "mnist-removal-mini"]), width)
+    path = BOARDS / f"{width}.txt"
+    if os.environ.get("ATTRBENCH_WRITE_DOCS") == "1":
+        path.write_text(text)
+    assert path.read_text() == text
+
+
+@pytest.mark.parametrize("width", [80, 100, 120, 200])
+def test_no_line_is_too_long_and_no_label_number_or_interval_is_broken(published, width):
+    board = rank_records(published)
+    text = printed(board, width)
+    assert max(map(cell_len, text.splitlines())) <= width
+    lines = text.splitlines()
+    for table in board.tables:
+        for row in table.ranked:
+            label = re.escape(shown(row.record.method.label))
+            assert any(re.search(rf"\d=?  {label}( †)?  ", line) for line in lines), label
+    shown_intervals = sum(len(INTERVAL.findall(line)) for line in lines)
+    rows = sum(len(table.ranked) + len(table.controls) for table in board.tables)
+    assert shown_intervals == rows
+    assert not any(line.count("[") != line.count("]") for line in lines)
+
+
+@pytest.mark.parametrize("width", range(34, 80, 5))
+def test_narrow_terminals_get_labels_of_several_lines_broken_between_options(published, width):
+    text = printed(rank_records(published, ["ddpm-mnist-mini"]), width)
+    assert max(map(cell_len, text.splitlines())) <= width
+    words = {word for line in text.splitlines() for word in re.split(r"[ ,:]+", line)}
+    for label in ("dmin:search=faiss,index=RaBitQ,rerank=5", "datainf:noise=shared,damping=0.0001"):
+        assert set(re.split("[,:]", label)) <= words
+
+
+def test_a_pipe_gets_every_column_however_wide(published):
+    board = rank_records(published, ["ddpm-mnist-mini"])
+    text = printed(board)
+    for title in ("storage", "if kept", "index", "query p50", "query p95", "amortized", "ANN recall", "Pareto"):
+        assert f" {title}" in text.splitlines()[1]
+    assert "No room" not in text and "No room for" in printed(board, 80)
+
+
+def test_columns_without_a_value_are_left_out_and_named_nowhere():
+    (table,) = build_tables([record("a", noisy(0.5)), record("b", noisy(0.2))])
+    text = printed(Leaderboard([table]))
+    assert "ANN recall" not in text and "if kept" not in text and "query p50" in text
+    assert "ANN recall" not in Leaderboard([table]).to_markdown()
+
+
+def test_a_metric_can_be_a_column_and_every_metric_can(published):
+    board = rank_records(published, ["ddpm-mnist-mini"])
+    text = printed(board, columns=["rank,method", "recall@50"])
+    assert "recall@50 ↑" in text.splitlines()[1] and "detection" not in text.splitlines()[1]
+    titles = printed(board, columns=["method", "metrics"]).splitlines()[1]
+    assert all(f"{metric}@{k} ↑" in titles for metric in ("recall", "ann-recall") for k in (5, 10, 50, 100))
+    with pytest.raises(UsageError, match="unknown column 'recal': did you mean"):
+        printed(board, columns=["recal"])
+
+
+def test_rows_can_be_sorted_and_keep_their_ranks(published):
+    board = rank_records(published, ["ddpm-mnist-mini"])
+    by_time = [line.split()[:2] for line in printed(board, 80, sort="query-p50").splitlines()[3:]]
+    assert by_time[:2] == [["42=", "random"], ["1=", "pixel"]]
+    best = printed(board, columns=["method"], sort="average-precision").splitlines()[3].strip()
+    values = {row.record.method.label: row.record.metric("average-precision") for row in board.tables[0].ranked}
+    assert best == max((name for name, value in values.items() if value), key=lambda name: values[name].value)
+    with pytest.raises(UsageError, match="no order"):
+        printed(board, sort="pareto")
+
+
+def test_methods_can_be_chosen_and_keep_the_ranks_and_marks_that_they_have_among_all(published):
+    everything = rank_records(published, ["ddpm-mnist-mini"])
+    board = rank_records(published, ["ddpm-mnist-mini"], methods=["random", "dmin:v=4096"])
+    marks = {row.record.method.label: (row.rank, row.tied, row.pareto) for row in everything.tables[0].ranked}
+    chosen = {row.record.method.label: (row.rank, row.tied, row.pareto) for row in board.tables[0].ranked}
+    assert chosen == {label: marks[label] for label in ("dmin:v=4096", "random")} and marks["random"][1]
+    assert "2 of 44 runs are shown" in printed(board)
+    with pytest.raises(UsageError, match="unknown method among the records"):
+        rank_records(published, methods=["dmon"])
+
+
+def test_ranks_count_the_rows_above_as_people_do(published):
+    boards = build_tables(published)
+    shared = 0
+    for table in boards:
+        ranks = [row.rank for row in table.ranked]
+        assert ranks == [1 + sum(other < rank for other in ranks) for rank in ranks]
+        assert [row.tied for row in table.ranked] == [ranks.count(rank) > 1 for rank in ranks]
+        shared += sum(row.tied for row in table.ranked)
+    assert shared > 50
+
+
+def on(label, threads, load=None, device="cpu"):
+    hardware = Hardware(
+        hardware_class="cpu, 4 cores, X" if device == "cpu" else "H",
+        device=device,
+        processor="X",
+        cores=4,
+        threads=threads,
+        memory_bytes=1,
+        load=load,
+    )
+    return record(label, noisy(0.5)).model_copy(update={"hardware": hardware})
+
+
+def test_times_of_other_numbers_of_threads_stand_in_another_board_and_hardware_can_be_chosen():
+    runs = [on("a", 4), on("b", 1), on("c", 2, device="cuda:0")]
+    assert [table.hardware for table in build_tables(runs)] == ["H", "cpu, 4 cores, X", "cpu, 4 cores, X, 1 thread"]
+    (table,) = rank_records(runs, hardware=["1 thread"]).tables
+    assert [row.record.method.label for row in table.ranked] == ["b"]
+    with pytest.raises(UsageError, match="unknown hardware"):
+        rank_records(runs, hardware=["tpu"])
+
+
+def test_times_of_a_busy_machine_are_marked_and_said_to_be():
+    quiet, busy = printed(Leaderboard(build_tables([on("a", 4, 0.9)]))), build_tables([on("a", 4, 1.1)])
+    assert "~" not in quiet
+    assert "1 s ~" in printed(Leaderboard(busy)) and "kept more than a quarter" in printed(Leaderboard(busy))
+    assert "1 s \\~" in Leaderboard(busy).to_markdown()
+
+
+def test_markdown_csv_and_json_take_columns_and_order(published):
+    board = rank_records(published, ["ddpm-mnist-mini"])
+    header, rule, first, *_ = board.to_markdown(["method,size"], "size").splitlines()[2:]
+    assert (header, rule, first) == ("| method | storage |", "|---|--:|", "| dmin:v=none | none |")
+    names, row, *_ = board.to_csv(["method", "average-precision"], "method").splitlines()
+    assert names.startswith("task,method,tuned_from,average-precision,average-precision_low")
+    assert row.startswith("ddpm-mnist-mini,d-trak,,0.")
+
+
+def test_of_paths_in_options_the_heading_shows_the_last_part_alone():
+    plain = record("a", noisy(0.5))
+    task = plain.task.model_copy(update={"options_given": {"weights": "/home/me/secret/w.safetensors", "k": "3"}})
+    (table,) = build_tables([plain.model_copy(update={"task": task})])
+    assert table.task == "t:weights=w.safetensors,k=3"

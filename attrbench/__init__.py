@@ -1,7 +1,7 @@
 """attrbench: compare training-data attribution methods on diffusion models.
 
-The functions `run`, `tune`, `attribute`, `leaderboard`, `read_records`, `open_task` and `check` do what the command
-line does; `Method`, `Task`, `Metric` and the other classes are the contracts that plugins fulfill. Each name is loaded
+The functions `run`, `tune`, `attribute`, `leaderboard`, `report`, `read_records`, `open_task` and `check` do what the
+command line does; `Method`, `Task`, `Metric` and the other classes are the contracts that plugins fulfill. Each name is loaded
 when it is first used, so that importing this package imports neither torch nor NumPy nor pydantic.
 """
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from attrbench.version import __version__
 
 if TYPE_CHECKING:
-    from attrbench.api import attribute, check, leaderboard, open_task, read_records, run, tune
+    from attrbench.api import attribute, check, leaderboard, open_task, read_records, report, run, tune
     from attrbench.contracts.executor import Executor
     from attrbench.contracts.feature import Feature
     from attrbench.contracts.ground_truth import GroundTruth
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from attrbench.contracts.metric import Metric
     from attrbench.contracts.model_family import ModelFamily
     from attrbench.contracts.options import Options
+    from attrbench.contracts.report import Report
     from attrbench.contracts.task import Task
     from attrbench.plugins.hookspecs import hookimpl
 
@@ -30,6 +31,7 @@ __all__ = [
     "Metric",
     "ModelFamily",
     "Options",
+    "Report",
     "Task",
     "__version__",
     "attribute",
@@ -38,6 +40,7 @@ __all__ = [
     "leaderboard",
     "open_task",
     "read_records",
+    "report",
     "run",
     "tune",
 ]
@@ -50,6 +53,7 @@ _MODULES = {
     "Metric": "attrbench.contracts.metric",
     "ModelFamily": "attrbench.contracts.model_family",
     "Options": "attrbench.contracts.options",
+    "Report": "attrbench.contracts.report",
     "Task": "attrbench.contracts.task",
     "attribute": "attrbench.api",
     "check": "attrbench.api",
@@ -57,6 +61,7 @@ _MODULES = {
     "leaderboard": "attrbench.api",
     "open_task": "attrbench.api",
     "read_records": "attrbench.api",
+    "report": "attrbench.api",
     "run": "attrbench.api",
     "tune": "attrbench.api",
 }

@@ -1,8 +1,8 @@
 """attrbench: compare training-data attribution methods on diffusion models.
 
 The functions `run`, `tune`, `attribute`, `leaderboard`, `report`, `read_records`, `open_task` and `check` do what the
-command line does; `Method`, `Task`, `Metric` and the other classes are the contracts that plugins fulfill. Each name is loaded
-when it is first used, so that importing this package imports neither torch nor NumPy nor pydantic.
+command line does; `Method`, `Task`, `Metric` and the other classes are the contracts that plugins fulfill. Each name is
+loaded when it is first used, so that importing this package imports neither torch nor NumPy nor pydantic.
 """
 
 from importlib import import_module
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from attrbench.version import __version__
 
 if TYPE_CHECKING:
-    from attrbench.api import attribute, check, leaderboard, open_task, read_records, report, run, tune
+    from attrbench.api import attribute, check, leaderboard, open_task, read_records, run, tune
     from attrbench.contracts.executor import Executor
     from attrbench.contracts.feature import Feature
     from attrbench.contracts.ground_truth import GroundTruth
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from attrbench.contracts.report import Report
     from attrbench.contracts.task import Task
     from attrbench.plugins.hookspecs import hookimpl
+    from attrbench.reporting import report
 
 __all__ = [
     "Executor",
@@ -61,7 +62,7 @@ _MODULES = {
     "leaderboard": "attrbench.api",
     "open_task": "attrbench.api",
     "read_records": "attrbench.api",
-    "report": "attrbench.api",
+    "report": "attrbench.reporting",
     "run": "attrbench.api",
     "tune": "attrbench.api",
 }

@@ -22,7 +22,6 @@ from attrbench.evaluation.requests import (
     TaskLike,
     request_executor,
     request_methods,
-    request_report,
     request_sweeps,
     request_tasks,
 )
@@ -288,46 +287,6 @@ def leaderboard(
     if folders or not given:
         kept += read_records(*folders)
     return rank_records(kept, _several(tasks), metric)
-
-
-def report(
-    records: str | Path | Results | Iterable[Record | str | Path] = (),
-    path: str | Path = "report.html",
-    *,
-    tasks: str | Sequence[str] = (),
-    metric: str | None = None,
-    format: str | None = None,  # noqa: A002  # named as the option of the command line
-) -> Path:
-    """Write a report on records: by default one HTML page with board, plots, gallery and provenance; return its path.
-
-    Pictures come from the thumbnail sheets that runs leave beside their records: in the given folders, or where `run`
-    wrote the records that it returned.
-
-    Args:
-        records: as for `leaderboard`.
-        path: the file, which is replaced; its ending chooses the report.
-        tasks: names of the tasks that are wanted; by default all.
-        metric: what ranks; by default each task's main metric.
-        format: a report with options, such as `html:k=5`; see `attrbench list reports`.
-
-    Raises:
-        UsageError: for a task or metric that no record has, and for a wrong report or option.
-        AttrbenchError: for a folder that is not there, no records, or a file that can't be written.
-    """
-    path = Path(path)
-    chosen = request_report(plugins.registry(), format, path)
-    from attrbench.reports.report_files import write_report  # Pillow and SciPy come with it
-
-    board = leaderboard(records, tasks=tasks, metric=metric)
-    return write_report(chosen, board, metric, _folders(records), path)
-
-
-def _folders(records: Any) -> list[Path]:
-    """Return the folders that records were taken from: those given, those of results, or that of `run`."""
-    if hasattr(records, "paths"):
-        return sorted({path.parent for path in records.paths})
-    given = _several(records)
-    return [Path(each) for each in given if not isinstance(each, Record)] if given else [results_folder(None)]
 
 
 def check(

@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from attrbench import api
 from attrbench.cli.common import RESULTS, Debug
+from attrbench.reporting import report as make_report
 from attrbench.reports.table_cells import human_bytes
 from attrbench.text import plain
 
@@ -22,10 +22,12 @@ def report(
     metric: Annotated[str | None, typer.Option("--metric", help="Rank by this, such as average-precision.")] = None,
     format_: Annotated[
         str | None,
-        typer.Option("--format", help="NAME or NAME:KEY=VALUE,... [default: by the file's ending]; see 'list reports'."),
+        typer.Option(
+            "--format", help="NAME or NAME:KEY=VALUE,... [default: by the file's ending]; see 'list reports'."
+        ),
     ] = None,
     debug: Debug = False,
 ) -> None:
     """Make a report of records: one page with board, plots, pictures and provenance, which needs no network."""
-    made = api.report(records or [RESULTS], out, tasks=task or (), metric=metric, format=format_)
+    made = make_report(records or [RESULTS], out, tasks=task or (), metric=metric, format=format_)
     typer.echo(plain(f"{made}: {human_bytes(made.stat().st_size)}"))

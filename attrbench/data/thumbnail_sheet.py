@@ -1,9 +1,9 @@
 """The thumbnail sheet: one file beside a task's records, with the pictures that reports on these records show.
 
 It is a ZIP archive, `OUT/TASK/thumbnails-FINGERPRINT.zip`, that any program opens: a picture for each item
-(`queries/0.png`, `train/17.webp`), the scores of each record's top items (`scores/IDENTITY.json`), and `index.json` with
-the task, its fingerprint, and the group, caption and name of every item. The archive has a checksum for each entry, is
-replaced as a whole, and is a function of what it holds. Runs that write to one folder at a time take turns.
+(`queries/0.png`, `train/17.webp`), the scores of each record's top items (`scores/IDENTITY.json`), and `index.json`
+with the task, its fingerprint, and the group, caption and name of every item. The archive has a checksum for each
+entry, is replaced as a whole, and is a function of what it holds. Runs that write to one folder take turns.
 """
 
 from __future__ import annotations
@@ -25,7 +25,6 @@ from attrbench.store.locks import LOCK, lock
 from attrbench.text import one_line
 
 PATTERN = "thumbnails-*.zip"
-SCHEMA = 1
 CAPTION = 600
 """Characters of a caption, group or name that are kept."""
 MOST_BYTES = 1 << 29
@@ -52,7 +51,7 @@ class SheetIndex(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    thumbnail_schema: Literal[1] = SCHEMA
+    thumbnail_schema: Literal[1] = 1
     task: str
     fingerprint: str
     queries: dict[Index, ItemText]
@@ -153,7 +152,9 @@ def _archive(thumbnails: Thumbnails) -> bytes:
                 place = f"{split}/{item}.{ENDINGS[media_type(thumbnail.picture) or 'image/png']}"
                 archive.writestr(zipfile.ZipInfo(place), thumbnail.picture)
                 shown = (_cut(text) for text in (thumbnail.group, thumbnail.caption, thumbnail.name))
-                texts[split][item] = ItemText(picture=place, **dict(zip(("group", "caption", "name"), shown, strict=True)))
+                texts[split][item] = ItemText(
+                    picture=place, **dict(zip(("group", "caption", "name"), shown, strict=True))
+                )
         for identity, scores in sorted(thumbnails.scores.items()):
             _write_json(archive, f"scores/{identity}.json", json.dumps(scores, separators=(",", ":")))
         index = SheetIndex(task=thumbnails.task, fingerprint=thumbnails.fingerprint, **texts)

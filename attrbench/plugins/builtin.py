@@ -1,4 +1,4 @@
-"""Registration of attrbench's own metrics, executors, ground truths, model families and reports, by the plugin hooks."""
+"""Registration of attrbench's own metrics, executors, ground truths, model families and reports, by plugin hooks."""
 
 from attrbench.plugins.hookspecs import Register, hookimpl
 

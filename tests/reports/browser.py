@@ -1,4 +1,4 @@
-"""Headless Chromium for tests of pages: driven through ChromeDriver by the WebDriver protocol, which is HTTP and JSON."""
+"""Headless Chromium for tests of pages, driven through ChromeDriver by the WebDriver protocol (HTTP and JSON)."""
 
 from __future__ import annotations
 
@@ -75,7 +75,9 @@ class Browser:
 
     def picture(self, path: Path, full: bool = False) -> None:
         """Save what the window shows, or the whole page."""
-        shot = self.cdp("Page.captureScreenshot", captureBeyondViewport=full, **({"clip": self._whole()} if full else {}))
+        shot = self.cdp(
+            "Page.captureScreenshot", captureBeyondViewport=full, **({"clip": self._whole()} if full else {})
+        )
         path.write_bytes(base64.b64decode(shot["data"]))
 
     def _whole(self):
@@ -83,10 +85,14 @@ class Browser:
         return {"x": 0, "y": 0, "width": size["width"], "height": min(size["height"], 16000), "scale": 1}
 
     def requests(self) -> list[str]:
-        """Return the URLs that the page asked for since the last call, without data URLs."""
-        entries = [json.loads(entry["message"])["message"] for entry in self.call("POST", "/se/log", {"type": "performance"})]
-        sent = [entry["params"]["request"]["url"] for entry in entries if entry["method"] == "Network.requestWillBeSent"]
-        return [url for url in sent if not url.startswith("data:")]
+        """Return the URLs that were asked for since the last call, but for data and Chromium's own."""
+        entries = [
+            json.loads(entry["message"])["message"] for entry in self.call("POST", "/se/log", {"type": "performance"})
+        ]
+        sent = [
+            entry["params"]["request"]["url"] for entry in entries if entry["method"] == "Network.requestWillBeSent"
+        ]
+        return [url for url in sent if not url.startswith(("data:", "chrome:"))]
 
     def messages(self) -> list[str]:
         """Return what is on the console since the last call: errors, warnings, refusals of the policy."""

@@ -60,7 +60,11 @@ def make_agreement(table: Table) -> Agreement | None:
     depth = max(len(row) for record in runs for row in record.ranking)
     top = min(TOP, depth)
     matrices = [
-        Matrix(f"Overlap of the first {top}", f"Share of the first {top} items of one that the other has as well.", _squares(overlap)),
+        Matrix(
+            f"Overlap of the first {top}",
+            f"Share of the first {top} items of one that the other has as well.",
+            _squares(overlap),
+        ),
         Matrix(
             "Rank correlation",
             f"Correlation of the ranks (1 to {depth}) that two methods give to the items that both rank; queries with"
@@ -122,10 +126,12 @@ def _correlations(ranks: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _squares(values: NDArray[np.float64]) -> list[list[Square]]:
-    return [[_square(float(value), row == column) for column, value in enumerate(cells)] for row, cells in enumerate(values)]
+    return [
+        [_square(float(value), row == column) for column, value in enumerate(cells)] for row, cells in enumerate(values)
+    ]
 
 
 def _square(value: float, is_own: bool) -> Square:
     if is_own or not np.isfinite(value):
         return Square("" if is_own else "–", 0)
-    return Square(f"{value:.2f}", round(SHADES * min(max(value, 0.0), 1.0)))
+    return Square(f"{value:.2f}".replace("0.", "."), round(SHADES * min(max(value, 0.0), 1.0)))

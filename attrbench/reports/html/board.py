@@ -24,10 +24,11 @@ BAR = 120
 
 @dataclass(frozen=True)
 class Cell:
-    """A cell of a table: its text, and the number by which a column is sorted; None for what has none."""
+    """A cell of a table: its text, the number by which a column is sorted (None for what has none), and a remark."""
 
     text: str
     number: float | None = None
+    remark: str = ""
 
 
 @dataclass(frozen=True)
@@ -164,9 +165,10 @@ def _costs(record: Record) -> list[Cell]:
         return []
     recall, latency = record.metric("ann-recall@10"), record.latency
     times = (latency.query.p50, latency.query.p95, latency.cache + latency.fit)
+    storage, _, remark = storage_text(record.storage).partition(" (")
     known = recall is not None and math.isfinite(recall.value)
     return [
-        Cell(storage_text(record.storage), record.storage.total),
+        Cell(storage, record.storage.total, remark.removesuffix(")")),
         *(Cell(human_seconds(seconds), seconds if math.isfinite(seconds) else None) for seconds in times),
         Cell(f"{recall.value:.3f}", recall.value) if recall is not None and known else Cell(""),
     ]

@@ -38,7 +38,7 @@ class Gallery:
 
     Attributes:
         data: what JSON can hold: `pictures` as data URLs, `items` and `queries` as [picture, group, caption, name],
-            `runs` with ids and scores by query.
+            `runs` with ids and scores by query, these as `_rounded` writes them.
         queries: (index, what it is called in the list).
         missing: number of shown items without a picture.
     """
@@ -54,15 +54,16 @@ def table_gallery(table: Table, thumbnails: Thumbnails | None, k: int, most: int
     if thumbnails is None or not thumbnails.queries or not rows:
         return None
     queries = sorted(thumbnails.queries)[:most]
-    return make_gallery([_run(row, thumbnails, k) for row in rows], thumbnails, queries)
+    return make_gallery([_run(table, row, thumbnails, k) for row in rows], thumbnails, queries)
 
 
-def _run(row: Row, thumbnails: Thumbnails, k: int) -> GalleryRun:
+def _run(table: Table, row: Row, thumbnails: Thumbnails, k: int) -> GalleryRun:
     record = row.record
     known = thumbnails.scores.get(record.identity, ())
-    rank = "" if row.rank is None else f"{row.rank}. "
-    label = f"{rank}{shown(record.method.label)}"
-    return GalleryRun(label, [ids[:k] for ids in record.ranking], [scores[:k] for scores in known])
+    rank = "" if row.rank is None else f"{row.rank}{'=' if row.rank in table.tied else ''} "
+    return GalleryRun(
+        f"{rank}{shown(record.method.label)}", [ids[:k] for ids in record.ranking], [scores[:k] for scores in known]
+    )
 
 
 def arrays_gallery(queries: Items, train: Items, ranking: Ranking, label: str) -> Gallery:
@@ -146,10 +147,15 @@ def _at(rows: Sequence[Sequence[int]] | Sequence[Sequence[float | None]], query:
     return rows[query] if query < len(rows) else ()  # type: ignore[return-value]
 
 
-def _rounded(scores: Sequence[float | None], ids: Sequence[int]) -> list[float | None]:
-    """Return the scores of the items that were found, with four digits; an empty list where none is known."""
+def _rounded(scores: Sequence[float | None], ids: Sequence[int]) -> list[int | None]:
+    """Return a query's scores in short: the power of ten, then each as a multiple of it, four digits for the largest.
+
+    Of items that were not found the scores are left out; where none is known, the list is empty.
+    """
     known = [score for score, item in zip(scores, ids, strict=False) if item >= 0]
-    return [None if score is None else float(f"{score:.4g}") for score in known]
+    largest = max((abs(score) for score in known if score), default=1.0)
+    power = math.floor(math.log10(largest)) - 3 if known else 0
+    return [power, *(None if score is None else round(score / 10.0**power) for score in known)] if known else []
 
 
 def _name_of_query(query: int, thumbnail: Thumbnail) -> str:

@@ -54,14 +54,14 @@ class HtmlReport(Report[HtmlOptions]):
             AttrbenchError: where there is no record.
         """
         tables = rank_records(material.records, metric=material.metric).tables
-        boards = [
-            _section(table, f"t{number}", material, self.options) for number, table in enumerate(tables, start=1)
-        ]
+        boards = [_section(table, f"t{number}", material, self.options) for number, table in enumerate(tables, start=1)]
         names = list(dict.fromkeys(section.board.task for section in boards))
         title = f"attrbench report: {', '.join(names[:3])}{' …' if len(names) > 3 else ''}"
         records = sum(len(table.ranked) + len(table.below) for table in tables)
         newest = max(record.created for record in material.records)
-        return _page("report.html", title=title, sections=boards, records=records, newest=shown(newest))
+        return _page(
+            "report.html", title=title, sections=boards, records=records, newest=shown(newest[:16].replace("T", " "))
+        )
 
 
 @dataclass(frozen=True)

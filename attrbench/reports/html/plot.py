@@ -10,7 +10,7 @@ from attrbench.reports.html.scale import Scale
 WIDTH, HEIGHT = 440, 320
 LEFT, RIGHT, TOP, BOTTOM = 52, 424, 14, 274
 """The rectangle in which values are drawn; axes and their titles lie around it."""
-CHARACTER, LINE = 6.1, 13.0
+CHARACTER, LINE = 6.9, 14.0
 """Width of a character and height of a line of labels, in pixels."""
 LONGEST_LABEL = 26
 

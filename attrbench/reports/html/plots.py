@@ -29,6 +29,8 @@ SERIES = 6
 """Methods that are drawn in a color of their own."""
 FREE = 1e-9
 """A cost that is none, which a logarithmic axis has no place for: it gets one at its beginning."""
+FREE_ROOM = 44
+"""Width in pixels that the tick of such costs takes."""
 NEAR = 1.5
 """A ceiling is drawn where it is at most so many times the best value; else the curves would be flat."""
 
@@ -39,9 +41,7 @@ def pareto_plots(table: Table) -> list[Plot]:
         return []
     return [
         _pareto(table, "storage", lambda record: record.storage.total if record.storage else 0, human_bytes),
-        _pareto(
-            table, "time of a query (median)", lambda r: r.latency.query.p50 if r.latency else 0.0, human_seconds
-        ),
+        _pareto(table, "time of a query (median)", lambda r: r.latency.query.p50 if r.latency else 0.0, human_seconds),
     ]
 
 
@@ -63,12 +63,16 @@ def _pareto(table: Table, cost: str, cost_of: Callable[[Record], float], text_of
     ]
     front = _front(costs, [result.value if result.higher_is_better else -result.value for result in results])
     steps = [(marks[place].x, marks[place].y) for place in front]
-    named = [(marks[place], shown(table.ranked[place].record.method.label)) for place in reversed(front)]
+    notable = [
+        *reversed(front),
+        *(place for place, row in enumerate(table.ranked) if row.pareto and place not in front),
+    ]
+    named = [(marks[place], shown(table.ranked[place].record.method.label)) for place in notable]
     metric = shown(table.metric)
-    best = ", ".join(text for _, text in named[:4])
+    best = ", ".join(text for _, text in named[: min(4, len(front))])
     return Plot(
         title=f"{metric} against {cost}",
-        description=f"One point a run. No run is both better and cheaper than those on the line, from the best: {best}.",
+        description=f"No run is both better and cheaper than those on the line; from the best on: {best}.",
         x_title=f"{cost}, logarithmic",
         y_title=metric,
         x_ticks=ticks,
@@ -77,7 +81,10 @@ def _pareto(table: Table, cost: str, cost_of: Callable[[Record], float], text_of
         lines=[Line(polyline(_steps(steps)), "front")],
         guides=_guides(table.random, table.ceiling, y),
         labels=place_labels(named, marks),
-        legend=[("front", "no run is both better and cheaper"), ("pareto", "on the Pareto front of quality, size and time")],
+        legend=[
+            ("front", "no run is both better and cheaper"),
+            ("pareto", "on the Pareto front of quality, size and time"),
+        ],
     )
 
 
@@ -87,9 +94,9 @@ def _cost_axis(costs: Sequence[float], text_of: Callable[[float], str]) -> tuple
     scale = logarithmic(above, LEFT, RIGHT)
     free = min(costs) <= 0
     if free:
-        scale = Scale(scale.low / 4, scale.high, LEFT, RIGHT, logarithmic=True)
-    first = min(above) / 1.6 if free else 0.0
-    ticks = [Tick(scale.at(value), text_of(value)) for value in scale.ticks() if value >= first]
+        scale = Scale(scale.low / 8, scale.high, LEFT, RIGHT, logarithmic=True)
+    first = LEFT + FREE_ROOM if free else LEFT
+    ticks = [Tick(scale.at(value), text_of(value)) for value in scale.ticks() if scale.at(value) >= first]
     return scale, [Tick(LEFT, "none"), *ticks] if free else ticks
 
 
@@ -121,13 +128,14 @@ def curve_plots(table: Table) -> list[Plot]:
 def _curves(table: Table, metric: str) -> Plot | None:
     """Return the curves of a metric: the best run of each method in color, the others in gray; None for one cut-off."""
     runs = [(row, results) for row in table.ranked if len(results := _cutoffs(row.record, metric)) > 1]
-    if len(runs) < 2:
+    colored = _best_of_methods([row for row, _ in runs])
+    if len(colored) < 2:
         return None
     cutoffs = sorted({result.k for _, results in runs for result in results if result.k})
     x = logarithmic(cutoffs, LEFT, RIGHT)
     example = max((results for _, results in runs), key=len)
     y = _quality_scale([r for _, rs in runs for r in rs], None, max((r.ceiling or 0.0 for r in example), default=None))
-    colored = _best_of_methods([row for row, _ in runs])
+    others = len(runs) - len(colored)
     lines = [Line(_curve(results, x, y), "faint") for row, results in runs if row not in colored]
     marks: list[Mark] = []
     for place, row in enumerate(colored):
@@ -135,15 +143,16 @@ def _curves(table: Table, metric: str) -> Plot | None:
         lines.append(Line(_curve(results, x, y), f"series{place}"))
         label = shown(row.record.method.label)
         marks += [
-            Mark(x.at(r.k or 1), y.at(r.value), f"series{place}", f"{label}: {r.name} {_value_text(r)}") for r in results
+            Mark(x.at(r.k or 1), y.at(r.value), f"series{place}", f"{label}: {r.name} {_value_text(r)}")
+            for r in results
         ]
     for kind, values in (("random", [r.random for r in example]), ("ceiling", [r.ceiling for r in example])):
         points = [(x.at(r.k or 1), y.at(v)) for r, v in zip(example, values, strict=True) if v is not None]
         lines += [Line(polyline(points), kind)] if len(points) > 1 else []
     return Plot(
         title=f"{shown(metric)} by cut-off k",
-        description=f"The best run of each of {len(colored)} methods in color, {len(runs) - len(colored)} others in gray,"
-        " with the expectation of a random ranking and the ceiling.",
+        description=f"The best run of each of {len(colored)} methods in color, with the expectation of a random ranking"
+        f" and the ceiling{f'; {others} other runs in gray' if others else ''}.",
         x_title="k, logarithmic",
         y_title=shown(metric),
         x_ticks=[Tick(x.at(k), str(k)) for k in cutoffs],
@@ -152,7 +161,7 @@ def _curves(table: Table, metric: str) -> Plot | None:
         lines=lines,
         legend=[
             *((f"series{place}", shown(row.record.method.label)) for place, row in enumerate(colored)),
-            *([("faint", "other runs")] if len(colored) < len(runs) else []),
+            *([("faint", "other runs")] if others else []),
             ("random", "random ranking"),
             ("ceiling", "ceiling"),
         ],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,8 +20,8 @@ from attrbench.reports.table_cells import shown
 
 SHADES = 10
 """Steps of color in a strip, besides that of the smallest value."""
-CELL, ROW, NAMES, HEAD = 6, 14, 190, 18
-"""Size in pixels: width and height of a cell, room for names at the left, room for groups at the top."""
+CELL, ROW, HEAD = 6, 14, 18
+"""Size in pixels: width and height of a cell, and room for the groups at the top."""
 MOST_QUERIES = 200
 ROUNDING = 1e-12
 """Difference of two values up to which a query counts as equal."""
@@ -36,13 +37,13 @@ class Shade:
 
 @dataclass(frozen=True)
 class Strip:
-    """A picture of every query's value: a row a method, a column a query, darker for better.
+    """A picture of every query's value: a row a method, a column a query, stronger for better.
 
     Attributes:
         metric: whose values.
         description: what it shows, in a sentence.
         width, height: in pixels.
-        names: (y, shortened label, whole label) of each row.
+        names: label of each row.
         groups: (x, group) of the first query of each group, in the order of columns.
         shades: the cells.
     """
@@ -51,7 +52,7 @@ class Strip:
     description: str
     width: int
     height: int
-    names: Sequence[tuple[float, str, str]]
+    names: Sequence[str]
     groups: Sequence[tuple[int, str]]
     shades: Sequence[Shade]
 
@@ -72,15 +73,14 @@ def make_strip(table: Table) -> Strip | None:
     starts = [place for place in range(len(order)) if not place or groups[order[place]] != groups[order[place - 1]]]
     means = values.mean(axis=0)
     hardest, easiest = (order[int(pick(means))] for pick in (np.argmin, np.argmax))
-    labels = [shown(record.method.label) for record, _ in runs]
     return Strip(
         metric=shown(metric),
-        description=f"{len(runs)} runs by {len(order)} queries, from {low:.3f} (pale) to {high:.3f} (dark). Lowest on"
-        f" average: query {hardest}; highest: query {easiest}.",
-        width=NAMES + CELL * len(order),
+        description=f"{len(runs)} runs by {len(order)} queries, from {low:.3f} (faint) to {high:.3f} (full color)."
+        f" Lowest on average: query {hardest}; highest: query {easiest}.",
+        width=CELL * len(order),
         height=HEAD + ROW * len(runs),
-        names=[(HEAD + ROW * place + 10, shortened(label, 28), label) for place, label in enumerate(labels)],
-        groups=[(NAMES + CELL * place, shortened(shown(groups[order[place]]), 8)) for place in starts],
+        names=[shown(record.method.label) for record, _ in runs],
+        groups=[(CELL * place, shortened(shown(groups[order[place]]), 8)) for place in starts],
         shades=_shades(np.rint(better * SHADES).astype(int)),
     )
 
@@ -104,8 +104,8 @@ def _shades(numbers: NDArray[np.int_]) -> list[Shade]:
     paths: dict[int, list[str]] = {}
     for row, cells in enumerate(numbers):
         ends = [0, *(np.flatnonzero(np.diff(cells)) + 1).tolist(), len(cells)]
-        for start, end in zip(ends, ends[1:], strict=False):
-            x, y, width = NAMES + CELL * start, HEAD + ROW * row, CELL * (end - start)
+        for start, end in pairwise(ends):
+            x, y, width = CELL * start, HEAD + ROW * row, CELL * (end - start)
             paths.setdefault(int(cells[start]), []).append(f"M{x} {y}h{width}v{ROW - 1}h-{width}z")
     return [Shade(number, "".join(parts)) for number, parts in sorted(paths.items())]
 
@@ -164,7 +164,8 @@ def make_differences(table: Table) -> Differences | None:
         low, high = interval or (math.nan, math.nan)
         own = np.array(result.per_query) - np.array(best.per_query)
         signs = np.where(np.abs(own) <= ROUNDING, 0, np.sign(own)) * (1 if best.higher_is_better else -1)
-        bar = Bar(scale.at(result.value - best.value), *(scale.at(b) if interval else None for b in (low, high)), zero)
+        ends_at = [None, None] if interval is None else [scale.at(bound) for bound in interval]
+        bar = Bar(scale.at(result.value - best.value), ends_at[0], ends_at[1], zero)
         rows.append(
             Difference(
                 method=_label(row),

@@ -54,14 +54,15 @@ class Scale:
             return powers
         exponents = range(first - 1, last + 1)
         finer = [factor * 10.0**power for power in exponents for factor in (1, 2, 5)]
-        return [value for value in finer if self.low <= value <= self.high]
+        inside = [value for value in finer if self.low <= value <= self.high]
+        return inside if len(inside) > 1 else Scale(self.low, self.high, self.start, self.end).ticks(count)
 
 
 def linear(values: Sequence[float], start: float, end: float) -> Scale:
     """Return a linear scale that holds all values, with room at both ends; from 0 on where none is negative."""
     low, high = min(values), max(values)
     room = (high - low) * 0.06 or 0.5
-    return Scale(0.0 if 0 <= low else low - room, high + room, start, end)
+    return Scale(0.0 if low >= 0 else low - room, high + room, start, end)
 
 
 def logarithmic(values: Sequence[float], start: float, end: float) -> Scale:

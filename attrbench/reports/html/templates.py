@@ -32,6 +32,6 @@ def source(name: str) -> Markup:
 
 
 def breakable(label: str) -> Markup:
-    """Return a method's label escaped, with places where a line may break after each `:`, `,`, `|`, `_` and `=`."""
-    marked = "".join(f"{character}\0" if character in ":,|_=" else character for character in label)
+    """Return a label escaped, with places where a line may break: after `:`, `,`, `|`, `_` and `=`, and before `@`."""
+    marked = "".join(f"{character}\0" if character in ":,|_=" else character for character in label.replace("@", "\0@"))
     return Markup("<wbr>").join(escape(part) for part in marked.split("\0"))

@@ -56,23 +56,27 @@ function gallery(root) {
   const data = JSON.parse(document.getElementById(root.dataset.source).textContent);
   const [select, search] = [root.querySelector("select"), root.querySelector("input")];
   const [query, answers, about] = ["query", "answers", "about"].map((name) => root.querySelector(`.${name}`));
-  const picture = (entry, alt) =>
-    entry
-      ? make("img", { src: data.pictures[entry[0]], alt, loading: "lazy", decoding: "async" })
-      : make("span", { className: "nothing", role: "img", ariaLabel: alt }, "no picture");
+  function picture(entry, alt) {
+    if (!entry) return make("span", { className: "nothing", role: "img", ariaLabel: alt }, "no picture");
+    const image = make("img", { alt, loading: "lazy", decoding: "async" });
+    image.addEventListener("load", () => image.classList.toggle("tiny", image.naturalWidth <= 32));
+    image.src = data.pictures[entry[0]];
+    return image;
+  }
   const words = (...parts) => parts.filter(Boolean).join(", ");
   const told = (group, caption, name) => words(group && `group ${group}`, name, caption);
 
   function answer(run, place, rank, asked) {
     const id = run.ids[place][rank];
-    const score = run.scores[place][rank];
+    const [power, ...scores] = run.scores[place];
+    const score = scores[rank] ?? null;
     const entry = data.items[id];
     const [, group, caption, name] = entry ?? [];
     const known = asked[1] && entry;
     const verdict = !known ? "unknown" : group === asked[1] ? "right" : "wrong";
     const text = { right: "group of the query", wrong: "another group", unknown: "" }[verdict];
     const mark = { right: "✓", wrong: "✗", unknown: "" }[verdict];
-    const shown = score === undefined || score === null ? "" : String(score);
+    const shown = score === null ? "" : String(Number((score * 10 ** power).toPrecision(4)));
     const line = words(`rank ${rank + 1}`, shown && `score ${shown}`, `item ${id}`, text, told(group, caption, name));
     const button = make("button", { type: "button", className: `picture ${verdict}`, tabIndex: -1 },
       picture(entry, line),

@@ -38,7 +38,7 @@ class Gallery:
 
     Attributes:
         data: what JSON can hold: `pictures` as data URLs, `items` and `queries` as [picture, group, caption, name],
-            `runs` with ids and scores by query, these as `_rounded` writes them.
+            `runs` with ids and, in short, scores by query.
         queries: (index, what it is called in the list).
         missing: number of shown items without a picture.
     """

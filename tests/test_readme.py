@@ -29,6 +29,7 @@ VERBS = (
     "tune",
     "attribute",
     "leaderboard",
+    "report",
     "check",
     "new task",
     "train",

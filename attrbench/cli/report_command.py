@@ -28,6 +28,6 @@ def report(
     ] = None,
     debug: Debug = False,
 ) -> None:
-    """Make a report of records: one page with board, plots, pictures and provenance, which needs no network."""
+    """Make a report of records: one page with board, plots, pictures and provenance. It needs no network."""
     made = make_report(records or [RESULTS], out, tasks=task or (), metric=metric, format=format_)
     typer.echo(plain(f"{made}: {human_bytes(made.stat().st_size)}"))

@@ -30,7 +30,10 @@ COMMANDS = {
         "Rank the training images for a picture, and draw them on a contact sheet.",
     ),
     "leaderboard": ("leaderboard_command:leaderboard", "Rank the records of each task."),
-    "report": ("report_command:report", "Make a report of records: one page with board, plots, pictures and provenance."),
+    "report": (
+        "report_command:report",
+        "Make a report of records: one page with board, plots, pictures and provenance.",
+    ),
     "check": (
         "check_command:check",
         "Check that a method keeps to the contract, on a tiny task; exit 1 where it does not.",

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from attrbench.contracts.record import Record
+from attrbench.contracts.record import Record, Tried
 from attrbench.reports.html.board import Board
 from attrbench.reports.ranking import Table
 from attrbench.reports.table_cells import human_bytes, human_seconds, interval_text, shown
+from attrbench.text import one_line
 
 Fact = tuple[str, str]
+LONGEST_COMMAND = 4000
+"""Characters of a command that are shown; what is repeated must be whole, unless somebody means harm."""
 
 
 @dataclass(frozen=True)
@@ -47,16 +50,15 @@ def _provenance(record: Record, anchor: str) -> Provenance:
         anchor=anchor,
         method=shown(record.method.label),
         summary=shown(record.method.summary),
-        command=shown(record.command),
+        command=one_line(record.command)[:LONGEST_COMMAND],
         facts=[(name, value) for name, value in _facts(record) if value],
         tried=[] if tuned is None else [(shown(each.label), _reached(each)) for each in tuned.tried],
         chosen_by="" if tuned is None else f"{shown(tuned.by)} on {tuned.queries} tuning queries",
     )
 
 
-def _reached(tried: object) -> str:
-    value = getattr(tried, "value", None)
-    return shown(getattr(tried, "why", "")) if value is None else f"{value:.3f} {interval_text(tried)}".strip()  # type: ignore[arg-type]
+def _reached(tried: Tried) -> str:
+    return shown(tried.why) if tried.value is None else f"{tried.value:.3f} {interval_text(tried)}".strip()
 
 
 def _facts(record: Record) -> Iterator[Fact]:

@@ -1,4 +1,4 @@
-"""Thumbnail pictures: pixels as small PNG, WebP or JPEG files, and the check that bytes are such a file."""
+"""Thumbnails of items: pixels as small PNG, WebP or JPEG files, and the check that bytes are such a file."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ import io
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, features
+
+from attrbench.contracts.task import Items
+from attrbench.contracts.thumbnails import Thumbnail
 
 SIDE = 96
 """Longer side in pixels of a thumbnail at most."""
@@ -27,6 +30,12 @@ def thumbnail_picture(pixels: NDArray[np.uint8]) -> bytes:
     picture.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
     picture.save(buffer, "WEBP" if features.check("webp") else "JPEG", quality=QUALITY)
     return buffer.getvalue()
+
+
+def thumbnail_of(items: Items, item: int) -> Thumbnail:
+    """Return the thumbnail of one item: its picture in small, with its group, caption and name."""
+    name = items.names[item] if items.names else ""
+    return Thumbnail(thumbnail_picture(items.images[item]), items.groups[item], items.prompts[item], name)
 
 
 def media_type(picture: bytes) -> str | None:

@@ -11,12 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attrbench.contracts.record import Record
-from attrbench.contracts.thumbnails import Thumbnail, Thumbnails
-from attrbench.data.thumbnail_pictures import thumbnail_picture
+from attrbench.contracts.thumbnails import Thumbnails
+from attrbench.data.thumbnail_pictures import thumbnail_of
 from attrbench.data.thumbnail_sheet import add_thumbnails, read_thumbnails, sheet_path
 
 if TYPE_CHECKING:
-    from attrbench.contracts.task import Items, OpenTask
+    from attrbench.contracts.task import OpenTask
 
 QUERIES = 100
 """Queries of a task, from its first one on, whose pictures are kept."""
@@ -55,8 +55,8 @@ def write_thumbnails(folder: Path, opened: OpenTask, records: Sequence[Record], 
     found = Thumbnails(
         task.name,
         task.fingerprint,
-        {item: _thumbnail(opened.queries, item) for item in sorted(queries)},
-        {item: _thumbnail(opened.train, item) for item in sorted(train)},
+        {item: thumbnail_of(opened.queries, item) for item in sorted(queries)},
+        {item: thumbnail_of(opened.train, item) for item in sorted(train)},
         {identity: _rounded(rows) for identity, rows in scores.items()},
     )
     add_thumbnails(sheet_path(folder, task.name, task.fingerprint), found)
@@ -67,11 +67,6 @@ def _items_shown(records: Sequence[Record]) -> tuple[set[int], set[int]]:
     rankings = [record.ranking[:QUERIES] for record in records]
     queries = set(range(max(map(len, rankings), default=0)))
     return queries, {item for rows in rankings for row in rows for item in row[:TOP] if item >= 0}
-
-
-def _thumbnail(items: Items, item: int) -> Thumbnail:
-    name = items.names[item] if items.names else ""
-    return Thumbnail(thumbnail_picture(items.images[item]), items.groups[item], items.prompts[item], name)
 
 
 def _rounded(rows: NDArray[np.float32]) -> list[list[float | None]]:

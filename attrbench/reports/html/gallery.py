@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from attrbench.contracts.ranking import Ranking
 from attrbench.contracts.task import Items
 from attrbench.contracts.thumbnails import Thumbnail, Thumbnails
-from attrbench.data.thumbnail_pictures import media_type, thumbnail_picture
+from attrbench.data.thumbnail_pictures import media_type, thumbnail_of
 from attrbench.reports.ranking import Row, Table
 from attrbench.reports.table_cells import shown
 from attrbench.reports.text_lines import clean
@@ -81,15 +81,10 @@ def arrays_gallery(queries: Items, train: Items, ranking: Ranking, label: str) -
     thumbnails = Thumbnails(
         "",
         "",
-        {index: _thumbnail(queries, index) for index in range(len(queries))},
-        {item: _thumbnail(train, item) for item in shown_items},
+        {index: thumbnail_of(queries, index) for index in range(len(queries))},
+        {item: thumbnail_of(train, item) for item in shown_items},
     )
     return make_gallery([GalleryRun(label, ids, scores)], thumbnails, range(len(queries)))
-
-
-def _thumbnail(items: Items, index: int) -> Thumbnail:
-    name = items.names[index] if items.names else ""
-    return Thumbnail(thumbnail_picture(items.images[index]), items.groups[index], items.prompts[index], name)
 
 
 def make_gallery(runs: Sequence[GalleryRun], thumbnails: Thumbnails, queries: Iterable[int]) -> Gallery:

@@ -1,9 +1,9 @@
 """attrbench: compare training-data attribution methods on diffusion models.
 
-The functions `run`, `tune`, `attribute`, `attribute_blocks`, `leaderboard`, `read_records`, `open_task` and `check` do
-what the command line does; `evidence_map` shows where in a picture a score comes from. `Method`, `Task`, `Metric` and
-the other classes are the contracts that plugins fulfill. Each name is loaded when it is first used, so that importing
-this package imports neither torch nor NumPy nor pydantic.
+The functions `run`, `tune`, `attribute`, `attribute_blocks`, `leaderboard`, `report`, `read_records`, `open_task` and
+`check` do what the command line does; `evidence_map` shows where in a picture a score comes from. `Method`, `Task`,
+`Metric` and the other classes are the contracts that plugins fulfill. Each name is loaded when it is first used, so
+that importing this package imports neither torch nor NumPy nor pydantic.
 """
 
 from importlib import import_module
@@ -21,9 +21,11 @@ if TYPE_CHECKING:
     from attrbench.contracts.metric import Metric
     from attrbench.contracts.model_family import ModelFamily
     from attrbench.contracts.options import Options
+    from attrbench.contracts.report import Report
     from attrbench.contracts.task import Task
     from attrbench.evidence import evidence_map
     from attrbench.plugins.hookspecs import hookimpl
+    from attrbench.reporting import report
 
 __all__ = [
     "Executor",
@@ -33,6 +35,7 @@ __all__ = [
     "Metric",
     "ModelFamily",
     "Options",
+    "Report",
     "Task",
     "__version__",
     "attribute",
@@ -43,6 +46,7 @@ __all__ = [
     "leaderboard",
     "open_task",
     "read_records",
+    "report",
     "run",
     "tune",
 ]
@@ -55,6 +59,7 @@ _MODULES = {
     "Metric": "attrbench.contracts.metric",
     "ModelFamily": "attrbench.contracts.model_family",
     "Options": "attrbench.contracts.options",
+    "Report": "attrbench.contracts.report",
     "Task": "attrbench.contracts.task",
     "attribute": "attrbench.attribution",
     "attribute_blocks": "attrbench.attribution",
@@ -64,6 +69,7 @@ _MODULES = {
     "leaderboard": "attrbench.api",
     "open_task": "attrbench.api",
     "read_records": "attrbench.api",
+    "report": "attrbench.reporting",
     "run": "attrbench.api",
     "tune": "attrbench.api",
 }

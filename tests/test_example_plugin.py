@@ -194,6 +194,27 @@ def test_the_plugins_executor_writes_the_bytes_that_this_process_writes(installe
     assert [option["name"] for option in entries["fresh-process"]["options"]] == ["parallel", "minutes"]
 
 
+def test_the_plugins_report_is_made_of_records_by_the_ending_of_its_file(
+    installed: Installed, first_run: subprocess.CompletedProcess[str], tmp_path: Path
+) -> None:
+    assert first_run.returncode == 0, first_run.stderr
+    listing = json.loads(installed.attrbench("list", "reports", "--json").stdout)
+    entries = {entry["name"]: entry for entry in listing["reports"]}
+    assert entries["wins"]["provider"] == "attrbench-example 0.1.0" and "html" in entries
+    metric = ("--metric", "detection-rate@10")
+    done = installed.attrbench("report", str(installed.records), "-o", str(tmp_path / "wins.txt"), *metric)
+    assert done.returncode == 0, done.stderr
+    lines = dict(line.rsplit(" ", 1) for line in (tmp_path / "wins.txt").read_text().splitlines())
+    records, _ = read_records(installed.records)
+    assert lines["mean-color"] == str(records[0].coverage.queries)  # the groups are colors, so it is always right
+    few = ("-o", str(tmp_path / "few.txt"), "--format", "wins:most=1", *metric)
+    assert installed.attrbench("report", str(installed.records), *few).returncode == 0
+    assert len((tmp_path / "few.txt").read_text().splitlines()) == 1
+    page = installed.attrbench("report", str(installed.records), "-o", str(tmp_path / "page.html"))
+    assert page.returncode == 0, page.stderr
+    assert "data:image/png" in (tmp_path / "page.html").read_text()
+
+
 def test_a_task_file_names_a_folder_of_the_plugins_model_family(installed: Installed, tmp_path: Path) -> None:
     write_dit(tmp_path / "model")
     colors = {"red": (220, 20, 20), "lime": (20, 220, 20), "blue": (20, 20, 220)}

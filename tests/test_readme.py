@@ -36,6 +36,7 @@ VERBS = (
     "records ls",
     "records verify",
     "records rm",
+    "report",
     "check",
     "new task",
     "train",

@@ -9,7 +9,17 @@ import typer
 from attrbench.cli.common import Debug
 from attrbench.cli.listing import write_listing
 
-What = Literal["methods", "tasks", "metrics", "executors", "ground-truths", "model-families", "preparations", "plugins"]
+What = Literal[
+    "methods",
+    "tasks",
+    "metrics",
+    "executors",
+    "ground-truths",
+    "model-families",
+    "preparations",
+    "reports",
+    "plugins",
+]
 
 
 def list_(

@@ -21,6 +21,7 @@ KINDS = (
     "ground-truths",
     "model-families",
     "preparations",
+    "reports",
     "plugins",
 )
 SINGULAR = {"model-families": "model_family", "ground-truths": "ground_truth"}

@@ -47,6 +47,10 @@ COMMANDS = {
         "Run a record's command and say whether the result falls into its interval.",
     ),
     "records": ("records_command:records_app", "List, check and remove records."),
+    "report": (
+        "report_command:report",
+        "Make a report of records: one page with board, plots, pictures and provenance.",
+    ),
     "check": (
         "check_command:check",
         "Check that a method keeps to the contract, on a tiny task; exit 1 where it does not.",

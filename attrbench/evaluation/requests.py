@@ -13,10 +13,12 @@ from attrbench.contracts.task import Task
 from attrbench.errors import UsageError
 from attrbench.plugins.registry import registered_name
 from attrbench.taskfile.names import is_file
+from attrbench.text import one_line
 
 if TYPE_CHECKING:
     from attrbench.contracts.executor import Executor
     from attrbench.contracts.record import Tuned
+    from attrbench.contracts.report import Report
     from attrbench.plugins.registry import Registry
 
 MethodLike: TypeAlias = "str | type[Method[Any]] | Method[Any]"
@@ -106,6 +108,29 @@ def request_executor(registry: Registry, text: str) -> Executor[Any]:
         value = f"{kind.short_option}={value}"
     (spec,) = parse_spec(f"{name}:{value}" if value else name)
     return kind(build_options("executor", spec, kind.Options))
+
+
+def request_report(registry: Registry, text: str | None, path: Path) -> Report[Any]:
+    """Return the report that a string names, such as `html:k=5`; without one, the report that the file's ending names.
+
+    Raises:
+        UsageError: for an unknown name, a wrong option, or an ending that is not the report's.
+    """
+    if text is None:
+        endings = {name: registry.report(name).suffix for name in registry.names("report")}
+        named = [name for name, ending in endings.items() if ending == path.suffix.lower()]
+        if len(named) != 1:
+            known = ", ".join(f"{name} ({ending})" for name, ending in endings.items())
+            reason = "several reports have this ending" if named else "no report has this ending"
+            raise UsageError(f"{one_line(path)}: {reason}; name one with --format: {known}")
+        text = named[0]
+    specs = parse_spec(text)
+    if len(specs) != 1:
+        raise UsageError(f"--format {text}: a report takes one value for each option, no a|b")
+    kind = registry.report(specs[0].name)
+    if path.suffix.lower() != kind.suffix:
+        raise UsageError(f"{one_line(path)}: the report {kind.name} is a {kind.suffix} file; end its name so")
+    return kind(build_options("report", specs[0], kind.Options))
 
 
 def request_methods(registry: Registry, methods: Sequence[MethodLike]) -> list[MethodRequest]:

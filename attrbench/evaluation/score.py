@@ -32,12 +32,14 @@ class Measured:
         scores: [m, n] for exhaustive scorers, else None.
         exact_ranked: [m, depth] the exhaustive ranking, for approximate searches.
         seconds: [m] time of each query, warm-up excluded.
+        ranked_scores: [m, depth] scores of the items in `ranked`.
     """
 
     ranked: NDArray[np.int64]
     scores: NDArray[np.float32] | None
     exact_ranked: NDArray[np.int64] | None
     seconds: NDArray[np.float64]
+    ranked_scores: NDArray[np.float32]
 
     def not_ranked(self) -> list[int]:
         """Return the queries without a ranking, because the scores of all training items are equal."""
@@ -74,6 +76,7 @@ def measure_queries(
         scores=np.stack(scores) if scores else None,
         exact_ranked=None if exact is None else exact.top(queries, depth).ids,
         seconds=np.array(seconds),
+        ranked_scores=np.stack(found),
     )
 
 

@@ -18,7 +18,7 @@ from attrbench.contracts.ground_truth import TruthSetting
 from attrbench.contracts.metric import Outcome
 from attrbench.contracts.record import Coverage, Record, parse_record, record_path, write_record
 from attrbench.contracts.task import Workspace
-from attrbench.errors import AttrbenchError, Unavailable
+from attrbench.errors import AttrbenchError, Unavailable, error_line
 from attrbench.evaluation.checks import check_methods, check_requests
 from attrbench.evaluation.config import RunSettings
 from attrbench.evaluation.devices import torch_device
@@ -42,10 +42,12 @@ from attrbench.evaluation.record_builder import RecordBuilder, Scored
 from attrbench.evaluation.requests import MethodRequest, TaskRequest, request_executor
 from attrbench.evaluation.rescore import new_metrics
 from attrbench.evaluation.score import measure_metrics, measure_queries, outcome_of
+from attrbench.evaluation.thumbnail_step import lacks_pictures, write_thumbnails
 from attrbench.evaluation.world import TaskWorld
 from attrbench.store.artifacts import Artifact
 
 if TYPE_CHECKING:
+    from attrbench.contracts.task import OpenTask
     from attrbench.plugins.registry import Registry
 
 
@@ -93,19 +95,22 @@ class TaskRun:
         self._unasked: set[str] = set()
         self._scores: dict[str, NDArray[np.float32]] = {}
         self._load = OtherLoad()
+        self._top_scores: dict[str, NDArray[np.float32]] = {}
 
     def results(self) -> Iterator[Result]:
         """Yield a result for each method, reused ones first; a method that raises gets a record of status `failed`."""
-        todo = []
+        todo, done = [], []
         for request in self.methods:
             found = None if self.settings.rerun or self.settings.dry_run else self._existing(request)
             if found is None:
                 self._check_place(request)
                 todo.append(request)
             else:
+                done.append(found.record)
                 yield found
         self._note_new_metrics(len(self.methods) - len(todo))
         if not todo:
+            self._keep_pictures(done)
             return
         self.settings.make_folders()
         reference = TaskReference.of(self.task, self.settings)
@@ -134,7 +139,26 @@ class TaskRun:
                 if self.settings.seal_records:
                     _sealed(path).adopt()
                 self.reporter.tell("record_written", record=record, path=path)
+                done.append(record)
                 yield Result(record, path, reused=False, scores=self._scores.pop(record.identity, None))
+        self._keep_pictures(done, world.opened)
+
+    def _keep_pictures(self, records: Sequence[Record], opened: OpenTask | None = None) -> None:
+        """Add the pictures of what records rank at the top to the task's thumbnail sheet, unless they are there.
+
+        Records that were all there before have the task opened for it, if that draws no pictures.
+        """
+        settings, ranked = self.settings, [record for record in records if record.ranking]
+        if settings.dry_run or settings.seal_records or not ranked:
+            return
+        if opened is None and not lacks_pictures(settings.out, ranked):
+            return
+        try:
+            opened = opened or self.task.task.open(Workspace(settings.cache, self.device))
+            if opened.query_outline.is_drawn:
+                write_thumbnails(settings.out, opened, ranked, self._top_scores)
+        except (AttrbenchError, OSError) as error:
+            self.reporter.note(f"no thumbnails for reports are kept beside the records: {error_line(error)}")
 
     def _records(
         self,
@@ -245,6 +269,7 @@ class TaskRun:
         metrics = measure_metrics(self.registry, world, measured, self.settings.seed, self.reporter.note)
         scored = Scored(reader, scorer, fit_seconds, measured, metrics)
         record = self.records.with_results(request, world, scored, coverage)
+        self._top_scores[record.identity] = measured.ranked_scores
         if self.settings.keep_scores and measured.scores is not None:
             self._scores[record.identity] = measured.scores
         return record, outcome_of(world, measured)

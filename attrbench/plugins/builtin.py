@@ -1,4 +1,4 @@
-"""Registration of attrbench's own metrics, executors, ground truths and model families, by the plugin hooks."""
+"""Registration of attrbench's own metrics, executors, ground truths, model families and reports, by plugin hooks."""
 
 from attrbench.plugins.hookspecs import Register, hookimpl
 
@@ -66,6 +66,8 @@ MODEL_FAMILIES = (
     ),
 )
 
+REPORTS = (("html", "one self-contained page: board, plots, gallery, agreement, provenance", "html.page:HtmlReport"),)
+
 
 @hookimpl
 def register_metrics(register: Register) -> None:
@@ -93,3 +95,10 @@ def register_model_families(register: Register) -> None:
     """Register the loaders of DDPM, Stable Diffusion 1.x and Stable Diffusion 3 models."""
     for name, summary, target in MODEL_FAMILIES:
         register(name, summary, f"attrbench.models.families.{target}")
+
+
+@hookimpl
+def register_reports(register: Register) -> None:
+    """Register the report `html`, one page with everything that records tell."""
+    for name, summary, target in REPORTS:
+        register(name, summary, f"attrbench.reports.{target}")

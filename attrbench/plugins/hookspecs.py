@@ -59,6 +59,11 @@ def register_preparations(register: Register) -> None:
 
 
 @hookspec
+def register_reports(register: Register) -> None:
+    """Register a plugin's reports, which `attrbench report` makes of records (attrbench.contracts.report)."""
+
+
+@hookspec
 def stage_started(stage: str, total: int) -> None:
     """React to the beginning of a stage of a run, such as retraining; `total` is its number of steps."""
 

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from attrbench.contracts.method import Method
     from attrbench.contracts.metric import Metric
     from attrbench.contracts.model_family import ModelFamily
+    from attrbench.contracts.report import Report
     from attrbench.contracts.task import Task
 
 GROUP = "attrbench"
@@ -41,6 +42,7 @@ HOOKS = {
     "ground_truth": "register_ground_truths",
     "model_family": "register_model_families",
     "preparation": "register_preparations",
+    "report": "register_reports",
 }
 """Kind -> the hook by which it comes in."""
 OBSERVERS = ("stage_started", "stage_finished", "record_written")
@@ -54,6 +56,7 @@ NEEDED = {
     "ground_truth": ("name", "summary", "Options"),
     "model_family": ("name",),
     "preparation": ("name", "summary", "Options"),
+    "report": ("name", "summary", "suffix", "Options"),
 }
 """Kind -> attributes without which a class can't be listed or run."""
 
@@ -201,6 +204,10 @@ class Registry:
     def preparation(self, name: str) -> type[Preparation[Any]]:
         """Return the class that builds the data set registered as `name`, importing its module."""
         return self.entry("preparation", name).load()  # type: ignore[no-any-return]
+
+    def report(self, name: str) -> type[Report[Any]]:
+        """Return the class of the report (a file made of records) registered as `name`, importing its module."""
+        return self.entry("report", name).load()  # type: ignore[no-any-return]
 
     def ground_truth(self, name: str) -> type[GroundTruth[Any]]:
         """Return the class of the ground truth (measured by retraining) registered as `name`."""

@@ -15,7 +15,7 @@ from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).parent.parent.parent
 FOLDER = "reference/api"
-PARTS = ("api", "contracts", "gradients", "models", "store")
+PARTS = ("api", "reporting", "contracts", "gradients", "models", "store")
 SECTION = "Python"
 
 

@@ -48,3 +48,9 @@ def register_executors(register):
     """Register the executor."""
     summary = "each job in a new Python process, which ends with it"
     register("fresh-process", summary, "attrbench_example.fresh_process:FreshProcess")
+
+
+@hookimpl
+def register_reports(register):
+    """Register the report."""
+    register("wins", "on how many queries each method is the best, as text", "attrbench_example.wins:Wins")

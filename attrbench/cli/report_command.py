@@ -1,0 +1,33 @@
+"""The command `attrbench report`, which makes a file that people look at of the records of runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from attrbench.cli.common import RESULTS, Debug
+from attrbench.reporting import report as make_report
+from attrbench.reports.table_cells import human_bytes
+from attrbench.text import plain
+
+
+def report(
+    out: Annotated[Path, typer.Option("--output", "-o", help="File to write, such as report.html; it is replaced.")],
+    records: Annotated[
+        list[Path] | None, typer.Argument(help="Folders of records [default: attrbench-results].", show_default=False)
+    ] = None,
+    task: Annotated[list[str] | None, typer.Option("--task", "-t", help="Only these tasks.")] = None,
+    metric: Annotated[str | None, typer.Option("--metric", help="Rank by this, such as average-precision.")] = None,
+    format_: Annotated[
+        str | None,
+        typer.Option(
+            "--format", help="NAME or NAME:KEY=VALUE,... [default: by the file's ending]; see 'list reports'."
+        ),
+    ] = None,
+    debug: Debug = False,
+) -> None:
+    """Make a report of records: one page with board, plots, pictures and provenance. It needs no network."""
+    made = make_report(records or [RESULTS], out, tasks=task or (), metric=metric, format=format_)
+    typer.echo(plain(f"{made}: {human_bytes(made.stat().st_size)}"))

@@ -1,0 +1,158 @@
+"""The gallery of a report: queries by methods, each with the training items that the method ranks first.
+
+Its data go into the page as JSON, each picture once however often it is shown; the page's script draws one query at a
+time, so that a page with fifty methods and a hundred queries stays small and fast.
+"""
+
+from __future__ import annotations
+
+import base64
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from attrbench.contracts.ranking import Ranking
+from attrbench.contracts.task import Items
+from attrbench.contracts.thumbnails import Thumbnail, Thumbnails
+from attrbench.data.thumbnail_pictures import media_type, thumbnail_of
+from attrbench.reports.ranking import Row, Table
+from attrbench.reports.table_cells import shown
+from attrbench.reports.text_lines import clean
+
+CAPTION = 600
+"""Characters of a caption that are shown."""
+
+
+@dataclass(frozen=True)
+class GalleryRun:
+    """A method's row of the gallery: for each query the ids of its first items, and their scores where known."""
+
+    label: str
+    ranking: Sequence[Sequence[int]]
+    scores: Sequence[Sequence[float | None]] = ()
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """A gallery for a template: the script's data, and the queries for the list to choose from.
+
+    Attributes:
+        data: what JSON can hold: `pictures` as data URLs, `items` and `queries` as [picture, group, caption, name],
+            `runs` with ids and, in short, scores by query.
+        queries: (index, what it is called in the list).
+        missing: number of shown items without a picture.
+    """
+
+    data: Mapping[str, object]
+    queries: Sequence[tuple[int, str]]
+    missing: int
+
+
+def table_gallery(table: Table, thumbnails: Thumbnails | None, k: int, most: int) -> Gallery | None:
+    """Return the gallery of a table's runs, ranked ones first; None where there are no pictures of its queries."""
+    rows = [row for row in [*table.ranked, *table.below] if row.record.ranking]
+    if thumbnails is None or not thumbnails.queries or not rows:
+        return None
+    queries = sorted(thumbnails.queries)[:most]
+    return make_gallery([_run(table, row, thumbnails, k) for row in rows], thumbnails, queries)
+
+
+def _run(table: Table, row: Row, thumbnails: Thumbnails, k: int) -> GalleryRun:
+    record = row.record
+    known = thumbnails.scores.get(record.identity, ())
+    rank = "" if row.rank is None else f"{row.rank}{'=' if row.tied else ''} "
+    return GalleryRun(
+        f"{rank}{shown(record.method.label)}", [ids[:k] for ids in record.ranking], [scores[:k] for scores in known]
+    )
+
+
+def arrays_gallery(queries: Items, train: Items, ranking: Ranking, label: str) -> Gallery:
+    """Return the gallery of one method's ranking, with pictures made of the items' pixels.
+
+    Args:
+        queries: [m] queries.
+        train: the training set; of it only what is ranked is read.
+        ranking: [m, k] ids and scores; ids of -1 are left out, scores that are not finite are not shown.
+        label: the method.
+    """
+    ids = ranking.ids.tolist()
+    scores = [[score if math.isfinite(score) else None for score in row] for row in ranking.scores.tolist()]
+    shown_items = sorted({item for row in ids for item in row if item >= 0})
+    thumbnails = Thumbnails(
+        "",
+        "",
+        {index: thumbnail_of(queries, index) for index in range(len(queries))},
+        {item: thumbnail_of(train, item) for item in shown_items},
+    )
+    return make_gallery([GalleryRun(label, ids, scores)], thumbnails, range(len(queries)))
+
+
+def make_gallery(runs: Sequence[GalleryRun], thumbnails: Thumbnails, queries: Iterable[int]) -> Gallery:
+    """Return a gallery of these queries: every picture once, every text clean and cut."""
+    pictures = _Pictures()
+    chosen = list(queries)
+    drawn = {item for run in runs for query in chosen for item in _at(run.ranking, query) if item >= 0}
+    items = {item: pictures.entry(thumbnails.train[item]) for item in sorted(drawn) if item in thumbnails.train}
+    return Gallery(
+        data={
+            "queries": {query: pictures.entry(thumbnails.queries[query]) for query in chosen},
+            "items": items,
+            "runs": [
+                {
+                    "label": run.label,
+                    "ids": [[item for item in _at(run.ranking, query) if item >= 0] for query in chosen],
+                    "scores": [_rounded(_at(run.scores, query), _at(run.ranking, query)) for query in chosen],
+                }
+                for run in runs
+            ],
+            "pictures": pictures.urls,
+        },
+        queries=[(query, _name_of_query(query, thumbnails.queries[query])) for query in chosen],
+        missing=len(drawn) - len(items),
+    )
+
+
+class _Pictures:
+    """The pictures of a page as data URLs, each distinct one once."""
+
+    def __init__(self) -> None:
+        self.urls: list[str] = []
+        self._places: dict[bytes, int] = {}
+
+    def entry(self, thumbnail: Thumbnail) -> list[object]:
+        """Return [number of its picture, group, caption, name] of a thumbnail; texts at the end that are empty lack."""
+        if thumbnail.picture not in self._places:
+            self._places[thumbnail.picture] = len(self.urls)
+            encoded = base64.b64encode(thumbnail.picture).decode()
+            self.urls.append(f"data:{media_type(thumbnail.picture) or 'image/png'};base64,{encoded}")
+        texts = [tidy(thumbnail.group), tidy(thumbnail.caption), tidy(thumbnail.name)]
+        while texts and not texts[-1]:
+            texts.pop()
+        return [self._places[thumbnail.picture], *texts]
+
+
+def tidy(text: str) -> str:
+    """Return a text from a data set on one line, without control characters and direction marks, cut where long."""
+    line = clean(text[: 4 * CAPTION])
+    return line if len(line) <= CAPTION and len(text) <= 4 * CAPTION else f"{line[: CAPTION - 1]}…"
+
+
+def _at(rows: Sequence[Sequence[int]] | Sequence[Sequence[float | None]], query: int) -> Sequence[int]:
+    """Return a query's row; an empty one where a run has fewer queries."""
+    return rows[query] if query < len(rows) else ()  # type: ignore[return-value]
+
+
+def _rounded(scores: Sequence[float | None], ids: Sequence[int]) -> list[int | None]:
+    """Return a query's scores in short: the power of ten, then each as a multiple of it, four digits for the largest.
+
+    Of items that were not found the scores are left out; where none is known, the list is empty.
+    """
+    known = [score for score, item in zip(scores, ids, strict=False) if item >= 0]
+    largest = max((abs(score) for score in known if score), default=1.0)
+    power = math.floor(math.log10(largest)) - 3 if known else 0
+    return [power, *(None if score is None else round(score / 10.0**power) for score in known)] if known else []
+
+
+def _name_of_query(query: int, thumbnail: Thumbnail) -> str:
+    text = tidy(thumbnail.caption or thumbnail.name)[:60]
+    return ", ".join(filter(None, (f"query {query}", thumbnail.group and f"group {tidy(thumbnail.group)[:30]}", text)))

@@ -1,0 +1,264 @@
+"""The plots of a report: quality against costs, quality by cut-off, and one criterion against another."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from scipy.stats import spearmanr
+
+from attrbench.contracts.record import MetricResult, Record
+from attrbench.reports.html.plot import (
+    BOTTOM,
+    LEFT,
+    RIGHT,
+    TOP,
+    Guide,
+    Line,
+    Mark,
+    Plot,
+    Tick,
+    place_labels,
+    polyline,
+    value_ticks,
+)
+from attrbench.reports.html.scale import Scale, linear, logarithmic
+from attrbench.reports.ranking import Row, Table
+from attrbench.reports.table_cells import human_bytes, human_seconds, interval_text, shown
+
+SERIES = 6
+"""Methods that are drawn in a color of their own."""
+FREE = 1e-9
+"""A cost that is none, which a logarithmic axis has no place for: it gets one at its beginning."""
+FREE_ROOM = 44
+"""Width in pixels that the tick of such costs takes."""
+NEAR = 1.5
+"""A ceiling is drawn where it is at most so many times the best value; else the curves would be flat."""
+
+
+def pareto_plots(table: Table) -> list[Plot]:
+    """Return the metric against storage and against the time of a query; none where no run is ranked."""
+    if not table.ranked:
+        return []
+    return [
+        _pareto(table, "storage", lambda record: record.storage.total if record.storage else 0, human_bytes),
+        _pareto(table, "time of a query (median)", lambda r: r.latency.query.p50 if r.latency else 0.0, human_seconds),
+    ]
+
+
+def _pareto(table: Table, cost: str, cost_of: Callable[[Record], float], text_of: Callable[[float], str]) -> Plot:
+    costs = [float(cost_of(row.record)) for row in table.ranked]
+    results = [_result(row, table.metric) for row in table.ranked]
+    x, ticks = _cost_axis(costs, text_of)
+    y = _quality_scale(results, table.random, table.ceiling)
+    marks = [
+        Mark(
+            x=x.at(max(value, FREE)),
+            y=y.at(result.value),
+            kind="pareto" if row.pareto else "other",
+            title=f"{shown(row.record.method.label)}: {_value_text(result)}, {text_of(value) if value else 'none'}",
+            y_low=None if result.low is None else y.at(result.low),
+            y_high=None if result.high is None else y.at(result.high),
+        )
+        for row, value, result in zip(table.ranked, costs, results, strict=True)
+    ]
+    front = _front(costs, [result.value if result.higher_is_better else -result.value for result in results])
+    steps = [(marks[place].x, marks[place].y) for place in front]
+    notable = [
+        *reversed(front),
+        *(place for place, row in enumerate(table.ranked) if row.pareto and place not in front),
+    ]
+    named = [(marks[place], shown(table.ranked[place].record.method.label)) for place in notable]
+    metric = shown(table.metric)
+    best = ", ".join(text for _, text in named[: min(4, len(front))])
+    return Plot(
+        title=f"{metric} against {cost}",
+        description=f"No run is both better and cheaper than those on the line; from the best on: {best}.",
+        x_title=f"{cost}, logarithmic",
+        y_title=metric,
+        x_ticks=ticks,
+        y_ticks=value_ticks(y),
+        marks=marks,
+        lines=[Line(polyline(_steps(steps)), "front")],
+        guides=_guides(table.random, table.ceiling, y),
+        labels=place_labels(named, marks),
+        legend=[
+            ("front", "no run is both better and cheaper"),
+            ("pareto", "on the Pareto front of quality, size and time"),
+        ],
+    )
+
+
+def _cost_axis(costs: Sequence[float], text_of: Callable[[float], str]) -> tuple[Scale, list[Tick]]:
+    """Return a logarithmic scale and its ticks; costs of nothing lie at its beginning, under the tick `none`."""
+    above = [cost for cost in costs if cost > 0] or [1.0]
+    scale = logarithmic(above, LEFT, RIGHT)
+    free = min(costs) <= 0
+    if free:
+        scale = Scale(scale.low / 8, scale.high, LEFT, RIGHT, logarithmic=True)
+    first = LEFT + FREE_ROOM if free else LEFT
+    ticks = [Tick(scale.at(value), text_of(value)) for value in scale.ticks() if scale.at(value) >= first]
+    return scale, [Tick(LEFT, "none"), *ticks] if free else ticks
+
+
+def _front(costs: Sequence[float], qualities: Sequence[float]) -> list[int]:
+    """Return the runs than which no other is both at least as good and as cheap, the cheapest first."""
+    front: list[int] = []
+    for place in sorted(range(len(costs)), key=lambda place: (costs[place], -qualities[place])):
+        if not front or qualities[place] > qualities[front[-1]]:
+            front.append(place)
+    return front
+
+
+def _steps(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Return points joined by steps, and on to the right edge: what one gets for a cost."""
+    stepped: list[tuple[float, float]] = []
+    for x, y in points:
+        stepped += [(x, stepped[-1][1])] if stepped else []
+        stepped.append((x, y))
+    return [*stepped, (RIGHT, stepped[-1][1])]
+
+
+def curve_plots(table: Table) -> list[Plot]:
+    """Return for each metric with several cut-offs its value at each of them, by method."""
+    names = [result.metric for row in table.ranked for result in row.record.metrics if result.k is not None]
+    plots = [_curves(table, name) for name in dict.fromkeys(names)]
+    return [plot for plot in plots if plot is not None]
+
+
+def _curves(table: Table, metric: str) -> Plot | None:
+    """Return the curves of a metric: the best run of each method in color, the others in gray; None for one cut-off."""
+    runs = [(row, results) for row in table.ranked if len(results := _cutoffs(row.record, metric)) > 1]
+    colored = _best_of_methods([row for row, _ in runs])
+    if len(colored) < 2:
+        return None
+    cutoffs = sorted({result.k for _, results in runs for result in results if result.k})
+    x = logarithmic(cutoffs, LEFT, RIGHT)
+    example = max((results for _, results in runs), key=len)
+    y = _quality_scale([r for _, rs in runs for r in rs], None, max((r.ceiling or 0.0 for r in example), default=None))
+    others = len(runs) - len(colored)
+    lines = [Line(_curve(results, x, y), "faint") for row, results in runs if row not in colored]
+    marks: list[Mark] = []
+    for place, row in enumerate(colored):
+        results = _cutoffs(row.record, metric)
+        lines.append(Line(_curve(results, x, y), f"series{place}"))
+        label = shown(row.record.method.label)
+        marks += [
+            Mark(x.at(r.k or 1), y.at(r.value), f"series{place}", f"{label}: {r.name} {_value_text(r)}")
+            for r in results
+        ]
+    for kind, values in (("random", [r.random for r in example]), ("ceiling", [r.ceiling for r in example])):
+        points = [(x.at(r.k or 1), y.at(v)) for r, v in zip(example, values, strict=True) if v is not None]
+        lines += [Line(polyline(points), kind)] if len(points) > 1 else []
+    return Plot(
+        title=f"{shown(metric)} by cut-off k",
+        description=f"The best run of each of {len(colored)} methods in color, with the expectation of a random ranking"
+        f" and the ceiling{f'; {others} other runs in gray' if others else ''}.",
+        x_title="k, logarithmic",
+        y_title=shown(metric),
+        x_ticks=[Tick(x.at(k), str(k)) for k in cutoffs],
+        y_ticks=value_ticks(y),
+        marks=marks,
+        lines=lines,
+        legend=[
+            *((f"series{place}", shown(row.record.method.label)) for place, row in enumerate(colored)),
+            *([("faint", "other runs")] if others else []),
+            ("random", "random ranking"),
+            ("ceiling", "ceiling"),
+        ],
+    )
+
+
+def _cutoffs(record: Record, metric: str) -> list[MetricResult]:
+    found = [result for result in record.metrics if result.metric == metric and result.k is not None and result.finite]
+    return sorted(found, key=lambda result: result.k or 0)
+
+
+def _curve(results: Sequence[MetricResult], x: Scale, y: Scale) -> str:
+    return polyline([(x.at(result.k or 1), y.at(result.value)) for result in results])
+
+
+def _best_of_methods(rows: Sequence[Row]) -> list[Row]:
+    """Return the best run of each method, of those methods that are best."""
+    best: dict[str, Row] = {}
+    for row in rows:
+        best.setdefault(row.record.method.name, row)
+    return list(best.values())[:SERIES]
+
+
+def criterion_plots(table: Table) -> list[Plot]:
+    """Return the metric that ranks against each other kind of metric that at least three ranked runs have."""
+    rows, main = table.ranked, table.metric
+    if not rows:
+        return []
+    own = _result(rows[0], main)
+    names = dict.fromkeys(
+        result.name
+        for row in rows
+        for result in row.record.metrics
+        if result.metric not in (own.metric, "recall", "ann-recall") and result.k in (None, own.k or 10)
+    )
+    plots = [_criteria(rows, main, name) for name in names]
+    return [plot for plot in plots if plot is not None]
+
+
+def _criteria(rows: Sequence[Row], main: str, other: str) -> Plot | None:
+    pairs = [(row, _result(row, main), row.record.metric(other)) for row in rows]
+    known = [(row, one, two) for row, one, two in pairs if two is not None and two.finite]
+    if len(known) < 3:
+        return None
+    x = linear(_ends([two for _, _, two in known]), LEFT, RIGHT)
+    y = linear(_ends([one for _, one, _ in known]), BOTTOM, TOP)
+    marks = [
+        Mark(
+            x.at(two.value),
+            y.at(one.value),
+            "pareto" if row.pareto else "other",
+            f"{shown(row.record.method.label)}: {one.name} {_value_text(one)}, {two.name} {_value_text(two)}",
+            *(None if end is None else y.at(end) for end in (one.low, one.high)),
+            *(None if end is None else x.at(end) for end in (two.low, two.high)),
+        )
+        for row, one, two in known
+    ]
+    values = [[one.value for _, one, _ in known], [two.value for _, _, two in known]]
+    varied = all(len(set(each)) > 1 for each in values)
+    agreement = f"rank correlation {float(spearmanr(*values).statistic):.2f}" if varied else "no rank correlation"
+    labels = [(mark, shown(row.record.method.label)) for mark, (row, _, _) in zip(marks, known, strict=True)]
+    return Plot(
+        title=f"{shown(main)} against {shown(other)}",
+        description=f"One point a run, {len(known)} runs; {agreement} (Spearman).",
+        x_title=shown(other),
+        y_title=shown(main),
+        x_ticks=value_ticks(x),
+        y_ticks=value_ticks(y),
+        marks=marks,
+        labels=place_labels(labels[:SERIES], marks),
+    )
+
+
+def _result(row: Row, metric: str) -> MetricResult:
+    result = row.record.metric(metric)
+    assert result is not None  # ranked runs have it
+    return result
+
+
+def _ends(results: Sequence[MetricResult]) -> list[float]:
+    """Return the values of results and the ends of their intervals."""
+    return [value for r in results for value in (r.low, r.value, r.high) if value is not None]
+
+
+def _quality_scale(results: Sequence[MetricResult], random: float | None, ceiling: float | None) -> Scale:
+    """Return the vertical scale of results: it holds the random ranking, and a ceiling that is near."""
+    values = _ends(results) + ([random] if random is not None else [])
+    if ceiling is not None and ceiling <= NEAR * max(values):
+        values.append(ceiling)
+    return linear(values, BOTTOM, TOP)
+
+
+def _guides(random: float | None, ceiling: float | None, y: Scale) -> list[Guide]:
+    """Return the lines of random ranking and ceiling, of the latter only where it is in the picture."""
+    found = [("random", random), ("ceiling", ceiling if ceiling is None or ceiling <= y.high else None)]
+    return [Guide(y.at(value), f"{kind} {value:.3f}", kind) for kind, value in found if value is not None]
+
+
+def _value_text(result: MetricResult) -> str:
+    return f"{result.value:.3f} {interval_text(result)}".strip()

@@ -1,0 +1,37 @@
+"""The templates of the HTML report, with their style and script, as files of the package."""
+
+from __future__ import annotations
+
+from functools import cache
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup, escape
+
+
+@cache
+def environment() -> Environment:
+    """Return the template environment: every value is escaped, and a name that is not given is an error."""
+    made = Environment(
+        loader=PackageLoader("attrbench.reports.html", "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    made.filters["breakable"] = breakable
+    made.policies["json.dumps_kwargs"] = {"separators": (",", ":")}
+    return made
+
+
+@cache
+def source(name: str) -> Markup:
+    """Return the text of a style or script that is part of the package, as it stands."""
+    made = environment()
+    assert made.loader is not None
+    return Markup(made.loader.get_source(made, name)[0])  # noqa: S704  # a file of ours, no text from others
+
+
+def breakable(label: str) -> Markup:
+    """Return a label escaped, with places where a line may break: after `:`, `,`, `|`, `_` and `=`, and before `@`."""
+    marked = "".join(f"{character}\0" if character in ":,|_=" else character for character in label.replace("@", "\0@"))
+    return Markup("<wbr>").join(escape(part) for part in marked.split("\0"))

@@ -28,6 +28,7 @@ from attrbench.cli.common import (
     console,
 )
 from attrbench.cli.run_command import ExitCode
+from attrbench.errors import AttrbenchError
 from attrbench.reports.table_cells import interval_text, shown
 from attrbench.text import plain
 
@@ -82,6 +83,9 @@ def tune(
     for choice in results.choices:
         if choice.chosen is None:
             raise choice.without_result()
+    if failed := [label for choice in results.choices for label in choice.failed]:
+        count = f"{len(failed)} {'value' if len(failed) == 1 else 'values'}"
+        raise AttrbenchError(f"{count} failed on the tuning queries and could not be chosen: {', '.join(failed)}")
 
 
 def _show(choice: Choice) -> None:

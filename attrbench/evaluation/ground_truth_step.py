@@ -33,11 +33,13 @@ class GroundTruths:
         setting: the open task.
         measured: those that the run measures, by label.
         left_out: those that apply to the task and are left out, by label.
+        unavailable: those that apply to the task and can't be had, by label.
     """
 
     setting: TruthSetting | None = None
     measured: Mapping[str, OpenGroundTruth] = field(default_factory=dict)
     left_out: Sequence[str] = ()
+    unavailable: frozenset[str] = frozenset()
 
     @property
     def depth(self) -> int:
@@ -105,6 +107,7 @@ def open_ground_truths(
         AttrbenchError: for one that was named and can't be had.
     """
     found: dict[str, OpenGroundTruth] = {}
+    unavailable = []
     wanted = {str(spec) for text in named for spec in parse_spec(text)}
     for label, truth in truths.items():
         try:
@@ -114,12 +117,14 @@ def open_ground_truths(
                 raise
             what = "" if isinstance(error, Unavailable) else f"{type(error).__name__}: "
             note(f"ground truth {label} is left out: {what}{error}")
+            unavailable.append(label)
             continue
         if opened is not None:
             found[label] = opened
         elif label in wanted:
             raise UsageError(f"ground truth {label} does not apply to task {setting.task.meta.name}")
-    return GroundTruths(setting, found) if measure else GroundTruths(setting, {}, list(found))
+    measured, left_out = (found, []) if measure else ({}, list(found))
+    return GroundTruths(setting, measured, left_out, frozenset(unavailable))
 
 
 def with_ground_truths(

@@ -71,6 +71,10 @@ class RecordBuilder:
         settings: how to run.
         hardware: of this machine.
         truths: the ground truths that were asked for, by label.
+
+    Attributes:
+        left_out: the labels of those that apply to the task and can't be had; a record without their results is not
+            taken for one with them.
     """
 
     def __init__(
@@ -86,6 +90,7 @@ class RecordBuilder:
         self.settings = settings
         self.hardware = hardware
         self._truths = truths
+        self.left_out: frozenset[str] = frozenset()
         self._codes: dict[type, str] = {}
 
     def code(self, request: MethodRequest) -> str:
@@ -101,6 +106,7 @@ class RecordBuilder:
         state = self.task.task.state()
         named = list(settings.ground_truths) if settings.retrain else []
         states = ground_truth_states(self._truths, self.task.task, settings.cache) if settings.retrain else {}
+        states = {label: "left out" if label in self.left_out else state for label, state in states.items()}
         return fingerprint(
             {
                 **({} if state is None else {"state": state}),

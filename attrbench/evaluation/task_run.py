@@ -192,7 +192,9 @@ class TaskRun:
         settings = self.settings
         setting = TruthSetting(self.task.task, world.opened, Workspace(settings.cache, self.device))
         measure = settings.retrain and not world.is_limited
-        return open_ground_truths(self._truths, settings.ground_truths, setting, measure, self.reporter.note)
+        truths = open_ground_truths(self._truths, settings.ground_truths, setting, measure, self.reporter.note)
+        self.records.left_out = truths.unavailable
+        return truths
 
     def _existing(self, request: MethodRequest) -> Result | None:
         if self.records.code(request).startswith(UNKNOWN):

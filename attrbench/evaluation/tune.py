@@ -30,12 +30,14 @@ class Choice:
         tuned: what each of them reached on the tuning queries.
         chosen: the best of them; None where none has a result.
         advice: what speaks for a wider sweep; empty where nothing does.
+        failed: the labels of values that failed on the tuning queries, and so were not among the choices.
     """
 
     sweep: Sweep
     tuned: Tuned
     chosen: MethodRequest | None
     advice: str = ""
+    failed: tuple[str, ...] = ()
 
     def without_result(self) -> AttrbenchError:
         """Return the error that says why no value of the sweep could be chosen."""
@@ -133,10 +135,12 @@ class TuningRun:
             queries=max((record.coverage.queries for record in there), default=0),
             tried=tried,
         )
+        failed = tuple(record.method.label for record in there if record.status == "failed")
         if best is None:
-            return Choice(sweep, tuned, None)
+            return Choice(sweep, tuned, None, failed=failed)
         alone = sum(value.value == tried[best].value for value in tried) == 1
-        return Choice(sweep, tuned, sweep.requests[best], edge_advice(sweep.requests, best) if alone else "")
+        advice = edge_advice(sweep.requests, best) if alone else ""
+        return Choice(sweep, tuned, sweep.requests[best], advice, failed)
 
 
 def tuning_request(registry: Registry, task: TaskRequest) -> TaskRequest:

@@ -280,7 +280,10 @@ def cache_errors(folder: Path, codes: set[int] | None = None, option: str = "--c
 def _remove(path: Path) -> None:
     """Remove a file or folder, ignoring errors; a folder is renamed first, so that it vanishes at once."""
     with suppress(OSError):
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path.rename(part_path(path.with_name(f"{path.name}.gone"))), ignore_errors=True)
-        else:
+        if not path.is_dir() or path.is_symlink():
             path.unlink(missing_ok=True)
+            return
+        gone = path
+        with suppress(OSError):  # a full disk may have no room for another name
+            gone = path.rename(part_path(path.with_name(f"{path.name}.gone")))
+        shutil.rmtree(gone, ignore_errors=True)

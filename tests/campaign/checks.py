@@ -37,11 +37,17 @@ def ends_as_undisturbed(
 
 
 def sealed_files(work: Path) -> dict[Path, bytes]:
-    """Return path -> content of all files of the cache that a seal vouches for."""
+    """Return path -> content of all files of the cache that a seal vouches for.
+
+    Digests of a folder's files are written again whenever the files' times change, as by the copy for a trial.
+    """
     return {
         path: path.read_bytes()
         for path in (work / "cache").rglob("*")
-        if path.is_file() and not path.name.endswith(SEAL) and seal_path(path).exists()
+        if path.is_file()
+        and path.parent.name != "digests"
+        and not path.name.endswith(SEAL)
+        and seal_path(path).exists()
     }
 
 

@@ -258,7 +258,8 @@ def test_of_equal_values_the_first_is_chosen(tune, tmp_path):
 
 def test_a_value_that_fails_is_shown_and_not_chosen(tune, tmp_path):
     done = tune("-m", "place:place=7|1|0")
-    assert done.code == 0
+    assert done.code == 1
+    assert "1 value failed on the tuning queries and could not be chosen: place:place=7" in done.err
     (record,) = reported(tmp_path)
     assert record.method.label == "place:place=0"
     assert record.tuned.tried[0].value is None and "no such place" in record.tuned.tried[0].why

@@ -20,6 +20,7 @@ from attrbench.evaluation.config import RunSettings
 from attrbench.evaluation.progress import Silent
 from attrbench.evaluation.requests import TaskRequest, request_methods
 from attrbench.evaluation.task_run import TaskRun
+from attrbench.ground_truth import bank_truth
 from attrbench.ground_truth.bank import KEY, BankPlan, built_bank, read_bank
 from attrbench.ground_truth.bank_truth import BankOptions
 from attrbench.ground_truth.build import BankBuild, Code
@@ -259,6 +260,28 @@ def test_a_run_has_lds_in_its_record_and_a_method_without_scores_says_why_not(bu
     built_bank(opened.task, cache).unlink()
     (record,) = [r.record for r in TaskRun(registry, request, methods[:1], settings, Silent()).results()]
     assert record.metric("lds") is None  # a record with another bank is no answer
+
+
+def test_a_record_without_a_ground_truth_that_could_not_be_read_is_no_answer_later(
+    build, opened, registry, tmp_path, monkeypatch
+):
+    build.bank(CODE).write(built_bank(opened.task, opened.workspace.cache))
+    settings = RunSettings(out=tmp_path, cache=opened.workspace.cache)
+    request, methods = TaskRequest(Spec("tiny-trainable", {}), opened.task), request_methods(registry, ["pixel"])
+
+    def run():
+        (result,) = TaskRun(registry, request, methods, settings, Silent()).results()
+        return result
+
+    def unreadable(*args):
+        raise AttrbenchError("input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(bank_truth, "read_bank", unreadable)
+        assert run().record.metric("lds") is None
+    again = run()
+    assert not again.reused and again.record.metric("lds") is not None
+    assert run().reused
 
 
 def test_the_command_builds_in_slices_and_resumes(registry, tmp_path, monkeypatch, capsys):

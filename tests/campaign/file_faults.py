@@ -25,8 +25,8 @@ def fault_of(kind: str, number: int, chance: random.Random) -> Fault:
 
 
 def is_told(done: Done) -> bool:
-    """Return whether a command that ended well says that a file could not be read, or a ground truth be had."""
-    return "cannot be read" in done.out or " is left out: " in done.err
+    """Return whether a command that ended well says that a file could not be read, or what it left out."""
+    return "cannot be read" in done.out + done.err or "left out" in done.err
 
 
 def file_fault(bench: Bench, trial: int, chance: random.Random) -> str | None:

@@ -18,7 +18,7 @@ from safetensors.numpy import load_file
 from attrbench.contracts.record import TUNING_RUNS
 from attrbench.store.locks import LOCK
 from tests.campaign.inputs import SOURCES
-from tests.faults.conftest import results_of
+from tests.faults.conftest import records_of, results_of
 
 DAY = 86400
 
@@ -63,7 +63,14 @@ def _records(work: Path, out: str) -> Any:
 
 
 def _tuned(work: Path, out: str) -> Any:
-    return [results_of(work / "out"), results_of(work / "cache" / TUNING_RUNS)]
+    """Return what was chosen and tried; a record that says that a value failed is of a run that ended with an error."""
+    chosen = {label: found for label, found in results_of(work / "out").items() if not _failed_values(work, label)}
+    return [chosen, results_of(work / "cache" / TUNING_RUNS)]
+
+
+def _failed_values(work: Path, label: str) -> bool:
+    tuned = records_of(work / "out")[label].tuned
+    return tuned is not None and any(tried.value is None for tried in tuned.tried)
 
 
 def _answer(work: Path, out: str) -> Any:

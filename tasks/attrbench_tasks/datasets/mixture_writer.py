@@ -38,21 +38,33 @@ class Started:
     folder: Path
 
     def refuse_other_contents(self) -> None:
-        """Raise an error unless the folder is empty, missing or holds an unfinished mixture to go on with.
+        """Raise an error unless the folder is empty, missing or holds a mixture, finished or to go on with.
 
         Raises:
-            AttrbenchError: where the folder holds a whole data set, or anything but an unfinished one.
+            AttrbenchError: where the folder holds anything else.
         """
-        if (self.folder / MANIFEST).exists() and not (self.folder / UNFINISHED).exists():
-            raise AttrbenchError(
-                f"{self.folder} holds a data set already: remove it, or name another folder with --out"
-            )
-        if self.folder.is_file() or (
-            self.folder.is_dir()
-            and any(map(_is_other, self.folder.iterdir()))
-            and not (self.folder / UNFINISHED).exists()
-        ):
+        ours = any((self.folder / name).exists() for name in (MANIFEST, UNFINISHED))
+        if self.folder.is_file() or (self.folder.is_dir() and any(map(_is_other, self.folder.iterdir())) and not ours):
             raise AttrbenchError(f"{self.folder} is not empty: name another folder with --out")
+
+    def is_finished(self, settled: Mapping[str, Any]) -> bool:
+        """Return whether the folder holds the finished mixture of these sources and options.
+
+        Raises:
+            AttrbenchError: where it holds that of others.
+        """
+        manifest = self.folder / MANIFEST
+        if not manifest.exists() or (self.folder / UNFINISHED).exists():
+            return False
+        try:
+            there = json.loads(manifest.read_bytes())
+        except ValueError:
+            there = {}
+        if {name: there.get(name) for name in settled} != json.loads(json.dumps(settled)):
+            raise AttrbenchError(
+                f"{self.folder} holds another data set already: remove it, or name another folder with --out"
+            )
+        return True
 
     def begin(self, key: str) -> None:
         """Mark the folder as unfinished, for these sources and options; refuse a mark of other ones.
@@ -106,6 +118,9 @@ def write_mixture(
         "sources": {name: source.model_dump(mode="json") for name, source in sources.items()},
         "items": {name: fingerprint([listing.stamp, list(listing.names)]) for name, listing in found.items()},
     }
+    if started.is_finished(settled):
+        order.report("it is there already")
+        return
     started.begin(fingerprint(settled))
     left_out: dict[str, str] = {}
     for number, entry in enumerate(entries, start=1):

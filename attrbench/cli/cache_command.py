@@ -139,7 +139,7 @@ def _table(columns: Iterable[str], rows: Iterable[Iterable[str]]) -> Table:
 
 def _cells(group: Group, root: Path) -> list[str]:
     kind, summary = group.told
-    wrong, seconds = len(group.faults), _seconds(group)
+    wrong, seconds = len(group.all_faults), _seconds(group)
     where = group.folder if group.about or len(group.entries) > 1 else group.entries[0].path
     return [
         kind,
@@ -181,7 +181,7 @@ def _listing(found: CacheIndex) -> dict[str, object]:
                 "bytes": group.bytes,
                 "build_seconds": _seconds(group),
                 "last_used": _utc(group.last_used),
-                "faults": list(map(_fault, group.faults)),
+                "faults": list(map(_fault, group.all_faults)),
             }
             for group in found.groups
         ],

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from attrbench.cli.common import Cache, Debug, Device, TerminalReporter
-from attrbench.errors import UsageError
+from attrbench.errors import AttrbenchError, UsageError
 from attrbench.evaluation.config import make_folder
 from attrbench.evaluation.folders import cache_folder, chosen_device
 from attrbench.evaluation.requests import request_tasks
@@ -66,6 +66,8 @@ def build(
     make_folder(folder, "--cache")
     plan = BankPlan(subsets=subsets, seeds=seeds, alpha=alpha, kind=kind, steps=timesteps, draws=draws)
     built = build_bank(requested[0].task, plan, folder, chosen_device(device), TerminalReporter(), limit, keep_weights)
+    if built.missing and limit is None:
+        raise AttrbenchError(f"{built.missing} models are missing: run the same command again")
     if built.path is None:
         typer.echo(f"{built.missing} models are missing, and no two subsets are whole: run the same command again")
         return

@@ -179,6 +179,11 @@ class Group(FileSet):
         return self._about if isinstance(self._about, Fault) else None
 
     @property
+    def all_faults(self) -> list[Fault]:
+        """Return the faults of the group's artifacts, and of its `feature.json`."""
+        return [*self.faults, *([] if self.about_fault is None else [self.about_fault])]
+
+    @property
     def description(self) -> Mapping[str, object]:
         """Return the feature's description in `feature.json`; empty if that file is missing or faulty."""
         return self._about.description if isinstance(self._about, FeatureFile) else {}

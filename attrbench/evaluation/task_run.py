@@ -16,7 +16,7 @@ from attrbench.code_digest import UNKNOWN
 from attrbench.contracts.executor import Executor
 from attrbench.contracts.ground_truth import TruthSetting
 from attrbench.contracts.metric import Outcome
-from attrbench.contracts.record import Coverage, Record, parse_record, record_path, write_record
+from attrbench.contracts.record import Coverage, Record, Tuned, parse_record, record_path, write_record
 from attrbench.contracts.task import Workspace
 from attrbench.errors import AttrbenchError, Unavailable, error_line
 from attrbench.evaluation.checks import check_methods, check_requests
@@ -212,7 +212,8 @@ class TaskRun:
                 raise AttrbenchError(
                     f"cannot read the record {path}: {error.strerror}; move it, or choose another folder with --out"
                 ) from None
-            if record.identity == identity and record.status in ("complete", "limited"):
+            is_answer = record.identity == identity and record.status in ("complete", "limited")
+            if is_answer and _failed_values(record.tuned) == _failed_values(request.tuned):
                 self._unasked |= set(new_metrics(self.registry, record))
                 return Result(record, path, reused=True)
         return None
@@ -280,3 +281,8 @@ class TaskRun:
 def _sealed(path: Path) -> Artifact:
     """Return a record that lies in the cache together with its seal."""
     return Artifact(path, "record", "of tuning queries")
+
+
+def _failed_values(tuned: Tuned | None) -> list[str]:
+    """Return the labels of values that had no result on the tuning queries when an option was chosen."""
+    return [] if tuned is None else [value.label for value in tuned.tried if value.value is None]

@@ -266,6 +266,22 @@ def test_a_value_that_fails_is_shown_and_not_chosen(tune, tmp_path):
     assert "there is no such place" in done.out
 
 
+def test_a_value_that_failed_once_and_ran_later_is_told_so_by_the_record(tune, tmp_path, monkeypatch):
+    sound = Place.fit
+
+    def fit(self, train, context):
+        if self.options.place == 1:
+            raise OSError("a disk failed")
+        return sound(self, train, context)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Place, "fit", fit)
+        assert tune("-m", "place:place=1|0").code == 1
+    assert tune("-m", "place:place=1|0").code == 0
+    (record,) = reported(tmp_path)
+    assert [tried.why for tried in record.tuned.tried] == ["", ""]
+
+
 def test_where_all_values_fail_the_other_choices_are_run_and_the_command_fails(tune, tmp_path):
     done = tune("-m", "place:place=7|8", "-m", "place:place=1|0")
     assert done.code == 1

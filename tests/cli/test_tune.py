@@ -197,7 +197,7 @@ def test_a_tuned_record_is_another_than_that_of_the_same_options_given(tune, tmp
     assert given.ranking == chosen.ranking and given.identity != chosen.identity
     shown = attrbench("leaderboard", tmp_path).out
     lines = [line.split() for line in shown.splitlines() if "place:place=0" in line]
-    assert sorted("(tuned)" in line for line in lines) == [False, True]
+    assert sorted("†" in line for line in lines) == [False, True]
     assert "Tuned: options chosen by detection-rate@5 on 6 tuning queries" in shown
     rows = json.loads(attrbench("leaderboard", tmp_path, "--format", "json").out)[0]["rows"]
     assert sorted(row["tuned_from"] or "" for row in rows) == ["", "place:place=1|0"]
@@ -211,7 +211,7 @@ def test_of_one_sweep_only_the_newest_choice_stands_on_the_leaderboard(tune, tmp
     older = record.model_copy(update={"method": method, "identity": "0" * 64, "created": "2020-01-01T00:00:00+00:00"})
     path.with_name("older.json").write_text(older.model_dump_json())
     shown = attrbench("leaderboard", tmp_path).out
-    assert "place:place=0 (tuned)" in shown and "place:place=1" not in shown
+    assert "place:place=0 †" in shown and "place:place=1" not in shown
 
 
 def test_tuning_runs_are_kept_apart_and_serve_the_next_choice(tune, tmp_path, attrbench):

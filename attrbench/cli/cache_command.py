@@ -112,6 +112,8 @@ def gc(
         number = _count(len(garbage.waiting), "more stays", "more stay")
         typer.echo(f"{number} for now: changed so lately that a run may be at work there")
     _name_unseen(found)
+    for fault in (fault for group in found.groups for fault in group.faults if "cannot be read" in fault.what):
+        typer.echo(f"attrbench: {plain(fault.path)}: {plain(fault.what)}, so it was left", err=True)
     if failed:
         raise typer.Exit(1)
 

@@ -9,10 +9,11 @@ import typer
 
 from attrbench.cli.common import RESULTS, Debug, Device
 from attrbench.contracts.task import Trainable
-from attrbench.errors import UsageError
+from attrbench.errors import Damaged, UsageError
 from attrbench.evaluation.folders import chosen_device
 from attrbench.evaluation.requests import request_tasks
 from attrbench.plugins import registry as plugins
+from attrbench.store.artifacts import Artifact
 
 
 def train(
@@ -30,5 +31,13 @@ def train(
     from attrbench.evaluation.devices import torch_device  # torch comes with it, and wrong names are refused before
 
     folder = RESULTS / "trained" / chosen.meta.name if out is None else out
+    sealed = Artifact(folder, "trained weights", f"weights of {chosen.meta.name}", "--out")
+    if sealed.is_there() and sealed.whole() is None:
+        raise Damaged(
+            f"{folder} is not as its training left it (its checksum differs): remove it to train again, or name another"
+            " folder with --out"
+        )
     trained = chosen.train(None, None, folder, torch_device(chosen_device(device)), typer.echo)
+    if sealed.whole() is None:
+        sealed.adopt()
     typer.echo(f"weights are in {trained}")

@@ -79,6 +79,8 @@ def damage(bench: Bench, trial: int, chance: random.Random) -> str | None:
         if name.startswith("cache/"):
             wrong = _not_found(work, victim)
             _forget_records(work, start)
+        if scenario.refuses and scenario.refuses in bench.run(scenario, root).err:
+            return None
         wrong = wrong or ends_as_undisturbed(
             bench, scenario, root, whole=lambda: not victim.exists() or victim.read_bytes() != damaged
         )  # a file that is as it was left was not read

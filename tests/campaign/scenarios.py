@@ -35,6 +35,7 @@ class Scenario:
         after: the scenario in whose finished folder it starts; empty for none.
         prepare: changes that folder before it starts.
         keeps: whether sealed files that are there when it starts must stay as they are.
+        refuses: words by which it refuses results of its own that are damaged, where it does not make them again.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Scenario:
     after: str = ""
     prepare: Callable[[Path], None] = lambda work: None
     keeps: bool = True
+    refuses: str = ""
 
     def arguments(self, inputs: Path, work: Path) -> list[str]:
         """Return the arguments of the command that works below `work`."""
@@ -134,7 +136,12 @@ SCENARIOS = {
             _answer,
             "run",
         ),
-        Scenario("train", "train campaign-trainable --out {out}/model --device cpu", _weights),
+        Scenario(
+            "train",
+            "train campaign-trainable --out {out}/model --device cpu",
+            _weights,
+            refuses="is not as its training left it",
+        ),
         Scenario("prepare", f"prepare mixture:resolution=8 {PREPARE} --cache {{cache}} --out {{out}}/data", _written),
         Scenario(
             "ground-truth build",

@@ -16,7 +16,7 @@ PACKAGES = {
     "attrbench_tasks": ROOT / "tasks" / "attrbench_tasks",
 }
 MOST_LINES = 350
-MOST_INNER_IMPORTS = 40
+MOST_INNER_IMPORTS = 50
 KINDS = {"GradientRows", "GradientProducts", "GradientGram", "Outputs", "Images"}
 
 

@@ -27,7 +27,7 @@ COMMANDS = {
     ),
     "attribute": (
         "attribute_command:attribute",
-        "Rank the training images for a picture, and draw them on a contact sheet.",
+        "Rank the training images for pictures, and draw them on a contact sheet.",
     ),
     "leaderboard": ("leaderboard_command:leaderboard", "Rank the records of each task."),
     "compare": (

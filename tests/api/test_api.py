@@ -18,6 +18,12 @@ def results(toy):
     return attrbench.run(["random", "pixel"], toy, progress=False)
 
 
+def best_first(results):
+    """The names of the methods by the metric that ranks."""
+    rates = {record.method.name: record.metric("detection-rate@10").value for record in results.records}
+    return sorted(rates, key=rates.get, reverse=True)
+
+
 def test_importing_the_package_imports_nothing_heavy():
     code = "import sys, attrbench; dir(attrbench); print({'torch', 'numpy', 'pydantic', 'pluggy'} & {*sys.modules})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -116,7 +122,7 @@ def test_a_leaderboard_draws_itself_with_all_text_escaped(results):
 def test_a_leaderboard_reads_folders_records_and_results(results, tmp_path):
     for given in ((), tmp_path / "results", [str(tmp_path / "results")], results.records, results):
         board = attrbench.leaderboard(given)
-        assert [row.record.method.name for table in board.tables for row in table.ranked] == ["pixel", "random"]
+        assert [row.record.method.name for table in board.tables for row in table.ranked] == best_first(results)
     assert attrbench.leaderboard(metric="average-precision").tables[0].metric == "average-precision"
     with pytest.raises(UsageError, match="unknown metric"):
         attrbench.leaderboard(metric="nothing")
@@ -134,7 +140,7 @@ def test_a_data_frame_has_a_row_for_each_run(results):
     pytest.importorskip("pandas")
     frame = results.to_pandas()
     assert frame["method"].tolist() == ["random", "pixel"] and frame["detection-rate@10"].between(0, 1).all()
-    assert attrbench.leaderboard(results).to_pandas()["method"].tolist() == ["pixel", "random"]
+    assert attrbench.leaderboard(results).to_pandas()["method"].tolist() == best_first(results)
 
 
 def test_without_pandas_one_line_says_what_to_do(results, monkeypatch):

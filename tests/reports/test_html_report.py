@@ -124,7 +124,7 @@ def test_the_board_has_the_rows_and_the_numbers_of_the_leaderboard_in_its_order(
         result, record = row.record.metric(table.metric), row.record
         times = (record.latency.query.p50, record.latency.query.p95, record.latency.cache + record.latency.fit)
         assert cells[:4] == [
-            f"{row.rank}{'=' if row.rank in table.tied else ''}",
+            f"{row.rank}{'=' if row.tied else ''}",
             shown(record.method.label),
             f"{result.value:.3f}",
             interval_text(result),

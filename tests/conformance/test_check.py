@@ -42,7 +42,7 @@ OTHERWISE = (
     "das:v=none",
     "journey-trak:v=none,sampling_steps=5",
     "pixel:similarity=l2",
-    "lissa:hessian=ggn,damping=1,iterations=60",
+    "lissa:hessian=ggn,damping=1,iterations=5",
 )
 """Searches, whole gradients, products whose noise belongs to the item, and solutions query by query."""
 

@@ -9,6 +9,7 @@ from attrbench.models.families import ddpm
 from attrbench.plugins.registry import registry
 from attrbench_tasks.dmin_paper import ddpm_tasks
 from attrbench_tasks.minis import query_pictures
+from attrbench_tasks.removal import removal_task
 from attrbench_tasks.shipped_weights import WEIGHTS
 from tests.cli.conftest import attrbench  # noqa: F401
 from tests.models import pipelines
@@ -95,6 +96,7 @@ def no_network(monkeypatch):
     monkeypatch.setattr(Generations, "images", refused)
     monkeypatch.setattr(query_pictures, "load_classifier", refused)
     monkeypatch.setattr(ddpm_tasks, "train_classifier", refused)
+    monkeypatch.setattr(removal_task, "thicknesses", lambda images, formula: np.arange(len(images)) % 7.0)  # a minute
 
 
 def _kinds(base):

@@ -122,6 +122,8 @@ def train_paper_task(
     request = TrainingRequest(len(items), subset, seed)
     recipe = request.recipe(recipe_of(base, options, items))
     if request.begin(recipe, out, str(base.path), report):
+        if accelerator.is_main_process:
+            shutil.rmtree(cache, ignore_errors=True)
         return out
     count = len(request.indices)
     parts = -(-min(recipe.batch_size, count) // recipe.micro_batch)

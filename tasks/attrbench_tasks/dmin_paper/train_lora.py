@@ -121,9 +121,13 @@ def train_paper_task(
     items = opened.train
     request = TrainingRequest(len(items), subset, seed)
     recipe = request.recipe(recipe_of(base, options, items))
-    if request.begin(recipe, out, str(base.path), report):
-        if accelerator.is_main_process:
+    over = True
+    try:
+        over = request.begin(recipe, out, str(base.path), report)
+    finally:
+        if over and accelerator.is_main_process:  # finished earlier, or refused
             shutil.rmtree(cache, ignore_errors=True)
+    if over:
         return out
     count = len(request.indices)
     parts = -(-min(recipe.batch_size, count) // recipe.micro_batch)

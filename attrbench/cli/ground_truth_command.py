@@ -43,7 +43,7 @@ def build(
         typer.Option(help="Subsets of a fixed size, or each item by chance; or all items but one group each."),
     ] = "fixed",
     timesteps: Annotated[int, typer.Option(min=1, help="Timesteps at which losses are measured.")] = 15,
-    draws: Annotated[int, typer.Option(min=1, help="Noises for each query and timestep.")] = 8,
+    draws: Annotated[int, typer.Option(min=1, help="Noises for each query and timestep.")] = 100,
     keep_weights: Annotated[
         bool, typer.Option("--keep-weights", help="Keep the models' weights in the cache, for other measurements.")
     ] = False,
@@ -66,8 +66,8 @@ def build(
     make_folder(folder, "--cache")
     plan = BankPlan(subsets=subsets, seeds=seeds, alpha=alpha, kind=kind, steps=timesteps, draws=draws)
     built = build_bank(requested[0].task, plan, folder, chosen_device(device), TerminalReporter(), limit, keep_weights)
-    if built.missing and limit is None:
-        raise AttrbenchError(f"{built.missing} models are missing: run the same command again")
+    if limit is None and (built.missing or built.path is None):
+        raise AttrbenchError(f"{built.missing or 'some'} models are missing: run the same command again")
     if built.path is None:
         typer.echo(f"{built.missing} models are missing, and no two subsets are whole: run the same command again")
         return

@@ -202,6 +202,7 @@ class Record(RecordPart):
         notes: what a reader must know: images that were left out, metrics that do not apply and why.
         facts: what the method says of itself: the damping it used, a residual, a number of steps; and what a
             ground truth says of itself: how many items it removed, how many models it rests on.
+        left_out: ground truths of the task that could not be had; the next run makes such a record again.
         tuned: how the options were chosen; None where they were given.
         controls: of a ground truth: the main metric where something else chose what to remove.
         peak_memory_bytes, peak_device_bytes: of the process and of torch on a CUDA device, while this run's passes
@@ -225,6 +226,7 @@ class Record(RecordPart):
     query_groups: list[str] = Field(default_factory=list)
     ranking: list[list[int]] = Field(default_factory=list)
     notes: list[str] = Field(default_factory=list)
+    left_out: list[str] = Field(default_factory=list)
     facts: dict[str, float] = Field(default_factory=dict)
     storage: Storage | None = None
     latency: Latency | None = None

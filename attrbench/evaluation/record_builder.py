@@ -73,8 +73,7 @@ class RecordBuilder:
         truths: the ground truths that were asked for, by label.
 
     Attributes:
-        left_out: the labels of those that apply to the task and can't be had; a record without their results is not
-            taken for one with them.
+        left_out: the labels of those that apply to the task and can't be had.
     """
 
     def __init__(
@@ -106,7 +105,6 @@ class RecordBuilder:
         state = self.task.task.state()
         named = list(settings.ground_truths) if settings.retrain else []
         states = ground_truth_states(self._truths, self.task.task, settings.cache) if settings.retrain else {}
-        states = {label: "left out" if label in self.left_out else state for label, state in states.items()}
         return fingerprint(
             {
                 **({} if state is None else {"state": state}),
@@ -132,6 +130,7 @@ class RecordBuilder:
         return Record(
             identity=self.identity(request),
             status="failed",
+            left_out=sorted(self.left_out),
             created=datetime.now(UTC).isoformat(timespec="seconds"),
             task=TaskInfo(
                 name=meta.name,

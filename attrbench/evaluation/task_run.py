@@ -212,7 +212,7 @@ class TaskRun:
                 raise AttrbenchError(
                     f"cannot read the record {path}: {error.strerror}; move it, or choose another folder with --out"
                 ) from None
-            is_answer = record.identity == identity and record.status in ("complete", "limited")
+            is_answer = record.identity == identity and record.status in ("complete", "limited") and not record.left_out
             if is_answer and _failed_values(record.tuned) == _failed_values(request.tuned):
                 self._unasked |= set(new_metrics(self.registry, record))
                 return Result(record, path, reused=True)

@@ -54,7 +54,7 @@ class BankPlan(BaseModel):
     kind: SubsetKind = "fixed"
     subset_seed: Seed = 0
     steps: int = Field(15, ge=1)
-    draws: int = Field(8, ge=1)
+    draws: int = Field(100, ge=1)
     noise_seed: Seed = 0
 
     @property

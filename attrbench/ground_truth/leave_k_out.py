@@ -57,7 +57,7 @@ class LeaveKOutOptions(Options):
     """Training seeds: as many models for each set of items that is left out."""
     steps: int = Field(15, ge=1)
     """Timesteps of the losses."""
-    draws: int = Field(8, ge=1)
+    draws: int = Field(100, ge=1)
     """Noises of the losses at each timestep."""
 
 

@@ -38,7 +38,7 @@ class QueryLosses(Measurement):
     """
 
     steps: int = 15
-    draws: int = 8
+    draws: int = 100
     seed: int = 0
 
     def identity(self, opened: OpenTask) -> object:

@@ -11,6 +11,7 @@ import typer
 from attrbench import api
 from attrbench.cli.common import RESULTS, Cache, Debug
 from attrbench.contracts.record import Record
+from attrbench.contracts.record_check import file_content
 from attrbench.contracts.record_files import KeptRecord, kept_records
 from attrbench.contracts.task import Workspace
 from attrbench.errors import AttrbenchError
@@ -68,6 +69,6 @@ def score(
 
 def _write(kept: KeptRecord, record: Record) -> None:
     try:
-        write_atomically(kept.path, (record.model_dump_json(indent=1) + "\n").encode())
+        write_atomically(kept.path, file_content(record))
     except OSError as error:
         raise AttrbenchError(f"cannot write the record {one_line(kept.path)}: {error.strerror}") from None

@@ -9,7 +9,7 @@ from typing import Literal, Self
 from pydantic import Field, ValidationError, model_validator
 from pydantic_core import from_json
 
-from attrbench.contracts.record_check import is_as_written, with_check
+from attrbench.contracts.record_check import file_content, is_as_written
 from attrbench.contracts.record_costs import Count, Hardware, Latency, RecordPart, Storage
 from attrbench.errors import AttrbenchError
 from attrbench.files import write_atomically
@@ -259,7 +259,7 @@ def write_record(record: Record, folder: Path) -> Path:
     """Write a run's record as JSON below `folder`, to TASK/METHOD-IDENTITY.json, and return the path."""
     path = record_path(folder, record.task.name, record.method.label, record.identity)
     try:
-        write_atomically(path, with_check(record.model_dump_json(indent=1, exclude={"check"})))
+        write_atomically(path, file_content(record))
     except OSError as error:
         raise AttrbenchError(
             f"cannot write the record {path}: {error.strerror}; choose another folder with --out"
@@ -342,8 +342,5 @@ def fault(error: OSError | ValueError) -> str:
         return one_line(f"not a readable record: {place}{': ' if place else ''}{first['msg']}")[:FAULT]
     if isinstance(error, OSError):
         return f"cannot be read: {error.strerror or error}"
-    return (
-        one_line(error)[:FAULT]
-        if str(error).startswith(("schema", CHANGED))
-        else f"not JSON: {one_line(error)[:FAULT]}"
-    )
+    kind = "" if str(error).startswith(("schema", CHANGED)) else "not JSON: "
+    return f"{kind}{one_line(error)[:FAULT]}"

@@ -9,16 +9,18 @@ from __future__ import annotations
 import hashlib
 import re
 
+from pydantic import BaseModel
+
 _CHECKED = re.compile(rb'(?P<body>.*),\n "check": "(?P<check>[0-9a-f]{64})"\n\}\n', re.DOTALL)
 
 
-def with_check(text: str) -> bytes:
-    """Return the content of a record's file, from the record as an indented JSON object."""
-    body = text.removesuffix("\n}").encode()
+def file_content(record: BaseModel) -> bytes:
+    """Return the content of a record's file: the record as indented JSON, with the checksum on the last line."""
+    body = record.model_dump_json(indent=1, exclude={"check"}).removesuffix("\n}").encode()
     return body + f',\n "check": "{hashlib.sha256(body).hexdigest()}"\n}}\n'.encode()
 
 
 def is_as_written(content: bytes) -> bool:
-    """Return whether a record's file that holds a checksum is as `with_check` made it."""
+    """Return whether a record's file that holds a checksum is as `file_content` made it."""
     match = _CHECKED.fullmatch(content)
     return match is not None and hashlib.sha256(match["body"]).hexdigest().encode() == match["check"]

@@ -156,6 +156,7 @@ def test_score_adds_a_new_metric_without_a_run_and_names_what_needs_one(attrbenc
     )
     assert [metric for metric in after.metrics if metric.name != "first-is-relevant"] == before.metrics
     assert after.identity == before.identity and after.ranking == before.ranking
+    assert b'\n "check": "' in path.read_bytes()
     assert "nothing to add" in attrbench("score", tmp_path, "--cache", cache).out
     assert "gave nothing" not in attrbench("score", tmp_path, "--cache", cache).out
     assert "first-is-relevant" in attrbench("leaderboard", tmp_path, "--columns", "method,first-is-relevant").out

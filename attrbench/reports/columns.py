@@ -92,7 +92,7 @@ def _of_storage(
 
 
 def _rank(table: Table, row: Row) -> str:
-    return "–" if row.rank is None else f"{row.rank}{'=' * row.tied}"
+    return row.place or "–"
 
 
 def _value(table: Table, row: Row) -> str:

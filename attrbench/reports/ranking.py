@@ -38,6 +38,11 @@ class Row:
     reason: str = ""
     tied: bool = False
 
+    @property
+    def place(self) -> str:
+        """Return the rank as text, with `=` where others share it; empty for a run that is not ranked."""
+        return "" if self.rank is None else f"{self.rank}{'=' * self.tied}"
+
 
 @dataclass(frozen=True)
 class Table:

@@ -143,9 +143,8 @@ def _scale(table: Table) -> Scale:
 def _row(table: Table, row: Row, scale: Scale, anchor: str) -> BoardRow:
     record, result = row.record, row.record.metric(table.metric)
     known = result if result is not None and result.finite else None
-    rank = "–" if row.rank is None else f"{row.rank}{'=' if row.tied else ''}"
     return BoardRow(
-        rank=rank,
+        rank=row.place or "–",
         number=row.rank,
         method=shown(record.method.label),
         tuned=method_text(record) != shown(record.method.label),

@@ -60,9 +60,10 @@ def table_gallery(table: Table, thumbnails: Thumbnails | None, k: int, most: int
 def _run(table: Table, row: Row, thumbnails: Thumbnails, k: int) -> GalleryRun:
     record = row.record
     known = thumbnails.scores.get(record.identity, ())
-    rank = "" if row.rank is None else f"{row.rank}{'=' if row.tied else ''} "
     return GalleryRun(
-        f"{rank}{shown(record.method.label)}", [ids[:k] for ids in record.ranking], [scores[:k] for scores in known]
+        f"{row.place} {shown(record.method.label)}".lstrip(),
+        [ids[:k] for ids in record.ranking],
+        [scores[:k] for scores in known],
     )
 
 

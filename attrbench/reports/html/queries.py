@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attrbench.contracts.record import MetricResult, Record
-from attrbench.metrics.intervals import paired_difference, retrained_interval
+from attrbench.metrics.comparisons import result_difference
 from attrbench.reports.html.board import BAR, Bar
 from attrbench.reports.html.plot import shortened
 from attrbench.reports.html.scale import linear
@@ -149,7 +149,7 @@ def make_differences(table: Table) -> Differences | None:
     best = table.ranked[0].record.metric(table.metric)
     pairs = [(row, row.record.metric(table.metric)) for row in table.ranked[1:]]
     known = [
-        (row, result, _interval(result, best))
+        (row, result, result_difference(result, best))
         for row, result in pairs
         if result and best and len(result.per_query) == len(best.per_query) > 1 and result.clusters == best.clusters
     ]
@@ -179,15 +179,6 @@ def make_differences(table: Table) -> Differences | None:
             )
         )
     return Differences(_label(table.ranked[0]), shown(table.metric), zero, rows)
-
-
-def _interval(result: MetricResult, best: MetricResult) -> tuple[float, float] | None:
-    """Return the 95% interval of the difference: over queries, or over training seeds and pictures."""
-    if result.noise is None or best.noise is None:
-        return paired_difference(result.per_query, best.per_query)
-    values = (np.array(result.per_query) - np.array(best.per_query)).reshape(result.clusters, -1)
-    error = math.hypot(result.noise.error, best.noise.error) / math.sqrt(2)  # two estimates of one error
-    return retrained_interval(values, error, min(result.noise.freedom, best.noise.freedom))
 
 
 def _label(row: Row) -> str:

@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import rankdata
+
+from attrbench.metrics.lds import rank_correlation
 
 PERSISTENCE = 0.9
 """Parameter p of the rank-biased overlap: the first ten ranks have 86% of the weight."""
@@ -85,10 +86,8 @@ def joined(parts: Iterable[Agreement]) -> Agreement:
 
 def spearman(first: NDArray[np.float32], second: NDArray[np.float32]) -> float:
     """Return Spearman's rank correlation of two [n] scores (equal scores share their mean rank); NaN for constant."""
-    ranks = np.stack([rankdata(first), rankdata(second)])
-    ranks -= ranks.mean(axis=1, keepdims=True)
-    norm = float(np.sqrt((ranks**2).sum(axis=1).prod()))
-    return float(ranks[0] @ ranks[1]) / norm if norm else math.nan
+    constant = not (np.ptp(first) and np.ptp(second))
+    return math.nan if constant else float(rank_correlation(first[None], second[None])[0])
 
 
 def overlap(first: Sequence[int], second: Sequence[int]) -> float:

@@ -58,7 +58,7 @@ def _checked(values: NDArray[np.floating], name: str, subsets: int) -> Floats:
     return values.astype(np.float64)
 
 
-def rank_correlation(a: Floats, b: Floats) -> Floats:
+def rank_correlation(a: NDArray[np.floating], b: NDArray[np.floating]) -> Floats:
     """Return Spearman's rank correlation of matching rows of two [m, J] arrays, [m]; 0 for constant rows."""
     ranks = [rankdata(values, axis=1) for values in (a, b)]
     x, y = (values - values.mean(axis=1, keepdims=True) for values in ranks)

@@ -13,9 +13,8 @@ from attrbench.contracts.denoiser import Denoiser
 from attrbench.contracts.ground_truth import ComparesPictures, Measurement
 from attrbench.contracts.task import Items, OpenTask
 from attrbench.errors import AttrbenchError
+from attrbench.ground_truth.retraining import draw
 
-BATCH = 64
-"""Pictures drawn at once."""
 PIXELS, FEATURES = "pixels", "features"
 
 
@@ -56,10 +55,7 @@ def redrawn(denoiser: Denoiser, queries: Items) -> NDArray[np.uint8]:
     """
     if queries.seeds is None:
         raise AttrbenchError("the queries were not drawn by the model: they can't be drawn again by another")
-    seeds = list(queries.seeds)
-    parts = [range(first, min(first + BATCH, len(queries))) for first in range(0, len(queries), BATCH)]
-    drawn = [denoiser.generate([queries.prompts[i] for i in part], [seeds[i] for i in part]) for part in parts]
-    return np.concatenate(drawn)
+    return draw(denoiser, queries.seeds, queries.prompts)
 
 
 def pixel_distance(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> NDArray[np.float32]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import shutil
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -244,7 +244,8 @@ class DrawnPictures(Measurement):
         return {"images": draw(denoiser, range(self.first_seed, self.first_seed + self.count))}
 
 
-def draw(denoiser: Denoiser, seeds: range) -> NDArray[np.uint8]:
-    """Generate an image for each seed by a model without prompts; return [len(seeds), H, W, C] uint8."""
-    parts = [seeds[first : first + BATCH] for first in range(0, len(seeds), BATCH)]
-    return np.concatenate([denoiser.generate([""] * len(part), part) for part in parts])
+def draw(denoiser: Denoiser, seeds: Sequence[int], prompts: Sequence[str] | None = None) -> NDArray[np.uint8]:
+    """Generate an image for each seed, with its prompt unless the model takes none; return [m, H, W, C] uint8."""
+    prompts = [""] * len(seeds) if prompts is None else prompts
+    parts = [slice(first, first + BATCH) for first in range(0, len(seeds), BATCH)]
+    return np.concatenate([denoiser.generate(prompts[part], seeds[part]) for part in parts])

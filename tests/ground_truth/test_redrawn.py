@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from attrbench.errors import AttrbenchError
-from attrbench.ground_truth import redrawn as redrawn_module
+from attrbench.ground_truth import retraining
 from attrbench.ground_truth.losses import QueryLosses
 from attrbench.ground_truth.redrawn import RedrawnQueries, cosine_distance, pixel_distance, redrawn
 from attrbench.ground_truth.retraining import is_done, measured, train_subset, training_job, use_opened_task
@@ -24,7 +24,7 @@ def opened(tmp_path_factory):
 
 
 def test_the_model_that_drew_the_queries_draws_them_again(opened, monkeypatch):
-    monkeypatch.setattr(redrawn_module, "BATCH", 2)
+    monkeypatch.setattr(retraining, "BATCH", 2)
     distances = RedrawnQueries().measure(opened.opened.denoiser, opened.opened)
     assert set(distances) == {"pixels", "features"}
     assert distances["pixels"].tolist() == [0] * QUERIES

@@ -70,22 +70,24 @@ class KeptPictures:
         Raises:
             AttrbenchError: where it can't be written.
         """
-        if self.folder is None:
+        place, arrays = self._place, self.arrays()
+        if place is None:
             raise AttrbenchError(f"{self.artifact.summary}: no folder of shipped pictures")
-        arrays = self.arrays()
-        shipped = replace(self.artifact, path=self.folder / self.artifact.path.name)
-        shipped.write(lambda part: write_arrays(part, arrays))
-        return shipped.path
+        place.write(lambda part: write_arrays(part, arrays))
+        return place.path
+
+    @property
+    def _place(self) -> Artifact | None:
+        """Return where these pictures ship with the task, whether they are there or not; None for those that don't."""
+        return None if self.folder is None else replace(self.artifact, path=self.folder / self.artifact.path.name)
 
     @property
     def _shipped(self) -> Artifact | None:
         """Return the file of these pictures that ships with the task; None where there is none, or it is damaged."""
-        if self.folder is None:
-            return None
-        shipped = replace(self.artifact, path=self.folder / self.artifact.path.name)
-        if shipped.whole() is not None:
-            return shipped
-        shipped.report_damage("drawing the pictures again")
+        place = self._place
+        if place is None or place.whole() is not None:
+            return place
+        place.report_damage("drawing the pictures again")
         return None
 
     def outline(self, items: Callable[[], Items]) -> ItemsOutline:

@@ -38,6 +38,6 @@ def train(
             " folder with --out"
         )
     trained = chosen.train(None, None, folder, torch_device(chosen_device(device)), typer.echo)
-    if sealed.whole() is None:
+    if not sealed.is_there():
         sealed.adopt()
     typer.echo(f"weights are in {trained}")

@@ -42,6 +42,13 @@ ReadCache = Annotated[
 ]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 Tasks = Annotated[list[str], typer.Option("--task", "-t", help="NAME or FILE.toml, with :KEY=VALUE,... or without.")]
+OnlyTasks = Annotated[list[str] | None, typer.Option("--task", "-t", help="Only these tasks.")]
+RecordName = Annotated[
+    str, typer.Argument(help="The file of a record, a method with its options, or the beginning of an identity.")
+]
+LookIn = Annotated[
+    list[Path] | None, typer.Option("--records", help="Folders to look in [default: attrbench-results].")
+]
 LimitTrain = Annotated[int | None, typer.Option(help="Use only the first N training items.")]
 LimitQueries = Annotated[int | None, typer.Option(help="Use only the first N queries.")]
 Seed = Annotated[int, typer.Option(help="Seed of intervals, and of methods that draw (random, lissa:batch).")]

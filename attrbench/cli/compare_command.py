@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from attrbench import api
-from attrbench.cli.common import RESULTS, Debug
+from attrbench.cli.common import RESULTS, Debug, OnlyTasks
 from attrbench.contracts.record import Record
 from attrbench.contracts.record_files import KeptRecord, kept_records, named_records, read_record
 from attrbench.reports.compare import TOP, Comparison, Difference, compare_records, pair_records
@@ -26,7 +26,7 @@ def compare(
         list[Path] | None,
         typer.Option("--records", help="Folders in which methods are looked for [default: attrbench-results]."),
     ] = None,
-    task: Annotated[list[str] | None, typer.Option("--task", "-t", help="Only these tasks.")] = None,
+    task: OnlyTasks = None,
     metric: Annotated[list[str] | None, typer.Option("--metric", help="Only by these metrics.")] = None,
     queries: Annotated[int, typer.Option(min=0, help="How many queries to name on which they differ most.")] = 5,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,

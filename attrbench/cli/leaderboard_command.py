@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from attrbench import api
-from attrbench.cli.common import RESULTS, Debug, console, line_width
+from attrbench.cli.common import RESULTS, Debug, OnlyTasks, console, line_width
 
 
 def leaderboard(
@@ -16,7 +16,7 @@ def leaderboard(
         list[Path] | None,
         typer.Argument(help="Folders or files of records [default: attrbench-results].", show_default=False),
     ] = None,
-    task: Annotated[list[str] | None, typer.Option("--task", "-t", help="Only these tasks.")] = None,
+    task: OnlyTasks = None,
     method: Annotated[
         list[str] | None, typer.Option("--method", "-m", help="Only these, with or without options; ranks stay.")
     ] = None,

@@ -2,24 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
 from attrbench.cli.common import Debug
-from attrbench.cli.listing import write_listing
-
-What = Literal[
-    "methods",
-    "tasks",
-    "metrics",
-    "executors",
-    "ground-truths",
-    "model-families",
-    "preparations",
-    "reports",
-    "plugins",
-]
+from attrbench.cli.listing import What, write_listing
 
 
 def list_(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from attrbench.errors import AttrbenchError, unknown_name
 from attrbench.plugins import registry as plugins
@@ -13,7 +13,7 @@ from attrbench.text import plain
 if TYPE_CHECKING:
     from attrbench.plugins.registry import Entry, Plugin, Registry
 
-KINDS = (
+What = Literal[
     "methods",
     "tasks",
     "metrics",
@@ -23,7 +23,8 @@ KINDS = (
     "preparations",
     "reports",
     "plugins",
-)
+]
+KINDS: tuple[What, ...] = get_args(What)
 SINGULAR = {"model-families": "model_family", "ground-truths": "ground_truth"}
 BOLD, RED, PLAIN = "\033[1m", "\033[31m", "\033[0m"
 

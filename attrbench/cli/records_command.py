@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from attrbench import api
-from attrbench.cli.common import RESULTS, Cache, Debug
+from attrbench.cli.common import RESULTS, Cache, Debug, LookIn, OnlyTasks
 from attrbench.contracts.record_files import KeptRecord, kept_records, one_record
 from attrbench.contracts.task import Workspace
 from attrbench.errors import AttrbenchError
@@ -41,7 +41,7 @@ def _group() -> None:
 @records_app.command("ls")
 def list_records(
     records: Places = None,
-    task: Annotated[list[str] | None, typer.Option("--task", "-t", help="Only these tasks.")] = None,
+    task: OnlyTasks = None,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
     debug: Debug = False,
 ) -> None:
@@ -91,9 +91,7 @@ def remove(
     record: Annotated[
         list[str], typer.Argument(help="Files of records, methods with options, or beginnings of identities.")
     ],
-    records: Annotated[
-        list[Path] | None, typer.Option("--records", help="Folders to look in [default: attrbench-results].")
-    ] = None,
+    records: LookIn = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list what would be removed.")] = False,
     debug: Debug = False,
 ) -> None:

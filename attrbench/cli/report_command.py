@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from attrbench.cli.common import RESULTS, Debug
+from attrbench.cli.common import RESULTS, Debug, OnlyTasks
 from attrbench.reporting import report as make_report
 from attrbench.reports.table_cells import human_bytes
 from attrbench.text import plain
@@ -18,7 +18,7 @@ def report(
     records: Annotated[
         list[Path] | None, typer.Argument(help="Folders of records [default: attrbench-results].", show_default=False)
     ] = None,
-    task: Annotated[list[str] | None, typer.Option("--task", "-t", help="Only these tasks.")] = None,
+    task: OnlyTasks = None,
     metric: Annotated[str | None, typer.Option("--metric", help="Rank by this, such as average-precision.")] = None,
     format_: Annotated[
         str | None,

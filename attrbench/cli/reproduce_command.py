@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from attrbench import api
-from attrbench.cli.common import RESULTS, Cache, Debug
+from attrbench.cli.common import RESULTS, Cache, Debug, LookIn, RecordName
 from attrbench.contracts.record import MetricResult, Record, read_records
 from attrbench.contracts.record_files import one_record
 from attrbench.errors import AttrbenchError
@@ -23,12 +23,8 @@ from attrbench.text import plain
 
 
 def reproduce(
-    record: Annotated[
-        str, typer.Argument(help="The file of a record, a method with its options, or the beginning of an identity.")
-    ],
-    records: Annotated[
-        list[Path] | None, typer.Option("--records", help="Folders to look in [default: attrbench-results].")
-    ] = None,
+    record: RecordName,
+    records: LookIn = None,
     out: Annotated[
         Path | None, typer.Option(help="Folder in which to keep the new record [default: it is not kept].")
     ] = None,

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from attrbench import api
-from attrbench.cli.common import RESULTS, Cache, Debug
+from attrbench.cli.common import RESULTS, Cache, Debug, OnlyTasks
 from attrbench.contracts.record import Record
 from attrbench.contracts.record_check import file_content
 from attrbench.contracts.record_files import KeptRecord, kept_records
@@ -27,7 +27,7 @@ def score(
         list[Path] | None,
         typer.Argument(help="Folders or files of records [default: attrbench-results].", show_default=False),
     ] = None,
-    task: Annotated[list[str] | None, typer.Option("--task", "-t", help="Only these tasks.")] = None,
+    task: OnlyTasks = None,
     cache: Cache = None,
     debug: Debug = False,
 ) -> None:

@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from attrbench import api
-from attrbench.cli.common import RESULTS, Debug, line_width
+from attrbench.cli.common import RESULTS, Debug, LookIn, RecordName, line_width
 from attrbench.contracts.record_files import one_record
 from attrbench.plugins import registry as plugins
 from attrbench.reports.record_text import ranking_lines, record_lines, unknown_lines
 
 
 def show(
-    record: Annotated[
-        str, typer.Argument(help="The file of a record, a method with its options, or the beginning of an identity.")
-    ],
-    records: Annotated[
-        list[Path] | None, typer.Option("--records", help="Folders to look in [default: attrbench-results].")
-    ] = None,
+    record: RecordName,
+    records: LookIn = None,
     query: Annotated[int | None, typer.Option("--query", min=0, help="Show the ranking of this query instead.")] = None,
     k: Annotated[int, typer.Option("-k", min=1, help="How many training items of it.")] = 10,
     debug: Debug = False,

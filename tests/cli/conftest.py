@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from attrbench.cli.app import main
+from tests.data.making import captioned
+from tests.taskfile.making import write_task
 
 SMALL = ("-t", "digits-mini:queries_per_group=1", "--limit-train", "128", "--device", "cpu")
 
@@ -46,3 +48,15 @@ def attrbench(monkeypatch, capfd):
 def cache(tmp_path_factory) -> Path:
     """One cache for all tests that do not damage it; the generated queries are in it after the first."""
     return tmp_path_factory.mktemp("cache")
+
+
+OWN_ITEMS = 10
+"""Training images of the task file `own`."""
+
+
+@pytest.fixture
+def own(tmp_path, tiny_folder) -> Path:
+    """A task file with a tiny DDPM and `OWN_ITEMS` captioned images."""
+    captioned(tmp_path / "images", OWN_ITEMS)
+    model = {"model": str(tiny_folder), "sampling_steps": 2}
+    return write_task(tmp_path / "own.toml", model=model, train={"path": "images", "group_column": "family"})

@@ -10,18 +10,11 @@ from PIL import Image, ImageColor
 from attrbench.contracts.dataset_source import DatasetSource
 from attrbench.data.open_dataset import load_items
 from attrbench.reports.contact_sheet import COLUMNS, GAP, LINE, LINES, QUERY_COLOR, TILE, picture_of
-from tests.data.making import captioned, metadata_csv, picture
+from tests.cli.conftest import OWN_ITEMS
+from tests.data.making import metadata_csv, picture
 from tests.taskfile.making import write_task
 
 DMIN = "dmin:v=64,timesteps=2"
-COUNT = 10
-
-
-@pytest.fixture
-def own(tmp_path, tiny_folder):
-    captioned(tmp_path / "images", COUNT)
-    model = {"model": str(tiny_folder), "sampling_steps": 2}
-    return write_task(tmp_path / "own.toml", model=model, train={"path": "images", "group_column": "family"})
 
 
 @pytest.fixture
@@ -57,7 +50,7 @@ def test_json_says_the_same(ask, tmp_path):
 
 
 def test_more_than_there_are_gives_all(ask, tmp_path):
-    assert len(ranking_of(ask("--image", tmp_path / "images" / "03.png", "-k", 500, "--json"))) == COUNT
+    assert len(ranking_of(ask("--image", tmp_path / "images" / "03.png", "-k", 500, "--json"))) == OWN_ITEMS
 
 
 def test_a_second_picture_costs_its_own_gradients_only(ask, tmp_path):
@@ -82,7 +75,7 @@ def test_a_run_and_an_attribution_of_the_same_pictures_agree(ask, attrbench, tmp
     own.write_text(own.read_text() + '[queries]\nseeds = "4"\n')
     attrbench("run", "-m", DMIN, "-t", own, "--out", tmp_path / "out")
     (record,) = read_records(tmp_path / "out")[0]
-    ranking = ranking_of(ask("--seed", 4, "-k", COUNT, "--json", method=DMIN))
+    ranking = ranking_of(ask("--seed", 4, "-k", OWN_ITEMS, "--json", method=DMIN))
     assert [row["item"] for row in ranking] == record.ranking[0]
 
 
@@ -139,7 +132,7 @@ def test_the_default_sheet_is_one_a_picture_and_method(ask, tmp_path):
 
 def test_what_data_sets_say_is_shown_as_it_is_and_cannot_command_the_terminal(ask, tmp_path):
     odd = "[bold red]x[/bold red] \x1b[31mred\x07\u202e\nnext [/"
-    rows = [{"file_name": f"{index:02d}.png", "text": odd, "family": "\x1b]0;title\x07"} for index in range(COUNT)]
+    rows = [{"file_name": f"{index:02d}.png", "text": odd, "family": "\x1b]0;title\x07"} for index in range(OWN_ITEMS)]
     metadata_csv(tmp_path / "images", *rows)
     done = ask("--image", tmp_path / "images" / "03.png", "-k", 2)
     assert done.code == 0
@@ -315,7 +308,9 @@ def test_the_sheet_has_the_format_of_its_name(ask, tmp_path, name, kind):
 
 
 def test_many_queries_come_in_pages_of_which_none_replaces_a_file(ask, tmp_path):
-    asked = [part for number in range(25) for part in ("--image", tmp_path / "images" / f"{number % COUNT:02d}.png")]
+    asked = [
+        part for number in range(25) for part in ("--image", tmp_path / "images" / f"{number % OWN_ITEMS:02d}.png")
+    ]
     (tmp_path / "sheet-2.png").write_bytes(b"mine")
     refused = ask(*asked, "--sheet", tmp_path / "sheet.png")
     assert refused.code == 2 and "sheet-2.png is there already" in refused.complaint[0]
@@ -329,7 +324,7 @@ def test_many_queries_come_in_pages_of_which_none_replaces_a_file(ask, tmp_path)
 
 def test_a_long_caption_is_cut_on_the_terminal_and_whole_in_json(ask, tmp_path):
     caption = "tulip " * 800 + "end"
-    metadata_csv(tmp_path / "images", *({"file_name": f"{i:02d}.png", "text": caption} for i in range(COUNT)))
+    metadata_csv(tmp_path / "images", *({"file_name": f"{i:02d}.png", "text": caption} for i in range(OWN_ITEMS)))
     asked = "--image", tmp_path / "images" / "03.png", "-k", 1
     task = write_task(tmp_path / "long.toml", model={"model": "m", "sampling_steps": 2}, train={"path": "images"})
     task.write_text((tmp_path / "own.toml").read_text().replace('group_column = "family"', ""))

@@ -9,18 +9,10 @@ import pytest
 from PIL import Image
 
 from attrbench.errors import AttrbenchError
-from tests.data.making import captioned, picture
-from tests.taskfile.making import write_task
+from tests.cli.conftest import OWN_ITEMS
+from tests.data.making import picture
 
 DMIN = "dmin:v=64,timesteps=2"
-COUNT = 10
-
-
-@pytest.fixture
-def own(tmp_path, tiny_folder):
-    captioned(tmp_path / "images", COUNT)
-    model = {"model": str(tiny_folder), "sampling_steps": 2}
-    return write_task(tmp_path / "own.toml", model=model, train={"path": "images", "group_column": "family"})
 
 
 @pytest.fixture
@@ -85,7 +77,7 @@ def test_tables_of_several_methods_fit_80_columns(ask, asked):
 
 
 def test_the_lowest_scores_are_the_end_of_the_whole_ranking_from_behind(ask, asked):
-    whole = said(ask("--image", asked / "a.png", "-k", COUNT, "--json"))["queries"][0]["ranking"]
+    whole = said(ask("--image", asked / "a.png", "-k", OWN_ITEMS, "--json"))["queries"][0]["ranking"]
     answer = said(ask("--image", asked / "a.png", "-k", 2, "--lowest", 3, "--json"))["queries"][0]
     assert items(answer["lowest"]) == items(whole)[:-4:-1]
     assert [row["score"] for row in answer["lowest"]] == [row["score"] for row in whole][:-4:-1]
@@ -157,7 +149,7 @@ def test_a_query_of_a_stream_without_gradients_has_a_reason_instead_of_a_ranking
     Image.new("L", (8, 8), 77).save(asked / "blank.png")
     done = ask("--image-dir", asked, "--format", "jsonl", methods=[DMIN])
     lines = lines_of(done, code=3)
-    assert [len(line["ranking"]) for line in lines] == [COUNT, COUNT, 0, COUNT]
+    assert [len(line["ranking"]) for line in lines] == [OWN_ITEMS, OWN_ITEMS, 0, OWN_ITEMS]
     assert "gradients were NaN or infinite" in lines[2]["error"]
     assert [len(line["nonfinite"]) for line in lines] == [0, 0, 2, 0] and lines[2]["nonfinite"][0][:2] == ["query", 2]
     assert "queries 0 to 3: 2 gradients were NaN or infinite" in done.err

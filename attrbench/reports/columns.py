@@ -14,11 +14,11 @@ from attrbench.errors import UsageError, unknown_name
 from attrbench.reports.ranking import Row, Table
 from attrbench.reports.table_cells import (
     human_bytes,
-    human_seconds,
     interval_text,
     method_text,
     shown,
     storage_text,
+    time_text,
 )
 
 BAR = 12
@@ -71,8 +71,7 @@ def _of_latency(name: str, title: str, seconds: Callable[[Latency], float], fiel
 
     def cell(table: Table, row: Row) -> str:
         number = value(row.record)
-        text = "" if number is None else human_seconds(number)
-        return f"{text} ~" if text and row.record.hardware.is_busy else text
+        return "" if number is None else time_text(row.record, number)
 
     return Column(name, title, cell, (field,), value)
 

@@ -58,12 +58,24 @@ def caption(table: Table, columns: Collection[str] | None = None, tuned: str = "
         " methods counts in full for each.",
         ("storage", "size"): "Storage 'none': no gradient is kept, so every new query costs a pass over the training"
         " set.",
+        (
+            "query-p50",
+            "query-p95",
+            "amortized",
+        ): "Times with ~: other processes kept more than a quarter of the cores busy meanwhile.",
     }
     told = {names: line for names, line in meanings.items() if columns is None or not set(names).isdisjoint(columns)}
     if not any(run.record.storage and _is_none(run.record.storage) for run in runs):
         told.pop(("storage", "size"), None)
-    busy = "Times with ~: other processes kept more than a quarter of the cores busy meanwhile."
-    return [*lines, *told.values(), *([busy] if any(run.record.hardware.is_busy for run in runs) else [])]
+    if not any(run.record.hardware.is_busy for run in runs):
+        told.pop(("query-p50", "query-p95", "amortized"), None)
+    return [*lines, *told.values()]
+
+
+def time_text(record: Record, seconds: float) -> str:
+    """Return a time of a run as text, marked with ~ where other processes kept the machine busy."""
+    text = human_seconds(seconds)
+    return f"{text} ~" if text and record.hardware.is_busy else text
 
 
 def _is_none(storage: Storage) -> bool:

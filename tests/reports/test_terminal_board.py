@@ -15,6 +15,7 @@ from rich.console import Console
 from attrbench.contracts.record import read_records
 from attrbench.contracts.record_costs import Hardware
 from attrbench.errors import UsageError
+from attrbench.reports.html.board import make_board
 from attrbench.reports.leaderboard import Leaderboard, rank_records
 from attrbench.reports.ranking import build_tables
 from attrbench.reports.table_cells import shown
@@ -155,6 +156,9 @@ def test_times_of_a_busy_machine_are_marked_and_said_to_be():
     assert "~" not in quiet
     assert "1 s ~" in printed(Leaderboard(busy)) and "kept more than a quarter" in printed(Leaderboard(busy))
     assert "1 s \\~" in Leaderboard(busy).to_markdown()
+    assert "~" not in printed(Leaderboard(busy), columns=("rank", "method", "score"))
+    (row,) = make_board(busy[0], "run").rows
+    assert "1 s ~" in [cell.text for cell in row.costs]
 
 
 def test_markdown_csv_and_json_take_columns_and_order(published):

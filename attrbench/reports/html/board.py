@@ -11,11 +11,11 @@ from attrbench.reports.html.scale import Scale, linear
 from attrbench.reports.ranking import Row, Table
 from attrbench.reports.table_cells import (
     caption,
-    human_seconds,
     interval_text,
     method_text,
     shown,
     storage_text,
+    time_text,
 )
 
 BAR = 120
@@ -168,7 +168,7 @@ def _costs(record: Record) -> list[Cell]:
     known = recall is not None and math.isfinite(recall.value)
     return [
         Cell(storage, record.storage.total, remark.removesuffix(")")),
-        *(Cell(human_seconds(seconds), seconds if math.isfinite(seconds) else None) for seconds in times),
+        *(Cell(time_text(record, seconds), seconds if math.isfinite(seconds) else None) for seconds in times),
         Cell(f"{recall.value:.3f}", recall.value) if recall is not None and known else Cell(""),
     ]
 

@@ -19,6 +19,11 @@ TASKS = (
         "minis.digits:DigitsMini",
     ),
     (
+        "mnist14-mini",
+        "DDPM (163k parameters) on 5,000 MNIST digits of 14x14 pixels, 100 generated queries; minutes",
+        "minis.mnist14:MNIST14Mini",
+    ),
+    (
         "mnist-removal",
         "DMin's removal experiment at the paper's scale: 60,000 MNIST digits; needs a GPU",
         "removal.mnist_removal:MnistRemoval",

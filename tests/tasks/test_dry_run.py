@@ -20,6 +20,7 @@ PLANS = {
     "digits-mini": "",
     "ddpm-mnist-mini": "",
     "ddpm-icons-mini": "",
+    "mnist14-mini": "",
     "sd14-lora-mini": "",
     "sd3-lora-mini": "",
     "sd3-full-mini": "",

@@ -13,13 +13,23 @@ from attrbench.store.artifacts import Artifact
 from attrbench_tasks.minis.ddpm_icons import DDPMIconsMini
 from attrbench_tasks.minis.ddpm_mnist import DDPMMnistMini
 from attrbench_tasks.minis.digits import DigitsMini
+from attrbench_tasks.minis.mnist14 import MNIST14Mini
 from attrbench_tasks.minis.planted import PlantedLoRAMini
 from attrbench_tasks.minis.query_pictures import SHIPPED, KeptPictures
 from attrbench_tasks.minis.text_to_image import SD3FullMini, SD3LoRAMini, SD14LoRAMini
 from attrbench_tasks.removal.mnist_removal import MnistRemovalMini
 from attrbench_tasks.shipped_weights import WEIGHTS
 
-WITH_TUNING = [DigitsMini, DDPMMnistMini, DDPMIconsMini, SD14LoRAMini, SD3LoRAMini, SD3FullMini, PlantedLoRAMini]
+WITH_TUNING = [
+    DigitsMini,
+    DDPMMnistMini,
+    DDPMIconsMini,
+    MNIST14Mini,
+    SD14LoRAMini,
+    SD3LoRAMini,
+    SD3FullMini,
+    PlantedLoRAMini,
+]
 SETS = [(kind, dict(options)) for kind in WITH_TUNING for options in ({}, kind.tuning)] + [(MnistRemovalMini, {})]
 NAMES = [f"{kind.meta.name}{options.get('query_set', '')}" for kind, options in SETS]
 

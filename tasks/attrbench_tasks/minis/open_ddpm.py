@@ -52,7 +52,7 @@ class LabeledImages:
     Attributes:
         train: the training set of the diffusion model.
         classifier: what the classifier of the queries was trained on.
-        held_out: images that neither saw; they test the classifier.
+        held_out: images that the classifier did not see; they test it.
         names: of the classes; where empty, classes are called by their numbers.
     """
 
@@ -93,10 +93,15 @@ class MiniDDPMTask(Task[MiniDDPMOptions], Trainable, ShipsBanks):
         """Return the file of the effects of retrained models on the queries, which ships for some tasks."""
         return shipped_bank(self.meta.name, design)
 
+    @property
+    def own_model(self) -> ModelConfig:
+        """Return the configuration of the DDPM that ships with the task, by default beside its classifier."""
+        return ModelConfig(model=str(self.weights))
+
     @cached_property
     def model(self) -> ModelConfig:
         """Return the configuration of the task's DDPM: the shipped weights, unless `with_weights` gave others."""
-        return ModelConfig(model=str(self.weights))
+        return self.own_model
 
     def with_weights(self, weights: Path) -> MiniDDPMTask:
         """Return the same task with other weights of its DDPM, such as a retrained one."""

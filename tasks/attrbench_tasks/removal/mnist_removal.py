@@ -16,10 +16,10 @@ from attrbench.errors import AttrbenchError
 from attrbench.models.model_fingerprint import models_state
 from attrbench.store.fingerprint import local_state
 from attrbench_tasks.datasets.mnist_source import load_mnist
-from attrbench_tasks.minis.ddpm_mnist import IMAGES
+from attrbench_tasks.minis.mnist14 import DDPM_WEIGHTS, small_ddpm_recipe, small_digits
 from attrbench_tasks.removal.removal_task import RemovalOptions, RemovalTask
 from attrbench_tasks.removal.thickness import METRIC
-from attrbench_tasks.shipped_weights import WEIGHTS, need_weights
+from attrbench_tasks.shipped_weights import need_weights
 from attrbench_tasks.training.classifier import Labeled
 from attrbench_tasks.training.train_ddpm import DDPMRecipe, halve_weights
 
@@ -44,36 +44,17 @@ class MnistRemovalMini(RemovalTask):
 
     def data(self) -> Labeled:
         """Return the 5,000 shipped MNIST images, [n, 14, 14, 1] uint8 (means of 2x2 pixels), with their digits."""
-        with np.load(IMAGES, allow_pickle=False) as file:
-            images, labels = file["x"], file["y"].astype(np.int64)
-        small = images.reshape(-1, 14, 2, 14, 2).mean(axis=(2, 4)).round().astype(np.uint8)
-        return small[..., None], labels
+        return small_digits()
 
     @staticmethod
     def recipe() -> DDPMRecipe:
         """Return the training recipe of the small DDPM: 4,000 steps of 64 images, about 51 epochs."""
-        return DDPMRecipe(
-            unet={
-                "sample_size": 14,
-                "in_channels": 1,
-                "out_channels": 1,
-                "layers_per_block": 1,
-                "block_out_channels": [16, 32],
-                "norm_num_groups": 8,
-                "attention_head_dim": 8,
-                "down_block_types": ["DownBlock2D"] * 2,
-                "up_block_types": ["UpBlock2D"] * 2,
-            },
-            steps=4_000,
-            batch_size=64,
-            learning_rate=2e-3,
-        )
+        return small_ddpm_recipe()
 
     def model(self) -> Path:
         """Return the folder of the shipped DDPM; raise an error where it is missing."""
-        folder = WEIGHTS / self.meta.name
-        need_weights(self.meta.name, folder / "model_index.json")
-        return folder
+        need_weights(self.meta.name, DDPM_WEIGHTS / "model_index.json")
+        return DDPM_WEIGHTS
 
     def train(
         self,

@@ -1,4 +1,4 @@
-"""The command `attrbench ground-truth`, which trains models on random subsets of a task's training set."""
+"""The commands `attrbench ground-truth build` and `verify`, which train models on parts of a task's training set."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from typing import Annotated
 import typer
 
 from attrbench.cli.common import Cache, Debug, Device, TerminalReporter
+from attrbench.contracts.ground_truth import Design
 from attrbench.errors import AttrbenchError, UsageError
 from attrbench.evaluation.config import make_folder
 from attrbench.evaluation.folders import cache_folder, chosen_device
-from attrbench.evaluation.requests import request_tasks
+from attrbench.evaluation.requests import TaskRequest, request_tasks
 from attrbench.ground_truth.bank import BankPlan
 from attrbench.ground_truth.subsets import SubsetKind
 from attrbench.plugins import registry as plugins
@@ -31,9 +32,19 @@ def _group() -> None:
     """Ground truth from retraining."""
 
 
+def _one_task(label: str) -> TaskRequest:
+    requested = request_tasks(plugins.registry(), [label])
+    if len(requested) != 1:
+        raise UsageError(f"{label}: one task at a time")
+    return requested[0]
+
+
+TaskName = Annotated[str, typer.Argument(help="The task: NAME or FILE.toml, with :KEY=VALUE,... or without.")]
+
+
 @ground_truth_app.command("build")
 def build(
-    task: Annotated[str, typer.Argument(help="The task: NAME or FILE.toml, with :KEY=VALUE,... or without.")],
+    task: TaskName,
     subsets: Annotated[int, typer.Option(min=2, help="Number of subsets.")] = 64,
     seeds: Annotated[int, typer.Option(min=1, help="Training seeds of each subset.")] = 2,
     limit: Annotated[int | None, typer.Option(min=1, help="Train at most so many models in this call.")] = None,
@@ -57,15 +68,13 @@ def build(
     The same command resumes after an interruption; larger --subsets or --seeds keep what is there. Runs on the task
     with the same cache then give the linear datamodeling score.
     """
-    requested = request_tasks(plugins.registry(), [task])
-    if len(requested) != 1:
-        raise UsageError(f"{task}: one task at a time")
+    request = _one_task(task)
     from attrbench.evaluation.bank_run import build_bank  # torch comes with it, and wrong names are refused before
 
     folder = cache_folder(cache, None)
     make_folder(folder, "--cache")
     plan = BankPlan(subsets=subsets, seeds=seeds, alpha=alpha, kind=kind, steps=timesteps, draws=draws)
-    built = build_bank(requested[0].task, plan, folder, chosen_device(device), TerminalReporter(), limit, keep_weights)
+    built = build_bank(request.task, plan, folder, chosen_device(device), TerminalReporter(), limit, keep_weights)
     if limit is None and (built.missing or built.path is None):
         raise AttrbenchError(f"{built.missing or 'some'} models are missing: run the same command again")
     if built.path is None:
@@ -78,3 +87,34 @@ def build(
         f"{built.subsets} of {built.planned} subsets with {plan.seeds} seeds each are in {built.path}"
         + (f"; {built.missing} models are missing: run the same command again" if built.missing else "")
     )
+
+
+@ground_truth_app.command("verify")
+def verify(
+    task: TaskName,
+    models: Annotated[int, typer.Option(min=1, help="Number of models to train again.")] = 3,
+    design: Annotated[Design, typer.Option(help="Which bank: models on random subsets, or without a group.")] = (
+        "subsets"
+    ),
+    device: Device = None,
+    cache: Cache = None,
+    debug: Debug = False,
+) -> None:
+    """Train some models of a task's ground truth again and compare their losses with those that are kept.
+
+    A model counts as reproduced where its losses differ by at most a tenth of their spread between subsets. Exit 1
+    where one does not.
+    """
+    request = _one_task(task)
+    from attrbench.evaluation.bank_run import verify_bank  # torch comes with it, as above
+
+    folder = cache_folder(cache, None)
+    rebuilt = verify_bank(request.task, design, folder, chosen_device(device), TerminalReporter(), models)
+    for model in rebuilt:
+        verdict = "reproduced" if model.is_same else "not reproduced"
+        typer.echo(
+            f"subset {model.number}, seed {model.seed}: {verdict}, losses differ by {model.error:.2g} of their spread"
+            " between subsets"
+        )
+    if not all(model.is_same for model in rebuilt):
+        raise typer.Exit(1)

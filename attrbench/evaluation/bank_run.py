@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from attrbench.contracts.ground_truth import TruthSetting
+from attrbench.contracts.ground_truth import Design, TruthSetting
 from attrbench.contracts.task import Task, Workspace
+from attrbench.errors import AttrbenchError
 from attrbench.evaluation.devices import torch_device
 from attrbench.evaluation.progress import Reporter
 from attrbench.evaluation.provenance import code_digest, provenance
-from attrbench.ground_truth.bank import BankPlan, built_bank
+from attrbench.ground_truth.bank import BankPlan, built_bank, read_bank
+from attrbench.ground_truth.bank_truth import find_bank
 from attrbench.ground_truth.build import BankBuild, Code
+from attrbench.ground_truth.rebuild import RebuiltModel, rebuild
 
 
 @dataclass(frozen=True)
@@ -65,3 +69,32 @@ def build_bank(
     path = built_bank(task, cache, plan.design)
     bank.write(path)
     return BuiltBank(missing, len(work.subsets), len(bank.facts.numbers), path)
+
+
+def verify_bank(
+    task: Task[Any], design: Design, cache: Path, device: str, reporter: Reporter, count: int
+) -> list[RebuiltModel]:
+    """Train some models of a task's bank again, in a folder of their own, and return how far their losses differ.
+
+    Args:
+        task: the task; it must be `Trainable`.
+        design: which bank.
+        cache: folder in which a bank may have been built, which comes before the one that ships.
+        device: torch device.
+        reporter: who is told.
+        count: number of models.
+
+    Raises:
+        UsageError: where the task has no training recipe.
+        AttrbenchError: where it has no bank, or a training fails.
+    """
+    path = find_bank(task, cache, design)
+    if path is None:
+        raise AttrbenchError(
+            f"task {task.meta.name} has no bank of the design '{design}': neither one that ships, nor one below {cache}"
+        )
+    bank = read_bank(path, task, task.open(Workspace(cache, torch_device(device))), design)
+    reporter.note(f"{path}: {len(bank.facts.numbers)} subsets with {bank.facts.plan.seeds} seeds each")
+    with tempfile.TemporaryDirectory(prefix="attrbench-rebuild-") as folder:
+        workspace = Workspace(Path(folder), torch_device(device))
+        return rebuild(TruthSetting(task, task.open(workspace), workspace), bank, count, reporter.stage)

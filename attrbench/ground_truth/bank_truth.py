@@ -22,6 +22,12 @@ class BankOptions(Options):
     """File of the retrained models' effects; none: the one built in the cache, or else the one that the task ships."""
 
 
+def find_bank(task: Task[Any], cache: Path, design: Design) -> Path | None:
+    """Return the file of a task's bank: the one built in a cache, else the one that ships; None where neither is."""
+    shipped = [task.bank(design)] if isinstance(task, ShipsBanks) else []
+    return next((path for path in (built_bank(task, cache, design), *shipped) if path.is_file()), None)
+
+
 class BankTruth(GroundTruth[BankOptions]):
     """Base class of ground truths that read a bank of retrained models' effects on a task's queries.
 
@@ -61,7 +67,4 @@ class BankTruth(GroundTruth[BankOptions]):
         return sha256_of(path) if path is not None and path.is_file() else None
 
     def _bank(self, task: Task[Any], cache: Path) -> Path | None:
-        if self.options.bank is not None:
-            return self.options.bank
-        shipped = [task.bank(self.design)] if isinstance(task, ShipsBanks) else []
-        return next((path for path in (built_bank(task, cache, self.design), *shipped) if path.is_file()), None)
+        return find_bank(task, cache, self.design) if self.options.bank is None else self.options.bank

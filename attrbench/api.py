@@ -215,13 +215,17 @@ def open_task(task: TaskLike, *, cache: str | Path | None = None, device: str | 
     return requests[0].task.open(Workspace(caches.written, torch_device(chosen_device(device))))
 
 
-def read_records(*places: str | Path) -> list[Record]:
+def read_records(*places: str | Path, rankings: bool = True) -> list[Record]:
     """Return all records of runs in files or below folders, by default `run`'s; unreadable ones are logged and skipped.
+
+    Args:
+        places: files and folders.
+        rankings: whether to read the rankings, too, which are nine tenths of a record.
 
     Raises:
         AttrbenchError: for a file or folder that is not there, or a file that is no record.
     """
-    return [kept.record for kept in kept_records(places or [results_folder(None)], warn)]
+    return [kept.record for kept in kept_records(places or [results_folder(None)], warn, rankings)]
 
 
 def leaderboard(
@@ -231,8 +235,9 @@ def leaderboard(
     metric: str | None = None,
     methods: str | Sequence[str] = (),
     hardware: str | Sequence[str] = (),
+    rankings: bool = True,
 ) -> Leaderboard:
-    """Rank the methods by their records in one table for each task and hardware class, for display in a notebook.
+    """Rank the methods by their records in one table for each task, for display in a notebook.
 
     Args:
         records: what `run` returned, records, or folders and files of records; by default the folder of `run`.
@@ -240,6 +245,7 @@ def leaderboard(
         metric: what ranks, such as `average-precision`; by default each task's main metric.
         methods: those to show, with or without options; ranks are among all.
         hardware: parts of the names of the classes of hardware to show.
+        rankings: whether to read the rankings of records in files, too; the board itself has no use for them.
 
     Raises:
         UsageError: for a task, metric, method or class of hardware that no record has.
@@ -251,7 +257,7 @@ def leaderboard(
     kept = [record for record in given if isinstance(record, Record)]
     folders = [folder for folder in given if not isinstance(folder, Record)]
     if folders or not given:
-        kept += read_records(*folders)
+        kept += read_records(*folders, rankings=rankings)
     return rank_records(kept, several(tasks), metric, several(methods), several(hardware))
 
 

@@ -37,7 +37,12 @@ def leaderboard(
     A terminal gets the columns that it has room for, a pipe all of them (COLUMNS sets another width).
     """
     board = api.leaderboard(
-        records or [RESULTS], tasks=task or (), metric=metric, methods=method or (), hardware=hardware or ()
+        records or [RESULTS],
+        tasks=task or (),
+        metric=metric,
+        methods=method or (),
+        hardware=hardware or (),
+        rankings=False,
     )
     names = columns or ()
     if format_ == "rich":

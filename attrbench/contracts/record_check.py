@@ -7,20 +7,35 @@ out anew breaks it. Records of before, which have none, are read as they are.
 from __future__ import annotations
 
 import hashlib
-import re
 
 from pydantic import BaseModel
 
-_CHECKED = re.compile(rb'(?P<body>.*),\n "check": "(?P<check>[0-9a-f]{64})"\n\}\n', re.DOTALL)
+_LINE = ',\n "check": "{}"\n}}\n'
+_LENGTH = len(_LINE.format(64 * "0"))
 
 
 def file_content(record: BaseModel) -> bytes:
     """Return the content of a record's file: the record as indented JSON, with the checksum on the last line."""
     body = record.model_dump_json(indent=1, exclude={"check"}).removesuffix("\n}").encode()
-    return body + f',\n "check": "{hashlib.sha256(body).hexdigest()}"\n}}\n'.encode()
+    return body + _last_line(body)
+
+
+def _last_line(body: bytes | memoryview) -> bytes:
+    return _LINE.format(hashlib.sha256(body).hexdigest()).encode()
 
 
 def is_as_written(content: bytes) -> bool:
     """Return whether a record's file that holds a checksum is as `file_content` made it."""
-    match = _CHECKED.fullmatch(content)
-    return match is not None and hashlib.sha256(match["body"]).hexdigest().encode() == match["check"]
+    return content[-_LENGTH:] == _last_line(memoryview(content)[:-_LENGTH])
+
+
+def without_rankings(content: bytes) -> bytes:
+    """Return a record's file with an empty list for its rankings, nine tenths of it, which boards do not look at.
+
+    Text in JSON holds no line break, so that these lines are the rankings. A file laid out otherwise is left as it is.
+    """
+    start = content.find(b'\n "ranking": [\n')
+    end = content.find(b"\n ],\n", start)
+    if start < 0 or end < 0:
+        return content
+    return content[:start] + b'\n "ranking": [],\n' + content[end + len(b"\n ],\n") :]

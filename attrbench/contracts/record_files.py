@@ -24,12 +24,15 @@ class KeptRecord:
         return self.record.method.label, self.record.method.name, self.record.identity[:10]
 
 
-def kept_records(places: Iterable[str | Path], warn: Callable[[str], object]) -> list[KeptRecord]:
+def kept_records(
+    places: Iterable[str | Path], warn: Callable[[str], object], rankings: bool = True
+) -> list[KeptRecord]:
     """Return the records in files or below folders, with their paths.
 
     Args:
         places: files and folders.
         warn: called with one line for each file below a folder that is left out.
+        rankings: whether their rankings are read, too.
 
     Raises:
         AttrbenchError: for a file or folder that is not there, or a file that is no record.
@@ -37,28 +40,28 @@ def kept_records(places: Iterable[str | Path], warn: Callable[[str], object]) ->
     found: list[KeptRecord] = []
     for place in map(Path, places):
         if place.is_file():
-            found.append(read_record(place))
+            found.append(read_record(place, rankings))
             continue
         if not place.is_dir():
             where = one_line(place)
             raise AttrbenchError(
                 f"no folder {where}: run 'attrbench run' first, or name a record or a folder of records"
             )
-        records, problems = records_below(place)
+        records, problems = records_below(place, rankings)
         found += [KeptRecord(path, record) for path, record in records.items()]
         for problem in problems:
             warn(f"left out {problem}")
     return found
 
 
-def read_record(path: Path) -> KeptRecord:
-    """Return the record in a file.
+def read_record(path: Path, rankings: bool = True) -> KeptRecord:
+    """Return the record in a file, with its rankings or without.
 
     Raises:
         AttrbenchError: one line, for a file that can't be read or is no record.
     """
     try:
-        record = read_file(path)
+        record = read_file(path, rankings)
     except (OSError, ValueError) as error:
         raise AttrbenchError(f"{one_line(path)}: {fault(error)}") from None
     if record is None:

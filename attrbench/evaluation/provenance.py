@@ -16,8 +16,8 @@ import psutil
 import torch
 
 from attrbench.code_digest import UNKNOWN, class_digest, is_fileless, is_library
-from attrbench.contracts.record import Provenance
 from attrbench.contracts.record_costs import Hardware
+from attrbench.contracts.record_origin import Provenance
 from attrbench.store.fingerprint import fingerprint, folder_digest
 from attrbench.version import __version__
 

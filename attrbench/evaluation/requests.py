@@ -17,7 +17,7 @@ from attrbench.text import one_line
 
 if TYPE_CHECKING:
     from attrbench.contracts.executor import Executor
-    from attrbench.contracts.record import Tuned
+    from attrbench.contracts.record_origin import Tuned
     from attrbench.contracts.report import Report
     from attrbench.plugins.registry import Registry
 

@@ -16,7 +16,8 @@ from attrbench.code_digest import UNKNOWN
 from attrbench.contracts.executor import Executor
 from attrbench.contracts.ground_truth import TruthSetting
 from attrbench.contracts.metric import Outcome
-from attrbench.contracts.record import Coverage, Record, Tuned, parse_record, record_path, write_record
+from attrbench.contracts.record import Coverage, Record, parse_record, record_path, write_record
+from attrbench.contracts.record_origin import Tuned
 from attrbench.contracts.task import Workspace
 from attrbench.errors import AttrbenchError, Unavailable, error_line
 from attrbench.evaluation.checks import check_methods, check_requests

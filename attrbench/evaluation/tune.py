@@ -10,7 +10,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from attrbench.contracts.record import TUNING_RUNS, Record, Tried, Tuned
+from attrbench.contracts.record import TUNING_RUNS, Record
+from attrbench.contracts.record_origin import Tried, Tuned
 from attrbench.errors import AttrbenchError, UsageError, unknown_name
 from attrbench.evaluation.config import RunSettings
 from attrbench.evaluation.requests import MethodRequest, Sweep, TaskRequest, with_options, without_doubles

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
-from tests.benchmarks import cached_rows, gradients, gram, matrix, memory, search, sketches, startup
+from tests.benchmarks import board, cached_rows, gradients, gram, matrix, memory, search, sketches, startup
 from tests.benchmarks.timing import Figure
 
 BENCHMARKS: dict[str, Callable[[], list[Figure]]] = {
@@ -27,6 +27,7 @@ BENCHMARKS: dict[str, Callable[[], list[Figure]]] = {
 }
 LONG: dict[str, Callable[[], list[Figure]]] = {
     "added": cached_rows.added,
+    "board": board.speed,
     "matrix": matrix.together,
     "queries": cached_rows.queries,
     "sd3-full": memory.sd3_full,

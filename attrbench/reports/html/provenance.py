@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from attrbench.contracts.record import Record, Tried
+from attrbench.contracts.record import Record
+from attrbench.contracts.record_origin import Tried
 from attrbench.reports.html.board import Board
 from attrbench.reports.ranking import Table
 from attrbench.reports.table_cells import human_bytes, human_seconds, interval_text, shown

@@ -22,7 +22,7 @@ demo: $(VENV)/.installed  ## every method of the demo on ddpm-mnist-mini, then t
 	$(BIN)/attrbench leaderboard -t ddpm-mnist-mini
 
 test: $(VENV)/.installed
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
 test-fast: $(VENV)/.installed  ## the fast layer, for while one works
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m 'unit and not slow'

@@ -3,19 +3,23 @@
 `ATTRBENCH_WRITE_DOCS=1 pytest tests/test_readme.py` rewrites the generated parts.
 """
 
+import contextlib
+import io
 import itertools
 import os
 import re
 import shlex
-import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 
+from attrbench.cli.app import main
 from attrbench.contracts.options import build_options, parse_spec
 from attrbench.contracts.record import read_records
 from attrbench.plugins.registry import Plugin, Registry, registry
+from attrbench.reports.columns import metric_text
 from attrbench.reports.leaderboard_table import to_markdown
 from attrbench.reports.ranking import build_tables
 from attrbench.taskfile.names import is_file
@@ -42,6 +46,7 @@ VERBS = (
     "train",
     "prepare",
     "ground-truth build",
+    "ground-truth verify",
     "doctor",
     "cache ls",
     "cache verify",
@@ -57,14 +62,18 @@ def check(path: Path, expected: str) -> None:
 
 
 def help_of(*verb: str) -> str:
-    environment = os.environ | {"COLUMNS": "100", "TERM": "dumb", "NO_COLOR": "1"}
-    command = [
-        sys.executable,
-        "-c",
-        "import sys; sys.argv[0] = 'attrbench'; from attrbench.cli.app import main; main()",
-    ]
-    done = subprocess.run([*command, *verb, "--help"], capture_output=True, text=True, env=environment, check=True)
-    return "\n".join(line.rstrip() for line in done.stdout.strip().splitlines())
+    environment = {"COLUMNS": "100", "TERM": "dumb", "NO_COLOR": "1"}
+    printed = io.StringIO()
+    with (
+        patch.dict(os.environ, environment),
+        patch.object(sys, "argv", ["attrbench", *verb, "--help"]),
+        contextlib.redirect_stdout(printed),
+        pytest.raises(SystemExit) as stop,
+    ):
+        main()
+    assert not stop.value.code
+    lines = (line.rstrip() for line in printed.getvalue().strip().splitlines())
+    return re.sub(r"\AUsage: .*?attrbench", "Usage: attrbench", "\n".join(lines))  # named after pytest otherwise
 
 
 def reference() -> str:
@@ -94,12 +103,51 @@ def test_the_readme_shows_the_published_leaderboard():
     shown = {
         "leaderboard": to_markdown([table]).split("\n", 2)[2],  # without its heading
         "tuned": tuned_rows([record for record in ours if record.tuned is not None]),
+        "icons": rates_by_task(records, ICON_TASKS),
+        "removal": removal_rows([record for record in records if record.task.name == "mnist-removal-mini"]),
     }
     text = README.read_text()
     for name, lines in shown.items():
         marked = rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)"
         text = re.sub(marked, lambda match, lines=lines: f"{match[1]}{lines}{match[2]}", text, flags=re.DOTALL)
     check(README, text)
+
+
+ICON_TASKS = ("sd14-lora-mini", "sd3-lora-mini", "sd3-full-mini", "ddpm-icons-mini")
+
+
+def rates_by_task(records, tasks):
+    """The main metric of every method on each task, the highest mean first; a tuned one is named by its options."""
+    lines = [f"| detection-rate@10 | {' | '.join(f'`{task}`' for task in tasks)} |", "|---" + "|--:" * len(tasks) + "|"]
+    rates = {}
+    for record in records:
+        if record.task.name in tasks:
+            label = record.method.label if record.tuned is None else without_damping(record.tuned.sweep)
+            found = rates.setdefault((label, record.tuned is not None), {})
+            found[record.task.name] = record.metric(record.task.main_metric).value, record.method.options.get("damping")
+    rows = []
+    for (label, tuned), found in rates.items():
+        dampings = ", ".join(f"{found[task][1]:g}" if task in found else "–" for task in tasks) if tuned else ""
+        name = f"`{label}`" + f", damping chosen ({dampings})" * tuned
+        cells = [f"{found[task][0]:.3f}" if task in found else "" for task in tasks]
+        rows.append((-sum(value for value, _ in found.values()) / len(found), f"| {name} | {' | '.join(cells)} |"))
+    return "\n".join([*lines, *(line for _, line in sorted(rows)), ""])
+
+
+def without_damping(sweep):
+    """A sweep's label without the values of the damping that it chose from."""
+    name, _, options = sweep.partition(":")
+    kept = [option for option in options.split(",") if not option.startswith("damping=")]
+    return ":".join(filter(None, (name, ",".join(kept))))
+
+
+def removal_rows(records):
+    """What was removed, and by how much thinner the strokes of a model became that was trained without it."""
+    (table,) = build_tables(records)
+    results = [(f"what `{row.record.method.label}` retrieves", row.record.metric(table.metric)) for row in table.ranked]
+    results += [(control.name, control.result) for control in table.controls]
+    lines = ["| removed | strokes thinner by, in pixels |", "|---|---|"]
+    return "\n".join([*lines, *(f"| {name} | {metric_text(result)} |" for name, result in results), ""])
 
 
 def tuned_rows(records):

@@ -21,6 +21,8 @@ from attrbench.metrics.group_effects import (
     seed_agreement,
 )
 
+CRITERION = "group-top1"
+"""The metric by which boards can rank."""
 WHOLE = 0
 """Number of the models in a bank that saw all items."""
 
@@ -107,4 +109,5 @@ def _result(name: str, measure: str, predicted: Floats, effects: Floats, seed: i
         random=float(expected_by_chance(measure, mean).mean()),
         per_query=values.tolist(),
         higher_is_better=True,
+        criterion=name == CRITERION,
     )

@@ -97,6 +97,7 @@ class OpenLinearDatamodeling(OpenGroundTruth):
             per_query=linear_datamodeling_score(scores, self._bank.members, mean_effects).tolist(),
             higher_is_better=True,
             noise=noise,
+            criterion=name == METRIC,
         )
 
     @property

@@ -158,6 +158,7 @@ ALL = (
     _of_latency("query-p95", "query p95", lambda latency: latency.query.p95, "query_p95_seconds"),
     _of_latency("amortized", "amortized", lambda latency: latency.cache + latency.fit, "amortized_seconds"),
     _of_record("ann-recall", "ANN recall", _recall, "{:.3f}".format, "ann_recall_at_10"),
+    Column("machine", "on", lambda _, row: row.machine, ("hardware",)),
     Column("pareto", "Pareto", lambda _, row: "✓" if row.pareto else "", ("pareto",)),
     _of_record("memory", "peak memory", lambda record: record.peak_memory_bytes, human_bytes, "peak_memory_bytes"),
     _of_record("device-memory", "on device", lambda r: r.peak_device_bytes, human_bytes, "peak_device_bytes"),
@@ -174,10 +175,12 @@ DEFAULT = (
     "method",
     "metric",
     "interval",
+    "criteria",
     "storage",
     "query-p50",
     "query-p95",
     "amortized",
+    "machine",
     "ann-recall",
     "pareto",
 )
@@ -191,7 +194,7 @@ def request_columns(names: Sequence[str], tables: Sequence[Table], default: Sequ
 
     Args:
         names: names of columns or metrics, each alone or several with commas; `metrics` is every metric but the one
-            that ranks, `all` every column and metric.
+            that ranks, `criteria` the ground truths' and the main metric among them, `all` every column and metric.
         tables: the tables that they are for.
         default: names of the columns where none are named.
 
@@ -201,9 +204,11 @@ def request_columns(names: Sequence[str], tables: Sequence[Table], default: Sequ
     words = list(chain.from_iterable(text.replace(",", " ").split() for text in names)) or list(default)
     known = metrics_of(tables)
     others = [name for name in known if any(table.metric != name for table in tables)]
+    criteria = [name for name in others if any(name in table.criteria for table in tables)]
+    groups = {"all": [*COLUMNS, *others], "metrics": others, "criteria": criteria}
     meant: list[str] = []
     for word in words:
-        meant += [*COLUMNS, *others] if word == "all" else others if word == "metrics" else [word]
+        meant += groups.get(word, [word])
     return [_column(name, known) for name in dict.fromkeys(meant)]
 
 
@@ -217,7 +222,7 @@ def _column(name: str, metrics: Sequence[str]) -> Column:
     if name in COLUMNS:
         return COLUMNS[name]
     if name not in metrics:
-        raise unknown_name("column", name, [*COLUMNS, *metrics, "metrics", "all"])
+        raise unknown_name("column", name, [*COLUMNS, *metrics, "metrics", "criteria", "all"])
     fields = (name, f"{name}_low", f"{name}_high")
     return Column(name, f"{name} ↑", lambda _, row: metric_text(row.record.metric(name)), fields, metric=name)
 

@@ -26,7 +26,7 @@ class Leaderboard:
     """The ranking of methods by the records of their runs, which a notebook shows as HTML tables.
 
     Attributes:
-        tables: one table for each task, version, set of queries and class of hardware.
+        tables: one table for each task, version and set of queries.
     """
 
     tables: Sequence[Table]

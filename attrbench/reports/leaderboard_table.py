@@ -104,7 +104,7 @@ def to_json(tables: Sequence[Table], columns: Sequence[str] = (), sort: str = "r
             "metric": table.metric,
             "random": table.random,
             "ceiling": table.ceiling,
-            "hardware": table.hardware,
+            "hardware": list(table.machines),
             "controls": [
                 {"name": control.name, **control.result.model_dump(include={"value", "low", "high"})}
                 for control in table.controls
@@ -144,7 +144,7 @@ def row_values(table: Table | None, row: Row | None) -> dict[str, object]:
         "amortized_seconds": None if latency is None else latency.cache + latency.fit,
         "ann_recall_at_10": None if recall is None else recall.value,
         "pareto": None if row is None else row.pareto,
-        "hardware": None if table is None else table.hardware,
+        "hardware": None if record is None else record.hardware.times_class,
         "identity": None if record is None else record.identity,
         "reason": None if row is None else row.reason or None,
     }

@@ -7,6 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
+from string import ascii_lowercase
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,10 +27,11 @@ class Row:
         record: the record of the run.
         rank: 1 + the number of rows above the first run that is beaten by as many methods as this one, so that after
             three firsts comes the fourth; None if the run is not ranked.
-        pareto: whether the run is significantly better than a random ranking, and no other ranked run is at least as
-            good, as small and as fast, and better in one of these.
+        pareto: whether the run is significantly better than a random ranking, and no other ranked run of the same
+            class of hardware is at least as good, as small and as fast, and better in one of these.
         reason: why the run is not ranked.
         tied: whether other runs have the same rank.
+        machine: letter of its class of hardware in a table of several; empty in one of a single class.
     """
 
     record: Record
@@ -37,6 +39,7 @@ class Row:
     pareto: bool = False
     reason: str = ""
     tied: bool = False
+    machine: str = ""
 
     @property
     def place(self) -> str:
@@ -46,10 +49,14 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """A leaderboard table of comparable runs: those on one task version, query set and hardware class.
+    """A leaderboard table of comparable runs: those on one task version and query set.
+
+    Quality is compared across machines, times only within a class of hardware.
 
     Attributes:
+        machines: the classes of hardware of its runs, that of most runs first; rows name them by letters: a, b, ...
         metric: name of the metric that ranks.
+        criteria: names of the ground truths' metrics that could rank, and of the task's main metric.
         ranked: complete runs, best first.
         below: runs that are not ranked: limited, partial and failed runs, runs that only measure costs, and runs with
             values that are NaN or infinite.
@@ -61,8 +68,9 @@ class Table:
 
     task: str
     version: int
-    hardware: str
+    machines: Sequence[str]
     metric: str
+    criteria: Sequence[str]
     ranked: list[Row]
     below: list[Row]
     random: float | None
@@ -71,6 +79,11 @@ class Table:
     queries: int
     controls: list[Control]
     hidden: int = 0
+
+    @property
+    def hardware(self) -> str:
+        """Return the class of hardware as text, or how many there are."""
+        return self.machines[0] if len(self.machines) == 1 else f"{len(self.machines)} classes of hardware"
 
     def of_methods(self, names: Collection[str]) -> Table:
         """Return the table with the runs of some methods alone, named with or without options; ranks stay."""
@@ -84,18 +97,32 @@ class Table:
 
 
 def build_tables(records: Sequence[Record], metric: str | None = None) -> list[Table]:
-    """Group records into leaderboard tables by task, version, query set and hardware class, and rank each.
+    """Group records into leaderboard tables by task, version and query set, and rank each.
 
     Args:
-        records: any records; of those with equal method, options and seed only the newest counts.
-        metric: name of the metric that ranks; by default each task's main metric.
+        records: any records; of those with equal method, options, seed and class of hardware only the newest counts.
+        metric: name of the metric that ranks; by default the ground truth's, where at least half of the complete runs
+            on a task have one, and else the task's main metric.
     """
-    groups: dict[tuple[str, int, str, str], list[Record]] = {}
+    groups: dict[tuple[str, int, str], list[Record]] = {}
     for record in _newest(records):
-        task = record.task
-        key = (task.name, task.version, task.fingerprint, record.hardware.times_class)
-        groups.setdefault(key, []).append(record)
-    return [_table(groups[key], metric or groups[key][0].task.main_metric) for key in sorted(groups)]
+        groups.setdefault((record.task.name, record.task.version, record.task.fingerprint), []).append(record)
+    return [_table(groups[key], metric) for key in sorted(groups)]
+
+
+def _criteria(records: Sequence[Record]) -> list[str]:
+    """Return the metrics by which runs on one task can be ranked, the one that ranks first; the main metric is one.
+
+    A ground truth's metric comes before the main metric where at least half of the complete runs have it, so that one
+    run with a ground truth of its own does not push the others off the board.
+    """
+    complete = [record for record in records if record.status == "complete"]
+    found = Counter(
+        result.name for record in complete for result in record.metrics if result.criterion and result.finite
+    )
+    usual = [name for name, count in found.items() if 2 * count >= len(complete)]
+    rare = [name for name in found if name not in usual]
+    return list(dict.fromkeys([*usual, records[0].task.main_metric, *rare]))
 
 
 def _newest(records: Sequence[Record]) -> list[Record]:
@@ -122,11 +149,19 @@ def _options_key(record: Record) -> tuple[object, ...]:
     return tuple(sorted((name, repr(value)) for name, value in record.method.options.items()))
 
 
-def _table(records: Sequence[Record], metric: str) -> Table:
+def _table(records: Sequence[Record], asked: str | None) -> Table:
+    criteria = _criteria(records)
+    metric = asked or criteria[0]
+    machines = [name for name, _ in sorted(_classes(records).items(), key=lambda item: (-item[1], item[0]))]
+    letters = dict(zip(machines, _letters(len(machines)), strict=True))
     reasons = [_reason(record, metric) for record in records]
     complete = [record for record, reason in zip(records, reasons, strict=True) if not reason]
     complete.sort(key=lambda record: _quality(record, metric), reverse=True)
-    below = [Row(record, None, reason=reason) for record, reason in zip(records, reasons, strict=True) if reason]
+    below = [
+        Row(record, None, reason=reason, machine=letters[record.hardware.times_class])
+        for record, reason in zip(records, reasons, strict=True)
+        if reason
+    ]
     below.sort(key=lambda row: row.record.method.label)
     results = [_result(record, metric) for record in complete]
     ranks = _ranks(better_runs(results)).tolist()
@@ -135,10 +170,17 @@ def _table(records: Sequence[Record], metric: str) -> Table:
     return Table(
         task=task_title(example.task),
         version=example.task.version,
-        hardware=example.hardware.times_class,
+        machines=machines,
         metric=metric,
+        criteria=criteria,
         ranked=[
-            Row(record, rank, bool(undominated and _above_chance(result)), tied=shared[rank] > 1)
+            Row(
+                record,
+                rank,
+                bool(undominated and _above_chance(result)),
+                tied=shared[rank] > 1,
+                machine=letters[record.hardware.times_class],
+            )
             for record, result, rank, undominated in zip(
                 complete, results, ranks, _undominated(complete, metric), strict=True
             )
@@ -150,6 +192,18 @@ def _table(records: Sequence[Record], metric: str) -> Table:
         queries=example.coverage.queries_total,
         controls=_controls(complete, metric),
     )
+
+
+def _classes(records: Sequence[Record]) -> Counter[str]:
+    return Counter(record.hardware.times_class for record in records)
+
+
+def _letters(count: int) -> list[str]:
+    """Return a name for each of so many classes of hardware: a to z, then a2, b2 and so on; one needs none."""
+    if count == 1:
+        return [""]
+    rounds = (f"{i // 26 + 1}" if i >= 26 else "" for i in range(count))
+    return [f"{ascii_lowercase[i % 26]}{suffix}" for i, suffix in enumerate(rounds)]
 
 
 def _ranks(better: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -212,13 +266,17 @@ def _above_chance(result: MetricResult) -> bool:
 
 
 def _undominated(records: Sequence[Record], metric: str) -> NDArray[np.bool_]:
-    """Return for each run whether no other is at least as good, as small and as fast, and better in one of these."""
+    """Return for each run whether no other is at least as good, as small and as fast, and better in one of these.
+
+    Only runs of one class of hardware are compared, since times of different ones can't be.
+    """
     costs = np.array([_costs(record, metric) for record in records]).reshape(-1, 3)
     columns = np.ascontiguousarray(costs.T)
+    machines = np.unique([record.hardware.times_class for record in records], return_inverse=True)[1]
     undominated = np.ones(len(costs), dtype=np.bool_)
     for place, own in enumerate(costs):
         good, small, fast = (column >= value for column, value in zip(columns, own, strict=True))
-        others = np.flatnonzero(good & small & fast)
+        others = np.flatnonzero(good & small & fast & (machines == machines[place]))
         undominated[place] = (costs[others] == own).all()
     return undominated
 

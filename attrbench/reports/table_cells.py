@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Collection
 
-from attrbench.contracts.record import MetricResult, Record, Tried
+from attrbench.contracts.record import MetricResult, Record
 from attrbench.contracts.record_costs import Storage
+from attrbench.contracts.record_origin import Tried
 from attrbench.reports.ranking import Table
 from attrbench.text import one_line
 
@@ -41,6 +42,10 @@ def caption(table: Table, columns: Collection[str] | None = None, tuned: str = "
     ceiling = "" if table.ceiling is None else f", ceiling {table.ceiling:.3f}"
     lines = [f"{table.train_items} training items, {table.queries} queries, {shown(table.hardware)}{ceiling}."]
     runs = [*table.ranked, *table.below]
+    if len(table.machines) > 1:
+        letters = {run.record.hardware.times_class: run.machine for run in runs}
+        named = "; ".join(f"{letters[name]}: {shown(name)}" for name in table.machines if name in letters)
+        lines.append(f"Times and Pareto ✓ are comparable only between runs on one of these: {named}.")
     if table.hidden:
         lines.append(f"{len(runs)} of {len(runs) + table.hidden} runs are shown; ranks and Pareto ✓ are among all.")
     if table.controls:
@@ -48,8 +53,15 @@ def caption(table: Table, columns: Collection[str] | None = None, tuned: str = "
             f"{shown(table.metric)} is no measure of retrieval and has no cut-off: models were trained again without"
             " the items at the top. Its intervals cover training seeds and pictures."
         )
+    if retrained := _is_of_retrained_models(table):
+        lines.append(
+            f"{shown(table.metric)} compares scores with models that were trained again without some of the items; its"
+            " interval covers queries and models, its ceiling the noise of training."
+        )
     lines += _how_tuned(table, tuned)
-    paired = "interval over seeds and pictures" if table.controls else "bootstrap over queries"
+    paired = "bootstrap over queries"
+    if table.controls or retrained:
+        paired = f"interval over {'seeds and pictures' if table.controls else 'queries and models'}"
     meanings = {
         ("rank",): f"Equal ranks (=): the paired {paired} does not separate them.",
         ("pareto",): "Pareto ✓: no other is at least as good, small and fast.",
@@ -70,6 +82,12 @@ def caption(table: Table, columns: Collection[str] | None = None, tuned: str = "
     if not any(run.record.hardware.is_busy for run in runs):
         told.pop(("query-p50", "query-p95", "amortized"), None)
     return [*lines, *told.values()]
+
+
+def _is_of_retrained_models(table: Table) -> bool:
+    """Return whether the metric that ranks comes from a ground truth, and is not the task's main metric."""
+    results = (run.record.metric(table.metric) for run in table.ranked)
+    return any(result is not None and result.criterion for result in results)
 
 
 def time_text(record: Record, seconds: float) -> str:

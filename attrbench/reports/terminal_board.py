@@ -22,21 +22,21 @@ ORDER = (
     "method",
     "score",
     "bar",
+    "criteria",
     "size",
     "if-kept",
     "index",
     "query-p50",
     "query-p95",
     "amortized",
+    "machine",
     "ann-recall",
     "pareto",
 )
 """The columns of a terminal where none are named, from left to right."""
-FIRST = (
-    "method",
-    "score",
-    "metric",
-    "rank",
+MUST = ("method", "score", "metric", "rank")
+"""Which of them get room first."""
+NEXT = (
     "size",
     "query-p50",
     "pareto",
@@ -45,7 +45,7 @@ FIRST = (
     "bar",
     "if-kept",
 )
-"""Which of them get room first; the others come after these."""
+"""Which get room after these and after the other criteria; all others come last."""
 GAP = "  "
 NARROWEST = 20
 """Characters that the column of methods gets at least."""
@@ -83,7 +83,8 @@ def to_rich(
     below = [Line(_cells(table, row, wanted), "dim") for row in table.below[:SHOWN]]
     lines.insert(0, Line(_titles(table, wanted, [line.cells for line in [*lines, *references, *below]]), "bold"))
     names = [column.name for column in wanted]
-    first = names if columns else [*FIRST, *names]
+    criteria = [column.name for column in wanted if column.metric is not None]
+    first = names if columns else [*MUST, *criteria, *NEXT, *names]
     layout = _layout(names, [line.cells for line in [*lines, *references, *below]], width, first)
     rule = Text(_rule(layout), no_wrap=True, overflow="ignore")
     body = [_text(line, layout) for line in lines]
@@ -138,7 +139,7 @@ def _layout(names: Sequence[str], lines: Sequence[Sequence[str]], width: int | N
     """
     needed = [max(cell_len(line[place]) for line in lines) for place in range(len(names))]
     order = sorted(range(len(names)), key=lambda p: first.index(names[p]) if names[p] in first else len(first))
-    must = [place for place in order if names[place] in ("rank", "method", "score", "metric")]
+    must = [place for place in order if names[place] in MUST]
     if width is not None and "method" in names:
         method = names.index("method")
         room = width - sum(needed[place] + len(GAP) for place in must if place != method)

@@ -9,13 +9,13 @@ from attrbench.contracts.record import (
     Coverage,
     MethodInfo,
     MetricResult,
-    Provenance,
     Record,
     TaskInfo,
     read_records,
     write_record,
 )
 from attrbench.contracts.record_costs import Hardware, Latency, Quantiles, Storage
+from attrbench.contracts.record_origin import Provenance
 from attrbench.metrics.intervals import mean_interval
 from attrbench.reports.leaderboard_table import to_csv, to_json, to_markdown
 from attrbench.reports.ranking import build_tables
@@ -121,15 +121,14 @@ def test_a_run_without_groups_shows_its_costs_and_says_why_it_has_no_rank():
     assert line.startswith("| – | a (no d@1; no groups: rankings only) |  | 1 kB | 1 s |")
 
 
-def test_versions_tasks_and_hardware_are_never_mixed():
+def test_versions_and_tasks_are_never_mixed():
     records = [
         record("a", noisy(0.5)),
-        record("b", noisy(0.5), hardware="gpu"),
         record("c", noisy(0.5), version=2),
         record("d", noisy(0.5), task="u"),
     ]
     tables = build_tables(records)
-    assert len(tables) == 4
+    assert len(tables) == 3
     assert all(len(table.ranked) == 1 for table in tables)
 
 

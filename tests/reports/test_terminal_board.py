@@ -3,6 +3,7 @@
 `ATTRBENCH_WRITE_DOCS=1 pytest tests/reports/test_terminal_board.py` writes the boards in `boards` again.
 """
 
+import csv
 import io
 import os
 import re
@@ -142,13 +143,53 @@ def on(label, threads, load=None, device="cpu"):
     return record(label, noisy(0.5)).model_copy(update={"hardware": hardware})
 
 
-def test_times_of_other_numbers_of_threads_stand_in_another_board_and_hardware_can_be_chosen():
-    runs = [on("a", 4), on("b", 1), on("c", 2, device="cuda:0")]
-    assert [table.hardware for table in build_tables(runs)] == ["H", "cpu, 4 cores, X", "cpu, 4 cores, X, 1 thread"]
-    (table,) = rank_records(runs, hardware=["1 thread"]).tables
-    assert [row.record.method.label for row in table.ranked] == ["b"]
+def test_runs_of_several_machines_share_a_board_that_names_each_ones_class_of_hardware():
+    runs = [on("a", 4), on("b", 1), on("c", 2, device="cuda:0"), on("d", 4)]
+    (table,) = build_tables(runs)
+    assert table.machines == ["cpu, 4 cores, X", "H", "cpu, 4 cores, X, 1 thread"]
+    assert {row.record.method.label: row.machine for row in table.ranked} == {"a": "a", "b": "c", "c": "b", "d": "a"}
+    for text in (printed(Leaderboard([table])), Leaderboard([table]).to_markdown()):
+        assert "a: cpu, 4 cores, X; b: H; c: cpu, 4 cores, X, 1 thread" in text
+    rows = list(csv.DictReader(io.StringIO(Leaderboard([table]).to_csv())))
+    assert {row["method"]: row["hardware"] for row in rows}["b"] == "cpu, 4 cores, X, 1 thread"
+    (one,) = rank_records(runs, hardware=["1 thread"]).tables
+    assert [row.record.method.label for row in one.ranked] == ["b"] and one.ranked[0].machine == ""
     with pytest.raises(UsageError, match="unknown hardware"):
         rank_records(runs, hardware=["tpu"])
+
+
+def test_a_run_is_not_kept_off_the_pareto_front_by_one_on_another_machine():
+    values = noisy(0.5)
+    fast = record("fast", values, seconds=0.1).model_copy(update={"hardware": on("x", 2, device="cuda:0").hardware})
+    slow = record("slow", values, seconds=1.0).model_copy(update={"hardware": on("x", 4).hardware})
+    assert [row.pareto for row in build_tables([fast, slow])[0].ranked] == [True, True]
+    same = slow.model_copy(update={"hardware": fast.hardware})
+    assert {row.record.method.label: row.pareto for row in build_tables([fast, same])[0].ranked} == {
+        "fast": True,
+        "slow": False,
+    }
+
+
+def with_truth(label, truth, looks):
+    """Return a record with a ground truth's metric beside the task's main metric."""
+    run = record(label, noisy(looks))
+    found = run.metrics[0].model_copy(update={"metric": "lds", "k": None, "value": truth, "criterion": True})
+    return run.model_copy(update={"metrics": [*run.metrics, found]})
+
+
+def test_a_ground_truth_ranks_the_board_where_at_least_half_of_the_runs_have_it():
+    runs = [with_truth("a", 0.1, 0.9), with_truth("b", 0.4, 0.2)]
+    (table,) = build_tables(runs)
+    main = runs[0].task.main_metric
+    assert (table.metric, list(table.criteria)) == ("lds", ["lds", main])
+    assert [row.record.method.label for row in table.ranked] == ["b", "a"]
+    assert build_tables(runs, main)[0].metric == main
+    text = printed(Leaderboard([table]))
+    assert f"{main} ↑" in text and "trained again without some of the items" in text
+    (table,) = build_tables([*runs, record("c", noisy(0.5))])
+    assert [row.reason for row in table.below] == ["no lds"]
+    (table,) = build_tables([*runs, *(record(label, noisy(0.5)) for label in "cde")])
+    assert (table.metric, table.below) == (main, [])
 
 
 def test_times_of_a_busy_machine_are_marked_and_said_to_be():

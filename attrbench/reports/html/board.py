@@ -51,8 +51,10 @@ class BoardRow:
         method: label of the method.
         tuned: whether its options were chosen on tuning queries.
         value, interval: of the metric that ranks.
+        criteria: values of the other metrics that could rank, in the order of the board's.
         bar: the interval as a picture.
         costs: storage, query times, amortized time and recall of approximate search.
+        machine: letter of its class of hardware, where the board has several.
         pareto: whether no other run is at least as good, small and fast.
         reason: why it is not ranked.
         anchor: id of the row's provenance.
@@ -65,7 +67,9 @@ class BoardRow:
     value: Cell
     interval: str
     bar: Bar | None
+    criteria: Sequence[Cell]
     costs: Sequence[Cell]
+    machine: str
     pareto: bool
     reason: str
     anchor: str
@@ -91,7 +95,9 @@ class Board:
         references: what to compare with.
         random, ceiling: places of the two on the bars; None for what is not known.
         notes: the lines below it.
+        criteria: the other metrics that could rank.
         has_recall: whether a run has an approximate search.
+        has_machines: whether the runs are of several classes of hardware.
     """
 
     task: str
@@ -103,7 +109,9 @@ class Board:
     random: float | None
     ceiling: float | None
     notes: Sequence[str]
+    criteria: Sequence[str]
     has_recall: bool
+    has_machines: bool
 
 
 def make_board(table: Table, prefix: str) -> Board:
@@ -121,8 +129,15 @@ def make_board(table: Table, prefix: str) -> Board:
         random=None if table.random is None else scale.at(table.random),
         ceiling=None if table.ceiling is None else scale.at(table.ceiling),
         notes=caption(table),
+        criteria=[shown(name) for name in _others(table)],
+        has_machines=len(table.machines) > 1,
         has_recall=any(cell.costs[-1].text for cell in cells if cell.costs),
     )
+
+
+def _others(table: Table) -> list[str]:
+    """Return the metrics besides the one that ranks by which the runs could be ranked."""
+    return [name for name in table.criteria if name != table.metric]
 
 
 def bar_of(result: MetricResult, scale: Scale) -> Bar:
@@ -151,11 +166,19 @@ def _row(table: Table, row: Row, scale: Scale, anchor: str) -> BoardRow:
         value=Cell("") if known is None else Cell(f"{known.value:.3f}", known.value),
         interval="" if known is None else interval_text(known),
         bar=None if known is None else bar_of(known, scale),
+        criteria=[_criterion(record.metric(name)) for name in _others(table)],
         costs=_costs(record),
+        machine=row.machine,
         pareto=row.pareto,
         reason=shown(row.reason),
         anchor=anchor,
     )
+
+
+def _criterion(result: MetricResult | None) -> Cell:
+    if result is None or not result.finite:
+        return Cell("")
+    return Cell(f"{result.value:.3f}", result.value, interval_text(result))
 
 
 def _costs(record: Record) -> list[Cell]:

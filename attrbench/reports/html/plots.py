@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from scipy.stats import spearmanr
 
@@ -39,10 +40,19 @@ def pareto_plots(table: Table) -> list[Plot]:
     """Return the metric against storage and against the time of a query; none where no run is ranked."""
     if not table.ranked:
         return []
+    timed = _of_one_machine(table)
     return [
         _pareto(table, "storage", lambda record: record.storage.total if record.storage else 0, human_bytes),
-        _pareto(table, "time of a query (median)", lambda r: r.latency.query.p50 if r.latency else 0.0, human_seconds),
+        _pareto(timed, "time of a query (median)", lambda r: r.latency.query.p50 if r.latency else 0.0, human_seconds),
     ]
+
+
+def _of_one_machine(table: Table) -> Table:
+    """Return the table with the ranked runs of the class of hardware that has most: times of others are no match."""
+    classes = [row.record.hardware.times_class for row in table.ranked]
+    first = next(name for name in table.machines if name in classes)
+    rows = [row for row, name in zip(table.ranked, classes, strict=True) if name == first]
+    return replace(table, ranked=rows, machines=[first])
 
 
 def _pareto(table: Table, cost: str, cost_of: Callable[[Record], float], text_of: Callable[[float], str]) -> Plot:
@@ -72,7 +82,8 @@ def _pareto(table: Table, cost: str, cost_of: Callable[[Record], float], text_of
     best = ", ".join(text for _, text in named[: min(4, len(front))])
     return Plot(
         title=f"{metric} against {cost}",
-        description=f"No run is both better and cheaper than those on the line; from the best on: {best}.",
+        description=f"No run is both better and cheaper than those on the line; from the best on: {best}."
+        f" Runs on {shown(table.hardware)}.",
         x_title=f"{cost}, logarithmic",
         y_title=metric,
         x_ticks=ticks,

@@ -32,6 +32,7 @@ VERBS = (
     "run",
     "tune",
     "attribute",
+    "status",
     "leaderboard",
     "compare",
     "show",
@@ -178,7 +179,7 @@ def test_published_records_are_of_tasks_and_methods_that_ship_and_the_readme_say
 
 
 COMMANDS = re.findall(
-    r"^attrbench (?:list|run|tune|attribute|leaderboard|compare|show|score|reproduce|train|doctor|cache)\b.*",
+    r"^attrbench (?:list|run|tune|attribute|status|leaderboard|compare|show|score|reproduce|train|doctor|cache)\b.*",
     README.read_text(),
     flags=re.MULTILINE,
 )

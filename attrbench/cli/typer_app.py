@@ -29,6 +29,7 @@ COMMANDS = {
         "attribute_command:attribute",
         "Rank the training images for pictures, and draw them on a contact sheet.",
     ),
+    "status": ("status_command:status", "Say how far the runs on a cache are, from another terminal."),
     "leaderboard": ("leaderboard_command:leaderboard", "Rank the records of each task."),
     "compare": (
         "compare_command:compare",

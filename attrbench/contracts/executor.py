@@ -24,6 +24,7 @@ class Executor(ABC, Generic[OptionsT]):
         Options: its options.
         short_option: the option that a bare value sets, as in `processes:4`; empty for none.
         in_process: whether jobs run in the process that plans them, and see what it has in memory.
+        elsewhere: whether jobs run on other machines, so that the times of a run are those of other hardware.
     """
 
     name: ClassVar[str]
@@ -31,9 +32,15 @@ class Executor(ABC, Generic[OptionsT]):
     Options: type[OptionsT]
     short_option: ClassVar[str] = ""
     in_process: ClassVar[bool] = False
+    elsewhere: ClassVar[bool] = False
 
     def __init__(self, options: OptionsT) -> None:
         self.options = options
+
+    @property
+    def device(self) -> str | None:
+        """Return the torch device of the processes that do the jobs; None where it is that of this process."""
+        return None
 
     @abstractmethod
     def run(self, jobs: Sequence[Any], execute: Execute) -> Iterator[Receipt]:

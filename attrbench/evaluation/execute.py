@@ -66,7 +66,7 @@ def compute(
         executor: where jobs run.
         reporter: who is told.
     """
-    progress = Progress(plan)
+    progress, reference = Progress(plan), reference.on(executor.device)
     try:
         for stage in plan.stages:
             try:

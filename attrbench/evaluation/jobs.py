@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
@@ -45,6 +45,10 @@ class TaskReference:
     def of(task: TaskRequest, settings: RunSettings, queries: Items | None = None) -> TaskReference:
         """Return a reference to the task for a new run, with a key of its own."""
         return TaskReference(task, settings, queries, uuid4().hex)
+
+    def on(self, device: str | None) -> TaskReference:
+        """Return the reference with which processes of another device open the task; None for the same device."""
+        return self if device is None else replace(self, settings=replace(self.settings, device=device))
 
     def open(self) -> TaskWorld:
         """Load the task in this process and return it with the settings of the run."""

@@ -17,6 +17,7 @@ from attrbench.contracts.executor import Executor
 from attrbench.contracts.ground_truth import TruthSetting
 from attrbench.contracts.metric import Outcome
 from attrbench.contracts.record import Coverage, Record, parse_record, record_path, write_record
+from attrbench.contracts.record_costs import Hardware
 from attrbench.contracts.record_origin import Tuned
 from attrbench.contracts.task import Workspace
 from attrbench.errors import AttrbenchError, Unavailable, error_line
@@ -42,6 +43,7 @@ from attrbench.evaluation.provenance import hardware
 from attrbench.evaluation.record_builder import RecordBuilder, Scored
 from attrbench.evaluation.requests import MethodRequest, TaskRequest, request_executor
 from attrbench.evaluation.rescore import new_metrics
+from attrbench.evaluation.run_status import StatusReporter
 from attrbench.evaluation.score import measure_metrics, measure_queries, outcome_of
 from attrbench.evaluation.thumbnail_step import lacks_pictures, write_thumbnails
 from attrbench.evaluation.world import TaskWorld
@@ -88,15 +90,23 @@ class TaskRun:
         self.registry = registry
         self.task = task
         self.settings = settings
-        self.reporter = Observed(reporter, registry)
+        self._status = StatusReporter(reporter, task.label, [each.label for each in methods], settings.executor)
+        self.reporter = Observed(self._status, registry)
         self.methods = check_requests(task, methods, settings, self.reporter.note)
         self.device = torch_device(settings.device)
         self._truths = request_ground_truths(registry, settings.ground_truths)
-        self.records = RecordBuilder(registry, task, settings, hardware(self.device), self._truths)
+        self.records = RecordBuilder(registry, task, settings, self._hardware(), self._truths)
         self._unasked: set[str] = set()
         self._scores: dict[str, NDArray[np.float32]] = {}
         self._load = OtherLoad()
         self._top_scores: dict[str, NDArray[np.float32]] = {}
+
+    def _hardware(self) -> Hardware:
+        """Return this machine's hardware; where jobs run on other machines, its class names their executor."""
+        here, executor = hardware(self.device), self.settings.executor
+        if not self.registry.executor(executor.partition(":")[0]).elsewhere:
+            return here
+        return here.model_copy(update={"hardware_class": f"{here.hardware_class}, and {executor}"})
 
     def results(self) -> Iterator[Result]:
         """Yield a result for each method, reused ones first; a method that raises gets a record of status `failed`."""
@@ -133,7 +143,8 @@ class TaskRun:
             keep_freed_memory(world.opened.denoiser.module)
         reset_peaks(self.device)
         self._load = OtherLoad()
-        with closing(request_executor(self.registry, self.settings.executor)) as executor:
+        executing = closing(request_executor(self.registry, self.settings.executor))
+        with self._status.kept(self.settings.cache), executing as executor:
             progress = compute(plan, world, reference, executor, self.reporter)
             for record in self._records(world, progress, todo, Peaks.now(self.device), truths, executor):
                 path = write_record(record, self.settings.out)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import pickle
 import signal
 import threading
 import time
@@ -21,7 +20,7 @@ from pydantic import Field
 from attrbench.contracts.executor import Executor
 from attrbench.contracts.job import Execute, Receipt
 from attrbench.contracts.options import Options
-from attrbench.errors import AttrbenchError
+from attrbench.executors.receipts import ended, guarded
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 """Environment variables that set the number of threads of numeric libraries when they are loaded."""
@@ -64,7 +63,7 @@ class ProcessesExecutor(Executor[ProcessesOptions]):
         while waiting or flying:
             while waiting and len(flying) < self.options.workers:
                 job = waiting.pop()
-                flying[self._submit(partial(_guarded, execute), job)] = job
+                flying[self._submit(partial(guarded, execute), job)] = job
             finished, _ = wait(flying, return_when=FIRST_COMPLETED)
             for future in finished:
                 try:
@@ -74,7 +73,7 @@ class ProcessesExecutor(Executor[ProcessesOptions]):
                     lost = list(flying.values())
                     flying.clear()
                     if len(lost) == 1:
-                        yield _ended(lost[0])
+                        yield ended(lost[0])
                     else:
                         for job in lost:
                             yield self._alone(job, execute)
@@ -85,10 +84,10 @@ class ProcessesExecutor(Executor[ProcessesOptions]):
     def _alone(self, job: Any, execute: Execute) -> Receipt:
         """Run one job while no other runs, so that if the worker process dies this job is known to be the cause."""
         try:
-            return self._submit(partial(_guarded, execute), job).result()
+            return self._submit(partial(guarded, execute), job).result()
         except BrokenProcessPool:
             self._drop_pool()
-            return _ended(job)
+            return ended(job)
 
     def _submit(self, work: Any, job: Any) -> Future[Receipt]:
         if self._pool is None:
@@ -139,30 +138,6 @@ def _end_with(parent: int) -> None:
     while os.getppid() == parent:
         time.sleep(WATCH_SECONDS)
     os._exit(1)
-
-
-def _ended(job: Any) -> Receipt:
-    """Return the failed receipt of a job whose worker process died before the job was done."""
-    return Receipt(job, "failed", AttrbenchError("its process ended before it was done"))
-
-
-def _guarded(execute: Execute, job: Any) -> Receipt:
-    """Run a job in a worker process; return its receipt, with any exception in a form that can be pickled."""
-    try:
-        receipt = execute(job)
-    except Exception as error:
-        return Receipt(job, "failed", _portable(error))
-    failures = {feature: _portable(error) for feature, error in receipt.failures.items()}
-    return Receipt(job, receipt.state, receipt.error, failures)
-
-
-def _portable(error: Exception) -> Exception:
-    """Return the exception if it survives pickling to another process, else an AttrbenchError with its text."""
-    try:
-        pickle.loads(pickle.dumps(error))  # noqa: S301  (of our own making, within this process)
-    except Exception:
-        return AttrbenchError(f"{type(error).__name__}: {error}")
-    return error
 
 
 @contextmanager

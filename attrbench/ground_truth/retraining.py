@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
@@ -107,7 +108,7 @@ def run_trainings(jobs: Iterable[TrainingJob], stage: Stage, executor: Executor[
         if is_done(job):
             _drop_half(_weights(job))
         else:
-            missing.append(job)
+            missing.append(_on(job, executor.device))
     if not missing:
         return
     attempts: Counter[str] = Counter()
@@ -126,6 +127,11 @@ def run_trainings(jobs: Iterable[TrainingJob], stage: Stage, executor: Executor[
                 else:
                     advance()
             missing = left
+
+
+def _on(job: TrainingJob, device: str | None) -> TrainingJob:
+    """Return a job for processes of another device; None for the same device."""
+    return job if device is None else replace(job, workspace=replace(job.workspace, device=torch.device(device)))
 
 
 def train_subset(job: TrainingJob) -> Receipt:

@@ -33,6 +33,8 @@ EXECUTORS = (
         "several processes of this machine, one CUDA device each or the cores shared out",
         "processes:ProcessesExecutor",
     ),
+    ("ray", "actors of a Ray cluster, on one machine or many", "ray_cluster:RayExecutor"),
+    ("slurm", "arrays of Slurm jobs, by submitit", "slurm:SlurmExecutor"),
 )
 GROUND_TRUTHS = (
     (
@@ -78,7 +80,7 @@ def register_metrics(register: Register) -> None:
 
 @hookimpl
 def register_executors(register: Register) -> None:
-    """Register the executors `inline` (jobs run in this process) and `processes` (in several local ones)."""
+    """Register the executors: `inline` (this process), `processes` (several local ones), `ray` and `slurm`."""
     for name, summary, target in EXECUTORS:
         register(name, summary, f"attrbench.executors.{target}")
 

@@ -1,0 +1,170 @@
+"""The status of runs in progress: a small file below the cache that `attrbench status` reads from another terminal.
+
+It is named like a part file, with the id of its process, so that the cache's own rules for those hold: it belongs to
+nobody's results, and `cache gc` removes that of a process that has ended.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from attrbench.evaluation.progress import Advance, Reporter
+from attrbench.files import part_path
+from attrbench.store.locks import LOCK
+
+FOLDER = "running"
+NAME = "status.json"
+CLAIMS = "claims"
+EVERY = 1.0
+"""Seconds between two writings of the file, at least."""
+_UNIT = re.compile(rf"[0-9a-f]{{20}}-(\d+){re.escape(LOCK)}")
+
+
+class StageStatus(BaseModel):
+    """How far one stage of a run is.
+
+    Attributes:
+        name: of the stage.
+        done, total: steps, which are jobs or methods.
+        began: seconds since 1970.
+    """
+
+    model_config = ConfigDict(extra="ignore")
+
+    name: str
+    done: int
+    total: int
+    began: float
+
+
+class RunStatus(BaseModel):
+    """What a run in progress says of itself.
+
+    Attributes:
+        host, process: where it runs.
+        task, methods, executor: what runs, as on the command line.
+        began, told: seconds since 1970: of the run, and of the last word from it.
+        stage: what it is at; None between stages.
+    """
+
+    model_config = ConfigDict(extra="ignore")
+
+    host: str
+    process: int
+    task: str
+    methods: list[str]
+    executor: str
+    began: float
+    told: float
+    stage: StageStatus | None = None
+
+    @property
+    def has_ended(self) -> bool:
+        """Return whether its process is gone, where that can be known: on this machine."""
+        return self.host == socket.gethostname() and not psutil.pid_exists(self.process)
+
+
+@dataclass(frozen=True)
+class UnitAtWork:
+    """A unit of a pass that some process is computing: the first of its items, and for how many seconds."""
+
+    first: int
+    seconds: float
+
+
+class StatusReporter:
+    """A reporter that also keeps the status of a run in a file, for `attrbench status`, while `kept` is open.
+
+    A file that can't be written is no reason to stop a run.
+
+    Args:
+        inner: shows the stages.
+        task, methods, executor: what runs, as on the command line.
+    """
+
+    def __init__(self, inner: Reporter, task: str, methods: list[str], executor: str) -> None:
+        now = time.time()
+        self._inner = inner
+        self._path: Path | None = None
+        self._written = 0.0
+        self._status = RunStatus(
+            host=socket.gethostname(),
+            process=os.getpid(),
+            task=task,
+            methods=methods,
+            executor=executor,
+            began=now,
+            told=now,
+        )
+
+    @contextmanager
+    def kept(self, cache: Path) -> Iterator[None]:
+        """Keep the file of the status below a cache folder while the `with` block runs."""
+        self._path = part_path(cache / FOLDER / NAME)
+        self._write(always=True)
+        try:
+            yield
+        finally:
+            with suppress(OSError):
+                self._path.unlink()
+            self._path = None
+
+    @contextmanager
+    def stage(self, name: str, total: int) -> Iterator[Advance]:
+        """Show a stage by the inner reporter, and keep how far it is."""
+        self._status.stage = stage = StageStatus(name=name, done=0, total=total, began=time.time())
+        self._write(always=True)
+        with self._inner.stage(name, total) as advance:
+
+            def step() -> None:
+                stage.done += 1
+                self._write()
+                advance()
+
+            yield step
+        self._status.stage = None
+
+    def note(self, line: str) -> None:
+        """Pass one line of text to the inner reporter, which shows it."""
+        self._inner.note(line)
+
+    def _write(self, always: bool = False) -> None:
+        if self._path is None or (not always and time.monotonic() - self._written < EVERY):
+            return
+        self._written = time.monotonic()
+        self._status.told = time.time()
+        with suppress(OSError):
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            new = part_path(self._path.parent / NAME)
+            new.write_text(self._status.model_dump_json())  # not synced: nothing is lost with it
+            new.replace(self._path)
+
+
+def running(cache: Path) -> list[RunStatus]:
+    """Return the status of each run on a cache folder that says that it is in progress, the oldest first."""
+    found = []
+    for path in (cache / FOLDER).glob(f"{NAME}.part-*"):
+        with suppress(OSError, ValidationError, ValueError):
+            found.append(RunStatus.model_validate_json(path.read_bytes()))
+    return sorted(found, key=lambda status: status.began)
+
+
+def units_at_work(cache: Path) -> list[UnitAtWork]:
+    """Return the units that processes hold a claim on at the moment, on any machine, the longest first."""
+    found, now = [], time.time()
+    for path in (cache / CLAIMS).glob(f"*{LOCK}"):
+        name = _UNIT.fullmatch(path.name)
+        with suppress(OSError):
+            if name is not None:
+                found.append(UnitAtWork(int(name[1]), max(0.0, now - path.stat().st_mtime)))
+    return sorted(found, key=lambda unit: -unit.seconds)

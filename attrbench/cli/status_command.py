@@ -22,9 +22,9 @@ def status(
     as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
     debug: Debug = False,
 ) -> None:
-    """Say how far the runs on a cache are: stage, rate, time left, and what their workers are at.
+    """Say how far the runs on a cache are, from another terminal.
 
-    Runs of any machine that shares the folder are seen. One whose process has ended without a word is said to have;
+    Tells the stage, its rate, the time left, and what workers are at. Runs of any machine that shares the folder are seen. One whose process has ended without a word is said to have;
     the same command goes on with it.
     """
     folder = cache_folder(cache, None)

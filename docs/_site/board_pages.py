@@ -84,10 +84,11 @@ def _sources(name: str, own: Sequence[Record], best: Record, registry: Registry)
     versions = ", ".join(sorted({shown(record.provenance.attrbench) for record in own}))
     methods = sorted({(record.method.name, record.method.distribution) for record in own})
     names = dict.fromkeys(name for name, _ in methods)
-    links = [f"[{method}](../methods/{method}.md)" for method in names if (METHODS / f"{method}.md").is_file()]
+    described = {path.stem for path in METHODS.glob("*.md")}
+    links = [f"[{method}](../methods/{method}.md)" for method in names if method in described]
     foreign = [(method, package) for method, package in methods if method not in registry.names("method")]
     return [
-        f"{len(own)} records in `leaderboards/{name}`, made {made} by attrbench {markdown_text(versions)}. Each has the"
+        f"{len(own)} record{'s' if len(own) > 1 else ''} in `leaderboards/{name}`, made {made} by attrbench {markdown_text(versions)}. Each has the"
         " command that repeats it:",
         "",
         "```console",
@@ -95,7 +96,8 @@ def _sources(name: str, own: Sequence[Record], best: Record, registry: Registry)
         *(f"$ attrbench {verb} {best.identity[:10]} --records leaderboards/{name}" for verb in ("show", "reproduce")),
         "```",
         "",
-        f"{best.identity[:10]} is {markdown_text(method_text(best))}; `attrbench records ls leaderboards/{name}` lists all.",
+        f"{best.identity[:10]} is {markdown_text(method_text(best))}. `attrbench records ls leaderboards/{name}` lists"
+        " all records.",
         "",
         f"Methods: {', '.join(links) or 'of other packages'}.",
         *(f"{markdown_text(shown(each))} is of {markdown_text(shown(package))}." for each, package in foreign),

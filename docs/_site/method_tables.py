@@ -106,13 +106,17 @@ def default_rows(tables: Sequence[Table], registry: Registry) -> str:
 def cost_rows(tables: Sequence[Table], registry: Registry) -> str:
     """Return what each method at its defaults keeps and takes on one board, as a table in Markdown."""
     (table,) = (table for table in tables if table.task == COSTS_OF)
-    lines = ["| method | kept for each training image | once, for the training set | each query |", "|---|--:|--:|--:|"]
+    lines = [
+        "| method | kept for each training image | kept besides | time, once | time of a query |",
+        "|---|--:|--:|--:|--:|",
+    ]
     for name, row in sorted(_defaults(table, registry).items(), key=lambda entry: entry[1].record.latency.query.p50):
         storage, latency = row.record.storage, row.record.latency
         if family(name, registry) not in FAMILIES or storage is None or latency is None:
             continue
-        kept = human_bytes(storage.total / table.train_items) if storage.total else "nothing"
-        texts = (kept, human_seconds(latency.cache + latency.fit), human_seconds(latency.query.p50))
+        rows, others = storage.rows / table.train_items, storage.shared + storage.index
+        kept = [human_bytes(count) if count else "nothing" for count in (rows, others)]
+        texts = (*kept, human_seconds(latency.cache + latency.fit), human_seconds(latency.query.p50))
         lines.append(f"| [{name}](../methods/{name}.md) | {' | '.join(texts)} |")
     return "\n".join([*lines, ""])
 

@@ -204,7 +204,14 @@ def test_the_page_of_an_attribution_shows_what_was_found_as_text():
 
 def test_a_page_of_an_attribution_tells_agreement_settings_fingerprints_and_lost_gradients():
     html = attribution_page(answers(items(2, ["a"]), items(9, ["b"]), Heading("t"))).decode()
-    for text in ("n/a", "overlap@3", "fingerprint of model", "noise=shared", "3 were NaN or infinite", "×2"):
+    for text in (
+        "n/a",
+        "overlap@3",
+        "fingerprint of model",
+        "noise=shared, timesteps=1 2<",
+        "3 were NaN or infinite",
+        "×2",
+    ):
         assert text in html
     assert "Compare them within one query and method only" in html
     assert html.count(">by m</th>") == 3 and html.count(">by other</th>") == 6  # the tables

@@ -177,7 +177,18 @@ def _tidied(facts: Sequence[Fact]) -> list[Fact]:
 
 
 def _pairs(values: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name}={value}" for name, value in values.items()) or "none"
+    return ", ".join(f"{name}={_value(value)}" for name, value in values.items()) or "none"
+
+
+def _value(value: object) -> str:
+    """Return a JSON value as one writes an option: `true`, `none`, `(kind=cubic, steps=5)`, `999 991`."""
+    if isinstance(value, dict):
+        return f"({_pairs(value)})"
+    if isinstance(value, list):
+        return " ".join(map(_value, value))
+    if isinstance(value, float):
+        return f"{value:g}"
+    return "none" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _count(number: int, noun: str) -> str:

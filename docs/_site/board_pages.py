@@ -87,8 +87,9 @@ def _sources(name: str, own: Sequence[Record], best: Record, registry: Registry)
     described = {path.stem for path in METHODS.glob("*.md")}
     links = [f"[{method}](../methods/{method}.md)" for method in names if method in described]
     foreign = [(method, package) for method, package in methods if method not in registry.names("method")]
+    count = f"{len(own)} record{'s' if len(own) > 1 else ''}"
     return [
-        f"{len(own)} record{'s' if len(own) > 1 else ''} in `leaderboards/{name}`, made {made} by attrbench {markdown_text(versions)}. Each has the"
+        f"{count} in `leaderboards/{name}`, made {made} by attrbench {markdown_text(versions)}. Each has the"
         " command that repeats it:",
         "",
         "```console",

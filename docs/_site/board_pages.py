@@ -13,13 +13,14 @@ from pathlib import Path
 from attrbench.contracts.marks import Mark
 from attrbench.contracts.record import Record
 from attrbench.plugins.registry import Registry
-from attrbench.reports.columns import Column, filled_columns, request_columns
+from attrbench.reports.columns import DEFAULT, Column, filled_columns, request_columns
 from attrbench.reports.leaderboard_table import markdown_rows, markdown_text
 from attrbench.reports.ranking import Row, Table, build_tables
 from attrbench.reports.table_cells import caption, method_text, shown
 
 METHODS = Path(__file__).parent.parent / "methods"
-COLUMNS = ("rank", "method", "metric", "interval", "storage", "query-p50", "amortized", "ann-recall", "pareto")
+COLUMNS = tuple(name for name in DEFAULT if name != "query-p95")
+"""Those of other boards, but for one, as pages are narrow."""
 
 
 def board_pages(records: Sequence[Record], marks: Sequence[Mark], registry: Registry) -> dict[str, str]:
@@ -64,13 +65,14 @@ def _row(name: str, own: Sequence[Record], marks: Sequence[Mark], registry: Regi
 
 
 def _board(name: str, own: Sequence[Record], marks: Sequence[Mark], registry: Registry) -> str:
-    """Return the page of a task: a table for each class of hardware, and where the records come from."""
+    """Return the page of a task: its board, one for each version of the task, and where the records come from."""
     tables = build_tables(own)
     lines = [f"# {name}", "", f"{_summary(name, registry)}. [About the task](../reference/tasks.md).", ""]
     for table in tables:
         marked = _marked([row.record for row in [*table.ranked, *table.below]], marks)
         columns = filled_columns(table, [*request_columns(COLUMNS, [table]), _again(marked)])
-        lines += [f"## {markdown_text(shown(table.hardware))}", "", *markdown_rows(table, columns), ""]
+        title = "Board" if len(tables) == 1 else f"Board of {markdown_text(shown(table.task))} v{table.version}"
+        lines += [f"## {title}", "", *markdown_rows(table, columns), ""]
         lines += [f"- {markdown_text(line)}" for line in caption(table, {column.name for column in columns})]
         lines.append("")
     best = next((row.record for table in tables for row in table.ranked), own[0])

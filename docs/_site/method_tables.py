@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from attrbench.contracts.record import Record
 from attrbench.plugins.registry import Registry
-from attrbench.reports.columns import filled_columns, request_columns
+from attrbench.reports.columns import DEFAULT, filled_columns, request_columns
 from attrbench.reports.leaderboard_table import markdown_rows, markdown_text
 from attrbench.reports.ranking import Row, Table, build_tables
 from attrbench.reports.table_cells import human_bytes, human_seconds, interval_text, method_text
@@ -21,7 +21,7 @@ COSTS_OF = "ddpm-mnist-mini"
 """The board that costs are taken from: it has most methods."""
 EXAMPLE = ("digits-mini", ("pixel", "dmin", "random"))
 """Board and methods of the example by which numbers are explained."""
-SHOWN = ("rank", "method", "metric", "interval", "storage", "query-p50", "query-p95", "amortized", "pareto")
+SHOWN = tuple(name for name in DEFAULT if name != "ann-recall")
 
 
 def parts(records: Sequence[Record], registry: Registry) -> dict[str, str]:
@@ -37,7 +37,7 @@ def parts(records: Sequence[Record], registry: Registry) -> dict[str, str]:
 
 
 def _largest(tables: Sequence[Table]) -> list[Table]:
-    """Return of each task the table with most ranked runs: that of the hardware on which most was run."""
+    """Return of each task the table with most ranked runs, where there are several versions."""
     by_size = sorted(tables, key=lambda table: len(table.ranked))
     return [largest for _, largest in sorted({table.task: table for table in by_size}.items())]
 
@@ -95,6 +95,7 @@ def default_rows(tables: Sequence[Table], registry: Registry) -> str:
     lines = [
         f"| method | {' | '.join(_link(table) for table, _ in boards)} |",
         f"|---|{'--:|' * len(boards)}",
+        f"| *measured by* | {' | '.join(markdown_text(table.metric) for table, _ in boards)} |",
     ]
     for name in known:
         values = [_value(table, rows[name]) if name in rows else "" for table, rows in boards]
@@ -114,6 +115,8 @@ def cost_rows(tables: Sequence[Table], registry: Registry) -> str:
         storage, latency = row.record.storage, row.record.latency
         if family(name, registry) not in FAMILIES or storage is None or latency is None:
             continue
+        if row.record.hardware.times_class != table.machines[0]:
+            continue  # times of other machines are no match
         rows, others = storage.rows / table.train_items, storage.shared + storage.index
         kept = [human_bytes(count) if count else "nothing" for count in (rows, others)]
         texts = (*kept, human_seconds(latency.cache + latency.fit), human_seconds(latency.query.p50))

@@ -1,7 +1,7 @@
-"""Make the three pictures of the front page: an attribution page, the board on a terminal, and a report's gallery.
+"""Make the pictures of the front page and of the tutorial: attribution pages, a board on a terminal, reports.
 
 Run by hand, from the root of a checkout, where headless Chromium is: `python -m docs._site.front_pictures`. It runs
-five methods on `sd14-lora-mini`, which takes minutes; what the cache holds is not computed again.
+methods on `sd14-lora-mini` and `digits-mini`, which takes minutes; what the cache holds is not computed again.
 """
 
 from __future__ import annotations
@@ -23,14 +23,17 @@ from tests.reports.browser import Browser, browser
 ASSETS = Path(__file__).parent.parent / "assets"
 TASK = "sd14-lora-mini"
 METHODS = ["random", "pixel", "ssim", "dmin", "d-trak"]
-ASKED = {"prompts": "a flat emoji of rose", "picture_seed": 4, "k": 7}
-WIDTH, HEIGHT = 1200, 720
-COLUMNS = 100
+ASKED = {"prompts": "a playing card, diamonds 2", "picture_seed": 0, "k": 7}
+QUERY = 24
+"""The query that the gallery shows, one on which methods differ."""
+WIDTH = 1200
+COLUMNS = ["rank", "method", "score", "bar", "storage", "query-p50", "pareto"]
+CHARACTERS = 100
 
 
-def shown(window: Browser, page: Path, name: str, script: str = "") -> None:
-    """Save what a window shows of a page as a WebP picture in docs/assets."""
-    window.open(page, WIDTH, HEIGHT)
+def show(window: Browser, page: Path, name: str, height: int, script: str = "") -> None:
+    """Save the upper part of a page, or where a script scrolls to, as a WebP picture in docs/assets."""
+    window.open(page, WIDTH, height)
     window.run(script)
     window.picture(page.with_suffix(".png"))
     Image.open(page.with_suffix(".png")).convert("RGB").save(ASSETS / f"{name}.webp", quality=80, method=6)
@@ -38,26 +41,49 @@ def shown(window: Browser, page: Path, name: str, script: str = "") -> None:
 
 def draw_board(board: Leaderboard) -> None:
     """Save a leaderboard as a terminal shows it, without the font that rich would load from elsewhere."""
-    console = Console(record=True, width=COLUMNS, file=io.StringIO(), force_terminal=True)
-    console.print(board.to_rich(COLUMNS))
+    console = Console(record=True, width=CHARACTERS, file=io.StringIO(), force_terminal=True)
+    console.print(board.to_rich(CHARACTERS, COLUMNS))
     layout = re.sub(r"@font-face \{\{.*?\}\}", "", CONSOLE_SVG_FORMAT, flags=re.DOTALL)
     svg = console.export_svg(title="attrbench leaderboard", theme=MONOKAI, code_format=layout, unique_id="board")
     (ASSETS / "front-board.svg").write_text(svg, encoding="utf-8")
 
 
+def front(out: Path, window: Browser) -> None:
+    """Make the three pictures of the front page."""
+    results = attrbench.run(METHODS, TASK, out=out)
+    draw_board(results.leaderboard())
+    answers = attrbench.attribute(["pixel", "d-trak"], TASK, out=out, **ASKED)
+    (out / "attribution.html").write_text(answers.to_html(), encoding="utf-8")
+    show(window, out / "attribution.html", "front-attribution", 740)
+    attrbench.report(results, out / "report.html", format="html:k=8")
+    chosen = f"s.value = '{QUERY}'; s.dispatchEvent(new Event('input', {{bubbles: true}}))"
+    show(
+        window,
+        out / "report.html",
+        "front-gallery",
+        640,
+        f"const s = document.querySelector('select'); {chosen}; {SEEN}",
+    )
+
+
+def tutorial(out: Path, window: Browser) -> None:
+    """Make the pictures of the tutorial's page and report."""
+    answers = attrbench.attribute(["dmin", "pixel"], "digits-mini", out=out, picture_seed=7, k=5)
+    (out / "seven.html").write_text(answers.to_html(), encoding="utf-8")
+    show(window, out / "seven.html", "which-training-images-page", 700)
+    results = attrbench.run(["random", "pixel", "dmin"], "digits-mini", out=out)
+    attrbench.report(results, out / "report.html")
+    show(window, out / "report.html", "which-training-images-report", 980)
+
+
+SEEN = "document.querySelector('.gallery').scrollIntoView()"
+
+
 def main() -> None:
     """Run the methods, and save the pictures."""
-    with tempfile.TemporaryDirectory() as folder:
-        out = Path(folder)
-        results = attrbench.run(METHODS, TASK, out=out)
-        draw_board(results.leaderboard())
-        attrbench.report(results, out / "report.html")
-        answers = attrbench.attribute(["pixel", "d-trak"], TASK, out=out, **ASKED)
-        (out / "attribution.html").write_text(answers.to_html(), encoding="utf-8")
-        with browser() as window:
-            shown(window, out / "attribution.html", "front-attribution")
-            opened = "document.querySelector('.gallery').scrollIntoView()"
-            shown(window, out / "report.html", "front-gallery", opened)
+    for make in (front, tutorial):
+        with tempfile.TemporaryDirectory() as folder, browser() as window:
+            make(Path(folder), window)
 
 
 if __name__ == "__main__":

@@ -92,11 +92,13 @@ function gallery(root) {
     const same = alike.length && `nearly the same: ${alike.map(([at, item]) => `item ${item} at rank ${at}`).join(", ")}`;
     const line = words(`rank ${rank}`, shown && `score ${shown}`, `item ${id}`, text, told(group, caption, name), same);
     const copies = alike.length ? `×${alike.length + 1}` : "";
+    const under = make("span", { ariaHidden: "true", className: "words", dir: "auto" },
+      told(group, caption, name || `item ${id}`));
     const button = make("button", { type: "button", className: `picture ${verdict}`, tabIndex: -1 },
       picture(entry, line),
       make("span", { ariaHidden: "true" }, [rank, mark, copies].filter(Boolean).join(" ")),
       make("span", { ariaHidden: "true", className: "score" }, shown),
-      ...(root.matches(".told") ? [make("span", { ariaHidden: "true", className: "words", dir: "auto" }, told(group, caption, name))] : []));
+      ...(root.matches(".told") ? [under] : []));
     button.addEventListener("focus", () => {
       about.textContent = `${run.label}: ${line}. ${also(run, place, id)}`;
       answers.querySelector("button[tabindex='0']")?.setAttribute("tabindex", "-1");

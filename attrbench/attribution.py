@@ -50,6 +50,7 @@ def attribute(  # type: ignore[misc]  # noqa: D417  # the overloads name no opti
     lowest: int = 0,
     duplicates: Literal["group", "list"] = "group",
     checkpoint: str | Path | None = None,
+    evidence: int = 0,
     out: str | Path | None = None,
     cache: str | Path | None = None,
     read_cache: Sequence[str | Path] | None = None,
@@ -75,6 +76,8 @@ def attribute(  # type: ignore[misc]  # noqa: D417  # the overloads name no opti
             itself (`list`).
         checkpoint: other weights of the task's model, as a training script leaves them: a folder (`checkpoint-500`)
             or a safetensors file, of a LoRA or of the network.
+        evidence: of how many of the first training images to map where in the picture their scores come from, as
+            `evidence_map` does; for one picture, by the first method whose scores come apart by position.
         out: folder in which the cache lies by default.
 
     The other arguments are those of `run`.
@@ -92,7 +95,15 @@ def attribute(  # type: ignore[misc]  # noqa: D417  # the overloads name no opti
     many = isinstance(method, Sequence) and not isinstance(method, str)
     asked = request_question(several(method), task, many)
     question = _question(
-        images, image_dirs, prompts, picture_seed, k=k, lowest=lowest, duplicates=duplicates, checkpoint=checkpoint
+        images,
+        image_dirs,
+        prompts,
+        picture_seed,
+        k=k,
+        lowest=lowest,
+        duplicates=duplicates,
+        checkpoint=checkpoint,
+        evidence=evidence,
     )
     settings = run_settings(
         out, cache, device, batch_size, backend, read_cache, queries_together=True, limit_train=limit_train

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from attrbench import api
+from attrbench.cli.attribution_files import MAPPED, NamedFiles, Written
 from attrbench.cli.common import (
     RESULTS,
     Backend,
@@ -26,8 +27,7 @@ from attrbench.cli.common import (
 )
 from attrbench.errors import UsageError
 from attrbench.metrics.agreement import Agreement, joined
-from attrbench.reports.sheet_files import check_sheet, page_paths, write_sheet
-from attrbench.store.fingerprint import fingerprint
+from attrbench.reports.named_files import write_sheet
 from attrbench.text import one_line, plain
 
 if TYPE_CHECKING:
@@ -68,7 +68,20 @@ def attribute(
         Path | None,
         typer.Option(help="File with the pictures, by page [default: OUT/TASK/attributed-METHOD-ID.png]."),
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace the file that --sheet names.")] = False,
+    html: Annotated[
+        Path | None,
+        typer.Option(help="File, such as page.html: one page with pictures, scores, captions, agreement, provenance."),
+    ] = None,
+    evidence: Annotated[
+        Path | None,
+        typer.Option(
+            help=f"Picture file: where in the query the scores of the first {MAPPED} come from; for one query, of"
+            " grad-dot or dmin:v=none."
+        ),
+    ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace the files that --sheet, --html and --evidence name.")
+    ] = False,
     limit_train: LimitTrain = None,
     device: Device = None,
     out: Out = RESULTS,
@@ -81,8 +94,8 @@ def attribute(
     """Rank the training images for pictures, and draw them on a contact sheet. Uses the same cache as `run`."""
     if as_json and output_format == "jsonl":
         raise UsageError("--json and --format jsonl: leave out one of them")
-    if sheet is not None:
-        check_sheet(sheet, force, [*(image or ()), *_if_among(sheet, image_dir or ())])
+    files = NamedFiles(sheet, html, evidence, force)
+    files.check(image or (), image_dir or ())
     options: dict[str, Any] = {
         "images": image or (),
         "image_dirs": image_dir or (),
@@ -101,33 +114,31 @@ def attribute(
         "backend": backend,
     }
     if output_format == "jsonl":
-        if sheet is not None:
-            check_sheet(page_paths(sheet, 1, after=0)[0], force)
+        files.check_stream()
         _Stream(sheet, force).write(api.attribute_blocks(method, task, **options))
         return
-    answers = api.attribute(method, task, **options)
+    answers = api.attribute(method, task, evidence=MAPPED if evidence else 0, **options)
     pages = answers.sheet()
-    paths = write_sheet(pages, sheet or _default_sheet(answers, out), force or sheet is None)
+    written = files.write(answers, pages, out)
     notes = [*answers.notes, *_notes(pages.scripts_without_font())]
     if as_json or output_format == "json":
         from attrbench.reports.attribution_json import document  # torch comes with the answers, not before
 
-        typer.echo(json.dumps(document(answers, paths, notes), indent=1, allow_nan=False))
+        typer.echo(json.dumps(document(answers, written.sheets, notes) | _others(written), indent=1, allow_nan=False))
     else:
         from attrbench.cli.attribution_tables import show  # likewise
 
         show(answers)
-        more = f" to {paths[-1]} ({len(paths)} pages)" if len(paths) > 1 else ""
-        typer.echo(f"contact sheet: {paths[0]}{more}")
+        typer.echo("\n".join(written.lines))
     for line in (*notes, *answers.warnings):
         typer.echo(f"attrbench: {line}", err=True)
     if answers.warnings:
         raise typer.Exit(3)
 
 
-def _if_among(sheet: Path, folders: Sequence[Path]) -> list[Path]:
-    """Return the contact sheet's file if it lies in a folder of pictures to attribute, where it may be one of them."""
-    return [sheet for folder in folders if sheet.resolve().is_relative_to(folder.resolve())]
+def _others(written: Written) -> dict[str, str]:
+    """Return the files beside the contact sheet as JSON values, where there are some."""
+    return {name: str(path) for name, path in (("html", written.html), ("evidence", written.evidence)) if path}
 
 
 def _notes(lacking: Mapping[str, str]) -> list[str]:
@@ -139,18 +150,6 @@ def _notes(lacking: Mapping[str, str]) -> list[str]:
         f"no font of this machine draws {', '.join(lacking)} (first in '{first}'), so the sheet has boxes there:"
         " install one, such as Noto"
     ]
-
-
-def _default_sheet(answers: Attributions, out: Path) -> Path:
-    """Return the file of the contact sheet of this question, methods and task; another question has another."""
-    label = "+".join(answers.methods)
-    name = "".join(c if c.isalnum() or c in "-_.=+" else "-" for c in label)[:80]
-    first = answers[0]
-    shown = [first.task, label, answers.queries.fingerprint, first.train.fingerprint]
-    lowest = 0 if first.lowest is None else first.lowest.ids.shape[1]
-    extra = [lowest, answers.subject.fingerprints["model"]] if lowest or answers.subject.checkpoint else []
-    question = fingerprint([*shown, list(first.ranking.ids.shape), *extra])
-    return out / first.task_name / f"attributed-{name}-{question[:8]}.png"
 
 
 @dataclass

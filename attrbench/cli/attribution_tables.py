@@ -10,7 +10,8 @@ from rich.table import Table
 from rich.text import Text
 
 from attrbench.cli.common import console
-from attrbench.evaluation.attribution import Attribution, Attributions, Row
+from attrbench.evaluation.attribution import Attribution, Attributions
+from attrbench.evaluation.attribution_parts import Row
 from attrbench.reports.attribution_json import item_rows
 from attrbench.reports.contact_sheet import MEANING, MEANING_OF_SEVERAL
 from attrbench.text import one_line

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import datetime
+import re
 import shlex
 import subprocess
 import sys
@@ -13,6 +15,7 @@ import typer
 
 from attrbench import api
 from attrbench.cli.common import RESULTS, Cache, Debug, LookIn, RecordName
+from attrbench.contracts.marks import IDENTITY, Mark, read_marks, write_marks
 from attrbench.contracts.record import MetricResult, Record, read_records
 from attrbench.contracts.record_files import one_record
 from attrbench.errors import AttrbenchError
@@ -28,15 +31,24 @@ def reproduce(
     out: Annotated[
         Path | None, typer.Option(help="Folder in which to keep the new record [default: it is not kept].")
     ] = None,
+    mark: Annotated[
+        Path | None,
+        typer.Option(help="JSON list of records that were reproduced, to which this one is added if it is."),
+    ] = None,
     cache: Cache = None,
     debug: Debug = False,
 ) -> None:
     """Run a record's command and say whether the result falls into its interval; exit 1 where it does not."""
     kept = one_record(record, records or [RESULTS], api.warn)
+    if mark is not None:
+        read_marks(mark)  # what is no list of marks is told before the run
+        if not re.match(IDENTITY, kept.record.identity):
+            raise AttrbenchError("no mark of this record: its identity is no hash; leave out --mark")
     from attrbench.evaluation.verification import unsafe_command  # torch comes with it, and a wrong name is told first
 
     if fault := unsafe_command(kept.record.command):
         raise AttrbenchError(f"{fault}: {shown(kept.record.command)}")
+    revision = "" if mark is None else _revision()
     typer.echo(plain(kept.record.command))
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder) if out is None else out
@@ -46,6 +58,46 @@ def reproduce(
     typer.echo("\n".join(lines))
     if not same:
         raise typer.Exit(1)
+    if mark is not None:
+        write_marks(mark, [*read_marks(mark), _mark(kept.record, again, revision)])
+        typer.echo(f"marked in {plain(mark)}")
+
+
+def _revision() -> str:
+    """Return the commit of the checkout that attrbench runs from; an empty string outside of one.
+
+    Raises:
+        AttrbenchError: where there are uncommitted changes, but for those of boards and documents.
+    """
+    from attrbench.evaluation.provenance import git_state  # torch comes with it, as above
+
+    revision, dirty = git_state("leaderboards", "docs", "README.md")
+    if dirty:
+        raise AttrbenchError("no mark from code with uncommitted changes: commit them, or leave out --mark")
+    return revision or ""
+
+
+def _mark(then: Record, now: Record, revision: str) -> Mark:
+    """Return the mark of a record that was reproduced."""
+    result = now.metric(then.task.main_metric)
+    assert result is not None
+    return Mark(
+        identity=then.identity,
+        task=then.task.label,
+        method=then.method.label,
+        metric=result.name,
+        value=result.value,
+        equal_rankings=_equal_rankings(then, now),
+        queries=len(then.ranking),
+        date=datetime.datetime.now(datetime.UTC).date().isoformat(),
+        attrbench=now.provenance.attrbench,
+        revision=revision,
+        hardware=now.hardware.hardware_class,
+    )
+
+
+def _equal_rankings(then: Record, now: Record) -> int:
+    return sum(a == b for a, b in zip(then.ranking, now.ranking, strict=False))
 
 
 def _run(command: str, out: Path, cache: Path) -> None:
@@ -85,8 +137,7 @@ def _comparison(then: Record, now: Record) -> tuple[list[str], bool]:
     if then.task.fingerprint != now.task.fingerprint:
         return [*lines, "not comparable: the task has other data, queries, options or version here"], False
     if then.ranking and len(then.ranking) == len(now.ranking):
-        equal = sum(a == b for a, b in zip(then.ranking, now.ranking, strict=True))
-        lines.append(f"{equal} of {len(then.ranking)} queries have the same ranking")
+        lines.append(f"{_equal_rankings(then, now)} of {len(then.ranking)} queries have the same ranking")
     if then.latency is not None and now.latency is not None:
         times = human_seconds(then.latency.query.p50), human_seconds(now.latency.query.p50)
         lines.append(f"query p50 {times[0]} then, {times[1]} now")

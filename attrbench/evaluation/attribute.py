@@ -16,11 +16,13 @@ from attrbench.contracts.gradient_source import GradientSource
 from attrbench.contracts.method import ExhaustiveScorer, Scorer
 from attrbench.contracts.ranking import Ranking, top_k
 from attrbench.data.near_duplicates import NearDuplicates
-from attrbench.errors import AttrbenchError
-from attrbench.evaluation.attribution import Attribution, Attributions, Subject
+from attrbench.errors import AttrbenchError, UsageError
+from attrbench.evaluation.attribution import Attribution, Attributions
+from attrbench.evaluation.attribution_parts import Subject
 from attrbench.evaluation.checks import check_methods, check_requests
 from attrbench.evaluation.config import RunSettings, make_folder
 from attrbench.evaluation.devices import torch_device
+from attrbench.evaluation.evidence_map import comes_apart, evidence_map
 from attrbench.evaluation.execute import compute
 from attrbench.evaluation.feature_reader import FeatureReader
 from attrbench.evaluation.jobs import TaskReference, use_world, with_queries
@@ -116,9 +118,27 @@ class _Asking:
         self.opened = self.world.opened
         check_methods(self.requests, len(self.opened.train), settings, reporter.note)
         self.pictures = Pictures(question, self.opened, settings.cache)
+        self._mapped = self._method_to_map() if question.evidence else ""
         self._scorers: dict[str, tuple[str, Scorer]] = {}
         self._near = NearDuplicates(self.opened.train) if question.duplicates == "group" else None
         self._weights_checked = False
+
+    def _method_to_map(self) -> str:
+        """Return the label of the first method whose scores come apart by position.
+
+        Raises:
+            UsageError: where there is none, and for several pictures.
+        """
+        if len(self.pictures) != 1:
+            raise UsageError(f"a map of the evidence is of one picture: there are {len(self.pictures)}")
+        for request in self.requests:
+            if comes_apart(request.method):
+                return request.label
+        names = " or ".join(request.label for request in self.requests)
+        raise UsageError(
+            f"no map of the evidence by {names}: only scores that are sums of products of whole gradients come apart by"
+            " position: add -m grad-dot or -m dmin:v=none"
+        )
 
     def answer(self, block: Block, reporter: Reporter) -> Attributions:
         """Return the answers of all methods about a block of pictures; none, if none of them was read."""
@@ -144,7 +164,7 @@ class _Asking:
             for request in self.requests:
                 with self._naming(request):
                     reader = FeatureReader(world, progress.features(request.label))
-                    answers.append(self._answer(request, reader, block))
+                    answers.append(self._with_evidence(request, self._answer(request, reader, block)))
                 advance()
         return Attributions(answers, block, self.subject)
 
@@ -185,6 +205,14 @@ class _Asking:
             near=self._near,
             wants_lowest=question.lowest > 0,
         )
+
+    def _with_evidence(self, request: MethodRequest, answer: Attribution) -> Attribution:
+        """Return an answer with the map of its first items' evidence, where this method's was asked for."""
+        items = [row.item for row in answer.rows(0)][: self.question.evidence]
+        if request.label != self._mapped or not items:
+            return answer
+        found = evidence_map(self.opened, request.method, request.label, answer.queries, items)
+        return replace(answer, evidence=found)
 
     def _scorer(self, request: MethodRequest, reader: FeatureReader) -> Scorer:
         """Return a method's scorer, which is fitted anew only where its training features are others than before.

@@ -16,58 +16,23 @@ from attrbench.contracts.ranking import Ranking
 from attrbench.contracts.task import Items
 from attrbench.data.near_duplicates import NearDuplicates
 from attrbench.errors import unknown_name
+from attrbench.evaluation.attribution_parts import Row, Subject
 from attrbench.evaluation.meaningless import equal_line, lost_line
+from attrbench.evaluation.question import Block
 from attrbench.metrics.agreement import Agreement, agreement
 from attrbench.reports.contact_sheet import ContactSheet, Heading, Strip
-from attrbench.reports.sheet_files import encoded
+from attrbench.reports.html.attribution import Answered, Answers, attribution_fragment, attribution_page
+from attrbench.reports.named_files import encoded
 
 if TYPE_CHECKING:
-    from attrbench.evaluation.question import Block
+    from attrbench.evaluation.evidence_map import EvidenceMap
 
 NO_LOWEST = "it gives its top items only, so it has no lowest scores"
 
 
-@dataclass(frozen=True)
-class Row:
-    """One training item of an answer, with its near-duplicates among those found.
-
-    Attributes:
-        rank: 1 for the strongest; of the lowest scores, 1 for the lowest.
-        item: index into the training set.
-        score: larger means more influential.
-        duplicates: (rank, item, score) of each near-duplicate of it further down, where they are grouped.
-    """
-
-    rank: int
-    item: int
-    score: float
-    duplicates: tuple[tuple[int, int, float], ...] = ()
-
-
-@dataclass(frozen=True)
-class Subject:
-    """The subject of an attribution: task, model, data and limits, by name and by hashes of their contents.
-
-    Attributes:
-        task, task_name: the task's label; its name without options.
-        checkpoint: path of the weights in place of the task's own; empty for its own.
-        fingerprints: hashes of model, adapter (each of its files) and training set.
-        left_out: images that could not be read, training items beyond the limit, and whatever else was not looked at.
-    """
-
-    task: str
-    task_name: str
-    checkpoint: str
-    fingerprints: Mapping[str, str]
-    left_out: Mapping[str, Any]
-
-    def __str__(self) -> str:
-        return self.task + (f" with checkpoint {self.checkpoint}" if self.checkpoint else "")
-
-
 @dataclass(frozen=True, repr=False)
 class Attribution:
-    """The training items that a method ranks first for given images; a notebook shows them as a contact sheet.
+    """The training items that a method ranks first for given images; a notebook shows them with their pictures.
 
     Attributes:
         subject: what was asked: task, model and data.
@@ -81,6 +46,8 @@ class Attribution:
         nonfinite: (split, item, timestep) of every gradient that was NaN or infinite.
         faults: query -> why it has no ranking, where queries are answered one by one.
         near: finds near-duplicates among the training items; None where each is listed for itself.
+        wants_lowest: whether the lowest scores were asked for.
+        evidence: where in the picture the scores of the first items come from; None where it was not asked for.
     """
 
     subject: Subject
@@ -97,6 +64,7 @@ class Attribution:
     faults: Mapping[int, str] = field(default_factory=dict)
     near: NearDuplicates | None = None
     wants_lowest: bool = False
+    evidence: EvidenceMap | None = None
 
     @property
     def task(self) -> str:
@@ -145,26 +113,42 @@ class Attribution:
     def strips(self, titled: bool) -> list[Strip]:
         """Return what a contact sheet draws of this answer: the highest-ranked items, and the lowest if wanted."""
         name = f"by {self.method}" if titled else ""
-        strips = [Strip(self.ranking, name, self._copies(lowest=False))]
+        strips = [Strip(self.ranking, name, self._alike(lowest=False))]
         if self.lowest is not None and self.lowest.ids.shape[1]:
-            strips.append(Strip(self.lowest, f"lowest {name}".strip(), self._copies(lowest=True)))
+            strips.append(Strip(self.lowest, f"lowest {name}".strip(), self._alike(lowest=True)))
         return strips
 
-    def _copies(self, lowest: bool) -> list[dict[int, int]]:
-        """Return for each query place in the ranking -> number of near-duplicates that its picture stands for."""
+    def _alike(self, lowest: bool) -> list[dict[int, list[int]]]:
+        """Return for each query place in the ranking -> places of the near-duplicates that its picture stands for."""
         return [
-            {row.rank - 1: 1 + len(row.duplicates) for row in self.rows(query, lowest)}
+            {row.rank - 1: [rank - 1 for rank, _, _ in row.duplicates] for row in self.rows(query, lowest)}
             for query in range(len(self.queries))
         ]
 
+    @property
+    def answered(self) -> Answered:
+        """Return what a page tells of the method."""
+        return Answered(self.method, self.method_version, self.summary, self.settings, len(self.nonfinite))
+
+    @property
+    def _together(self) -> Attributions:
+        numbers = tuple(range(len(self.queries)))
+        return Attributions([self], Block(0, len(numbers), self.queries, numbers, {}), self.subject)
+
+    def to_html(self) -> str:
+        """Return a self-contained page with the pictures and everything that was found, as `--html` writes it."""
+        return self._together.to_html()
+
     def sheet(self) -> ContactSheet:
         """Return the pages of the contact sheet: each query with its top-ranked training images."""
-        heading = Heading(f"Method {self.method}, task {self.subject}", self.summary, [*self.warnings, *self.notes])
-        return ContactSheet(self.queries, self.train, self.strips(titled=False), heading)
+        return self._together.sheet()
 
     def picture(self) -> Image.Image:
         """Return the contact sheet's first page as an image; `sheet()` has all of them."""
         return self.sheet()[0]
+
+    def _repr_html_(self) -> str:
+        return self._together._repr_html_()
 
     def _repr_png_(self) -> bytes:
         return encoded(self.picture())
@@ -174,7 +158,7 @@ class Attribution:
 
 
 class Attributions(Sequence[Attribution]):
-    """The answers of several methods to one question, side by side; a notebook shows them as one contact sheet.
+    """The answers of several methods to one question, side by side; a notebook shows them with their pictures.
 
     An answer is found by its number or by its method's label.
 
@@ -220,22 +204,50 @@ class Attributions(Sequence[Attribution]):
             for a, b in combinations(self._answers, 2)
         ]
 
+    @property
+    def evidence(self) -> EvidenceMap | None:
+        """Return where in the picture the first items' scores come from, by the method that was asked for it."""
+        return next((answer.evidence for answer in self if answer.evidence is not None), None)
+
+    def _heading(self, about: str = "") -> Heading:
+        several = len(self) > 1
+        title = f"Method{'s' if several else ''} {', '.join(self.methods)}, task {self.subject}{about}"
+        summary = "; ".join(f"{answer.method}: {answer.summary}" if several else answer.summary for answer in self)
+        return Heading(title, summary, [*self.warnings, *self.notes])
+
     def sheet(self, about: str = "") -> ContactSheet:
         """Return the pages of the contact sheet: each query with the top-ranked training images of every method.
 
         Args:
             about: what the title says beside methods and task, such as which queries these are.
         """
-        several = len(self) > 1
-        title = f"Method{'s' if several else ''} {', '.join(self.methods)}, task {self.subject}{about}"
-        summary = "; ".join(f"{answer.method}: {answer.summary}" if several else answer.summary for answer in self)
-        strips = [strip for answer in self for strip in answer.strips(titled=several)]
-        heading = Heading(title, summary, [*self.warnings, *self.notes])
-        return ContactSheet(self.queries, self[0].train, strips, heading)
+        strips = [strip for answer in self for strip in answer.strips(titled=len(self) > 1)]
+        return ContactSheet(self.queries, self[0].train, strips, self._heading(about))
+
+    def to_html(self) -> str:
+        """Return a self-contained page with the pictures and everything that was found, as `--html` writes it."""
+        return attribution_page(self._shown()).decode()
+
+    def _shown(self) -> Answers:
+        """Return what a page shows."""
+        evidence = self.evidence
+        return Answers(
+            self.queries,
+            self[0].train,
+            [strip for answer in self for strip in answer.strips(titled=True)],
+            self._heading(),
+            [answer.answered for answer in self],
+            self.agreement,
+            self.subject.facts(self.queries),
+            None if evidence is None else (encoded(evidence.picture()), evidence.words),
+        )
 
     def picture(self) -> Image.Image:
         """Return the contact sheet's first page as an image; `sheet()` has all of them."""
         return self.sheet()[0]
+
+    def _repr_html_(self) -> str:
+        return attribution_fragment(self._shown()) if len(self) else "<p>no answers</p>"
 
     def _repr_png_(self) -> bytes:
         return encoded(self.picture())

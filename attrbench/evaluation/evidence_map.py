@@ -19,11 +19,11 @@ from attrbench.errors import UsageError
 from attrbench.evaluation.meaningless import check_weights
 from attrbench.evaluation.question import read_picture
 from attrbench.features.gradient_products import products_by_timestep
-from attrbench.gradients.evidence import evidence
+from attrbench.gradients.evidence import ENTRIES, evidence
 from attrbench.gradients.samples import NoisySamples, Split
 from attrbench.reports.contact_sheet import ContactSheet, Heading, Strip
 from attrbench.reports.heat_map import over
-from attrbench.reports.sheet_files import encoded
+from attrbench.reports.named_files import encoded
 
 
 @dataclass(frozen=True, repr=False)
@@ -56,6 +56,17 @@ class EvidenceMap:
         """Return the [k] scores of the training items, which are the sums of the maps."""
         return self.maps.sum(axis=(1, 2))  # type: ignore[no-any-return]
 
+    @property
+    def words(self) -> str:
+        """Return what the picture shows, in words."""
+        scored = zip(self.items, self.scores, strict=True)
+        named = ", ".join(f"item {item} (score {score:.4g})" for item, score in scored)
+        return (
+            f"Parts of the picture from which the scores of {self.method} come, each map beside its training image:"
+            f" {named}. Red counts for the image, blue against it. A map sums to its score; its strongest position has"
+            " the full color."
+        )
+
     def picture(self) -> Image.Image:
         """Return the query, and for each training item the map over the query, then the item itself.
 
@@ -79,6 +90,12 @@ class EvidenceMap:
 
     def __repr__(self) -> str:
         return f"<EvidenceMap of {len(self.items)} training items by {self.method}>"
+
+
+def comes_apart(method: Method[Any]) -> bool:
+    """Return whether a method's scores are sums of products of whole gradients, which come apart by position."""
+    products = products_by_timestep(method.features())
+    return products is not None and hasattr(method.options, "normalize") and products.source.output in ENTRIES
 
 
 def evidence_map(opened: OpenTask, method: Method[Any], label: str, query: Items, items: Sequence[int]) -> EvidenceMap:

@@ -143,7 +143,7 @@ def distribution(registry: Registry, name: str, kind: type) -> str:
 
 def provenance(code: str) -> Provenance:
     """Return the versions of attrbench, Python and packages, the git revision, and the code hash `code`."""
-    revision, dirty = _git()
+    revision, dirty = git_state()
     return Provenance(
         attrbench=__version__,
         code=code,
@@ -155,8 +155,12 @@ def provenance(code: str) -> Provenance:
 
 
 @cache
-def _git() -> tuple[str | None, bool | None]:
-    """Return revision and dirty flag of the git checkout that this package runs from; None for both outside of one."""
+def git_state(*without: str) -> tuple[str | None, bool | None]:
+    """Return revision and dirty flag of the git checkout that this package runs from; None for both outside of one.
+
+    Args:
+        without: folders of the checkout whose changes do not count.
+    """
     folder = Path(__file__).parents[1]
 
     def git(*arguments: str) -> str | None:
@@ -170,5 +174,6 @@ def _git() -> tuple[str | None, bool | None]:
 
     if git("ls-files", "--error-unmatch", "__init__.py") is None:
         return None, None
-    status = git("status", "--porcelain", "--untracked-files=no")
+    places = [":/", *(f":(exclude,top){folder}" for folder in without)]
+    status = git("status", "--porcelain", "--untracked-files=no", "--", *places)
     return git("rev-parse", "HEAD"), None if status is None else bool(status)

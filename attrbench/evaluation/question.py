@@ -42,6 +42,7 @@ class Question:
         lowest: how many of the lowest-scored training items are wanted beside them.
         duplicates: whether near-duplicates among the training items found are shown as one, or each for itself.
         checkpoint: other weights of the task's model, in place of its own.
+        evidence: of how many of the first training items to map where in the picture their scores come from.
     """
 
     images: Sequence[Path | Image.Image] = ()
@@ -52,6 +53,7 @@ class Question:
     lowest: int = 0
     duplicates: Duplicates = "group"
     checkpoint: Path | None = None
+    evidence: int = 0
 
 
 @dataclass(frozen=True)
@@ -94,8 +96,9 @@ def check_question(question: Question) -> None:
     Raises:
         UsageError: one line that says which option is too much or missing.
     """
-    if question.k < 1 or question.lowest < 0:
-        raise UsageError(f"k={question.k}, lowest={question.lowest}: k is at least 1, lowest at least 0")
+    if question.k < 1 or question.lowest < 0 or question.evidence < 0:
+        asked = f"k={question.k}, lowest={question.lowest}, evidence={question.evidence}"
+        raise UsageError(f"{asked}: k is at least 1, the others at least 0")
     if question.duplicates not in ("group", "list"):
         raise UsageError(f"--duplicates {plain(question.duplicates)}: group or list")
     if question.seed is not None:

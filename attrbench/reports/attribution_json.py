@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from attrbench.contracts.task import Items
-from attrbench.evaluation.attribution import Attribution, Attributions, Subject
+from attrbench.evaluation.attribution import Attribution, Attributions
+from attrbench.evaluation.attribution_parts import Subject
 from attrbench.metrics.agreement import Agreement
 from attrbench.version import __version__
 

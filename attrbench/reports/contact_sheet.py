@@ -55,25 +55,30 @@ class Strip:
     Attributes:
         ranking: [m, k] ids and scores; a score that is NaN is left out of the text; an id of -1 is left out.
         title: what ranks, where there are several strips.
-        copies: for each query the places in the ranking that are drawn, with the number of near-duplicate items that
+        alike: for each query the places in the ranking that are drawn, with the places of the near-duplicates that
             each stands for; None where every place is drawn.
     """
 
     ranking: Ranking
     title: str = ""
-    copies: Sequence[Mapping[int, int]] | None = None
+    alike: Sequence[Mapping[int, Sequence[int]]] | None = None
+
+    @property
+    def has_copies(self) -> bool:
+        """Return whether a picture stands for several near-duplicates."""
+        return any(copies for places in self.alike or () for copies in places.values())
 
     def places(self, query: int) -> list[int]:
         """Return the places in a query's ranking that are drawn, in order."""
-        if self.copies is not None:
-            return sorted(self.copies[query])
+        if self.alike is not None:
+            return sorted(self.alike[query])
         return np.flatnonzero(self.ranking.ids[query] >= 0).tolist()
 
     def rank_line(self, query: int, place: int, group: str) -> str:
         """Return the text under a training image: rank, score, group, and how many near-duplicates it stands for."""
         score = float(self.ranking.scores[query, place])
-        copies = 1 if self.copies is None else self.copies[query][place]
-        number = f"{place + 1}." + (f" (x{copies})" if copies > 1 else "")
+        copies = () if self.alike is None else self.alike[query][place]
+        number = f"{place + 1}." + (f" (x{1 + len(copies)})" if copies else "")
         parts = ["" if math.isnan(score) else f"{score:.4g}", f"group {group}" if group else ""]
         return f"{number} {', '.join(filter(None, parts))}"
 
@@ -157,7 +162,7 @@ class ContactSheet(Sequence[Image.Image]):
         """Return the lines on top of a page with their colors."""
         title = self.heading.title + (f", page {number + 1} of {len(self)}" if len(self) > 1 else "")
         meaning = MEANING_OF_SEVERAL if all(strip.title for strip in self.strips) else MEANING
-        has_copies = any(max(copies.values(), default=1) > 1 for strip in self.strips for copies in strip.copies or ())
+        has_copies = any(strip.has_copies for strip in self.strips)
         parts = [(title, "black"), (self.heading.summary, "#404040")]
         parts.append((f"{meaning} {COPIES}" if has_copies else meaning, "#404040"))
         parts += [(f"Warning: {warning}", WARNING_COLOR) for warning in self.heading.warnings]

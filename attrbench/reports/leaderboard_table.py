@@ -10,6 +10,7 @@ import re
 from collections.abc import Sequence
 
 from attrbench.reports.columns import (
+    Column,
     cells,
     cells_with_reason,
     column_values,
@@ -33,17 +34,22 @@ def to_markdown(tables: Sequence[Table], columns: Sequence[str] = (), sort: str 
     """
     parts = []
     for table in tables:
-        wanted = filled_columns(table, request_columns(columns, tables))
-        lines = [f"## {_md(shown(table.task))} v{table.version}", "", _md_line(header(table, wanted))]
-        lines.append("|" + "|".join("---" if column.name == "method" else "--:" for column in wanted) + "|")
-        lines += [_md_line(cells(table, row, wanted)) for row in sorted_rows(table, sort)]
-        lines += [_md_line(texts) for texts in reference_cells(table, wanted)]
-        lines += [_md_line(cells_with_reason(table, row, wanted)) for row in table.below]
-        parts.append("\n".join([*lines, "", *map(_md, caption(table)), ""]))
+        rows = markdown_rows(table, filled_columns(table, request_columns(columns, tables)), sort)
+        title = f"## {markdown_text(shown(table.task))} v{table.version}"
+        parts.append("\n".join([title, "", *rows, "", *map(markdown_text, caption(table)), ""]))
     return "\n".join(parts)
 
 
-def _md(text: str) -> str:
+def markdown_rows(table: Table, columns: Sequence[Column], sort: str = "rank") -> list[str]:
+    """Return a leaderboard's table as lines of Markdown: heading, ranked runs, what to compare with, and the others."""
+    lines = [_md_line(header(table, columns))]
+    lines.append("|" + "|".join("---" if column.name == "method" else "--:" for column in columns) + "|")
+    lines += [_md_line(cells(table, row, columns)) for row in sorted_rows(table, sort)]
+    lines += [_md_line(texts) for texts in reference_cells(table, columns)]
+    return [*lines, *(_md_line(cells_with_reason(table, row, columns)) for row in table.below)]
+
+
+def markdown_text(text: str) -> str:
     """Return a text with the signs of Markdown escaped: pipes, HTML, code, emphasis, links, bare addresses, mentions.
 
     Brackets and dots stay as they are where they make no link, so that intervals and numbers remain legible.
@@ -57,7 +63,7 @@ def _md(text: str) -> str:
 
 
 def _md_line(texts: Sequence[str]) -> str:
-    return "| " + " | ".join(map(_md, texts)) + " |"
+    return "| " + " | ".join(map(markdown_text, texts)) + " |"
 
 
 def to_csv(tables: Sequence[Table], columns: Sequence[str] = (), sort: str = "rank") -> str:

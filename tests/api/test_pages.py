@@ -29,6 +29,7 @@ def test_every_snippet_of_the_page_runs_in_the_order_of_the_page(tmp_path, monke
     assert "passed []" in printed
     assert (tmp_path / "pixel.png").is_file() and (tmp_path / "attributed.png").is_file()
     assert (tmp_path / "evidence.png").is_file()
+    assert (tmp_path / "attributed.html").read_text(encoding="utf-8").count("data:image/png") >= 5
     assert names["answer"].ranking.ids[0, 0] == 7
 
 

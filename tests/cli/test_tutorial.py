@@ -26,7 +26,9 @@ def test_every_command_works_and_the_image_that_comes_first_is_the_one_that_is_s
         done = attrbench(*arguments, *(["--device", "cpu"] if "-t" in arguments else []))
         assert done.code == 0, f"{command}: {done.err}"
         assert RANKING.findall(done.out) == RANKING.findall(shown)
-    assert RANKING.findall(PAGE) == [("1320", "5"), ("1320", "5")]
+    assert RANKING.findall(PAGE) == [("1320", "5")]
+    assert "gallery" in (tmp_path / "seven.html").read_text(encoding="utf-8")
+    assert "pixel" in (tmp_path / "report.html").read_text(encoding="utf-8")
 
 
 def test_every_command_that_is_named_exists(attrbench):

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 
+from attrbench.contracts.ranking import Ranking
 from attrbench.contracts.report import Material
+from attrbench.contracts.task import Items
 from attrbench.contracts.thumbnails import Thumbnail, Thumbnails
 from attrbench.data.thumbnail_pictures import thumbnail_picture
+from attrbench.metrics.agreement import agreement
+from attrbench.reports.contact_sheet import Strip
+from attrbench.reports.html.attribution import Answered, Answers
 from attrbench.reports.html.page import HtmlOptions, HtmlReport
 from tests.reports.test_leaderboard import noisy, record
 
@@ -78,3 +83,26 @@ def make(given, pictures=None, metric=None, **options):
     """The HTML report of records as text."""
     report = HtmlReport(HtmlOptions(**options))
     return report.make(Material(given, metric, pictures or {})).decode()
+
+
+def items(n, texts):
+    images = np.random.default_rng(n).integers(0, 256, (n, 8, 8, 3), np.uint8)
+    chosen = [texts[i % len(texts)] for i in range(n)]
+    return Items(images, chosen, chosen, "f", names=chosen)
+
+
+def answers(queries, train, heading, label="m", evidence=None):
+    """Answers of two methods about two queries; the first has near-duplicates, and the second query one item of it."""
+    first = Ranking(np.array([[3, 1, 2], [2, -1, -1]]), np.array([[1, 0.5, 0.25], [np.nan, 0, 0]], np.float32))
+    second = Ranking(np.array([[4, 3, 2], [1, 0, 2]]), np.array([[9, 8, 7], [6, 5, 4]], np.float32))
+    settings = {"options": {"v": 64, "text": HOSTILE[0]}, "gradients": [{"noise": "shared", "timesteps": [1.0, 2.0]}]}
+    return Answers(
+        queries,
+        train,
+        [Strip(first, f"by {label}", [{0: [2], 1: []}, {0: []}]), Strip(second, "by other")],
+        heading,
+        [Answered(label, 2, "its scores", settings, 3), Answered("other", 1, "others", {})],
+        [agreement((label, "other"), (first.ids, second.ids), (None, None))],
+        [("task", HOSTILE[1]), ("fingerprint of model", "abc")],
+        evidence,
+    )

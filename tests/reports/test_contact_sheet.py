@@ -138,7 +138,7 @@ def test_scripts_that_this_machine_has_are_drawn_each_character_apart(text):
 def test_strips_are_drawn_one_below_the_other_and_near_duplicates_once():
     plain = sheet(2, [6, 6], 6)
     ranking = plain.strips[0].ranking
-    grouped = Strip(ranking, "by b", [{0: 3, 4: 1}, {0: 1}])
+    grouped = Strip(ranking, "by b", [{0: [1, 2], 4: []}, {0: []}])
     drawn = ContactSheet(plain.queries, plain.train, [Strip(ranking, "by a"), grouped], plain.heading)
     blocks = [(block.query, block.strip.title, list(block.ranks)) for page in drawn._pages for block in page]
     six = list(range(6))

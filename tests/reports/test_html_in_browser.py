@@ -1,19 +1,19 @@
 """The HTML report in headless Chromium: from a file, by keyboard, at two widths, light and dark, on hostile texts."""
 
+import io
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from attrbench.contracts.ranking import Ranking
 from attrbench.contracts.record import read_records
 from attrbench.reports.contact_sheet import Heading
-from attrbench.reports.html.page import attribution_page
+from attrbench.reports.html.attribution import attribution_page
 from attrbench.reports.ranking import build_tables
 from tests.reports.accessibility import findings
 from tests.reports.browser import MISSING, browser
-from tests.reports.html_material import HOSTILE, make, records, thumbnails
-from tests.reports.test_html_parts import items
+from tests.reports.html_material import HOSTILE, answers, items, make, records, thumbnails
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(MISSING is not None, reason=str(MISSING))]
 LEADERBOARD = Path(__file__).parent.parent.parent / "leaderboards" / "ddpm-mnist-mini"
@@ -40,14 +40,14 @@ def pages(tmp_path_factory):
         for run, text in zip(given, HOSTILE, strict=False)
     ]
     every = " ".join(text[:50] for text in HOSTILE)
-    ranking = Ranking(np.array([[3, 1], [2, -1]]), np.array([[1.0, 0.5], [0.2, 0.0]], np.float32))
+    picture = io.BytesIO()
+    Image.fromarray(np.zeros((40, 900), np.uint8)).save(picture, "PNG")
+    shown = answers(items(2, HOSTILE), items(9, HOSTILE), Heading(HOSTILE[0]), "m", (picture.getvalue(), HOSTILE[2]))
     made = {
         "published": make(published),
         "small": make(given, thumbnails(given)),
         "hostile": make(evil, thumbnails(evil, caption=every, group=HOSTILE[1])),
-        "attribution": attribution_page(
-            items(2, HOSTILE), items(9, HOSTILE), ranking, Heading(HOSTILE[0]), "m"
-        ).decode(),
+        "attribution": attribution_page(shown).decode(),
     }
     for name, html in made.items():
         (folder / f"{name}.html").write_text(html, encoding="utf-8")
@@ -167,6 +167,20 @@ def test_the_gallery_frames_right_and_wrong_items_by_more_than_color(window, pag
         assert count == f"{sum(expected)} of 10"
         for (verdict, mark, border), is_right in zip(pictures, expected, strict=True):
             assert (verdict, mark[-1], border) == (("right", "✓", "solid") if is_right else ("wrong", "✗", "dashed"))
+
+
+def test_the_page_of_an_attribution_tells_near_duplicates_and_who_else_shows_an_item(window, pages):
+    window.open(pages["attribution"])
+    tab_to(window, "e.matches('.picture')")
+    about = "return document.querySelector('.about').textContent"
+    assert "nearly the same: item 2 at rank 3" in window.run(about) and "Also shown: by other." in window.run(about)
+    window.press("ArrowRight")
+    assert "rank 2, score 0.5, item 1, " in window.run(about) and "Shown nowhere else" in window.run(about)
+    words = "return [...document.querySelectorAll('.answers .words')].map(e => e.textContent)"
+    assert len(window.run(words)) == 5 and all(text in window.run(words)[0] for text in (HOSTILE[3],))
+    assert window.run("return document.querySelector('.answers .picture').children[1].textContent") == "1 ✗ ×2"
+    window.run("document.querySelectorAll('details').forEach(item => item.open = true)")
+    assert window.run("return document.querySelectorAll('[onerror], [onload], main script:not([type])').length") == 0
 
 
 def test_previous_next_and_the_filter_of_methods_work(window, pages):

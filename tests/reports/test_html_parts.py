@@ -1,7 +1,7 @@
 """The parts of the HTML report: scales, Pareto fronts, labels, strips, differences and agreement."""
 
-import io
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,12 +9,11 @@ from scipy.stats import pearsonr
 
 from attrbench.contracts.ranking import Ranking
 from attrbench.contracts.record import TrainingNoise
-from attrbench.contracts.task import Items
 from attrbench.metrics.comparisons import better_runs
 from attrbench.metrics.intervals import paired_difference
-from attrbench.reports.contact_sheet import Heading
+from attrbench.reports.contact_sheet import Heading, Strip
 from attrbench.reports.html.agreement import FEWEST, agreement, make_agreement
-from attrbench.reports.html.page import attribution_page
+from attrbench.reports.html.attribution import MOST_IN_NOTEBOOK, attribution_fragment, attribution_page
 from attrbench.reports.html.plot import BOTTOM, CHARACTER, LEFT, LINE, RIGHT, TOP, WIDTH, Mark, place_labels
 from attrbench.reports.html.plots import criterion_plots, curve_plots, pareto_plots
 from attrbench.reports.html.queries import CELL, HEAD, ROW, SHADES, make_differences, make_strip
@@ -22,7 +21,7 @@ from attrbench.reports.html.scale import Scale, linear, logarithmic
 from attrbench.reports.html.templates import breakable
 from attrbench.reports.html_table import to_html
 from attrbench.reports.ranking import build_tables
-from tests.reports.html_material import HOSTILE, QUERIES, ranked, records
+from tests.reports.html_material import HOSTILE, QUERIES, answers, items, ranked, records
 from tests.reports.test_leaderboard import noisy
 
 
@@ -191,20 +190,41 @@ def test_a_notebook_gets_boards_and_plots_without_script_and_a_style_of_its_own(
     assert to_html([]).count("no records") == 1
 
 
-def items(n, texts):
-    images = np.random.default_rng(n).integers(0, 256, (n, 8, 8, 3), np.uint8)
-    chosen = [texts[i % len(texts)] for i in range(n)]
-    return Items(images, chosen, chosen, "f", names=chosen)
-
-
 def test_the_page_of_an_attribution_shows_what_was_found_as_text():
     queries, train = items(2, ["a", "b"]), items(20, ["a", *HOSTILE[:5]])
-    ids = np.array([[3, 0, 3], [7, -1, -1]])
-    ranking = Ranking(ids, np.array([[1, 0.5, 0.25], [np.nan, 0, 0]], np.float32))
     heading = Heading("Method <m>, task t", "a summary", ["beware of <this>"])
-    html = attribution_page(queries, train, ranking, heading, "<m>").decode()
+    html = attribution_page(answers(queries, train, heading, "<m>")).decode()
     assert "beware of &lt;this&gt;" in html and "<m>" not in html and "<svg onload" not in html
     data = html.split('id="g-data">')[1].split("</script>")[0]
-    assert '"ids":[[3,0,3],[7]]' in data and '"scores":[[-3,1000,500,250],[-3,null]]' in data
-    assert html.count("data:image/png") == 2 + 3  # each picture once
-    assert io.StringIO(html).read().count("<h1>") == 1
+    assert '"ids":[[3,1],[2]]' in data and '"scores":[[-3,1000,500],[-3,null]]' in data
+    assert '"ranks":[[1,2],[1]]' in data and '"alike":[[[[3,2]],[]],[[]]]' in data
+    assert html.count("data:image/png") == 2 + 5  # each picture once
+    assert html.count("<h1>") == 1
+
+
+def test_a_page_of_an_attribution_tells_agreement_settings_fingerprints_and_lost_gradients():
+    html = attribution_page(answers(items(2, ["a"]), items(9, ["b"]), Heading("t"))).decode()
+    for text in (
+        "n/a",
+        "overlap@3",
+        "fingerprint of model",
+        "noise=shared, timesteps=1 2<",
+        "3 were NaN or infinite",
+        "×2",
+    ):
+        assert text in html
+    assert "Compare them within one query and method only" in html
+    assert html.count(">by m</th>") == 3 and html.count(">by other</th>") == 6  # the tables
+    assert "<td>2 (rank 3)</td>" in html
+
+
+def test_a_notebooks_piece_of_an_attribution_has_no_script_and_shows_each_item_once_a_method():
+    html = attribution_fragment(answers(items(2, HOSTILE), items(9, HOSTILE), Heading("t", "s", ["w"])))
+    assert "<script" not in html and "onerror=alert(2)>" not in html
+    assert html.count("<img ") == 2 + (2 + 3) + (1 + 3)
+    assert "1. (x2) 1, group" in html and "<strong>Warning:</strong> w" in html
+    many = answers(items(MOST_IN_NOTEBOOK + 3, ["a"]), items(9, ["b"]), Heading("t"))
+    few = replace(many, strips=[Strip(Ranking(np.zeros((13, 1), int), np.ones((13, 1), np.float32)), "by m")])
+    assert attribution_fragment(few).count(
+        "<img "
+    ) == 2 * MOST_IN_NOTEBOOK and "3 more pictures" in attribution_fragment(few)

@@ -11,10 +11,10 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from attrbench.contracts.ranking import Ranking
 from attrbench.contracts.task import Items
 from attrbench.contracts.thumbnails import Thumbnail, Thumbnails
 from attrbench.data.thumbnail_pictures import media_type, thumbnail_of
+from attrbench.reports.contact_sheet import Strip
 from attrbench.reports.ranking import Row, Table
 from attrbench.reports.table_cells import shown
 from attrbench.reports.text_lines import clean
@@ -25,11 +25,31 @@ CAPTION = 600
 
 @dataclass(frozen=True)
 class GalleryRun:
-    """A method's row of the gallery: for each query the ids of its first items, and their scores where known."""
+    """A method's row of the gallery: for each query the items that it ranks first.
+
+    Attributes:
+        label: the method.
+        ranking: for each query the ids of the items; those below 0 are left out.
+        scores: theirs, where they are known.
+        ranks: theirs, where these are not 1, 2, 3, ...
+        alike: for each query and item the (rank, id) of near-duplicates that its picture stands for.
+    """
 
     label: str
     ranking: Sequence[Sequence[int]]
     scores: Sequence[Sequence[float | None]] = ()
+    ranks: Sequence[Sequence[int]] = ()
+    alike: Sequence[Sequence[Sequence[tuple[int, int]]]] = ()
+
+    def data(self, queries: Sequence[int]) -> dict[str, object]:
+        """Return the row as JSON values, for some of the queries in this order."""
+        return {
+            "label": self.label,
+            "ids": [[item for item in _at(self.ranking, query) if item >= 0] for query in queries],
+            "scores": [_rounded(_at(self.scores, query), _at(self.ranking, query)) for query in queries],
+            **({"ranks": [self.ranks[query] for query in queries]} if self.ranks else {}),
+            **({"alike": [self.alike[query] for query in queries]} if self.alike else {}),
+        }
 
 
 @dataclass(frozen=True)
@@ -41,11 +61,13 @@ class Gallery:
             `runs` with ids and, in short, scores by query.
         queries: (index, what it is called in the list).
         missing: number of shown items without a picture.
+        has_groups: whether a query has a group, so that items are right or wrong.
     """
 
     data: Mapping[str, object]
     queries: Sequence[tuple[int, str]]
     missing: int
+    has_groups: bool
 
 
 def table_gallery(table: Table, thumbnails: Thumbnails | None, k: int, most: int) -> Gallery | None:
@@ -67,25 +89,44 @@ def _run(table: Table, row: Row, thumbnails: Thumbnails, k: int) -> GalleryRun:
     )
 
 
-def arrays_gallery(queries: Items, train: Items, ranking: Ranking, label: str) -> Gallery:
-    """Return the gallery of one method's ranking, with pictures made of the items' pixels.
+def strips_gallery(queries: Items, train: Items, strips: Sequence[Strip]) -> Gallery:
+    """Return the gallery of what a contact sheet shows in rows, with pictures made of the items' pixels.
 
     Args:
         queries: [m] queries.
         train: the training set; of it only what is ranked is read.
-        ranking: [m, k] ids and scores; ids of -1 are left out, scores that are not finite are not shown.
-        label: the method.
+        strips: [m, k] rankings with their titles; near-duplicates are one picture.
     """
-    ids = ranking.ids.tolist()
-    scores = [[score if math.isfinite(score) else None for score in row] for row in ranking.scores.tolist()]
-    shown_items = sorted({item for row in ids for item in row if item >= 0})
+    runs = [_run_of(strip, len(queries)) for strip in strips]
+    shown_items = sorted({item for run in runs for row in run.ranking for item in row})
     thumbnails = Thumbnails(
         "",
         "",
         {index: thumbnail_of(queries, index) for index in range(len(queries))},
         {item: thumbnail_of(train, item) for item in shown_items},
     )
-    return make_gallery([GalleryRun(label, ids, scores)], thumbnails, range(len(queries)))
+    return make_gallery(runs, thumbnails, range(len(queries)))
+
+
+def _run_of(strip: Strip, queries: int) -> GalleryRun:
+    """Return a strip as a row of a gallery; scores that are not finite are not shown."""
+    ids, scores = strip.ranking.ids.tolist(), strip.ranking.scores.tolist()
+    places = [strip.places(query) for query in range(queries)]
+    alike = strip.alike or []
+    return GalleryRun(
+        tidy(strip.title),
+        [[ids[query][place] for place in row] for query, row in enumerate(places)],
+        [[_finite(scores[query][place]) for place in row] for query, row in enumerate(places)],
+        [[place + 1 for place in row] for row in places],
+        [
+            [[(other + 1, ids[query][other]) for other in copies[place]] for place in places[query]]
+            for query, copies in enumerate(alike)
+        ],
+    )
+
+
+def _finite(score: float) -> float | None:
+    return score if math.isfinite(score) else None
 
 
 def make_gallery(runs: Sequence[GalleryRun], thumbnails: Thumbnails, queries: Iterable[int]) -> Gallery:
@@ -98,18 +139,12 @@ def make_gallery(runs: Sequence[GalleryRun], thumbnails: Thumbnails, queries: It
         data={
             "queries": {query: pictures.entry(thumbnails.queries[query]) for query in chosen},
             "items": items,
-            "runs": [
-                {
-                    "label": run.label,
-                    "ids": [[item for item in _at(run.ranking, query) if item >= 0] for query in chosen],
-                    "scores": [_rounded(_at(run.scores, query), _at(run.ranking, query)) for query in chosen],
-                }
-                for run in runs
-            ],
+            "runs": [run.data(chosen) for run in runs],
             "pictures": pictures.urls,
         },
         queries=[(query, _name_of_query(query, thumbnails.queries[query])) for query in chosen],
         missing=len(drawn) - len(items),
+        has_groups=any(thumbnails.queries[query].group for query in chosen),
     )
 
 
@@ -124,12 +159,16 @@ class _Pictures:
         """Return [number of its picture, group, caption, name] of a thumbnail; texts at the end that are empty lack."""
         if thumbnail.picture not in self._places:
             self._places[thumbnail.picture] = len(self.urls)
-            encoded = base64.b64encode(thumbnail.picture).decode()
-            self.urls.append(f"data:{media_type(thumbnail.picture) or 'image/png'};base64,{encoded}")
+            self.urls.append(data_url(thumbnail.picture))
         texts = [tidy(thumbnail.group), tidy(thumbnail.caption), tidy(thumbnail.name)]
         while texts and not texts[-1]:
             texts.pop()
         return [self._places[thumbnail.picture], *texts]
+
+
+def data_url(picture: bytes) -> str:
+    """Return the file of a picture as a URL that holds it."""
+    return f"data:{media_type(picture) or 'image/png'};base64,{base64.b64encode(picture).decode()}"
 
 
 def tidy(text: str) -> str:
@@ -155,5 +194,5 @@ def _rounded(scores: Sequence[float | None], ids: Sequence[int]) -> list[int | N
 
 
 def _name_of_query(query: int, thumbnail: Thumbnail) -> str:
-    text = tidy(thumbnail.caption or thumbnail.name)[:60]
+    text = tidy(thumbnail.caption)[:60] or tidy(thumbnail.name)[-60:]
     return ", ".join(filter(None, (f"query {query}", thumbnail.group and f"group {tidy(thumbnail.group)[:30]}", text)))

@@ -65,11 +65,23 @@ function gallery(root) {
   }
   const words = (...parts) => parts.filter(Boolean).join(", ");
   const told = (group, caption, name) => words(group && `group ${group}`, name, caption);
+  const alikeOf = (run, place, index) => run.alike?.[place][index] ?? [];
+  const shows = (run, place, id) => run.ids[place].some((item, index) =>
+    item === id || alikeOf(run, place, index).some((copy) => copy[1] === id));
 
-  function answer(run, place, rank, asked) {
-    const id = run.ids[place][rank];
+  function also(run, place, id) {
+    const others = data.runs.filter((other) => other !== run && shows(other, place, id)).map((other) => other.label);
+    if (data.runs.length === 1) return "";
+    if (!others.length) return "Shown nowhere else for this query.";
+    return `Also shown: ${others.slice(0, 4).join("; ")}${others.length > 4 ? ` and ${others.length - 4} more` : ""}.`;
+  }
+
+  function answer(run, place, index, asked) {
+    const id = run.ids[place][index];
+    const rank = run.ranks?.[place][index] ?? index + 1;
+    const alike = alikeOf(run, place, index);
     const [power, ...scores] = run.scores[place];
-    const score = scores[rank] ?? null;
+    const score = scores[index] ?? null;
     const entry = data.items[id];
     const [, group, caption, name] = entry ?? [];
     const known = asked[1] && entry;
@@ -77,14 +89,18 @@ function gallery(root) {
     const text = { right: "group of the query", wrong: "another group", unknown: "" }[verdict];
     const mark = { right: "✓", wrong: "✗", unknown: "" }[verdict];
     const shown = score === null ? "" : String(Number((score * 10 ** power).toPrecision(4)));
-    const line = words(`rank ${rank + 1}`, shown && `score ${shown}`, `item ${id}`, text, told(group, caption, name));
+    const same = alike.length && `nearly the same: ${alike.map(([at, item]) => `item ${item} at rank ${at}`).join(", ")}`;
+    const line = words(`rank ${rank}`, shown && `score ${shown}`, `item ${id}`, text, told(group, caption, name), same);
+    const copies = alike.length ? `×${alike.length + 1}` : "";
+    const under = make("span", { ariaHidden: "true", className: "words", dir: "auto" },
+      told(group, caption, name || `item ${id}`));
     const button = make("button", { type: "button", className: `picture ${verdict}`, tabIndex: -1 },
       picture(entry, line),
-      make("span", { ariaHidden: "true" }, `${rank + 1} ${mark}`),
-      make("span", { ariaHidden: "true", className: "score" }, shown));
+      make("span", { ariaHidden: "true" }, [rank, mark, copies].filter(Boolean).join(" ")),
+      make("span", { ariaHidden: "true", className: "score" }, shown),
+      ...(root.matches(".told") ? [under] : []));
     button.addEventListener("focus", () => {
-      const others = data.runs.filter((other) => other.ids[place].includes(id)).length;
-      about.textContent = `${run.label}: ${line}. Shown by ${others} of ${data.runs.length} runs for this query.`;
+      about.textContent = `${run.label}: ${line}. ${also(run, place, id)}`;
       answers.querySelector("button[tabindex='0']")?.setAttribute("tabindex", "-1");
       button.tabIndex = 0;
     });
@@ -99,7 +115,7 @@ function gallery(root) {
     query.replaceChildren(picture(asked, `query ${select.value}`),
       make("figcaption", { dir: "auto" }, words(`query ${select.value}`, told(...asked.slice(1)))));
     answers.replaceChildren(...runs.map((run) => {
-      const pictures = (run.ids[place] ?? []).map((_, rank) => answer(run, place, rank, asked));
+      const pictures = (run.ids[place] ?? []).map((_, index) => answer(run, place, index, asked));
       const right = pictures.filter((item) => item.querySelector(".right")).length;
       const count = asked[1] && pictures.length ? `${right} of ${pictures.length}` : "";
       const list = pictures.length ? make("ol", {}, ...pictures) : make("p", {}, "no ranking of this query");

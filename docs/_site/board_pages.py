@@ -1,0 +1,130 @@
+"""The pages of the boards, which are made of the published records: one for each task, and the list of them.
+
+`tests/test_record_pages.py` compares them with what is committed, and writes them with ATTRBENCH_WRITE_DOCS=1. They are
+committed, and not made while the site is built, so that they are read on GitHub too and the site needs no attrbench.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from attrbench.contracts.marks import Mark
+from attrbench.contracts.record import Record
+from attrbench.plugins.registry import Registry
+from attrbench.reports.columns import DEFAULT, Column, filled_columns, request_columns
+from attrbench.reports.leaderboard_table import markdown_rows, markdown_text
+from attrbench.reports.ranking import Row, Table, build_tables
+from attrbench.reports.table_cells import caption, method_text, shown
+
+METHODS = Path(__file__).parent.parent / "methods"
+COLUMNS = tuple(name for name in DEFAULT if name != "query-p95")
+"""Those of other boards, but for one, as pages are narrow."""
+
+
+def board_pages(records: Sequence[Record], marks: Sequence[Mark], registry: Registry) -> dict[str, str]:
+    """Return name of a file in docs/boards -> its text: one page for each task, and the list of them."""
+    tasks = {name: [record for record in records if record.task.name == name] for name in names_of(records)}
+    pages = {f"{name}.md": _board(name, own, marks, registry) for name, own in tasks.items()}
+    rows = [_row(name, own, marks, registry) for name, own in tasks.items()]
+    newest = max(record.created for record in records)[:10]
+    return {"index.md": LIST.format(count=len(records), newest=newest, rows="\n".join(rows)), **pages}
+
+
+def names_of(records: Iterable[Record]) -> list[str]:
+    """Return the names of the records' tasks that can be the name of a page, sorted."""
+    names = {record.task.name for record in records}
+    return sorted(name for name in names if re.fullmatch(r"[a-z0-9][a-z0-9._-]*", name) and name != "index")
+
+
+LIST = """# Boards
+
+What the {count} records in `leaderboards` say, the newest of {newest}. One page for each task. \
+[How to read the numbers](../explanation/reading-numbers.md) explains every column, \
+[Limits](../explanation/limits.md) what must not be concluded, and \
+[Joining a board](../how-to/join-a-board.md) how records come here.
+
+| board | task | records | run again | first |
+|---|---|--:|--:|---|
+{rows}
+
+*Run again*: records that were reproduced with `attrbench reproduce`: the same command gave a result in the record's \
+interval. *First*: the runs that share the first rank, by the metric of the task.
+"""
+
+
+def _row(name: str, own: Sequence[Record], marks: Sequence[Mark], registry: Registry) -> str:
+    """Return the line of a task in the list of boards."""
+    tables = [table for table in build_tables(own) if table.ranked]
+    first = [row for table in tables for row in table.ranked if row.rank == 1]
+    named = ", ".join(markdown_text(shown(row.record.method.label)) for row in first[:4])
+    more = f" and {len(first) - 4} more" if len(first) > 4 else ""
+    cells = [f"[{name}]({name}.md)", _summary(name, registry), str(len(own)), str(len(_marked(own, marks)))]
+    return f"| {' | '.join(cells)} | {named or 'costs only'}{more} |"
+
+
+def _board(name: str, own: Sequence[Record], marks: Sequence[Mark], registry: Registry) -> str:
+    """Return the page of a task: its board, one for each version of the task, and where the records come from."""
+    tables = build_tables(own)
+    lines = [f"# {name}", "", f"{_summary(name, registry)}. [About the task](../reference/tasks.md).", ""]
+    for table in tables:
+        marked = _marked([row.record for row in [*table.ranked, *table.below]], marks)
+        columns = filled_columns(table, [*request_columns(COLUMNS, [table]), _again(marked)])
+        title = "Board" if len(tables) == 1 else f"Board of {markdown_text(shown(table.task))} v{table.version}"
+        lines += [f"## {title}", "", *markdown_rows(table, columns), ""]
+        lines += [f"- {markdown_text(line)}" for line in caption(table, {column.name for column in columns})]
+        lines.append("")
+    best = next((row.record for table in tables for row in table.ranked), own[0])
+    return "\n".join([*lines, "## Where this comes from", "", *_sources(name, own, best, registry), ""])
+
+
+def _sources(name: str, own: Sequence[Record], best: Record, registry: Registry) -> list[str]:
+    """Return lines on the age of records, the commands that show and repeat one, and the pages of their methods."""
+    days = sorted({record.created[:10] for record in own})
+    made = days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}"
+    versions = ", ".join(sorted({shown(record.provenance.attrbench) for record in own}))
+    methods = sorted({(record.method.name, record.method.distribution) for record in own})
+    names = dict.fromkeys(name for name, _ in methods)
+    described = {path.stem for path in METHODS.glob("*.md")}
+    links = [f"[{method}](../methods/{method}.md)" for method in names if method in described]
+    foreign = [(method, package) for method, package in methods if method not in registry.names("method")]
+    count = f"{len(own)} record{'s' if len(own) > 1 else ''}"
+    return [
+        f"{count} in `leaderboards/{name}`, made {made} by attrbench {markdown_text(versions)}. Each has the"
+        " command that repeats it:",
+        "",
+        "```console",
+        f"$ attrbench leaderboard leaderboards -t {name}",
+        *(f"$ attrbench {verb} {best.identity[:10]} --records leaderboards/{name}" for verb in ("show", "reproduce")),
+        "```",
+        "",
+        f"{best.identity[:10]} is {markdown_text(method_text(best))}. `attrbench records ls leaderboards/{name}` lists"
+        " all records.",
+        "",
+        f"Methods: {', '.join(links) or 'of other packages'}.",
+        *(f"{markdown_text(shown(each))} is of {markdown_text(shown(package))}." for each, package in foreign),
+    ]
+
+
+def _summary(name: str, registry: Registry) -> str:
+    return registry.task(name).meta.summary if name in registry.names("task") else "A task of another package"
+
+
+def _marked(records: Iterable[Record], marks: Sequence[Mark]) -> dict[str, list[Mark]]:
+    """Return identity -> marks of the records that have some."""
+    found = {record.identity: [mark for mark in marks if mark.identity == record.identity] for record in records}
+    return {identity: of_it for identity, of_it in found.items() if of_it}
+
+
+def _again(marked: Mapping[str, Sequence[Mark]]) -> Column:
+    """Return the column with the days on which records were reproduced, the commit, and the machine if another."""
+
+    def cell(table: Table, row: Row) -> str:
+        texts = []
+        for mark in marked.get(row.record.identity, ()):
+            where = "" if mark.hardware == row.record.hardware.hardware_class else f", {shown(mark.hardware)}"
+            texts.append(f"✓ {mark.date}, {mark.revision[:7] or f'attrbench {shown(mark.attrbench)}'}{where}")
+        return "; ".join(texts)
+
+    return Column("run-again", "run again", cell, ())

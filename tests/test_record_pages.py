@@ -1,0 +1,147 @@
+"""The pages that are made of the published records are in step with them.
+
+`ATTRBENCH_WRITE_DOCS=1 pytest tests/test_record_pages.py` writes them.
+"""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from attrbench.contracts.marks import Mark, read_marks
+from attrbench.contracts.record import read_records
+from attrbench.plugins.registry import registry
+from attrbench.reports.ranking import build_tables
+from docs._site.board_pages import board_pages, names_of
+from docs._site.method_tables import FAMILIES, counted, default_rows, family, first_of, parts
+from tests.reports.html_material import HOSTILE
+from tests.reports.test_leaderboard import noisy, record
+from tests.test_readme import WRITE, check
+
+ROOT = Path(__file__).parent.parent
+BOARDS = ROOT / "docs" / "boards"
+MARKS = ROOT / "leaderboards" / "reproduced.json"
+PARTS = {
+    ROOT / "docs" / "how-to" / "choose-method.md": ("best", "counted", "defaults", "costs"),
+    ROOT / "docs" / "explanation" / "reading-numbers.md": ("example",),
+}
+
+
+@pytest.fixture(scope="module")
+def published():
+    records, problems = read_records(ROOT / "leaderboards")
+    assert records and not problems
+    return records
+
+
+def test_the_pages_of_the_boards_are_those_of_the_records_and_there_are_no_others(published):
+    pages = board_pages(published, read_marks(MARKS), registry())
+    if WRITE:
+        BOARDS.mkdir(exist_ok=True)
+        for old in BOARDS.glob("*.md"):
+            old.unlink()
+    assert WRITE or {path.name for path in BOARDS.glob("*.md")} == set(pages)
+    for name, text in pages.items():
+        check(BOARDS / name, text)
+
+
+def test_parts_of_other_pages_are_those_of_the_records(published):
+    made = parts(published, registry())
+    assert sorted(made) == sorted(name for names in PARTS.values() for name in names)
+    for page, names in PARTS.items():
+        text = page.read_text(encoding="utf-8")
+        for name in names:
+            assert text.count(f"<!-- {name} -->") == text.count(f"<!-- /{name} -->") == 1
+            marked = rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)"
+            text = re.sub(marked, lambda m, name=name: f"{m[1]}{made[name]}{m[2]}", text, flags=re.DOTALL)
+        check(page, text)
+
+
+def test_every_mark_is_of_a_published_record(published):
+    known = {each.identity for each in published}
+    assert [mark.method for mark in read_marks(MARKS) if mark.identity not in known] == []
+
+
+def test_every_record_is_on_the_page_of_its_task(published):
+    pages = board_pages(published, [], registry())
+    assert set(pages) == {"index.md", *(f"{each.task.name}.md" for each in published)}
+    for each in published:
+        assert each.method.name in pages[f"{each.task.name}.md"]
+
+
+def made(label, mean, task="ddpm-mnist-mini", seed=1, **method):
+    """A record of a method on a task, with a hash for identity."""
+    run = record(label, noisy(mean, seed, 20))
+    told = run.method.model_copy(update={"name": label.partition(":")[0], "options_given": {}} | method)
+    info = run.task.model_copy(update={"name": task})
+    return run.model_copy(update={"method": told, "task": info, "identity": f"{seed:064x}"})
+
+
+def test_a_mark_is_shown_with_the_record_that_it_is_of_and_counted():
+    runs = [made("pixel", 0.8, seed=1), made("dmin", 0.5, seed=2)]
+    mark = Mark(
+        identity=runs[1].identity, task="t", method="dmin", metric="d@1", value=0.5, equal_rankings=20, queries=20,
+        date="2026-11-29", attrbench="0.2.0", revision="abcdef0123", hardware="another machine",
+    )  # fmt: skip
+    pages = board_pages(runs, [mark], registry())
+    rows = {line.split(" | ")[1]: line for line in pages["ddpm-mnist-mini.md"].splitlines() if "| " in line}
+    assert "✓ 2026-11-29, abcdef0, another machine" in rows["dmin"] and "✓ 2026" not in rows["pixel"]
+    assert "| 2 | 1 | pixel |" in pages["index.md"]
+    assert "run again" not in board_pages(runs, [], registry())["ddpm-mnist-mini.md"]
+
+
+def test_a_method_that_is_not_installed_is_shown_with_its_package():
+    runs = [made("unheard", 0.9, distribution="attrbench-unheard 0.1.0"), made("pixel", 0.5, seed=2)]
+    page = board_pages(runs, [], registry())["ddpm-mnist-mini.md"]
+    assert "| 1 | unheard |" in page and "unheard is of attrbench-unheard 0.1.0." in page
+    assert "[pixel](../methods/pixel.md)" in page and "[unheard]" not in page
+
+
+def test_labels_from_records_are_text_on_the_pages():
+    runs = [made(text, 0.5, seed=seed, distribution=text) for seed, text in enumerate(HOSTILE, start=1)]
+    pages = board_pages([*runs, made("pixel", 0.9, seed=99)], [], registry())
+    for text in pages.values():
+        assert not re.search(r"(?<!&lt;)<(script|img|svg)", text) and "\x1b" not in text
+        tables = [line for line in text.splitlines() if line.startswith("| ") and "pixel" not in line]
+        assert len({len(re.findall(r"(?<!\\)\|", line)) for line in tables}) <= 2
+
+
+def test_names_that_can_be_no_page_have_none():
+    names = ["a-task", "index", "../up", "Mine", "b.c"]
+    assert names_of(made("pixel", 0.5, task=name) for name in names) == ["a-task", "b.c"]
+
+
+def test_methods_fall_into_families_and_controls_into_none():
+    names = [
+        name for name in registry().names("method") if registry().provider("method", name).distribution == "attrbench"
+    ]
+    found = {name: family(name, registry()) for name in names}
+    assert {name for name, kind in found.items() if kind not in FAMILIES} == {"random", "shuffled", "untrained"}
+    assert found["pixel"] == "similarity" and found["das"] == "kernel" and family("unheard", registry()) == "other"
+
+
+@pytest.mark.parametrize(
+    ("values", "sentence"),
+    [
+        ({"pixel": 0.9, "dmin": 0.5, "random": 0.1}, "The best comparison of pictures is ahead"),
+        ({"pixel": 0.5, "dmin": 0.9, "untrained": 0.95}, "The best gradient method is ahead"),
+        ({"pixel": 0.5, "dmin": 0.5}, "The two share a rank"),
+    ],
+)
+def test_what_comes_first_is_told_by_ranks(values, sentence):
+    runs = [made(name, mean, seed=1 if mean == 0.5 else 2) for name, mean in values.items()]
+    (table,) = build_tables(runs)
+    lines = counted([table], registry()).splitlines()
+    assert next(line for line in lines if "ddpm-mnist-mini" in line).startswith(f"- {sentence}")
+    assert sum("nowhere" in line for line in lines) == 2
+    assert first_of(table, registry(), gradients=True).record.method.name == "dmin"
+
+
+def test_the_table_of_defaults_has_no_run_with_other_options():
+    runs = [
+        made("dmin:normalize=false", 0.9, options_given={"normalize": "false"}, options={"normalize": False}),
+        made("dmin:v=4096", 0.4, seed=2, options_given={"v": "4096"}, options={"v": 4096}),
+    ]
+    rows = default_rows(build_tables(runs), registry())
+    value = build_tables(runs)[0].ranked[1].record.metrics[0].value
+    assert f"[dmin](../methods/dmin.md) | {value:.3f} |" in rows

@@ -24,8 +24,8 @@ def status(
 ) -> None:
     """Say how far the runs on a cache are, from another terminal.
 
-    Tells the stage, its rate, the time left, and what workers are at. Runs of any machine that shares the folder are seen. One whose process has ended without a word is said to have;
-    the same command goes on with it.
+    Tells the stage, its rate, the time left, and what workers are at, for runs of any machine that shares the folder.
+    One whose process has ended without a word is said to have; the same command goes on with it.
     """
     folder = cache_folder(cache, None)
     runs, units = running(folder), units_at_work(folder)

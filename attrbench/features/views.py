@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
+from attrbench.store.encoding import Codes
 
 FloatArray = NDArray[np.float32]
 Index = NDArray[np.int64]
@@ -51,6 +53,9 @@ class TrainRows(Protocol):
     def blocks(self) -> Iterator[tuple[int, FloatArray]]:
         """Yield (index of the first item, [items, T, v] gradient rows) block by block, in item order."""
 
+    def codes(self) -> Sequence[tuple[int, Codes]] | None:
+        """Return (index of the first item, rows as they are stored) block by block; None where they are not int8."""
+
 
 class ChosenRows:
     """The gradient rows of selected training items, in any order and with repeats, read on demand.
@@ -76,6 +81,9 @@ class ChosenRows:
         """Yield (index of the first item, [items, T, v] gradient rows) of the selection, block by block."""
         for first in range(0, self.count, BLOCK):
             yield first, self._rows.take(self._index[first : first + BLOCK])
+
+    def codes(self) -> None:
+        """Return None: the rows of a selection do not lie together."""
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ Decoding gives float32. bfloat16 is stored as the upper 16 bits of float32, in u
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -14,6 +15,19 @@ from numpy.typing import NDArray
 RowType = Literal["float32", "float16", "bfloat16", "int8"]
 SCALED = 1024
 _BYTES: dict[RowType, int] = {"float32": 4, "float16": 2, "bfloat16": 2, "int8": 1}
+
+
+@dataclass(frozen=True)
+class Codes:
+    """A block of gradient rows as int8 stores them: numbers, with a scale for each group of up to 1,024 of them.
+
+    Attributes:
+        numbers: [items, T, w].
+        scales: [items, T, groups].
+    """
+
+    numbers: NDArray[np.int8]
+    scales: NDArray[np.float32]
 
 
 def row_bytes(dtype: RowType, steps: int, width: int) -> int:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attrbench.contracts.computation import Shards
-from attrbench.store.encoding import decode_rows
+from attrbench.store.encoding import Codes, decode_rows
 
 
 class StoredRows:
@@ -50,3 +50,10 @@ class StoredRows:
         """Yield (index of the first item, [items, T, v] gradient rows) for each shard in turn."""
         for first, arrays in zip(self._starts.tolist(), self._arrays, strict=True):
             yield first, decode_rows(arrays)
+
+    def codes(self) -> list[tuple[int, Codes]] | None:
+        """Return (index of the first item, rows as they are stored) for each shard; None where they are not int8."""
+        if "scales" not in self._arrays[0]:
+            return None
+        blocks = (Codes(arrays["rows"], arrays["scales"]) for arrays in self._arrays)
+        return list(zip(self._starts.tolist(), blocks, strict=True))

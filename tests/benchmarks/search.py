@@ -54,7 +54,10 @@ def speed() -> list[Figure]:
             )
         )
         reduced = ExactSearch(small, FEATURE, normalize=True)
-        figures.append(paired("exact top 100, one query, int8 rows", lambda: reduced.top(one, K), read, matrix.sum))
+        what = "exact top 100, one query, int8 rows"
+        figures.append(paired(what, lambda: reduced.top(one, K), read, matrix.sum, "<= 0.7", 11))
+        batch = paired("exact top 100, each of 16, int8", lambda: reduced.top(many, K), read, matrix.sum, runs=11)
+        figures.append(Figure(batch.what, batch.value / 16, "s", read, batch.reference, batch.ratio / 16, "<= 0.3"))
         figures += _one_bit(matrix, one, exact)
     return figures
 

@@ -83,6 +83,9 @@ class InMemory:
         for first in range(0, self.count, 8):
             yield first, self._rows[first : first + 8]
 
+    def codes(self):
+        return None
+
     def asked(self):
         """Return the rows as those of queries."""
         return QueryRows(self._rows, self.norms)

@@ -55,6 +55,9 @@ class FakeRows:
         for first in range(0, self.count, 128):
             yield first, self.values[first : first + 128]
 
+    def codes(self):
+        return None
+
 
 def unit_rows(count, seed):
     rng = np.random.default_rng(seed)

@@ -141,7 +141,7 @@ def _read_only(path, data):
 
 def _start(out: Path, *extra: str) -> subprocess.Popen:
     command = [sys.executable, "-c", "from attrbench.cli.app import main; main()", "run"]
-    command += ["-m", "dmin:v=256", "-m", "grad-dot", "-t", "digits-mini:queries_per_group=1"]
+    command += ["-m", "dmin:v=256,timesteps=4", "-m", "grad-dot:timesteps=4", "-t", "digits-mini:queries_per_group=1"]
     command += ["--limit-train", "512", "--out", str(out), "--cache", str(out / "cache"), *extra]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
@@ -186,7 +186,7 @@ def test_a_terminated_run_exits_75_with_the_command_that_resumes(tmp_path, signa
         time.sleep(0 if signals == 1 else 0.05)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 75
-    assert "attrbench run -m dmin:v=256 -m grad-dot" in err
+    assert "attrbench run -m dmin:v=256,timesteps=4 -m grad-dot:timesteps=4" in err
     assert "Traceback" not in err
     assert not list((tmp_path / "cache").rglob("*.part*"))
 

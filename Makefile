@@ -9,7 +9,7 @@ DEMO_METHODS := -m random -m pixel -m ssim -m grad-dot -m 'dmin:v=4096|8192' -m 
 	-m dmin:normalize=false -m dmin:v=none -m dmin:dtype=int8 \
 	-m dmin:search=faiss,index=RaBitQ,rerank=5
 
-.PHONY: demo test test-fast test-wheel lint docs bench faults cross-check clean
+.PHONY: demo test test-fast test-wheel lint docs bench bench-gpu faults cross-check clean
 
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -46,6 +46,10 @@ docs: $(DOCS)/.installed  ## the site, in build/site; a warning is an error
 
 bench: $(VENV)/.installed  ## ratios against references measured in the same run; BENCH=name JSON=file
 	$(BIN)/python -m tests.benchmarks $(if $(JSON),--json $(JSON))
+
+bench-gpu: $(VENV)/.installed  ## the gpu tests, and ratios of passes, sketches and search on a CUDA device
+	$(BIN)/python -m pytest -m gpu -rs
+	$(BIN)/python -m tests.benchmarks.gpu
 
 faults: $(VENV)/.installed  ## thousands of kills, file faults, damaged files and nonsense inputs; JSON=file
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.campaign $(if $(JSON),--json $(JSON))

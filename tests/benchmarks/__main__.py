@@ -9,13 +9,12 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import sys
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
 from tests.benchmarks import board, cached_rows, gradients, gram, matrix, memory, search, sketches, startup
-from tests.benchmarks.timing import Figure
+from tests.benchmarks.timing import Figure, print_figure, print_heading
 
 BENCHMARKS: dict[str, Callable[[], list[Figure]]] = {
     "gradients": gradients.speed,
@@ -45,26 +44,14 @@ def main() -> None:
     unknown = set(arguments.names) - set(known)
     if unknown:
         parser.error(f"unknown benchmark {', '.join(sorted(unknown))}; there are {', '.join(known)}")
-    line = "{:<44}{:>10}   {:<24}{:>10}{:>11}  {}\n"
-    sys.stdout.write(line.format("what", "", "against", "", "ratio", "bound"))
+    print_heading()
     results = []
     for name in arguments.names or BENCHMARKS:
-        for f in known[name]():
-            kept = {None: "", True: "kept", False: "MISSED"}[f.kept]
-            value, reference = _with_unit(f.value, f.unit), _with_unit(f.reference, f.unit)
-            sys.stdout.write(line.format(f.what, value, f.against, reference, f"{f.ratio:.4g}", f"{f.bound} {kept}"))
-            sys.stdout.flush()
-            results.append(f)
+        for figure in known[name]():
+            print_figure(figure)
+            results.append(figure)
     if arguments.json:
         arguments.json.write_text(json.dumps([asdict(f) for f in results], indent=1) + "\n")
-
-
-def _with_unit(value: float, unit: str) -> str:
-    if unit == "B":
-        return f"{value / 1e9:.3f} GB" if value >= 1e8 else f"{value:,.0f} B"
-    if unit == "s":
-        return f"{value:.4f} s" if value < 10 else f"{value:.1f} s"
-    return f"{value:.4g}"
 
 
 main()

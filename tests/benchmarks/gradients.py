@@ -14,26 +14,31 @@ from attrbench.gradients.sinks import NormSink, SketchSink
 from tests.benchmarks.timing import Figure, paired
 
 SIZE = 64
+CPU = torch.device("cpu")
 
 
 class Network(Denoiser):
     """A network with random weights; only what the back ends ask of a denoiser."""
 
-    def __init__(self) -> None:
+    def __init__(self, device: torch.device = CPU) -> None:
         from diffusers import UNet2DModel
 
         torch.manual_seed(0)
-        self.module = UNet2DModel(
-            sample_size=28,
-            in_channels=1,
-            out_channels=1,
-            layers_per_block=1,
-            block_out_channels=(32, 64, 64),
-            norm_num_groups=8,
-            down_block_types=("DownBlock2D",) * 3,
-            up_block_types=("UpBlock2D",) * 3,
-        ).eval()
-        self.device = torch.device("cpu")
+        self.module = (
+            UNet2DModel(
+                sample_size=28,
+                in_channels=1,
+                out_channels=1,
+                layers_per_block=1,
+                block_out_channels=(32, 64, 64),
+                norm_num_groups=8,
+                down_block_types=("DownBlock2D",) * 3,
+                up_block_types=("UpBlock2D",) * 3,
+            )
+            .eval()
+            .to(device)
+        )
+        self.device = device
 
     def predict(self, noisy, t, conditioning):
         return self.module(noisy, t, return_dict=False)[0]
@@ -44,13 +49,34 @@ class Network(Denoiser):
 Network.__abstractmethods__ = frozenset()
 
 
+def noisy_batch(device: torch.device = CPU) -> Batch:
+    """Noisy pictures for the network."""
+    torch.manual_seed(1)
+    noisy, target = torch.randn(2, SIZE, 1, 28, 28)
+    return Batch(noisy.to(device), target.to(device), torch.randint(0, 1000, (SIZE,)).to(device), {})
+
+
+class PassWithSketches:
+    """A pass with norms and sketches to 65,536 and 4,096 by the hooks' engine."""
+
+    def __init__(self, hooks: PerSampleGradients) -> None:
+        sizes = {name: parameter.numel() for name, parameter in hooks.parameters.items()}
+        layers = layer_blocks(hooks.offsets, sizes, "all")
+        self.hooks = hooks
+        self.sinks = (NormSink(), SketchSink(layers, False, "rotation", [65536, 4096], 0))
+
+    def __call__(self, batch: Batch) -> None:
+        for each in self.sinks:
+            each.start(torch.arange(SIZE), torch.zeros(SIZE), torch.float32, self.hooks.denoiser.device)
+        self.hooks(batch, lambda offset, rows: [each.add(offset, rows) for each in self.sinks])
+        self.sinks[1].result(4096)
+
+
 def speed() -> list[Figure]:
     """Against a plain batched backward, which gives one gradient for the whole batch."""
     denoiser = Network()
     parameters = dict(denoiser.module.named_parameters())
-    torch.manual_seed(1)
-    noisy, target = torch.randn(2, SIZE, 1, 28, 28)
-    batch = Batch(noisy, target, torch.randint(0, 1000, (SIZE,)), {})
+    batch = noisy_batch()
     engines = {name: kind(denoiser, parameters, MODEL_OUTPUTS["loss"]) for name, kind in BACKENDS.items()}
     hooks = engines["hooks"]
 
@@ -61,20 +87,11 @@ def speed() -> list[Figure]:
     def sink(offset: int, rows: torch.Tensor) -> None:
         pass
 
-    sizes = {name: parameter.numel() for name, parameter in parameters.items()}
-    layers = layer_blocks(hooks.offsets, sizes, "all")
-    sinks = (NormSink(), SketchSink(layers, False, "rotation", [65536, 4096], 0))
-
-    def with_sketches() -> None:
-        for each in sinks:
-            each.start(torch.arange(SIZE), torch.zeros(SIZE), torch.float32, denoiser.device)
-        hooks(batch, lambda offset, rows: [each.add(offset, rows) for each in sinks])
-        sinks[1].result(4096)
-
+    with_sketches = PassWithSketches(hooks)
     against = "plain batched backward"
     figures = [
         paired("per-sample gradients, hooks", lambda: hooks(batch, sink), against, plain, "<= 1.5"),
-        paired("the same, sketched to 65536 and 4096", with_sketches, against, plain),
+        paired("the same, sketched to 65536 and 4096", lambda: with_sketches(batch), against, plain),
         paired("per-sample gradients, vmap", lambda: engines["vmap"](batch, sink), against, plain, runs=3),
         paired(
             "per-sample gradients, one at a time",

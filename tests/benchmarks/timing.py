@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import statistics
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 
@@ -39,6 +40,29 @@ class Figure:
         return self.ratio <= float(limit) if sign == "<=" else self.ratio >= float(limit)
 
 
+LINE = "{:<44}{:>10}   {:<24}{:>10}{:>11}  {}\n"
+
+
+def print_heading() -> None:
+    """Prints the titles of the table's columns."""
+    sys.stdout.write(LINE.format("what", "", "against", "", "ratio", "bound"))
+
+
+def print_figure(f: Figure) -> None:
+    """Prints one line of the table."""
+    kept = {None: "", True: "kept", False: "MISSED"}[f.kept]
+    value, reference = _with_unit(f.value, f.unit), _with_unit(f.reference, f.unit)
+    sys.stdout.write(LINE.format(f.what, value, f.against, reference, f"{f.ratio:.4g}", f"{f.bound} {kept}"))
+    sys.stdout.flush()
+
+
+def print_table(figures: Sequence[Figure]) -> None:
+    """Prints a table of figures."""
+    print_heading()
+    for figure in figures:
+        print_figure(figure)
+
+
 def paired(
     what: str,
     work: Callable[[], object],
@@ -62,3 +86,11 @@ def seconds(call: Callable[[], object]) -> float:
     started = time.perf_counter()
     call()
     return time.perf_counter() - started
+
+
+def _with_unit(value: float, unit: str) -> str:
+    if unit == "B":
+        return f"{value / 1e9:.3f} GB" if value >= 1e8 else f"{value:,.0f} B"
+    if unit == "s":
+        return f"{value:.4f} s" if value < 10 else f"{value:.1f} s"
+    return f"{value:.4g}"

@@ -86,7 +86,7 @@ def _compared(check: str, subject: Subject, ways: Iterator[Way], advice: str) ->
     for name, tolerance, scores, expected in ways:
         worst = difference(scores, expected)
         if worst.size > tolerance:
-            return failed(check, f"{name}: a score changes by {worst.size:.1%}, {worst}", advice)
+            return failed(check, f"{name}: {worst.beyond(tolerance)}", worst.advice(advice))
         tried.append(name)
         largest = max(largest, worst.size)
     return passed(check, f"{', '.join(tried)}: scores change by at most {largest:.0e}")

@@ -27,9 +27,11 @@ def permutation(subject: Subject) -> Finding:
     if worst.size > ROUNDING:
         return failed(
             check,
-            f"with the training items in another order an item's score changes by {worst.size:.1%}: {worst}",
-            "let an item's score depend on its features alone, not on its index; take what is needed of single items"
-            " from the features, and give an index file a name with context.fingerprint in it",
+            f"with the training items in another order {worst.beyond(ROUNDING)}",
+            worst.advice(
+                "let an item's score depend on its features alone, not on its index; take what is needed of single"
+                " items from the features, and give an index file a name with context.fingerprint in it"
+            ),
         )
     return passed(check, f"another order of the training items changes scores by at most {worst.size:.0e}")
 
@@ -51,8 +53,8 @@ def duplicates(subject: Subject) -> Finding:
     if worst.size > ROUNDING:
         return failed(
             check,
-            f"two equal training items score {worst.found:.6g} and {worst.expected:.6g} for query {worst.query}",
-            "score an item by its features alone; leave ties to the ranking, which takes the smaller index",
+            f"two equal training items score {worst.found:.9g} and {worst.expected:.9g} for query {worst.query}",
+            worst.advice("score an item by its features alone; leave ties to the ranking, which takes the first item"),
         )
     ids, values = scorer.top(features.query, subject.count)
     if ((values[:, 1:] == values[:, :-1]) & (ids[:, 1:] < ids[:, :-1])).any():

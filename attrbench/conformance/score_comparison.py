@@ -17,6 +17,13 @@ from attrbench.errors import AttrbenchError
 
 Scores = NDArray[np.float64]
 
+SMALL = 1e-2
+"""Relative difference of scores up to which amplified rounding is likelier than a broken rule."""
+OF_ROUNDING = (
+    "so small a change is rounding that the method amplifies: solve and add up in float64, raise the damping, or leave"
+    " out directions that hold nothing but rounding"
+)
+"""Advice for such a difference."""
 ROUNDING = 1e-4
 """Tolerance, relative to a query's largest score, for scores from equal features. Sums of thousands of float32 products
 in another order differ by about 1e-6 of it, and a method may have solved a system of condition number 100."""
@@ -61,8 +68,17 @@ class Difference:
     found: float
     expected: float
 
-    def __str__(self) -> str:
-        return f"{self.found:.6g} instead of {self.expected:.6g} for query {self.query} and item {self.item}"
+    def beyond(self, tolerance: float) -> str:
+        """Return the difference as text: its size beside what is allowed, the entry and the two scores."""
+        size = f"{self.size:.1%}" if self.size > SMALL else f"{self.size:.0e}"
+        return (
+            f"a score changes by {size} of its query's largest ({tolerance:.0e} is allowed): {self.found:.9g} instead"
+            f" of {self.expected:.9g} for query {self.query} and item {self.item}"
+        )
+
+    def advice(self, otherwise: str) -> str:
+        """Return what to do: the usual advice of a check, or that on rounding where the difference is small."""
+        return OF_ROUNDING if self.size <= SMALL else otherwise
 
 
 def difference(found: Scores, expected: Scores) -> Difference:

@@ -193,6 +193,13 @@ class Denoiser(ABC):
         other.fingerprint = self._fingerprint_with(name)
         return other
 
+    def forgetful(self) -> Denoiser:
+        """Return this model without what it remembers of items that it encoded, for a try that leaves no trace in it.
+
+        A model that keeps encodings in memory returns a copy over the same network that keeps its own.
+        """
+        return self
+
     def sampler_timesteps(self) -> tuple[float, ...]:
         """Return the timesteps that the sampler visits when it generates an image, in its order.
 

@@ -19,6 +19,7 @@ from attrbench.data.near_duplicates import NearDuplicates
 from attrbench.errors import AttrbenchError, UsageError
 from attrbench.evaluation.attribution import Attribution, Attributions
 from attrbench.evaluation.attribution_parts import Subject
+from attrbench.evaluation.breaches import refuse_breaches
 from attrbench.evaluation.checks import check_methods, check_requests
 from attrbench.evaluation.config import RunSettings, make_folder
 from attrbench.evaluation.devices import torch_device
@@ -121,7 +122,7 @@ class _Asking:
         self._mapped = self._method_to_map() if question.evidence else ""
         self._scorers: dict[str, tuple[str, Scorer]] = {}
         self._near = NearDuplicates(self.opened.train) if question.duplicates == "group" else None
-        self._weights_checked = False
+        self._model_checked = False
 
     def _method_to_map(self) -> str:
         """Return the label of the first method whose scores come apart by position.
@@ -150,13 +151,15 @@ class _Asking:
             use_world(reference, world)
             plan = make_plan(world, self.requests)
             advance()
-        if not self._weights_checked and (adapter := world.opened.model_description.adapter_summary):
+        if not self._model_checked and (adapter := world.opened.model_description.adapter_summary):
             reporter.note(adapter)
         check_disk(plan, world)
-        if plan.stages and not self._weights_checked:
-            check_weights(world.opened.denoiser.module)
-            keep_freed_memory(world.opened.denoiser.module)
-        self._weights_checked = True
+        if not self._model_checked:
+            refuse_breaches(world, of_model=bool(plan.stages))
+            if plan.stages:
+                check_weights(world.opened.denoiser.module)
+                keep_freed_memory(world.opened.denoiser.module)
+        self._model_checked = True
         with closing(request_executor(self.registry, self.settings.executor)) as executor:
             progress = compute(plan, world, reference, executor, reporter)
         answers = []

@@ -21,6 +21,7 @@ from attrbench.contracts.record_costs import Hardware
 from attrbench.contracts.record_origin import Tuned
 from attrbench.contracts.task import Workspace
 from attrbench.errors import AttrbenchError, Unavailable, error_line
+from attrbench.evaluation.breaches import refuse_breaches
 from attrbench.evaluation.checks import check_methods, check_requests
 from attrbench.evaluation.config import RunSettings
 from attrbench.evaluation.devices import torch_device
@@ -138,6 +139,7 @@ class TaskRun:
         if self.settings.dry_run:
             return
         check_disk(plan, world)
+        refuse_breaches(world, of_model=bool(plan.stages))
         if plan.stages:
             check_weights(world.opened.denoiser.module)
             keep_freed_memory(world.opened.denoiser.module)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -45,6 +46,12 @@ class Encoders(ABC):
         self.latent_size = resolution // factor
         self.image_shape = (resolution, resolution, channels)
         self._latents, self._texts = EncodingCache(cache_bytes()), EncodingCache(cache_bytes())
+
+    def forgetful(self) -> Encoders:
+        """Return the same encoders with an empty memory cache of their own."""
+        other = copy.copy(self)
+        other._latents, other._texts = EncodingCache(cache_bytes()), EncodingCache(cache_bytes())
+        return other
 
     def latents(self, images: NDArray[np.uint8], image_range: Range) -> torch.Tensor:
         """Return the latents of images ([B, H, W, C]) as [B, C, H, W] float32, on the CPU.

@@ -93,6 +93,12 @@ class LatentDenoiser(Checkpointed, Sampled):
         """Return the latents of images and the conditioning of their prompts; encoded items are cached in memory."""
         return Encoded(self.encoders.latents(images, image_range).to(self.device), self._conditioning(prompts))
 
+    def forgetful(self) -> LatentDenoiser:
+        """Return this model with encoders that remember nothing yet: what is encoded beside an item may round it."""
+        other = copy.copy(self)
+        other.encoders = self.encoders.forgetful()
+        return other
+
     def _conditioning(self, prompts: Sequence[str]) -> dict[str, torch.Tensor]:
         return {name: value.to(self.device) for name, value in self.encoders.conditioning(prompts).items()}
 

@@ -21,6 +21,7 @@ from attrbench.evaluation.progress import Reporter
 from attrbench.evaluation.requests import (
     MethodLike,
     TaskLike,
+    methods_and_tasks,
     request_executor,
     request_methods,
     request_sweeps,
@@ -262,43 +263,65 @@ def leaderboard(
 
 
 def check(
-    methods: MethodLike | Sequence[MethodLike],
+    subjects: MethodLike | TaskLike | Sequence[MethodLike | TaskLike] = (),
     *,
+    methods: MethodLike | Sequence[MethodLike] = (),
+    tasks: TaskLike | Sequence[TaskLike] = (),
     device: str | None = "cpu",
-    on_method: Callable[[str], None] | None = None,
+    cache: str | Path | None = None,
+    retrain: bool = False,
+    on_start: Callable[[str], None] | None = None,
     on_finding: Callable[[Finding], None] | None = None,
     on_report: Callable[[Report], None] | None = None,
 ) -> list[Report]:
-    """Run the conformance checks of the method contract on a tiny task, and return one report for each method.
+    """Check that methods and tasks keep to the contract; return one report of conformance checks for each.
+
+    A method is tried on a tiny task, a task with a few of its items.
 
     Args:
-        methods: as for `run`.
+        subjects: methods and tasks, as for `run`; of a name the registry says which it is.
+        methods: methods, where a task has the same name.
+        tasks: tasks, likewise.
         device: torch device; None for CUDA where there is one.
-        on_method: called with the label of each method before it is checked.
+        cache: folder for what tasks keep, such as generated queries; as for `run`.
+        retrain: train each trainable task four times, which takes as long as it takes.
+        on_start: called with each method or task, with the options that it is checked with, before it is checked.
         on_finding: called with each finding as it is made.
         on_report: called with each report.
 
     Raises:
-        UsageError: for an unknown name or a wrong option.
+        UsageError: for an unknown name or a wrong option, or a name that a method and a task have.
         AttrbenchError: for a device that is not there.
     """
     registry = plugins.registry()
-    requests = request_methods(registry, several(methods))
-    from attrbench.conformance.method_check import check_method  # torch comes with it, as in `run`
+    named_methods, named_tasks = methods_and_tasks(registry, several(subjects))
+    method_requests = request_methods(registry, [*named_methods, *several(methods)])
+    task_requests = request_tasks(registry, [*named_tasks, *several(tasks)])
+    from attrbench.conformance.method_check import check_method, with_quick_options  # torch comes with it, as in `run`
+    from attrbench.conformance.task_check import check_task  # as above
 
-    place = chosen_device(device)
+    place, tell = chosen_device(device), on_finding or _ignore
     reports: list[Report] = []
-    for request in requests:
-        if on_method is not None:
-            on_method(request.label)
-        reports.append(check_method(registry, request, place, on_finding or _ignore))
+
+    def done(report: Report) -> None:
+        reports.append(report)
         if on_report is not None:
-            on_report(reports[-1])
+            on_report(report)
+
+    for request in method_requests:
+        (on_start or _ignore)(with_quick_options(request).label)
+        done(check_method(registry, request, place, tell))
+    if task_requests:
+        caches = cache_folders(cache, None)
+        read_also(*caches)
+    for task in task_requests:
+        (on_start or _ignore)(task.label)
+        done(check_task(registry, task, caches.written, place, retrain, tell))
     return reports
 
 
-def _ignore(finding: Finding) -> None:
-    """Do nothing: the default callback of `check` for a caller that wants no findings while the checks run."""
+def _ignore(told: object) -> None:
+    """Do nothing: the default callback of `check` for a caller that wants to hear nothing while the checks run."""
 
 
 def warn(line: str) -> None:

@@ -1,13 +1,17 @@
-"""The results of the conformance checks of a method: one finding for each check, and a report of all of them."""
+"""The results of the conformance checks of a method or task: one finding for each check, and a report of them all."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Literal
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Literal, TypeVar
+
+from attrbench.conformance.fault import one_line
 
 Status = Literal["passed", "failed", "skipped"]
+Kind = Literal["method", "task"]
+SubjectT = TypeVar("SubjectT")
 
 
 @dataclass(frozen=True)
@@ -42,21 +46,42 @@ def skipped(check: str, reason: str) -> Finding:
     return Finding(check, "skipped", reason)
 
 
+def findings_of(
+    checks: Iterable[tuple[str, Callable[[SubjectT], Finding]]], subject: SubjectT, page: str
+) -> Iterator[Finding]:
+    """Yield the finding of each check of a method or task; an exception fails only the check that it occurs in.
+
+    Args:
+        checks: (name, check) in order.
+        subject: what is checked.
+        page: the documentation that explains the checks.
+    """
+    for name, check in checks:
+        try:
+            yield check(subject)
+        except Exception as error:
+            yield failed(name, f"raised {one_line(error)}", f"see {page} for what the check does")
+
+
 @dataclass(frozen=True)
 class Report:
-    """The report of all conformance checks of one method.
+    """The report of all conformance checks of one method or task.
 
     Attributes:
-        method: the method with its options, as given by `-m`.
+        label: the method or task with the options that it was checked with, as given by `-m` or `-t`.
         findings: the findings in the order of the checks.
         seconds: duration of the run.
         unavailable: why the method cannot run on this machine; then there are no findings.
+        kind: of what was checked.
+        quick: options of `label` that nobody gave: those that the method itself names for checks (`Method.quick`).
     """
 
-    method: str
+    label: str
     findings: Sequence[Finding]
     seconds: float
     unavailable: str | None = None
+    kind: Kind = "method"
+    quick: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def status(self) -> Literal["passed", "failed", "unavailable"]:
@@ -70,9 +95,11 @@ class Report:
         return Counter(finding.status for finding in self.findings)
 
     def as_json(self) -> dict[str, object]:
-        """Return the report of a method's conformance checks as a JSON-compatible dict."""
+        """Return the report as a JSON-compatible dict, whose first key says whether it is of a method or a task."""
+        quick = {"quick": dict(self.quick)} if self.kind == "method" else {}
         return {
-            "method": self.method,
+            self.kind: self.label,
+            **quick,
             "status": self.status,
             "unavailable": self.unavailable,
             "seconds": round(self.seconds, 3),

@@ -12,7 +12,7 @@ from tempfile import TemporaryDirectory
 from attrbench.conformance import repeat_checks as repeating
 from attrbench.conformance import score_checks as scoring
 from attrbench.conformance import size_checks as bookkeeping
-from attrbench.conformance.check_report import Finding, Report, failed, passed
+from attrbench.conformance.check_report import Finding, Report, failed, findings_of, passed
 from attrbench.conformance.checked_method import Subject
 from attrbench.conformance.fault import one_line
 from attrbench.conformance.option_checks import options
@@ -39,6 +39,7 @@ CHECKS: tuple[Callable[[Subject], Finding], ...] = (
     options,
 )
 NAMES = ("runs", *("one-item" if check is bookkeeping.one_item else check.__name__ for check in CHECKS))
+PAGE = "docs/how-to/check.md"
 
 
 def check_method(
@@ -59,30 +60,36 @@ def check_method(
         AttrbenchError: where the device does not exist.
     """
     torch_device(device)
-    request = _quick(request)
+    quick = _quick(request)
+    request = with_quick_options(request)
     started = time.perf_counter()
+    unavailable: str | None = None
+    findings: list[Finding] = []
     with TemporaryDirectory(prefix="attrbench-check-", ignore_cleanup_errors=True) as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            findings = []
             for finding in _findings(Bench(registry, Path(folder), device), request):
                 tell(finding)
                 findings.append(finding)
         except Unavailable as error:
-            return Report(request.label, (), time.perf_counter() - started, unavailable=str(error))
-    return Report(request.label, findings, time.perf_counter() - started)
+            unavailable, findings = str(error), []
+    return Report(request.label, tuple(findings), time.perf_counter() - started, unavailable, quick=quick)
 
 
-def _quick(request: MethodRequest) -> MethodRequest:
-    """Return the request with the method's cheap option values (`Method.quick`), except for those the user gave."""
+def with_quick_options(request: MethodRequest) -> MethodRequest:
+    """Return the request as it is checked: with the method's cheap option values, except for those the user gave."""
+    kind, spec = type(request.method), Spec(request.spec.name, {**_quick(request), **request.spec.given})
+    return replace(request, spec=spec, method=kind(build_options("method", spec, kind.Options)))
+
+
+def _quick(request: MethodRequest) -> dict[str, str]:
+    """Return the option values that a check takes from `Method.quick`: those beside which none of the user's speaks."""
     options, needs = request.method.options, needs_of(request.method.options.__class__)
-    quick = {
+    return {
         name: value
         for name, value in request.method.quick.items()
-        if all(need.holds(options) for need in needs.get(name, ()))
+        if name not in request.spec.given and all(need.holds(options) for need in needs.get(name, ()))
     }
-    kind, spec = type(request.method), Spec(request.spec.name, {**quick, **request.spec.given})
-    return replace(request, spec=spec, method=kind(build_options("method", spec, kind.Options)))
 
 
 def _findings(bench: Bench, request: MethodRequest) -> Iterator[Finding]:
@@ -99,8 +106,4 @@ def _findings(bench: Bench, request: MethodRequest) -> Iterator[Finding]:
         )
         return
     yield passed("runs", f"{TRAIN} training items scored for {QUERIES} queries")
-    for name, check in zip(NAMES[1:], CHECKS, strict=True):
-        try:
-            yield check(subject)
-        except Exception as error:
-            yield failed(name, f"raised {one_line(error)}", "see docs/how-to/check.md for what the check does")
+    yield from findings_of(zip(NAMES[1:], CHECKS, strict=True), subject, PAGE)

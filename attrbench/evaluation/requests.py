@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 from attrbench.contracts.method import Method
 from attrbench.contracts.options import Options, Spec, as_written, build_options, parse_spec
 from attrbench.contracts.task import Task
-from attrbench.errors import UsageError
+from attrbench.errors import UsageError, unknown_name
 from attrbench.plugins.registry import registered_name
 from attrbench.taskfile.names import is_file
 from attrbench.text import one_line
@@ -241,6 +241,44 @@ def _task_object(registry: Registry, task: object) -> TaskRequest:
     if isinstance(task, Task):
         return TaskRequest(Spec(name, _given(task.options)), task)
     return TaskRequest(Spec(name), kind(build_options("task", Spec(name), kind.Options)))
+
+
+def methods_and_tasks(
+    registry: Registry, subjects: Sequence[MethodLike | TaskLike]
+) -> tuple[list[MethodLike], list[TaskLike]]:
+    """Return what is asked for as methods and tasks, told apart by the registry, and files and classes by their kind.
+
+    Args:
+        registry: the plugins.
+        subjects: `-m` strings and `-t` strings, classes, instances, paths of task files.
+
+    Raises:
+        UsageError: for a name that nothing has, or a method and a task have both.
+    """
+    methods: list[MethodLike] = []
+    tasks: list[TaskLike] = []
+    for subject in subjects:
+        if _is_task(registry, subject):
+            tasks.append(subject)  # type: ignore[arg-type]
+        else:
+            methods.append(subject)  # type: ignore[arg-type]
+    return methods, tasks
+
+
+def _is_task(registry: Registry, subject: object) -> bool:
+    """Return whether a name, file, class or instance is one of a task, not of a method."""
+    if not isinstance(subject, str | Path):
+        return issubclass(subject if isinstance(subject, type) else type(subject), Task)
+    name = str(subject).partition(":")[0]
+    if isinstance(subject, Path) or is_file(name):
+        return True
+    known = {kind: registry.names(kind) for kind in ("method", "task")}
+    having = [kind for kind, names in known.items() if name in names]
+    if len(having) == 2:
+        raise UsageError(f"'{name}' is the name of a method and of a task: say which with -m {name} or -t {name}")
+    if not having and name != "all":
+        raise unknown_name("method or task", name, [*known["method"], *known["task"]])
+    return having == ["task"]
 
 
 def request_task(registry: Registry, spec: Spec) -> TaskRequest:

@@ -112,7 +112,19 @@ def test_every_unvalidated_value_is_named():
 def test_a_check_starts_from_the_methods_quick_options_and_the_users_before_them():
     found = registry_of(Quick)
     plain, given = (check_method(found, request) for request in request_methods(found, ["hasty", "hasty:steps=3"]))
-    assert (plain.method, given.method) == ("hasty:steps=1", "hasty:steps=3")
+    assert (plain.label, given.label) == ("hasty:steps=1", "hasty:steps=3")
+    assert (plain.quick, given.quick) == ({"steps": "1"}, {})
+
+
+def test_a_small_change_is_told_as_rounding_and_never_as_nothing():
+    class NearlySteady(CosineScorer):
+        def scores(self, query):
+            return super().scores(query) * (1 + 4e-4 * np.arange(len(query.ids), dtype=np.float32))[:, None]
+
+    (found,) = [one for one in report_of(relative("nearly", NearlySteady)).findings if one.status == "failed"]
+    assert found.check == "batches" and "changes by 2e-03 of its query's largest (1e-04 is allowed)" in found.found
+    assert "0.0%" not in found.found
+    assert found.advice.startswith("so small a change is rounding that the method amplifies")
 
 
 def test_values_that_would_take_too_long_are_left_out_and_counted(monkeypatch):
@@ -163,6 +175,19 @@ def test_command_exits_with_0_where_all_is_well(command):
     done = command("cosine:steps=1", methods=[Cosine])
     assert done.exit_code == 0, done.output
     assert "cosine:steps=1" in done.output and "13 passed" in done.output
+
+
+def test_command_says_which_options_are_quick_ones_of_the_method(command):
+    done = command("hasty", methods=[Quick])
+    assert done.exit_code == 0, done.output
+    assert done.output.startswith("hasty:steps=1\n")
+    assert "with steps=1, which the method names for checks (Method.quick), not with its defaults" in done.output
+    assert "Method.quick" not in command("hasty:steps=2", methods=[Quick]).output
+
+
+def test_command_takes_several_names(command):
+    done = command("cosine:steps=1", "hasty", "--json", methods=[Cosine, Quick])
+    assert [report["method"] for report in json.loads(done.stdout)] == ["cosine:steps=1", "hasty:steps=1"]
 
 
 def test_command_exits_with_1_and_advice_where_a_check_fails(command):

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import os
-import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -15,6 +12,8 @@ import pytest
 from PIL import Image
 
 from attrbench.contracts.record import read_records
+from tests import installing
+from tests.installing import install, need_pip
 from tests.models.dit_folder import write_dit
 
 HERE = Path(__file__).parent
@@ -57,10 +56,8 @@ class Installed:
     def attrbench(self, *arguments: str, broken: bool = False, **environment: str) -> subprocess.CompletedProcess[str]:
         """Runs the command line with the example on the path, and with the broken package where asked."""
         folders = [self.example, *([self.broken] if broken else [])]
-        inherited = {name: value for name, value in os.environ.items() if not name.startswith("ATTRBENCH_")}
-        path = [str(folder) for folder in folders] + [p for p in [os.environ.get("PYTHONPATH")] if p]
-        own = {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(path)}
-        env = inherited | own | {"ATTRBENCH_CACHE": str(self.records.parent / "cache")} | environment
+        cache = {"ATTRBENCH_CACHE": str(self.records.parent / "cache")}
+        env = installing.environment(*folders, **(cache | environment))
         return subprocess.run(
             [*COMMAND, *arguments],
             env=env,
@@ -74,28 +71,10 @@ class Installed:
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Installed:
-    for needed in ("pip", "setuptools"):
-        if importlib.util.find_spec(needed) is None:
-            pytest.skip(f"{needed} is not importable here, so no package can be built")
+    need_pip()
     root = tmp_path_factory.mktemp("plugins")
-    return Installed(_install("example_plugin", root), _install("broken_plugin", root), root / "records")
-
-
-def _install(package: str, root: Path) -> Path:
-    """Builds a copy of the package, so that nothing is left in the checkout, and installs it into a folder."""
-    source, target = root / "sources" / package, root / package
-    ignored = shutil.ignore_patterns("__pycache__", "build", "*.egg-info")
-    shutil.copytree(HERE / package, source, ignore=ignored)
-    flags = ["--quiet", "--disable-pip-version-check", "--no-deps", "--no-build-isolation", "--no-index"]
-    done = subprocess.run(
-        [sys.executable, "-m", "pip", "install", *flags, "--target", str(target), str(source)],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return target
+    example, broken = (install(HERE / package, root) for package in ("example_plugin", "broken_plugin"))
+    return Installed(example, broken, root / "records")
 
 
 @pytest.fixture(scope="module")

@@ -44,6 +44,8 @@ VERBS = (
     "report",
     "check",
     "new task",
+    "new method",
+    "new metric",
     "train",
     "prepare",
     "ground-truth build",

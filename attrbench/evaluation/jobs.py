@@ -12,7 +12,8 @@ from attrbench.contracts.computation import Computation, Prepared, SplitName, Un
 from attrbench.contracts.feature import Feature
 from attrbench.contracts.job import Receipt
 from attrbench.contracts.task import Items, OpenTask, Workspace
-from attrbench.errors import AttrbenchError, UsageError, error_line
+from attrbench.errors import UsageError
+from attrbench.evaluation.owners import errors_of_task
 from attrbench.evaluation.world import PreparedFor, TaskWorld
 from attrbench.store.fingerprint import fingerprint
 from attrbench.store.locks import Claims
@@ -55,13 +56,8 @@ class TaskReference:
         read_also(self.settings.cache, self.settings.read_caches)
         workspace = Workspace(self.settings.cache, torch.device(self.settings.device))
         task = self.task.task
-        try:
+        with errors_of_task(self.task.label, task, "can't be opened"):
             opened = task.open(workspace)
-        except (AttrbenchError, OSError, MemoryError):
-            raise
-        except Exception as error:  # a fault of the task's own, whose package is to be named
-            where = f"{type(task).__module__}.{type(task).__qualname__}"
-            raise AttrbenchError(f"task {self.task.label} ({where}) can't be opened: {error_line(error)}") from error
         return TaskWorld(self.task.task.meta, with_queries(opened, self.queries), self.settings)
 
 

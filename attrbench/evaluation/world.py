@@ -16,6 +16,7 @@ from attrbench.contracts.method import Context
 from attrbench.contracts.method_results import Edited, Transformed
 from attrbench.contracts.task import ItemsOutline
 from attrbench.errors import AttrbenchError
+from attrbench.evaluation.owners import errors_of_task
 from attrbench.gradients.samples import NoisySamples, Split
 from attrbench.store.item_store import ItemStore
 from attrbench.store.shards import FeatureStore
@@ -107,7 +108,8 @@ class TaskWorld:
     prepared: PreparedFor | None = None
 
     def __post_init__(self) -> None:
-        expected, found = self.meta.train_items, len(self.opened.train)
+        with errors_of_task(self.task, self.opened, "can't give its training set"):
+            expected, found = self.meta.train_items, len(self.opened.train)
         if expected not in (None, found):
             raise AttrbenchError(f"task {self.meta.name}: its meta promises {expected} training items, it has {found}")
 
@@ -146,7 +148,8 @@ class TaskWorld:
     @cached_property
     def outlines(self) -> Mapping[SplitName, ItemsOutline]:
         """Return the number and hash of training items and queries; for a dry run, queries are not generated."""
-        planned = self.opened.query_outline if self.settings.dry_run else ItemsOutline.of(self.opened.queries)
+        with errors_of_task(self.task, self.opened, "can't give its queries"):
+            planned = self.opened.query_outline if self.settings.dry_run else ItemsOutline.of(self.opened.queries)
         return {"train": ItemsOutline.of(self.opened.train), "query": planned}
 
     def count(self, split: SplitName) -> int:
@@ -167,13 +170,15 @@ class TaskWorld:
     def model(self, checkpoint: str) -> ModelAt:
         """Return the hash, timesteps and parameter sizes of the model at a training checkpoint, without loading it."""
         if checkpoint not in self._models:
-            self._models[checkpoint] = ModelAt(self.opened.model_description, checkpoint)
+            with errors_of_task(self.task, self.opened, "can't give its model"):
+                self._models[checkpoint] = ModelAt(self.opened.model_description, checkpoint)
         return self._models[checkpoint]
 
     def denoiser(self, checkpoint: str) -> Denoiser:
         """Return the diffusion model with the weights of a training checkpoint, loaded once."""
         if checkpoint not in self._denoisers:
-            self._denoisers[checkpoint] = self.opened.denoiser.at(checkpoint)
+            with errors_of_task(self.task, self.opened, "can't give its model"):
+                self._denoisers[checkpoint] = self.opened.denoiser.at(checkpoint)
         return self._denoisers[checkpoint]
 
     def store(self, feature: AnyFeature, split: SplitName) -> FeatureStore:

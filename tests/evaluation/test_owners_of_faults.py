@@ -4,6 +4,7 @@ import time
 
 import pytest
 
+from attrbench.conformance.toy_task import drawn_images
 from attrbench.contracts.metric import Metric
 from attrbench.contracts.options import Options
 from attrbench.contracts.task import Task, TaskMeta
@@ -15,6 +16,7 @@ from attrbench.evaluation.jobs import TaskReference
 from attrbench.evaluation.requests import request_tasks
 from attrbench.evaluation.score import metric_results
 from attrbench.plugins.registry import Plugin, Registry
+from tests.conformance.broken_tasks import waves, with_opened
 from tests.registering import plugin_of
 from tests.reports.test_leaderboard import noisy, record
 
@@ -57,6 +59,26 @@ def test_an_unexpected_error_of_a_task_names_its_class(tmp_path):
     reference = TaskReference.of(request, RunSettings(tmp_path, tmp_path))
     with pytest.raises(AttrbenchError, match=r"task closed \(.*test_owners_of_faults.Closed\) can't be opened: Zero"):
         reference.open()
+
+
+@pytest.mark.parametrize(
+    ("part", "given", "queries"),
+    [("train", "training set", None), ("queries", "queries", None), ("denoiser", "model", waves(drawn_images(2)))],
+)
+def test_an_unexpected_error_of_a_part_of_a_task_names_its_class(tmp_path, part, given, queries):
+    def raises(self):
+        raise KeyError("label 7")
+
+    kind = with_opened(**({} if queries is None else {"queries": queries}), **{part: property(raises)})
+    (request,) = request_tasks(Registry(), [kind])
+
+    def asked_for_all():
+        world = TaskReference.of(request, RunSettings(tmp_path, tmp_path)).open()
+        assert world.outlines["query"].count == 2
+        world.denoiser("final")
+
+    with pytest.raises(AttrbenchError, match=rf"task waves v1 \(.*Open\) can't give its {given}: KeyError: 'label 7'"):
+        asked_for_all()
 
 
 def test_load_is_that_of_other_processes_alone(monkeypatch):

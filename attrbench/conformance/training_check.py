@@ -10,6 +10,7 @@ import numpy as np
 
 from attrbench.conformance.check_report import Finding, failed, passed, skipped
 from attrbench.conformance.checked_task import TaskSubject
+from attrbench.conformance.fault import one_line
 from attrbench.contracts.denoiser import Denoiser
 from attrbench.contracts.task import Trainable
 from attrbench.errors import UsageError
@@ -58,9 +59,11 @@ def _taken(subject: TaskSubject, out: Path) -> str:
             task.train(np.array(subset, np.int64), 1, out, subject.workspace.device, _stop)
         except UsageError:
             continue
-        except _Begun:
-            pass
-        return f"a subset that is {what} is trained on"
+        except Exception as error:
+            how = "is trained on" if isinstance(error, _Begun) else f"gives {one_line(error)}"
+        else:
+            how = "is trained on"
+        return f"a subset that is {what} {how}"
     return ""
 
 

@@ -15,6 +15,7 @@ from attrbench.contracts.task import Items, pixel_digest
 from attrbench.evaluation.breaches import Breach, items_breach
 from attrbench.evaluation.ground_truth_step import open_ground_truths, request_ground_truths
 from attrbench.evaluation.score import metric_results, shared_groups
+from attrbench.taskfile.names import is_file
 
 LOOKED_AT = 1000
 """Images of a split whose pixels are looked at, evenly spread."""
@@ -66,14 +67,14 @@ def groups(subject: TaskSubject) -> Finding:
     """Check that every query's group can be found among the training items, and does not hold all of them."""
     check, train, queries = "groups", subject.train, subject.queries
     lacking = sum(not group for group in queries.groups)
-    if not any(train.groups) and lacking == len(queries):
-        return skipped(check, "neither training items nor queries have groups: rankings only")
+    if lacking == len(queries):
+        return skipped(check, "no query has a group: rankings only")
     if not any(train.groups) or lacking:
         where = f"{lacking} of {len(queries)} queries have" if any(train.groups) else "the training items have"
         return failed(
             check,
             f"{where} no group, so no metric compares groups for any query",
-            "give each query a group, and the training items that it should find; or no groups at all",
+            "give each query a group, and the training items that it should find; or no query one",
         )
     sizes = Counter(train.groups)
     unknown = [index for index, group in enumerate(queries.groups) if group not in sizes]
@@ -99,6 +100,8 @@ def prompts(subject: TaskSubject) -> Finding:
     for what, split in (("training items", subject.train), ("queries", subject.queries)):
         given = [prompt for prompt in split.prompts if prompt]
         if given and not denoiser.takes_prompts:
+            if is_file(subject.request.spec.name):
+                return skipped(check, f"{len(given)} {what} have captions in their files, and its model takes none")
             return failed(
                 check,
                 f"{len(given)} {what} have prompts, such as {given[0][:40]!r}, and its model takes none",
@@ -138,9 +141,11 @@ def main_metric(subject: TaskSubject) -> Finding:
     if wanted in names:
         return passed(check, f"{wanted} has a value")
     if wanted.partition("@")[0] in subject.registry.names("metric"):
+        if is_file(subject.request.spec.name) and not any(subject.queries.groups):
+            return skipped(check, f"{wanted} compares groups, which no query has: rankings only")
         return failed(
             check,
-            f"{wanted} gives no value for these groups and this many items; there are {', '.join(sorted(names))}",
+            f"{wanted} gives no value for these groups and items; {', '.join(sorted(names)) or 'no metric'} does",
             "give the queries and training items groups, or set meta.main_metric",
         )
     setting = TruthSetting(subject.request.task, subject.opened, subject.workspace)

@@ -204,6 +204,19 @@ BROKEN: dict[str, tuple[type[Waves], str, str]] = {
     "promises": (with_task(meta=META.model_copy(update={"train_items": 25})), "items", "meta promises 25"),
     "strange-group": (with_queries(lambda items: replace(items, groups=["9"] * QUERIES)), "groups", "query 0, '9'"),
     "no-group": (with_queries(lambda items: replace(items, groups=["", *items.groups[1:]])), "groups", "1 of 6"),
+    "no-groups": (
+        with_task(
+            trained_on=lambda self, items: replace(items, groups=[""] * TRAIN),
+            asked=lambda self, items: replace(items, groups=[""] * QUERIES),
+        ),
+        "main-metric",
+        "detection-rate@10 gives no value for these groups and items; no metric does",
+    ),
+    "groups-of-queries": (
+        with_train(lambda items: replace(items, groups=[""] * TRAIN)),
+        "groups",
+        "the training items have no group",
+    ),
     "one-group": (
         with_task(
             trained_on=lambda self, items: replace(items, groups=["a"] * TRAIN),

@@ -22,8 +22,10 @@ from attrbench.plugins import builtin
 from attrbench.plugins.registry import Plugin, Registry, registry
 from tests.conformance.broken import Cosine, failing
 from tests.conformance.broken_tasks import BROKEN, META, ManyNames, Waves, with_task
+from tests.data.making import captioned
 from tests.ground_truth.tiny_trainable import TinyTrainable
 from tests.registering import plugin_of
+from tests.taskfile.making import write_task
 
 ROOT = Path(__file__).parents[2]
 MINIS = (
@@ -131,6 +133,18 @@ def test_options_of_tuning_that_change_more_than_the_queries_are_noticed(tmp_pat
 
     kind = with_task(Options=WithTuning, tuning={"train_items": "23"}, trained_on=fewer)
     assert "training set is another one" in failing(report_of(kind, tmp_path))["tuning"]
+
+
+def test_a_task_file_without_groups_is_for_rankings_alone(tmp_path, tiny_folder):
+    captioned(tmp_path / "images", 4)
+    model = {"model": str(tiny_folder), "sampling_steps": 2}
+    data = {"path": "images", "group_column": "family"}
+    file = write_task(tmp_path / "own.toml", model=model, train=data, queries={"seeds": "0-1"})
+    report = report_of(file, tmp_path / "cache")
+    assert {name: finding(report, name).status for name in ("groups", "main-metric")} == dict.fromkeys(
+        ("groups", "main-metric"), "skipped"
+    )
+    assert not failing(report)
 
 
 def test_a_task_that_can_not_be_opened_is_one_line(tmp_path):

@@ -111,6 +111,15 @@ def test_run_and_leaderboard_work_with_the_plugins_task_and_method(
     assert rows["mean-color"]["storage_bytes"] == 60 * 3 * 4
 
 
+def test_the_plugins_task_and_method_keep_to_the_contract_by_their_names(installed: Installed) -> None:
+    done = installed.attrbench("check", "stripes-mini", "mean-color", "--device", "cpu", "--json")
+    assert done.returncode == 0, done.stdout
+    task, method = sorted(json.loads(done.stdout), key=lambda report: "method" in report)
+    assert (task["task"], method["method"]) == ("stripes-mini", "mean-color")
+    statuses = {finding["check"]: finding["status"] for finding in task["checks"]}
+    assert statuses["process"] == statuses["run"] == "passed"
+
+
 def test_the_plugins_ground_truth_is_measured_on_its_task_and_on_no_other(
     installed: Installed, first_run: subprocess.CompletedProcess[str]
 ) -> None:

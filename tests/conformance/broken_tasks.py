@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from attrbench.conformance.toy_task import drawn_images, network_folder
+from attrbench.contracts.denoiser import Encoded
 from attrbench.contracts.gradient_source import TimestepGrid
 from attrbench.contracts.model_description import ModelDescription
 from attrbench.contracts.options import Options
@@ -111,6 +112,11 @@ def with_dropout(self, noisy, t, conditioning):
     return torch.nn.functional.dropout(DDPMDenoiser.predict(self, noisy, t, conditioning), 0.5, training=True)
 
 
+def noisy_latents(self, images, prompts, image_range):
+    encoded = DDPMDenoiser.encode(self, images, prompts, image_range)
+    return Encoded(encoded.latents + torch.randn(encoded.latents.shape))
+
+
 def one_number_an_item(self, latents, noise, t):
     return noise.mean((1, 2, 3), keepdim=True)
 
@@ -179,6 +185,7 @@ BROKEN: dict[str, tuple[type[Waves], str, str]] = {
     "batch-mean": (with_model(predict=mean_of_batch), "batches", "beside 2 other"),
     "train-mode": (with_model(__init__=in_train_mode), "mode", "train mode"),
     "dropout": (with_model(predict=with_dropout), "repeats", "something else each time"),
+    "drawn-latents": (with_model(encode=noisy_latents), "repeats", "something else each time"),
     "broadcasts": (with_model(target=one_number_an_item), "shapes", "target() gives [3, 1, 1, 1]"),
     "global-noise": (with_model(generate=noise_of_global_generator), "generate", "drawn again"),
     "first-seed": (with_model(generate=noise_of_first_seed), "generate", "drawn beside another"),

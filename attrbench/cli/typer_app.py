@@ -54,7 +54,7 @@ COMMANDS = {
     ),
     "check": (
         "check_command:check",
-        "Check that a method keeps to the contract, on a tiny task; exit 1 where it does not.",
+        "Check that methods and tasks keep to the contract; exit 1 where one does not.",
     ),
     "train": ("train_command:train", "Repeat the training of a task's weights."),
     "prepare": ("prepare_command:prepare", "Put a data set together, as an image folder."),
@@ -62,7 +62,7 @@ COMMANDS = {
         "doctor_command:doctor",
         "Check Python, libraries, device, memory, disk and plugins; exit 1 where something is wrong.",
     ),
-    "new": ("new_command:new_app", "Write a file to start from."),
+    "new": ("new_command:new_app", "Write a task file, or a package with a method, task or metric, to start from."),
     "ground-truth": ("ground_truth_command:ground_truth_app", "Build what retraining says, once for a task."),
     "cache": (
         "cache_command:cache_app",

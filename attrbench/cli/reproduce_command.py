@@ -43,7 +43,9 @@ def reproduce(
     format_: Annotated[Format, typer.Option("--format", help="Of a suite: output format.")] = "rich",
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", help="Of a suite: file to write, such as t.md, .csv, .json, .html, .svg."),
+        typer.Option(
+            "--output", "-o", help="Of a suite: file that is written, or replaced: t.md, .csv, .json, .html, .svg."
+        ),
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Of a suite: show the plan and stop.")] = False,
     out: Annotated[

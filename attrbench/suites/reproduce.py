@@ -14,7 +14,7 @@ from attrbench.reports.contact_sheet import ContactSheet
 from attrbench.reports.html.gallery import Gallery
 from attrbench.reports.html.plot import Plot
 from attrbench.reports.html.templates import page, plot_picture
-from attrbench.reports.sheet_files import FORMATS, encoded, page_paths
+from attrbench.reports.named_files import FORMATS, encoded_for, page_paths
 from attrbench.reports.table_cells import shown
 from attrbench.suites.effect import effect_parts, effect_plots
 from attrbench.suites.gallery import contact_sheets, gallery_parts, html_galleries, shown_queries
@@ -164,7 +164,7 @@ def _files(made: Reproduced, path: Path) -> dict[Path, bytes]:
     if ending == ".svg":
         pictures = [plot_picture(plot) for plot in made.plots]
     else:
-        pictures = [encoded(picture, FORMATS[ending]) for sheet in made.sheets for picture in sheet]
+        pictures = [encoded_for(picture, path) for sheet in made.sheets for picture in sheet]
     return dict(zip(page_paths(path, len(pictures)), pictures, strict=True)) if pictures else {}
 
 

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from attrbench.errors import AttrbenchError, unknown_name
 from attrbench.plugins import registry as plugins
+from attrbench.suites.names import titles
 from attrbench.text import plain
+from attrbench.version import __version__
 
 if TYPE_CHECKING:
     from attrbench.plugins.registry import Entry, Plugin, Registry
@@ -22,6 +24,7 @@ What = Literal[
     "model-families",
     "preparations",
     "reports",
+    "suites",
     "plugins",
 ]
 KINDS: tuple[What, ...] = get_args(What)
@@ -29,7 +32,7 @@ SINGULAR = {"model-families": "model_family", "ground-truths": "ground_truth"}
 BOLD, RED, PLAIN = "\033[1m", "\033[31m", "\033[0m"
 
 
-def write_listing(what: str | None, options: bool, as_json: bool, name: str | None = None) -> None:
+def write_listing(what: What | None, options: bool, as_json: bool, name: str | None = None) -> None:
     """Write what is registered to standard output: methods, tasks, metrics and so on.
 
     Args:
@@ -42,13 +45,10 @@ def write_listing(what: str | None, options: bool, as_json: bool, name: str | No
         UsageError: for a name that is not registered.
     """
     registry = plugins.registry()
-    wanted = KINDS if what is None else (what,)
+    wanted: tuple[What, ...] = KINDS if what is None else (what,)
     options = options or name is not None
     details = options or as_json
-    listing = {
-        kind: _plugins(registry) if kind == "plugins" else _entries(registry, SINGULAR.get(kind, kind[:-1]), details)
-        for kind in wanted
-    }
+    listing = {kind: _listed(registry, kind, details) for kind in wanted}
     if name is not None and what is not None:
         known = [entry["name"] for entry in listing[what]]
         if name not in known:
@@ -59,6 +59,13 @@ def write_listing(what: str | None, options: bool, as_json: bool, name: str | No
     else:
         for kind, entries in listing.items():
             _show(kind, entries, options)
+
+
+def _listed(registry: Registry, kind: What, details: bool) -> list[dict[str, Any]]:
+    """Return the entries of one kind."""
+    if kind == "plugins":
+        return _plugins(registry)
+    return _suites() if kind == "suites" else _entries(registry, SINGULAR.get(kind, kind[:-1]), details)
 
 
 def quick_arguments(arguments: list[str]) -> dict[str, Any] | None:
@@ -119,6 +126,12 @@ def _options(owner: Any) -> list[dict[str, str]]:
         }
         for name, field in owner.Options.model_fields.items()
     ]
+
+
+def _suites() -> list[dict[str, Any]]:
+    """Return name and title of the suites that ship, for `attrbench reproduce`."""
+    provider = f"attrbench {__version__}"
+    return [{"name": name, "provider": provider, "summary": title} for name, title in titles().items()]
 
 
 def _plugins(registry: Registry) -> list[dict[str, Any]]:

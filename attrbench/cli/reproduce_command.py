@@ -1,150 +1,84 @@
-"""The command `attrbench reproduce`, which runs a record's command and compares the result with its interval."""
+"""The command `attrbench reproduce`: a table or figure of a paper, or a record, again."""
 
 from __future__ import annotations
 
-import datetime
-import re
-import shlex
-import subprocess
-import sys
-import tempfile
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
-from attrbench import api
-from attrbench.cli.common import RESULTS, Cache, Debug, LookIn, RecordName
-from attrbench.contracts.marks import IDENTITY, Mark, read_marks, write_marks
-from attrbench.contracts.record import MetricResult, Record, read_records
-from attrbench.contracts.record_files import one_record
-from attrbench.errors import AttrbenchError
-from attrbench.evaluation.folders import cache_folder
-from attrbench.reports.columns import metric_text
-from attrbench.reports.table_cells import human_seconds, method_text, shown
-from attrbench.text import plain
+from attrbench.cli.common import RESULTS, Cache, Debug, Device, Executor, ReadCache
+from attrbench.cli.reproduce_record import reproduce_record
+from attrbench.errors import UsageError
+from attrbench.suites.names import is_suite
+from attrbench.text import one_line
+
+Format = Literal["rich", "md", "csv", "json"]
 
 
 def reproduce(
-    record: RecordName,
-    records: LookIn = None,
+    name: Annotated[
+        str,
+        typer.Argument(
+            help="A suite (table2, figure5, FILE.toml; see 'list suites'); or a record: its file, a method with its"
+            " options, or the beginning of an identity."
+        ),
+    ],
+    scale: Annotated[
+        str | None,
+        typer.Option(help="Of a suite: mini or paper [default: paper where there is a GPU, else mini]."),
+    ] = None,
+    task: Annotated[
+        list[str] | None,
+        typer.Option("--task", "-t", help="Of a suite: options for one of its tasks, such as sd14-lora:lora=FOLDER."),
+    ] = None,
+    records: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--records",
+            help="Of a suite: take the records in these folders and run nothing. Of a record: folders to look in"
+            " [default: attrbench-results].",
+        ),
+    ] = None,
+    format_: Annotated[Format, typer.Option("--format", help="Of a suite: output format.")] = "rich",
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output", "-o", help="Of a suite: file that is written, or replaced: t.md, .csv, .json, .html, .svg."
+        ),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Of a suite: show the plan and stop.")] = False,
     out: Annotated[
-        Path | None, typer.Option(help="Folder in which to keep the new record [default: it is not kept].")
+        Path | None,
+        typer.Option(
+            help="Folder of the new records [default: attrbench-results for a suite; a record's is not kept]."
+        ),
     ] = None,
     mark: Annotated[
         Path | None,
-        typer.Option(help="JSON list of records that were reproduced, to which this one is added if it is."),
+        typer.Option(help="Of a record: JSON list of reproduced records, to which this one is added if it is."),
     ] = None,
     cache: Cache = None,
+    read_cache: ReadCache = None,
+    device: Device = None,
+    executor: Executor = "inline",
     debug: Debug = False,
 ) -> None:
-    """Run a record's command and say whether the result falls into its interval; exit 1 where it does not."""
-    kept = one_record(record, records or [RESULTS], api.warn)
-    if mark is not None:
-        read_marks(mark)  # what is no list of marks is told before the run
-        if not re.match(IDENTITY, kept.record.identity):
-            raise AttrbenchError("no mark of this record: its identity is no hash; leave out --mark")
-    from attrbench.evaluation.verification import unsafe_command  # torch comes with it, and a wrong name is told first
+    """Reproduce a table or figure of a paper (a suite), or a record.
 
-    if fault := unsafe_command(kept.record.command):
-        raise AttrbenchError(f"{fault}: {shown(kept.record.command)}")
-    revision = "" if mark is None else _revision()
-    typer.echo(plain(kept.record.command))
-    with tempfile.TemporaryDirectory() as folder:
-        place = Path(folder) if out is None else out
-        _run(kept.record.command, place, cache_folder(cache, None))
-        again = _result_of(kept.record, place)
-    lines, same = _comparison(kept.record, again)
-    typer.echo("\n".join(lines))
-    if not same:
-        raise typer.Exit(1)
-    if mark is not None:
-        write_marks(mark, [*read_marks(mark), _mark(kept.record, again, revision)])
-        typer.echo(f"marked in {plain(mark)}")
-
-
-def _revision() -> str:
-    """Return the commit of the checkout that attrbench runs from; an empty string outside of one.
-
-    Raises:
-        AttrbenchError: where there are uncommitted changes, but for those of boards and documents.
+    Of a suite what has no record yet is run, and the paper's numbers are printed beside ours. The command of a record
+    is run again; exit 1 where the result lies outside of its interval.
     """
-    from attrbench.evaluation.provenance import git_state  # torch comes with it, as above
+    if not is_suite(name):
+        given = {"--scale": scale, "-t": task, "-o": output, "--dry-run": dry_run}
+        given |= {"--format": format_ != "rich", "--device": device, "--executor": executor != "inline"}
+        if wrong := [flag for flag, value in given.items() if value]:
+            raise UsageError(f"{wrong[0]} is for suites, and '{one_line(name)}' is none; see 'attrbench list suites'")
+        reproduce_record(name, records or [RESULTS], out, cache, mark)
+        return
+    if mark is not None:
+        raise UsageError(f"--mark is for records, and '{name}' is a suite")
+    from attrbench.cli.reproduce_suite import Asked, reproduce_suite  # NumPy comes with it
 
-    revision, dirty = git_state("leaderboards", "docs", "README.md")
-    if dirty:
-        raise AttrbenchError("no mark from code with uncommitted changes: commit them, or leave out --mark")
-    return revision or ""
-
-
-def _mark(then: Record, now: Record, revision: str) -> Mark:
-    """Return the mark of a record that was reproduced."""
-    result = now.metric(then.task.main_metric)
-    assert result is not None
-    return Mark(
-        identity=then.identity,
-        task=then.task.label,
-        method=then.method.label,
-        metric=result.name,
-        value=result.value,
-        equal_rankings=_equal_rankings(then, now),
-        queries=len(then.ranking),
-        date=datetime.datetime.now(datetime.UTC).date().isoformat(),
-        attrbench=now.provenance.attrbench,
-        revision=revision,
-        hardware=now.hardware.hardware_class,
-    )
-
-
-def _equal_rankings(then: Record, now: Record) -> int:
-    return sum(a == b for a, b in zip(then.ranking, now.ranking, strict=False))
-
-
-def _run(command: str, out: Path, cache: Path) -> None:
-    """Run a record's command in a process of its own, with its records in another folder, and scored again."""
-    words = [*shlex.split(command)[1:], "--out", str(out), "--cache", str(cache), "--rerun"]
-    done = subprocess.run([sys.executable, "-m", "attrbench", *words], stdout=subprocess.DEVNULL, check=False)
-    if done.returncode not in (0, 3):
-        raise AttrbenchError(f"the command ended with exit code {done.returncode}; what it said stands above")
-
-
-def _result_of(record: Record, folder: Path) -> Record:
-    """Return the newest record in a folder that is of the same method and task as a record.
-
-    Raises:
-        AttrbenchError: where there is none, as where a tuned method's options were chosen otherwise this time.
-    """
-    found = [each for each in read_records(folder)[0] if each.task.name == record.task.name]
-    same = [each for each in found if each.method.label == record.method.label]
-    if not same:
-        others = ", ".join(each.method.label for each in found) or "nothing"
-        raise AttrbenchError(f"the command gave no record of {record.method.label}, but {shown(others)}")
-    return max(same, key=lambda each: each.created)
-
-
-def _comparison(then: Record, now: Record) -> tuple[list[str], bool]:
-    """Return lines that compare a record with the one that its command gave, and whether it is reproduced."""
-    name = then.task.main_metric
-    before, after = then.metric(name), now.metric(name)
-    if before is None or after is None:
-        raise AttrbenchError(f"{name} is not in both records: {now.error or now.status}")
-    inside = _is_inside(after.value, before)
-    lines = [
-        f"{method_text(then)} on {shown(then.task.label)}",
-        f"then: {name} {metric_text(before)}",
-        f"now:  {name} {metric_text(after)}",
-    ]
-    if then.task.fingerprint != now.task.fingerprint:
-        return [*lines, "not comparable: the task has other data, queries, options or version here"], False
-    if then.ranking and len(then.ranking) == len(now.ranking):
-        lines.append(f"{_equal_rankings(then, now)} of {len(then.ranking)} queries have the same ranking")
-    if then.latency is not None and now.latency is not None:
-        times = human_seconds(then.latency.query.p50), human_seconds(now.latency.query.p50)
-        lines.append(f"query p50 {times[0]} then, {times[1]} now")
-    verdict = "inside the interval" if inside else "outside of the interval"
-    return [*lines, f"{'reproduced' if inside else 'not reproduced'}: {verdict} of the record"], inside
-
-
-def _is_inside(value: float, result: MetricResult) -> bool:
-    low, high = (result.value if bound is None else bound for bound in (result.low, result.high))
-    return low - 1e-9 <= value <= high + 1e-9
+    asked = Asked(scale, task or (), format_, output, dry_run, tuple(records or ()))
+    reproduce_suite(name, asked, out=out, cache=cache, read_cache=read_cache, device=device, executor=executor)

@@ -45,7 +45,7 @@ COMMANDS = {
     ),
     "reproduce": (
         "reproduce_command:reproduce",
-        "Run a record's command and say whether the result falls into its interval.",
+        "Reproduce a table or figure of a paper (a suite), or a record.",
     ),
     "records": ("records_command:records_app", "List, check and remove records."),
     "report": (

@@ -42,11 +42,11 @@ def to_markdown(tables: Sequence[Table], columns: Sequence[str] = (), sort: str 
 
 def markdown_rows(table: Table, columns: Sequence[Column], sort: str = "rank") -> list[str]:
     """Return a leaderboard's table as lines of Markdown: heading, ranked runs, what to compare with, and the others."""
-    lines = [_md_line(header(table, columns))]
+    lines = [markdown_line(header(table, columns))]
     lines.append("|" + "|".join("---" if column.name == "method" else "--:" for column in columns) + "|")
-    lines += [_md_line(cells(table, row, columns)) for row in sorted_rows(table, sort)]
-    lines += [_md_line(texts) for texts in reference_cells(table, columns)]
-    return [*lines, *(_md_line(cells_with_reason(table, row, columns)) for row in table.below)]
+    lines += [markdown_line(cells(table, row, columns)) for row in sorted_rows(table, sort)]
+    lines += [markdown_line(texts) for texts in reference_cells(table, columns)]
+    return [*lines, *(markdown_line(cells_with_reason(table, row, columns)) for row in table.below)]
 
 
 def markdown_text(text: str) -> str:
@@ -62,7 +62,8 @@ def markdown_text(text: str) -> str:
     return re.sub(r"@(?=[a-z]|[\w-]+\.)", "<span>@</span>", text, flags=re.IGNORECASE)
 
 
-def _md_line(texts: Sequence[str]) -> str:
+def markdown_line(texts: Sequence[str]) -> str:
+    """Return cells as a row of a Markdown table, with their signs of Markdown escaped."""
     return "| " + " | ".join(map(markdown_text, texts)) + " |"
 
 
@@ -80,7 +81,7 @@ def to_csv(tables: Sequence[Table], columns: Sequence[str] = (), sort: str = "ra
     out = io.StringIO()
     writer = csv.DictWriter(out, list(rows[0] if rows else row_values(None, None)), lineterminator="\n")
     writer.writeheader()
-    writer.writerows({name: _csv(value) for name, value in row.items()} for row in rows)
+    writer.writerows({name: csv_value(value) for name, value in row.items()} for row in rows)
     return out.getvalue()
 
 
@@ -93,7 +94,7 @@ def _values(table: Table, row: Row, columns: Sequence[str], tables: Sequence[Tab
     return {"task": known["task"]} | {name: _finite(value) for name, value in values.items()}
 
 
-def _csv(value: object) -> object:
+def csv_value(value: object) -> object:
     """Return a value for a CSV cell: text on one line, behind a ' where a spreadsheet would take it for a formula."""
     if not isinstance(value, str):
         return value

@@ -23,8 +23,8 @@ def rerun(monkeypatch):
     """Reproducing gives a record without running anything: `rerun.record` is what comes of it."""
 
     def give(record):
-        monkeypatch.setattr("attrbench.cli.reproduce_command._run", lambda *arguments: None)
-        monkeypatch.setattr("attrbench.cli.reproduce_command._result_of", lambda then, folder: record)
+        monkeypatch.setattr("attrbench.cli.reproduce_record._run", lambda *arguments: None)
+        monkeypatch.setattr("attrbench.cli.reproduce_record._result_of", lambda then, folder: record)
 
     give(read_record(PIXEL).record)
     return give
@@ -53,18 +53,18 @@ def test_a_record_that_is_not_reproduced_gets_no_mark(attrbench, tmp_path, state
 
 def test_code_with_uncommitted_changes_gives_no_mark_and_runs_nothing(attrbench, tmp_path, state, rerun, monkeypatch):
     state["state"] = ("ab" * 20, True)
-    monkeypatch.setattr("attrbench.cli.reproduce_command._run", lambda *arguments: pytest.fail("something ran"))
+    monkeypatch.setattr("attrbench.cli.reproduce_record._run", lambda *arguments: pytest.fail("something ran"))
     done = attrbench("reproduce", PIXEL, "--mark", tmp_path / "marks.json")
     assert done.code == 1 and "no mark from code with uncommitted changes" in done.complaint[0]
     state["state"] = (None, None)
-    monkeypatch.setattr("attrbench.cli.reproduce_command._run", lambda *arguments: None)
+    monkeypatch.setattr("attrbench.cli.reproduce_record._run", lambda *arguments: None)
     assert attrbench("reproduce", PIXEL, "--mark", tmp_path / "marks.json").code == 0
     assert read_marks(tmp_path / "marks.json")[0].revision == ""
 
 
 @pytest.mark.parametrize("content", ["{}", "nonsense", '[{"identity": "x"}]'])
 def test_what_is_no_list_of_marks_is_told_before_the_run_and_stays(attrbench, tmp_path, state, monkeypatch, content):
-    monkeypatch.setattr("attrbench.cli.reproduce_command._run", lambda *arguments: pytest.fail("something ran"))
+    monkeypatch.setattr("attrbench.cli.reproduce_record._run", lambda *arguments: pytest.fail("something ran"))
     (tmp_path / "marks.json").write_text(content)
     done = attrbench("reproduce", PIXEL, "--mark", tmp_path / "marks.json")
     assert done.code == 1 and len(done.complaint) == 1 and "is no list of marks" in done.complaint[0]

@@ -19,7 +19,12 @@ import zipfile
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent.parent
-PACKAGES = {"attrbench": ".", "attrbench_methods": "plugins", "attrbench_tasks": "tasks"}
+PACKAGES = {
+    "attrbench": ".",
+    "attrbench_methods": "plugins",
+    "attrbench_tasks": "tasks",
+    "attrbench_suites": "leaderboards",
+}
 """Package -> folder of the repository that it lies in."""
 
 
@@ -41,7 +46,7 @@ def build_wheel(folder: Path, *arguments: str) -> Path:
 
 
 def missing_files(wheel: Path) -> list[str]:
-    """Return the files of the three packages that are not in the wheel: modules, weights, data, JSON, type markers."""
+    """Return the files of the packages that are not in the wheel: modules, weights, data, JSON, type markers."""
     with zipfile.ZipFile(wheel) as archive:
         packed = set(archive.namelist())
     expected = {
@@ -80,6 +85,7 @@ def use(folder: Path, wheel: Path, torch: str) -> None:
     statuses = {record["method"]["name"]: record["status"] for record in records}
     assert statuses == {"pixel": "complete", "random": "complete"}, statuses
     print(call(bin_ / "attrbench", "leaderboard", "--format", "md"))  # noqa: T201
+    print(call(bin_ / "attrbench", "reproduce", "table7", "--scale", "mini", "--format", "md"))  # noqa: T201
 
 
 def main() -> None:

@@ -10,6 +10,7 @@ from functools import cache
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
+from attrbench.reports.html.plot import Plot
 from attrbench.version import __version__
 
 
@@ -26,6 +27,11 @@ def environment() -> Environment:
     made.filters["breakable"] = breakable
     made.policies["json.dumps_kwargs"] = {"separators": (",", ":")}
     return made
+
+
+def plot_picture(plot: Plot) -> bytes:
+    """Return a plot as an SVG file, with its style in it and all text escaped."""
+    return environment().get_template("plot.svg").render(plot=plot, css=source("parts.css")).strip().encode()
 
 
 @cache

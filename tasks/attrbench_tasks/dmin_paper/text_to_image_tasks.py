@@ -6,7 +6,7 @@ A task is put together from its options and then opened as a task file would be 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
 
@@ -33,7 +33,7 @@ from attrbench_tasks.dmin_paper import constants as paper
 from attrbench_tasks.dmin_paper.open_tasks import OpenPaperTask, OpenScaleTask, scale_draws, scale_listing
 from attrbench_tasks.dmin_paper.task_options import FullPaperOptions, PaperOptions
 from attrbench_tasks.dmin_paper.train_lora import PaperBase, train_paper_task
-from attrbench_tasks.training.train_text_to_image import Family
+from attrbench_tasks.training.train_text_to_image import Family, LoRARecipe
 
 FIRST_SEED = {"reported": 0, "tuning": 1_000_000}
 STAND_INS = 10
@@ -217,6 +217,25 @@ class PaperTask(Task[PaperOptions], Trainable):
             raise UsageError(f"task {self.meta.name}: weights=random has nothing to train")
         self.find_model()
         return train_paper_task(self.training_base(), self.options, subset, seed, out, device, report)
+
+    def training_recipe(self) -> Mapping[str, object]:
+        """Return the settings of the fine-tuning (the DMin paper's Table 7, unless options say otherwise) and its base.
+
+        See `Trainable.training_recipe`.
+        """
+        options = self.options
+        return {
+            "model": options.model or self.base,
+            "revision": options.revision,
+            "vae": options.vae,
+            "resolution": options.resolution or paper.RESOLUTION,
+            "epochs": options.train_epochs,
+            "batch_size": options.train_batch,
+            "micro_batch": options.train_micro_batch,
+            "learning_rate": options.train_learning_rate or paper.LEARNING_RATES["lora" if self.has_lora else "full"],
+            "precision": "float32" if options.train_precision == "no" else options.train_precision,
+            "lora": LoRARecipe().model_dump(mode="json") if self.has_lora else None,
+        }
 
     def training_base(self) -> PaperBase:
         """Return the base model to fine-tune, in float32 and without LoRA, with its training set's source."""

@@ -1,6 +1,8 @@
-"""The ground truth `leave-group-out`: a method's group scores against models trained without one group each."""
+"""The ground truth `leave-group-out`: a method's groups against models trained without one group each."""
 
 from __future__ import annotations
+
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,20 +17,26 @@ from attrbench.metrics.group_effects import (
     MEASURES,
     POOLS,
     Floats,
+    Measure,
     expected_by_chance,
+    filled_by_first,
     group_scores,
     interval,
     seed_agreement,
+    share_of_top_group,
+    shares_of_top,
 )
 
 CRITERION = "group-top1"
 """The metric by which boards can rank."""
 WHOLE = 0
 """Number of the models in a bank that saw all items."""
+TOP = 10
+"""Items at the top of a ranking among which the group of the largest effect is looked for."""
 
 
 class LeaveGroupOut(BankTruth):
-    """The ground truth `leave-group-out`: compares summed scores of groups with models trained without each group."""
+    """The ground truth `leave-group-out`: compares scores and tops of groups with models trained without each group."""
 
     name = "leave-group-out"
     summary = "scores summed over groups against models trained without one group each: top group, NDCG@3, Spearman"
@@ -46,6 +54,7 @@ class LeaveGroupOut(BankTruth):
 class OpenLeaveGroupOut(OpenGroundTruth):
     """The ground truth `leave-group-out` on one loaded task, with models trained without each of its groups."""
 
+    depth = TOP
     needs_scores = True
 
     def __init__(self, bank: SubsetBank) -> None:
@@ -60,22 +69,44 @@ class OpenLeaveGroupOut(OpenGroundTruth):
         self.summary = f"models without one of {len(self._groups)} groups, {seeds} training seeds each, trained already"
 
     def measure(self, outcome: Outcome, seed: int, stage: Stage) -> Effect:
-        """Return how well summed scores find the groups whose removal raises the loss and moves the picture."""
+        """Return how well a method finds the groups whose removal raises the loss and moves the picture.
+
+        By its scores summed over each group, where it scores all items; by the share of the top group among its first
+        items in any case.
+        """
+        every = self._effects()
+        facts = {"groups": float(len(self._groups)), "group_seeds": float(self._bank.losses.shape[1])}
+        top = self._precision(outcome.ranked, every, seed)
         if outcome.scores is None:
-            return Effect(
-                notes=["no leave-group-out: it needs the scores of all items, and the method gives only the top"]
-            )
+            lacking = "they need the scores of all items, and the method gives only the top"
+            return Effect(top, facts=facts, notes=[f"no group-top1, -ndcg3 and -spearman: {lacking}"])
         pooled = {pool: group_scores(outcome.scores, self._groups, pool) for pool in POOLS}
-        results, facts = [], {"groups": float(len(self._groups)), "group_seeds": float(self._bank.losses.shape[1])}
-        for suffix, effects in self._effects().items():
+        results = []
+        for suffix, effects in every.items():
             mean = effects.mean(axis=0)
             for measure in MEASURES if not suffix else ("top1",):
                 name = f"group-{measure}{suffix}"
-                results.append(_result(name, measure, pooled["sum"], effects, seed))
+                results.append(_result(name, MEASURES[measure], pooled["sum"], effects, seed))
                 for pool in POOLS[1:]:
                     value = MEASURES[measure](pooled[pool], mean).mean()
                     facts[f"{name.replace('-', '_')}_by_{pool}"] = float(value)
-        return Effect(metrics=results, facts=facts)
+        return Effect(metrics=[*results, *top], facts=facts)
+
+    def _precision(self, ranked: NDArray[np.int64], every: dict[str, Floats], seed: int) -> list[MetricResult]:
+        """Return the share of the group of the largest effect among the first items; none for a shorter ranking."""
+        if ranked.shape[1] < TOP:
+            return []
+        sizes = self._groups.sum(axis=1)
+        shares, by_chance = shares_of_top(ranked, self._groups, TOP), sizes / self._groups.shape[1]
+        best = partial(filled_by_first, most=np.minimum(sizes, TOP) / TOP)
+        found = []
+        for suffix, effects in every.items():
+            result = _result(f"group-precision{suffix}", share_of_top_group, shares, effects, seed)
+            expected = share_of_top_group(np.broadcast_to(by_chance, shares.shape), effects.mean(axis=0))
+            ceiling = seed_agreement(best, effects)
+            update = {"k": TOP, "random": float(expected.mean()), "ceiling": ceiling}
+            found.append(result.model_copy(update=update))
+        return found
 
     def _effects(self) -> dict[str, Floats]:
         """Return the effects of leaving each group out, [S, m, G], by the end of the metric's name.
@@ -94,9 +125,9 @@ class OpenLeaveGroupOut(OpenGroundTruth):
         return rise
 
 
-def _result(name: str, measure: str, predicted: Floats, effects: Floats, seed: int) -> MetricResult:
+def _result(name: str, measure: Measure, predicted: Floats, effects: Floats, seed: int) -> MetricResult:
     mean = effects.mean(axis=0)
-    values = MEASURES[measure](predicted, mean)
+    values = measure(predicted, mean)
     bounds = interval(measure, predicted, effects, seed)
     low, high = bounds if bounds is not None else (None, None)
     return MetricResult(

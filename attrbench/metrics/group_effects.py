@@ -53,6 +53,47 @@ def top_group(predicted: Floats, effects: Floats) -> Floats:
     return share
 
 
+def shares_of_top(ranked: NDArray[np.int64], groups: NDArray[np.bool_], k: int) -> Floats:
+    """Return the share of each group among the first k items of a ranking, [m, G]; places left empty are of none.
+
+    Args:
+        ranked: [m, depth] training ids, strongest first; -1 where a search found fewer.
+        groups: [G, n] bool, the items of each group.
+        k: at most depth.
+    """
+    top = ranked[:, :k]
+    hits = groups[:, np.maximum(top, 0)] & (top >= 0)  # [G, m, k]
+    shares: Floats = hits.mean(axis=2).T
+    return shares
+
+
+def share_of_top_group(shares: Floats, effects: Floats) -> Floats:
+    """Return for each query the share that the group of the largest effect has, [m]: `precision@k` of its items.
+
+    It takes rankings alone, so methods that give only their top have it as well. Of groups that share the largest
+    effect the shares add up.
+
+    Args:
+        shares: [m, G], as `shares_of_top` gives them.
+        effects: [m, G] effects of leaving groups out.
+    """
+    is_best = effects == effects.max(axis=1, keepdims=True)
+    found: Floats = (shares * is_best).sum(axis=1)
+    return found
+
+
+def filled_by_first(scores: Floats, effects: Floats, most: Floats) -> Floats:
+    """Return `share_of_top_group` of a top that the group scored highest fills as far as it can, [m].
+
+    Args:
+        scores: [m, G] scores of groups.
+        effects: [m, G] effects of leaving groups out.
+        most: [G] the largest share of the top that each group's items can fill.
+    """
+    is_first = scores == scores.max(axis=1, keepdims=True)
+    return share_of_top_group(is_first / is_first.sum(axis=1, keepdims=True) * most, effects)
+
+
 def discounted_gain(predicted: Floats, effects: Floats) -> Floats:
     """Return the normalized discounted cumulative gain of the first three groups (NDCG@3) of each query, [m].
 
@@ -85,41 +126,39 @@ MEASURES: dict[str, Measure] = {"top1": top_group, f"ndcg{DEPTH}": discounted_ga
 """Metric name -> function of ([m, G] scores, [m, G] effects) that gives a value for each query, [m]."""
 
 
-def expected_by_chance(measure: str, effects: Floats) -> Floats:
-    """Return the expectation of a metric under a random order of the groups, for each query, [m].
+def expected_by_chance(measure: Measure, effects: Floats) -> Floats:
+    """Return the expectation of a metric of scores under a random order of the groups, for each query, [m].
 
     Args:
-        measure: a name of `MEASURES`.
+        measure: one of `MEASURES`.
         effects: [m, G].
     """
-    if measure == "spearman":
-        return np.zeros(len(effects))
-    return MEASURES[measure](np.zeros_like(effects), effects)  # equal scores share what they hit
+    return measure(np.zeros_like(effects), effects)  # equal scores share what they hit, and correlate with nothing
 
 
-def seed_agreement(measure: str, effects: Floats) -> float | None:
+def seed_agreement(measure: Measure, effects: Floats) -> float | None:
     """Return what the effects of one training seed reach as scores of another's, mean over ordered pairs of seeds.
 
     None for a single seed.
 
     Args:
-        measure: a name of `MEASURES`.
+        measure: one of `MEASURES`.
         effects: [S, m, G].
     """
     pairs = list(itertools.permutations(range(len(effects)), 2))
     if not pairs:
         return None
-    return float(np.mean([MEASURES[measure](effects[a], effects[b]).mean() for a, b in pairs]))
+    return float(np.mean([measure(effects[a], effects[b]).mean() for a, b in pairs]))
 
 
-def interval(measure: str, predicted: Floats, effects: Floats, seed: int) -> tuple[float, float] | None:
+def interval(measure: Measure, predicted: Floats, effects: Floats, seed: int) -> tuple[float, float] | None:
     """Return the 95% bootstrap interval of a metric's mean over both queries and training seeds; None for one query.
 
     Queries and seeds are drawn anew independently (Owen, "The pigeonhole bootstrap", 2007), so the interval covers the
     noise of training, somewhat wider than it need be.
 
     Args:
-        measure: a name of `MEASURES`.
+        measure: of what is predicted and of effects.
         predicted: [m, G].
         effects: [S, m, G].
         seed: of the resampling.
@@ -128,7 +167,7 @@ def interval(measure: str, predicted: Floats, effects: Floats, seed: int) -> tup
     if queries < 2:
         return None
     draws = list(itertools.combinations_with_replacement(range(seeds), seeds))
-    values = np.stack([MEASURES[measure](predicted, effects[list(draw)].mean(axis=0)) for draw in draws])
+    values = np.stack([measure(predicted, effects[list(draw)].mean(axis=0)) for draw in draws])
     rng = np.random.default_rng(seed)
     place = {draw: i for i, draw in enumerate(draws)}
     means = [

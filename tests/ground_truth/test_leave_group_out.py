@@ -58,19 +58,43 @@ def test_scores_that_are_the_effects_win_and_opposite_scores_lose(bank):
     left_out = ~bank.members[1:]
     items = rise @ (left_out / left_out.sum(axis=1, keepdims=True))
     best, worst = results(truth, items), results(truth, -items)
-    assert set(best) == {"group-top1", "group-ndcg3", "group-spearman", "group-top1-pixels", "group-top1-features"}
+    assert set(best) == {
+        *("group-top1", "group-ndcg3", "group-spearman", "group-top1-pixels", "group-top1-features"),
+        *("group-precision", "group-precision-pixels", "group-precision-features"),
+    }
     assert best["group-top1"].value == best["group-spearman"].value == pytest.approx(1)
     assert worst["group-top1"].value == 0 and worst["group-spearman"].value == pytest.approx(-1)
     assert best["group-top1"].random == pytest.approx(1 / 3) and len(best["group-top1"].per_query) == QUERIES
 
 
-def test_facts_have_the_means_and_maxima_and_a_ranking_alone_is_no_answer(bank):
+def test_a_ranking_alone_has_the_precision_of_the_top_group_beside_chance_and_other_seeds(bank):
+    truth = OpenLeaveGroupOut(bank)
+    losses = bank.losses.astype(np.float64).mean(axis=3)  # [J, S, m]
+    rise = losses[1:] - losses[0]
+    left_out, top = ~bank.members[1:], rise.mean(axis=1).argmax(axis=0)
+    ranked = np.stack([np.flatnonzero(left_out[group])[:8] for group in top])
+    whole = np.concatenate([ranked, np.stack([np.flatnonzero(~left_out[group])[:4] for group in top])], axis=1)
+    effect = truth.measure(Outcome(whole, None, None), 0, no_stage)
+    found = {result.name: result for result in effect.metrics}
+    assert set(found) == {"group-precision@10", "group-precision-pixels@10", "group-precision-features@10"}
+    result = found["group-precision@10"]
+    assert result.value == pytest.approx(0.8) and result.random == pytest.approx(1 / 3)
+    agree = np.mean(rise[:, 0].argmax(axis=0) == rise[:, 1].argmax(axis=0))
+    assert result.ceiling == pytest.approx(0.8 * agree) and len(result.per_query) == QUERIES
+
+
+def test_a_ranking_that_is_too_short_has_no_precision(bank):
+    ranked = np.tile(np.arange(9), (QUERIES, 1))
+    assert not OpenLeaveGroupOut(bank).measure(Outcome(ranked, None, None), 0, no_stage).metrics
+
+
+def test_facts_have_the_means_and_maxima_and_a_ranking_alone_is_no_answer_to_scores(bank):
     truth = OpenLeaveGroupOut(bank)
     scores = np.random.default_rng(0).normal(size=(QUERIES, TRAIN))
     effect = truth.measure(Outcome(np.argsort(-scores), None, scores), 0, no_stage)
     assert {"group_top1_by_mean", "group_spearman_by_max", "groups", "group_seeds"} <= set(effect.facts)
     (note,) = truth.measure(Outcome(np.argsort(-scores), None, None), 0, no_stage).notes
-    assert note.startswith("no leave-group-out: it needs the scores of all items")
+    assert note.startswith("no group-top1, -ndcg3 and -spearman: they need the scores of all items")
 
 
 def test_each_ground_truth_reads_its_own_banks_only(bank, opened, tmp_path):

@@ -17,7 +17,7 @@ PACKAGES = {
 }
 MOST_LINES = 350
 MOST_INNER_IMPORTS = 50
-KINDS = {"GradientRows", "GradientProducts", "GradientGram", "Outputs", "Images"}
+KINDS = {"GradientRows", "GradientProducts", "GradientGram", "Outputs", "Images", "Prompts"}
 
 
 @cache

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from attrbench.contracts.denoiser import Encoded
+from attrbench.contracts.denoiser import OTHER_SEED, Encoded
 from attrbench.contracts.options import Options
 from attrbench.contracts.task import Items, OpenTask, Task, TaskMeta, Workspace
 from attrbench.models.families.ddpm import DDPMDenoiser
@@ -150,6 +150,10 @@ class ToyDenoiser(DDPMDenoiser):
         """Return seven checkpoint names, so that methods can use up to eight with the final weights."""
         return CHECKPOINTS
 
+    def has_other_seed(self) -> bool:
+        """Return True: the weights `other-seed` are made up like those of the checkpoints."""
+        return True
+
     def learning_rate(self, checkpoint: str) -> float:
         """Return the learning rate 1e-3, which is made up, for every checkpoint."""
         return 1e-3
@@ -157,7 +161,7 @@ class ToyDenoiser(DDPMDenoiser):
     def _load(self, checkpoint: str) -> torch.nn.Module:
         """Return the network of a checkpoint: the final weights with seeded noise added, since nothing was trained."""
         module = copy.deepcopy(self.module)
-        generator = torch.Generator().manual_seed(CHECKPOINTS.index(checkpoint))
+        generator = torch.Generator().manual_seed((*CHECKPOINTS, OTHER_SEED).index(checkpoint))
         with torch.no_grad():
             for parameter in module.parameters():
                 noise = torch.randn(parameter.shape, generator=generator)

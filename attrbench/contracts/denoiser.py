@@ -20,6 +20,8 @@ CHECKPOINTS = "checkpoints"
 """Folder beside the weights that holds those from earlier in training, as NAME-STEP.safetensors."""
 LEARNING_RATES = "learning-rates.json"
 """File in it: checkpoint -> learning rate, `final` among them."""
+OTHER_SEED = "other-seed"
+"""Name of the weights that the same training gave with another seed: a file of `CHECKPOINTS`, and no checkpoint."""
 
 
 @dataclass(frozen=True)
@@ -123,6 +125,10 @@ class Denoiser(ABC):
         """Return the names of saved weights from earlier in training, earliest first; `final` is not among them."""
         return ()
 
+    def has_other_seed(self) -> bool:
+        """Return whether the weights `other-seed`, of the same training with another seed, can be had."""
+        return False
+
     def learning_rate(self, checkpoint: str) -> float:
         """Return the learning rate that training used at a checkpoint.
 
@@ -135,12 +141,13 @@ class Denoiser(ABC):
         """Return this diffusion model with the weights of a training checkpoint, such as `final` or `untrained`.
 
         Args:
-            checkpoint: `final`, its own; `untrained`, drawn anew; one of `checkpoints()`; or `k/n` for the one that
-                stands k n-ths on the way from the first of them to the final weights.
+            checkpoint: `final`, its own; `untrained`, drawn anew; `other-seed`, of the same training with another
+                seed; one of `checkpoints()`; or `k/n` for the one that stands k n-ths on the way from the first of
+                them to the final weights.
 
         Raises:
             UsageError: where there is no such checkpoint.
-            Unavailable: where `k/n` is asked of a model that has none.
+            Unavailable: where `k/n` is asked of a model that has too few, or `other-seed` of one that has none.
         """
         checkpoint = self._known(checkpoint)
         if checkpoint == "final":
@@ -156,7 +163,13 @@ class Denoiser(ABC):
 
     def _known(self, checkpoint: str) -> str:
         checkpoint = self.resolve(checkpoint)
-        known = ("final", "untrained", *self.checkpoints())
+        if checkpoint == OTHER_SEED and not self.has_other_seed():
+            raise Unavailable(
+                f"no weights of this model's training with another seed: keep them as {CHECKPOINTS}/{OTHER_SEED}"
+                ".safetensors beside its own"
+            )
+        other = (OTHER_SEED,) if self.has_other_seed() else ()
+        known = ("final", "untrained", *other, *self.checkpoints())
         if checkpoint not in known:
             raise unknown_name("checkpoint", checkpoint, known)
         return checkpoint

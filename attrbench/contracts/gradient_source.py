@@ -67,8 +67,8 @@ class GradientSource(Declaration):
             Models without prompts refuse `empty`. Trajectories are those of the item's own prompt.
         parameters: which parameters are differentiated: `attributed`, those that the model's own source names
             (attrbench.models.config); or one of the names that it chooses from.
-        checkpoint: the weights (`Denoiser.at`): `final`; `untrained`, drawn anew; `k/n` of the way through training;
-            or one of those that the model lists.
+        checkpoint: the weights (`Denoiser.at`): `final`; `untrained`, drawn anew; `other-seed`, of the same training
+            with another seed; `k/n` of the way through training; or one of those that the model lists.
         latents: what is noised: `clean`, the item itself; or `trajectory`, the estimate of it that the sampler had at
             each of its steps (Journey-TRAK), for generated items and the grids `sampler` and `single`.
         precision: `fp32`, the reference; `tf32`, products in TensorFloat-32 on GPUs; `bf16`, bfloat16 autocast.

@@ -9,6 +9,7 @@ from attrbench.features.gradient_rows import GradientRows
 from attrbench.features.images import Images
 from attrbench.features.losses_under_edit import LossesUnderEdit
 from attrbench.features.outputs import Outputs
+from attrbench.features.prompts import Prompts
 
 __all__ = [
     "Feature",
@@ -21,6 +22,7 @@ __all__ = [
     "Images",
     "LossesUnderEdit",
     "Outputs",
+    "Prompts",
     "QueryFeatures",
     "Sketch",
     "TimestepGrid",

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from attrbench.contracts.denoiser import LEARNING_RATES, Denoiser
+from attrbench.contracts.denoiser import LEARNING_RATES, OTHER_SEED, Denoiser
 from attrbench.models.model_fingerprint import file_digest
 from attrbench.models.weight_files import load_state
 
@@ -29,6 +29,10 @@ class Checkpointed(Denoiser):
         """Return the names of the checkpoints, NAME-STEP of the files `NAME-STEP.safetensors`, sorted by step."""
         numbered = [name for name in self._files() if name.rpartition("-")[2].isdecimal()]
         return tuple(sorted(numbered, key=lambda name: int(name.rpartition("-")[2])))
+
+    def has_other_seed(self) -> bool:
+        """Return whether the folder holds weights of the same training with another seed."""
+        return OTHER_SEED in self._files()
 
     def learning_rate(self, checkpoint: str) -> float:
         """Return the training's learning rate at a checkpoint, read from `learning-rates.json`.

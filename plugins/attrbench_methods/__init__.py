@@ -6,6 +6,16 @@ METHODS = (
     ("random", "uniform random scores: the floor", "controls.random_scores:Random"),
     ("shuffled", "sanity: DMin with the training gradients shuffled among the items", "controls.sanity:Shuffled"),
     ("untrained", "sanity: DMin with the gradients of an untrained network", "controls.sanity:Untrained"),
+    (
+        "other-seed",
+        "sanity: DMin with the gradients of a model that was trained with another seed",
+        "controls.sanity:OtherSeed",
+    ),
+    (
+        "caption",
+        "words that captions share, rare words first; the pictures are not looked at",
+        "controls.caption:Caption",
+    ),
     ("pixel", "cosine, l2 or dot product of the images themselves", "similarity.pixel:Pixel"),
     ("ssim", "structural similarity of the images", "similarity.ssim:SSIM"),
     ("latent", "cosine, l2 or dot product of the autoencoder's latents", "similarity.latent:Latent"),

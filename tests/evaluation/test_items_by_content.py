@@ -18,8 +18,8 @@ IMAGES = ("pixel", "pixel:similarity=l2", "ssim", "random", "random:draw=1")
 """Methods without gradients; their pictures have eight pixels a side."""
 OTHERS = ("untrained:timesteps=2,v=32", "d-trak:timesteps=2,v=32")
 SPECS = (*CUBIC, *UNIFORM, DAS, *OTHERS, *IMAGES)
-NETWORKS = {"clip", "embedding", "latent"}
-"""Methods whose networks are not at hand here; `attrbench check` permutes items for them too."""
+NETWORKS = {"clip", "embedding", "latent", "other-seed", "caption"}
+"""Methods whose networks or captions are not at hand here; `attrbench check` permutes items for them too."""
 ROWS = ("dmin:timesteps=2,v=32", "trak:timesteps=2,v=32")
 
 

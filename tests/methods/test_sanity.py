@@ -6,7 +6,7 @@ from torch import nn
 
 from attrbench.contracts.metric import Outcome
 from attrbench.metrics.retrieval import DetectionRate
-from attrbench_methods.controls.sanity import SanityOptions, Shuffled, ShuffledOptions, Untrained
+from attrbench_methods.controls.sanity import OtherSeed, SanityOptions, Shuffled, ShuffledOptions, Untrained
 from attrbench_methods.first_order.diffusion_retrac import DiffusionReTrac, ReTracOptions
 from attrbench_methods.first_order.dmin import DMin, DMinOptions
 from attrbench_methods.first_order.grad_cos import GradCos
@@ -82,7 +82,7 @@ def test_shuffled_detects_at_chance_where_dmin_detects_everything():
     assert abs(draws.mean() - 8 / 40) < 4 * error < 0.05
 
 
-@pytest.mark.parametrize("kind", [Shuffled, Untrained])
+@pytest.mark.parametrize("kind", [Shuffled, Untrained, OtherSeed])
 def test_sanity_rows_have_the_features_of_dmin(kind):
     options = {"timesteps": 3, "v": 64, "seed": 7, "noise_seed": 1, "grid": "uniform"}
     request, dmin = kind(kind.Options(**options)).features(), DMin(DMinOptions(**options)).features()
@@ -90,7 +90,7 @@ def test_sanity_rows_have_the_features_of_dmin(kind):
         assert request == dmin
     else:
         (rows,) = dmin.train
-        source = rows.source.model_copy(update={"checkpoint": "untrained"})
+        source = rows.source.model_copy(update={"checkpoint": kind.name})
         assert request.train == request.query == (rows.model_copy(update={"source": source}),)
 
 
@@ -128,6 +128,36 @@ def test_untrained_needs_no_more_than_the_rows():
     np.testing.assert_array_equal(found, scores_of(DMin(DMinOptions()), train, asked))
 
 
+# --- other seed
+
+
+class Twice(Small):
+    """Trained with two seeds."""
+
+    def has_other_seed(self):
+        return True
+
+    def _load(self, checkpoint):
+        return seeded(two_layers, 9)
+
+
+def two_layers():
+    return nn.Sequential(nn.Conv2d(2, 3, 3, padding=1), nn.Tanh(), nn.Conv2d(3, 2, 1))
+
+
+def test_other_seed_is_dmin_on_the_model_of_the_other_seed(tmp_path):
+    shape = (2, 3, 3)
+    train, queries = small_items(8, shape), small_items(3, shape, 1)
+    options = "timesteps=2,v=64,grid=uniform"
+    own, other = Twice(seeded(two_layers, 5), shape), Small(seeded(two_layers, 9), shape)
+    found, dmin = scores_by_run(
+        SmallTask(own, train, queries), tmp_path / "own", f"other-seed:{options}", f"dmin:{options}"
+    )
+    (expected,) = scores_by_run(SmallTask(other, train, queries), tmp_path / "other", f"dmin:{options}")
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+    assert np.abs(found - dmin).max() > 0.1
+
+
 # --- every method over rows: the order of the training set, duplicates, zeros, a single item
 
 
@@ -159,6 +189,7 @@ METHODS = {
     "journey-trak": of_rows(JourneyTRAK(JourneyOptions())),
     "das": das,
     "untrained": of_rows(Untrained(SanityOptions())),
+    "other-seed": of_rows(OtherSeed(SanityOptions())),
 }
 METHODS_AND_SAMPLED = METHODS | {"lissa sampled": of_rows(LiSSA(LiSSAOptions(blocks="single", batch=4)))}
 """The draws of sampled LiSSA are of places in the training set: other items stand there in another order."""

@@ -137,6 +137,22 @@ def test_weights_of_a_checkpoint_are_those_of_its_file_and_the_model_keeps_its_o
         torch.testing.assert_close(ddpm.predict(x, t, {}), tiny_denoiser.predict(x, t, {}))
 
 
+def test_weights_of_another_seed_are_a_file_of_their_own_and_no_checkpoint(ddpm, folder, tmp_path):
+    with pytest.raises(Unavailable, match=r"another seed: keep them as checkpoints/other-seed.safetensors"):
+        ddpm.at("other-seed")
+    copied = tmp_path / "model"
+    shutil.copytree(folder, copied)
+    shutil.copy(copied / "checkpoints" / f"{NAMES[1]}.safetensors", copied / "checkpoints" / "other-seed.safetensors")
+    twice = DDPMDenoiser(copied, torch.device("cpu"), sampling_steps=5)
+    assert twice.checkpoints() == NAMES and twice.resolve("4/4") == "final"
+    assert first_weight(twice.at("other-seed")) == 1000 and first_weight(twice) != 1000
+    before = twice.fingerprint_at("other-seed")
+    assert before not in {twice.fingerprint, *(twice.fingerprint_at(name) for name in NAMES)}
+    shutil.copy(copied / "checkpoints" / f"{NAMES[0]}.safetensors", copied / "checkpoints" / "other-seed.safetensors")
+    again = DDPMDenoiser(copied, torch.device("cpu"), sampling_steps=5)
+    assert again.fingerprint_at("other-seed") != before and again.fingerprint == twice.fingerprint
+
+
 def test_final_weights_are_the_model_itself(ddpm):
     assert ddpm.at("final") is ddpm
     assert ddpm.at("4/4") is ddpm

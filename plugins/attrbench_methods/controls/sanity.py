@@ -1,11 +1,14 @@
-"""Control methods `shuffled` and `untrained`: DMin with shuffled training gradients, and with an untrained network."""
+"""Control methods: DMin with shuffled training gradients, at untrained weights, and at those of another seed."""
 
 from __future__ import annotations
+
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
+from attrbench.contracts.denoiser import OTHER_SEED
 from attrbench.contracts.feature import FeatureRequest, QueryFeatures, TrainFeatures
 from attrbench.contracts.method import Context, ExhaustiveScorer, Method, StateSize
 from attrbench.contracts.seeds import Seed
@@ -16,7 +19,7 @@ from attrbench_methods.gradient_options import SketchedGradientOptions
 
 
 class SanityOptions(SketchedGradientOptions):
-    """Options of the control methods `shuffled` and `untrained`: those of the gradients and sketches of `dmin`."""
+    """Options of the control methods `untrained` and `other-seed`: those of the gradients and sketches of `dmin`."""
 
     v: int = Field(4096, ge=1)
     """Length of the sketch of one timestep's gradient."""
@@ -81,19 +84,37 @@ class ShuffledScorer(ExhaustiveScorer):
 
 
 class Untrained(Method[SanityOptions]):
-    """Control method: DMin on the same network with random weights, which shows how far scores go without learning."""
+    """Control method: DMin on the same network with random weights, which shows how far scores go without learning.
+
+    Attributes:
+        weights: name of the weights at which gradients are taken.
+    """
 
     name = "untrained"
     version = 2
     summary = "sanity: DMin with the gradients of an untrained network"
     citation = "after Adebayo et al. 2018 (arXiv 1810.03292)"
     Options = SanityOptions
+    weights: ClassVar[str] = "untrained"
 
     def features(self) -> FeatureRequest:
-        """Request `dmin`'s sketched gradients of training items and queries, at untrained random weights."""
-        return FeatureRequest.both(self.options.rows("untrained"))
+        """Request `dmin`'s sketched gradients of training items and queries, at the control's weights."""
+        return FeatureRequest.both(self.options.rows(self.weights))
 
     def fit(self, train: TrainFeatures, context: Context) -> ExhaustiveScorer:
         """Return a scorer that compares each query's sketched gradient with all training rows; nothing is fitted."""
-        rows = self.options.rows("untrained")
+        rows = self.options.rows(self.weights)
         return ExactSearch(train[rows], rows, self.options.normalize)
+
+
+class OtherSeed(Untrained):
+    """Control method: DMin on a model of the same training with another seed, which did not draw the queries.
+
+    It saw the same items and knows as much. What `dmin` finds and this does not hangs on the very model; what both find
+    would be found for a picture of any model of these data.
+    """
+
+    name = "other-seed"
+    version = 1
+    summary = "sanity: DMin with the gradients of a model that was trained with another seed"
+    weights = OTHER_SEED

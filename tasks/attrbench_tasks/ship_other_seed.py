@@ -1,0 +1,64 @@
+"""Trainer of the LoRAs for the control `other-seed`: `python -m attrbench_tasks.ship_other_seed TASK ...`.
+
+Each task is trained once more on its whole training set, on the base that ships, with the recipe and seed 1. The LoRA
+is written to `checkpoints/other-seed.safetensors` beside the task's own weights. To be run after these were replaced.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from pathlib import Path
+from typing import Protocol, cast
+
+import torch
+
+from attrbench.contracts.denoiser import CHECKPOINTS, OTHER_SEED
+from attrbench.contracts.task import Trainable
+from attrbench.errors import UsageError
+from attrbench.evaluation.requests import TaskRequest, models_of, request_tasks
+from attrbench.files import write_atomically
+from attrbench.plugins.registry import registry
+from attrbench_tasks.training.train_text_to_image import LORA_FILE
+
+SEED = 1
+"""The recipes' own is 0."""
+
+
+class HasWeights(Protocol):
+    """A task whose weights ship with the package."""
+
+    @property
+    def weights(self) -> Path:
+        """Return the folder of the weights."""
+
+
+def main(names: list[str]) -> None:
+    """Train the LoRA of each named task, or of each of its models, with another seed, and ship it beside its own."""
+    torch.set_num_threads(1)
+    known = registry()
+    for request in request_tasks(known, names):
+        for each in models_of(known, request) or [request]:
+            file = ship(each)
+            print(f"{each.label}: {file.stat().st_size:,} bytes", flush=True)  # noqa: T201
+
+
+def ship(request: TaskRequest) -> Path:
+    """Return the file of a task's LoRA of another seed, trained where it is not there."""
+    task = request.task
+    file = cast(HasWeights, task).weights / CHECKPOINTS / f"{OTHER_SEED}.safetensors"
+    if not isinstance(task, Trainable) or not (file.parents[1] / LORA_FILE).is_file():
+        raise UsageError(f"task {request.label} has no LoRA that can be trained again")
+    if not file.is_file():
+        with tempfile.TemporaryDirectory() as folder:
+            trained = task.train(None, SEED, Path(folder) / "lora", torch.device("cpu"), _silent)
+            write_atomically(file, (trained / LORA_FILE).read_bytes())
+    return file
+
+
+def _silent(line: str) -> None:
+    """Do nothing with a line of progress."""
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

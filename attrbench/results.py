@@ -17,8 +17,9 @@ from attrbench.errors import AttrbenchError, UsageError, unknown_name
 from attrbench.evaluation.config import RunSettings
 from attrbench.evaluation.devices import torch_device
 from attrbench.evaluation.meaningless import lost_line
+from attrbench.evaluation.pooled_run import run_on
 from attrbench.evaluation.requests import MethodLike, MethodRequest, Sweep, TaskLike, TaskRequest, method_label
-from attrbench.evaluation.task_run import Result, TaskRun
+from attrbench.evaluation.task_run import Result
 from attrbench.evaluation.tune import Choice, TuningRun
 from attrbench.reports.contact_sheet import ContactSheet, Heading, Strip
 from attrbench.reports.html_table import to_html
@@ -77,7 +78,7 @@ class Results(Sequence[Result]):
         """Run methods on tasks and return the results; `tell` is called with each result as soon as it is known."""
         results: list[Result] = []
         for task in tasks:
-            results += telling(TaskRun(registry, task, methods, settings, reporter).results(), tell)
+            results += telling(run_on(registry, task, methods, settings, reporter).results(), tell)
         return cls(results, tasks, settings)
 
     @property

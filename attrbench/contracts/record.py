@@ -23,6 +23,8 @@ from attrbench.text import one_line
 SCHEMA_VERSION = 1
 TUNING_RUNS = "tuning-runs"
 """Folder of the cache for records on which options were chosen; they are not read with the others."""
+PART_RUNS = "part-runs"
+"""Likewise for records of the single models of a task of several models."""
 CHANGED = "changed after it was written (its checksum differs)"
 FAULT = 300
 """Characters of a fault that are shown at most; a file may bring its own text."""
@@ -245,7 +247,7 @@ def parse_record(content: bytes, rankings: bool = True) -> Record:
 def read_records(folder: Path) -> tuple[list[Record], list[str]]:
     """Return all records below `folder`, sorted by path, and one line for each file that could not be read.
 
-    Records of tuning queries are left out, unless `folder` is the one that holds them. So are other JSON files.
+    Records of tuning queries and of parts are left out, unless `folder` holds them alone. So are other JSON files.
     """
     records, problems = records_below(folder)
     return list(records.values()), problems
@@ -280,9 +282,9 @@ def _no_collection() -> Iterator[None]:
 
 
 def _json_files(folder: Path) -> Iterator[Path]:
-    """Yield what is called a JSON file below a folder, sorted, but for the records of tuning queries."""
+    """Yield what is called a JSON file below a folder, sorted, but for records of tuning queries and of parts."""
     for place, folders, files in os.walk(folder):
-        folders[:] = sorted(set(folders) - {TUNING_RUNS})
+        folders[:] = sorted(set(folders) - {TUNING_RUNS, PART_RUNS})
         yield from (Path(place, name) for name in sorted([*files, *folders]) if name.endswith(".json"))
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from attrbench.contracts.method import Method
 from attrbench.contracts.options import Options, Spec, as_written, build_options, parse_spec
+from attrbench.contracts.several_models import SeveralModels
 from attrbench.contracts.task import Task
 from attrbench.errors import UsageError, unknown_name
 from attrbench.plugins.registry import registered_name
@@ -303,6 +304,12 @@ def with_options(registry: Registry, request: TaskRequest, options: Mapping[str,
         return request_task(registry, spec)
     kind = type(request.task)
     return TaskRequest(spec, kind(build_options("task", spec, kind.Options)))
+
+
+def models_of(registry: Registry, request: TaskRequest) -> list[TaskRequest]:
+    """Return the request of each model of a task of several models; empty for a task of a single model."""
+    parts = request.task.parts if isinstance(request.task, SeveralModels) else ()
+    return [with_options(registry, request, part) for part in parts]
 
 
 def several(given: Any) -> list[Any]:

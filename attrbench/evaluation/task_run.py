@@ -151,7 +151,7 @@ class TaskRun:
             for record in self._records(world, progress, todo, Peaks.now(self.device), truths, executor):
                 path = write_record(record, self.settings.out)
                 if self.settings.seal_records:
-                    _sealed(path).adopt()
+                    sealed_record(path).adopt()
                 self.reporter.tell("record_written", record=record, path=path)
                 done.append(record)
                 yield Result(record, path, reused=False, scores=self._scores.pop(record.identity, None))
@@ -215,8 +215,8 @@ class TaskRun:
             return None
         identity = self.records.identity(request)
         for path in sorted((self.settings.out / self.task.task.meta.name).glob(f"*-{identity[:10]}.json")):
-            if self.settings.seal_records and _sealed(path).whole() is None:
-                _sealed(path).report_damage("scoring again")
+            if self.settings.seal_records and sealed_record(path).whole() is None:
+                sealed_record(path).report_damage("scoring again")
                 continue
             try:
                 record = parse_record(path.read_bytes())
@@ -292,7 +292,7 @@ class TaskRun:
         return record, outcome_of(world, measured)
 
 
-def _sealed(path: Path) -> Artifact:
+def sealed_record(path: Path) -> Artifact:
     """Return a record that lies in the cache together with its seal."""
     return Artifact(path, "record", "of tuning queries")
 

@@ -14,8 +14,9 @@ from attrbench.contracts.record import TUNING_RUNS, Record
 from attrbench.contracts.record_origin import Tried, Tuned
 from attrbench.errors import AttrbenchError, UsageError, unknown_name
 from attrbench.evaluation.config import RunSettings
+from attrbench.evaluation.pooled_run import run_on
 from attrbench.evaluation.requests import MethodRequest, Sweep, TaskRequest, with_options, without_doubles
-from attrbench.evaluation.task_run import Result, TaskRun
+from attrbench.evaluation.task_run import Result
 
 if TYPE_CHECKING:
     from attrbench.evaluation.progress import Reporter
@@ -94,7 +95,7 @@ class TuningRun:
         out = self._settings.cache / TUNING_RUNS
         settings = replace(self._settings, out=out, retrain=False, seal_records=True)
         every = without_doubles(request for sweep in self._sweeps for request in sweep.requests)
-        run = TaskRun(self._registry, self._tuning, every, settings, self._reporter)
+        run = run_on(self._registry, self._tuning, every, settings, self._reporter)
         records = {result.record.identity: result.record for result in run.results()}
         self._check_metric(list(records.values()))
         return [
@@ -110,7 +111,7 @@ class TuningRun:
             if choice.chosen is not None
         ]
         if chosen:
-            yield from TaskRun(self._registry, self._task, chosen, self._settings, self._reporter).results()
+            yield from run_on(self._registry, self._task, chosen, self._settings, self._reporter).results()
 
     def _check_metric(self, records: Sequence[Record]) -> None:
         ran = [record for record in records if record.status != "failed"]

@@ -13,7 +13,7 @@ from typing import Protocol, cast
 import torch
 
 from attrbench.api import open_task
-from attrbench.evaluation.requests import request_tasks
+from attrbench.evaluation.requests import models_of, request_tasks, with_options
 from attrbench.plugins.registry import registry
 from attrbench_tasks.minis.query_pictures import KeptPictures
 
@@ -29,14 +29,18 @@ class HasPictures(Protocol):
 def main(names: list[str]) -> None:
     """Draw the reported and, where a task has them, the tuning queries of tasks, and write them beside the weights."""
     torch.set_num_threads(1)
-    for name in names:
-        (request,) = request_tasks(registry(), [name])
-        tuning = [f"{name}:{key}={value}" for key, value in request.task.tuning.items()]
-        for label in (name, *tuning):
-            with tempfile.TemporaryDirectory() as cache:
-                opened = open_task(label, cache=cache)
-                path = cast(HasPictures, opened).pictures.ship()
-            print(f"{label}: {path.name}, {path.stat().st_size:,} bytes", flush=True)  # noqa: T201
+    known = registry()
+    for named in request_tasks(known, names):
+        for request in models_of(known, named) or [named]:
+            tuning = [with_options(known, request, request.task.tuning)] if request.task.tuning else []
+            for each in (request, *tuning):
+                _ship(each.label)
+
+
+def _ship(label: str) -> None:
+    with tempfile.TemporaryDirectory() as cache:
+        path = cast(HasPictures, open_task(label, cache=cache)).pictures.ship()
+    print(f"{label}: {path.name}, {path.stat().st_size:,} bytes", flush=True)  # noqa: T201
 
 
 if __name__ == "__main__":

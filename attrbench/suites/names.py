@@ -20,7 +20,9 @@ def shipped_suites() -> dict[str, Path]:
     beside = Path(__file__).parents[2] / "leaderboards" / PACKAGE
     spec = None if beside.is_dir() else find_spec(PACKAGE)
     places = [beside] if spec is None else map(Path, spec.submodule_search_locations or ())
-    files = {file.stem: file for place in places for file in place.glob("*.toml")}
+    files: dict[str, Path] = {}
+    for file in (file for place in places for file in place.glob("*.toml")):
+        files.setdefault(file.stem, file)  # an import would take the first place, too
     return {name: files[name] for name in sorted(files, key=_in_order)}
 
 

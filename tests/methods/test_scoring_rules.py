@@ -60,7 +60,9 @@ def test_worked_example_from_rows(normalize, tau):
     (q, q_norms), (i, i_norms) = (
         (g / np.linalg.norm(g, axis=1)[:, None], np.linalg.norm(g, axis=1)) for g in (G_QUERY, G_ITEM)
     )
-    rows = SimpleNamespace(count=1, width=4, norms=i_norms[None], blocks=lambda: iter([(0, i[None])]))
+    rows = SimpleNamespace(
+        count=1, width=4, norms=i_norms[None], blocks=lambda: iter([(0, i[None])]), codes=lambda: None
+    )
     query = QueryFeatures(np.arange(1), {ROWS: QueryRows(q[None], q_norms[None])})
     assert ExactSearch(rows, ROWS, normalize).scores(query)[0, 0] == pytest.approx(tau, rel=1e-6)
 
@@ -106,7 +108,11 @@ def dmin_scores(tmp_path, tiny_denoiser, tiny_items):
             train = train_features(method, COUNT, products=TrainProducts({}))
             return method.fit(train, context()).scores(query)
         rows = SimpleNamespace(
-            count=COUNT, width=data["rows"][0].size, norms=data["norms"], blocks=lambda: iter([(0, data["rows"])])
+            count=COUNT,
+            width=data["rows"][0].size,
+            norms=data["norms"],
+            blocks=lambda: iter([(0, data["rows"])]),
+            codes=lambda: None,
         )
         query = query_features(method, COUNT, rows=QueryRows(data["rows"], data["norms"]))
         return method.fit(train_features(method, COUNT, rows=rows), context()).scores(query)

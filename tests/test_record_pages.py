@@ -116,7 +116,8 @@ def test_methods_fall_into_families_and_controls_into_none():
         name for name in registry().names("method") if registry().provider("method", name).distribution == "attrbench"
     ]
     found = {name: family(name, registry()) for name in names}
-    assert {name for name, kind in found.items() if kind not in FAMILIES} == {"random", "shuffled", "untrained"}
+    controls = {"caption", "other-seed", "random", "shuffled", "untrained"}
+    assert {name for name, kind in found.items() if kind not in FAMILIES} == controls
     assert found["pixel"] == "similarity" and found["das"] == "kernel" and family("unheard", registry()) == "other"
 
 

@@ -16,19 +16,19 @@ from attrbench.executors.ray_cluster import RayExecutor, RayOptions
 from attrbench.executors.slurm import Share, SlurmExecutor, SlurmOptions
 from tests.executors.light_jobs import LightJob, light
 from tests.executors.test_processes import killing
-from tests.executors.tiny_methods import Losses, Rows, Slow
+from tests.executors.tiny_methods import Slow
 from tests.executors.tiny_task import compute_features, settings, shard_bytes
 
 HAS_RAY = importlib.util.find_spec("ray") is not None
 HAS_SUBMITIT = importlib.util.find_spec("submitit") is not None
 needs_ray = pytest.mark.skipif(not HAS_RAY, reason="needs the extra attrbench[ray]")
 needs_submitit = pytest.mark.skipif(not HAS_SUBMITIT, reason="needs the extra attrbench[slurm]")
-METHODS = (Rows, Losses, Slow)
+METHODS = (Slow,)
 
 
 @pytest.fixture(scope="module")
 def by_one(tmp_path_factory):
-    """The shards of three methods, computed in this process."""
+    """The shards of a method, computed in this process."""
     at_work = settings(tmp_path_factory.mktemp("inline"))
     compute_features(at_work, [method() for method in METHODS])
     return shard_bytes(at_work.cache)

@@ -6,15 +6,30 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from attrbench.contracts.task import TaskMeta
 from attrbench_tasks.minis.open_ddpm import LabeledImages, MiniDDPMTask
-from attrbench_tasks.training.classifier import ClassifierRecipe
+from attrbench_tasks.training.classifier import ClassifierRecipe, Labeled
 from attrbench_tasks.training.train_ddpm import DDPMRecipe
 
 IMAGES = Path(__file__).parents[1] / "data" / "mnist5k.npz"
 TRAIN_PER_DIGIT = 200
 CLASSIFIER_PER_DIGIT = 400
+
+
+def mnist_digits() -> Labeled:
+    """Return the 5,000 shipped MNIST images, [n, 28, 28] uint8, with their digits, 500 of each."""
+    with np.load(IMAGES, allow_pickle=False) as file:
+        return file["x"], file["y"].astype(np.int64)
+
+
+def first_of_each_digit(labels: NDArray[np.int64], count: int) -> NDArray[np.bool_]:
+    """Return which images are among the first so many of their digit, [n]."""
+    chosen = np.zeros(len(labels), np.bool_)
+    for digit in range(10):
+        chosen[np.flatnonzero(labels == digit)[:count]] = True
+    return chosen
 
 
 class DDPMMnistMini(MiniDDPMTask):
@@ -37,12 +52,9 @@ class DDPMMnistMini(MiniDDPMTask):
     @cache
     def data() -> LabeledImages:
         """Return MNIST images: the first 200 a digit for the DDPM, the first 400 and last 100 for the classifier."""
-        with np.load(IMAGES, allow_pickle=False) as file:
-            images, labels = file["x"][..., None], file["y"].astype(np.int64)
-        rank = np.empty(len(labels), np.int64)  # how many images of the same digit stand before
-        for digit in range(10):
-            rank[labels == digit] = np.arange((labels == digit).sum())
-        train, seen = rank < TRAIN_PER_DIGIT, rank < CLASSIFIER_PER_DIGIT
+        images, labels = mnist_digits()
+        images = images[..., None]
+        train, seen = (first_of_each_digit(labels, count) for count in (TRAIN_PER_DIGIT, CLASSIFIER_PER_DIGIT))
         return LabeledImages(
             train=(images[train], labels[train]),
             classifier=(images[seen], labels[seen]),

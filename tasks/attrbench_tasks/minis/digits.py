@@ -8,7 +8,7 @@ import numpy as np
 from sklearn.datasets import load_digits
 
 from attrbench.contracts.task import TaskMeta
-from attrbench_tasks.minis.open_ddpm import LabeledImages, MiniDDPMTask
+from attrbench_tasks.minis.open_ddpm import LabeledImages, MiniDDPMTask, two_level_recipe
 from attrbench_tasks.training.classifier import ClassifierRecipe
 from attrbench_tasks.training.train_ddpm import DDPMRecipe
 
@@ -44,21 +44,5 @@ class DigitsMini(MiniDDPMTask):
     @staticmethod
     def recipes() -> tuple[DDPMRecipe, ClassifierRecipe]:
         """Return the training recipes: about 170 epochs for the DDPM, 60 for the classifier of its queries."""
-        ddpm = DDPMRecipe(
-            unet={
-                "sample_size": 8,
-                "in_channels": 1,
-                "out_channels": 1,
-                "layers_per_block": 1,
-                "block_out_channels": [16, 32],
-                "norm_num_groups": 8,
-                "attention_head_dim": 8,
-                "down_block_types": ["DownBlock2D"] * 2,
-                "up_block_types": ["UpBlock2D"] * 2,
-            },
-            steps=4_000,
-            batch_size=64,
-            learning_rate=2e-3,
-            checkpoints=(1_000, 2_000, 3_000),
-        )
+        ddpm = two_level_recipe(8).model_copy(update={"checkpoints": (1_000, 2_000, 3_000)})
         return ddpm, ClassifierRecipe(size=8, epochs=60, shift=1)

@@ -8,44 +8,27 @@ import numpy as np
 
 from attrbench.contracts.task import TaskMeta
 from attrbench.models.config import ModelConfig
-from attrbench_tasks.minis.ddpm_mnist import IMAGES
-from attrbench_tasks.minis.open_ddpm import LabeledImages, MiniDDPMTask
+from attrbench_tasks.minis.ddpm_mnist import CLASSIFIER_PER_DIGIT, first_of_each_digit, mnist_digits
+from attrbench_tasks.minis.open_ddpm import LabeledImages, MiniDDPMTask, two_level_recipe
 from attrbench_tasks.shipped_weights import WEIGHTS
 from attrbench_tasks.training.classifier import ClassifierRecipe, Labeled
 from attrbench_tasks.training.train_ddpm import DDPMRecipe
 
 TRAIN_IMAGES = 5000
-CLASSIFIER_PER_DIGIT = 400
 DDPM_WEIGHTS = WEIGHTS / "mnist-removal-mini"
 
 
 @cache
 def small_digits() -> Labeled:
     """Return the 5,000 shipped MNIST images, [n, 14, 14, 1] uint8 (means of 2x2 pixels), with their digits."""
-    with np.load(IMAGES, allow_pickle=False) as file:
-        images, labels = file["x"], file["y"].astype(np.int64)
+    images, labels = mnist_digits()
     small = images.reshape(-1, 14, 2, 14, 2).mean(axis=(2, 4)).round().astype(np.uint8)
     return small[..., None], labels
 
 
 def small_ddpm_recipe() -> DDPMRecipe:
     """Return the training recipe of the DDPM on 14x14 digits: 4,000 steps of 64 images, about 51 epochs."""
-    return DDPMRecipe(
-        unet={
-            "sample_size": 14,
-            "in_channels": 1,
-            "out_channels": 1,
-            "layers_per_block": 1,
-            "block_out_channels": [16, 32],
-            "norm_num_groups": 8,
-            "attention_head_dim": 8,
-            "down_block_types": ["DownBlock2D"] * 2,
-            "up_block_types": ["UpBlock2D"] * 2,
-        },
-        steps=4_000,
-        batch_size=64,
-        learning_rate=2e-3,
-    )
+    return two_level_recipe(14)
 
 
 class MNIST14Mini(MiniDDPMTask):
@@ -75,10 +58,7 @@ class MNIST14Mini(MiniDDPMTask):
     def data() -> LabeledImages:
         """Return the 5,000 digits: all for the DDPM, the first 400 and the last 100 a digit for the classifier."""
         images, labels = small_digits()
-        rank = np.empty(len(labels), np.int64)  # how many images of the same digit stand before
-        for digit in range(10):
-            rank[labels == digit] = np.arange((labels == digit).sum())
-        seen = rank < CLASSIFIER_PER_DIGIT
+        seen = first_of_each_digit(labels, CLASSIFIER_PER_DIGIT)
         return LabeledImages(
             train=(images, labels),
             classifier=(images[seen], labels[seen]),

@@ -86,8 +86,10 @@ class SlurmExecutor(Executor[SlurmOptions]):
             left = []
             for share, handle in self._as_done(self._submitted(shares)):
                 receipts = _receipts(handle)
-                left += share.jobs[len(receipts) :] if receipts is not None else share.after()
-                yield from share.told() if receipts is None else receipts
+                if receipts is None:
+                    receipts = share.told()
+                    left += share.after()
+                yield from receipts
 
     def _notes(self) -> Path:
         return self.options.folder.resolve() / "notes" / uuid4().hex

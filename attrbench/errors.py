@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+from attrbench.text import one_line
+
 
 class AttrbenchError(Exception):
     """An error that the user can fix; the command line prints its message and exits with its `exit_code`."""
@@ -44,6 +46,13 @@ def error_line(error: BaseException) -> str:
     """Return an exception as one line of text: its message, preceded by its type unless it is an AttrbenchError."""
     text = " ".join(str(error).split())
     return text if isinstance(error, AttrbenchError) else f"{type(error).__name__}: {text}"
+
+
+def import_fault(name: str, error: Exception) -> str:
+    """Return why a library can't be imported: it `is not installed`, or `does not import` by an error of its own."""
+    if isinstance(error, ModuleNotFoundError) and error.name == name:
+        return "is not installed"
+    return f"does not import ({one_line(error)})"
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> UsageError:

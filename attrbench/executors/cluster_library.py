@@ -5,8 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import Any, Literal
 
-from attrbench.errors import AttrbenchError
-from attrbench.text import one_line
+from attrbench.errors import AttrbenchError, import_fault
 
 EXTRAS = {"ray": "ray", "submitit": "slurm"}
 """The extra of attrbench that installs each library."""
@@ -21,8 +20,6 @@ def cluster_library(name: Literal["ray", "submitit"]) -> Any:
     try:
         return importlib.import_module(name)
     except ImportError as error:
-        missing = isinstance(error, ModuleNotFoundError) and error.name == name
-        reason = "is not installed" if missing else f"does not import ({one_line(error)})"
         raise AttrbenchError(
-            f"this executor needs {name}, which {reason}: pip install 'attrbench[{EXTRAS[name]}]'"
+            f"this executor needs {name}, which {import_fault(name, error)}: pip install 'attrbench[{EXTRAS[name]}]'"
         ) from None

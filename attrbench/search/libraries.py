@@ -6,8 +6,7 @@ import importlib
 from types import ModuleType
 from typing import Literal
 
-from attrbench.errors import Unavailable
-from attrbench.text import one_line
+from attrbench.errors import Unavailable, import_fault
 
 INSTALLATION = {
     "hnswlib": "`pip install hnswlib` compiles it, with a C++ compiler",
@@ -24,8 +23,7 @@ def search_library(name: Literal["hnswlib", "faiss"]) -> ModuleType:
     try:
         return importlib.import_module(name)
     except Exception as error:  # a library built for another machine fails in many ways
-        missing = isinstance(error, ModuleNotFoundError) and error.name == name
-        reason = "is not installed" if missing else f"does not import ({one_line(error)})"
+        reason = import_fault(name, error)
         raise Unavailable(
             f"this search needs {name}, which {reason}: {INSTALLATION[name]}; or take search=exact"
         ) from error

@@ -16,8 +16,7 @@ from attrbench.evaluation.config import RunSettings
 from attrbench.evaluation.devices import torch_device
 from attrbench.evaluation.pooling import pooled_fields
 from attrbench.evaluation.progress import Observed, Reporter
-from attrbench.evaluation.provenance import hardware
-from attrbench.evaluation.record_builder import RecordBuilder
+from attrbench.evaluation.record_builder import RecordBuilder, run_hardware
 from attrbench.evaluation.requests import MethodRequest, TaskRequest, models_of
 from attrbench.evaluation.task_run import Result, TaskRun, sealed_record
 from attrbench.evaluation.thumbnail_step import write_thumbnails
@@ -65,7 +64,7 @@ class PooledRun:
         self._task, self._methods, self._settings = task, methods, settings
         self._reporter = Observed(reporter, registry)
         self._device = torch_device(settings.device)
-        self.records = RecordBuilder(registry, task, settings, hardware(self._device), {})
+        self.records = RecordBuilder(registry, task, settings, run_hardware(registry, settings, self._device), {})
         inside = replace(settings, out=settings.cache / PART_RUNS, seal_records=True)
         self._runs = [TaskRun(registry, model, methods, inside, reporter) for model in models]
 

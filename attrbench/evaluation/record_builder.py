@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from attrbench.contracts.ground_truth import GroundTruth
@@ -19,7 +20,7 @@ from attrbench.evaluation.config import RunSettings
 from attrbench.evaluation.feature_reader import FeatureReader
 from attrbench.evaluation.ground_truth_step import finite, ground_truth_states
 from attrbench.evaluation.meaningless import equal_line
-from attrbench.evaluation.provenance import code_digest, distribution, provenance
+from attrbench.evaluation.provenance import code_digest, distribution, hardware, provenance
 from attrbench.evaluation.requests import MethodRequest, TaskRequest
 from attrbench.evaluation.score import Measured, without_groups
 from attrbench.evaluation.world import TaskWorld
@@ -46,6 +47,14 @@ class Scored:
     fit_seconds: float
     measured: Measured
     metrics: Sequence[MetricResult]
+
+
+def run_hardware(registry: Registry, settings: RunSettings, device: torch.device) -> Hardware:
+    """Return this machine's hardware; where a run's jobs are done on other machines, its class names their executor."""
+    here, executor = hardware(device), settings.executor
+    if not registry.executor(executor.partition(":")[0]).elsewhere:
+        return here
+    return here.model_copy(update={"hardware_class": f"{here.hardware_class}, and {executor}"})
 
 
 def task_fingerprint(task: Task[Any], opened: OpenTask) -> str:

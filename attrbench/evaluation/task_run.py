@@ -16,8 +16,15 @@ from attrbench.code_digest import UNKNOWN
 from attrbench.contracts.executor import Executor
 from attrbench.contracts.ground_truth import TruthSetting
 from attrbench.contracts.metric import Outcome
-from attrbench.contracts.record import Coverage, Record, parse_record, record_path, write_record
-from attrbench.contracts.record_costs import Hardware
+from attrbench.contracts.record import (
+    PART_RUNS,
+    TUNING_RUNS,
+    Coverage,
+    Record,
+    parse_record,
+    record_path,
+    write_record,
+)
 from attrbench.contracts.record_origin import Tuned
 from attrbench.contracts.task import Workspace
 from attrbench.errors import AttrbenchError, Unavailable, error_line
@@ -40,8 +47,7 @@ from attrbench.evaluation.meaningless import check_weights
 from attrbench.evaluation.memory import Peaks, keep_freed_memory, reset_peaks
 from attrbench.evaluation.plan import Plan, check_disk, make_plan, plan_lines
 from attrbench.evaluation.progress import Observed, Reporter
-from attrbench.evaluation.provenance import hardware
-from attrbench.evaluation.record_builder import RecordBuilder, Scored
+from attrbench.evaluation.record_builder import RecordBuilder, Scored, run_hardware
 from attrbench.evaluation.requests import MethodRequest, TaskRequest, request_executor
 from attrbench.evaluation.rescore import new_metrics
 from attrbench.evaluation.run_status import StatusReporter
@@ -96,18 +102,13 @@ class TaskRun:
         self.methods = check_requests(task, methods, settings, self.reporter.note)
         self.device = torch_device(settings.device)
         self._truths = request_ground_truths(registry, settings.ground_truths)
-        self.records = RecordBuilder(registry, task, settings, self._hardware(), self._truths)
+        self.records = RecordBuilder(
+            registry, task, settings, run_hardware(registry, settings, self.device), self._truths
+        )
         self._unasked: set[str] = set()
         self._scores: dict[str, NDArray[np.float32]] = {}
         self._load = OtherLoad()
         self._top_scores: dict[str, NDArray[np.float32]] = {}
-
-    def _hardware(self) -> Hardware:
-        """Return this machine's hardware; where jobs run on other machines, its class names their executor."""
-        here, executor = hardware(self.device), self.settings.executor
-        if not self.registry.executor(executor.partition(":")[0]).elsewhere:
-            return here
-        return here.model_copy(update={"hardware_class": f"{here.hardware_class}, and {executor}"})
 
     def results(self) -> Iterator[Result]:
         """Yield a result for each method, reused ones first; a method that raises gets a record of status `failed`."""
@@ -294,7 +295,8 @@ class TaskRun:
 
 def sealed_record(path: Path) -> Artifact:
     """Return a record that lies in the cache together with its seal."""
-    return Artifact(path, "record", "of tuning queries")
+    kinds = {TUNING_RUNS: "of tuning queries", PART_RUNS: "of one of several models"}
+    return Artifact(path, "record", kinds.get(path.parent.parent.name, "of a run"))
 
 
 def _failed_values(tuned: Tuned | None) -> list[str]:

@@ -12,9 +12,15 @@ from attrbench.contracts.record import PART_RUNS, read_records
 from attrbench.contracts.task import Workspace
 from attrbench.data.thumbnail_sheet import read_thumbnails, sheet_path
 from attrbench.errors import UsageError
+from attrbench.evaluation.config import RunSettings
+from attrbench.evaluation.pooled_run import run_on
+from attrbench.evaluation.progress import Silent
+from attrbench.evaluation.requests import request_methods, request_tasks
 from attrbench.evaluation.rescore import rescore
+from attrbench.evaluation.task_run import sealed_record
 from attrbench.features.images import Images
 from attrbench.plugins.registry import registry
+from attrbench.store.checksums import seal_path
 from tests.evaluation.two_models import ASKED, TwoModels, TwoOptions
 
 SIZES = [len(asked) for asked in ASKED["reported"]]
@@ -64,6 +70,23 @@ def test_there_is_one_record_a_method_and_the_leaderboard_ranks_it(run, tmp_path
     (table,) = results.leaderboard().tables
     assert {row.record.method.name for row in table.ranked} == {"pixel", "random"} and table.queries == sum(SIZES)
     assert len(list((tmp_path / "cache" / PART_RUNS).rglob("*.json"))) >= 4
+
+
+def test_times_of_other_machines_are_a_class_of_hardware_of_their_own_for_parts_and_the_whole(tmp_path):
+    (request,), methods = request_tasks(registry(), [TwoModels]), request_methods(registry(), ["pixel"])
+    found = {}
+    for executor in ("inline", "ray:workers=2"):
+        settings = RunSettings(out=tmp_path, cache=tmp_path / "cache", executor=executor)
+        run = run_on(registry(), request, methods, settings, Silent())
+        found[executor] = {each.records.hardware.hardware_class for each in (run, *run._runs)}
+    (here,), (elsewhere,) = found["inline"], found["ray:workers=2"]
+    assert elsewhere == f"{here}, and ray:workers=2"
+
+
+def test_the_cache_says_of_a_part_that_it_is_one_of_several_models(run, tmp_path):
+    run(["pixel"])
+    paths = [path for path in (tmp_path / "cache" / PART_RUNS).rglob("pixel-*.json") if seal_path(path).is_file()]
+    assert [sealed_record(path).seal().summary for path in paths] == ["of one of several models"] * 2
 
 
 def test_scores_are_those_of_the_models_one_below_the_other(run):

@@ -21,7 +21,7 @@ from attrbench.text import plain
 
 @dataclass(frozen=True)
 class Asked:
-    """What the user asked of a suite: scale, options of its tasks, form of the answer, and records to take it from."""
+    """The user's request for a suite: scale, options of its tasks, form of the answer, and records to take it from."""
 
     scale: str | None = None
     tasks: Sequence[str] = ()

@@ -18,6 +18,7 @@ from attrbench.contracts.gradient_source import TimestepGrid
 from attrbench.contracts.model_description import ModelDescription
 from attrbench.contracts.task import Task, Workspace
 from attrbench.errors import UsageError
+from attrbench.evaluation.breaches import mode_breach
 from attrbench.evaluation.requests import request_tasks
 from attrbench.plugins.registry import registry
 from attrbench.store.fingerprint import fingerprint
@@ -96,7 +97,7 @@ def checkpoints(subject: TaskSubject) -> Finding:
             f"at({names[0]!r}) gives the final weights, or a fingerprint that fingerprint_at does not name",
             "load the checkpoint into a copy of the network",
         )
-    if any(module.training for module in earlier.module.modules()):
+    if mode_breach(earlier) is not None:
         return failed(check, f"at({names[0]!r}) gives a network in train mode", "call eval() on it")
     return passed(check, f"{', '.join(names)}; the first has weights of its own")
 

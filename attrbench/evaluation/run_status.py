@@ -31,7 +31,7 @@ _UNIT = re.compile(rf"[0-9a-f]{{20}}-(\d+){re.escape(LOCK)}")
 
 
 class StageStatus(BaseModel):
-    """How far one stage of a run is.
+    """The progress of one stage of a run: steps done, out of how many, and since when.
 
     Attributes:
         name: of the stage.
@@ -48,7 +48,7 @@ class StageStatus(BaseModel):
 
 
 class RunStatus(BaseModel):
-    """What a run in progress says of itself.
+    """The status that a run in progress keeps in a file: what runs, where, and its stage.
 
     Attributes:
         host, process: where it runs.

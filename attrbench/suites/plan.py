@@ -1,4 +1,4 @@
-"""What a suite needs at a scale: the tasks, the methods on each, and the options that a user adds to a task."""
+"""The plan of a suite at a scale: its tasks, the methods on each, and the options that a user adds to a task."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ RequestT = TypeVar("RequestT")
 
 @dataclass(frozen=True)
 class Needed:
-    """What a suite needs of one of its tasks.
+    """A task of a suite at a scale, with the methods that run on it.
 
     Attributes:
         table: the task in the suite.

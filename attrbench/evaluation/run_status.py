@@ -143,11 +143,14 @@ class StatusReporter:
             return
         self._written = time.monotonic()
         self._status.told = time.time()
-        with suppress(OSError):
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            new = part_path(self._path.parent / NAME)
+        new = part_path(self._path.parent / NAME)
+        try:
+            new.parent.mkdir(parents=True, exist_ok=True)
             new.write_text(self._status.model_dump_json())  # not synced: nothing is lost with it
             new.replace(self._path)
+        except OSError:
+            with suppress(OSError):
+                new.unlink()
 
 
 def running(cache: Path) -> list[RunStatus]:

@@ -17,6 +17,7 @@ from attrbench.store.cache_index import index_cache
 from attrbench.store.locks import Claims
 from tests.executors.tiny_methods import Rows
 from tests.executors.tiny_task import request, settings, tiny_task
+from tests.faults.injection import disk_full, watching
 
 
 @pytest.fixture(autouse=True)
@@ -87,6 +88,15 @@ def test_a_cache_that_cannot_be_written_stops_no_run(tmp_path):
     status = reporter()
     with status.kept(place), status.stage("x", 1) as advance:
         advance()
+
+
+@pytest.mark.parametrize("kind", ["create", "write", "rename"])
+def test_a_full_disk_leaves_no_part_of_a_status(tmp_path, kind):
+    with watching(tmp_path, disk_full(0), (kind,)) as seen:
+        status = reporter()
+        with status.kept(tmp_path), status.stage("x", 1) as advance:
+            advance()
+    assert len(seen.seen) >= 3 and not list((tmp_path / "running").iterdir())
 
 
 class Watching(Rows):

@@ -13,6 +13,8 @@ from attrbench.contracts.record import read_records
 from attrbench.plugins.registry import registry
 from attrbench.reports.ranking import build_tables
 from docs._site.board_pages import board_pages, names_of
+from docs._site.damping_tables import TASKS as DAMPING_TASKS
+from docs._site.damping_tables import damping_tables
 from docs._site.method_tables import FAMILIES, counted, default_rows, family, first_of, parts
 from tests.reports.html_material import HOSTILE
 from tests.reports.test_leaderboard import noisy, record
@@ -20,6 +22,7 @@ from tests.test_readme import WRITE, check
 
 ROOT = Path(__file__).parent.parent
 BOARDS = ROOT / "docs" / "boards"
+METHODS = ROOT / "docs" / "methods"
 MARKS = ROOT / "leaderboards" / "reproduced.json"
 PARTS = {
     ROOT / "docs" / "how-to" / "choose-method.md": ("best", "counted", "defaults", "costs"),
@@ -49,12 +52,24 @@ def test_parts_of_other_pages_are_those_of_the_records(published):
     made = parts(published, registry())
     assert sorted(made) == sorted(name for names in PARTS.values() for name in names)
     for page, names in PARTS.items():
-        text = page.read_text(encoding="utf-8")
-        for name in names:
-            assert text.count(f"<!-- {name} -->") == text.count(f"<!-- /{name} -->") == 1
-            marked = rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)"
-            text = re.sub(marked, lambda m, name=name: f"{m[1]}{made[name]}{m[2]}", text, flags=re.DOTALL)
-        check(page, text)
+        check_marked(page, {name: made[name] for name in names})
+
+
+def test_the_tables_of_damping_are_those_of_the_records(published):
+    tuned = {record.method.name for record in published if record.tuned and record.task.name in DAMPING_TASKS}
+    assert tuned
+    for method in tuned:
+        check_marked(METHODS / f"{method}.md", {"damping": damping_tables(published, method)})
+
+
+def check_marked(page, texts):
+    """Check that the marked parts of a page are these, or write them."""
+    text = page.read_text(encoding="utf-8")
+    for name, part in texts.items():
+        assert text.count(f"<!-- {name} -->") == text.count(f"<!-- /{name} -->") == 1
+        marked = rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)"
+        text = re.sub(marked, lambda m, part=part: f"{m[1]}{part}{m[2]}", text, flags=re.DOTALL)
+    check(page, text)
 
 
 def test_every_mark_is_of_a_published_record(published):

@@ -1,0 +1,95 @@
+"""Tables of damping on the methods' pages: what `attrbench tune` reached with each value, from the published records.
+
+`tests/test_record_pages.py` compares them with what is committed, and writes them with ATTRBENCH_WRITE_DOCS=1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from attrbench.contracts.options import Spec, parse_spec
+from attrbench.contracts.record import Record
+from attrbench.contracts.record_origin import Tried
+
+TASKS = ("digits-mini", "ddpm-mnist-mini")
+"""Tasks on which every damping was tried."""
+OPTION = "damping"
+
+
+def damping_tables(records: Sequence[Record], method: str) -> str:
+    """Return the values of all dampings of a method in Markdown: a row for each damping, a column for each sweep.
+
+    Each task has a table of its own; where a method has one sweep alone, a column of a common one. The values are those
+    of the tuning queries, the chosen one in bold; the last rows are those of the reported queries.
+
+    Args:
+        records: the published ones.
+        method: name of a method whose damping was tuned.
+    """
+    by_task = {
+        task: _columns([each for each in records if (each.method.name, each.task.name) == (method, task)])
+        for task in TASKS
+    }
+    if all(len(columns) == 1 for columns in by_task.values()):
+        return f"{_table([replace(column, head=f'`{task}`') for task, (column,) in by_task.items()])}\n"
+    return "\n".join(f"`{task}`:\n\n{_table(columns)}\n" for task, columns in by_task.items())
+
+
+@dataclass(frozen=True)
+class Column:
+    """A sweep of a method's damping: its name, the record of the chosen value, and that of the defaults if any."""
+
+    head: str
+    chosen: Record
+    default: Record | None
+
+
+def _columns(records: Sequence[Record]) -> list[Column]:
+    """Return the sweeps of one method on one task: that without other options first, other noise last."""
+    default = next(record for record in records if record.tuned is None and not record.method.options_given)
+    plain = f"`{default.method.name}`"
+    tuned = {_head(record): record for record in records if record.tuned is not None}
+    heads = sorted(tuned, key=lambda head: (head != plain, head.startswith("`noise"), head))
+    return [Column(head, tuned[head], default if head == plain else None) for head in heads]
+
+
+def _table(columns: Sequence[Column]) -> str:
+    values = [_tried(column.chosen) for column in columns]
+    (number,) = {f"{column.default.method.options[OPTION]:g}" for column in columns if column.default is not None}
+    rows = [
+        [OPTION, *(column.head for column in columns)],
+        *([f"{damping:g}", *(column[damping] for column in values)] for damping in sorted(values[0])),
+        ["reported queries, chosen", *(_reported(column.chosen) for column in columns)],
+        [f"reported queries, default ({number})", *(_reported(column.default) for column in columns)],
+    ]
+    lines = [f"| {' | '.join(cells)} |" for cells in rows]
+    return "\n".join([lines[0], f"|--:|{'---|' * len(columns)}", *lines[1:]])
+
+
+def _spec(label: str) -> Spec:
+    (spec,) = parse_spec(label)
+    return spec
+
+
+def _head(record: Record) -> str:
+    """Return the options of a sweep besides the damping; the method's name where there are none."""
+    others = [f"{key}={value}" for key, value in record.method.options_given.items() if key != OPTION]
+    return f"`{','.join(others) or record.method.name}`"
+
+
+def _tried(record: Record) -> dict[float, str]:
+    """Return damping -> what it reached on the tuning queries; that of the record is in bold."""
+    every = [] if record.tuned is None else record.tuned.tried
+    texts = {float(_spec(tried.label).given[OPTION]): _value(tried) for tried in every}
+    chosen = float(str(record.method.options[OPTION]))
+    return {value: f"**{text}**" if value == chosen else text for value, text in texts.items()}
+
+
+def _value(tried: Tried) -> str:
+    return "" if tried.value is None else f"{tried.value:.3f} [{tried.low:.3f}, {tried.high:.3f}]"
+
+
+def _reported(record: Record | None) -> str:
+    result = None if record is None else record.metric(record.task.main_metric)
+    return "" if result is None else f"{result.value:.3f} [{result.low:.3f}, {result.high:.3f}]"

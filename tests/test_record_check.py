@@ -42,7 +42,7 @@ def test_a_record_of_before_without_a_checksum_is_read(tmp_path):
 
 
 def test_without_its_rankings_a_record_is_read_as_with_them_but_for_these(tmp_path):
-    one = record("a", noisy(0.5)).model_copy(update={"ranking": [[3, 1], [2, 0]], "notes": ["a \"ranking\": [ note"]})
+    one = record("a", noisy(0.5)).model_copy(update={"ranking": [[3, 1], [2, 0]], "notes": ['a "ranking": [ note']})
     path = write_record(one, tmp_path)
     assert read_file(path, rankings=False) == one.model_copy(update={"ranking": []})
     words = path.read_bytes().replace(b"   3,", b'   "3",')

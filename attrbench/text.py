@@ -5,7 +5,8 @@ from __future__ import annotations
 
 def plain(text: object) -> str:
     """Return the text with every unprintable character (line breaks, terminal escapes) replaced by '?'."""
-    return "".join(character if character.isprintable() else "?" for character in str(text))
+    line = str(text)
+    return line if line.isprintable() else "".join(c if c.isprintable() else "?" for c in line)
 
 
 def one_line(text: object) -> str:

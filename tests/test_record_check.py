@@ -2,7 +2,9 @@
 
 import random
 
-from attrbench.contracts.record import read_records, write_record
+import pytest
+
+from attrbench.contracts.record import parse_record, read_file, read_records, write_record
 from tests.reports.test_leaderboard import noisy, record
 
 
@@ -37,3 +39,12 @@ def test_a_record_of_before_without_a_checksum_is_read(tmp_path):
     one = record("a", noisy(0.5))
     (tmp_path / "old.json").write_text(one.model_dump_json(indent=1, exclude={"check"}))
     assert read_records(tmp_path) == ([one], [])
+
+
+def test_without_its_rankings_a_record_is_read_as_with_them_but_for_these(tmp_path):
+    one = record("a", noisy(0.5)).model_copy(update={"ranking": [[3, 1], [2, 0]], "notes": ['a "ranking": [ note']})
+    path = write_record(one, tmp_path)
+    assert read_file(path, rankings=False) == one.model_copy(update={"ranking": []})
+    words = path.read_bytes().replace(b"   3,", b'   "3",')
+    with pytest.raises(ValueError, match="changed after it was written"):
+        parse_record(words, rankings=False)

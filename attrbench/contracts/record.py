@@ -13,7 +13,7 @@ from typing import Literal, Self
 from pydantic import Field, ValidationError, model_validator
 from pydantic_core import from_json
 
-from attrbench.contracts.record_check import file_content, is_as_written, without_rankings
+from attrbench.contracts.record_check import file_content, without_check, without_rankings
 from attrbench.contracts.record_costs import Count, Hardware, Latency, RecordPart, Storage
 from attrbench.contracts.record_origin import Provenance, Tuned
 from attrbench.errors import AttrbenchError
@@ -236,12 +236,11 @@ def parse_record(content: bytes, rankings: bool = True) -> Record:
         ValidationError: where it is no record.
         ValueError: where it was changed after it was written.
     """
+    content = without_check(content)
     record = Record.model_validate_json(content if rankings else without_rankings(content))
-    if record.check is None:
-        return record
-    if not is_as_written(content):
+    if record.check is not None:
         raise ValueError(CHANGED)
-    return record.model_copy(update={"check": None})
+    return record
 
 
 def read_records(folder: Path) -> tuple[list[Record], list[str]]:

@@ -12,6 +12,7 @@ from pydantic import BaseModel
 
 _LINE = ',\n "check": "{}"\n}}\n'
 _LENGTH = len(_LINE.format(64 * "0"))
+_RANKINGS = b'\n "ranking": [\n'
 
 
 def file_content(record: BaseModel) -> bytes:
@@ -24,18 +25,19 @@ def _last_line(body: bytes | memoryview) -> bytes:
     return _LINE.format(hashlib.sha256(body).hexdigest()).encode()
 
 
-def is_as_written(content: bytes) -> bool:
-    """Return whether a record's file that holds a checksum is as `file_content` made it."""
-    return content[-_LENGTH:] == _last_line(memoryview(content)[:-_LENGTH])
+def without_check(content: bytes) -> bytes:
+    """Return a record's file without its checksum where it is as `file_content` made it; else the file as it is."""
+    body = memoryview(content)[:-_LENGTH]
+    return b"".join((body, b"\n}")) if content[-_LENGTH:] == _last_line(body) else content
 
 
 def without_rankings(content: bytes) -> bytes:
     """Return a record's file with an empty list for its rankings, nine tenths of it, which boards do not look at.
 
-    Text in JSON holds no line break, so that these lines are the rankings. A file laid out otherwise is left as it is.
+    Rankings are numbers, so that the next quotation mark begins the next key. A file laid out otherwise stays as it is.
     """
-    start = content.find(b'\n "ranking": [\n')
-    end = content.find(b"\n ],\n", start)
-    if start < 0 or end < 0:
+    start = content.find(_RANKINGS)
+    end = content.find(b'"', start + len(_RANKINGS))
+    if start < 0 or end < 0 or not content.endswith(b"\n ],\n ", start, end):
         return content
-    return content[:start] + b'\n "ranking": [],\n' + content[end + len(b"\n ],\n") :]
+    return b"".join((content[:start], b'\n "ranking": [],\n ', content[end:]))

@@ -12,30 +12,31 @@ KINDS = ("method", "task", "metric")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", KINDS)
-def test_the_package_is_found_as_a_plugin_and_passes_its_own_test(attrbench, kind, tmp_path):
+def test_the_packages_are_found_as_plugins_and_pass_their_own_tests(attrbench, tmp_path):
     need_pip()
-    assert attrbench("new", kind, "my-first", "--out", tmp_path).code == 0
-    package = tmp_path / "attrbench-my-first"
-    env = environment(install(package, tmp_path / "installed"), ATTRBENCH_CACHE=str(tmp_path / "cache"))
+    for kind in KINDS:
+        assert attrbench("new", kind, f"my-{kind}", "--out", tmp_path).code == 0
+    packages = [tmp_path / f"attrbench-my-{kind}" for kind in KINDS]
+    env = environment(*install(tmp_path / "installed", *packages), ATTRBENCH_CACHE=str(tmp_path / "cache"))
 
     def python(*arguments):
         return subprocess.run(
             [sys.executable, *arguments],
             env=env,
-            cwd=package,
+            cwd=tmp_path,
             capture_output=True,
             text=True,
             timeout=300,
             check=False,
         )
 
-    listed = python("-m", "attrbench", "list", f"{kind}s", "--json")
-    entries = {entry["name"]: entry["provider"] for entry in json.loads(listed.stdout)[f"{kind}s"]}
-    assert entries["my-first"] == "attrbench-my-first 0.1.0"
-    tested = python("-m", "pytest", "-q", "-p", "no:cacheprovider", "tests")
+    listed = json.loads(python("-m", "attrbench", "list", "--json").stdout)
+    for kind in KINDS:
+        providers = {entry["name"]: entry["provider"] for entry in listed[f"{kind}s"]}
+        assert providers[f"my-{kind}"] == f"attrbench-my-{kind} 0.1.0"
+    tested = python("-m", "pytest", "-q", "-p", "no:cacheprovider", *(str(package / "tests") for package in packages))
     assert tested.returncode == 0, tested.stdout
-    assert " passed" in tested.stdout
+    assert "6 passed" in tested.stdout  # two of the method, one of the task, three of the metric
 
 
 @pytest.mark.parametrize("kind", KINDS)

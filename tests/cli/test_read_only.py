@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+import attrbench as package
 from tests.cli.conftest import SMALL
 from tests.store.filled_caches import snapshot
 
@@ -29,8 +30,7 @@ def obey_permissions():
 def filled(tmp_path_factory):
     """A cache with the rows of a training set, which nobody may write to."""
     folder = tmp_path_factory.mktemp("shared")
-    done = command({"ATTRBENCH_CACHE": str(folder)}, folder.parent / "out", "run", *METHOD, *SMALL)
-    assert done.returncode == 3 or done.returncode == 0, done.stderr
+    package.run(METHOD[1], SMALL[1], out=folder.parent / "out", cache=folder, limit_train=128, progress=False)
     for path in (folder, *folder.rglob("*")):
         path.chmod(path.stat().st_mode & ~0o222)
     yield folder
@@ -58,7 +58,7 @@ def picture(folder):
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="how root gives up its rights is known for Linux only")
-def test_a_new_query_is_answered_and_no_training_row_is_computed(filled, tmp_path):
+def test_a_new_query_is_answered_and_no_training_row_is_computed(filled, attrbench, tmp_path):
     before = snapshot(filled)
     own = tmp_path / "home" / ".cache"
     environment = {"ATTRBENCH_CACHE": str(filled), "XDG_CACHE_HOME": str(own)}
@@ -69,9 +69,9 @@ def test_a_new_query_is_answered_and_no_training_row_is_computed(filled, tmp_pat
     assert "query gradients" in done.stderr and "train gradients" not in done.stderr
     assert snapshot(filled) == before
     assert [path.parent.parent.name for path in own.rglob("*.safetensors")] == ["features"]
-    fresh = command({"ATTRBENCH_CACHE": str(tmp_path / "fresh")}, tmp_path / "out2", *asked)
+    fresh = attrbench(*asked, "--cache", tmp_path / "fresh", "--out", tmp_path / "out2")
     assert [line for line in done.stdout.splitlines() if "sheet" not in line and ".png" not in line] == [
-        line for line in fresh.stdout.splitlines() if "sheet" not in line and ".png" not in line
+        line for line in fresh.out.splitlines() if "sheet" not in line and ".png" not in line
     ]
     removal = command(environment, tmp_path, "cache", "gc", "--older-than", "0")
     assert removal.returncode in (0, 1), removal.stderr

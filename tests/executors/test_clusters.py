@@ -1,11 +1,7 @@
-"""The executors `ray` and `slurm`: the same bytes as in one process, whatever dies on the way.
-
-They need the extras `ray` and `slurm`; Slurm itself is stood for by submitit's processes of this machine.
-"""
+"""What the executors `ray` and `slurm` do beside what all executors do (`test_every_executor.py`)."""
 
 from __future__ import annotations
 
-import importlib.util
 from contextlib import closing
 
 import pytest
@@ -15,82 +11,7 @@ from attrbench.executors import cluster_library
 from attrbench.executors.ray_cluster import RayExecutor, RayOptions
 from attrbench.executors.slurm import Share, SlurmExecutor, SlurmOptions
 from tests.executors.light_jobs import LightJob, light
-from tests.executors.test_processes import killing
-from tests.executors.tiny_methods import Slow
-from tests.executors.tiny_task import compute_features, settings, shard_bytes
-
-HAS_RAY = importlib.util.find_spec("ray") is not None
-HAS_SUBMITIT = importlib.util.find_spec("submitit") is not None
-needs_ray = pytest.mark.skipif(not HAS_RAY, reason="needs the extra attrbench[ray]")
-needs_submitit = pytest.mark.skipif(not HAS_SUBMITIT, reason="needs the extra attrbench[slurm]")
-METHODS = (Slow,)
-
-
-@pytest.fixture(scope="module")
-def by_one(tmp_path_factory):
-    """The shards of a method, computed in this process."""
-    at_work = settings(tmp_path_factory.mktemp("inline"))
-    compute_features(at_work, [method() for method in METHODS])
-    return shard_bytes(at_work.cache)
-
-
-@pytest.fixture(scope="module")
-def two_nodes():
-    """The address of a Ray cluster of two nodes with one core each, on this machine."""
-    from ray.cluster_utils import Cluster
-
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
-    cluster.add_node(num_cpus=1)
-    cluster.wait_for_nodes()
-    yield cluster.address
-    cluster.shutdown()
-
-
-@pytest.fixture
-def ray(two_nodes):
-    with closing(RayExecutor(RayOptions(address=two_nodes))) as executor:
-        yield executor
-
-
-@pytest.fixture
-def slurm(tmp_path):
-    options = SlurmOptions(cluster="local", jobs=2, cpus=1, time=10, folder=tmp_path / "logs")
-    with closing(SlurmExecutor(options)) as executor:
-        yield executor
-
-
-CLUSTERS = [
-    pytest.param("ray", marks=[needs_ray, pytest.mark.slow]),
-    pytest.param("slurm", marks=[needs_submitit, pytest.mark.slow]),
-]
-
-
-@pytest.mark.parametrize("name", CLUSTERS)
-def test_two_workers_of_a_cluster_write_the_bytes_that_one_process_writes(name, request, tmp_path, by_one):
-    at_work = settings(tmp_path / "work")
-    done = compute_features(at_work, [method() for method in METHODS], request.getfixturevalue(name))
-    assert done.progress.given_up == {}
-    assert shard_bytes(at_work.cache) == by_one
-    assert len({path.name for path in at_work.cache.rglob("pid-*")}) == 2
-
-
-@pytest.mark.parametrize("name", CLUSTERS)
-def test_a_worker_that_is_killed_at_its_job_changes_no_byte(name, request, tmp_path, by_one):
-    at_work = settings(tmp_path / "work")
-    with killing(at_work.cache) as killed:
-        done = compute_features(at_work, [method() for method in METHODS], request.getfixturevalue(name))
-    assert len(killed) == 1 and done.progress.given_up == {}
-    assert shard_bytes(at_work.cache) == by_one
-
-
-@pytest.mark.parametrize("name", CLUSTERS)
-def test_only_the_job_that_ends_its_process_fails(name, request, tmp_path):
-    jobs = [LightJob(str(tmp_path / str(number)), ends=number == 1) for number in range(6)]
-    receipts = list(request.getfixturevalue(name).run(jobs, light))
-    assert {receipt.job: receipt.state for receipt in receipts} == {
-        job: "failed" if job.ends else "done" for job in jobs
-    }
-    assert len(receipts) == len(jobs)
+from tests.executors.workers import needs_ray
 
 
 @needs_ray

@@ -1,14 +1,12 @@
-"""The executor `processes`: the same bytes as in one process, whatever dies on the way."""
+"""The executor `processes`: jobs that end their process are given up, and workers end with their parent."""
 
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
-import threading
 import time
-from contextlib import closing, contextmanager
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -16,7 +14,7 @@ import pytest
 from attrbench.conformance.toy_task import QUERIES
 from attrbench.contracts.computation import Unit
 from attrbench.errors import UsageError
-from attrbench.evaluation.execute import ATTEMPTS
+from attrbench.evaluation import execute as execution
 from attrbench.evaluation.jobs import ComputeJob, TaskReference, execute
 from attrbench.evaluation.plan import make_plan
 from attrbench.evaluation.progress import Silent
@@ -24,8 +22,8 @@ from attrbench.evaluation.task_run import TaskRun
 from attrbench.executors.processes import WATCH_SECONDS, ProcessesExecutor, ProcessesOptions
 from attrbench.plugins.registry import registry
 from tests.executors.light_jobs import LightJob, light
-from tests.executors.tiny_methods import Losses, NoEdit, Poison, Rows, Slow
-from tests.executors.tiny_task import compute_features, request, settings, shard_bytes, tiny_task
+from tests.executors.tiny_methods import NoEdit, Poison, Rows
+from tests.executors.tiny_task import request, settings, tiny_task
 
 ROOT = Path(__file__).parents[2]
 
@@ -40,62 +38,9 @@ class Notes(Silent):
         self.lines.append(line)
 
 
-def processes(workers=2):
-    return ProcessesExecutor(ProcessesOptions(workers=workers, threads=1))
-
-
-@pytest.fixture(scope="module")
-def by_one(tmp_path_factory):
-    """The shards of three methods, computed in this process."""
-    at_work = settings(tmp_path_factory.mktemp("inline"))
-    compute_features(at_work, [Rows(), Losses(), Slow()])
-    return shard_bytes(at_work.cache)
-
-
-def test_two_processes_write_the_bytes_that_one_writes(tmp_path, by_one):
-    at_work = settings(tmp_path)
-    done = compute_features(at_work, [Rows(), Losses(), Slow()], processes())
-    assert done.progress.given_up == {}
-    assert shard_bytes(at_work.cache) == by_one
-    assert len(by_one) > 8
-    workers = {path.name for path in at_work.cache.rglob("pid-*")}
-    assert len(workers) == 2 and f"pid-{os.getpid()}" not in workers
-
-
-@contextmanager
-def killing(cache):
-    """Kill the first worker that leaves its process's id, while it is at its job."""
-    killed, over = [], threading.Event()
-
-    def watch():
-        while not over.is_set() and not killed:
-            for path in cache.rglob("pid-*"):
-                pid = int(path.name.removeprefix("pid-"))
-                time.sleep(0.1)
-                os.kill(pid, signal.SIGKILL)
-                killed.append(pid)
-                break
-            time.sleep(0.01)
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    try:
-        yield killed
-    finally:
-        over.set()
-        watcher.join()
-
-
-def test_a_worker_that_is_killed_at_its_job_changes_no_byte(tmp_path, by_one):
-    at_work = settings(tmp_path)
-    with killing(at_work.cache) as killed:
-        done = compute_features(at_work, [Rows(), Losses(), Slow()], processes())
-    assert len(killed) == 1
-    assert done.progress.given_up == {}
-    assert shard_bytes(at_work.cache) == by_one
-
-
-def test_a_job_that_ends_its_process_every_time_is_given_up_and_the_others_are_done(tmp_path):
+def test_a_job_that_ends_its_process_every_time_is_given_up_and_the_others_are_done(tmp_path, monkeypatch):
+    attempts = 2  # each takes a new process
+    monkeypatch.setattr(execution, "ATTEMPTS", attempts)
     at_work, notes = settings(tmp_path, executor="processes:workers=1,threads=1"), Notes()
     methods = [request(method) for method in (Poison(), Rows(), NoEdit())]
     results = list(TaskRun(registry(), tiny_task(), methods, at_work, notes).results())
@@ -106,10 +51,10 @@ def test_a_job_that_ends_its_process_every_time_is_given_up_and_the_others_are_d
         "no-edit": "complete",
     }
     assert records["poison"].error == (
-        f"edits of poison, items 1 to 1: failed {ATTEMPTS} times; the last time: its process ended before it was done"
+        f"edits of poison, items 1 to 1: failed {attempts} times; the last time: its process ended before it was done"
     )
     again = "edits of poison, items 1 to 1: its process ended before it was done; trying again"
-    assert [line for line in notes.lines if "trying again" in line] == [again] * (ATTEMPTS - 1)
+    assert [line for line in notes.lines if "trying again" in line] == [again] * (attempts - 1)
     store = TaskReference.of(tiny_task(), at_work).open().store(Poison().feature, "query")
     assert [store.lacks(Unit(query, query + 1)) for query in range(QUERIES)] == [query == 1 for query in range(QUERIES)]
 
@@ -124,13 +69,6 @@ def test_a_worker_that_opens_another_task_computes_nothing(tmp_path):
     with pytest.raises(UsageError, match="task tiny v1 has other images or weights in a worker process"):
         execute(job)
     assert not list(tmp_path.rglob("rows-*"))
-
-
-def test_only_the_job_that_ends_its_process_fails_whatever_was_in_flight_beside_it(tmp_path):
-    jobs = [LightJob(str(tmp_path / str(number)), ends=number == 1) for number in range(6)]
-    with closing(processes()) as executor:
-        states = {receipt.job: receipt.state for receipt in executor.run(jobs, light)}
-    assert states == {job: "failed" if job.ends else "done" for job in jobs}
 
 
 PARENT = """
@@ -159,7 +97,7 @@ def test_workers_end_when_their_parent_is_killed(tmp_path):
 
 
 def test_close_ends_the_workers(tmp_path):
-    with closing(processes()) as executor:
+    with closing(ProcessesExecutor(ProcessesOptions(workers=2, threads=1))) as executor:
         running = executor.run([LightJob(str(tmp_path / name), seconds=600 * (name > "a")) for name in "abc"], light)
         assert next(running).state == "done"
         workers = wait_for(lambda: workers_of(tmp_path / "b", 1), 300)  # the process of "a" may be at it

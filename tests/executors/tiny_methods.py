@@ -160,9 +160,12 @@ class Poison(NoEdit):
 
 
 class Slow(Ascent):
-    """Leaves its process's id in a file, and takes its time."""
+    """Leaves its process's id in a file, and takes its time over each query; it asks for nothing else."""
 
     name = "slow"
+
+    def features(self):
+        return FeatureRequest(query=(self.feature,))
 
     def edit(self, model, query, context):
         context.workspace.mkdir(parents=True, exist_ok=True)

@@ -71,7 +71,7 @@ def test_files_that_are_not_mnist_are_named_in_one_line(tmp_path):
 
 
 def test_a_hub_that_cannot_be_reached_is_one_line(monkeypatch):
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(AttrbenchError, match="dataset=FILE") as caught:
         load_mnist("nobody/no-such-data", 3)
     assert "\n" not in str(caught.value)

@@ -100,6 +100,7 @@ class ItemStore(FeatureStore):
                 pieces[-1] = last._replace(last=item + 1)
             else:
                 pieces.append(Piece(item, item + 1, path, row))
+        self._checked.keep()
         return pieces
 
     def write(self, unit: Unit, arrays: Mapping[str, NDArray[Any]], timing: Timing) -> None:

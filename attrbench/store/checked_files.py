@@ -16,7 +16,7 @@ from attrbench.store.checksums import Seal
 State = list[Any]
 """[sha256, size, mtime_ns, ctime_ns, inode] of a file."""
 SPARED = 64 * 2**20
-"""Bytes of shards from which on their states are kept; fewer are read at each opening, in some 50 ms."""
+"""Bytes of shards from which on their states are kept; fewer are read at each opening."""
 
 
 class CheckedFiles:

@@ -44,7 +44,7 @@ $(DOCS)/.installed: docs/requirements.txt
 docs: $(DOCS)/.installed  ## the site, in build/site; a warning is an error
 	NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs build --strict --quiet
 
-bench: $(VENV)/.installed  ## ratios against references measured in the same run; BENCH=name JSON=file
+bench: $(VENV)/.installed  ## ratios against references measured in the same run; BENCH=name JSON=file, ROWS=n for BENCH=million
 	$(BIN)/python -m tests.benchmarks $(if $(JSON),--json $(JSON))
 
 bench-gpu: $(VENV)/.installed  ## the gpu tests, and ratios of passes, sketches and search on a CUDA device

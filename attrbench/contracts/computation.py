@@ -127,6 +127,13 @@ class Shards(Protocol):
     def fingerprint(self) -> str:
         """Return the hash of all that decides the stored numbers (model, items, settings), which identifies them."""
 
+    @property
+    def ranges(self) -> Sequence[Unit]:
+        """Return the item ranges of the shards in item order; reads no rows."""
+
+    def block(self, number: int, rows: NDArray[np.int64] | None = None) -> Mapping[str, NDArray[Any]]:
+        """Return the memory-mapped arrays by name of one of the `ranges`, of which `rows` will be used (None: all)."""
+
     def blocks(self) -> Iterator[tuple[int, Mapping[str, NDArray[Any]]]]:
         """Yield each shard in item order, as (index of its first item, memory-mapped arrays by name)."""
 

@@ -17,7 +17,7 @@ from attrbench.data.content_digests import digests_of
 from attrbench.data.image_store import Decoded, ImageStore, Shape
 from attrbench.data.manifest import Listing
 from attrbench.data.pixels import refusing_bombs, to_pixels, what_is_wrong
-from attrbench.errors import AttrbenchError
+from attrbench.errors import AttrbenchError, Damaged
 
 CHUNK = 64
 """Number of images that are decoded before they are written: 50 MB at 512 pixels."""
@@ -58,7 +58,11 @@ def kept_images(listing: Listing, shape: Shape, cache: Path) -> KeptImages:
     if not good:
         index = min(bad)
         raise AttrbenchError(f"no image in {listing.where} can be read; {listing.names[index]}: {bad[index]}")
-    images, pixel_digests = store.pixels(good)
+    try:
+        images, pixel_digests = store.pixels(good)
+    except Damaged:  # bytes changed on the disk since the images were decoded: those of that file once more
+        _add_missing(store, listing, shape, items)
+        images, pixel_digests = store.pixels(good)
     return KeptImages(images, dict(sorted(bad.items())), pixel_digests)
 
 

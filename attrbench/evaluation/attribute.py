@@ -16,7 +16,7 @@ from attrbench.contracts.gradient_source import GradientSource
 from attrbench.contracts.method import ExhaustiveScorer, Scorer
 from attrbench.contracts.ranking import Ranking, top_k
 from attrbench.data.near_duplicates import NearDuplicates
-from attrbench.errors import AttrbenchError, UsageError
+from attrbench.errors import AttrbenchError, Damaged, UsageError
 from attrbench.evaluation.attribution import Attribution, Attributions
 from attrbench.evaluation.attribution_parts import Subject
 from attrbench.evaluation.breaches import refuse_breaches
@@ -29,10 +29,11 @@ from attrbench.evaluation.feature_reader import FeatureReader
 from attrbench.evaluation.jobs import TaskReference, use_world, with_queries
 from attrbench.evaluation.meaningless import check_finite, check_weights, without_equal
 from attrbench.evaluation.memory import keep_freed_memory
-from attrbench.evaluation.plan import check_disk, make_plan
+from attrbench.evaluation.plan import Plan, check_disk, make_plan
 from attrbench.evaluation.progress import Advance, Reporter, Silent
 from attrbench.evaluation.question import Block, Pictures, Question, check_question
 from attrbench.evaluation.requests import MethodRequest, TaskRequest, request_executor
+from attrbench.evaluation.world import TaskWorld
 from attrbench.models.other_weights import adapter_digests
 
 if TYPE_CHECKING:
@@ -160,6 +161,17 @@ class _Asking:
                 check_weights(world.opened.denoiser.module)
                 keep_freed_memory(world.opened.denoiser.module)
         self._model_checked = True
+        try:
+            answers = self._answers(plan, world, reference, block, reporter)
+        except Damaged:  # bytes of a shard changed on the disk since it was computed: once more, with a new one
+            self._scorers.clear()
+            answers = self._answers(plan, world, reference, block, reporter)
+        return Attributions(answers, block, self.subject)
+
+    def _answers(
+        self, plan: Plan, world: TaskWorld, reference: TaskReference, block: Block, reporter: Reporter
+    ) -> list[Attribution]:
+        """Return each method's answer about a block of pictures, after computing the features that the cache lacks."""
         with closing(request_executor(self.registry, self.settings.executor)) as executor:
             progress = compute(plan, world, reference, executor, reporter)
         answers = []
@@ -169,7 +181,7 @@ class _Asking:
                     reader = FeatureReader(world, progress.features(request.label))
                     answers.append(self._with_evidence(request, self._answer(request, reader, block)))
                 advance()
-        return Attributions(answers, block, self.subject)
+        return answers
 
     @contextmanager
     def _naming(self, request: MethodRequest) -> Iterator[None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -27,10 +28,12 @@ class Progress:
     Attributes:
         plan: the plan, which does not change.
         given_up: why a method can't go on, by label.
+        repair: computes what is missing by now, such as a shard whose bytes changed on the disk after it was computed.
     """
 
     plan: Plan
     given_up: dict[str, Exception] = field(default_factory=dict)
+    repair: Callable[[], None] = lambda: None
 
     def __post_init__(self) -> None:
         self.given_up |= self.plan.faults
@@ -67,14 +70,19 @@ def compute(
         reporter: who is told.
     """
     progress, reference = Progress(plan), reference.on(executor.device)
-    try:
-        for stage in plan.stages:
-            try:
-                _Carrier(stage, world, reference, executor, reporter, progress).carry()
-            except (Unavailable, UsageError, FeatureFailed) as error:  # the other stages go on
-                progress.give_up_stage(stage, error)
-    finally:
-        world.prepared = None
+
+    def compute_missing() -> None:
+        try:
+            for stage in plan.stages:
+                try:
+                    _Carrier(stage, world, reference, executor, reporter, progress).carry()
+                except (Unavailable, UsageError, FeatureFailed) as error:  # the other stages go on
+                    progress.give_up_stage(stage, error)
+        finally:
+            world.prepared = None
+
+    progress.repair = compute_missing
+    compute_missing()
     return progress
 
 

@@ -27,7 +27,7 @@ from attrbench.contracts.record import (
 )
 from attrbench.contracts.record_origin import Tuned
 from attrbench.contracts.task import Workspace
-from attrbench.errors import AttrbenchError, Unavailable, error_line
+from attrbench.errors import AttrbenchError, Damaged, Unavailable, error_line
 from attrbench.evaluation.breaches import refuse_breaches
 from attrbench.evaluation.checks import check_methods, check_requests
 from attrbench.evaluation.config import RunSettings
@@ -262,7 +262,12 @@ class TaskRun:
         try:
             reader = FeatureReader(world, progress.features(request.label))
             coverage = coverage.model_copy(update={"nonfinite": reader.nonfinite()})
-            record, outcome = self._score(world, progress.plan, request, reader, coverage)
+            try:
+                record, outcome = self._score(world, progress.plan, request, reader, coverage)
+            except Damaged:  # bytes of a shard changed on the disk since it was computed: once more, with a new one
+                progress.repair()
+                reader = FeatureReader(world, progress.features(request.label))
+                record, outcome = self._score(world, progress.plan, request, reader, coverage)
             peaks = Peaks.now(self.device)
             if progress.plan.computes_for(request.label):
                 peaks = peaks.or_larger(passes)

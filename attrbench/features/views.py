@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
@@ -53,7 +54,7 @@ class TrainRows(Protocol):
     def blocks(self) -> Iterator[tuple[int, FloatArray]]:
         """Yield (index of the first item, [items, T, v] gradient rows) block by block, in item order."""
 
-    def codes(self) -> Sequence[tuple[int, Codes]] | None:
+    def codes(self) -> Iterable[tuple[int, Codes]] | None:
         """Return (index of the first item, rows as they are stored) block by block; None where they are not int8."""
 
 
@@ -71,7 +72,11 @@ class ChosenRows:
         self.count = len(index)
         self.width, self.row_bytes = rows.width, rows.row_bytes
         self.layers, self.sizes = rows.layers, rows.sizes
-        self.norms: FloatArray = rows.norms[index]
+
+    @cached_property
+    def norms(self) -> FloatArray:
+        """Return the [n, T] norms of the selected items' whole gradients."""
+        return self._rows.norms[self._index]
 
     def take(self, items: Index) -> FloatArray:
         """Return the [len(items), T, v] gradient rows of these items, indexed within the selection."""

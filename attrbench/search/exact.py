@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -13,7 +11,6 @@ from attrbench.features.gradient_rows import GradientRows
 from attrbench.features.views import TrainRows
 from attrbench.search.integer_products import IntegerQueries, are_integers_fast
 from attrbench.search.vectors import query_vectors
-from attrbench.store.encoding import Codes
 
 TOGETHER = 32
 """Queries that are multiplied with int8 rows at once, so that what is between stays in the processor's cache."""
@@ -41,21 +38,20 @@ class ExactSearch(ExhaustiveScorer):
         Rows stored as int8 are multiplied as integers, where the processor is fast at it, once for 32 queries each.
         """
         vectors = query_vectors(query[self._feature], self._normalize)
-        fast = are_integers_fast(query[self._feature].rows.shape[2]) and np.isfinite(vectors).all()
-        codes = self._rows.codes() if fast else None
-        if codes is not None:
+        _, steps, width = query[self._feature].rows.shape
+        if are_integers_fast(width) and np.isfinite(vectors).all() and self._rows.codes() is not None:
             parts = range(0, len(vectors), TOGETHER)
-            return np.concatenate([self._by_integers(vectors[first : first + TOGETHER], codes) for first in parts])
+            return np.concatenate([self._by_integers(vectors[first : first + TOGETHER], steps) for first in parts])
         scores = np.empty((len(vectors), self._rows.count), np.float32)
         for first, block in self._rows.blocks():
             scores[:, first : first + len(block)] = self._products(vectors, block, first)
         return scores
 
-    def _by_integers(self, vectors: NDArray[np.float32], codes: Sequence[tuple[int, Codes]]) -> NDArray[np.float32]:
-        """Return the [m, n] scores of query vectors against rows that are stored as int8."""
+    def _by_integers(self, vectors: NDArray[np.float32], steps: int) -> NDArray[np.float32]:
+        """Return the [m, n] scores of query vectors of T steps against rows that are stored as int8."""
         scores = np.empty((len(vectors), self._rows.count), np.float32)
-        queries = IntegerQueries.of(vectors, self._rows.norms.shape[1])
-        for first, block in codes:
+        queries = IntegerQueries.of(vectors, steps)
+        for first, block in self._rows.codes() or ():
             items = slice(first, first + len(block.numbers))
             scales = block.scales if self._normalize else block.scales * self._rows.norms[items, :, None]
             scores[:, items] = queries.products(block.numbers, scales)

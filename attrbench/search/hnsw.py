@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import psutil
 from numpy.typing import NDArray
 
 from attrbench.contracts.feature import QueryFeatures
 from attrbench.contracts.ranking import Ranking
+from attrbench.errors import AttrbenchError
 from attrbench.features.gradient_rows import GradientRows
 from attrbench.features.views import TrainRows
 from attrbench.search.index_files import IndexSearch, kept_index
@@ -41,6 +43,29 @@ class HNSWGraph:
     seed: int = 42
 
 
+def check_memory(count: int, width: int, graph: HNSWGraph) -> None:
+    """Raise an error where a graph does not fit into the memory that is free: it holds all vectors as float32.
+
+    Besides them hnswlib holds 2 M links of 4 bytes at the lowest level, and some 128 bytes of the levels above, labels
+    and locks.
+
+    Args:
+        count: number of vectors.
+        width: length of a vector.
+        graph: parameters of the graph.
+
+    Raises:
+        AttrbenchError: says what is needed, what is free, and what needs less.
+    """
+    need, free = count * (4 * width + 8 * graph.m + 128), psutil.virtual_memory().available
+    if need > free:
+        raise AttrbenchError(
+            f"an HNSW graph holds {count:,} vectors of {width:,} numbers in memory: about {need / 1e9:,.1f} GB,"
+            f" {free / 1e9:,.1f} GB are free; use search=faiss with codes that are re-ranked from the disk"
+            " (index=RaBitQ,rerank=5), search=exact, or a shorter sketch (v=...)"
+        )
+
+
 class HNSWSearch(IndexSearch):
     """An approximate search for the largest inner products of gradients in an HNSW graph, built deterministically.
 
@@ -66,6 +91,7 @@ class HNSWSearch(IndexSearch):
     ) -> None:
         super().__init__(rows, feature, normalize)
         self._ef = ef
+        check_memory(rows.count, rows.width, graph)
         name = fingerprint({"rows": key, "count": rows.count, "normalize": normalize, "graph": asdict(graph)})
         self._kept = kept_index(
             folder / f"hnsw-{name[:20]}.bin",

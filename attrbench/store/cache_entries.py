@@ -126,13 +126,14 @@ class CacheEntry(FileSet):
         seal = self._read
         if not isinstance(seal, Seal) or self.sidecar is None:
             return seal if isinstance(seal, Fault) else None
-        if not self.path.exists():
-            return Fault(self.sidecar.path, "sidecar without data")
         try:
-            size = data_bytes(self.path)
-            if size != seal.bytes:
-                what = "truncated" if size < seal.bytes else "too long"
-                return Fault(self.path, f"{what}: {size} of {seal.bytes} bytes")
+            if not self.data or sum(file.bytes for file in self.data) != seal.bytes:
+                if not self.path.exists():
+                    return Fault(self.sidecar.path, "sidecar without data")
+                size = data_bytes(self.path)  # a run may have written it since the cache was listed
+                if size != seal.bytes:
+                    what = "truncated" if size < seal.bytes else "too long"
+                    return Fault(self.path, f"{what}: {size} of {seal.bytes} bytes")
             if whole and measure(self.path).sha256 != seal.sha256:
                 return Fault(self.path, "checksum differs")
         except OSError as error:

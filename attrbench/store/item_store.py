@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import logging
+import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +23,7 @@ log = logging.getLogger(__name__)
 
 PREFIX = "rows-"
 """How the names of shards begin whose rows are found by key."""
+_SEAL = re.compile(re.escape(PREFIX) + ".*" + re.escape(SEAL))
 
 
 class ItemStore(FeatureStore):
@@ -49,10 +53,10 @@ class ItemStore(FeatureStore):
         self.keys = keys
         self.fingerprint = fingerprint([self.fingerprint, list(keys)])
         self._rows: dict[str, tuple[Path, int]] = {}
-        self._read_seals: set[Path] = set()
+        self._read_seals: set[str] = set()
         self._damaged: dict[Path, frozenset[str]] = {}
         self._passed_over: set[Path] = set()
-        self._listed_at: dict[Path, int] = {}
+        self._listed_at: dict[Path, int | None] = {}
 
     def path(self, unit: Unit) -> Path:
         """Return the path in the cache of the shard that would hold exactly these items, in their order."""
@@ -100,13 +104,17 @@ class ItemStore(FeatureStore):
                 pieces[-1] = last._replace(last=item + 1)
             else:
                 pieces.append(Piece(item, item + 1, path, row))
+        self._checked.keep()
         return pieces
 
     def write(self, unit: Unit, arrays: Mapping[str, NDArray[Any]], timing: Timing) -> None:
         """Write a shard with the rows of the items of `unit`; see `FeatureStore.write`."""
         path = self.path(unit)
         self._passed_over.discard(path)
+        is_listed = _changed(self.folder) == self._listed_at.get(self.folder)
         self._note(path, self._write(unit, path, arrays, timing, self.keys[unit.first : unit.last]))
+        if is_listed:  # what changed the folder since is this shard, which is noted
+            self._listed_at[self.folder] = _changed(self.folder)
 
     def _look(self, unit: Unit) -> None:
         """Find the rows of the items: under the names of whole shards in this order first, then among all shards."""
@@ -127,32 +135,37 @@ class ItemStore(FeatureStore):
     def _look_everywhere(self) -> None:
         """Read the seals that have not been read of all shards in the cache, then in the read-only caches.
 
-        A folder that has not changed since is passed over.
+        A folder that has not changed since, but by this store's own writing, is passed over.
         """
         for folder in (self.folder, *copies(self.folder)):
-            try:
-                changed = folder.stat().st_mtime_ns
-            except OSError:
-                continue
-            if changed != self._listed_at.get(folder):
-                self._listed_at[folder] = changed
-                for seal in sorted(folder.glob(f"{PREFIX}*{SEAL}")):
-                    self._read_seal(seal.with_name(seal.name.removesuffix(SEAL)))
+            for path in self._unread(folder):
+                self._read_seal(path)
+
+    def _unread(self, folder: Path) -> list[Path]:
+        """Return the shards in a folder whose seals have not been read, in the order of their names."""
+        changed = _changed(folder)
+        if changed is None or changed == self._listed_at.get(folder):
+            return []
+        self._listed_at[folder] = changed
+        with suppress(OSError), os.scandir(folder) as entries:
+            seals = {entry.path.removesuffix(SEAL) for entry in entries if _SEAL.fullmatch(entry.name)}
+            return [Path(path) for path in sorted(seals - self._read_seals)]
+        return []
 
     def _read_seal(self, path: Path) -> None:
         """Note which items a shard holds, if it is there; its data is checked when a row of it is wanted."""
-        if path in self._read_seals or not path.exists():
+        if str(path) in self._read_seals or not path.exists():
             return
         try:
             self._note(path, Sidecar.of(Seal.read(seal_path(path))))
         except OSError:
             pass  # a shard without a seal is none
         except ValueError:
-            self._read_seals.add(path)
+            self._read_seals.add(str(path))
             self._damaged[path] = frozenset()
 
     def _note(self, path: Path, sidecar: Sidecar) -> None:
-        self._read_seals.add(path)
+        self._read_seals.add(str(path))
         for row, key in enumerate(sidecar.keys):
             self._rows.setdefault(key, (path, row))
 
@@ -167,5 +180,13 @@ class ItemStore(FeatureStore):
 
     def _look_again(self, but: Iterable[Path] = ()) -> None:
         """Forget which seals have been read, except those of some shards, so that the next look reads them."""
-        self._read_seals = set(but)
+        self._read_seals = set(map(str, but))
         self._listed_at.clear()
+
+
+def _changed(folder: Path) -> int | None:
+    """Return when a file was added to a folder or removed, in nanoseconds; None if there is no such folder."""
+    try:
+        return folder.stat().st_mtime_ns
+    except OSError:
+        return None

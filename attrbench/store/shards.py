@@ -6,7 +6,6 @@ ones. Several processes may fill one store: equal work gives equal numbers, up t
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -21,12 +20,15 @@ from pydantic import BaseModel, ConfigDict
 from safetensors.numpy import save
 
 from attrbench.contracts.computation import Unit
-from attrbench.errors import AttrbenchError
+from attrbench.errors import AttrbenchError, Damaged
 from attrbench.files import write_new
 from attrbench.store.artifacts import Artifact, Facts, cache_errors, log_damaged_copy
+from attrbench.store.checked_files import CheckedFiles
 from attrbench.store.checksums import Checked, Seal
 from attrbench.store.fingerprint import fingerprint
+from attrbench.store.mapped_files import ODD_HEADER, map_safetensors
 from attrbench.store.read_only import copies
+from attrbench.store.row_sums import row_sums
 
 __all__ = ["FeatureStore", "Piece", "Sidecar", "Timing", "Unit", "map_safetensors", "shard_items", "units"]
 
@@ -35,6 +37,8 @@ log = logging.getLogger(__name__)
 SHARD_ITEMS = 64
 SHARD_BYTES = 128 * 2**20
 SHARD_SCHEMA = 5
+SUMMED = 2**18
+"""Bytes of a shard from which on each row has a checksum of its own."""
 FEATURE = "feature.json"
 
 
@@ -66,6 +70,7 @@ class Sidecar(BaseModel):
         facts: numbers reported by a method's transform of the query gradients, if it has one.
         shared: names of arrays that belong to the whole shard, not row by row to its items.
         keys: the items' keys in the order of the rows, of a shard that is found by them (`ItemStore`).
+        row_sums: checksum of each row (`attrbench.store.row_sums`); empty for small shards and with shared arrays.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -81,6 +86,7 @@ class Sidecar(BaseModel):
     facts: dict[str, float] = {}
     shared: list[str] = []
     keys: list[str] = []
+    row_sums: list[int] = []
 
     @classmethod
     def of(cls, seal: Seal) -> Self:
@@ -160,6 +166,7 @@ class FeatureStore:
         self.fingerprint = fingerprint(self.description)
         self.folder = root / "features" / self.fingerprint[:20]
         self._verified: dict[Path, Sidecar] = {}
+        self._checked = CheckedFiles(self.folder)
         self._touched = False
 
     def shards(self, unit: Unit) -> list[Unit]:
@@ -185,7 +192,11 @@ class FeatureStore:
         Raises:
             AttrbenchError: where one is missing or damaged.
         """
-        return [Piece(shard.first, shard.last, self.found(shard), 0) for shard in self.shards(unit)]
+        pieces = [Piece(shard.first, shard.last, self.found(shard), 0) for shard in self.shards(unit)]
+        for piece in pieces:
+            self.sidecar_of(piece.shard)
+        self._checked.keep()
+        return pieces
 
     def path(self, unit: Unit) -> Path:
         """Return the path of the safetensors file in the cache of the shard with this item range."""
@@ -197,15 +208,15 @@ class FeatureStore:
         return next((place for place in (path, *copies(path)) if self._state(place) == "done"), path)
 
     def state(self, unit: Unit) -> Literal["done", "missing", "damaged"]:
-        """Return whether a shard is done, missing or damaged; its checksum is verified once in each process."""
+        """Return whether a shard is done, missing or damaged, as far as `CheckedFiles.is_whole` tells."""
         return self._state(self.found(unit))
 
     def _state(self, path: Path) -> Literal["done", "missing", "damaged"]:
         if path not in self._verified:
             shard = self._shard(path)
-            seal = shard.whole()
+            seal = shard.seal()
             try:
-                if seal is None:
+                if seal is None or not self._checked.is_whole(path, seal):
                     return "damaged" if shard.is_there() else "missing"
                 self._verified[path] = Sidecar.of(seal)
             except ValueError:
@@ -239,7 +250,8 @@ class FeatureStore:
         data = save({name: np.ascontiguousarray(array) for name, array in arrays.items()})
         rows, seconds = unit.last - unit.first, sum(timing.item_seconds)
         lost = [(item - unit.first, timestep) for item, timestep in timing.nonfinite]
-        noted = asdict(timing) | {"nonfinite": lost, "keys": list(keys)}
+        sums = row_sums(arrays, range(rows)) if len(data) >= SUMMED and not timing.shared else []
+        noted = asdict(timing) | {"nonfinite": lost, "keys": list(keys), "row_sums": sums}
         sidecar = Sidecar(bytes=0, sha256="", rows=rows, seconds=seconds, **noted)
         facts = sidecar.model_dump(exclude={"bytes", "sha256"})
 
@@ -255,7 +267,9 @@ class FeatureStore:
             if not (self.folder / FEATURE).exists():
                 about = FeatureFile(of=self.of, kind=self.kind, summary=self.summary, description=self.description)
                 about.write(self.folder / FEATURE)
-        self._verified[path] = Sidecar.of(self._shard(path).write(build))
+        seal = self._shard(path).write(build)
+        self._checked.note_written(path, seal)
+        self._verified[path] = Sidecar.of(seal)
         return self._verified[path]
 
     def _shard(self, path: Path) -> Artifact:
@@ -275,11 +289,39 @@ class FeatureStore:
         """Return the arrays of a complete shard, memory-mapped and read-only."""
         return self.arrays_of(self.found(unit))
 
-    def arrays_of(self, path: Path) -> dict[str, NDArray[Any]]:
-        """Return the arrays of a complete shard by its path, memory-mapped and read-only."""
-        self.sidecar_of(path)
+    def arrays_of(self, path: Path, rows: NDArray[np.int64] | None = None) -> dict[str, NDArray[Any]]:
+        """Return the arrays of a complete shard by its path, memory-mapped and read-only.
+
+        Before a process uses a shard for the first time, all bytes are compared with its checksum; or, where a few rows
+        are all that is wanted, these rows with theirs.
+
+        Args:
+            path: of the shard.
+            rows: the rows that will be used; None for all.
+
+        Raises:
+            AttrbenchError: where it is missing.
+            Damaged: where a checksum differs; from then on its rows count as missing.
+        """
+        sums = self.sidecar_of(path).row_sums
         self.touch()
-        return map_safetensors(path)
+        if rows is not None and sums and not self._checked.was_read(path):
+            with suppress(*ODD_HEADER):
+                arrays = map_safetensors(path)
+                if row_sums(arrays, rows.tolist()) == [sums[row] for row in rows]:
+                    return arrays
+        elif self._is_read_whole(path):
+            return map_safetensors(path)
+        self._verified.pop(path)
+        self._checked.forget(path)
+        raise Damaged(f"shard {path} is damaged (a checksum differs); the same command computes it again")
+
+    def _is_read_whole(self, path: Path) -> bool:
+        """Return whether all of a shard's bytes match its seal; reads them once in each process."""
+        if self._checked.was_read(path):
+            return True
+        seal = self._shard(path).seal()
+        return seal is not None and self._checked.is_read_whole(path, seal)
 
     def touch(self) -> None:
         """Record that the feature was used now, once, as the modification time of `feature.json`.
@@ -290,19 +332,3 @@ class FeatureStore:
             self._touched = True
             with suppress(OSError):
                 os.utime(self.folder / FEATURE)
-
-
-_DTYPES = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "U16": np.uint16, "U8": np.uint8, "I8": np.int8}
-
-
-def map_safetensors(path: Path) -> dict[str, NDArray[Any]]:
-    """Return the tensors of a safetensors file as read-only memory maps, name -> array, without loading them."""
-    with path.open("rb") as file:
-        size = int.from_bytes(file.read(8), "little")
-        header = json.loads(file.read(size))
-    arrays: dict[str, NDArray[Any]] = {}
-    for name, entry in header.items():
-        if name != "__metadata__":
-            offset = 8 + size + entry["data_offsets"][0]
-            arrays[name] = np.memmap(path, _DTYPES[entry["dtype"]], "r", offset, tuple(entry["shape"]))
-    return arrays

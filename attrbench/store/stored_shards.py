@@ -25,24 +25,44 @@ class StoredShards:
     def __init__(self, store: FeatureStore, items: Unit) -> None:
         self._store = store
         self._items = items
+        self._maps: dict[Path, Mapping[str, NDArray[Any]]] = {}
 
     @property
     def fingerprint(self) -> str:
         """Return the hash of all settings that decide the feature's numbers."""
         return self._store.fingerprint
 
-    def blocks(self) -> Iterator[tuple[int, Mapping[str, NDArray[Any]]]]:
-        """Yield (index of the first item, arrays by name) of items whose rows lie in one shard, memory-mapped.
+    @cached_property
+    def ranges(self) -> list[Unit]:
+        """Return the ranges of items whose rows lie beside each other in one shard, in item order; reads no rows."""
+        return [Unit(piece.first, piece.last) for piece in self._pieces]
 
-        Arrays are read-only. Those that belong to a shard as a whole come with each block.
+    def block(self, number: int, rows: NDArray[np.int64] | None = None) -> Mapping[str, NDArray[Any]]:
+        """Return the arrays by name of one of the `ranges`, memory-mapped and read-only.
+
+        Those that belong to a shard as a whole come with each of its blocks.
+
+        Args:
+            number: which of the ranges.
+            rows: the rows of the block that will be used; None for all.
+
+        Raises:
+            Damaged: where bytes do not match their checksum, which a process looks at before it uses them.
         """
-        maps: dict[Path, Mapping[str, NDArray[Any]]] = {}
-        for first, last, path, row in self._pieces:
-            if path not in maps:
-                maps[path] = self._store.arrays_of(path)
-            arrays, shared = maps[path], self._store.sidecar_of(path).shared
-            rows = slice(row, row + last - first)
-            yield first, {name: array if name in shared else array[rows] for name, array in arrays.items()}
+        first, last, path, row = self._pieces[number]
+        if path in self._maps:
+            arrays = self._maps[path]
+        elif rows is None:
+            arrays = self._maps[path] = self._store.arrays_of(path)
+        else:
+            arrays = self._store.arrays_of(path, row + rows)
+        shared, place = self._store.sidecar_of(path).shared, slice(row, row + last - first)
+        return {name: array if name in shared else array[place] for name, array in arrays.items()}
+
+    def blocks(self) -> Iterator[tuple[int, Mapping[str, NDArray[Any]]]]:
+        """Yield (index of the first item, arrays by name) of each of the `ranges`, as `block` gives them."""
+        for number, items in enumerate(self.ranges):
+            yield items.first, self.block(number)
 
     def array(self, name: str) -> NDArray[Any]:
         """Return one array of the feature for all items, by its name, concatenated over the shards."""

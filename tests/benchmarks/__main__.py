@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
-from tests.benchmarks import board, cached_rows, gradients, gram, matrix, memory, search, sketches, startup
+from tests.benchmarks import board, cached_rows, gradients, gram, matrix, memory, million, search, sketches, startup
 from tests.benchmarks.timing import Figure, print_figure, print_heading
 
 BENCHMARKS: dict[str, Callable[[], list[Figure]]] = {
@@ -28,6 +28,7 @@ LONG: dict[str, Callable[[], list[Figure]]] = {
     "added": cached_rows.added,
     "board": board.speed,
     "matrix": matrix.together,
+    "million": million.growth,
     "queries": cached_rows.queries,
     "sd3-full": memory.sd3_full,
     "sketch-statistics": sketches.statistics,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from typing import Any
 
 from tests.benchmarks.timing import Figure
 
@@ -13,7 +14,7 @@ LIMIT = 10.5e9
 
 def sd3_full() -> list[Figure]:
     """SD 3 Medium's transformer, 2.03 billion parameters in fp32, 32x32 latents: one (sample, timestep)."""
-    found = _run("tests.benchmarks.sd3_full")
+    found = in_child("tests.benchmarks.sd3_full")
     weights = found["weights_bytes"]
     return [
         Figure(
@@ -46,7 +47,7 @@ def sd3_full() -> list[Figure]:
 
 def ddpm_pass() -> list[Figure]:
     """A pass over 64 items of ddpm-mnist-mini at T = 5 to v = 4096, above what the libraries alone take."""
-    found = _run("tests.benchmarks.ddpm_pass")
+    found = in_child("tests.benchmarks.ddpm_pass")
     return [
         Figure(
             "ddpm-mnist-mini pass, resident above imports",
@@ -67,7 +68,9 @@ def ddpm_pass() -> list[Figure]:
     ]
 
 
-def _run(module: str) -> dict[str, float]:
-    done = subprocess.run([sys.executable, "-m", module], stdout=subprocess.PIPE, text=True, check=True)
-    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+def in_child(module: str, *arguments: object) -> dict[str, Any]:
+    """Run a module with arguments in a process of its own, and return what it prints as JSON in its last line."""
+    command = [sys.executable, "-m", module, *map(str, arguments)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return found

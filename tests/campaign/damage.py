@@ -7,9 +7,11 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+from attrbench.store.item_store import PREFIX
 from tests.campaign.bench import Bench
 from tests.campaign.checks import ends_as_undisturbed, verify
 from tests.campaign.scenarios import SCENARIOS
+from tests.shard_files import leave_no_trace
 
 DAMAGED = (
     "run",
@@ -75,6 +77,9 @@ def damage(bench: Bench, trial: int, chance: random.Random) -> str | None:
         how, name = chance.choice(sorted(DAMAGES)), victim.relative_to(work).as_posix()
         damaged = DAMAGES[how](victim.read_bytes(), chance)
         victim.write_bytes(damaged)
+        if victim.name.startswith(PREFIX) and victim.suffix == ".safetensors" and chance.random() < 0.5:
+            leave_no_trace(victim)
+            how = f"{how} without a trace"
         wrong = None
         if name.startswith("cache/"):
             wrong = _not_found(work, victim)

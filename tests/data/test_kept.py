@@ -22,6 +22,7 @@ from attrbench.store.checksums import seal_path
 from attrbench.store.garbage import DAY, find_garbage
 from tests.data.making import captioned, metadata_csv, picture
 from tests.data.test_pixels import bomb
+from tests.shard_files import leave_no_trace
 
 
 @pytest.fixture
@@ -74,6 +75,17 @@ def test_they_are_decoded_once(folder, cache, decoded):
     assert len(decoded) == 5
     assert first.fingerprint == second.fingerprint
     assert np.array_equal(first.images, second.images)
+
+
+def test_images_that_changed_without_a_trace_are_found_when_they_are_opened_and_decoded_again(folder, cache, decoded):
+    before = np.array(load(folder, cache).images)
+    path = file_of(cache)
+    data = bytearray(path.read_bytes())
+    data[-100] ^= 1
+    path.write_bytes(data)
+    leave_no_trace(path)
+    assert np.array_equal(load(folder, cache).images, before)
+    assert len(decoded) == 10
 
 
 def files_of(cache):

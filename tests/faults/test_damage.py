@@ -17,8 +17,9 @@ from attrbench.gradients.batching import LARGEST, BatchSize
 from attrbench.store.checksums import SEAL, seal_path
 from attrbench.store.shards import FeatureStore, Timing, Unit, map_safetensors
 from tests.cli.conftest import SMALL
+from tests.data.making import picture
 from tests.faults.conftest import results_of, stamps
-from tests.shard_files import digit_key, shard_files
+from tests.shard_files import digit_key, leave_no_trace, shard_files
 
 METHODS = ("dmin:v=256,timesteps=1", "dmin:v=64,timesteps=1,search=hnsw")
 
@@ -134,6 +135,26 @@ def _damaged_shard(cache: Cache, victim: Path, damage) -> None:
     assert results_of(cache.root / "after") == results_of(cache.root / "before")
     promised = json.loads(about.read_bytes())
     assert (promised["bytes"], promised["sha256"]) == (len(before), hashlib.sha256(before).hexdigest())
+
+
+def test_a_shard_that_changed_without_a_trace_is_found_before_it_is_used_and_computed_again(cache):
+    def damage(shard):
+        flip(shard)
+        leave_no_trace(shard)
+
+    _damaged_shard(cache, cache.shard, damage)
+
+
+def test_an_answer_from_a_shard_that_changed_without_a_trace_is_that_of_before(cache, tmp_path):
+    asked = ("attribute", "-m", METHODS[0], *SMALL, "--image", picture(tmp_path / "a.png", 1), "-k", 5, "--json")
+    asked += ("--cache", cache.folder, "--out", tmp_path / "out")
+    before = cache.attrbench(*asked)
+    assert before.code == 0, before.err
+    flip(cache.shard)
+    leave_no_trace(cache.shard)
+    after = cache.attrbench(*asked, "--force")
+    assert str(cache.shard) in after.err
+    assert json.loads(after.out)["queries"] == json.loads(before.out)["queries"]
 
 
 @pytest.mark.parametrize("damage", [flip, empty, garbage])

@@ -14,7 +14,7 @@ from attrbench.features.gradient_products import GradientProducts
 from attrbench.features.gradient_rows import GradientRows
 from attrbench.search.exact import ExactSearch
 from attrbench.search.faiss_index import FaissSearch, make_index
-from attrbench.search.hnsw import HNSWGraph, HNSWSearch
+from attrbench.search.hnsw import HNSWGraph, HNSWSearch, check_memory
 from attrbench.search.libraries import search_library
 from attrbench_methods.first_order.product_scorer import ProductScorer
 from attrbench_methods.gradient_options import SketchedGradientOptions
@@ -43,7 +43,8 @@ class DMinOptions(SketchedGradientOptions):
     ef: int = Field(500, ge=1)
     """Candidates that are looked at in a search."""
     index: str = "Flat"
-    """Faiss' factory string, such as `IVF64,Flat`. The paper does not say which one it used."""
+    """Faiss' factory string, such as `IVF64,Flat`. The paper does not say which one it used. With
+    `Fold8,` before it the index holds each timestep's row folded to an eighth of its length."""
     nprobe: int | None = Field(None, ge=1)
     """Cells that an IVF index visits; `none`: Faiss' default."""
     rerank: int = Field(0, ge=0)
@@ -97,20 +98,26 @@ class DMin(Method[DMinOptions]):
     def _train_rows(self) -> GradientRows:
         return self._query_rows.model_copy(update={"dtype": self.options.dtype})
 
+    @property
+    def _graph(self) -> HNSWGraph:
+        return HNSWGraph(self.options.M, self.options.ef_construction, self.options.seed)
+
     def check(self, train_items: int) -> None:
-        """Refuse a `k` larger than the training set, a missing search library and an invalid Faiss index string.
+        """Refuse a `k` larger than the training set, a missing search library, and an index that can't be made.
 
         Raises:
-            UsageError: for the first and the last.
+            UsageError: for the first, and an invalid Faiss index string.
             Unavailable: for a missing library.
+            AttrbenchError: for an HNSW graph that does not fit into memory.
         """
         o = self.options
         if o.k is not None and o.k > train_items:
             raise UsageError(f"method dmin: k={o.k} is larger than the training set ({train_items} items)")
         if o.search == "faiss" and o.v is not None:
-            make_index(o.index, o.timesteps * o.v)
+            make_index(o.index, o.timesteps * o.v, o.timesteps)
         if o.search == "hnsw" and o.v is not None:
             search_library("hnswlib")
+            check_memory(train_items, o.timesteps * o.v, self._graph)
 
     def fit(self, train: TrainFeatures, context: Context) -> Scorer:
         """Return a scorer of gradient inner products, exhaustive or by an HNSW or Faiss index, built or loaded."""
@@ -119,8 +126,7 @@ class DMin(Method[DMinOptions]):
             return ProductScorer(self._products, o.normalize)
         rows, queries = train[self._train_rows], self._query_rows
         if o.search == "hnsw":
-            graph = HNSWGraph(o.M, o.ef_construction, o.seed)
-            return HNSWSearch(rows, queries, o.normalize, graph, o.ef, context.workspace, context.fingerprint)
+            return HNSWSearch(rows, queries, o.normalize, self._graph, o.ef, context.workspace, context.fingerprint)
         if o.search == "faiss":
             return FaissSearch(
                 rows, queries, o.normalize, o.index, o.nprobe, o.rerank, context.workspace, context.fingerprint

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
-from tests.benchmarks import board, cached_rows, gradients, gram, matrix, memory, search, sketches, startup
+from tests.benchmarks import board, cached_rows, factored, gradients, gram, matrix, memory, search, sketches, startup
 from tests.benchmarks.timing import Figure, print_figure, print_heading
 
 BENCHMARKS: dict[str, Callable[[], list[Figure]]] = {
@@ -27,6 +27,8 @@ BENCHMARKS: dict[str, Callable[[], list[Figure]]] = {
 LONG: dict[str, Callable[[], list[Figure]]] = {
     "added": cached_rows.added,
     "board": board.speed,
+    "factored": factored.speed,
+    "factored-errors": factored.errors,
     "matrix": matrix.together,
     "queries": cached_rows.queries,
     "sd3-full": memory.sd3_full,

@@ -109,20 +109,24 @@ class GradientSource(Declaration):
             raise Unavailable("prompt=empty: this model takes no prompts")
 
 
+SketchForm = Literal["rotation", "factored", "permutation", "rademacher", "gaussian"]
+"""The forms of sketches, which `attrbench.gradients.sketching.forms` makes: `rotation`, which keeps no state but the
+seed; `factored`, a rotation of gradients whose layers' inputs are projected before any weight gradient is formed;
+`permutation`, DMin's own form; `rademacher` and `gaussian`, dense random projections."""
+
+
 class Sketch(Declaration):
     """A random linear sketch that compresses a gradient to `length` numbers and can be rebuilt from `seed` alone.
 
     Attributes:
         length: v.
-        seed: of signs and positions.
-        form: `rotation` (attrbench.gradients.sketching.rotation), which keeps no state but the seed; `permutation`,
-            DMin's own form; `rademacher` and `gaussian`, dense random projections
-            (attrbench.gradients.sketching.reference).
+        seed: of all its random draws.
+        form: kind of compression (`SketchForm`).
     """
 
     length: int = Field(ge=1)
     seed: Seed = 42
-    form: Literal["rotation", "permutation", "rademacher", "gaussian"] = "rotation"
+    form: SketchForm = "rotation"
 
 
 def with_sources(declaration: DeclarationT, change: Callable[[GradientSource], GradientSource]) -> DeclarationT:

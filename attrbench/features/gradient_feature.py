@@ -41,7 +41,7 @@ class GradientFeature(PassFeature[TrainViewT, QueryViewT]):
 
     def computation(self, split: SplitName) -> Computation[Any] | None:
         """Return the gradient pass over the items of the split, which computes this feature."""
-        return PassComputation(self.source, split)
+        return PassComputation(self.source, split, self.projection)
 
     def store(self, split: SplitName, scope: Scope) -> StoreSpec:
         """Return how the feature is stored, described by model, timesteps and fields; rows are found by their item."""

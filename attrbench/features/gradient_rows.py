@@ -19,7 +19,8 @@ from attrbench.gradients.layer_blocks import layer_columns
 from attrbench.gradients.pass_feature import BufferedRows, ParameterLayout, PassSetting, ShardContent
 from attrbench.gradients.shard_buffer import TINY
 from attrbench.gradients.sinks import Sink, SketchSink, WholeGradientSink
-from attrbench.gradients.sketching.reference import state_bytes
+from attrbench.gradients.sketching.forms import input_projection, state_bytes
+from attrbench.gradients.sketching.input_projection import InputProjection
 from attrbench.store.encoding import RowType, decode_rows, encode_rows, relative_error, row_bytes
 from attrbench.store.stored_rows import StoredRows
 
@@ -28,7 +29,8 @@ class GradientRows(Declaration, GradientFeature[TrainRows, QueryRows]):
     """Stored gradients of each item: T unit-norm rows, sketched or whole, [T, v], and their T norms.
 
     The norm is that of the whole gradient before sketching, so that the normalized gradient (as stored) and the raw
-    gradient (multiplied by its norm) are available from one file.
+    gradient (multiplied by its norm) are available from one file. Where the sketch projects layers' inputs, the whole
+    gradient is never formed, and the norm is that of the projected one, whose square is unbiased.
 
     Attributes:
         source: declaration that decides the gradients.
@@ -50,7 +52,7 @@ class GradientRows(Declaration, GradientFeature[TrainRows, QueryRows]):
     def summary(self) -> str:
         """Return a few words for the plan: the sketch length and all settings that differ from their defaults."""
         text = "whole rows" if self.sketch is None else f"sketch v={self.sketch.length}"
-        if self.sketch is not None and self.sketch.form != "rotation":
+        if self.sketch is not None and self.sketch.form != Sketch.model_fields["form"].default:
             text += f" ({self.sketch.form})"
         for value, default, words in (
             (self.timesteps, "stack", f"{self.timesteps} over timesteps"),
@@ -63,6 +65,11 @@ class GradientRows(Declaration, GradientFeature[TrainRows, QueryRows]):
     def declared(self) -> dict[str, Any]:
         """Return the feature's fields as a JSON-compatible dict, part of what identifies its files."""
         return self.model_dump(mode="json")
+
+    @property
+    def projection(self) -> InputProjection | None:
+        """Return the projection of the layers' inputs with which gradients are formed, if the sketch asks for one."""
+        return input_projection(self.sketch)
 
     def sink_key(self) -> tuple[object, ...]:
         """Return a key by which rows share a sink: sketch form, seed, layers, raw mean or not; length plays no part."""

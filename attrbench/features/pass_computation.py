@@ -19,6 +19,7 @@ from attrbench.gradients.batching import batch_size_file, free_memory
 from attrbench.gradients.gradient_pass import GradientPass
 from attrbench.gradients.pass_feature import PassFeature
 from attrbench.gradients.samples import Split
+from attrbench.gradients.sketching.input_projection import InputProjection
 from attrbench.store.shards import units
 
 AnyFeature = PassFeature[Any, Any]
@@ -31,10 +32,12 @@ class PassComputation(Computation[AnyFeature]):
     Attributes:
         source: declaration that decides the gradients.
         split: `train` or `query`.
+        projection: projection of the layers' inputs with which gradients are formed; None for whole gradients.
     """
 
     source: GradientSource
     split: SplitName
+    projection: InputProjection | None = None
 
     @property
     def order(self) -> int:  # type: ignore[override]
@@ -52,12 +55,14 @@ class PassComputation(Computation[AnyFeature]):
         text = differentiated(self.source)
         text = f"outputs{text.removeprefix('gradients')}" if forward_only else text
         text += "" if self.source.latents == "clean" else " along the sampling trajectory"
-        return f"{text} of {self.split} items at T={self.source.grid.steps} ({self.source.grid.kind})"
+        projected = "" if self.projection is None else ", layer inputs projected"
+        return f"{text} of {self.split} items at T={self.source.grid.steps} ({self.source.grid.kind}){projected}"
 
     def identity(self, scope: Scope) -> object:
         """Return what tells this pass from others, to name its locks: task, split, items, model, gradient source."""
         facts, items = source_facts(self.source, scope), scope.items_fingerprint(self.split)
-        return ["pass", scope.task, self.split, items, facts["model"], self.source.model_dump(mode="json")]
+        seed = [] if self.projection is None else [self.projection.seed]
+        return ["pass", scope.task, self.split, items, facts["model"], self.source.model_dump(mode="json"), *seed]
 
     def units(self, scope: Scope) -> list[Unit]:
         """Return the item ranges to compute one at a time: 64 training items each, or 16 queries."""
@@ -72,7 +77,9 @@ class PassComputation(Computation[AnyFeature]):
         alone = self.split == "query" and not world.engine.queries_together
         split = Split(self.split, world.items(self.split), one_by_one=alone)
         file = batch_size_file(world, [self.identity(world), "pass"])
-        work = GradientPass(self.source, world.opened.denoiser, split, world.engine, factors, file)
+        work = GradientPass(
+            self.source, world.opened.denoiser, split, world.engine, factors, file, projection=self.projection
+        )
         return Prepared(lambda unit: work.compute(unit, computable), failures)
 
 

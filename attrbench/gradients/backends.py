@@ -8,6 +8,8 @@ from attrbench.contracts.denoiser import Denoiser
 from attrbench.contracts.samples import ModelOutput
 from attrbench.gradients.hooks import HookedGradients
 from attrbench.gradients.per_sample import LoopGradients, PerSampleGradients, Precision, VmapGradients
+from attrbench.gradients.projected_layers import ProjectedLayers
+from attrbench.gradients.sketching.input_projection import InputProjection
 
 BACKENDS: dict[str, type[PerSampleGradients]] = {"hooks": HookedGradients, "vmap": VmapGradients, "loop": LoopGradients}
 
@@ -18,6 +20,7 @@ def per_sample_gradients(
     output: ModelOutput,
     backend: str = "hooks",
     precision: Precision = "fp32",
+    projection: InputProjection | None = None,
 ) -> PerSampleGradients:
     """Return the computation of per-sample gradients by the back end `backend`: `hooks`, `vmap` or `loop`."""
-    return BACKENDS[backend](denoiser, parameters, output, precision)
+    return BACKENDS[backend](denoiser, parameters, output, precision, projected=ProjectedLayers(projection))

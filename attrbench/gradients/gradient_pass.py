@@ -22,6 +22,7 @@ from attrbench.gradients.pass_feature import ParameterLayout, PassFeature, PassS
 from attrbench.gradients.samples import NoisySamples, Split
 from attrbench.gradients.shard_buffer import ShardBuffer
 from attrbench.gradients.sinks import GatheringSink, NormSink, Sink, TimestepSumSink, WholeGradientSink
+from attrbench.gradients.sketching.input_projection import InputProjection
 
 AnyFeature = PassFeature[Any, Any]
 
@@ -38,6 +39,7 @@ class GradientPass:
             for means over timesteps; all NaN for a query whose gradient is not finite.
         batch_size_file: file that remembers a halved batch size.
         only: names of the parameters to differentiate; None for all attributed parameters.
+        projection: projection of the layers' inputs that all features of the pass ask for; None for whole gradients.
     """
 
     def __init__(
@@ -49,13 +51,15 @@ class GradientPass:
         factors: Mapping[AnyFeature, Transformed] | None = None,
         batch_size_file: Path | None = None,
         only: Collection[str] | None = None,
+        projection: InputProjection | None = None,
     ) -> None:
         self.source = source
+        self.projection = projection
         self.samples = NoisySamples(source, denoiser, split, only=only)
         self.denoiser = self.samples.denoiser
         self.split = split
         self.timesteps = self.samples.timesteps
-        self.gradients = self.samples.gradients(backend=engine.backend)
+        self.gradients = self.samples.gradients(backend=engine.backend, projection=projection)
         sizes = {name: parameter.numel() for name, parameter in self.gradients.parameters.items()}
         self.setting = PassSetting(ParameterLayout(sizes), len(self.timesteps), factors or {})
         self._batch_size = BatchSize(engine.batch_size, denoiser.device, batch_size_file)
@@ -69,7 +73,12 @@ class GradientPass:
         Args:
             unit: range of items.
             stores: `PassFeature` -> store that its shards are written to.
+
+        Raises:
+            ValueError: for a feature of gradients with another projection of layers' inputs than the pass's.
         """
+        if any(feature.projection != self.projection for feature in stores):
+            raise ValueError(f"a feature needs another projection of layers' inputs than the pass's, {self.projection}")
         missing = {feature: store.missing(unit) for feature, store in stores.items()}
         incomplete = [feature for feature, shards in missing.items() if shards]
         if not incomplete:

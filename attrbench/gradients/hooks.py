@@ -23,8 +23,9 @@ from torch import Tensor, nn
 from attrbench.contracts.samples import Batch, GradientSink
 from attrbench.errors import AttrbenchError
 from attrbench.gradients.batching import ran_out_of_memory
-from attrbench.gradients.layers import has_rule, layer_gradients
+from attrbench.gradients.layers import has_rule
 from attrbench.gradients.per_sample import LoopGradients, PerSampleGradients, VmapGradients, frozen, tensor_float_32
+from attrbench.gradients.projected_layers import ProjectedLayers
 
 log = logging.getLogger(__name__)
 
@@ -61,6 +62,7 @@ class HookedGradients(PerSampleGradients):
     def __call__(self, batch: Batch, sink: GradientSink) -> Tensor:
         """Run a forward and a backward pass with hooks, send gradients to `sink`, and return the [B] outputs."""
         if not self._examined:
+            self.find_projected(batch)
             self._leave_to_fallback(_examine(self, self._layers, batch))
             self._leave_to_fallback(self._differing(batch.sample(0)))
             self._examined = True
@@ -71,7 +73,7 @@ class HookedGradients(PerSampleGradients):
         return outputs
 
     def _by_hooks(self, batch: Batch, sink: GradientSink) -> Tensor:
-        collector = _Collector(len(batch.t), self._layers, self.offsets, sink)
+        collector = _Collector(len(batch.t), self._layers, self.offsets, self.projected, sink)
         with (
             tensor_float_32(self.precision == "tf32"),
             frozen(self.denoiser.module),
@@ -94,12 +96,12 @@ class HookedGradients(PerSampleGradients):
         chosen = _spread(self._covered(), CHECKED)
         if not chosen:
             return {}
-        other = type(self)(self.denoiser, chosen, self.output)  # in fp32, whatever the precision of the pass
+        other = type(self)(self.denoiser, chosen, self.output, projected=self.projected)  # fp32, whatever the pass's
         other._examined = True
         by_hooks: dict[int, Tensor] = {}
         by_autograd: dict[int, Tensor] = {}
         other(one, lambda offset, rows: by_hooks.__setitem__(offset, rows[0]))
-        loop = LoopGradients(self.denoiser, chosen, self.output)
+        loop = LoopGradients(self.denoiser, chosen, self.output, projected=self.projected)
         try:
             loop(one, lambda offset, rows: by_autograd.__setitem__(offset, rows[0]))
         except RuntimeError as error:
@@ -122,7 +124,7 @@ class HookedGradients(PerSampleGradients):
             log.warning("no gradient hook for %s: %s; this parameter takes the slower way", name, reason)
         before = {} if self._rest is None else self._rest.parameters
         left = {name: p for name, p in self.parameters.items() if name in reasons or name in before}
-        self._rest = _Fallback(self.denoiser, left, self.output, self.precision, self.offsets)
+        self._rest = _Fallback(self.denoiser, left, self.output, self.precision, self.offsets, self.projected)
         self._layers = {m: own for m, own in self._layers.items() if not set(own.values()) & set(left)}
         known = left.keys() | self._covered().keys()
         self._leave_to_fallback(
@@ -156,7 +158,7 @@ class _Fallback(PerSampleGradients):
 
     def __call__(self, batch: Batch, sink: GradientSink) -> Tensor:
         """Compute gradients by `vmap`, or by a loop once that failed, for `sink`; return the [B] outputs."""
-        arguments = (self.denoiser, self.parameters, self.output, self.precision, self.offsets)
+        arguments = (self.denoiser, self.parameters, self.output, self.precision, self.offsets, self.projected)
         if self._loop is None:
             gradients: list[tuple[int, Tensor]] = []
             try:
@@ -253,11 +255,17 @@ class _Collector:
     """
 
     def __init__(
-        self, size: int, layers: dict[nn.Module, dict[str, str]], offsets: dict[str, int], sink: GradientSink
+        self,
+        size: int,
+        layers: dict[nn.Module, dict[str, str]],
+        offsets: dict[str, int],
+        projected: ProjectedLayers,
+        sink: GradientSink,
     ) -> None:
         self._size = size
         self._layers = layers
         self._offsets = offsets
+        self._projected = projected
         self._sink = sink
         self._anchor = torch.zeros((), requires_grad=True)
         self._counting = True
@@ -299,9 +307,10 @@ class _Collector:
 
     def _backward(self, module: nn.Module, kept: list[Any], gradient: Tensor) -> None:
         (x,) = kept.pop().saved_tensors
+        own = self._layers[module]
         with torch.no_grad():
-            parts = layer_gradients(module)(module, x, gradient.detach())
-        for attribute, name in self._layers[module].items():
+            parts = self._projected.gradients(own.get("weight"), module, x, gradient.detach())
+        for attribute, name in own.items():
             value = parts[attribute]
             self._pending[name] -= 1
             if name in self._sums:

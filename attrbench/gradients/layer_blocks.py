@@ -46,6 +46,11 @@ def layer_blocks(offsets: Mapping[str, int], sizes: Mapping[str, int], layers: L
     return [LayerBlock(layer, places[layer], total[layer]) for layer in places]
 
 
+def is_lora(parameter: str) -> bool:
+    """Return whether a parameter, by its name, is part of a LoRA adapter."""
+    return _LORA.search(parameter) is not None
+
+
 def _layer(parameter: str, layers: Layers) -> str:
     if layers == "all":
         return ""

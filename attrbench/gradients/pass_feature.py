@@ -16,6 +16,7 @@ from attrbench.contracts.gradient_source import GradientSource, Layers
 from attrbench.contracts.method_results import Transformed
 from attrbench.gradients.layer_blocks import LayerBlock, layer_blocks
 from attrbench.gradients.sinks import Sink
+from attrbench.gradients.sketching.input_projection import InputProjection
 
 
 @dataclass(frozen=True)
@@ -101,6 +102,11 @@ class PassFeature(Feature[TrainViewT, QueryViewT]):
     @property
     def factor_timesteps(self) -> Literal["stack", "mean"] | None:
         """Return the query gradients to multiply with: `stack` (each timestep), `mean`, or None for none."""
+        return None
+
+    @property
+    def projection(self) -> InputProjection | None:
+        """Return the projection of the layers' inputs with which gradients are formed; None for whole gradients."""
         return None
 
     @abstractmethod

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from attrbench.contracts.denoiser import Denoiser
 from attrbench.contracts.samples import Batch, GradientSink, ModelOutput
+from attrbench.gradients.projected_layers import ProjectedLayers
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +37,7 @@ class PerSampleGradients(ABC):
         precision: `fp32`, the reference; `tf32`, products in TensorFloat-32 on devices that have it; `bf16`, the
             forward pass under bfloat16 autocast.
         offsets: parameter name -> offset in the concatenated gradient; to be given if `parameters` are only part of it.
+        projected: the layers whose inputs are projected before their weight gradients are formed; by default none.
         total: number of entries of the parameters, p.
     """
 
@@ -44,6 +46,7 @@ class PerSampleGradients(ABC):
     output: ModelOutput
     precision: Precision = "fp32"
     offsets: dict[str, int] = field(default_factory=dict)
+    projected: ProjectedLayers = field(default_factory=ProjectedLayers)
     total: int = field(init=False)
 
     def __post_init__(self) -> None:
@@ -62,6 +65,14 @@ class PerSampleGradients(ABC):
             predicted = self.denoiser.predict(batch.noisy, batch.t, batch.conditioning)
         values = self.output(predicted.to(batch.target.dtype), batch.target)
         return values if batch.weight is None else values * batch.weight
+
+    def find_projected(self, batch: Batch) -> None:
+        """Choose the layers whose inputs are projected, if that is asked for, at the first batch."""
+        self.projected.find(self.denoiser.module, self.parameters, lambda: self.outputs(batch.sample(0)))
+
+    def send(self, sink: GradientSink, name: str, gradients: Tensor) -> None:
+        """Send a parameter's whole gradients, [B, numel], to a sink, projected if its layer's inputs are."""
+        sink(self.offsets[name], self.projected.of_gradients(name, self.parameters[name], gradients))
 
     def bytes_per_sample(self, batch: Batch) -> int:
         """Return a rough estimate of the bytes of memory that one more sample in a batch takes."""
@@ -107,6 +118,7 @@ class LoopGradients(PerSampleGradients):
 
     def __call__(self, batch: Batch, sink: GradientSink) -> Tensor:
         """Run a backward pass for each sample, send the stacked gradients to `sink`, and return the [B] outputs."""
+        self.find_projected(batch)
         rows, values = [], []
         for b in range(len(batch.t)):
             sample = batch.sample(b)
@@ -122,7 +134,7 @@ class LoopGradients(PerSampleGradients):
             dense = (gradient.to_dense() if gradient.is_sparse else gradient for gradient in gradients)
             rows.append([gradient.flatten() for gradient in dense])
         for index, name in enumerate(self.parameters):
-            sink(self.offsets[name], torch.stack([row[index] for row in rows]))
+            self.send(sink, name, torch.stack([row[index] for row in rows]))
         return torch.cat(values)
 
 
@@ -157,6 +169,7 @@ class VmapGradients(PerSampleGradients):
 
     def __call__(self, batch: Batch, sink: GradientSink) -> Tensor:
         """Compute all samples' gradients at once by `vmap`, send them to `sink`, and return the [B] outputs."""
+        self.find_projected(batch)
         values = {name: parameter.detach() for name, parameter in self.parameters.items()}
         forward = Forward(self)
 
@@ -177,7 +190,7 @@ class VmapGradients(PerSampleGradients):
                 values, samples, dict(batch.conditioning)
             )
         for name, gradient in gradients.items():
-            sink(self.offsets[name], gradient.flatten(1))
+            self.send(sink, name, gradient.flatten(1))
         values_of_samples: Tensor = outputs.detach()
         return values_of_samples
 

@@ -17,6 +17,7 @@ from attrbench.errors import Unavailable
 from attrbench.gradients.backends import per_sample_gradients
 from attrbench.gradients.model_outputs import MODEL_OUTPUTS, WEIGHTED
 from attrbench.gradients.per_sample import PerSampleGradients
+from attrbench.gradients.sketching.input_projection import InputProjection
 from attrbench.models.noise import feature_noise
 from attrbench.models.timesteps import grid_draws, sampler_steps
 
@@ -87,10 +88,12 @@ class NoisySamples:
         """Return the hash of the contents of all items of the split."""
         return self.split.items.fingerprint
 
-    def gradients(self, output: ModelOutput | None = None, backend: str = "hooks") -> PerSampleGradients:
+    def gradients(
+        self, output: ModelOutput | None = None, backend: str = "hooks", projection: InputProjection | None = None
+    ) -> PerSampleGradients:
         """Return the computation of per-sample gradients of `output`, by default the source's own output."""
         chosen = MODEL_OUTPUTS[self.source.output] if output is None else output
-        return per_sample_gradients(self.denoiser, self.parameters, chosen, backend, self.source.precision)
+        return per_sample_gradients(self.denoiser, self.parameters, chosen, backend, self.source.precision, projection)
 
     def encode(self, first: int, last: int) -> Encoded:
         """Return items first .. last - 1 as latents [B, C, H, W], or [B, T, C, H, W] along sampling trajectories."""

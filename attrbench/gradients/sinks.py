@@ -14,8 +14,9 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from attrbench.contracts.gradient_source import SketchForm
 from attrbench.gradients.layer_blocks import LayerBlock
-from attrbench.gradients.sketching.reference import SketchForm, sketch_accumulator
+from attrbench.gradients.sketching.forms import sketch_accumulator
 from attrbench.models.noise import seed_of
 
 

@@ -1,7 +1,7 @@
 """Gram matrices of gradient rows for each layer: [n, n] between training items, [m, n] with queries.
 
 Kernel methods and blockwise influence functions use them. Rows of unsketched gradients (`sketch=None`), or layers
-sketched to at least their size, give the exact Gram matrix.
+sketched to at least their size, give the exact Gram matrix (of projected gradients, for sketches that project inputs).
 """
 
 from __future__ import annotations

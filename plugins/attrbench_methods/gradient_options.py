@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from attrbench.contracts.gradient_source import GradientSource, Sketch, TimestepGrid
+from attrbench.contracts.gradient_source import GradientSource, Sketch, SketchForm, TimestepGrid
 from attrbench.contracts.options import Options
 from attrbench.contracts.seeds import Seed
 from attrbench.features.gradient_rows import GradientRows
@@ -86,8 +86,9 @@ class SketchedGradientOptions(GradientOptions):
     needs: ClassVar = {"sketch": "v", "seed": "v"}
     v: int | None = Field(4096, ge=1)
     """Length of the sketch of each timestep's gradient; `none` takes whole gradients."""
-    sketch: Literal["rotation", "permutation", "rademacher", "gaussian"] = "rotation"
-    """Form of the sketch; all are unbiased. `permutation` is that of DMin's released code, at 5 bytes a parameter."""
+    sketch: SketchForm = "rotation"
+    """Form of the sketch; all are unbiased. `factored` projects the inputs of wide layers before weight gradients are
+    formed, a cheaper pass with larger errors. `permutation` is that of DMin's released code, at 5 bytes a parameter."""
     seed: Seed = 42
     """Seed of the sketch."""
 

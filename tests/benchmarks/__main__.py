@@ -13,7 +13,19 @@ from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
-from tests.benchmarks import board, cached_rows, gradients, gram, matrix, memory, million, search, sketches, startup
+from tests.benchmarks import (
+    board,
+    cached_rows,
+    factored,
+    gradients,
+    gram,
+    matrix,
+    memory,
+    million,
+    search,
+    sketches,
+    startup,
+)
 from tests.benchmarks.timing import Figure, print_figure, print_heading
 
 BENCHMARKS: dict[str, Callable[[], list[Figure]]] = {
@@ -27,6 +39,8 @@ BENCHMARKS: dict[str, Callable[[], list[Figure]]] = {
 LONG: dict[str, Callable[[], list[Figure]]] = {
     "added": cached_rows.added,
     "board": board.speed,
+    "factored": factored.speed,
+    "factored-errors": factored.errors,
     "matrix": matrix.together,
     "million": million.growth,
     "queries": cached_rows.queries,

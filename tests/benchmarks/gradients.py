@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
 from attrbench.contracts.denoiser import Denoiser
@@ -57,19 +59,21 @@ def noisy_batch(device: torch.device = CPU) -> Batch:
 
 
 class PassWithSketches:
-    """A pass with norms and sketches to 65,536 and 4,096 by the hooks' engine."""
+    """A pass with norms and sketches, by default to 65,536 and 4,096, by the hooks' engine."""
 
-    def __init__(self, hooks: PerSampleGradients) -> None:
+    def __init__(self, hooks: PerSampleGradients, lengths: Sequence[int] = (65536, 4096)) -> None:
         sizes = {name: parameter.numel() for name, parameter in hooks.parameters.items()}
         layers = layer_blocks(hooks.offsets, sizes, "all")
         self.hooks = hooks
-        self.sinks = (NormSink(), SketchSink(layers, False, "rotation", [65536, 4096], 0))
+        self.lengths = lengths
+        self.sinks = (NormSink(), SketchSink(layers, False, "rotation", lengths, 0))
 
     def __call__(self, batch: Batch) -> None:
         for each in self.sinks:
-            each.start(torch.arange(SIZE), torch.zeros(SIZE), torch.float32, self.hooks.denoiser.device)
+            each.start(torch.arange(len(batch.t)), batch.t, torch.float32, self.hooks.denoiser.device)
         self.hooks(batch, lambda offset, rows: [each.add(offset, rows) for each in self.sinks])
-        self.sinks[1].result(4096)
+        for length in self.lengths:
+            self.sinks[1].result(length)
 
 
 def speed() -> list[Figure]:

@@ -7,7 +7,7 @@ from statistics import median
 
 import torch
 
-from attrbench.gradients.sketching.reference import state_bytes
+from attrbench.gradients.sketching.forms import state_bytes
 from attrbench.gradients.sketching.rotation import Sketcher
 from tests.benchmarks.timing import Figure, paired, seconds
 

@@ -17,6 +17,8 @@ from attrbench.conformance.method_check import NAMES, check_method
 from attrbench.conformance.option_probes import probes
 from attrbench.contracts.options import Spec, build_options, needs_of, parse_spec
 from attrbench.evaluation.requests import request_methods
+from attrbench.gradients import projected_layers
+from attrbench.gradients.sketching.input_projection import WIDTH
 from attrbench.plugins.registry import registry
 from tests.conformance.broken import (
     MORE,
@@ -45,6 +47,7 @@ OTHERWISE = (
     "lissa:hessian=ggn,damping=1,iterations=5",
 )
 """Searches, whole gradients, products whose noise belongs to the item, and solutions query by query."""
+PROJECTING = ("dmin:sketch=factored", "trak:sketch=factored", "datainf:sketch=factored,blocks=module")
 
 
 def shipped() -> list[str]:
@@ -58,9 +61,8 @@ def report_of(method):
     return check_method(found, request)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("text", [*shipped(), *OTHERWISE])
-def test_shipped_methods_keep_to_the_contract(text):
+def quick_report(text):
+    """The report of a shipped method with the given options, and otherwise with those that make it quick."""
     found = registry()
     (spec,) = parse_spec(text)
     model = found.method(spec.name).Options
@@ -68,10 +70,26 @@ def test_shipped_methods_keep_to_the_contract(text):
     known = [key for key in model.model_fields if all(need.holds(usual) for need in needs.get(key, ()))]
     quick = {key: value for key, value in QUICK.items() if key in known}
     (request,) = request_methods(found, [str(Spec(spec.name, quick | spec.given))])
-    report = check_method(found, request)
+    return check_method(found, request)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("text", [*shipped(), *OTHERWISE])
+def test_shipped_methods_keep_to_the_contract(text):
+    report = quick_report(text)
     if report.unavailable is not None:
         pytest.skip(report.unavailable)
     assert not failing(report)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("text", PROJECTING)
+def test_methods_keep_to_the_contract_where_layer_inputs_are_projected(text, monkeypatch, caplog):
+    """The network of the check is small, so the bounds from which on inputs are projected are as well."""
+    for bound, least in (("INPUTS", WIDTH), ("OUTPUTS", 1), ("POSITIONS", 2)):
+        monkeypatch.setattr(projected_layers, bound, least)
+    assert not failing(quick_report(text))
+    assert "no layer is wide enough" not in caplog.text
 
 
 @pytest.mark.parametrize("name", SIX)

@@ -13,7 +13,7 @@ from attrbench.contracts.method_results import Transformed
 from attrbench.features.gradient_products import GradientProducts
 from attrbench.features.gradient_rows import GradientRows
 from attrbench.gradients.gradient_pass import GradientPass, Split
-from attrbench.gradients.sketching.reference import sketch_accumulator
+from attrbench.gradients.sketching import forms as sketching
 from attrbench.models.families.ddpm import DDPMDenoiser
 from attrbench.store.encoding import decode_rows
 from attrbench.store.shards import FeatureStore, Unit
@@ -22,7 +22,8 @@ SOURCE = GradientSource(grid=TimestepGrid(steps=3), noise="per-item")
 TIMESTEPS = (999, 962, 703)
 COUNT, STEPS = 12, 3
 ALL = Unit(0, COUNT)
-FORMS = ["rotation", "permutation", "rademacher", "gaussian"]
+FORMS = [name for name, form in sketching.FORMS.items() if not form.projects_inputs]
+"""Forms of sketches of whole gradients."""
 
 
 def rows_feature(length=64, form="rotation", seed=42, **changes):
@@ -64,12 +65,13 @@ class Pass:
     def __call__(self, features, items=64, denoiser=None, engine=None):
         self.runs += 1
         stores = stores_of(self.root / str(self.runs), features, items)
-        self.work(denoiser, engine).compute(ALL, stores)
+        self.work(denoiser, engine, features[0].projection).compute(ALL, stores)
         return stores
 
-    def work(self, denoiser=None, engine=None):
-        split = Split("train", self.items)
-        return GradientPass(SOURCE, denoiser or self.denoiser, split, engine or Engine(), factors(self.queries))
+    def work(self, denoiser=None, engine=None, projection=None):
+        split, factor = Split("train", self.items), factors(self.queries)
+        engine, denoiser = engine or Engine(), denoiser or self.denoiser
+        return GradientPass(SOURCE, denoiser, split, engine, factor, projection=projection)
 
     def rows(self, feature, **options):
         """[n, T, w] float32 rows and norms of one feature."""
@@ -97,7 +99,7 @@ def whole(tiny_denoiser, tiny_items):
 def sketched(vectors, length, form="rotation", seed=42):
     """[..., v] sketches of [..., p] vectors, on their own."""
     flat = vectors.flatten(0, -2).float()
-    accumulator = sketch_accumulator(form, [length], seed, flat.shape[1])
+    accumulator = sketching.sketch_accumulator(form, [length], seed, flat.shape[1])
     accumulator.start(len(flat), flat.dtype, flat.device)
     accumulator.add(0, flat)
     return accumulator.result(length).reshape(*vectors.shape[:-1], -1).double().numpy()

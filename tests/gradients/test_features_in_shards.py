@@ -184,6 +184,16 @@ def test_nan_at_one_timestep_of_one_item_is_named_and_harms_that_row_and_its_mea
                 np.testing.assert_array_equal(found[name][LOST, step], expected[name][LOST, step])
 
 
+def test_nan_harms_one_row_only_where_layer_inputs_are_projected(compute, broken):
+    feature = rows_feature(64, "factored")
+    harmed, sound = compute([feature], denoiser=broken)[feature], compute([feature])[feature]
+    assert StoredShards(harmed, ALL).nonfinite() == [(LOST, TIMESTEPS[1])]
+    found, expected = (contents(store)[0]["rows"] for store in (harmed, sound))
+    assert expected[LOST, 1].any()
+    expected[LOST, 1] = 0
+    np.testing.assert_array_equal(found, expected)
+
+
 def test_lost_row_reads_as_zero_and_counts_nothing_in_the_error(compute, broken):
     feature, full = rows_feature(64, dtype="int8"), rows_feature(64)
     stores = compute([feature, full], denoiser=broken)

@@ -7,44 +7,14 @@ bytes for each parameter and holds the whole gradient; dense projections cost p 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, Protocol
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from attrbench.gradients.sketching.rotation import Sketcher
 from attrbench.models.noise import seed_of
 
-SketchForm = Literal["rotation", "permutation", "rademacher", "gaussian"]
 COLUMNS = 256  # coordinates whose part of a dense projection is drawn at once
-SEED_BYTES = 8
-
-
-class SketchAccumulator(Protocol):
-    """Protocol of accumulators of sketches of a batch of vectors whose columns are added part by part."""
-
-    def start(self, size: int, dtype: torch.dtype, device: torch.device) -> None:
-        """Reset the sketches to zero for a batch of `size` vectors."""
-
-    def add(self, offset: int, piece: Tensor) -> None:
-        """Add coordinates offset .. offset + w of every vector to the sketches; `piece` is [B, w]."""
-
-    def result(self, length: int) -> Tensor:
-        """Return the [B, v] sketches of the vectors that were added since `start`."""
-
-
-def sketch_accumulator(form: SketchForm, lengths: Sequence[int], seed: int, total: int) -> SketchAccumulator:
-    """Return an accumulator of sketches of kind `form` to all `lengths` v, for vectors of length `total`."""
-    if form == "rotation":
-        return Sketcher(lengths, seed, total)
-    if form == "permutation":
-        return PermutationSketcher(lengths, seed, total)
-    return DenseSketcher(lengths, seed, form)
-
-
-def state_bytes(form: SketchForm, length: int, total: int) -> int:
-    """Return the bytes that must be stored so that a new query can be sketched as the training set was."""
-    return 5 * padded(total, length) if form == "permutation" else SEED_BYTES
 
 
 def padded(total: int, length: int) -> int:

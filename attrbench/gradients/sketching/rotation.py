@@ -50,7 +50,7 @@ def _sign_vectors(chunk: int) -> int:
     return max(1, min(SIGN_VECTORS, 2**20 // chunk))
 
 
-def _mix(seed: int, purpose: int, counter: NDArray[np.uint64]) -> NDArray[np.uint64]:
+def mix(seed: int, purpose: int, counter: NDArray[np.uint64]) -> NDArray[np.uint64]:
     """Return the splitmix64 hash of (seed, purpose, counter): the random numbers behind signs, shifts and rows."""
     golden = np.uint64(0x9E3779B97F4A7C15)
     with np.errstate(over="ignore"):
@@ -74,7 +74,7 @@ def _rows(seed: int, chunks: NDArray[np.uint64], rows: int) -> NDArray[np.uint64
     result = np.zeros_like(chunks)
     for bit in range(rows.bit_length() - 1):
         k = np.uint64(bit)
-        flip = _mix(seed, 16 + bit, chunks >> (k + one)) >> np.uint64(63)
+        flip = mix(seed, 16 + bit, chunks >> (k + one)) >> np.uint64(63)
         result |= (((chunks >> k) & one) ^ flip) << k
     return result
 
@@ -132,7 +132,7 @@ class _Blocks:
         self._table = torch.empty(0)
         self.block = block
         self.seed = seed
-        self._signs = torch.from_numpy(_signs(_mix(seed, 6, np.arange(block, dtype=np.uint64))))
+        self._signs = torch.from_numpy(_signs(mix(seed, 6, np.arange(block, dtype=np.uint64))))
 
     def start(self, size: int, dtype: torch.dtype, device: torch.device) -> None:
         self._signs = self._signs.to(device, dtype)
@@ -141,8 +141,8 @@ class _Blocks:
     def add(self, offset: int, piece: Tensor) -> None:
         first, last = offset // self.block, (offset + piece.shape[1] - 1) // self.block
         numbers = np.arange(first, last + 1, dtype=np.uint64)
-        shifts = _mix(self.seed, 7, numbers) % np.uint64(self.block)
-        flips = _signs(_mix(self.seed, 8, numbers))
+        shifts = mix(self.seed, 7, numbers) % np.uint64(self.block)
+        flips = _signs(mix(self.seed, 8, numbers))
         for b, shift, flip in zip(range(first, last + 1), shifts.tolist(), flips.tolist(), strict=True):
             _add_rotated(self._table, piece, offset - b * self.block, self._signs, shift, flip)
 
@@ -160,7 +160,7 @@ class _Chunks:
             longer = [b for b in set(self._base.values()) if chunk_length(b) == chunk_length(length)]
             self._base[length] = max(longer, default=length)
         self._signs = {
-            c: torch.from_numpy(_signs(_mix(seed, 1, np.arange(c * _sign_vectors(c), dtype=np.uint64)))).view(-1, c)
+            c: torch.from_numpy(_signs(mix(seed, 1, np.arange(c * _sign_vectors(c), dtype=np.uint64)))).view(-1, c)
             for c in {chunk_length(length) for length in lengths}
         }
         self._tables: dict[int, Tensor] = {}
@@ -216,9 +216,9 @@ class _Chunks:
             first, last = offset // c, (offset + width - 1) // c
             numbers = np.arange(first, last + 1, dtype=np.uint64)
             rows = _rows(self.seed, numbers, base // c)
-            kinds = _mix(self.seed, 5, numbers) % np.uint64(len(self._signs[c]))
-            shifts = _mix(self.seed, 2, numbers) % np.uint64(c)
-            flips = _signs(_mix(self.seed, 4, numbers))
+            kinds = mix(self.seed, 5, numbers) % np.uint64(len(self._signs[c]))
+            shifts = mix(self.seed, 2, numbers) % np.uint64(c)
+            flips = _signs(mix(self.seed, 4, numbers))
             starts = range(offset - first * c, offset - last * c - 1, -c)
             parts = (rows.tolist(), kinds.tolist(), shifts.tolist(), flips.tolist())
             self._places[key] = list(zip(starts, *parts, strict=True))

@@ -23,6 +23,8 @@ def line_width() -> int | None:
     return console().width if sys.stdout.isatty() else None
 
 
+ELSE_RESULTS = "[default: ATTRBENCH_OUT, else attrbench-results]"
+"""Where commands look for records, as their help says it."""
 Out = Annotated[Path, typer.Option("--out", help="Folder of the records.", envvar="ATTRBENCH_OUT")]
 Cache = Annotated[
     Path | None,
@@ -46,9 +48,7 @@ OnlyTasks = Annotated[list[str] | None, typer.Option("--task", "-t", help="Only 
 RecordName = Annotated[
     str, typer.Argument(help="The file of a record, a method with its options, or the beginning of an identity.")
 ]
-LookIn = Annotated[
-    list[Path] | None, typer.Option("--records", help="Folders to look in [default: attrbench-results].")
-]
+LookIn = Annotated[list[Path] | None, typer.Option("--records", help=f"Folders to look in {ELSE_RESULTS}.")]
 LimitTrain = Annotated[int | None, typer.Option(help="Use only the first N training items.")]
 LimitQueries = Annotated[int | None, typer.Option(help="Use only the first N queries.")]
 Seed = Annotated[int, typer.Option(help="Seed of intervals, and of methods that draw (random, lissa:batch).")]

@@ -10,9 +10,10 @@ from typing import Annotated
 import typer
 
 from attrbench import api
-from attrbench.cli.common import RESULTS, Debug, OnlyTasks
+from attrbench.cli.common import ELSE_RESULTS, Debug, OnlyTasks
 from attrbench.contracts.record import Record
 from attrbench.contracts.record_files import KeptRecord, kept_records, named_records, read_record
+from attrbench.evaluation.folders import record_places
 from attrbench.reports.compare import TOP, Comparison, Difference, compare_records, pair_records
 from attrbench.reports.ranking import task_title
 from attrbench.reports.table_cells import method_text, shown
@@ -24,7 +25,7 @@ def compare(
     b: Annotated[str, typer.Argument(help="Another one.")],
     records: Annotated[
         list[Path] | None,
-        typer.Option("--records", help="Folders in which methods are looked for [default: attrbench-results]."),
+        typer.Option("--records", help=f"Folders in which methods are looked for {ELSE_RESULTS}."),
     ] = None,
     task: OnlyTasks = None,
     metric: Annotated[list[str] | None, typer.Option("--metric", help="Only by these metrics.")] = None,
@@ -37,7 +38,7 @@ def compare(
     Two folders are compared method by method.
     """
     folders = Path(a).is_dir() and Path(b).is_dir()
-    first, second = (_records(name, records or [RESULTS], task or ()) for name in (a, b))
+    first, second = (_records(name, record_places(records), task or ()) for name in (a, b))
     pairs = pair_records(first, second, by_method=folders, tasks=task or ())
     found = [compare_records(*pair, metric or (), queries) for pair in pairs]
     if as_json:

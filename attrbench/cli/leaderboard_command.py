@@ -8,13 +8,14 @@ from typing import Annotated, Literal
 import typer
 
 from attrbench import api
-from attrbench.cli.common import RESULTS, Debug, OnlyTasks, console, line_width
+from attrbench.cli.common import ELSE_RESULTS, Debug, OnlyTasks, console, line_width
+from attrbench.evaluation.folders import record_places
 
 
 def leaderboard(
     records: Annotated[
         list[Path] | None,
-        typer.Argument(help="Folders or files of records [default: attrbench-results].", show_default=False),
+        typer.Argument(help=f"Folders or files of records {ELSE_RESULTS}.", show_default=False),
     ] = None,
     task: OnlyTasks = None,
     method: Annotated[
@@ -37,7 +38,7 @@ def leaderboard(
     A terminal gets the columns that it has room for, a pipe all of them (COLUMNS sets another width).
     """
     board = api.leaderboard(
-        records or [RESULTS],
+        record_places(records),
         tasks=task or (),
         metric=metric,
         methods=method or (),

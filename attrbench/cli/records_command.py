@@ -9,11 +9,11 @@ from typing import Annotated
 import typer
 
 from attrbench import api
-from attrbench.cli.common import RESULTS, Cache, Debug, LookIn, OnlyTasks
+from attrbench.cli.common import ELSE_RESULTS, Cache, Debug, LookIn, OnlyTasks
 from attrbench.contracts.record_files import KeptRecord, kept_records, one_record
 from attrbench.contracts.task import Workspace
 from attrbench.errors import AttrbenchError
-from attrbench.evaluation.folders import cache_folder
+from attrbench.evaluation.folders import cache_folder, record_places
 from attrbench.plugins import registry as plugins
 from attrbench.reports.columns import metric_text
 from attrbench.reports.record_text import unknown_lines
@@ -29,7 +29,7 @@ records_app = typer.Typer(
 )
 Places = Annotated[
     list[Path] | None,
-    typer.Argument(help="Folders or files of records [default: attrbench-results].", show_default=False),
+    typer.Argument(help=f"Folders or files of records {ELSE_RESULTS}.", show_default=False),
 ]
 
 
@@ -46,7 +46,9 @@ def list_records(
     debug: Debug = False,
 ) -> None:
     """List records with their result, also those of methods that no installed plugin has."""
-    found = [kept for kept in kept_records(records or [RESULTS], api.warn) if not task or kept.record.task.name in task]
+    found = [
+        kept for kept in kept_records(record_places(records), api.warn) if not task or kept.record.task.name in task
+    ]
     if as_json:
         typer.echo(json.dumps([_entry(kept) for kept in found], indent=1))
         return
@@ -67,7 +69,7 @@ def verify(records: Places = None, cache: Cache = None, debug: Debug = False) ->
     Opens the records' tasks, which draw their queries first where these do not ship with them. Exit 1 where a record
     is refused.
     """
-    found = kept_records(records or [RESULTS], api.warn)
+    found = kept_records(record_places(records), api.warn)
     if not found:
         raise AttrbenchError("no records found: name a record or a folder of records")
     from attrbench.evaluation.devices import torch_device  # torch comes with it, and missing records are told first
@@ -96,7 +98,7 @@ def remove(
     debug: Debug = False,
 ) -> None:
     """Remove records. What their runs computed stays in the cache; the same command makes them again."""
-    chosen = {kept.path: kept for kept in (one_record(name, records or [RESULTS], api.warn) for name in record)}
+    chosen = {kept.path: kept for kept in (one_record(name, record_places(records), api.warn) for name in record)}
     for path, kept in chosen.items():
         if not dry_run:
             try:

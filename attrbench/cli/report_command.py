@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from attrbench.cli.common import RESULTS, Debug, OnlyTasks
+from attrbench.cli.common import ELSE_RESULTS, Debug, OnlyTasks
+from attrbench.evaluation.folders import record_places
 from attrbench.reporting import report as make_report
 from attrbench.reports.table_cells import human_bytes
 from attrbench.text import plain
@@ -16,7 +17,7 @@ from attrbench.text import plain
 def report(
     out: Annotated[Path, typer.Option("--output", "-o", help="File to write, such as report.html; it is replaced.")],
     records: Annotated[
-        list[Path] | None, typer.Argument(help="Folders of records [default: attrbench-results].", show_default=False)
+        list[Path] | None, typer.Argument(help=f"Folders of records {ELSE_RESULTS}.", show_default=False)
     ] = None,
     task: OnlyTasks = None,
     metric: Annotated[str | None, typer.Option("--metric", help="Rank by this, such as average-precision.")] = None,
@@ -29,5 +30,5 @@ def report(
     debug: Debug = False,
 ) -> None:
     """Make a report of records: one page with board, plots, pictures and provenance. It needs no network."""
-    made = make_report(records or [RESULTS], out, tasks=task or (), metric=metric, format=format_)
+    made = make_report(record_places(records), out, tasks=task or (), metric=metric, format=format_)
     typer.echo(plain(f"{made}: {human_bytes(made.stat().st_size)}"))

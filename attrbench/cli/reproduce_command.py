@@ -7,9 +7,10 @@ from typing import Annotated, Literal
 
 import typer
 
-from attrbench.cli.common import RESULTS, Cache, Debug, Device, Executor, ReadCache
+from attrbench.cli.common import ELSE_RESULTS, Cache, Debug, Device, Executor, ReadCache
 from attrbench.cli.reproduce_record import reproduce_record
 from attrbench.errors import UsageError
+from attrbench.evaluation.folders import record_places
 from attrbench.suites.names import is_suite
 from attrbench.text import one_line
 
@@ -37,7 +38,7 @@ def reproduce(
         typer.Option(
             "--records",
             help="Of a suite: take the records in these folders and run nothing. Of a record: folders to look in"
-            " [default: attrbench-results].",
+            f" {ELSE_RESULTS}.",
         ),
     ] = None,
     format_: Annotated[Format, typer.Option("--format", help="Of a suite: output format.")] = "rich",
@@ -74,7 +75,7 @@ def reproduce(
         given |= {"--format": format_ != "rich", "--device": device, "--executor": executor != "inline"}
         if wrong := [flag for flag, value in given.items() if value]:
             raise UsageError(f"{wrong[0]} is for suites, and '{one_line(name)}' is none; see 'attrbench list suites'")
-        reproduce_record(name, records or [RESULTS], out, cache, mark)
+        reproduce_record(name, record_places(records), out, cache, mark)
         return
     if mark is not None:
         raise UsageError(f"--mark is for records, and '{name}' is a suite")

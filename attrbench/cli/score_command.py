@@ -9,13 +9,13 @@ from typing import Annotated
 import typer
 
 from attrbench import api
-from attrbench.cli.common import RESULTS, Cache, Debug, OnlyTasks
+from attrbench.cli.common import ELSE_RESULTS, Cache, Debug, OnlyTasks
 from attrbench.contracts.record import Record
 from attrbench.contracts.record_check import file_content
 from attrbench.contracts.record_files import KeptRecord, kept_records
 from attrbench.contracts.task import Workspace
 from attrbench.errors import AttrbenchError
-from attrbench.evaluation.folders import cache_folder
+from attrbench.evaluation.folders import cache_folder, record_places
 from attrbench.files import write_atomically
 from attrbench.plugins import registry as plugins
 from attrbench.reports.table_cells import method_text, shown
@@ -25,7 +25,7 @@ from attrbench.text import one_line, plain
 def score(
     records: Annotated[
         list[Path] | None,
-        typer.Argument(help="Folders or files of records [default: attrbench-results].", show_default=False),
+        typer.Argument(help=f"Folders or files of records {ELSE_RESULTS}.", show_default=False),
     ] = None,
     task: OnlyTasks = None,
     cache: Cache = None,
@@ -35,7 +35,9 @@ def score(
 
     What a record has stays as it is. Metrics that need the scores of all items, which no record holds, are named.
     """
-    found = [kept for kept in kept_records(records or [RESULTS], api.warn) if not task or kept.record.task.name in task]
+    found = [
+        kept for kept in kept_records(record_places(records), api.warn) if not task or kept.record.task.name in task
+    ]
     if not found:
         raise AttrbenchError("no records found: run 'attrbench run' first, or name a folder of records")
     from attrbench.evaluation.devices import torch_device  # torch comes with it, and missing records are told first

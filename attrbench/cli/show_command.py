@@ -7,8 +7,9 @@ from typing import Annotated
 import typer
 
 from attrbench import api
-from attrbench.cli.common import RESULTS, Debug, LookIn, RecordName, line_width
+from attrbench.cli.common import Debug, LookIn, RecordName, line_width
 from attrbench.contracts.record_files import one_record
+from attrbench.evaluation.folders import record_places
 from attrbench.plugins import registry as plugins
 from attrbench.reports.record_text import ranking_lines, record_lines, unknown_lines
 
@@ -24,7 +25,7 @@ def show(
 
     It can be shown where the plugin of its method is not installed.
     """
-    kept = one_record(record, records or [RESULTS], api.warn)
+    kept = one_record(record, record_places(records), api.warn)
     if query is not None:
         typer.echo("\n".join(ranking_lines(kept.record, query, k)))
         return

@@ -30,6 +30,11 @@ def results_folder(out: str | Path | None) -> Path:
     return Path(os.environ.get("ATTRBENCH_OUT") or RESULTS) if out is None else Path(out)
 
 
+def record_places(given: Sequence[Path] | None) -> list[Path]:
+    """Return where to look for records: the given files and folders, or `results_folder` where none is given."""
+    return list(given or [results_folder(None)])
+
+
 def cache_folder(cache: str | Path | None, out: str | Path | None) -> Path:
     """Return the cache folder for features and indexes: the given one, else the user's own cache folder."""
     return default_cache(results_folder(out)) if cache is None else Path(cache)

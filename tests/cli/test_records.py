@@ -34,6 +34,15 @@ def test_a_leaderboard_of_one_file_has_that_record(attrbench):
     assert attrbench("leaderboard", PIXEL.parent / "none.json").complaint
 
 
+@pytest.mark.parametrize("command", [["leaderboard"], ["records", "ls"], ["show", "pixel"]])
+def test_commands_on_records_look_where_the_environment_has_runs_write_them(attrbench, tmp_path, monkeypatch, command):
+    changed(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("ATTRBENCH_OUT", str(tmp_path / "digits-mini"))
+    done = attrbench(*command)
+    assert done.code == 0 and "pixel" in done.out
+
+
 def test_show_tells_result_cost_machine_and_command(attrbench):
     out = attrbench("show", PIXEL).out
     for text in ("pixel, version 1", "detection-rate@10 (main)  0.937 [0.898, 0.967]", "2 cores", "storage", "commit "):

@@ -260,14 +260,16 @@ class TaskRun:
         )
         reset_peaks(self.device)
         try:
-            reader = FeatureReader(world, progress.features(request.label))
-            coverage = coverage.model_copy(update={"nonfinite": reader.nonfinite()})
-            try:
-                record, outcome = self._score(world, progress.plan, request, reader, coverage)
-            except Damaged:  # bytes of a shard changed on the disk since it was computed: once more, with a new one
-                progress.repair()
-                reader = FeatureReader(world, progress.features(request.label))
-                record, outcome = self._score(world, progress.plan, request, reader, coverage)
+            for is_last in (False, True):
+                try:
+                    reader = FeatureReader(world, progress.features(request.label))
+                    coverage = coverage.model_copy(update={"nonfinite": reader.nonfinite()})
+                    record, outcome = self._score(world, progress.plan, request, reader, coverage)
+                    break
+                except Damaged:  # bytes of a shard changed on the disk since it was computed: once more, with a new one
+                    if is_last:
+                        raise
+                    progress.repair()
             peaks = Peaks.now(self.device)
             if progress.plan.computes_for(request.label):
                 peaks = peaks.or_larger(passes)

@@ -145,6 +145,17 @@ def test_a_shard_that_changed_without_a_trace_is_found_before_it_is_used_and_com
     _damaged_shard(cache, cache.shard, damage)
 
 
+def test_a_method_whose_lost_gradients_are_counted_from_such_a_shard_is_scored_all_the_same(cache):
+    command = ("run", "-m", "grad-dot:timesteps=1", *SMALL, "--cache", cache.folder, "--out")
+    others = set(cache.folder.rglob("rows-*.safetensors"))
+    assert cache.attrbench(*command, cache.root / "before").code == 0
+    for number, shard in enumerate(sorted(set(cache.folder.rglob("rows-*.safetensors")) - others)):
+        flip(shard)
+        leave_no_trace(shard)
+        done = cache.attrbench(*command, cache.root / f"after-{number}")
+        assert done.code == 0, done.err
+
+
 def test_an_answer_from_a_shard_that_changed_without_a_trace_is_that_of_before(cache, tmp_path):
     asked = ("attribute", "-m", METHODS[0], *SMALL, "--image", picture(tmp_path / "a.png", 1), "-k", 5, "--json")
     asked += ("--cache", cache.folder, "--out", tmp_path / "out")

@@ -9,12 +9,18 @@ from contextlib import suppress
 from pathlib import Path
 
 
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write bytes to a file atomically: to a part file first, synced to disk, then renamed; creates the folder."""
+def write_atomically(path: Path, data: bytes, sync: bool = True) -> None:
+    """Write bytes to a file atomically: to a part file first, synced to disk, then renamed; creates the folder.
+
+    Args:
+        path: is replaced if it is there.
+        data: the new content.
+        sync: whether to wait for the disk; not for a file of which a crash of the machine may lose the last content.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     part = part_path(path)
     try:
-        write_new(part, data)
+        write_new(part, data, sync)
         part.replace(path)
     except BaseException:  # an interruption too must leave nothing half behind
         with suppress(OSError):
@@ -30,8 +36,8 @@ def part_path(path: Path) -> Path:
     return path.with_name(f"{path.name}.part-{os.getpid()}-{secrets.token_hex(8)}")
 
 
-def write_new(path: Path, data: bytes) -> None:
-    """Write bytes to a file that must not exist, and sync it to disk; a link at `path` is not followed.
+def write_new(path: Path, data: bytes, sync: bool = True) -> None:
+    """Write bytes to a file that must not exist, and sync it to disk if asked; a link at `path` is not followed.
 
     Raises:
         OSError: where there is something at the path, or it can't be written to.
@@ -40,7 +46,8 @@ def write_new(path: Path, data: bytes) -> None:
     with os.fdopen(os.open(path, flags, 0o666), "wb") as file:
         file.write(data)
         file.flush()
-        os.fsync(file.fileno())
+        if sync:
+            os.fsync(file.fileno())
 
 
 def sha256_of(path: Path) -> str:

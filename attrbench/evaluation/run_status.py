@@ -19,7 +19,7 @@ import psutil
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from attrbench.evaluation.progress import Advance, Reporter
-from attrbench.files import part_path
+from attrbench.files import part_path, write_atomically
 from attrbench.store.locks import LOCK
 
 FOLDER = "running"
@@ -143,14 +143,8 @@ class StatusReporter:
             return
         self._written = time.monotonic()
         self._status.told = time.time()
-        new = part_path(self._path.parent / NAME)
-        try:
-            new.parent.mkdir(parents=True, exist_ok=True)
-            new.write_text(self._status.model_dump_json())  # not synced: nothing is lost with it
-            new.replace(self._path)
-        except OSError:
-            with suppress(OSError):
-                new.unlink()
+        with suppress(OSError):
+            write_atomically(self._path, self._status.model_dump_json().encode(), sync=False)
 
 
 def running(cache: Path) -> list[RunStatus]:

@@ -16,7 +16,7 @@ from attrbench.contracts.record_files import kept_records
 from attrbench.contracts.task import OpenTask, Workspace
 from attrbench.errors import UsageError
 from attrbench.evaluation.config import reporter, run_settings
-from attrbench.evaluation.folders import cache_folders, chosen_device, results_folder
+from attrbench.evaluation.folders import cache_folders, chosen_device, record_places
 from attrbench.evaluation.progress import Reporter
 from attrbench.evaluation.requests import (
     MethodLike,
@@ -226,7 +226,7 @@ def read_records(*places: str | Path, rankings: bool = True) -> list[Record]:
     Raises:
         AttrbenchError: for a file or folder that is not there, or a file that is no record.
     """
-    return [kept.record for kept in kept_records(places or [results_folder(None)], warn, rankings)]
+    return [kept.record for kept in kept_records(record_places(places), warn, rankings)]
 
 
 def leaderboard(

@@ -30,9 +30,9 @@ def results_folder(out: str | Path | None) -> Path:
     return Path(os.environ.get("ATTRBENCH_OUT") or RESULTS) if out is None else Path(out)
 
 
-def record_places(given: Sequence[Path] | None) -> list[Path]:
+def record_places(given: Sequence[str | Path] | None) -> list[Path]:
     """Return where to look for records: the given files and folders, or `results_folder` where none is given."""
-    return list(given or [results_folder(None)])
+    return [Path(place) for place in given] if given else [results_folder(None)]
 
 
 def cache_folder(cache: str | Path | None, out: str | Path | None) -> Path:

@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from attrbench.contracts.options import Spec, parse_spec
-from attrbench.contracts.record import Record
+from attrbench.contracts.record import MetricResult, Record
 from attrbench.contracts.record_origin import Tried
+from attrbench.reports.table_cells import interval_text
 
 TASKS = ("digits-mini", "ddpm-mnist-mini")
 """Tasks on which every damping was tried."""
@@ -86,10 +87,10 @@ def _tried(record: Record) -> dict[float, str]:
     return {value: f"**{text}**" if value == chosen else text for value, text in texts.items()}
 
 
-def _value(tried: Tried) -> str:
-    return "" if tried.value is None else f"{tried.value:.3f} [{tried.low:.3f}, {tried.high:.3f}]"
-
-
 def _reported(record: Record | None) -> str:
-    result = None if record is None else record.metric(record.task.main_metric)
-    return "" if result is None else f"{result.value:.3f} [{result.low:.3f}, {result.high:.3f}]"
+    return "" if record is None else _value(record.metric(record.task.main_metric))
+
+
+def _value(result: MetricResult | Tried | None) -> str:
+    """Return a value with its interval as text; empty if there is none."""
+    return "" if result is None or result.value is None else f"{result.value:.3f} {interval_text(result)}"

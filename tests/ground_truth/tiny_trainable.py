@@ -14,21 +14,12 @@ from attrbench.contracts.options import Options
 from attrbench.contracts.task import Items, OpenTask, Task, TaskMeta, Trainable, Workspace
 from attrbench.models.families.ddpm import DDPMDenoiser
 from attrbench.store.fingerprint import fingerprint
+from attrbench_tasks.minis.open_ddpm import gray_unet
 from attrbench_tasks.training.train_ddpm import DDPMRecipe, is_trained, scaled, train_ddpm
 
 TRAIN, QUERIES, SIDE, TIMESTEPS = 24, 5, 8, 20
 RECIPE = DDPMRecipe(
-    unet={
-        "sample_size": SIDE,
-        "in_channels": 1,
-        "out_channels": 1,
-        "layers_per_block": 1,
-        "block_out_channels": [8],
-        "norm_num_groups": 4,
-        "attention_head_dim": 4,
-        "down_block_types": ["DownBlock2D"],
-        "up_block_types": ["UpBlock2D"],
-    },
+    unet=gray_unet(SIDE, [8], groups=4),
     scheduler={"num_train_timesteps": TIMESTEPS},
     steps=10,
     batch_size=6,

@@ -8,23 +8,14 @@ import torch
 from attrbench import interruptions
 from attrbench.errors import AttrbenchError, Interrupted
 from attrbench.interruptions import obey_interruptions
+from attrbench_tasks.minis.open_ddpm import gray_unet
 from attrbench_tasks.training import loop
 from attrbench_tasks.training.loop import LatentRecipe, Progress, Recipe, fit
 from attrbench_tasks.training.train_ddpm import DDPMRecipe, train_ddpm
 from attrbench_tasks.training.training_state import TrainingState, has_state
 
 RECIPE = DDPMRecipe(
-    unet={
-        "sample_size": 8,
-        "in_channels": 1,
-        "out_channels": 1,
-        "layers_per_block": 1,
-        "block_out_channels": [8, 8],
-        "norm_num_groups": 4,
-        "attention_head_dim": 4,
-        "down_block_types": ["DownBlock2D"] * 2,
-        "up_block_types": ["UpBlock2D"] * 2,
-    },
+    unet=gray_unet(8, [8, 8], groups=4),
     steps=6,
     batch_size=4,
     learning_rate=1e-3,

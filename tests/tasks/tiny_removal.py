@@ -21,23 +21,14 @@ from attrbench.evaluation.task_run import TaskRun
 from attrbench.ground_truth.removal import OpenRemovalTruth
 from attrbench.ground_truth.retraining import DrawnPictures, training_job
 from attrbench.plugins.registry import Registry
+from attrbench_tasks.minis.open_ddpm import gray_unet
 from attrbench_tasks.removal.removal_task import RemovalOptions, RemovalTask
 from attrbench_tasks.removal.thickness import METRIC
 from attrbench_tasks.training.train_ddpm import DDPMRecipe
 
 ITEMS, SIDE = 40, 8
 RECIPE = DDPMRecipe(
-    unet={
-        "sample_size": SIDE,
-        "in_channels": 1,
-        "out_channels": 1,
-        "layers_per_block": 1,
-        "block_out_channels": [8, 8],
-        "norm_num_groups": 4,
-        "attention_head_dim": 4,
-        "down_block_types": ["DownBlock2D"] * 2,
-        "up_block_types": ["UpBlock2D"] * 2,
-    },
+    unet=gray_unet(SIDE, [8, 8], groups=4),
     steps=6,
     batch_size=8,
     learning_rate=1e-3,

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attrbench.contracts.task import TaskMeta
-from attrbench_tasks.minis.open_ddpm import LabeledImages, MiniDDPMTask
+from attrbench_tasks.minis.open_ddpm import LabeledImages, MiniDDPMTask, gray_unet
 from attrbench_tasks.training.classifier import ClassifierRecipe, Labeled
 from attrbench_tasks.training.train_ddpm import DDPMRecipe
 
@@ -65,17 +65,7 @@ class DDPMMnistMini(MiniDDPMTask):
     def recipes() -> tuple[DDPMRecipe, ClassifierRecipe]:
         """Return the training recipes: about 96 epochs for the DDPM, 30 for the classifier of its queries."""
         ddpm = DDPMRecipe(
-            unet={
-                "sample_size": 28,
-                "in_channels": 1,
-                "out_channels": 1,
-                "layers_per_block": 1,
-                "block_out_channels": [16, 32, 48],
-                "norm_num_groups": 8,
-                "attention_head_dim": 8,
-                "down_block_types": ["DownBlock2D"] * 3,
-                "up_block_types": ["UpBlock2D"] * 3,
-            },
+            unet=gray_unet(28, [16, 32, 48]),
             steps=3_000,
             batch_size=64,
             learning_rate=2e-3,

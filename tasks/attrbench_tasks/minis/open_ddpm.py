@@ -9,11 +9,11 @@ from __future__ import annotations
 import copy
 import hashlib
 from abc import abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -68,28 +68,34 @@ class LabeledImages:
         return Items(images, groups, [""] * len(images), digest)
 
 
+def gray_unet(size: int, channels: Sequence[int], groups: int = 8) -> dict[str, Any]:
+    """Return the arguments of a small `UNet2DModel` of gray pictures: a block a level, attention in the middle alone.
+
+    Args:
+        size: side of the pictures, in pixels.
+        channels: of each level.
+        groups: of the group normalization, and channels of an attention head.
+    """
+    return {
+        "sample_size": size,
+        "in_channels": 1,
+        "out_channels": 1,
+        "layers_per_block": 1,
+        "block_out_channels": list(channels),
+        "norm_num_groups": groups,
+        "attention_head_dim": groups,
+        "down_block_types": ["DownBlock2D"] * len(channels),
+        "up_block_types": ["UpBlock2D"] * len(channels),
+    }
+
+
 def two_level_recipe(size: int) -> DDPMRecipe:
     """Return the recipe of the smallest DDPM (channels 16, 32; 4,000 steps of 64 gray images), for pictures of a side.
 
     Args:
         size: side of the pictures, in pixels.
     """
-    return DDPMRecipe(
-        unet={
-            "sample_size": size,
-            "in_channels": 1,
-            "out_channels": 1,
-            "layers_per_block": 1,
-            "block_out_channels": [16, 32],
-            "norm_num_groups": 8,
-            "attention_head_dim": 8,
-            "down_block_types": ["DownBlock2D"] * 2,
-            "up_block_types": ["UpBlock2D"] * 2,
-        },
-        steps=4_000,
-        batch_size=64,
-        learning_rate=2e-3,
-    )
+    return DDPMRecipe(unet=gray_unet(size, [16, 32]), steps=4_000, batch_size=64, learning_rate=2e-3)
 
 
 class MiniDDPMTask(Task[MiniDDPMOptions], Trainable, ShipsBanks):

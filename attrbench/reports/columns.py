@@ -118,8 +118,7 @@ def metric_text(result: MetricResult | None) -> str:
 def _bar(table: Table, row: Row) -> str:
     """Return a ranked run's value as a bar that is full at the ceiling, or where that is unknown at the best value."""
     result = row.record.metric(table.metric)
-    values = [found.value for each in table.ranked if (found := each.record.metric(table.metric)) is not None]
-    full = max([table.ceiling or 0.0, *values], default=0.0)
+    full = table.full_bar
     if row.rank is None or result is None or not result.higher_is_better or full <= 0 or result.value <= 0:
         return ""
     eighths = round(8 * BAR * result.value / full)

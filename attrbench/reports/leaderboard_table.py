@@ -32,9 +32,9 @@ def to_markdown(tables: Sequence[Table], columns: Sequence[str] = (), sort: str 
         columns: names of columns and metrics; empty ones are left out.
         sort: the column by which ranked runs are sorted.
     """
-    parts = []
+    parts, wanted = [], request_columns(columns, tables)
     for table in tables:
-        rows = markdown_rows(table, filled_columns(table, request_columns(columns, tables)), sort)
+        rows = markdown_rows(table, filled_columns(table, wanted), sort)
         title = f"## {markdown_text(shown(table.task))} v{table.version}"
         parts.append("\n".join([title, "", *rows, "", *map(markdown_text, caption(table)), ""]))
     return "\n".join(parts)
@@ -75,9 +75,8 @@ def to_csv(tables: Sequence[Table], columns: Sequence[str] = (), sort: str = "ra
         columns: names of columns and metrics; by default the fields of `row_values`.
         sort: the column by which ranked runs are sorted.
     """
-    rows = [
-        _values(table, row, columns, tables) for table in tables for row in [*sorted_rows(table, sort), *table.below]
-    ]
+    wanted = request_columns(columns, tables) if columns else None
+    rows = [_values(table, row, wanted) for table in tables for row in [*sorted_rows(table, sort), *table.below]]
     out = io.StringIO()
     writer = csv.DictWriter(out, list(rows[0] if rows else row_values(None, None)), lineterminator="\n")
     writer.writeheader()
@@ -85,12 +84,12 @@ def to_csv(tables: Sequence[Table], columns: Sequence[str] = (), sort: str = "ra
     return out.getvalue()
 
 
-def _values(table: Table, row: Row, columns: Sequence[str], tables: Sequence[Table]) -> dict[str, object]:
-    """Return a run's fields: all of `row_values`, or those of the named columns, which begin with the task."""
+def _values(table: Table, row: Row, columns: Sequence[Column] | None) -> dict[str, object]:
+    """Return a run's fields: all of `row_values`, or those of some columns, which begin with the task."""
     known = row_values(table, row)
-    if not columns:
+    if columns is None:
         return known
-    values = column_values(table, row, request_columns(columns, tables), known)
+    values = column_values(table, row, columns, known)
     return {"task": known["task"]} | {name: _finite(value) for name, value in values.items()}
 
 
@@ -104,6 +103,7 @@ def csv_value(value: object) -> object:
 
 def to_json(tables: Sequence[Table], columns: Sequence[str] = (), sort: str = "rank") -> str:
     """Return leaderboards as a JSON list of tables, whose rows have the fields of the CSV; arguments as `to_csv`."""
+    wanted = request_columns(columns, tables) if columns else None
     documents = [
         {
             "task": table.task,
@@ -116,7 +116,7 @@ def to_json(tables: Sequence[Table], columns: Sequence[str] = (), sort: str = "r
                 {"name": control.name, **control.result.model_dump(include={"value", "low", "high"})}
                 for control in table.controls
             ],
-            "rows": [_values(table, row, columns, tables) for row in [*sorted_rows(table, sort), *table.below]],
+            "rows": [_values(table, row, wanted) for row in [*sorted_rows(table, sort), *table.below]],
         }
         for table in tables
     ]

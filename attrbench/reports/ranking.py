@@ -7,6 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from string import ascii_lowercase
 
 import numpy as np
@@ -84,6 +85,12 @@ class Table:
     def hardware(self) -> str:
         """Return the class of hardware as text, or how many there are."""
         return self.machines[0] if len(self.machines) == 1 else f"{len(self.machines)} classes of hardware"
+
+    @cached_property
+    def full_bar(self) -> float:
+        """Return the value of the metric at which a bar is full: its ceiling, or a better value of a ranked run."""
+        found = (row.record.metric(self.metric) for row in self.ranked)
+        return max([self.ceiling or 0.0, *(result.value for result in found if result is not None)])
 
     def of_methods(self, names: Collection[str]) -> Table:
         """Return the table with the runs of some methods alone, named with or without options; ranks stay."""
@@ -270,14 +277,16 @@ def _undominated(records: Sequence[Record], metric: str) -> NDArray[np.bool_]:
 
     Only runs of one class of hardware are compared, since times of different ones can't be.
     """
-    costs = np.array([_costs(record, metric) for record in records]).reshape(-1, 3)
-    columns = np.ascontiguousarray(costs.T)
-    machines = np.unique([record.hardware.times_class for record in records], return_inverse=True)[1]
-    undominated = np.ones(len(costs), dtype=np.bool_)
-    for place, own in enumerate(costs):
-        good, small, fast = (column >= value for column, value in zip(columns, own, strict=True))
-        others = np.flatnonzero(good & small & fast & (machines == machines[place]))
-        undominated[place] = (costs[others] == own).all()
+    costs = [_costs(record, metric) for record in records]
+    undominated = np.ones(len(records), dtype=np.bool_)
+    fronts: dict[str, list[tuple[float, float, float]]] = {}
+    for place in sorted(range(len(records)), key=costs.__getitem__, reverse=True):  # no later one dominates an earlier
+        front, own = fronts.setdefault(records[place].hardware.times_class, []), costs[place]
+        if front[-1:] == [own]:
+            continue
+        undominated[place] = not any(small >= own[1] and fast >= own[2] for _, small, fast in front)
+        if undominated[place]:
+            front.append(own)
     return undominated
 
 

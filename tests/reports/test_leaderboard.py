@@ -17,6 +17,7 @@ from attrbench.contracts.record import (
 from attrbench.contracts.record_costs import Hardware, Latency, Quantiles, Storage
 from attrbench.contracts.record_origin import Provenance
 from attrbench.metrics.intervals import mean_interval
+from attrbench.reports import leaderboard_table
 from attrbench.reports.leaderboard_table import to_csv, to_json, to_markdown
 from attrbench.reports.ranking import build_tables
 from attrbench.reports.table_cells import human_bytes, human_seconds, storage_text
@@ -148,6 +149,35 @@ def test_pareto_marks_the_undominated_and_nothing_that_is_not_above_chance():
         ]
     )[0]
     assert [row.record.method.label for row in table.ranked if row.pareto] == ["best", "small"]
+
+
+def test_a_run_is_on_the_pareto_front_where_no_other_of_its_machine_is_as_good_small_and_fast():
+    rng = np.random.default_rng(0)
+    runs = []
+    for number in range(300):
+        quality, rows, seconds = rng.integers(0, 5, 3)  # few values, so that many are equal
+        values = 0.5 + 0.1 * quality + np.linspace(-0.01, 0.01, 10)
+        runs.append(record(f"m{number}", values, rows=int(rows), seconds=float(seconds), hardware=f"cpu{number % 2}"))
+
+    def costs(run):
+        return -run.metrics[0].value, run.storage.total, run.latency.query.p50
+
+    def dominates(a, b):
+        return a.hardware == b.hardware and np.all(np.array(costs(a)) <= costs(b)) and costs(a) != costs(b)
+
+    for row in build_tables(runs)[0].ranked:
+        assert row.pareto == (not any(dominates(other, row.record) for other in runs)), row.record.method.label
+
+
+def test_columns_are_looked_up_once_for_all_runs(monkeypatch):
+    tables = build_tables([record(f"m{number}", noisy(0.5), task=f"t{number % 3}") for number in range(9)])
+    calls = []
+    original = leaderboard_table.request_columns
+    monkeypatch.setattr(leaderboard_table, "request_columns", lambda *given: calls.append(1) or original(*given))
+    for to_text in (to_csv, to_json, to_markdown):
+        calls.clear()
+        to_text(tables, ["rank,method,size"])
+        assert len(calls) == 1, to_text
 
 
 def test_every_format_shows_every_run_and_text_is_escaped():

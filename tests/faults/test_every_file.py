@@ -30,7 +30,7 @@ from tests.taskfile.making import write_task
 from tests.tasks.tiny_removal import RECIPE, bars, job_without, no_stage
 
 SEED = 15
-SAMPLE = 16
+SAMPLE = 10
 """Files of each cache that are damaged one by one: the first of each kind, then others at random."""
 
 

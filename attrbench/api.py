@@ -127,7 +127,7 @@ def run(
         dry_run=dry_run,
         keep_scores=keep_scores,
     )
-    return Results.compute(registry, method_requests, task_requests, settings, reporter(progress), on_result)
+    return Results.compute(registry, method_requests, task_requests, settings, reporter(progress, settings), on_result)
 
 
 def tune(  # noqa: D417
@@ -190,7 +190,7 @@ def tune(  # noqa: D417
         rerun=rerun,
         keep_scores=keep_scores,
     )
-    shown = reporter(progress)
+    shown = reporter(progress, settings)
     return TunedResults.choose(registry, sweeps, task_requests, settings, shown, by, on_choice, on_result)
 
 

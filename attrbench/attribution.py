@@ -108,7 +108,7 @@ def attribute(  # type: ignore[misc]  # noqa: D417  # the overloads name no opti
     settings = run_settings(
         out, cache, device, batch_size, backend, read_cache, queries_together=True, limit_train=limit_train
     )
-    answers = attribution.attribute(*asked, question, settings, reporter(progress))
+    answers = attribution.attribute(*asked, question, settings, reporter(progress, settings))
     return answers if many else answers[0]
 
 
@@ -162,7 +162,7 @@ def attribute_blocks(  # noqa: D417
     settings = run_settings(
         out, cache, device, batch_size, backend, read_cache, queries_together=True, limit_train=limit_train
     )
-    return attribution.attribute_blocks(*asked, question, settings, reporter(progress), block)
+    return attribution.attribute_blocks(*asked, question, settings, reporter(progress, settings), block)
 
 
 def request_question(

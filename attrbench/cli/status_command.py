@@ -10,11 +10,8 @@ import typer
 
 from attrbench.cli.common import Cache, Debug
 from attrbench.evaluation.folders import cache_folder
-from attrbench.evaluation.run_status import RunStatus, UnitAtWork, running, units_at_work
+from attrbench.evaluation.run_status import RunStatus, running, units_at_work, units_line
 from attrbench.reports.table_cells import human_seconds, shown
-
-UNITS = 8
-"""Units at work that are listed at most."""
 
 
 def status(
@@ -38,7 +35,7 @@ def status(
         return
     now = time.time()
     lines = [line for run in runs for line in _run_lines(run, now)]
-    typer.echo("\n".join([*lines, *_unit_lines(units)]) if lines else "no run is in progress on this cache")
+    typer.echo("\n".join(filter(None, [*lines, units_line(units)])) if lines else "no run is in progress on this cache")
 
 
 def _run_lines(run: RunStatus, now: float) -> list[str]:
@@ -58,12 +55,3 @@ def _run_lines(run: RunStatus, now: float) -> list[str]:
         left = max(0.0, each * (stage.total - stage.done) - (now - run.told))
         text += f", {human_seconds(each)} each, about {human_seconds(left)} left"
     return [*lines, text]
-
-
-def _unit_lines(units: list[UnitAtWork]) -> list[str]:
-    """Return a line that says what workers are at: the first item of each unit, and for how long."""
-    if not units:
-        return []
-    told = ", ".join(f"items from {unit.first} ({human_seconds(unit.seconds)})" for unit in units[:UNITS])
-    more = f" and {len(units) - UNITS} more" * (len(units) > UNITS)
-    return [f"at work: {told}{more}"]

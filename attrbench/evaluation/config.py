@@ -14,6 +14,7 @@ from attrbench.contracts.seeds import check_seed
 from attrbench.errors import AttrbenchError
 from attrbench.evaluation.folders import cache_folders, chosen_device, results_folder
 from attrbench.evaluation.progress import Reporter, Silent, TerminalReporter
+from attrbench.evaluation.run_status import units_at_work, units_line
 from attrbench.store.read_only import read_also
 
 if TYPE_CHECKING:
@@ -115,11 +116,17 @@ def run_settings(
     )
 
 
-def reporter(progress: bool | Reporter) -> Reporter:
-    """Return the given progress reporter; for True one that writes to standard error, for False a silent one."""
-    if isinstance(progress, bool):
-        return TerminalReporter() if progress else Silent()
-    return progress
+def reporter(progress: bool | Reporter, settings: RunSettings) -> Reporter:
+    """Return the given progress reporter; for True one that writes to standard error, for False a silent one.
+
+    On a terminal it tells what the workers of an executor of several processes are at.
+    """
+    if not isinstance(progress, bool):
+        return progress
+    if not progress:
+        return Silent()
+    alone = settings.executor == "inline"
+    return TerminalReporter(None if alone else lambda: units_line(units_at_work(settings.cache)))
 
 
 def make_folder(folder: Path, flag: str, written: bool = False) -> None:

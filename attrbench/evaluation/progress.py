@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.console import Console, RenderableType
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)
 from rich.text import Text
 
 from attrbench.text import plain
@@ -64,10 +72,15 @@ def console(stderr: bool = False) -> Console:
 
 
 class TerminalReporter:
-    """A reporter that shows a progress bar for each stage on a terminal, or plain lines, on standard error."""
+    """A reporter that shows a progress bar for each stage on a terminal, or plain lines, on standard error.
 
-    def __init__(self) -> None:
+    Args:
+        at_work: returns a line that stands below a stage's bar, about what workers are at; asked once a second.
+    """
+
+    def __init__(self, at_work: Callable[[], str] | None = None) -> None:
         self._console = console(stderr=True)
+        self._at_work = at_work
 
     @contextmanager
     def stage(self, name: str, total: int) -> Iterator[Advance]:
@@ -75,7 +88,7 @@ class TerminalReporter:
         started = time.perf_counter()
         if sys.stderr.isatty():  # a notebook's kernel asks rich for colors, and shows no bars
             columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-            with Progress(*columns, console=self._console, transient=True) as progress:
+            with _Panel(self._at_work, *columns, console=self._console, transient=True) as progress:
                 bar = progress.add_task(name, total=total)
                 yield lambda: progress.advance(bar)
         else:
@@ -85,6 +98,22 @@ class TerminalReporter:
     def note(self, line: str) -> None:
         """Print one line of text on standard error."""
         self._console.print(Text(plain(line)))
+
+
+class _Panel(Progress):
+    """A progress bar with a line about workers below it, where there is one."""
+
+    def __init__(self, at_work: Callable[[], str] | None, *columns: ProgressColumn, **options: Any) -> None:
+        self._at_work, self._line, self._asked = at_work, "", -math.inf
+        super().__init__(*columns, **options)
+
+    def get_renderables(self) -> Iterator[RenderableType]:
+        """Yield the bar and the line."""
+        yield from super().get_renderables()
+        if self._at_work is not None and time.monotonic() - self._asked >= 1:
+            self._line, self._asked = self._at_work(), time.monotonic()
+        if self._line:
+            yield Text(self._line, style="dim", overflow="ellipsis", no_wrap=True)
 
 
 class _PlainAdvance:

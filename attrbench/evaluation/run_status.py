@@ -10,7 +10,7 @@ import os
 import re
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from attrbench.evaluation.progress import Advance, Reporter
 from attrbench.files import part_path, write_atomically
+from attrbench.reports.table_cells import human_seconds
 from attrbench.store.locks import LOCK
 
 FOLDER = "running"
@@ -27,6 +28,8 @@ NAME = "status.json"
 CLAIMS = "claims"
 EVERY = 1.0
 """Seconds between two writings of the file, at least."""
+SHOWN = 8
+"""Units at work that a line lists at most."""
 _UNIT = re.compile(rf"[0-9a-f]{{20}}-(\d+){re.escape(LOCK)}")
 
 
@@ -165,3 +168,12 @@ def units_at_work(cache: Path) -> list[UnitAtWork]:
             if name is not None:
                 found.append(UnitAtWork(int(name[1]), max(0.0, now - path.stat().st_mtime)))
     return sorted(found, key=lambda unit: -unit.seconds)
+
+
+def units_line(units: Sequence[UnitAtWork]) -> str:
+    """Return a line that says what workers are at: the first item of each unit, and for how long; empty for none."""
+    if not units:
+        return ""
+    told = ", ".join(f"items from {unit.first} ({human_seconds(unit.seconds)})" for unit in units[:SHOWN])
+    more = f" and {len(units) - SHOWN} more" * (len(units) > SHOWN)
+    return f"at work: {told}{more}"

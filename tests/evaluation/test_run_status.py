@@ -1,14 +1,18 @@
 """A run in progress says how far it is, to whoever shares its cache, and leaves nothing behind."""
 
+import io
 import json
 import sys
+import time
+from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
 
 import pytest
+from rich.console import Console
 
 from attrbench.cli.app import main
-from attrbench.evaluation import run_status
+from attrbench.evaluation import config, progress, run_status
 from attrbench.evaluation.progress import Silent
 from attrbench.evaluation.run_status import StatusReporter, running, units_at_work
 from attrbench.evaluation.task_run import TaskRun
@@ -55,6 +59,24 @@ def test_stage_steps_and_workers_are_told_while_a_run_is_in_progress(tmp_path, t
         assert document["methods"] == ["dmin", "d-trak"] and document["has_ended"] is False
     assert text.startswith("digits-mini: dmin, d-trak\n")
     assert "gradients of training items: 1 of 4" in text and "at work: items from 64 (" in text
+
+
+def test_a_terminal_shows_below_the_bar_what_several_workers_are_at(tmp_path, monkeypatch):
+    shown = io.StringIO()
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    monkeypatch.setattr(progress, "console", lambda **_: Console(file=shown, force_terminal=True, width=80))
+    asked = settings(tmp_path)
+    with config.reporter(True, replace(asked, executor="processes:2")).stage("train gradients", 2) as advance:
+        with Claims(asked.cache / "claims" / ("a" * 20)).claim(64, wait=False):
+            time.sleep(1.3)  # the line is asked for once a second
+        advance()
+    assert "train gradients" in shown.getvalue() and "1/2" in shown.getvalue()
+    assert "at work: items from 64 (" in shown.getvalue()
+    shown.truncate(0)
+    claims = Claims(asked.cache / "claims" / ("a" * 20))
+    with config.reporter(True, asked).stage("train gradients", 1), claims.claim(64, wait=False):
+        time.sleep(1.3)
+    assert "train gradients" in shown.getvalue() and "at work" not in shown.getvalue()
 
 
 def test_nothing_is_left_when_a_run_has_ended(tmp_path, told):

@@ -69,7 +69,7 @@ def compute(
         executor: where jobs run.
         reporter: who is told.
     """
-    progress, reference = Progress(plan), reference.on(executor.device)
+    progress, reference = Progress(plan), reference.on(executor)
 
     def compute_missing() -> None:
         try:

@@ -21,6 +21,7 @@ from attrbench.store.read_only import read_also
 
 if TYPE_CHECKING:
     from attrbench.contracts.denoiser import Denoiser
+    from attrbench.contracts.executor import Executor
     from attrbench.contracts.model_description import ModelDescription
     from attrbench.evaluation.config import RunSettings
     from attrbench.evaluation.requests import MethodRequest, TaskRequest
@@ -35,21 +36,24 @@ class TaskReference:
         settings: of the run.
         queries: pictures in the place of the task's own queries; None for those.
         key: tells runs apart: a process opens the task once for each.
+        leases: whether jobs run on several machines, which lease what they compute.
     """
 
     task: TaskRequest
     settings: RunSettings
     queries: Items | None = None
     key: str = ""
+    leases: bool = False
 
     @staticmethod
     def of(task: TaskRequest, settings: RunSettings, queries: Items | None = None) -> TaskReference:
         """Return a reference to the task for a new run, with a key of its own."""
         return TaskReference(task, settings, queries, uuid4().hex)
 
-    def on(self, device: str | None) -> TaskReference:
-        """Return the reference with which processes of another device open the task; None for the same device."""
-        return self if device is None else replace(self, settings=replace(self.settings, device=device))
+    def on(self, executor: Executor[Any]) -> TaskReference:
+        """Return the reference with which an executor's processes open the task, on their device."""
+        device = self.settings.device if executor.device is None else executor.device
+        return replace(self, settings=replace(self.settings, device=device), leases=executor.elsewhere)
 
     def open(self) -> TaskWorld:
         """Load the task in this process and return it with the settings of the run."""
@@ -113,7 +117,7 @@ def execute(job: ComputeJob) -> Receipt:
     world.declarers.update(job.declarers)
     prepared = _prepared(job, world)
     name = fingerprint(job.computation.identity(world))[:20]
-    with Claims(world.cache / "claims" / name).claim(job.unit.first, job.wait) as ours:
+    with Claims(world.cache / "claims" / name, job.task.leases).claim(job.unit.first, job.wait) as ours:
         if not ours:
             return Receipt(job, "busy")
         prepared.compute(job.unit)

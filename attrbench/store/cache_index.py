@@ -18,11 +18,12 @@ from attrbench.errors import AttrbenchError
 from attrbench.store.cache_entries import CacheEntry, Fault, File, Group, file_at
 from attrbench.store.checksums import SEAL
 from attrbench.store.fingerprint import fingerprint
-from attrbench.store.locks import LOCK
+from attrbench.store.locks import LEASE, LOCK
 from attrbench.store.shards import FEATURE
 
 _KEY = "[0-9a-f]{20}"
 _LOCK = re.compile(rf"(?:[a-z]+-)?{_KEY}(?:-\d+)?(?:\.[a-z]+)?{re.escape(LOCK)}")
+_LEASE = re.compile(rf"{_KEY}-\d+{re.escape(LEASE)}")
 _EARLIER_LOCK = re.compile(rf"claims/{_KEY}")
 PART = re.compile(r"\.part-([1-9]\d{0,9})(?:-[0-9a-f]{16})?$")
 """End of a part file's name: the id of its process, and a random number (version 0.1 had none)."""
@@ -37,7 +38,7 @@ class CacheIndex:
         groups: the artifacts, in groups of equal folder, kind and summary.
         earlier: data of attrbench 0.1, which this version does not read, one entry for each folder.
         parts: files and folders that a process is writing or left unfinished.
-        locks: lock files.
+        locks: files of locks and leases.
         other: files that belong to no artifact.
         links: symbolic links and other irregular files.
         unreadable: faults of files and folders that can't be read.
@@ -98,7 +99,7 @@ def index_cache(root: Path) -> CacheIndex:
             data[owner].append(file)
         elif file.path.name == FEATURE and file.path.parent.parent == root / "features" and not _is_earlier(file):
             abouts[file.path.parent] = file
-        elif _LOCK.fullmatch(file.path.name) and file.regular and not file.bytes:
+        elif _is_lock(file):
             index.locks.append(file)
         elif not file.path.name.endswith(SEAL):
             index.other.append(file)
@@ -111,6 +112,12 @@ def _from(root: Path, path: Path) -> list[Path]:
     """Return the paths of all folders between `root` and a file, outermost first, and of the file itself."""
     names = path.relative_to(root).parts
     return [root.joinpath(*names[: count + 1]) for count in range(len(names))]
+
+
+def _is_lock(file: File) -> bool:
+    """Return whether a file is that of a lock, which is empty, or of a lease, which names its holder."""
+    empty = _LOCK.fullmatch(file.path.name) and not file.bytes
+    return file.regular and bool(empty or _LEASE.fullmatch(file.path.name))
 
 
 def _data_of(sidecar: Path) -> Path:

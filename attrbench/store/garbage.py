@@ -6,7 +6,6 @@ using.
 
 from __future__ import annotations
 
-import errno
 import time
 from contextlib import suppress
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ import psutil
 from attrbench.errors import AttrbenchError
 from attrbench.store.cache_entries import CacheEntry, Fault, File, Group, file_at
 from attrbench.store.cache_index import PART, CacheIndex
-from attrbench.store.locks import lock
+from attrbench.store.locks import is_free, remove_free
 from attrbench.store.shards import SHARD_SCHEMA
 
 DAY = 86400.0
@@ -92,7 +91,7 @@ def find_garbage(index: CacheIndex, engine: int, older_than: float | None = None
         *(_part(part) for part in index.parts if part.regular),
         *(Removal(old.path, "of an earlier version of attrbench", old.files) for old in index.earlier),
         *chain.from_iterable(_of_group(group, engine, now, older_than) for group in index.groups),
-        *(Removal(file.path, "unused lock file", (file,), lock=True) for file in index.locks if _is_free(file)),
+        *(Removal(file.path, "unused lock file", (file,), lock=True) for file in index.locks if is_free(file.path)),
     ]
     ready = [removal for removal in candidates if removal.is_ready(now)]
     return Garbage(ready, [removal for removal in candidates if not removal.is_ready(now)])
@@ -141,12 +140,6 @@ def _unused(last_used: float, now: float, older_than: float | None) -> str | Non
     return f"not used for {idle / DAY:.0f} days" if older_than is not None and idle > older_than else None
 
 
-def _is_free(file: File) -> bool:
-    """Return whether no process holds a lock file, so that it may be removed; not for this process's own locks."""
-    with lock(file.path, wait=False, leave=True) as ours:
-        return ours
-
-
 def remove(root: Path, removal: Removal) -> Fault | None:
     """Remove garbage files, unless they changed since the cache was scanned; return a fault if they stay.
 
@@ -159,7 +152,7 @@ def remove(root: Path, removal: Removal) -> Fault | None:
             return Fault(file.path, "has changed meanwhile and stays", broken=False)
     for file in removal.files:
         try:
-            _unlink(file.path, removal.lock)
+            remove_free(file.path) if removal.lock else file.path.unlink()
         except FileNotFoundError:
             continue
         except OSError as error:
@@ -178,12 +171,3 @@ def _is_unchanged(root: Path, file: File) -> bool:
         return inside and file_at(file.path) == file
     except OSError:
         return False
-
-
-def _unlink(path: Path, locked: bool) -> None:
-    if not locked:
-        path.unlink()
-        return
-    with lock(path, wait=False) as ours:  # which removes the file
-        if not ours:
-            raise OSError(errno.EAGAIN, "a run holds it")

@@ -13,7 +13,7 @@ from typing import Literal, Self
 from pydantic import Field, ValidationError, model_validator
 from pydantic_core import from_json
 
-from attrbench.contracts.record_check import file_content, without_check, without_rankings
+from attrbench.contracts.record_check import checked_content, file_content
 from attrbench.contracts.record_costs import Count, Hardware, Latency, RecordPart, Storage
 from attrbench.contracts.record_origin import Provenance, Tuned
 from attrbench.errors import AttrbenchError
@@ -236,8 +236,7 @@ def parse_record(content: bytes, rankings: bool = True) -> Record:
         ValidationError: where it is no record.
         ValueError: where it was changed after it was written.
     """
-    content = without_check(content)
-    record = Record.model_validate_json(content if rankings else without_rankings(content))
+    record = Record.model_validate_json(checked_content(content, rankings))
     if record.check is not None:
         raise ValueError(CHANGED)
     return record

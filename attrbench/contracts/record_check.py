@@ -25,10 +25,16 @@ def _last_line(body: bytes | memoryview) -> bytes:
     return _LINE.format(hashlib.sha256(body).hexdigest()).encode()
 
 
-def without_check(content: bytes) -> bytes:
-    """Return a record's file without its checksum where it is as `file_content` made it; else the file as it is."""
-    body = memoryview(content)[:-_LENGTH]
-    return b"".join((body, b"\n}")) if content[-_LENGTH:] == _last_line(body) else content
+def checked_content(content: bytes, rankings: bool) -> bytes:
+    """Return a record's file without its checksum where it is as `file_content` made it; else with it.
+
+    Args:
+        content: of the file.
+        rankings: whether its rankings are kept.
+    """
+    whole = content[-_LENGTH:] == _last_line(memoryview(content)[:-_LENGTH])
+    kept = content if rankings else without_rankings(content)
+    return b"".join((memoryview(kept)[:-_LENGTH], b"\n}")) if whole else kept
 
 
 def without_rankings(content: bytes) -> bytes:

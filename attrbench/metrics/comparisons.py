@@ -10,7 +10,7 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from scipy.stats import norm, t
+from scipy.special import ndtri, stdtrit
 
 from attrbench.contracts.record import MetricResult
 from attrbench.metrics.bootstrap_comparisons import Counts, Floats, better_by_bootstrap
@@ -78,7 +78,7 @@ def _better_by_retraining(values: Floats, results: Sequence[MetricResult]) -> Co
     pictures = values.reshape(len(values), results[0].clusters, -1).mean(axis=1)
     means, count = pictures.mean(axis=1), pictures.shape[1]
     error = np.array([each.error for each in noise])
-    quantile = t.ppf(0.975, [each.freedom for each in noise])  # of two, that of the fewer degrees of freedom
+    quantile = stdtrit([each.freedom for each in noise], 0.975)  # of two, that of the fewer degrees of freedom
     centered = pictures - pictures.mean(axis=0)
     centered -= centered.mean(axis=1, keepdims=True)
     second = (centered**2).sum(axis=1)
@@ -86,6 +86,6 @@ def _better_by_retraining(values: Floats, results: Sequence[MetricResult]) -> Co
     for row in range(len(values)):
         variance = (second + second[row] - 2 * (centered @ centered[row])).clip(0.0) / max(count - 1, 1)
         seeds = np.maximum(quantile, quantile[row]) * np.hypot(error, error[row]) / np.sqrt(2)  # two estimates of one
-        half = np.hypot(seeds, norm.ppf(0.975) * np.sqrt(variance / count))
+        half = np.hypot(seeds, ndtri(0.975) * np.sqrt(variance / count))
         better[row] = (means - means[row] > half).sum()
     return better

@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import bootstrap, norm, t
+from scipy.special import ndtri, stdtrit
 
 RESAMPLES = 2000
 
@@ -25,6 +26,8 @@ def mean_interval(values: Sequence[float] | NDArray[np.float64], seed: int = 0) 
         return None
     if np.ptp(sample) == 0:  # every resample has the same mean; scipy would warn
         return float(sample[0]), float(sample[0])
+    from scipy.stats import bootstrap  # takes longer to import than a board takes to rank, which needs none of it
+
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         interval = bootstrap(
@@ -33,9 +36,12 @@ def mean_interval(values: Sequence[float] | NDArray[np.float64], seed: int = 0) 
     return float(interval.low), float(interval.high)
 
 
+@lru_cache(maxsize=2)
 def resamples(count: int, seed: int = 0) -> NDArray[np.int64]:
-    """Return [resamples, count] which of the values each resample that `mean_interval` draws is made of."""
-    return np.random.default_rng(seed).integers(0, count, (RESAMPLES, count))  # as SciPy draws them
+    """Return [resamples, count] which of the values each resample that `mean_interval` draws is made of; read only."""
+    drawn = np.random.default_rng(seed).integers(0, count, (RESAMPLES, count))  # as SciPy draws them
+    drawn.flags.writeable = False
+    return drawn
 
 
 def resampling_weights(drawn: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -62,8 +68,8 @@ def retrained_interval(values: NDArray[np.float64], error: float, freedom: int) 
         error: standard error of the mean due to the training seeds.
         freedom: degrees of freedom of `error`.
     """
-    seeds = float(t.ppf(0.975, freedom)) * error
+    seeds = float(stdtrit(freedom, 0.975)) * error
     own = values.mean(axis=0)
-    pictures = float(norm.ppf(0.975) * own.std(ddof=1)) / math.sqrt(len(own)) if len(own) > 1 else 0.0
+    pictures = float(ndtri(0.975) * own.std(ddof=1)) / math.sqrt(len(own)) if len(own) > 1 else 0.0
     middle, half = float(values.mean()), math.hypot(seeds, pictures)
     return middle - half, middle + half

@@ -12,7 +12,6 @@ from rich.text import Text
 from attrbench.contracts.record import Record
 from attrbench.errors import AttrbenchError, unknown_name
 from attrbench.reports.columns import sorted_rows
-from attrbench.reports.html_table import to_html
 from attrbench.reports.leaderboard_table import row_values, to_csv, to_json, to_markdown
 from attrbench.reports.ranking import Table, build_tables
 from attrbench.reports.terminal_board import to_rich
@@ -61,6 +60,8 @@ class Leaderboard:
         return data_frame([row_values(table, row) for table in self.tables for row in [*table.ranked, *table.below]])
 
     def _repr_html_(self) -> str:
+        from attrbench.reports.html_table import to_html  # with Jinja and SciPy's statistics, for notebooks alone
+
         return to_html(self.tables)
 
     def __repr__(self) -> str:

@@ -20,6 +20,9 @@ SIDE = 16
 LIMIT = 4.0
 KEPT = 4096
 """Number of reduced images in memory."""
+BLOCK = 128
+"""Number of images that are compared with earlier ones at once."""
+Rows = NDArray[np.float32]
 
 
 class NearDuplicates:
@@ -41,19 +44,41 @@ class NearDuplicates:
         if not len(found):
             return []
         rows = np.stack([self._reduced(item) for item in found])
-        heads: list[int] = []  # places in `found`
-        first = []
-        for place, row in enumerate(rows):
-            near = np.flatnonzero(np.mean((rows[heads] - row) ** 2, axis=1) <= LIMIT**2)
-            if len(near):
-                first.append(found[heads[near[0]]])
-            else:
-                heads.append(place)
-                first.append(found[place])
-        return first
+        return [found[head] for head in _heads(rows)]
 
     def _reduce(self, item: int) -> NDArray[np.float32]:
         return reduced(self._items.images[item]).reshape(-1)
+
+
+def _heads(rows: Rows) -> list[int]:
+    """Return for each of [n, d] reduced images the place of the first that it is a near-duplicate of, in their order.
+
+    Only images that are no near-duplicate of an earlier one are compared with. A matrix product finds those that may be
+    near, to within its rounding.
+    """
+    centered = rows - rows.mean(axis=0)
+    squares = np.einsum("nd,nd->n", centered, centered)
+    limit = LIMIT**2 * rows.shape[1] + 1e-5 * float(squares.max())  # of the sum of squares, with room for rounding
+    heads: list[int] = []
+    found: list[int] = []
+    for start in range(0, len(rows), BLOCK):
+        block, earlier = centered[start : start + BLOCK], np.array(heads, dtype=np.int64)
+        apart = squares[start : start + BLOCK, None] + squares[earlier] - 2 * block @ centered[earlier].T
+        maybe = apart <= limit
+        own: list[int] = []
+        for place, candidates in enumerate(maybe, start):
+            first = _first_near(rows, place, [*earlier[candidates].tolist(), *own])
+            found.append(place if first is None else first)
+            if first is None:
+                own.append(place)
+        heads += own
+    return found
+
+
+def _first_near(rows: Rows, place: int, others: list[int]) -> int | None:
+    """Return the first of several images that is nearly equal to the one at a place."""
+    near = np.flatnonzero(np.mean((rows[others] - rows[place]) ** 2, axis=1) <= LIMIT**2) if others else ()
+    return others[near[0]] if len(near) else None
 
 
 def reduced(image: NDArray[np.uint8]) -> NDArray[np.float32]:

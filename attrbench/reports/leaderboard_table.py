@@ -23,6 +23,9 @@ from attrbench.reports.columns import (
 from attrbench.reports.ranking import Row, Table
 from attrbench.reports.table_cells import caption, shown
 
+NEEDS_ESCAPE = re.compile(r"[&<\\|`*~_@:]|\][(\[]|(?i:www)\.")
+"""Finds a text with any of the signs that `markdown_text` escapes; most cells are numbers without."""
+
 
 def to_markdown(tables: Sequence[Table], columns: Sequence[str] = (), sort: str = "rank") -> str:
     """Return leaderboards as Markdown, one section for each table.
@@ -54,6 +57,8 @@ def markdown_text(text: str) -> str:
 
     Brackets and dots stay as they are where they make no link, so that intervals and numbers remain legible.
     """
+    if not NEEDS_ESCAPE.search(text):
+        return text
     text = text.replace("&", "&amp;").replace("<", "&lt;")
     text = re.sub(r"([\\|`*~]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9]))", r"\\\1", text)
     text = re.sub(r"\](?=[(\[:])", r"\]", text)

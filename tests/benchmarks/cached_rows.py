@@ -63,9 +63,9 @@ def added() -> list[Figure]:
     """Time and bytes of one image added to 10,000 against the first pass; scores against those of a fresh cache."""
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench(Path(folder))
-        first, _ = _cpu(lambda: bench.ask("grown", 1))
+        first, _ = _cpu(lambda: bench.ask("grown", 1, ITEMS))
         bytes_first = bench.bytes("grown")
-        again, _ = _cpu(lambda: bench.ask("grown", 1))
+        again, _ = _cpu(lambda: bench.ask("grown", 1, ITEMS))
         _image(bench.train / "05000-added.png", np.random.default_rng(2))
         more, grown = _cpu(lambda: bench.ask("grown", 1, ITEMS + 1))
         bytes_more = bench.bytes("grown") - bytes_first

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_digits, load_sample_image
 
-from attrbench.data.near_duplicates import NearDuplicates
+from attrbench.data.near_duplicates import LIMIT, SIDE, NearDuplicates
 from attrbench.data.open_dataset import make_items
 
 
@@ -53,3 +53,17 @@ def test_no_two_digits_are_near_duplicates():
 def test_the_first_in_the_given_order_stands_for_the_others(photographs):
     items = make_items(np.stack([photographs[0], photographs[2], photographs[0]]), [""] * 3, [""] * 3, [])
     assert NearDuplicates(items).first_of([2, 1, 0]) == [2, 1, 2]
+
+
+@pytest.mark.parametrize("spread", [0.0, 2.0, 5.0, 60.0])
+def test_many_images_are_grouped_as_when_each_is_compared_with_each(spread):
+    rng = np.random.default_rng(0)
+    kinds = rng.integers(0, 256, (40, SIDE, SIDE, 3))
+    images = np.clip(kinds[rng.integers(0, 40, 400)] + rng.normal(0, spread, (400, SIDE, SIDE, 3)), 0, 255)
+    images = images.astype(np.uint8)
+    rows, first = images.reshape(400, -1).astype(np.float32), []
+    for place, row in enumerate(rows):
+        earlier = [head for head in dict.fromkeys(first) if np.mean((rows[head] - row) ** 2) <= LIMIT**2]
+        first.append(earlier[0] if earlier else place)
+    assert near(*images) == first
+    assert spread > 2 or len(set(first)) == 40

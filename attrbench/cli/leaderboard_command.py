@@ -9,6 +9,7 @@ import typer
 
 from attrbench import api
 from attrbench.cli.common import ELSE_RESULTS, Debug, OnlyTasks, console, line_width
+from attrbench.contracts.record import no_collection
 from attrbench.evaluation.folders import record_places
 
 
@@ -37,17 +38,18 @@ def leaderboard(
 
     A terminal gets the columns that it has room for, a pipe all of them (COLUMNS sets another width).
     """
-    board = api.leaderboard(
-        record_places(records),
-        tasks=task or (),
-        metric=metric,
-        methods=method or (),
-        hardware=hardware or (),
-        rankings=False,
-    )
-    names = columns or ()
-    if format_ == "rich":
-        console().print(board.to_rich(line_width(), names, sort), end="")
-        return
-    to_text = {"md": board.to_markdown, "csv": board.to_csv, "json": board.to_json}[format_]
-    typer.echo(to_text(names, sort), nl=False)
+    with no_collection():
+        board = api.leaderboard(
+            record_places(records),
+            tasks=task or (),
+            metric=metric,
+            methods=method or (),
+            hardware=hardware or (),
+            rankings=False,
+        )
+        names = columns or ()
+        if format_ == "rich":
+            console().print(board.to_rich(line_width(), names, sort), end="")
+            return
+        to_text = {"md": board.to_markdown, "csv": board.to_csv, "json": board.to_json}[format_]
+        typer.echo(to_text(names, sort), nl=False)

@@ -255,7 +255,7 @@ def records_below(folder: Path, rankings: bool = True) -> tuple[dict[Path, Recor
     """Return the records of `read_records` by path, with rankings or without, and a line for each unreadable file."""
     records: dict[Path, Record] = {}
     problems: list[str] = []
-    with _no_collection():
+    with no_collection():
         for path in _json_files(folder):
             try:
                 record = read_file(path, rankings)
@@ -268,7 +268,7 @@ def records_below(folder: Path, rankings: bool = True) -> tuple[dict[Path, Recor
 
 
 @contextmanager
-def _no_collection() -> Iterator[None]:
+def no_collection() -> Iterator[None]:
     """Pause the collector of garbage: records are many objects, none of them garbage, and it looks at all of them."""
     was_on = gc.isenabled()
     gc.disable()

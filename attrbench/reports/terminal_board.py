@@ -172,6 +172,9 @@ def _text(line: Line, layout: Layout) -> Text:
 
 def _broken(label: str, width: int) -> Iterator[str]:
     """Yield the lines of a label that fit a width, broken behind a comma, colon or space, elsewhere only if need be."""
+    if cell_len(label) <= width:
+        yield label.rstrip()
+        return
     line = ""
     for part in re.findall(r"[^,: ]*[,: ]?", label):
         if line and cell_len((line + part).rstrip()) > width:

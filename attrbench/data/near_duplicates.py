@@ -77,7 +77,9 @@ def _heads(rows: Rows) -> list[int]:
 
 def _first_near(rows: Rows, place: int, others: list[int]) -> int | None:
     """Return the first of several images that is nearly equal to the one at a place."""
-    near = np.flatnonzero(np.mean((rows[others] - rows[place]) ** 2, axis=1) <= LIMIT**2) if others else ()
+    if not others:
+        return None
+    near = np.flatnonzero(np.mean((rows[others] - rows[place]) ** 2, axis=1) <= LIMIT**2)
     return others[near[0]] if len(near) else None
 
 

@@ -96,6 +96,7 @@ def _plot(part: Part, place: int) -> Plot:
     ]
     title = part.columns[place].title.partition(" [")[0]
     names = [name.removeprefix(CONTROL) for name, _ in found]
+    guides = [Guide(y.at(0.0), "no change", "random")]
     return Plot(
         title=f"{title}: {part.title}",
         description="What removing the items that each method retrieves does, with 95% intervals, beside the controls.",
@@ -104,6 +105,6 @@ def _plot(part: Part, place: int) -> Plot:
         x_ticks=(),
         y_ticks=value_ticks(y),
         marks=marks,
-        guides=[Guide(y.at(0.0), "no change", "random")],
-        labels=place_labels(list(zip(marks, names, strict=True)), marks),
+        guides=guides,
+        labels=place_labels(list(zip(marks, names, strict=True)), marks, guides),
     )

@@ -14,7 +14,7 @@ from attrbench.metrics.intervals import paired_difference
 from attrbench.reports.contact_sheet import Heading, Strip
 from attrbench.reports.html.agreement import FEWEST, agreement, make_agreement
 from attrbench.reports.html.attribution import MOST_IN_NOTEBOOK, attribution_fragment, attribution_page
-from attrbench.reports.html.plot import BOTTOM, CHARACTER, LEFT, LINE, RIGHT, TOP, WIDTH, Mark, place_labels
+from attrbench.reports.html.plot import BOTTOM, CHARACTER, LEFT, LINE, RIGHT, TOP, WIDTH, Guide, Mark, place_labels
 from attrbench.reports.html.plots import criterion_plots, curve_plots, pareto_plots
 from attrbench.reports.html.queries import CELL, HEAD, ROW, SHADES, make_differences, make_strip
 from attrbench.reports.html.scale import Scale, linear, logarithmic
@@ -70,6 +70,15 @@ def test_a_run_that_stores_nothing_has_a_place_of_its_own_at_the_left():
     assert (plot.x_ticks[0].at, plot.x_ticks[0].text) == (LEFT, "none")
     assert {mark.title.split(":")[0]: mark.x for mark in plot.marks}["none"] == LEFT
     assert all(tick.at >= LEFT + 40 for tick in plot.x_ticks[1:])
+
+
+@pytest.mark.parametrize("kind", ["random", "ceiling"])
+def test_no_label_covers_the_name_of_a_guide(kind):
+    guide = Guide(150.0, "no change", kind)
+    mark = Mark(RIGHT - 190.0, 150.0 + (8 if kind == "random" else -8), "other", "")
+    ((beside,), (away,)) = (place_labels([(mark, "class-matched random")], [mark], g) for g in ((), (guide,)))
+    assert abs(beside.y - guide.text_y) < LINE  # where nothing else is, it stands beside its mark
+    assert abs(away.y - guide.text_y) >= LINE - 4 or away.anchor == "end"
 
 
 def test_labels_cover_neither_marks_nor_each_other_nor_leave_the_plot():

@@ -70,6 +70,11 @@ class Guide:
     text: str
     kind: str
 
+    @property
+    def text_y(self) -> float:
+        """Return the baseline of its name, at its right end: below the line of a random ranking, above others."""
+        return self.y + (12 if self.kind == "random" else -4)
+
 
 @dataclass(frozen=True)
 class Plot:
@@ -113,14 +118,18 @@ def shortened(text: str, most: int = LONGEST_LABEL) -> str:
     return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
-def place_labels(named: Sequence[tuple[Mark, str]], marks: Sequence[Mark]) -> list[Label]:
-    """Return labels beside marks, each where it covers neither a mark nor an earlier label; others are left out.
+def place_labels(
+    named: Sequence[tuple[Mark, str]], marks: Sequence[Mark], guides: Sequence[Guide] = ()
+) -> list[Label]:
+    """Return labels beside marks, each where it covers no mark, name of a guide or earlier label; others are left out.
 
     Args:
         named: marks with their texts, the most important first.
         marks: all marks of the plot.
+        guides: all guides of the plot.
     """
     taken = [(mark.x - 4, mark.y - 4, mark.x + 4, mark.y + 4) for mark in marks]
+    taken += [(RIGHT - len(g.text) * CHARACTER, g.text_y - LINE, float(RIGHT), g.text_y) for g in guides]
     labels = []
     for mark, text in named:
         for label, box in _candidates(mark, shortened(text)):

@@ -80,6 +80,7 @@ def _pareto(table: Table, cost: str, cost_of: Callable[[Record], float], text_of
     named = [(marks[place], shown(table.ranked[place].record.method.label)) for place in notable]
     metric = shown(table.metric)
     best = ", ".join(text for _, text in named[: min(4, len(front))])
+    guides = _guides(table.random, table.ceiling, y)
     return Plot(
         title=f"{metric} against {cost}",
         description=f"No run is both better and cheaper than those on the line; from the best on: {best}."
@@ -90,8 +91,8 @@ def _pareto(table: Table, cost: str, cost_of: Callable[[Record], float], text_of
         y_ticks=value_ticks(y),
         marks=marks,
         lines=[Line(polyline(_steps(steps)), "front")],
-        guides=_guides(table.random, table.ceiling, y),
-        labels=place_labels(named, marks),
+        guides=guides,
+        labels=place_labels(named, marks, guides),
         legend=[
             ("front", "no run is both better and cheaper"),
             ("pareto", "on the Pareto front of quality, size and time"),

@@ -158,3 +158,9 @@ def test_lines_say_what_is_left(opened, tmp_path):
     lines = lines_of(opened, tmp_path, *CUBIC[:2])
     assert all("0 of 1 shards" in line for line in lines if "items at" in line)
     assert lines[-1].startswith("0 MB to write")
+
+
+def test_the_plan_says_which_method_can_not_run_and_why(opened, tmp_path):
+    lines = lines_of(opened, tmp_path, "tracin:checkpoints=9", "dmin:timesteps=2")
+    (line,) = (line for line in lines if "can't run" in line)
+    assert line.startswith("tracin:checkpoints=9 can't run: 9 checkpoints are asked for")

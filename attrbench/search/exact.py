@@ -11,9 +11,14 @@ from attrbench.features.gradient_rows import GradientRows
 from attrbench.features.views import TrainRows
 from attrbench.search.integer_products import IntegerQueries, are_integers_fast
 from attrbench.search.vectors import query_vectors
+from attrbench.store.encoding import Codes
 
 TOGETHER = 32
 """Queries that are multiplied with int8 rows at once, so that what is between stays in the processor's cache."""
+
+
+PRODUCTS = 2048
+"""Products of int8 rows and queries that are summed up at once: fewer take longer than the products themselves."""
 
 
 class ExactSearch(ExhaustiveScorer):
@@ -49,13 +54,17 @@ class ExactSearch(ExhaustiveScorer):
 
     def _by_integers(self, vectors: NDArray[np.float32], steps: int) -> NDArray[np.float32]:
         """Return the [m, n] scores of query vectors of T steps against rows that are stored as int8."""
-        scores = np.empty((len(vectors), self._rows.count), np.float32)
-        queries = IntegerQueries.of(vectors, steps)
+        queries, found = IntegerQueries.of(vectors, steps), []
+        waiting: list[Codes] = []
         for first, block in self._rows.codes() or ():
-            items = slice(first, first + len(block.numbers))
-            scales = block.scales if self._normalize else block.scales * self._rows.norms[items, :, None]
-            scores[:, items] = queries.products(block.numbers, scales)
-        return scores
+            if sum(len(other.numbers) for other in waiting) * len(vectors) >= PRODUCTS:
+                found.append(queries.products(waiting))
+                waiting = []
+            if not self._normalize:
+                norms = self._rows.norms[first : first + len(block.numbers), :, None]
+                block = Codes(block.numbers, block.scales * norms)
+            waiting.append(block)
+        return np.concatenate([*found, queries.products(waiting)], axis=1)
 
     def rescore(self, query: QueryFeatures, items: NDArray[np.int64]) -> NDArray[np.float32]:
         """Return the exact scores of one query for these training items only, [len(items)], for re-ranking."""

@@ -8,13 +8,14 @@ and less is rounded than where decoded rows are multiplied in float32. Memory is
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from attrbench.store.encoding import SCALED
+from attrbench.store.encoding import SCALED, Codes
 
 PARTS = 3
 STEP = 254.0
@@ -41,55 +42,65 @@ class IntegerQueries:
     """Query vectors as int8 numbers, ready to be multiplied with int8 rows.
 
     Attributes:
-        parts: for each timestep and group the queries' numbers, [numbers of the group, 3 m] int8, in Fortran order.
-        scales: [T * G, m] scale of each query in each group.
-        columns: first column and number of columns of each group in a row of T * w numbers.
+        parts: for each product the queries' numbers in Fortran order, [numbers of its groups, groups * 3 m] int8; those
+            of several groups are blocks on the diagonal, so that one product yields the sums of each.
+        scales: [products, groups, m] scale of each query in each group of a timestep.
+        columns: number of columns of each product in a row of T * w numbers.
     """
 
     parts: list[torch.Tensor]
     scales: torch.Tensor
-    columns: list[tuple[int, int]]
+    columns: list[int]
 
     @classmethod
     def of(cls, vectors: NDArray[np.float32], steps: int) -> IntegerQueries:
         """Return [m, T * w] query vectors, which must be finite, split into int8 parts by timestep and group."""
         rows = torch.from_numpy(vectors)
         width = rows.shape[1] // steps
-        columns = [
-            (step * width + start, min(SCALED, width - start))
-            for step in range(steps)
-            for start in range(0, width, SCALED)
-        ]
-        split = [_split(rows.narrow(1, *place)) for place in columns]
-        return cls([parts for parts, _ in split], torch.stack([scale for _, scale in split]), columns)
+        sizes = [min(SCALED, width - start) for start in range(0, width, SCALED)] * steps
+        split = [_split(part) for part in rows.split(sizes, dim=1)]
+        together = (
+            2 if len(vectors) == 1 and len(split) % 2 == 0 else 1
+        )  # few columns: the call costs more than they do
+        groups = [split[first : first + together] for first in range(0, len(split), together)]
+        return cls(
+            [torch.block_diag(*(parts for parts, _ in group)).t() for group in groups],
+            torch.stack([torch.stack([scale for _, scale in group]) for group in groups]),
+            [sum(sizes[first : first + together]) for first in range(0, len(sizes), together)],
+        )
 
-    def products(self, codes: NDArray[np.int8], scales: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return the [m, k] inner products with rows stored as int8.
-
-        Args:
-            codes: [k, T, w] numbers of the rows.
-            scales: [k, T, G] scales of their groups.
-        """
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # rows are mapped from a file that can't be written to; nobody does
-            rows = torch.from_numpy(codes.reshape(len(codes), -1))
-        weights = torch.from_numpy(np.ascontiguousarray(scales.reshape(len(codes), -1).T))  # [T * G, k]
-        queries = self.scales.shape[1]
-        whole = torch.empty(len(self.columns), len(codes), PARTS * queries, dtype=torch.int32)
-        for place, parts, out in zip(self.columns, self.parts, whole.unbind(0), strict=True):
-            torch._int_mm(rows.narrow(1, *place), parts, out=out)
-        first, second, third = whole.view(len(self.columns), len(codes), PARTS, queries).float().unbind(2)
-        sums = (third / STEP + second) / STEP + first  # [T * G, k, m]
-        result: NDArray[np.float32] = torch.einsum("gkm,gm,gk->mk", sums, self.scales, weights).numpy()
+    def products(self, blocks: Sequence[Codes]) -> NDArray[np.float32]:
+        """Return the [m, k] inner products with rows stored as int8, in several blocks of [rows, T, w] numbers."""
+        (products, groups, queries), count = self.scales.shape, sum(len(block.numbers) for block in blocks)
+        whole = torch.empty(products, count, groups * PARTS * queries, dtype=torch.int32)
+        start = 0
+        for block in blocks:
+            stop = start + len(block.numbers)
+            pieces = _flat(block.numbers).split(self.columns, dim=1)
+            for piece, parts, out in zip(pieces, self.parts, whole[:, start:stop].unbind(0), strict=True):
+                torch._int_mm(piece, parts, out=out)
+            start = stop
+        first, second, third = whole.view(products, count, groups, PARTS, queries).float().unbind(3)
+        sums = (third / STEP + second) / STEP + first  # [products, k, groups, m]
+        weights = np.concatenate([block.scales.reshape(len(block.scales), -1) for block in blocks])  # [k, T * G]
+        by_product = torch.from_numpy(weights).view(count, products, groups)
+        result: NDArray[np.float32] = torch.einsum("pkgm,pgm,kpg->mk", sums, self.scales, by_product).numpy()
         return result
 
 
+def _flat(numbers: NDArray[np.int8]) -> torch.Tensor:
+    """Return rows of [T, w] numbers as a tensor of flat rows, without a copy."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # they are mapped from a file that can't be written to; nobody does
+        return torch.from_numpy(numbers.reshape(len(numbers), -1))
+
+
 def _split(values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the int8 parts [numbers, 3 m] of one group of queries' numbers [m, numbers], and the scales [m]."""
+    """Return the int8 parts [3 m, numbers] of one group of queries' numbers [m, numbers], and the scales [m]."""
     scale = values.abs().amax(dim=1) / 127
     rest = values.double() / torch.where(scale == 0, torch.ones_like(scale), scale).double()[:, None]
     parts = []
     for _ in range(PARTS):
         parts.append(rest.round().clamp(-127, 127))
         rest = (rest - parts[-1]) * STEP
-    return torch.cat(parts).to(torch.int8).t(), scale
+    return torch.cat(parts).to(torch.int8), scale

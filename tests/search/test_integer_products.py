@@ -86,7 +86,7 @@ def test_integers_round_less_than_float32(monkeypatch):
     search, expected = ExactSearch(rows, FEATURE, True), exactly(*made(400, 4, 4096, 2, 1), True)
     codes = rows.codes()
     vectors = query[FEATURE].rows.reshape(2, -1)
-    integers = np.concatenate([IntegerQueries.of(vectors, 4).products(b.numbers, b.scales) for _, b in codes], axis=1)
+    integers = IntegerQueries.of(vectors, 4).products([block for _, block in codes])
     monkeypatch.setattr(exact, "are_integers_fast", lambda width: False)
     decoded = search.scores(query)
     errors = [np.abs(found - expected).max() for found in (integers, decoded)]

@@ -118,9 +118,7 @@ def shortened(text: str, most: int = LONGEST_LABEL) -> str:
     return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
-def place_labels(
-    named: Sequence[tuple[Mark, str]], marks: Sequence[Mark], guides: Sequence[Guide] = ()
-) -> list[Label]:
+def place_labels(named: Sequence[tuple[Mark, str]], marks: Sequence[Mark], guides: Sequence[Guide] = ()) -> list[Label]:
     """Return labels beside marks, each where it covers no mark, name of a guide or earlier label; others are left out.
 
     Args:

@@ -10,7 +10,7 @@ import typer
 from attrbench.cli.common import ELSE_RESULTS, Debug, OnlyTasks
 from attrbench.evaluation.folders import record_places
 from attrbench.reporting import report as make_report
-from attrbench.reports.table_cells import human_bytes
+from attrbench.reports.quantities import human_bytes
 from attrbench.text import plain
 
 

@@ -25,7 +25,8 @@ from attrbench.cli.common import (
     Seed,
     Tasks,
 )
-from attrbench.reports.table_cells import human_bytes, human_seconds, interval_text, method_text, shown, storage_text
+from attrbench.reports.quantities import human_bytes, human_seconds
+from attrbench.reports.table_cells import interval_text, method_text, shown, storage_text
 from attrbench.text import plain
 
 if TYPE_CHECKING:

@@ -11,7 +11,8 @@ import typer
 from attrbench.cli.common import Cache, Debug
 from attrbench.evaluation.folders import cache_folder
 from attrbench.evaluation.run_status import RunStatus, running, units_at_work, units_line
-from attrbench.reports.table_cells import human_seconds, shown
+from attrbench.reports.quantities import human_seconds
+from attrbench.reports.table_cells import shown
 
 
 def status(

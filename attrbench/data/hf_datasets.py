@@ -71,9 +71,8 @@ class _Opener:
     """A callable that opens the image of a data set's row with Pillow without decoding its pixels."""
 
     def __init__(self, table: Any, column: str) -> None:
-        from datasets import Image as ImageFeature  # heavy, see the top of the module
-
-        self._rows = table.select_columns([column]).cast_column(column, ImageFeature(decode=False))
+        image = type(table.features[column])
+        self._rows = table.select_columns([column]).cast_column(column, image(decode=False))
         self._column = column
 
     def __call__(self, index: int) -> Image.Image:
@@ -100,7 +99,7 @@ def _load(source: DatasetSource, folder: Path | None, cache: Path) -> Any:
                     return datasets.load_dataset(source.path, source.subset, revision=source.revision)
             if _is_saved(folder):
                 return datasets.load_from_disk(str(folder))
-            return _unpacked(folder, cache)
+            return _unpacked(datasets, folder, cache)
         except AttrbenchError:
             raise
         except Exception as error:  # the library and those below it have many
@@ -108,9 +107,8 @@ def _load(source: DatasetSource, folder: Path | None, cache: Path) -> Any:
             raise AttrbenchError(f"cannot load the data set {source.path}: {reason}" + _advice(folder)) from None
 
 
-def _unpacked(folder: Path, cache: Path) -> Any:
-    """Return the data set in the parquet files of a folder, unpacked into the cache unless it lies there."""
-    import datasets  # heavy, see the top of the module
+def _unpacked(datasets: Any, folder: Path, cache: Path) -> Any:
+    """Return the data set in the parquet files of a folder, unpacked into the cache by `datasets` unless it is there."""
 
     def build(part: Path) -> None:
         scratch = part / "scratch"  # the library leaves lock files there, and files that it changes later

@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from attrbench.evaluation.progress import Advance, Reporter
 from attrbench.files import part_path, write_atomically
-from attrbench.reports.table_cells import human_seconds
+from attrbench.reports.quantities import human_seconds
 from attrbench.store.locks import LOCK
 
 FOLDER = "running"

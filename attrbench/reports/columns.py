@@ -11,9 +11,9 @@ from typing import Any, TypeAlias
 from attrbench.contracts.record import MetricResult, Record
 from attrbench.contracts.record_costs import Latency, Storage
 from attrbench.errors import UsageError, unknown_name
+from attrbench.reports.quantities import human_bytes
 from attrbench.reports.ranking import Row, Table
 from attrbench.reports.table_cells import (
-    human_bytes,
     interval_text,
     method_text,
     shown,

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection
 
 from attrbench.contracts.record import MetricResult, Record
 from attrbench.contracts.record_costs import Storage
 from attrbench.contracts.record_origin import Tried
+from attrbench.reports.quantities import human_bytes, human_seconds
 from attrbench.reports.ranking import Table
 from attrbench.text import one_line
 
@@ -117,23 +117,3 @@ def storage_text(storage: Storage) -> str:
         return f"{human_bytes(storage.total) if storage.total else 'none'} ({human_bytes(kept)} if kept)"
     index = f" (index {human_bytes(storage.index)})" if storage.rows and storage.index else ""
     return human_bytes(storage.total) + index
-
-
-def human_bytes(count: float) -> str:
-    """Return a number of bytes as text with a unit and three digits, such as `327 MB`."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.3g} {unit}" if unit != "B" else f"{count:.0f} B"
-        count /= 1000
-    return f"{count:.3g} TB"
-
-
-def human_seconds(seconds: float) -> str:
-    """Return a duration as text with a fitting unit, such as `31 ms`; empty for NaN and infinity."""
-    if not math.isfinite(seconds):
-        return ""
-    if seconds < 1e-3:
-        return f"{seconds * 1e6:.0f} µs"
-    if seconds < 1:
-        return f"{seconds * 1e3:.3g} ms"
-    return f"{seconds:.3g} s" if seconds < 1000 else f"{seconds / 3600:.2g} h"

@@ -8,7 +8,8 @@ from attrbench.contracts.options import as_written
 from attrbench.contracts.record import Record
 from attrbench.contracts.record_costs import Quantiles
 from attrbench.metrics.intervals import mean_interval
-from attrbench.reports.table_cells import human_seconds, time_text
+from attrbench.reports.quantities import human_seconds
+from attrbench.reports.table_cells import time_text
 from attrbench.suites.paper import Value
 from attrbench.suites.table import Cell
 

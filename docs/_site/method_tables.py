@@ -12,8 +12,9 @@ from attrbench.contracts.record import Record
 from attrbench.plugins.registry import Registry
 from attrbench.reports.columns import DEFAULT, filled_columns, request_columns
 from attrbench.reports.leaderboard_table import markdown_rows, markdown_text
+from attrbench.reports.quantities import human_bytes, human_seconds
 from attrbench.reports.ranking import Row, Table, build_tables
-from attrbench.reports.table_cells import human_bytes, human_seconds, interval_text, method_text
+from attrbench.reports.table_cells import interval_text, method_text
 
 FAMILIES = ("similarity", "first_order", "kernel", "second_order")
 """Packages of methods, but for the controls."""

@@ -14,7 +14,8 @@ from attrbench.contracts.record import read_records
 from attrbench.contracts.thumbnails import Thumbnail, Thumbnails
 from attrbench.data.thumbnail_pictures import thumbnail_picture
 from attrbench.reports.leaderboard import rank_records
-from attrbench.reports.table_cells import human_seconds, interval_text, shown, storage_text
+from attrbench.reports.quantities import human_seconds
+from attrbench.reports.table_cells import interval_text, shown, storage_text
 from tests.reports.html_material import HOSTILE, make, records, thumbnails
 
 LEADERBOARDS = Path(__file__).parent.parent.parent / "leaderboards"

@@ -19,8 +19,9 @@ from attrbench.contracts.record_origin import Provenance
 from attrbench.metrics.intervals import mean_interval
 from attrbench.reports import leaderboard_table
 from attrbench.reports.leaderboard_table import to_csv, to_json, to_markdown
+from attrbench.reports.quantities import human_bytes, human_seconds
 from attrbench.reports.ranking import build_tables
-from attrbench.reports.table_cells import human_bytes, human_seconds, storage_text
+from attrbench.reports.table_cells import storage_text
 from attrbench.reports.terminal_board import to_rich
 
 

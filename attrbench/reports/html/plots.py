@@ -23,8 +23,9 @@ from attrbench.reports.html.plot import (
     value_ticks,
 )
 from attrbench.reports.html.scale import Scale, linear, logarithmic
+from attrbench.reports.quantities import human_bytes, human_seconds
 from attrbench.reports.ranking import Row, Table
-from attrbench.reports.table_cells import human_bytes, human_seconds, interval_text, shown
+from attrbench.reports.table_cells import interval_text, shown
 
 SERIES = 6
 """Methods that are drawn in a color of their own."""

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from attrbench.contracts.record import Record
 from attrbench.contracts.record_origin import Tried
 from attrbench.reports.html.board import Board
+from attrbench.reports.quantities import human_bytes, human_seconds
 from attrbench.reports.ranking import Table
-from attrbench.reports.table_cells import human_bytes, human_seconds, interval_text, shown
+from attrbench.reports.table_cells import interval_text, shown
 from attrbench.text import one_line
 
 Fact = tuple[str, str]

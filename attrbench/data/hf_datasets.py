@@ -108,7 +108,7 @@ def _load(source: DatasetSource, folder: Path | None, cache: Path) -> Any:
 
 
 def _unpacked(datasets: Any, folder: Path, cache: Path) -> Any:
-    """Return the data set in the parquet files of a folder, unpacked into the cache by `datasets` unless it is there."""
+    """Return the data set in the parquet files of a folder, unpacked into the cache unless it lies there."""
 
     def build(part: Path) -> None:
         scratch = part / "scratch"  # the library leaves lock files there, and files that it changes later

@@ -22,6 +22,7 @@ from attrbench.evaluation.requests import (
     MethodLike,
     TaskLike,
     methods_and_tasks,
+    models_of,
     request_executor,
     request_methods,
     request_sweeps,
@@ -276,7 +277,7 @@ def check(
 ) -> list[Report]:
     """Check that methods and tasks keep to the contract; return one report of conformance checks for each.
 
-    A method is tried on a tiny task, a task with a few of its items.
+    A method is tried on a tiny task, a task with a few of its items, and each model of a task of several by itself.
 
     Args:
         subjects: methods and tasks, as for `run`; of a name the registry says which it is.
@@ -314,7 +315,7 @@ def check(
     if task_requests:
         caches = cache_folders(cache, None)
         read_also(*caches)
-    for task in task_requests:
+    for task in (model for named in task_requests for model in models_of(registry, named) or [named]):
         (on_start or _ignore)(task.label)
         done(check_task(registry, task, caches.written, place, retrain, tell))
     return reports

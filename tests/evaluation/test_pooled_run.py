@@ -143,6 +143,13 @@ def test_a_dry_run_plans_every_model_and_writes_no_record(run, tmp_path):
     assert not list((tmp_path / "out").rglob("*.json")) if (tmp_path / "out").exists() else True
 
 
+def test_each_model_is_checked_by_itself(tmp_path):
+    reports = attrbench.check(tasks=TwoModels, cache=tmp_path)
+    assert [report.label for report in reports] == ["two-models:model=0", "two-models:model=1"]
+    for report, asked in zip(reports, SIZES, strict=True):
+        assert f"{asked} queries" in report.findings[0].found and report.findings[0].status == "passed"
+
+
 class Counting(Method[Options]):
     """Ranks by brightness, and counts how often it was fitted."""
 

@@ -54,6 +54,11 @@ TASKS = (
         "minis.planted:PlantedLoRAMini",
     ),
     (
+        "customized-mini",
+        "eight LoRAs, each customized on four exemplars under a word of their own: the origins are known",
+        "minis.customized:CustomizedMini",
+    ),
+    (
         "sd14-lora",
         "DMin's SD 1.4 with LoRA on the six-source mixture; train the LoRA first (it is not published)",
         "dmin_paper.text_to_image_tasks:SD14LoRA",

@@ -25,6 +25,7 @@ PLANS = {
     "sd3-lora-mini": "",
     "sd3-full-mini": "",
     "planted-lora-mini": "",
+    "customized-mini": "",
     "mnist-removal-mini": "",
     "mnist-removal": f"model={WEIGHTS / 'mnist-removal-mini'},dataset={{root}}/mnist.npz",
     "ddpm-mnist": f"model={WEIGHTS / 'ddpm-mnist-mini'},dataset={MNIST}",
@@ -121,7 +122,7 @@ def test_a_dry_run_opens_no_network_and_draws_nothing(task, root, attrbench, no_
     assert done.code == 0, done.err
     ships_queries = task.endswith("-mini")
     assert ("queries, to be drawn first" in done.err) != ships_queries
-    has_lora = "lora" in task.partition(":")[0] and "weights=random" not in task
+    has_lora = task.startswith("customized") or ("lora" in task.partition(":")[0] and "weights=random" not in task)
     assert ("LoRA pytorch_lora_weights.safetensors: " in done.err) == has_lora
     assert "MB to write" in done.err
     assert not (tmp_path / "queries").exists() or not list((tmp_path / "queries").glob("*generat*"))

@@ -55,7 +55,7 @@ def test_mislabelled_items_have_the_caption_of_a_base_icon_of_another_family():
 def test_training_draws_the_items_of_a_subset_as_often_as_stated():
     repeats = planted_set().repeats
     subset = np.flatnonzero(repeats > 1)[::2]
-    drawn = PlantedLoRAMini.drawn(subset)
+    drawn = PlantedLoRAMini(PlantedLoRAMini.Options()).drawn(subset)
     assert sorted(set(drawn.tolist())) == subset.tolist()
     assert [int((drawn == item).sum()) for item in subset] == repeats[subset].tolist()
 
@@ -76,7 +76,9 @@ def test_the_counts_beside_the_weights_are_those_of_the_shipped_pictures(tmp_pat
     for query_set in ("reported", "tuning"):
         queries = opened(tmp_path, query_set=query_set).queries
         for image, group in zip(queries.images, queries.groups, strict=True):
-            counted[group.rpartition(" ")[0]] += nearest_group(image, planted_set()) == group
+            counted[group.rpartition(" ")[0]] += (
+                nearest_group(image, planted_set().items, planted_set().groups) == group
+            )
     assert {kind: one["reproduced"] for kind, one in stated.items()} == counted
 
 

@@ -10,6 +10,7 @@ from safetensors.numpy import save_file
 from attrbench.contracts.denoiser import Denoiser
 from attrbench.contracts.task import Workspace
 from attrbench.store.artifacts import Artifact
+from attrbench_tasks.minis.customized import MODELS, CustomizedMini
 from attrbench_tasks.minis.ddpm_icons import DDPMIconsMini
 from attrbench_tasks.minis.ddpm_mnist import DDPMMnistMini
 from attrbench_tasks.minis.digits import DigitsMini
@@ -30,8 +31,13 @@ WITH_TUNING = [
     SD3FullMini,
     PlantedLoRAMini,
 ]
-SETS = [(kind, dict(options)) for kind in WITH_TUNING for options in ({}, kind.tuning)] + [(MnistRemovalMini, {})]
-NAMES = [f"{kind.meta.name}{options.get('query_set', '')}" for kind, options in SETS]
+CUSTOMIZED = [{"model": model, **options} for model in range(MODELS) for options in ({}, CustomizedMini.tuning)]
+SETS = [
+    *((kind, dict(options)) for kind in WITH_TUNING for options in ({}, kind.tuning)),
+    (MnistRemovalMini, {}),
+    *((CustomizedMini, options) for options in CUSTOMIZED),
+]
+NAMES = [f"{kind.meta.name}{''.join(map(str, options.values()))}" for kind, options in SETS]
 
 
 def opened(kind, options, cache):
@@ -63,7 +69,7 @@ def test_the_shipped_pictures_are_those_that_the_shipped_model_draws(kind, optio
 
 
 def test_no_file_ships_that_no_task_reads():
-    shipped = {path.stem for path in WEIGHTS.glob(f"*/{SHIPPED}/*.safetensors")}
+    shipped = {path.stem for path in WEIGHTS.rglob(f"{SHIPPED}/*.safetensors")}
     assert len(shipped) == len(SETS)
 
 

@@ -87,7 +87,7 @@ def planted_set() -> PlantedSet:
 def _planted(rng: np.random.Generator) -> tuple[Planted, ...]:
     """Return the planted sets, made of held-out icons that look different from each other."""
     held_out, base = part("held_out"), part("base")
-    icons = iter(_distinct(held_out.images, rng.permutation(len(held_out))))
+    icons = iter(distinct(held_out.images, rng.permutation(len(held_out))))
     planted = []
     for kind in KINDS:
         for number in range(OF_KIND):
@@ -97,13 +97,18 @@ def _planted(rng: np.random.Generator) -> tuple[Planted, ...]:
                 others = np.flatnonzero(base.families != held_out.families[icon])
                 planted.append(Planted(kind, name, base.captions[rng.choice(others)], image[None]))
             else:
-                odd = np.rot90(image)[..., [2, 0, 1]]
-                images = _near_duplicates(odd, rng) if kind == "near-duplicates" else odd[None]
+                turned = odd(image)
+                images = _near_duplicates(turned, rng) if kind == "near-duplicates" else turned[None]
                 planted.append(Planted(kind, name, f"an odd {_word(len(planted))}", images))
     return tuple(planted)
 
 
-def _distinct(images: NDArray[np.uint8], order: NDArray[np.int64]) -> list[int]:
+def odd(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return an image ([H, W, 3] uint8) turned by a quarter and with its colors exchanged, as no icon looks."""
+    return np.rot90(image)[..., [2, 0, 1]]
+
+
+def distinct(images: NDArray[np.uint8], order: NDArray[np.int64]) -> list[int]:
     """Return the indices of images ([n, H, W, C] uint8) in an order, without those that look like an earlier one."""
     chosen: list[int] = []
     for index in order.tolist():

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import ClassVar
@@ -21,7 +21,7 @@ from pydantic import Field
 
 from attrbench.contracts.task import Items, TaskMeta, Workspace
 from attrbench.files import write_atomically
-from attrbench_tasks.datasets.planted import KINDS, OF_KIND, PlantedSet, planted_set
+from attrbench_tasks.datasets.planted import KINDS, OF_KIND, planted_set
 from attrbench_tasks.datasets.registry_mix import Captioned
 from attrbench_tasks.minis.query_pictures import Prompted, QuerySet, Wanted
 from attrbench_tasks.minis.text_to_image import (
@@ -71,13 +71,11 @@ class PlantedLoRAMini(MiniTextToImageTask):
         " group of a query is the planted set of its caption. The model reproduces it, so looks alone find it.",
     )
 
-    @classmethod
-    def training_set(cls) -> Captioned:
+    def training_set(self) -> Captioned:
         """Return the training set: icons, the planted ones last."""
         return planted_set().items
 
-    @classmethod
-    def drawn(cls, items: NDArray[np.int64]) -> NDArray[np.int64]:
+    def drawn(self, items: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the items that an epoch draws, the planted ones several times."""
         return np.repeat(items, planted_set().repeats[items])
 
@@ -118,7 +116,7 @@ class PlantedLoRAMini(MiniTextToImageTask):
                 for group, image in zip(prompted.groups, images, strict=True):
                     counts = of_kind[group.rpartition(" ")[0]]
                     counts["of"] += 1
-                    counts["reproduced"] += nearest_group(image, planted_set()) == group
+                    counts["reproduced"] += nearest_group(image, planted_set().items, planted_set().groups) == group
         write_atomically(weights / JUDGED, (json.dumps(of_kind, indent=1) + "\n").encode())
         told = ", ".join(f"{one['reproduced']} of {one['of']} {kind}" for kind, one in of_kind.items())
         return f"pictures that are closer to their origin than to any other training image: {told}"
@@ -146,7 +144,7 @@ def prompts_of(wanted: Wanted) -> Prompted:
     return Prompted.of({name: [captions[name]] for name in names}, wanted)
 
 
-def nearest_group(image: NDArray[np.uint8], planted: PlantedSet) -> str:
-    """Return the group of the training image with the smallest mean square difference from an image."""
-    difference = planted.items.images.astype(np.float64) - image
-    return planted.groups[int(np.square(difference).mean(axis=(1, 2, 3)).argmin())]
+def nearest_group(image: NDArray[np.uint8], items: Captioned, groups: Sequence[str]) -> str:
+    """Return the group of the item with the smallest mean square difference from an image ([H, W, 3] uint8)."""
+    difference = items.images.astype(np.float64) - image
+    return groups[int(np.square(difference).mean(axis=(1, 2, 3)).argmin())]

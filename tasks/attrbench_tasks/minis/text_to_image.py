@@ -97,13 +97,11 @@ class MiniTextToImageTask(Task[MiniTextToImageOptions], Trainable, ShipsBanks):
         parts = pipeline_parts(self.family, WEIGHTS / SHARED, None)
         return {**settings, "base": {name: folder_digest(folder) for name, folder in parts.items()}}
 
-    @classmethod
-    def training_set(cls) -> Captioned:
+    def training_set(self) -> Captioned:
         """Return the training set of the fine-tuning: captioned icons."""
         return part("tuning")
 
-    @classmethod
-    def drawn(cls, items: NDArray[np.int64]) -> NDArray[np.int64]:
+    def drawn(self, items: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the items that an epoch of the fine-tuning draws on a subset ([k] indices), in any order."""
         return items
 
@@ -123,7 +121,7 @@ class MiniTextToImageTask(Task[MiniTextToImageOptions], Trainable, ShipsBanks):
         config = self.pipeline_config(self.weights, cache)
         return config if self.other_weights is None else with_weights(config, self.other_weights)
 
-    def open(self, workspace: Workspace) -> OpenMiniTextToImage:
+    def open(self, workspace: Workspace) -> OpenTask:
         """Return the loaded task, after checking that its shipped weights are there."""
         for folder in (WEIGHTS / SHARED / self.family, self.weights):
             need_weights(self.meta.name, folder / RECIPE_FILE)

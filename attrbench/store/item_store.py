@@ -36,7 +36,10 @@ class ItemStore(FeatureStore):
         root: the cache folder.
         description: everything that decides the numbers besides the item.
         keys: key of each item of the split (`attrbench.contracts.task.Items.keys`), distinct.
-        items, summary, kind, of: see `FeatureStore`.
+        items: number of items in a shard, at most.
+        summary: one line that describes the feature, such as "sketch v=4096, T=5".
+        kind: kind of feature, such as "gradient rows".
+        of: task and data split, for `attrbench cache ls`.
     """
 
     def __init__(

@@ -72,10 +72,14 @@ def lease(path: Path, wait: bool) -> Iterator[bool]:
 def is_free(path: Path) -> bool:
     """Return whether no process holds a lock or a lease, so that its file may be removed; not for this process's own.
 
-    A lease counts as held for as long again as it takes others to see that it is over.
+    A lease counts as held for as long again as it takes others to see that it is over. One that was let go meanwhile
+    has no file to remove.
     """
     if path.name.endswith(LEASE):
-        return time.time() - path.stat().st_mtime > 2 * LEASE_SECONDS
+        try:
+            return time.time() - path.stat().st_mtime > 2 * LEASE_SECONDS
+        except FileNotFoundError:
+            return False
     with lock(path, wait=False, leave=True) as ours:
         return ours
 

@@ -14,6 +14,8 @@ from attrbench.evaluation.jobs import TaskReference
 from attrbench.evaluation.requests import TaskRequest
 from attrbench.executors.inline import InlineExecutor
 from attrbench.store import locks
+from attrbench.store.cache_index import index_cache
+from attrbench.store.garbage import find_garbage
 from attrbench.store.locks import Claims, is_free, remove_free
 from tests.executors.tiny_task import settings
 
@@ -22,6 +24,8 @@ import sys
 from contextlib import contextmanager
 from pathlib import Path
 from attrbench.store import locks
+from attrbench.store.cache_index import index_cache
+from attrbench.store.garbage import find_garbage
 
 @contextmanager
 def of_this_machine(*_):
@@ -115,6 +119,18 @@ def test_the_file_of_a_lease_goes_when_it_was_not_touched_for_long(path, other):
     assert is_free(held)
     remove_free(held)
     assert not held.exists()
+
+
+def test_a_lease_that_was_let_go_since_the_cache_was_scanned_is_no_garbage(tmp_path):
+    folder = tmp_path / "claims"
+    folder.mkdir()
+    lease = folder / f"{'a' * 20}-64.lease"
+    lease.write_text("held")
+    index = index_cache(tmp_path)
+    assert [file.path for file in index.locks] == [lease]
+    lease.unlink()
+    garbage = find_garbage(index, engine=2)
+    assert not garbage.ready and not garbage.waiting
 
 
 def test_jobs_are_leased_where_an_executor_has_other_machines(tmp_path):

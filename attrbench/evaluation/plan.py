@@ -15,7 +15,6 @@ from attrbench.errors import AttrbenchError, error_line
 from attrbench.evaluation.requests import MethodRequest
 from attrbench.evaluation.world import TaskWorld
 from attrbench.store.shards import FeatureStore
-from attrbench.text import one_line
 
 if TYPE_CHECKING:
     from attrbench.evaluation.ground_truth_step import GroundTruths
@@ -178,7 +177,7 @@ def plan_lines(plan: Plan, world: TaskWorld, truths: GroundTruths | None = None)
     """Return the plan as lines of text for the user: items, one line for each computation, bytes to write."""
     drawn = "" if world.outlines["query"].is_drawn else ", to be drawn first"
     lines = [f"{world.count('train')} training items, {world.count('query')} queries{drawn}"]
-    lines += [f"{label} can't run: {one_line(error_line(error))}" for label, error in plan.faults.items()]
+    lines += [f"{label} can't run: {error_line(error)}" for label, error in plan.faults.items()]
     if plan.stages and (adapter := world.opened.model_description.adapter_summary):
         lines.append(adapter)
     for stage in plan.stages:

@@ -15,8 +15,6 @@ from attrbench.store.encoding import Codes
 
 TOGETHER = 32
 """Queries that are multiplied with int8 rows at once, so that what is between stays in the processor's cache."""
-
-
 PRODUCTS = 2048
 """Products of int8 rows and queries that are summed up at once: fewer take longer than the products themselves."""
 

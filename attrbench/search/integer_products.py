@@ -59,9 +59,8 @@ class IntegerQueries:
         width = rows.shape[1] // steps
         sizes = [min(SCALED, width - start) for start in range(0, width, SCALED)] * steps
         split = [_split(part) for part in rows.split(sizes, dim=1)]
-        together = (
-            2 if len(vectors) == 1 and len(split) % 2 == 0 else 1
-        )  # few columns: the call costs more than they do
+        pairs = len(vectors) == 1 and len(split) % 2 == 0  # a product of so few columns costs less than its call
+        together = 2 if pairs else 1
         groups = [split[first : first + together] for first in range(0, len(split), together)]
         return cls(
             [torch.block_diag(*(parts for parts, _ in group)).t() for group in groups],

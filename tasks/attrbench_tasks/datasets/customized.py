@@ -56,7 +56,7 @@ COLORS = (
 
 @dataclass(frozen=True)
 class Concept:
-    """What a model is customized on: a word and a handful of exemplars.
+    """A concept that a model is customized on: a word and a handful of exemplars.
 
     Attributes:
         name: the group of its exemplars, and of the queries with its word.

@@ -8,11 +8,13 @@ import re
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from rich.console import Console
 
 from attrbench.contracts.record import read_records, write_record
 from attrbench.reports.leaderboard import rank_records
-from attrbench.reports.leaderboard_table import to_csv, to_json, to_markdown
+from attrbench.reports.leaderboard_table import markdown_text, to_csv, to_json, to_markdown
 from attrbench.reports.ranking import build_tables
 from attrbench.reports.terminal_board import SHOWN, to_rich
 from tests.reports.test_leaderboard import noisy, record
@@ -162,3 +164,8 @@ def test_a_long_text_is_cut_and_a_long_table_says_how_many_it_hides():
     assert "3 more runs are not shown here" in console.file.getvalue()
     assert "x" * 399 + "…" in to_markdown([table]) and "x" * 400 not in to_markdown([table])
     assert len(json.loads(to_json([table]))[0]["rows"]) == SHOWN + 4
+
+
+@given(st.text(alphabet="&<\\|`*~_]([:@.-/ ahtpswwwf1", max_size=30))
+def test_a_text_is_escaped_alike_whether_or_not_another_sign_stands_behind_it(text):
+    assert markdown_text(f"{text} &") == f"{markdown_text(text)} &amp;"

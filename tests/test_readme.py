@@ -35,6 +35,7 @@ VERBS = (
     "attribute",
     "status",
     "leaderboard",
+    "criteria",
     "compare",
     "show",
     "score",

@@ -31,6 +31,7 @@ COMMANDS = {
     ),
     "status": ("status_command:status", "Say how far the runs on a cache are, from another terminal."),
     "leaderboard": ("leaderboard_command:leaderboard", "Rank the records of each task."),
+    "criteria": ("criteria_command:criteria", "Say how alike the criteria of a board order its runs."),
     "compare": (
         "compare_command:compare",
         "Compare two methods on the same queries.",

@@ -24,7 +24,7 @@ from attrbench.reports.table_cells import (
 BAR = 12
 """Characters of a score bar."""
 EIGHTHS = " ▏▎▍▌▋▊▉"
-OF_METRIC = ("metric", "score", "bar", "interval")
+OF_METRIC = ("metric", "score", "bar", "interval", "of-ceiling")
 """Columns of the metric that ranks."""
 Value: TypeAlias = "float | str | None"
 """A value of a record that runs can be sorted by; None comes last."""
@@ -104,6 +104,14 @@ def _interval(table: Table, row: Row) -> str:
     return interval_text(result) if result is not None and result.finite else ""
 
 
+def _of_ceiling(table: Table, row: Row) -> str:
+    """Return a metric's value as a share of its ceiling; empty where any ranking could reach 1, or none is known."""
+    result = row.record.metric(table.metric)
+    if result is None or not result.finite or result.ceiling is None or not 0 < result.ceiling < 1:
+        return ""
+    return f"{result.value / result.ceiling:.2f}"
+
+
 def _score(table: Table, row: Row) -> str:
     return metric_text(row.record.metric(table.metric))
 
@@ -147,6 +155,7 @@ ALL = (
     Column("method", "method", lambda _, row: method_text(row.record), ("method", "tuned_from")),
     Column("metric", "", _value, ("metric", "value")),
     Column("interval", "95% interval", _interval, ("low", "high")),
+    Column("of-ceiling", "of ceiling", _of_ceiling, ("value", "ceiling")),
     Column("score", "", _score, ("metric", "value", "low", "high")),
     Column("bar", "", _bar, ("value",)),
     _of_storage("storage", "storage", lambda s: s.total, storage_text, "storage_bytes", "storage_bytes_if_kept"),
@@ -174,6 +183,7 @@ DEFAULT = (
     "method",
     "metric",
     "interval",
+    "of-ceiling",
     "criteria",
     "storage",
     "query-p50",

@@ -10,8 +10,9 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from attrbench.contracts.record import Record
-from attrbench.errors import AttrbenchError, unknown_name
-from attrbench.reports.columns import sorted_rows
+from attrbench.errors import AttrbenchError, UsageError, unknown_name
+from attrbench.reports.columns import request_columns, sorted_rows
+from attrbench.reports.criteria import Criteria, criteria_of
 from attrbench.reports.leaderboard_table import row_values, to_csv, to_json, to_markdown
 from attrbench.reports.ranking import Table, build_tables
 from attrbench.reports.terminal_board import to_rich
@@ -54,6 +55,20 @@ class Leaderboard:
         """Return the leaderboard as text that rich prints on a terminal of a width; as `to_markdown`."""
         boards = (to_rich(table, width, columns, sorted_rows(table, sort)) for table in self.tables)
         return Group(*(part for board in boards for part in (board, Text())))
+
+    def criteria(self, metrics: Sequence[str] = ()) -> list[Criteria | None]:
+        """Return for each table how alike several metrics order its runs; None for one metric or under three runs.
+
+        Args:
+            metrics: their names; by default those that could rank, the ground truths' and the task's main metric.
+
+        Raises:
+            UsageError: for a name that is no metric of the runs.
+        """
+        columns = request_columns(metrics, self.tables, ["criteria"])
+        if costs := [column.name for column in columns if column.metric is None]:
+            raise UsageError(f"{costs[0]} is a column of costs or names, and no metric")
+        return [criteria_of(table, [column.metric for column in columns if column.metric]) for table in self.tables]
 
     def to_pandas(self) -> pd.DataFrame:
         """Return the leaderboard as a pandas data frame with one row for each run and the columns of `to_csv`."""

@@ -149,6 +149,7 @@ def row_values(table: Table | None, row: Row | None) -> dict[str, object]:
         "value": None if result is None else result.value,
         "low": None if result is None else result.low,
         "high": None if result is None else result.high,
+        "ceiling": None if result is None else result.ceiling,
         "storage_bytes": None if storage is None else storage.total,
         "storage_bytes_if_kept": None if storage is None else storage.rows_if_kept,
         "query_p50_seconds": None if latency is None else latency.query.p50,

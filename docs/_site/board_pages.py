@@ -14,6 +14,7 @@ from attrbench.contracts.marks import Mark
 from attrbench.contracts.record import Record
 from attrbench.plugins.registry import Registry
 from attrbench.reports.columns import DEFAULT, Column, filled_columns, request_columns
+from attrbench.reports.criteria import criteria_markdown, criteria_of
 from attrbench.reports.leaderboard_table import markdown_rows, markdown_text
 from attrbench.reports.ranking import Row, Table, build_tables
 from attrbench.reports.table_cells import caption, method_text, shown
@@ -21,6 +22,25 @@ from attrbench.reports.table_cells import caption, method_text, shown
 METHODS = Path(__file__).parent.parent / "methods"
 COLUMNS = tuple(name for name in DEFAULT if name != "query-p95")
 """Those of other boards, but for one, as pages are narrow."""
+MEASURES = (
+    "lds",
+    "lds-low-noise",
+    "lds-middle-noise",
+    "lds-high-noise",
+    "lds-pixels",
+    "lds-features",
+    "group-top1",
+    "group-ndcg3",
+    "group-spearman",
+    "group-precision@10",
+    "group-top1-pixels",
+    "group-top1-features",
+)
+"""The metrics of the ground truths `lds` and `leave-group-out`, in the order of a page's table."""
+MEANING = (
+    "[What they mean](../explanation/ground-truth.md). Values alone: `attrbench show` has the interval and ceiling of"
+    " each, and `attrbench compare` tells two methods apart by one of them."
+)
 
 
 def board_pages(records: Sequence[Record], marks: Sequence[Mark], registry: Registry) -> dict[str, str]:
@@ -74,9 +94,36 @@ def _board(name: str, own: Sequence[Record], marks: Sequence[Mark], registry: Re
         title = "Board" if len(tables) == 1 else f"Board of {markdown_text(shown(table.task))} v{table.version}"
         lines += [f"## {title}", "", *markdown_rows(table, columns), ""]
         lines += [f"- {markdown_text(line)}" for line in caption(table, {column.name for column in columns})]
-        lines.append("")
+        lines += ["", *_retraining(table), *_agreement(table)]
     best = next((row.record for table in tables for row in table.ranked), own[0])
     return "\n".join([*lines, "## Where this comes from", "", *_sources(name, own, best, registry), ""])
+
+
+def _retraining(table: Table) -> list[str]:
+    """Return a section with the values of all measures of retrained models, without intervals; empty without any."""
+    runs = [row.record for row in [*table.ranked, *table.below]]
+    known = {result.name for record in runs for result in record.metrics}
+    names = [name for name in MEASURES if name in known]
+    if not names:
+        return []
+    columns = [*request_columns(["rank", "method"], [table]), *map(_measure, [*names, runs[0].task.main_metric])]
+    return ["## By each measure of retraining", "", MEANING, "", *markdown_rows(table, columns), ""]
+
+
+def _measure(name: str) -> Column:
+    """Return a column of a metric's values without their intervals."""
+
+    def cell(table: Table, row: Row) -> str:
+        result = row.record.metric(name)
+        return "" if result is None or not result.finite else f"{result.value:.3f}"
+
+    return Column(name, "", cell, (), metric=name)
+
+
+def _agreement(table: Table) -> list[str]:
+    """Return a section on how alike the criteria of a board order its runs; empty where it has one criterion."""
+    found = criteria_of(table, table.criteria)
+    return [] if found is None else ["## How its criteria agree", "", *criteria_markdown(found), ""]
 
 
 def _sources(name: str, own: Sequence[Record], best: Record, registry: Registry) -> list[str]:

@@ -183,12 +183,15 @@ class GroundTruth(ABC, Generic[OptionsT]):
         summary: one line for `attrbench list`.
         Options: its options.
         by_default: whether it is measured in every run on a task that it applies to, or only where it is named.
+        tuning_metrics: names of its metrics by which `attrbench tune --by` may choose options on tuning queries; none
+            for one that trains models for each method.
     """
 
     name: ClassVar[str]
     summary: ClassVar[str]
     Options: type[OptionsT]
     by_default: ClassVar[bool] = True
+    tuning_metrics: ClassVar[Sequence[str]] = ()
 
     def __init__(self, options: OptionsT) -> None:
         self.options = options

@@ -62,7 +62,8 @@ class TuningRun:
         sweeps: what to choose from.
         settings: how to run. Records of the tuning queries are kept in a folder of the cache.
         reporter: who is told.
-        by: name of the metric that decides, such as `detection-rate@10`; the task's main metric by default.
+        by: name of the metric that decides, such as `detection-rate@10`; the task's main metric by default. One of a
+            ground truth (`lds`) needs models that were trained for the tuning queries' sake.
 
     Raises:
         UsageError: for a task without tuning queries, or whose queries are those already; for an unknown metric.
@@ -82,8 +83,10 @@ class TuningRun:
         self._tuning = tuning_request(registry, task)
         self._by = task.task.meta.main_metric if by is None else by
         known = [kind.name for kind in registry.metrics()]
-        if by is not None and by.partition("@")[0] not in known:
-            raise unknown_name("metric", by, known)
+        retrained = [name for truth in registry.ground_truths() for name in truth.tuning_metrics]
+        if by is not None and by.partition("@")[0] not in [*known, *retrained]:
+            raise unknown_name("metric", by, [*known, *retrained])
+        self._retrain = self._by in retrained
 
     def choices(self) -> list[Choice]:
         """Return the chosen option value of each sweep, after running all values on the tuning queries.
@@ -93,7 +96,7 @@ class TuningRun:
         """
         self._settings.make_folders()
         out = self._settings.cache / TUNING_RUNS
-        settings = replace(self._settings, out=out, retrain=False, seal_records=True)
+        settings = replace(self._settings, out=out, retrain=self._retrain, seal_records=True)
         every = without_doubles(request for sweep in self._sweeps for request in sweep.requests)
         run = run_on(self._registry, self._tuning, every, settings, self._reporter)
         records = {result.record.identity: result.record for result in run.results()}
@@ -117,9 +120,10 @@ class TuningRun:
         ran = [record for record in records if record.status != "failed"]
         if ran and all(record.metric(self._by) is None for record in ran):
             known = ", ".join(dict.fromkeys(metric.name for record in ran for metric in record.metrics)) or "none"
+            build = f"'attrbench ground-truth build {self._tuning.label}' trains models for it; or " * self._retrain
             raise UsageError(
-                f"task {self._tuning.label} gives no {self._by} on its tuning queries, by which to choose: use --by"
-                f" with one of those it gives ({known})"
+                f"task {self._tuning.label} gives no {self._by} on its tuning queries, by which to choose: {build}use"
+                f" --by with one of those it gives ({known})"
             )
 
     def _choice(self, sweep: Sweep, records: Sequence[Record | None]) -> Choice:

@@ -41,6 +41,7 @@ class LeaveGroupOut(BankTruth):
     name = "leave-group-out"
     summary = "scores summed over groups against models trained without one group each: top group, NDCG@3, Spearman"
     design = "groups"
+    tuning_metrics = tuple(f"group-{measure}" for measure in MEASURES)
 
     def over(self, bank: SubsetBank) -> OpenLeaveGroupOut:
         """Return the comparison of group scores with the models of a bank.

@@ -10,6 +10,7 @@ from attrbench.contracts.metric import Outcome
 from attrbench.contracts.record import MetricResult, TrainingNoise
 from attrbench.ground_truth.bank import SubsetBank
 from attrbench.ground_truth.bank_truth import BankTruth
+from attrbench.ground_truth.redrawn import FEATURES, PIXELS
 from attrbench.metrics.lds import NoiseCeiling, linear_datamodeling_score, mean_score, noise_ceiling, predictions
 
 METRIC = "lds"
@@ -24,6 +25,7 @@ class LinearDatamodeling(BankTruth):
         "linear datamodeling score: scores summed over random subsets against the losses of models trained on them"
     )
     design = "subsets"
+    tuning_metrics = (METRIC, *(f"{METRIC}-{part}" for part in (*BANDS, PIXELS, FEATURES)))
 
     def over(self, bank: SubsetBank) -> OpenLinearDatamodeling:
         """Return the LDS measurement over a bank of subset models."""

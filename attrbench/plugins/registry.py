@@ -213,6 +213,10 @@ class Registry:
         """Return the class of the ground truth (measured by retraining) registered as `name`."""
         return self.entry("ground_truth", name).load()  # type: ignore[no-any-return]
 
+    def ground_truths(self) -> list[type[GroundTruth[Any]]]:
+        """Return the classes of all registered ground truths, sorted by name."""
+        return [self.ground_truth(name) for name in self.names("ground_truth")]
+
     def model_family(self, name: str) -> ModelFamily:
         """Return an instance of the model family (loader of diffusion models) registered as `name`."""
         return self.entry("model_family", name).load()()  # type: ignore[no-any-return]

@@ -11,9 +11,10 @@ WEIGHTS = Path(__file__).parent / "weights"
 GROUND_TRUTH = Path(__file__).parent / "ground-truth"
 
 
-def shipped_bank(task: str, design: Design) -> Path:
-    """Return the file with the effects of a task's retrained models on its queries; it need not exist."""
-    return GROUND_TRUTH / f"{task}-{design}.safetensors"
+def shipped_bank(task: str, design: Design, query_set: str) -> Path:
+    """Return the file with the effects of retrained models on the `reported` or `tuning` queries; it need not exist."""
+    queries = "" if query_set == "reported" else f"{query_set}-"
+    return GROUND_TRUTH / f"{task}-{queries}{design}.safetensors"
 
 
 def need_weights(task: str, file: Path) -> None:

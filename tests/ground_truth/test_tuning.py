@@ -1,0 +1,133 @@
+"""Choosing options by a ground truth: by models that were trained again, on the tuning queries alone."""
+
+from dataclasses import replace
+from functools import cached_property
+from typing import ClassVar, Literal
+
+import numpy as np
+import pytest
+
+from attrbench.contracts.feature import FeatureRequest
+from attrbench.contracts.method import ExhaustiveScorer, Method, StateSize
+from attrbench.contracts.options import Options, Spec, build_options
+from attrbench.errors import UsageError
+from attrbench.evaluation.config import RunSettings
+from attrbench.evaluation.progress import Silent
+from attrbench.evaluation.requests import TaskRequest, request_sweeps
+from attrbench.evaluation.tune import TuningRun
+from attrbench.ground_truth.bank import BankPlan, built_bank
+from attrbench.ground_truth.build import BankBuild, Code
+from attrbench.plugins.registry import Plugin, load_registry
+from tests.ground_truth.tiny_trainable import QUERIES, TRAIN, OpenTiny, TinyTrainable, setting, waves
+from tests.registering import plugin_of
+from tests.tasks.tiny_removal import no_stage
+
+TRUE = np.random.default_rng(5).normal(size=(QUERIES, TRAIN)).astype(np.float32)
+"""What each training item does to each query, in the models of the banks below."""
+
+
+class SignOptions(Options):
+    sign: int = 1
+
+
+class Signed(Method[SignOptions]):
+    """A method that knows the truth, or its opposite."""
+
+    name = "signed"
+    summary = "a toy"
+    Options = SignOptions
+
+    def features(self):
+        return FeatureRequest()
+
+    def fit(self, train, context):
+        return SignedScorer(self.options.sign)
+
+
+class SignedScorer(ExhaustiveScorer):
+    def __init__(self, sign):
+        self.sign = sign
+
+    def scores(self, query):
+        return self.sign * TRUE[query.ids]
+
+    def size(self):
+        return StateSize(shared=1)
+
+
+class QuerySetOptions(Options):
+    query_set: Literal["reported", "tuning"] = "reported"
+
+
+class Tunable(TinyTrainable):
+    """A task with tuning queries."""
+
+    meta = TinyTrainable.meta.model_copy(update={"name": "tunable", "main_metric": "detection-rate@10"})
+    Options = QuerySetOptions
+    tuning: ClassVar = {"query_set": "tuning"}
+
+    def open(self, workspace):
+        return OpenTunable(self, workspace)
+
+
+class OpenTunable(OpenTiny):
+    @cached_property
+    def queries(self):
+        seed = 1 if self._task.options.query_set == "reported" else 2
+        return replace(waves(QUERIES, seed), seeds=range(QUERIES))
+
+
+@pytest.fixture
+def registry():
+    found = load_registry()
+    plugin = Plugin("toys", "tests", "0")
+    found.load(plugin, lambda: plugin_of(methods=[Signed], tasks=[Tunable]))
+    assert plugin.error is None
+    return found
+
+
+def planted_bank(task, cache, sign):
+    """Write a bank for a task whose models do to its queries what `TRUE` says, or the opposite."""
+    opened = setting(cache, lambda options: task)
+    work = BankBuild(opened, BankPlan(subsets=8, seeds=1, steps=2, draws=1))
+    work.train(no_stage)
+    bank = work.bank(Code("digest", None))
+    losses = -sign * (bank.members @ TRUE.T.astype(float))
+    everywhere = np.broadcast_to(losses[:, None, :, None], bank.losses.shape)
+    replace(bank, losses=everywhere.astype(np.float32)).write(built_bank(task, cache))
+
+
+def tuning_run(registry, task, out, by):
+    sweeps = request_sweeps(registry, ["signed:sign=1|-1"])
+    request = TaskRequest(Spec("tunable", {}), task)
+    return TuningRun(registry, request, sweeps, RunSettings(out=out, cache=out / "cache"), Silent(), by)
+
+
+def test_options_are_chosen_by_models_retrained_for_the_tuning_queries(registry, tmp_path):
+    reported = Tunable(QuerySetOptions())
+    tuning = Tunable(build_options("task", Spec("tunable", {"query_set": "tuning"}), QuerySetOptions))
+    planted_bank(reported, tmp_path / "cache", sign=1)
+    planted_bank(tuning, tmp_path / "cache", sign=-1)
+    run = tuning_run(registry, reported, tmp_path, "lds")
+    (choice,) = run.choices()
+    assert choice.chosen.label == "signed:sign=-1"
+    assert {tried.label: round(tried.value, 6) for tried in choice.tuned.tried} == {
+        "signed:sign=1": -1.0,
+        "signed:sign=-1": 1.0,
+    }
+    (result,) = run.results([choice])
+    assert result.record.metric("lds").value == pytest.approx(-1) and result.record.tuned.by == "lds"
+
+
+def test_without_such_models_the_command_that_trains_them_is_named(registry, tmp_path):
+    run = tuning_run(registry, Tunable(QuerySetOptions()), tmp_path, "lds")
+    with pytest.raises(UsageError, match="'attrbench ground-truth build tunable:query_set=tuning' trains models"):
+        run.choices()
+
+
+def test_a_tuning_by_another_metric_reads_no_ground_truth(registry, tmp_path):
+    tuning = Tunable(build_options("task", Spec("tunable", {"query_set": "tuning"}), QuerySetOptions))
+    planted_bank(tuning, tmp_path / "cache", sign=-1)
+    run = tuning_run(registry, Tunable(QuerySetOptions()), tmp_path, "recall@5")
+    run.choices()
+    assert "lds" not in (next((tmp_path / "cache" / "tuning-runs").rglob("*.json"))).read_text()

@@ -19,10 +19,10 @@ from attrbench.cli.app import main
 from attrbench.contracts.options import build_options, parse_spec
 from attrbench.contracts.record import read_records
 from attrbench.plugins.registry import Plugin, Registry, registry
-from attrbench.reports.columns import metric_text
 from attrbench.reports.leaderboard_table import to_markdown
 from attrbench.reports.ranking import build_tables
 from attrbench.taskfile.names import is_file
+from tests.readme_tables import ICON_TASKS, rates_by_task, removal_rows, retrained_rows, tuned_rows
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
@@ -106,6 +106,7 @@ def test_the_readme_shows_the_published_leaderboard():
     ours = [record for record in records if record.task.name == "ddpm-mnist-mini"]
     (table,) = build_tables([record for record in ours if record.tuned is None])
     shown = {
+        "retrained": retrained_rows([record for record in records if record.task.name == "digits-mini"]),
         "leaderboard": to_markdown([table]).split("\n", 2)[2],  # without its heading
         "tuned": tuned_rows([record for record in ours if record.tuned is not None]),
         "icons": rates_by_task(records, ICON_TASKS),
@@ -116,58 +117,6 @@ def test_the_readme_shows_the_published_leaderboard():
         marked = rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)"
         text = re.sub(marked, lambda match, lines=lines: f"{match[1]}{lines}{match[2]}", text, flags=re.DOTALL)
     check(README, text)
-
-
-ICON_TASKS = ("sd14-lora-mini", "sd3-lora-mini", "sd3-full-mini", "ddpm-icons-mini")
-
-
-def rates_by_task(records, tasks):
-    """The main metric of every method on each task, the highest mean first; a tuned one is named by its options."""
-    lines = [f"| detection-rate@10 | {' | '.join(f'`{task}`' for task in tasks)} |", "|---" + "|--:" * len(tasks) + "|"]
-    rates = {}
-    for record in records:
-        if record.task.name in tasks:
-            label = record.method.label if record.tuned is None else without_damping(record.tuned.sweep)
-            found = rates.setdefault((label, record.tuned is not None), {})
-            found[record.task.name] = record.metric(record.task.main_metric).value, record.method.options.get("damping")
-    rows = []
-    for (label, tuned), found in rates.items():
-        dampings = ", ".join(f"{found[task][1]:g}" if task in found else "–" for task in tasks) if tuned else ""
-        name = f"`{label}`" + f", damping chosen ({dampings})" * tuned
-        cells = [f"{found[task][0]:.3f}" if task in found else "" for task in tasks]
-        rows.append((-sum(value for value, _ in found.values()) / len(found), f"| {name} | {' | '.join(cells)} |"))
-    return "\n".join([*lines, *(line for _, line in sorted(rows)), ""])
-
-
-def without_damping(sweep):
-    """A sweep's label without the values of the damping that it chose from."""
-    name, _, options = sweep.partition(":")
-    kept = [option for option in options.split(",") if not option.startswith("damping=")]
-    return ":".join(filter(None, (name, ",".join(kept))))
-
-
-def removal_rows(records):
-    """What was removed, and by how much thinner the strokes of a model became that was trained without it."""
-    (table,) = build_tables(records)
-    results = [(f"what `{row.record.method.label}` retrieves", row.record.metric(table.metric)) for row in table.ranked]
-    results += [(control.name, control.result) for control in table.controls]
-    lines = ["| removed | strokes thinner by, in pixels |", "|---|---|"]
-    return "\n".join([*lines, *(f"| {name} | {metric_text(result)} |" for name, result in results), ""])
-
-
-def tuned_rows(records):
-    """What was chosen, what it reached where it was chosen and what on the reported queries, the best first."""
-    lines = [
-        "| method, as chosen | of values | tuning queries | reported queries | 95% interval |",
-        "|---|--:|--:|--:|--:|",
-    ]
-    found = []
-    for record in records:
-        tried = {value.label: value.value for value in record.tuned.tried}
-        result = record.metric(record.task.main_metric)
-        cells = (record.method.label, len(tried), f"{tried[record.method.label]:.3f}", f"{result.value:.3f}")
-        found.append((-result.value, f"| {' | '.join(map(str, cells))} | [{result.low:.3f}, {result.high:.3f}] |"))
-    return "\n".join([*lines, *(line for _, line in sorted(found)), ""])
 
 
 def test_published_records_are_of_tasks_and_methods_that_ship_and_older_ones_are_named():

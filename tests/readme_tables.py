@@ -1,0 +1,80 @@
+"""The tables of README.md, made of the published records: one row a method, in Markdown."""
+
+from attrbench.reports.columns import metric_text
+from attrbench.reports.ranking import build_tables
+
+ICON_TASKS = ("sd14-lora-mini", "sd3-lora-mini", "sd3-full-mini", "ddpm-icons-mini")
+
+
+def rates_by_task(records, tasks):
+    """The main metric of every method on each task, the highest mean first; a tuned one is named by its options."""
+    lines = [f"| detection-rate@10 | {' | '.join(f'`{task}`' for task in tasks)} |", "|---" + "|--:" * len(tasks) + "|"]
+    rates = {}
+    for record in records:
+        if record.task.name in tasks:
+            label = record.method.label if record.tuned is None else without_damping(record.tuned.sweep)
+            found = rates.setdefault((label, record.tuned is not None), {})
+            found[record.task.name] = record.metric(record.task.main_metric).value, record.method.options.get("damping")
+    rows = []
+    for (label, tuned), found in rates.items():
+        dampings = ", ".join(f"{found[task][1]:g}" if task in found else "–" for task in tasks) if tuned else ""
+        name = f"`{label}`" + f", damping chosen ({dampings})" * tuned
+        cells = [f"{found[task][0]:.3f}" if task in found else "" for task in tasks]
+        rows.append((-sum(value for value, _ in found.values()) / len(found), f"| {name} | {' | '.join(cells)} |"))
+    return "\n".join([*lines, *(line for _, line in sorted(rows)), ""])
+
+
+def without_damping(sweep):
+    """A sweep's label without the values of the damping that it chose from."""
+    name, _, options = sweep.partition(":")
+    kept = [option for option in options.split(",") if not option.startswith("damping=")]
+    return ":".join(filter(None, (name, ",".join(kept))))
+
+
+def removal_rows(records):
+    """What was removed, and by how much thinner the strokes of a model became that was trained without it."""
+    (table,) = build_tables(records)
+    results = [(f"what `{row.record.method.label}` retrieves", row.record.metric(table.metric)) for row in table.ranked]
+    results += [(control.name, control.result) for control in table.controls]
+    lines = ["| removed | strokes thinner by, in pixels |", "|---|---|"]
+    return "\n".join([*lines, *(f"| {name} | {metric_text(result)} |" for name, result in results), ""])
+
+
+def tuned_rows(records):
+    """What was chosen, what it reached where it was chosen and what on the reported queries, the best first."""
+    lines = [
+        "| method, as chosen | of values | tuning queries | reported queries | 95% interval |",
+        "|---|--:|--:|--:|--:|",
+    ]
+    found = []
+    for record in records:
+        tried = {value.label: value.value for value in record.tuned.tried}
+        result = record.metric(record.task.main_metric)
+        cells = (record.method.label, len(tried), f"{tried[record.method.label]:.3f}", f"{result.value:.3f}")
+        found.append((-result.value, f"| {' | '.join(map(str, cells))} | [{result.low:.3f}, {result.high:.3f}] |"))
+    return "\n".join([*lines, *(line for _, line in sorted(found)), ""])
+
+
+def retrained_rows(records):
+    """What retraining and detection rate say of each method at its defaults, and of its other policy of noise."""
+    defaults = {r.method.label: r for r in records if not r.method.options_given}
+    others = {r.method.name: r for r in records if r.tuned is None and set(r.method.options_given) == {"noise"}}
+    titles = ("method", "lds", "95% interval", "of ceiling", "group-top1", "lds-pixels", "detection-rate@10", "noise")
+    lines = [f"| {' | '.join(titles)} | lds, other noise | detection, other noise |", "|---" + "|--:" * 9 + "|"]
+    found = []
+    for label, record in defaults.items():
+        lds, other = record.metric("lds"), others.get(label)
+        if lds is None:
+            continue
+        cells = [f"`{label}`", f"{lds.value:.3f}", f"[{lds.low:.3f}, {lds.high:.3f}]", f"{lds.value / lds.ceiling:.2f}"]
+        cells += [number(record, name) for name in ("group-top1", "lds-pixels", "detection-rate@10")]
+        cells += [str(record.method.options.get("noise", "")) if other else ""]
+        cells += [number(other, name) for name in ("lds", "detection-rate@10")]
+        found.append((-lds.value, f"| {' | '.join(cells)} |"))
+    return "\n".join([*lines, *(line for _, line in sorted(found)), ""])
+
+
+def number(record, name):
+    """A metric's value as text; empty where there is none."""
+    result = None if record is None else record.metric(name)
+    return "" if result is None else f"{result.value:.3f}"

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 OptionsT = TypeVar("OptionsT", bound=Options)
 Design = Literal["subsets", "groups"]
 """The models of a bank: trained on random subsets of the items, or without one group of items each."""
+RETRAINED = "retrained"
+"""Folder of the cache in which measurements of retrained models lie."""
 Stage = Callable[[str, int], AbstractContextManager[Callable[[], None]]]
 """Shows progress: takes a name and a number of steps; the context gives a function to call after each step."""
 
@@ -87,6 +89,7 @@ class TrainingJob:
         keep_weights: whether they stay once they are measured, for other measurements.
         workspace: the cache, and the device on which the model is trained.
         wait: whether to wait where another process is at the same job, and then do what it did not.
+        leases: whether jobs run on several machines, which lease what they train.
     """
 
     task: Task[Any]
@@ -98,6 +101,7 @@ class TrainingJob:
     workspace: Workspace
     keep_weights: bool = False
     wait: bool = False
+    leases: bool = False
 
     @property
     def title(self) -> str:

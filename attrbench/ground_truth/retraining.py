@@ -22,7 +22,7 @@ from safetensors.numpy import load_file
 
 from attrbench.contracts.denoiser import Denoiser
 from attrbench.contracts.executor import Executor
-from attrbench.contracts.ground_truth import Measurement, Stage, TrainingJob, TruthSetting
+from attrbench.contracts.ground_truth import RETRAINED, Measurement, Stage, TrainingJob, TruthSetting
 from attrbench.contracts.job import Receipt
 from attrbench.contracts.task import OpenTask, Trainable, Workspace
 from attrbench.errors import AttrbenchError, Damaged
@@ -32,8 +32,6 @@ from attrbench.store.fingerprint import fingerprint
 
 log = logging.getLogger("attrbench.ground_truth")
 
-FOLDER = "retrained"
-"""Folder of the cache in which measurements of retrained models lie."""
 BATCH = 64
 """Pictures drawn at once."""
 VERSION = 2
@@ -70,7 +68,7 @@ def training_job(
         "recipe": recipe or [task.meta.name, task.meta.version],
         "model": opened.denoiser.fingerprint if own else None,
     }
-    folder = workspace.cache / FOLDER
+    folder = workspace.cache / RETRAINED
     path = folder / f"{fingerprint({**model, 'measurement': measurement.identity(opened)})[:20]}.safetensors"
     weights = folder / f"model-{fingerprint(model)[:20]}"
     return TrainingJob(task, indices, seed, measurement, path, weights, workspace, keep_weights)
@@ -104,11 +102,11 @@ def run_trainings(jobs: Iterable[TrainingJob], stage: Stage, executor: Executor[
     """
     executor = InlineExecutor(InlineOptions()) if executor is None else executor
     missing = []
-    for job in dict.fromkeys(jobs):
+    for job in (_on(job, executor) for job in dict.fromkeys(jobs)):
         if is_done(job):
             _drop_half(_weights(job))
         else:
-            missing.append(_on(job, executor.device))
+            missing.append(job)
     if not missing:
         return
     attempts: Counter[str] = Counter()
@@ -129,9 +127,10 @@ def run_trainings(jobs: Iterable[TrainingJob], stage: Stage, executor: Executor[
             missing = left
 
 
-def _on(job: TrainingJob, device: str | None) -> TrainingJob:
-    """Return a job for processes of another device; None for the same device."""
-    return job if device is None else replace(job, workspace=replace(job.workspace, device=torch.device(device)))
+def _on(job: TrainingJob, executor: Executor[Any]) -> TrainingJob:
+    """Return a job as an executor's processes do it: on their device, with leases if they are on several machines."""
+    device = job.workspace.device if executor.device is None else torch.device(executor.device)
+    return replace(job, workspace=replace(job.workspace, device=device), leases=executor.elsewhere)
 
 
 def train_subset(job: TrainingJob) -> Receipt:
@@ -146,7 +145,7 @@ def train_subset(job: TrainingJob) -> Receipt:
     artifact = _artifact(job)
     with cache_errors(job.path.parent):
         job.path.parent.mkdir(parents=True, exist_ok=True)
-    with artifact.lock(job.wait) as ours:
+    with artifact.lock(job.wait, job.leases) as ours:
         if not ours:
             return Receipt(job, "busy")
         if artifact.whole() is None:
@@ -157,7 +156,7 @@ def train_subset(job: TrainingJob) -> Receipt:
 
 def _train_and_measure(job: TrainingJob, artifact: Artifact) -> None:
     opened, weights = _opened_task(job), _weights(job)
-    with weights.lock():  # another process may be at another measurement of the same model
+    with weights.lock(leases=job.leases):  # another process may be at another measurement of the same model
         denoiser = _model(job, opened, weights)
         arrays = job.measurement.measure(denoiser, opened)
         artifact.write(lambda part: write_arrays(part, arrays))

@@ -25,7 +25,7 @@ from safetensors.numpy import load_file, save
 from attrbench.errors import AttrbenchError
 from attrbench.files import part_path, write_new
 from attrbench.store.checksums import Seal, files_of, measure, seal_path
-from attrbench.store.locks import LOCK, lock
+from attrbench.store.locks import claim
 from attrbench.store.read_only import copies
 from attrbench.version import __version__
 
@@ -150,9 +150,9 @@ class Artifact:
             if copy.is_there():
                 log_damaged_copy(self.kind, copy.path, self.path)
 
-    def lock(self, wait: bool = True) -> AbstractContextManager[bool]:
-        """Lock this artifact of the cache against other processes that would build it at the same time."""
-        return lock(self.path.with_name(self.path.name + LOCK), wait)
+    def lock(self, wait: bool = True, leases: bool = False) -> AbstractContextManager[bool]:
+        """Lock this artifact of the cache against other processes that would build it at the same time (`claim`)."""
+        return claim(self.path, wait, leases)
 
     def write(self, build: Callable[[Path], Facts | None]) -> Seal:
         """Build the data, replacing any earlier ones in the cache, and return their seal (size, checksum, facts).

@@ -22,8 +22,7 @@ from attrbench.store.locks import LEASE, LOCK
 from attrbench.store.shards import FEATURE
 
 _KEY = "[0-9a-f]{20}"
-_LOCK = re.compile(rf"(?:[a-z]+-)?{_KEY}(?:-\d+)?(?:\.[a-z]+)?{re.escape(LOCK)}")
-_LEASE = re.compile(rf"{_KEY}-\d+{re.escape(LEASE)}")
+_CLAIM = re.compile(rf"(?:[a-z]+-)?{_KEY}(?:-\d+)?(?:\.[a-z]+)?(?:{re.escape(LOCK)}|{re.escape(LEASE)})")
 _EARLIER_LOCK = re.compile(rf"claims/{_KEY}")
 PART = re.compile(r"\.part-([1-9]\d{0,9})(?:-[0-9a-f]{16})?$")
 """End of a part file's name: the id of its process, and a random number (version 0.1 had none)."""
@@ -116,8 +115,8 @@ def _from(root: Path, path: Path) -> list[Path]:
 
 def _is_lock(file: File) -> bool:
     """Return whether a file is that of a lock, which is empty, or of a lease, which names its holder."""
-    empty = _LOCK.fullmatch(file.path.name) and not file.bytes
-    return file.regular and bool(empty or _LEASE.fullmatch(file.path.name))
+    name = file.path.name
+    return file.regular and bool(_CLAIM.fullmatch(name)) and (name.endswith(LEASE) or not file.bytes)
 
 
 def _data_of(sidecar: Path) -> Path:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import errno
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 
 from filelock import BaseFileLock, FileLock, SoftFileLease, Timeout
@@ -100,6 +100,23 @@ def remove_free(path: Path) -> None:
         raise OSError(errno.EAGAIN, "a run holds it")
 
 
+@contextmanager
+def claim(path: Path, wait: bool, leases: bool) -> Iterator[bool]:
+    """Lock what lies or will lie at a path inside the `with` block, and yield whether this process got the lock.
+
+    Args:
+        path: the data; the files of the lock and the lease stand beside it.
+        wait: whether to wait until another process has let go; otherwise False is yielded at once.
+        leases: whether it is leased, too, since processes of several machines share it.
+    """
+    with lock(path.with_name(path.name + LOCK), wait) as ours:
+        if not (ours and leases):
+            yield ours
+            return
+        with lease(path.with_name(path.name + LEASE), wait) as leased:
+            yield leased
+
+
 class Claims:
     """Locks on the numbered parts of one computation, so that no two processes compute the same part.
 
@@ -111,13 +128,6 @@ class Claims:
     def __init__(self, path: Path, leases: bool = False) -> None:
         self._path, self._leases = path, leases
 
-    @contextmanager
-    def claim(self, part: int, wait: bool) -> Iterator[bool]:
+    def claim(self, part: int, wait: bool) -> AbstractContextManager[bool]:
         """Lock one part of the computation against other processes; yields whether this process got it."""
-        name = f"{self._path.name}-{part}"
-        with lock(self._path.with_name(name + LOCK), wait) as ours:
-            if not (ours and self._leases):
-                yield ours
-                return
-            with lease(self._path.with_name(name + LEASE), wait) as leased:
-                yield leased
+        return claim(self._path.with_name(f"{self._path.name}-{part}"), wait, self._leases)

@@ -44,3 +44,8 @@ def slurm(tmp_path, monkeypatch):
     options = SlurmOptions(cluster="local", jobs=2, cpus=1, time=10, folder=tmp_path / "logs")
     with closing(SlurmExecutor(options)) as executor:
         yield executor
+
+
+@pytest.fixture
+def executor(request):
+    return request.getfixturevalue(request.param)

@@ -6,52 +6,13 @@
 from __future__ import annotations
 
 import os
-import signal
-import threading
-import time
-from contextlib import contextmanager
 
 import pytest
 
 from tests.executors.light_jobs import LightJob, light
 from tests.executors.tiny_methods import Losses, Rows, Slow
 from tests.executors.tiny_task import compute_features, settings, shard_bytes
-from tests.executors.workers import needs_ray, needs_submitit
-
-EXECUTORS = [
-    pytest.param("slurm", marks=[needs_submitit, pytest.mark.slow]),
-    pytest.param("ray", marks=[needs_ray, pytest.mark.slow]),
-    pytest.param("processes", marks=pytest.mark.slow),
-]
-
-
-@pytest.fixture
-def executor(request):
-    return request.getfixturevalue(request.param)
-
-
-@contextmanager
-def killing(cache):
-    """Kill the second worker that leaves its process's id, while it is at its job; yield a list that gets its id."""
-    killed, over = [], threading.Event()
-
-    def watch():
-        seen = []
-        while not over.is_set() and not killed:
-            seen += sorted({int(path.name.removeprefix("pid-")) for path in cache.rglob("pid-*")} - set(seen))
-            if len(seen) > 1:
-                time.sleep(0.1)
-                os.kill(seen[-1], signal.SIGKILL)
-                killed.append(seen[-1])
-            time.sleep(0.01)
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    try:
-        yield killed
-    finally:
-        over.set()
-        watcher.join()
+from tests.executors.workers import EXECUTORS, killing
 
 
 @pytest.mark.parametrize("executor", EXECUTORS, indirect=True)

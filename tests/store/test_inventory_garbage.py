@@ -114,8 +114,10 @@ def test_a_lock_file_goes_only_while_nobody_holds_it(tmp_path):
     held.parent.mkdir()
     for path in (held, free, *foreign):
         path.touch()
-    lease = tmp_path / "claims" / f"{'d' * 20}-64.lease"
-    lease.write_text("whose machine is gone")
+    names = (f"{'d' * 20}-64", f"{'d' * 20}.safetensors", f"model-{'d' * 20}")
+    leases = [tmp_path / "claims" / f"{name}.lease" for name in names]
+    for lease in leases:
+        lease.write_text("whose machine is gone")
     process = subprocess.Popen(
         [sys.executable, "-c", HOLD, str(held)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
@@ -123,7 +125,7 @@ def test_a_lock_file_goes_only_while_nobody_holds_it(tmp_path):
         assert process.stdout.readline() == "held\n"
         assert not swept(tmp_path)  # created within the hour
         age(DAY, tmp_path)
-        assert swept(tmp_path).keys() == {free, lease}
+        assert swept(tmp_path).keys() == {free, *leases}
         assert held.exists()
     finally:
         process.communicate("")

@@ -4,11 +4,9 @@ import os
 import subprocess
 import sys
 import time
-from contextlib import contextmanager
 
 import pytest
 
-from attrbench.contracts.executor import Executor
 from attrbench.contracts.options import Spec
 from attrbench.evaluation.jobs import TaskReference
 from attrbench.evaluation.requests import TaskRequest
@@ -18,6 +16,7 @@ from attrbench.store.cache_index import index_cache
 from attrbench.store.garbage import find_garbage
 from attrbench.store.locks import Claims, is_free, remove_free
 from tests.executors.tiny_task import settings
+from tests.executors.workers import Elsewhere, of_one_machine
 
 HOLDER = """
 import sys
@@ -40,11 +39,7 @@ with locks.Claims(Path(sys.argv[1]), leases=True).claim(64, wait=False) as ours:
 
 @pytest.fixture(autouse=True)
 def _locks_within_a_machine_alone(monkeypatch):
-    @contextmanager
-    def of_this_machine(*_):
-        yield True
-
-    monkeypatch.setattr(locks, "lock", of_this_machine)
+    monkeypatch.setattr(locks, "lock", of_one_machine)
 
 
 @pytest.fixture
@@ -134,15 +129,10 @@ def test_a_lease_that_was_let_go_since_the_cache_was_scanned_is_no_garbage(tmp_p
 
 
 def test_jobs_are_leased_where_an_executor_has_other_machines(tmp_path):
-    class Elsewhere(Executor):
-        name = "elsewhere"
-        elsewhere = True
+    class WithDevice(Elsewhere):
         device = "cuda"
-
-        def run(self, jobs, execute):
-            yield from ()
 
     reference = TaskReference.of(TaskRequest(Spec("tiny"), None), settings(tmp_path))
     assert not reference.on(InlineExecutor(InlineExecutor.Options())).leases
-    there = reference.on(Elsewhere(InlineExecutor.Options()))
+    there = reference.on(WithDevice(InlineExecutor.Options()))
     assert there.leases and there.settings.device == "cuda" and there.key == reference.key

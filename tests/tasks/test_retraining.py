@@ -9,16 +9,19 @@ import numpy as np
 import pytest
 import torch
 
-from attrbench.contracts.ground_truth import TruthSetting
+from attrbench.contracts.ground_truth import RETRAINED, TruthSetting
 from attrbench.errors import AttrbenchError
+from attrbench.executors.inline import InlineExecutor, InlineOptions
 from attrbench.ground_truth import retraining
-from attrbench.ground_truth.retraining import FOLDER, DrawnPictures, is_done, measured, run_trainings, training_job
+from attrbench.ground_truth.retraining import DrawnPictures, is_done, measured, run_trainings, training_job
+from attrbench.store import locks
 from attrbench.store.artifacts import Artifact
 from attrbench.store.checksums import seal_path
 from attrbench_tasks.removal import removal_task
 from attrbench_tasks.training import loop as fitting
 from attrbench_tasks.training.train_ddpm import scaled, train_ddpm
 from attrbench_tasks.training.training_state import has_state
+from tests.executors.workers import Elsewhere, of_one_machine
 from tests.tasks.tiny_removal import ITEMS, RECIPE, Notes, TinyRemoval, bars, job_without, no_stage, setting, tiny_task
 
 A, B = ((1, 2, 5), 0), ((1, 2, 5), 1)
@@ -96,7 +99,7 @@ def test_what_decides_the_pictures_is_in_their_name(tmp_path, folder, monkeypatc
 def test_only_the_pictures_stay(tmp_path, folder):
     job = job_without(folder, tmp_path, *A)
     run_trainings([job], no_stage)
-    names = sorted(path.name for path in (tmp_path / FOLDER).rglob("*"))
+    names = sorted(path.name for path in (tmp_path / RETRAINED).rglob("*"))
     assert names == sorted([job.path.name, f"{job.path.name}.seal.json"])
 
 
@@ -154,7 +157,7 @@ def test_damaged_pictures_are_made_again(tmp_path, folder, trained):
 
 
 def test_a_cache_that_cannot_be_written_is_one_line(tmp_path, folder):
-    (tmp_path / FOLDER).write_text("in the way")
+    (tmp_path / RETRAINED).write_text("in the way")
     with pytest.raises(AttrbenchError, match="choose another folder with --cache"):
         run_trainings([job_without(folder, tmp_path, *A)], no_stage)
 
@@ -167,19 +170,23 @@ def test_a_job_that_was_sent_elsewhere_does_the_same(tmp_path, folder):
     assert np.array_equal(measured(here)["images"], measured(there)["images"])
 
 
-def _work(cache, folder, log):
+def _work(cache, folder, log, executor):
     def logged(recipe, images, out, **rest):
         with log.open("a") as file:
             file.write(f"{os.getpid()} {out.name}\n")
         return train_ddpm(recipe, images, out, **rest)
 
     removal_task.train_ddpm = logged
-    run_trainings([job_without(folder, cache, *which) for which in (A, B, ((3,), 0), ((3,), 1))], no_stage)
+    if executor.elsewhere:
+        locks.lock = of_one_machine
+    jobs = [job_without(folder, cache, *which) for which in (A, B, ((3,), 0), ((3,), 1))]
+    run_trainings(jobs, no_stage, executor)
 
 
-def test_two_processes_share_the_trainings(tmp_path, folder):
-    context = multiprocessing.get_context("fork")
-    workers = [context.Process(target=_work, args=(tmp_path, folder, tmp_path / "log")) for _ in range(2)]
+@pytest.mark.parametrize("kind", [InlineExecutor, Elsewhere])
+def test_two_processes_share_the_trainings_on_several_machines_without_common_locks_too(tmp_path, folder, kind):
+    context, executor = multiprocessing.get_context("fork"), kind(InlineOptions())
+    workers = [context.Process(target=_work, args=(tmp_path, folder, tmp_path / "log", executor)) for _ in range(2)]
     for worker in workers:
         worker.start()
     for worker in workers:

@@ -104,7 +104,7 @@ def run_trainings(jobs: Iterable[TrainingJob], stage: Stage, executor: Executor[
     missing = []
     for job in (_on(job, executor) for job in dict.fromkeys(jobs)):
         if is_done(job):
-            _drop_half(_weights(job))
+            _drop_half(job)
         else:
             missing.append(job)
     if not missing:
@@ -169,10 +169,15 @@ def _weights(job: TrainingJob) -> Artifact:
     return Artifact(job.weights, "retrained weights", job.title)
 
 
-def _drop_half(weights: Artifact) -> None:
-    """Remove what a kill left of the weights of a measured model; whole ones were kept for other measurements."""
-    if weights.whole() is None:
-        weights.drop()
+def _drop_half(job: TrainingJob) -> None:
+    """Remove what a kill left of the weights of a measured model; whole ones were kept for other measurements.
+
+    Another process may be training them at the moment, for a measurement of its own.
+    """
+    weights = _weights(job)
+    with weights.lock(wait=False, leases=job.leases) as ours:
+        if ours and weights.whole() is None:
+            weights.drop()
 
 
 def _model(job: TrainingJob, opened: OpenTask, weights: Artifact) -> Denoiser:

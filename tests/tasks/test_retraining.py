@@ -195,3 +195,28 @@ def test_two_processes_share_the_trainings_on_several_machines_without_common_lo
     lines = [line.split() for line in (tmp_path / "log").read_text().splitlines()]
     assert len({model for _, model in lines}) == len(lines) == 4
     assert len({process for process, _ in lines}) == 2
+
+
+def _hold(path, is_held, over):
+    with Artifact(path, "retrained weights", "").lock():
+        is_held.set()
+        over.wait(300)
+
+
+def test_weights_that_another_process_is_training_for_another_measurement_stay(tmp_path, folder):
+    job = job_without(folder, tmp_path, *A)
+    run_trainings([job], no_stage)
+    context = multiprocessing.get_context("fork")
+    is_held, over = context.Event(), context.Event()
+    other = context.Process(target=_hold, args=(job.weights, is_held, over))
+    other.start()
+    try:
+        assert is_held.wait(300)
+        job.weights.mkdir()
+        run_trainings([job], no_stage)
+        assert job.weights.exists()
+    finally:
+        over.set()
+        other.join(300)
+    run_trainings([job], no_stage)
+    assert not job.weights.exists()

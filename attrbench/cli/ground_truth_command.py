@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import shutil
+from contextlib import closing
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from attrbench.cli.common import Cache, Debug, Device, TerminalReporter
+from attrbench.cli.common import Cache, Debug, Device, Executor, TerminalReporter
 from attrbench.contracts.ground_truth import Design
 from attrbench.errors import AttrbenchError, UsageError
-from attrbench.evaluation.config import make_folder
+from attrbench.evaluation.config import make_folder, terminal_reporter
 from attrbench.evaluation.folders import cache_folder, chosen_device
-from attrbench.evaluation.requests import TaskRequest, request_tasks
+from attrbench.evaluation.requests import TaskRequest, request_executor, request_tasks
+from attrbench.evaluation.run_status import StatusReporter
 from attrbench.ground_truth.bank import BankPlan
 from attrbench.ground_truth.subsets import SubsetKind
 from attrbench.plugins import registry as plugins
@@ -55,6 +57,7 @@ def build(
     ] = "fixed",
     timesteps: Annotated[int, typer.Option(min=1, help="Timesteps at which losses are measured.")] = 15,
     draws: Annotated[int, typer.Option(min=1, help="Noises for each query and timestep.")] = 100,
+    executor: Executor = "inline",
     keep_weights: Annotated[
         bool, typer.Option("--keep-weights", help="Keep the models' weights in the cache, for other measurements.")
     ] = False,
@@ -74,7 +77,9 @@ def build(
     folder = cache_folder(cache, None)
     make_folder(folder, "--cache")
     plan = BankPlan(subsets=subsets, seeds=seeds, alpha=alpha, kind=kind, steps=timesteps, draws=draws)
-    built = build_bank(request.task, plan, folder, chosen_device(device), TerminalReporter(), limit, keep_weights)
+    status = StatusReporter(terminal_reporter(executor, folder), request.label, ["ground-truth build"], executor)
+    with closing(request_executor(plugins.registry(), executor)) as workers, status.kept(folder):
+        built = build_bank(request.task, plan, folder, chosen_device(device), status, limit, keep_weights, workers)
     if limit is None and (built.missing or built.path is None):
         raise AttrbenchError(f"{built.missing or 'some'} models are missing: run the same command again")
     if built.path is None:
@@ -96,6 +101,7 @@ def verify(
     design: Annotated[Design, typer.Option(help="Which bank: models on random subsets, or without a group.")] = (
         "subsets"
     ),
+    executor: Executor = "inline",
     device: Device = None,
     cache: Cache = None,
     debug: Debug = False,
@@ -109,7 +115,8 @@ def verify(
     from attrbench.evaluation.bank_run import verify_bank  # torch comes with it, as above
 
     folder = cache_folder(cache, None)
-    rebuilt = verify_bank(request.task, design, folder, chosen_device(device), TerminalReporter(), models)
+    with closing(request_executor(plugins.registry(), executor)) as workers:
+        rebuilt = verify_bank(request.task, design, folder, chosen_device(device), TerminalReporter(), models, workers)
     for model in rebuilt:
         verdict = "reproduced" if model.is_same else "not reproduced"
         typer.echo(

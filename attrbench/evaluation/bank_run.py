@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from attrbench.contracts.executor import Executor
 from attrbench.contracts.ground_truth import Design, TruthSetting
 from attrbench.contracts.task import Task, Workspace
 from attrbench.errors import AttrbenchError
+from attrbench.evaluation.config import make_folder
 from attrbench.evaluation.devices import torch_device
 from attrbench.evaluation.progress import Reporter
 from attrbench.evaluation.provenance import code_digest, provenance
@@ -44,6 +47,7 @@ def build_bank(
     reporter: Reporter,
     limit: int | None = None,
     keep_weights: bool = False,
+    executor: Executor[Any] | None = None,
 ) -> BuiltBank:
     """Train missing models of a bank (one model per random subset and seed), and write complete subsets' losses.
 
@@ -55,13 +59,15 @@ def build_bank(
         reporter: who is told.
         limit: train at most so many models in this call.
         keep_weights: whether the models' weights stay in the cache.
+        executor: where models are trained; by default in this process.
 
     Raises:
         UsageError: where the task has no training recipe.
+        AttrbenchError: where a training fails.
     """
     workspace = Workspace(cache, torch_device(device))
     work = BankBuild(TruthSetting(task, task.open(workspace), workspace), plan, keep_weights)
-    missing = work.train(reporter.stage, limit, reporter.note)
+    missing = work.train(reporter.stage, limit, reporter.note, executor)
     digest = code_digest(type(task).__module__)
     bank = work.bank(Code(digest, provenance(digest).git_revision))
     if bank is None:
@@ -72,7 +78,13 @@ def build_bank(
 
 
 def verify_bank(
-    task: Task[Any], design: Design, cache: Path, device: str, reporter: Reporter, count: int
+    task: Task[Any],
+    design: Design,
+    cache: Path,
+    device: str,
+    reporter: Reporter,
+    count: int,
+    executor: Executor[Any] | None = None,
 ) -> list[RebuiltModel]:
     """Train some models of a task's bank again, in a folder of their own, and return how far their losses differ.
 
@@ -83,6 +95,7 @@ def verify_bank(
         device: torch device.
         reporter: who is told.
         count: number of models.
+        executor: where models are trained; by default in this process.
 
     Raises:
         UsageError: where the task has no training recipe.
@@ -95,6 +108,19 @@ def verify_bank(
         )
     bank = read_bank(path, task, task.open(Workspace(cache, torch_device(device))), design)
     reporter.note(f"{path}: {len(bank.facts.numbers)} subsets with {bank.facts.plan.seeds} seeds each")
-    with tempfile.TemporaryDirectory(prefix="attrbench-rebuild-") as folder:
+    with _fresh_folder(cache, executor) as folder:
         workspace = Workspace(Path(folder), torch_device(device))
-        return rebuild(TruthSetting(task, task.open(workspace), workspace), bank, count, reporter.stage)
+        return rebuild(TruthSetting(task, task.open(workspace), workspace), bank, count, reporter.stage, executor)
+
+
+def _fresh_folder(cache: Path, executor: Executor[Any] | None) -> tempfile.TemporaryDirectory[str]:
+    """Return a new folder for models, removed after its `with` block; below the cache where other machines use it."""
+    shared = executor is not None and executor.elsewhere
+    if shared:
+        make_folder(cache, "--cache", written=True)
+    return tempfile.TemporaryDirectory(
+        prefix="attrbench-rebuild-",
+        suffix=f".part-{os.getpid()}",  # so that `attrbench cache gc` knows what a kill leaves
+        dir=cache if shared else None,
+        ignore_cleanup_errors=True,  # workers may still write after an interruption
+    )

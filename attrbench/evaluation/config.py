@@ -117,16 +117,15 @@ def run_settings(
 
 
 def reporter(progress: bool | Reporter, settings: RunSettings) -> Reporter:
-    """Return the given progress reporter; for True one that writes to standard error, for False a silent one.
-
-    On a terminal it tells what the workers of an executor of several processes are at.
-    """
+    """Return the given progress reporter; for True one that writes to standard error, for False a silent one."""
     if not isinstance(progress, bool):
         return progress
-    if not progress:
-        return Silent()
-    alone = settings.executor == "inline"
-    return TerminalReporter(None if alone else lambda: units_line(units_at_work(settings.cache)))
+    return terminal_reporter(settings.executor, settings.cache) if progress else Silent()
+
+
+def terminal_reporter(executor: str, cache: Path) -> TerminalReporter:
+    """Return a reporter that writes to standard error, and tells on a terminal what several workers are at."""
+    return TerminalReporter(None if executor == "inline" else lambda: units_line(units_at_work(cache)))
 
 
 def make_folder(folder: Path, flag: str, written: bool = False) -> None:

@@ -13,11 +13,13 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import psutil
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from attrbench.contracts.ground_truth import RETRAINED
 from attrbench.evaluation.progress import Advance, Reporter
 from attrbench.files import part_path, write_atomically
 from attrbench.reports.quantities import human_seconds
@@ -30,7 +32,7 @@ EVERY = 1.0
 """Seconds between two writings of the file, at least."""
 SHOWN = 8
 """Units at work that a line lists at most."""
-_UNIT = re.compile(rf"[0-9a-f]{{20}}-(\d+){re.escape(LOCK)}")
+_UNIT = re.compile(rf"[0-9a-f]{{20}}(?:-(\d+)|\.safetensors){re.escape(LOCK)}")
 
 
 class StageStatus(BaseModel):
@@ -55,7 +57,7 @@ class RunStatus(BaseModel):
 
     Attributes:
         host, process: where it runs.
-        task, methods, executor: what runs, as on the command line.
+        task, methods, executor: what runs, as on the command line; for methods the command `ground-truth build`.
         began, told: seconds since 1970: of the run, and of the last word from it.
         stage: what it is at; None between stages.
     """
@@ -79,10 +81,20 @@ class RunStatus(BaseModel):
 
 @dataclass(frozen=True)
 class UnitAtWork:
-    """A unit of a pass that some process is computing: the first of its items, and for how many seconds."""
+    """A unit of work that some process is at: a stretch of items of a pass, or a ground truth's training of a model.
 
-    first: int
+    Attributes:
+        first: the first of the items; None for a training.
+        seconds: since it was begun.
+    """
+
+    first: int | None
     seconds: float
+
+    @property
+    def text(self) -> str:
+        """Return what a process is at, and for how long, as text for the terminal."""
+        return f"{'a training' if self.first is None else f'items from {self.first}'} ({human_seconds(self.seconds)})"
 
 
 class StatusReporter:
@@ -160,20 +172,21 @@ def running(cache: Path) -> list[RunStatus]:
 
 
 def units_at_work(cache: Path) -> list[UnitAtWork]:
-    """Return the units that processes hold a claim on at the moment, on any machine, the longest first."""
+    """Return the units that processes hold a lock on at the moment, on any machine, the longest first."""
     found, now = [], time.time()
-    for path in (cache / CLAIMS).glob(f"*{LOCK}"):
+    for path in chain.from_iterable((cache / folder).glob(f"*{LOCK}") for folder in (CLAIMS, RETRAINED)):
         name = _UNIT.fullmatch(path.name)
         with suppress(OSError):
             if name is not None:
-                found.append(UnitAtWork(int(name[1]), max(0.0, now - path.stat().st_mtime)))
+                first = None if name[1] is None else int(name[1])
+                found.append(UnitAtWork(first, max(0.0, now - path.stat().st_mtime)))
     return sorted(found, key=lambda unit: -unit.seconds)
 
 
 def units_line(units: Sequence[UnitAtWork]) -> str:
-    """Return a line that says what workers are at: the first item of each unit, and for how long; empty for none."""
+    """Return a line that says what workers are at, and for how long; empty for none."""
     if not units:
         return ""
-    told = ", ".join(f"items from {unit.first} ({human_seconds(unit.seconds)})" for unit in units[:SHOWN])
+    told = ", ".join(unit.text for unit in units[:SHOWN])
     more = f" and {len(units) - SHOWN} more" * (len(units) > SHOWN)
     return f"at work: {told}{more}"

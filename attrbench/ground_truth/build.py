@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from attrbench.contracts.executor import Executor
 from attrbench.contracts.ground_truth import Measurement, Stage, TrainingJob, TruthSetting
 from attrbench.contracts.task import Items, Trainable
 from attrbench.errors import Damaged, UsageError
@@ -77,14 +78,30 @@ class BankBuild:
         """Return the subset of a training job, None for all items, as other ground truths ask for such a model."""
         return None if len(subset) == len(self._setting.opened.train) else subset
 
-    def train(self, stage: Stage, limit: int | None = None, note: Callable[[str], None] | None = None) -> int:
-        """Train up to `limit` of the subset models that are not done yet; return how many are still missing."""
+    def train(
+        self,
+        stage: Stage,
+        limit: int | None = None,
+        note: Callable[[str], None] | None = None,
+        executor: Executor[Any] | None = None,
+    ) -> int:
+        """Train up to `limit` of the subset models that are not done yet; return how many are still missing.
+
+        Args:
+            stage: where progress is shown: one step a model.
+            limit: train at most so many models; None for all.
+            note: told how many models are there.
+            executor: where models are trained; by default in this process.
+
+        Raises:
+            AttrbenchError: where a training fails.
+        """
         use_opened_task(self._setting)
         missing = [job for job in self.jobs if not is_done(job)]
         if note is not None:
             note(f"{len(self.jobs) - len(missing)} of {len(self.jobs)} models are there")
         later = set() if limit is None else set(missing[limit:])
-        run_trainings([job for job in self.jobs if job not in later], stage)
+        run_trainings([job for job in self.jobs if job not in later], stage, executor)
         return sum(not is_done(job) for job in missing)
 
     def bank(self, code: Code) -> SubsetBank | None:

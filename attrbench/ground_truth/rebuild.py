@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from attrbench.contracts.executor import Executor
 from attrbench.contracts.ground_truth import Stage, TruthSetting
 from attrbench.ground_truth.bank import SubsetBank
 from attrbench.ground_truth.build import BankBuild
@@ -37,7 +39,9 @@ class RebuiltModel:
         return self.error <= TOLERANCE
 
 
-def rebuild(setting: TruthSetting, bank: SubsetBank, count: int, stage: Stage) -> list[RebuiltModel]:
+def rebuild(
+    setting: TruthSetting, bank: SubsetBank, count: int, stage: Stage, executor: Executor[Any] | None = None
+) -> list[RebuiltModel]:
     """Train some models of a bank again, of subsets evenly spread and seeds in turn, and return how far they differ.
 
     Args:
@@ -45,6 +49,7 @@ def rebuild(setting: TruthSetting, bank: SubsetBank, count: int, stage: Stage) -
         bank: the bank, which fits the task.
         count: number of models.
         stage: where progress is shown.
+        executor: where models are trained; by default in this process.
 
     Raises:
         UsageError: where the task has no training recipe.
@@ -56,7 +61,7 @@ def rebuild(setting: TruthSetting, bank: SubsetBank, count: int, stage: Stage) -
     chosen = [(int(place), turn % seeds) for turn, place in enumerate(places)]
     jobs = [work.jobs[numbers[place] * seeds + seed] for place, seed in chosen]
     use_opened_task(setting)
-    run_trainings(jobs, stage)
+    run_trainings(jobs, stage, executor)
     errors = (
         loss_error(bank, place, seed, measured(job)["losses"]) for (place, seed), job in zip(chosen, jobs, strict=True)
     )

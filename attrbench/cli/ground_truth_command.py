@@ -11,6 +11,7 @@ import typer
 
 from attrbench.cli.common import Cache, Debug, Device, Executor, TerminalReporter
 from attrbench.contracts.ground_truth import Design
+from attrbench.contracts.seeds import LARGEST_SEED
 from attrbench.errors import AttrbenchError, UsageError
 from attrbench.evaluation.config import make_folder, terminal_reporter
 from attrbench.evaluation.folders import cache_folder, chosen_device
@@ -55,6 +56,9 @@ def build(
         SubsetKind,
         typer.Option(help="Subsets of a fixed size, or each item by chance; or all items but one group each."),
     ] = "fixed",
+    subset_seed: Annotated[
+        int, typer.Option(min=0, max=LARGEST_SEED, help="Decides the random subsets: another one for tuning queries.")
+    ] = 0,
     timesteps: Annotated[int, typer.Option(min=1, help="Timesteps at which losses are measured.")] = 15,
     draws: Annotated[int, typer.Option(min=1, help="Noises for each query and timestep.")] = 100,
     executor: Executor = "inline",
@@ -76,7 +80,15 @@ def build(
 
     folder = cache_folder(cache, None)
     make_folder(folder, "--cache")
-    plan = BankPlan(subsets=subsets, seeds=seeds, alpha=alpha, kind=kind, steps=timesteps, draws=draws)
+    plan = BankPlan(
+        subsets=subsets,
+        seeds=seeds,
+        alpha=alpha,
+        kind=kind,
+        subset_seed=subset_seed,
+        steps=timesteps,
+        draws=draws,
+    )
     status = StatusReporter(terminal_reporter(executor, folder), request.label, ["ground-truth build"], executor)
     with closing(request_executor(plugins.registry(), executor)) as workers, status.kept(folder):
         built = build_bank(request.task, plan, folder, chosen_device(device), status, limit, keep_weights, workers)

@@ -305,6 +305,9 @@ def test_the_command_builds_in_slices_and_resumes(registry, tmp_path, monkeypatc
     opened = setting(tmp_path / "cache")
     bank = read_bank(tmp_path / "bank.safetensors", opened.task, opened.opened)
     assert bank.losses.shape == (3, 1, QUERIES, 3) and len(bank.facts.code) == 64
+    code, _, _ = attrbench(*small, "--subset-seed", "1", "--copy-to", str(tmp_path / "other.safetensors"))
+    other = read_bank(tmp_path / "other.safetensors", opened.task, opened.opened)
+    assert code == 0 and (other.members != bank.members).any() and other.facts.plan.subset_seed == 1
     code, _, err = attrbench("sd3-full-mini:nonsense=1")
     assert code == 2 and len(err.splitlines()) == 1
 

@@ -23,6 +23,9 @@ from safetensors.torch import load_file, save
 from attrbench.files import write_atomically
 from attrbench_tasks.training.loop import RECIPE_FILE, Progress, Recipe, finish, fit
 
+UNET_FILE = "unet/diffusion_pytorch_model.safetensors"
+"""The weights in a folder that `train_ddpm` wrote."""
+
 
 class DDPMRecipe(Recipe):
     """Training settings of a small DDPM: U-Net architecture, noise schedule, steps, learning rate, seed.
@@ -100,6 +103,9 @@ def halve_weights(folder: Path) -> None:
 
     `DDPMDenoiser` reads them as float32.
     """
-    path = folder / "unet" / "diffusion_pytorch_model.safetensors"
-    halves = {name: value.half() for name, value in load_file(path).items()}
-    write_atomically(path, save(halves, {"format": "pt"}))
+    write_atomically(folder / UNET_FILE, half_precision(folder / UNET_FILE))
+
+
+def half_precision(path: Path) -> bytes:
+    """Return the safetensors file at a path with its tensors in half precision."""
+    return save({name: value.half() for name, value in load_file(path).items()}, {"format": "pt"})

@@ -150,4 +150,5 @@ def parameters(subject: TaskSubject) -> Finding:
         )
     numbers = sum(parameter.numel() for parameter in chosen.values())
     unused = f", {len(found) - len(used)} of them unused by the prediction" if len(used) < len(found) else ""
-    return passed(check, f"{len(chosen)} with {numbers:,} numbers{unused}; the loss is {losses.item():.3g}")
+    part = f"; {denoiser.adapter_part}" if denoiser.adapter_part else ""
+    return passed(check, f"{len(chosen)} with {numbers:,} numbers{unused}; the loss is {losses.item():.3g}{part}")

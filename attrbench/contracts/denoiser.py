@@ -58,6 +58,7 @@ class Denoiser(ABC):
         sampling: what besides the weights decides `generate` and `trajectory`.
         has_latents: whether items pass through an autoencoder on their way to the network.
         adapter_summary: one line for plans on what was added to the network, such as a LoRA; empty where nothing was.
+        adapter_part: one line for plans on how much of that is differentiated; empty where all of it is.
     """
 
     module: torch.nn.Module
@@ -70,6 +71,7 @@ class Denoiser(ABC):
     sampling: Mapping[str, object] = MappingProxyType({})
     has_latents: bool = False
     adapter_summary: str = ""
+    adapter_part: str = ""
 
     @abstractmethod
     def encode(

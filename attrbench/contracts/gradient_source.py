@@ -7,6 +7,7 @@ from typing import Any, Literal, Protocol, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
 
+from attrbench.contracts.model_config import Parameters
 from attrbench.contracts.seeds import Seed
 from attrbench.errors import Unavailable
 
@@ -81,7 +82,7 @@ class GradientSource(Declaration):
     image_range: Literal["model", "unit"] = "model"
     target: Literal["trained", "noise"] = "trained"
     prompt: Literal["own", "empty"] = "own"
-    parameters: Literal["attributed", "all", "lora", "transformer-blocks"] = "attributed"
+    parameters: Literal["attributed", Parameters] = "attributed"
     checkpoint: str = "final"
     latents: Literal["clean", "trajectory"] = "clean"
     precision: Literal["fp32", "tf32", "bf16"] = "fp32"

@@ -6,6 +6,11 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+Parameters = Literal["all", "lora", "whole-lora", "transformer-blocks"]
+"""The parameters that may be differentiated: all of the network's, or some by their names."""
+Attributed = Literal["auto", Parameters]
+"""The choices of a task's differentiated parameters; `auto` leaves the choice to the model's family."""
+
 
 class ModelConfig(BaseModel):
     """Settings of a task's diffusers pipeline: model, LoRA, resolution, differentiated parameters, dtype, sampling.
@@ -17,8 +22,9 @@ class ModelConfig(BaseModel):
         lora_revision: branch, tag or commit on the hub.
         resolution: pixels on a side of the images; the model's own by default.
         attributed: which parameters are differentiated. `lora`: those of the LoRA within transformer blocks;
-            `transformer-blocks`: attention and feed-forward layers; `all`. `auto`: `lora` where there is one, else
-            `transformer-blocks` for models over latents (as DMin does) and `all` for DDPMs.
+            `whole-lora`: those of the LoRA in all layers of the network; `transformer-blocks`: attention and
+            feed-forward layers; `all`. `auto`: `lora` where there is one, else `transformer-blocks` for models over
+            latents (as DMin does) and `all` for DDPMs.
         vae: `mode`, the mean of the autoencoder's posterior; or `sample`, a draw from it, decided by the image.
         dtype: of network, text encoders and autoencoder. Losses and gradients come out as float32 in any case.
         offload: text encoders and autoencoder lie in main memory, and on the device only while they are at work.
@@ -35,7 +41,7 @@ class ModelConfig(BaseModel):
     lora: str | None = None
     lora_revision: str | None = None
     resolution: int | None = Field(None, ge=8)
-    attributed: Literal["auto", "all", "lora", "transformer-blocks"] = "auto"
+    attributed: Attributed = "auto"
     vae: Literal["mode", "sample"] = "mode"
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     offload: bool = False

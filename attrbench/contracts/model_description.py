@@ -64,6 +64,11 @@ class ModelDescription:
         """Return one line on the LoRA that was added to the network (modules, tensors, rank, scale), or nothing."""
         return self.outline.adapter_summary
 
+    @property
+    def adapter_lines(self) -> list[str]:
+        """Return lines on the LoRA that was added to the network: what was loaded, and which part is differentiated."""
+        return [line for line in (self.adapter_summary, self.outline.adapter_part) if line]
+
     def parameters(self, which: str = "attributed") -> dict[str, tuple[int, ...]]:
         """Return name -> shape of each differentiated parameter, in the order of `Denoiser.attributed_parameters`.
 

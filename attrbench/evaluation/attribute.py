@@ -152,8 +152,8 @@ class _Asking:
             use_world(reference, world)
             plan = make_plan(world, self.requests)
             advance()
-        if not self._model_checked and (adapter := world.opened.model_description.adapter_summary):
-            reporter.note(adapter)
+        for line in () if self._model_checked else world.opened.model_description.adapter_lines:
+            reporter.note(line)
         check_disk(plan, world)
         if not self._model_checked:
             refuse_breaches(world, of_model=bool(plan.stages))

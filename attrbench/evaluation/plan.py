@@ -178,8 +178,8 @@ def plan_lines(plan: Plan, world: TaskWorld, truths: GroundTruths | None = None)
     drawn = "" if world.outlines["query"].is_drawn else ", to be drawn first"
     lines = [f"{world.count('train')} training items, {world.count('query')} queries{drawn}"]
     lines += [f"{label} can't run: {error_line(error)}" for label, error in plan.faults.items()]
-    if plan.stages and (adapter := world.opened.model_description.adapter_summary):
-        lines.append(adapter)
+    if plan.stages:
+        lines += world.opened.model_description.adapter_lines
     for stage in plan.stages:
         missing = sum(stage.computation.lacks(unit, stage.stores, world) for unit in stage.units)
         features = list(dict.fromkeys(feature for feature, _ in stage.stores))

@@ -64,9 +64,11 @@ class LatentDenoiser(Checkpointed, Sampled):
     attributed_words: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "all": (),
         "lora": ("lora", "transformer_blocks"),
+        "whole-lora": ("lora",),
         "transformer-blocks": ("transformer_blocks",),
     }
-    """What the names of the attributed parameters contain, for each choice of `ModelConfig.attributed`."""
+    """What the names of the attributed parameters contain, for each choice of `ModelConfig.attributed`; a family that
+    names its parameters otherwise gives those choices that it changes."""
 
     def __init__(self, parts: Parts, config: ModelConfig, device: torch.device) -> None:
         if config.gradient_checkpointing:
@@ -81,6 +83,7 @@ class LatentDenoiser(Checkpointed, Sampled):
         self.fingerprint = parts.fingerprint
         self.checkpoint_folder = parts.checkpoint_folder
         self.adapter_summary = parts.adapter_summary
+        self.adapter_part = self._adapter_part()
         self.sampling_steps = config.sampling_steps
 
     def latent_channels(self, network: Any) -> int:
@@ -112,17 +115,35 @@ class LatentDenoiser(Checkpointed, Sampled):
         Raises:
             UsageError: where the model has none of them.
         """
+        choice = self._choice(which)
+        if not (named := self._named(choice)):
+            elsewhere = "; attributed=whole-lora takes those of its LoRA" if self._named("whole-lora") else ""
+            raise UsageError(f"attributed={choice}: model {self.config.model} has no such parameters{elsewhere}")
+        return named
+
+    def _choice(self, which: str) -> str:
+        """Return the name of a choice of parameters in place of `attributed` and `auto`."""
         which = self.config.attributed if which == "attributed" else which
         if which == "auto":
-            which = "transformer-blocks" if self.config.lora is None else "lora"
-        named = {
-            name: parameter
-            for name, parameter in self.module.named_parameters()
-            if all(word in name for word in self.attributed_words[which])
-        }
-        if not named:
-            raise UsageError(f"attributed={which}: model {self.config.model} has no such parameters")
-        return named
+            return "transformer-blocks" if self.config.lora is None else "lora"
+        return which
+
+    def _named(self, choice: str) -> dict[str, torch.nn.Parameter]:
+        """Return the network's parameters of a choice by name; empty where it has none."""
+        words = {**LatentDenoiser.attributed_words, **self.attributed_words}[choice]
+        return {n: parameter for n, parameter in self.module.named_parameters() if all(word in n for word in words)}
+
+    def _adapter_part(self) -> str:
+        """Return one line on how much of the LoRA is differentiated; empty where that is all of it."""
+        choice = self._choice("attributed")
+        whole, chosen = self._named("whole-lora"), self._named(choice)
+        sizes = [sum(whole[name].numel() for name in names) for names in (whole.keys() & chosen, whole)]
+        if sizes[0] == sizes[1]:
+            return ""
+        return (
+            f"attributed={choice}: {sizes[0]:,} of the LoRA's {sizes[1]:,} parameters are differentiated;"
+            " attributed=whole-lora takes all"
+        )
 
     def predict(self, noisy: torch.Tensor, t: torch.Tensor, conditioning: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """Return the network's prediction, computed in the network's precision and cast to that of `noisy`."""

@@ -142,6 +142,8 @@ def _summary(file: Path, adapters: Mapping[str, Adapter], tensors: int) -> str:
     ranks = {rank for adapter in adapters.values() for rank in adapter.ranks.values()}
     scales = {scale for adapter in adapters.values() for scale in adapter.scales()}
     said = "" if any(adapter.alphas for adapter in adapters.values()) else " (the file gives no alpha)"
+    if aside := " and ".join(part for part in adapters if part in TEXT_ENCODERS):
+        said += f"; that of {aside} is never differentiated"
     return f"LoRA {plain(file.name)}: {tensors} tensors in {modules}, rank {_span(ranks)}, scale {_span(scales)}{said}"
 
 

@@ -1,6 +1,7 @@
 """Rows of a network by the hooks of its layers and by autograd, and one layer of each rule."""
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from attrbench.contracts.samples import Batch
@@ -38,6 +39,18 @@ def setup(module, x):
 
 def rows_of(denoiser, batch, backend="hooks", precision="fp32"):
     return test_per_sample.rows_of(denoiser, batch, "loss", backend, precision)
+
+
+def direct_rows(denoiser, batch):
+    """[B, p] gradients of the loss by plain calls of a network of diffusers and autograd, sample by sample."""
+    parameters, rows = list(denoiser.attributed_parameters("").values()), []
+    for b in range(len(batch.t)):
+        conditioning = {name: value[b : b + 1] for name, value in batch.conditioning.items()}
+        predicted = denoiser.module(batch.noisy[b : b + 1], timestep=batch.t[b : b + 1], **conditioning).sample
+        loss = F.mse_loss(predicted, batch.target[b : b + 1])
+        gradients = torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
+        rows.append(torch.cat([gradient.flatten() for gradient in gradients]))
+    return torch.stack(rows)
 
 
 def assert_right(module, x, zeros=False):

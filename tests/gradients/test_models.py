@@ -12,7 +12,7 @@ from attrbench.contracts.samples import Batch
 from attrbench.gradients.backends import per_sample_gradients
 from attrbench.gradients.model_outputs import MODEL_OUTPUTS
 from attrbench.gradients.sketching.rotation import sketch
-from tests.gradients.layer_rows import lines, rows_of
+from tests.gradients.layer_rows import direct_rows, lines, rows_of
 from tests.gradients.test_per_sample import ToyDenoiser
 from tests.models import pipelines
 
@@ -150,15 +150,7 @@ def test_hooks_give_the_gradients_of_the_loop(kind, part, checkpointing, caplog)
 @pytest.mark.parametrize(("kind", "part"), CASES)
 def test_hooks_give_the_gradients_of_plain_diffusers_calls(kind, part):
     denoiser, batch = model(kind, part, torch.float64), batch_of(kind, torch.float64)
-    rows = rows_of(denoiser, batch)
-    module, parameters = denoiser.module, list(denoiser.attributed_parameters("").values())
-    for b in range(SIZE):
-        conditioning = {name: value[b : b + 1] for name, value in batch.conditioning.items()}
-        predicted = module(batch.noisy[b : b + 1], timestep=batch.t[b : b + 1], **conditioning).sample
-        loss = F.mse_loss(predicted, batch.target[b : b + 1])
-        direct = torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
-        direct = torch.cat([gradient.flatten() for gradient in direct])[None]
-        assert relative_error(rows[b : b + 1], direct) < 1e-10
+    assert relative_error(rows_of(denoiser, batch), direct_rows(denoiser, batch)) < 1e-10
 
 
 @pytest.mark.parametrize(("kind", "part"), CASES)

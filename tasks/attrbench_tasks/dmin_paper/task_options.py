@@ -6,6 +6,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
+from attrbench.contracts.model_config import Attributed
 from attrbench.contracts.options import Options
 from attrbench.contracts.seeds import Seed
 from attrbench_tasks.dmin_paper.constants import BATCH, EPOCHS, RELEASED_SET, TRAIN_ITEMS
@@ -47,7 +48,7 @@ class PaperOptions(Options):
     """`tuning`: queries of other seeds, for choosing options; nothing may be chosen on the reported ones."""
     resolution: int | None = Field(None, ge=8)
     """Pixels on a side; 512, or the model's own where that is smaller."""
-    attributed: Literal["auto", "all", "lora", "transformer-blocks"] = "auto"
+    attributed: Attributed = "auto"
     """Which parameters are differentiated (docs/reference/models.md)."""
     vae: Literal["mode", "sample"] = "mode"
     """How latents are taken from the autoencoder (docs/reference/models.md)."""

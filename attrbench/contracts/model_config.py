@@ -49,3 +49,8 @@ class ModelConfig(BaseModel):
     sampling_steps: int = Field(50, ge=1, le=1000)
     guidance_scale: float = Field(7.5, ge=0)
     weights: Literal["trained", "random"] = "trained"
+
+    @property
+    def drawing(self) -> ModelConfig:
+        """Return the settings by which pictures that the model draws are kept, whatever is differentiated."""
+        return self.model_copy(update={"attributed": "auto"})

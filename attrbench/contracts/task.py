@@ -207,6 +207,11 @@ class OpenTask(ABC):
         return ModelDescription(self.denoiser)
 
     @property
+    def drawing_model(self) -> ModelDescription:
+        """Return the description by which the pictures that the model draws are kept, whatever is differentiated."""
+        return self.model_description
+
+    @property
     def model_config(self) -> ModelConfig | None:
         """Return how the model is loaded, where it is a diffusers pipeline; override for the LoRA's fingerprint."""
         return None

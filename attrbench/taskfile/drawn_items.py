@@ -14,7 +14,7 @@ from attrbench.taskfile.prompts import Draw
 def generations(opened: OpenTask, draws: Sequence[Draw], cache: Path) -> Generations:
     """Return the cached images of a task's model for prompts and seeds; the model is loaded only to generate."""
     prompts, seeds = [draw.prompt for draw in draws], [draw.seed for draw in draws]
-    return Generations(opened.model_description, lambda: opened.denoiser, prompts, seeds, cache)
+    return Generations(opened.drawing_model, lambda: opened.denoiser, prompts, seeds, cache)
 
 
 def drawn_items(opened: OpenTask, draws: Sequence[Draw], cache: Path) -> Items:

@@ -173,9 +173,13 @@ class OpenFileTask(OpenTask):
     @cached_property
     def model_description(self) -> ModelDescription:
         """Return the model's shapes, parameters and fingerprint for planning; weights are hashed, but not loaded."""
-        from attrbench.models.loading import describe_model  # torch and diffusers, as above
+        return _describe(self._task.model)
 
-        return describe_model(self._task.model)
+    @cached_property
+    def drawing_model(self) -> ModelDescription:
+        """Return the description by which pictures that the model draws are kept, whatever is differentiated."""
+        model = self._task.model
+        return self.model_description if model == model.drawing else _describe(model.drawing)
 
     @cached_property
     def train(self) -> Items:
@@ -240,6 +244,12 @@ class OpenFileTask(OpenTask):
             )
             log.warning(line)
             self._notes.append(line)
+
+
+def _describe(config: ModelConfig) -> ModelDescription:
+    from attrbench.models.loading import describe_model  # torch and diffusers, as above
+
+    return describe_model(config)
 
 
 def _joined(drawn: Items, pictures: Items) -> Items:

@@ -32,11 +32,11 @@ from attrbench_tasks.minis.text_to_image import (
     JUDGED,
     LICENSE,
     SHARED,
-    MiniTextToImageOptions,
     MiniTextToImageTask,
     OpenMiniTextToImage,
     items_of,
 )
+from attrbench_tasks.minis.text_to_image_options import MiniTextToImageOptions
 from attrbench_tasks.shipped_weights import WEIGHTS
 from attrbench_tasks.training.train_text_to_image import LoRARecipe, TextToImageRecipe
 from attrbench_tasks.training.training_request import is_original_training

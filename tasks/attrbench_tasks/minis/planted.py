@@ -27,11 +27,11 @@ from attrbench_tasks.minis.query_pictures import Prompted, QuerySet, Wanted
 from attrbench_tasks.minis.text_to_image import (
     JUDGED,
     LICENSE,
-    MiniTextToImageOptions,
     MiniTextToImageTask,
     OpenMiniTextToImage,
     items_of,
 )
+from attrbench_tasks.minis.text_to_image_options import MiniTextToImageOptions
 from attrbench_tasks.training.train_text_to_image import LoRARecipe, TextToImageRecipe
 
 ATTENTION = ("to_k", "to_q", "to_v", "to_out.0")

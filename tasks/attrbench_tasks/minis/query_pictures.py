@@ -141,7 +141,7 @@ class Prompted:
 
     def pictures(self, opened: OpenTask, wanted: Wanted) -> KeptPictures:
         """Return the cached or still to be generated images of these prompts and seeds, `images` [m, H, W, C] uint8."""
-        model, prompts, seeds = opened.model_description, list(self.prompts), list(self.seeds)
+        model, prompts, seeds = opened.drawing_model, list(self.prompts), list(self.seeds)
         contents = {"model": model.fingerprint, "sampling": model.sampling, "prompts": prompts, "seeds": seeds}
         summary = f"{len(prompts)} pictures of {len(set(self.groups))} groups, {wanted.query_set}"
         artifact = _artifact(wanted.cache, contents, summary)

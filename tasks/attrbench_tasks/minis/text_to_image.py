@@ -13,17 +13,15 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import Field
 
 from attrbench.contracts.denoiser import Denoiser
 from attrbench.contracts.ground_truth import ComparesPictures, Design, PictureFeatures, ShipsBanks
 from attrbench.contracts.model_description import ModelDescription
-from attrbench.contracts.options import Options
 from attrbench.contracts.task import Items, ItemsOutline, OpenTask, Task, TaskMeta, Trainable, Workspace
 from attrbench.files import write_atomically
 from attrbench.models.config import ModelConfig
@@ -34,6 +32,7 @@ from attrbench_tasks.datasets.registry_mix import FAMILIES, Captioned, part
 from attrbench_tasks.minis.picture_features import classifier_features
 from attrbench_tasks.minis.query_pictures import SHIPPED, KeptPictures, Prompted, Wanted
 from attrbench_tasks.minis.recipes import encoded, fine_tuning, prepare, progress
+from attrbench_tasks.minis.text_to_image_options import MiniTextToImageOptions
 from attrbench_tasks.shipped_weights import WEIGHTS, need_weights, shipped_bank
 from attrbench_tasks.training.classifier import load_classifier, probabilities
 from attrbench_tasks.training.loop import RECIPE_FILE
@@ -54,16 +53,6 @@ NOTES = (
     " 183 held-out images. Families are clear at a glance, subjects that were not trained on are not. Both emoji styles"
     " of a subject are in one part; the other style counts as another group."
 )
-
-
-class MiniTextToImageOptions(Options):
-    """Options of the text-to-image minis: queries per family, and the reported or the tuning ones."""
-
-    queries_per_group: int = Field(10, ge=1, le=100)
-    """Generated queries for each family."""
-    query_set: Literal["reported", "tuning"] = "reported"
-    """`tuning`: queries of other seeds and, while they last, other prompts, for choosing options; nothing may be chosen
-    on the reported ones."""
 
 
 class MiniTextToImageTask(Task[MiniTextToImageOptions], Trainable, ShipsBanks):
@@ -181,6 +170,7 @@ class MiniTextToImageTask(Task[MiniTextToImageOptions], Trainable, ShipsBanks):
         return ModelConfig(
             model=str(assembled(INDEX[self.family], parts, cache)),
             lora=str(weights) if self.lora else None,
+            attributed=self.options.attributed,
             sampling_steps=self.steps,
             guidance_scale=self.guidance,
         )
@@ -329,6 +319,12 @@ class OpenMiniTextToImage(OpenTask, ComparesPictures):
     def model_description(self) -> ModelDescription:
         """Return the pipeline's image shape and identity for planning, without loading weights."""
         return describe_model(self.model_config)
+
+    @cached_property
+    def drawing_model(self) -> ModelDescription:
+        """Return the description by which pictures that the model draws are kept, whatever is differentiated."""
+        config = self.model_config
+        return self.model_description if config == config.drawing else describe_model(config.drawing)
 
 
 def by_family(items: Captioned) -> dict[str, list[str]]:

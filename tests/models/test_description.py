@@ -15,7 +15,7 @@ from tests.models import pipelines
 
 CPU = torch.device("cpu")
 GRIDS = [TimestepGrid(kind=kind, steps=3) for kind in ("cubic", "uniform", "random", "sampler", "single")]
-CHOICES = ("attributed", "all", "lora", "transformer-blocks")
+CHOICES = ("attributed", "all", "lora", "whole-lora", "transformer-blocks")
 LATENT = ("sd1", "sd1-v", "sd3", "sd3-without-t5")
 CASES = [(kind, options) for kind in LATENT for options in ({}, {"lora": True}, {"weights": "random"})]
 CASES += [("sd1", o) for o in ({"resolution": 32}, {"attributed": "all"}, {"vae": "sample"}, {"dtype": "bfloat16"})]

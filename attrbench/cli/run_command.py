@@ -101,20 +101,17 @@ class ExitCode:
 def _show(result: Result) -> None:
     record, path = result.record, result.path
     line = f"{method_text(record)} on {record.task.label}: "
-    main = record.metric(record.task.main_metric)
+    results = [each for each in record.metrics if each.criterion or each.name == record.task.main_metric]
     if record.status == "failed":
         line += f"failed: {shown(record.error)}"
     elif record.task.scale:
         line += _costs(record)
-    elif main is None or record.storage is None or record.latency is None:
+    elif not results or record.storage is None or record.latency is None:
         line += "; ".join([record.status, f"{record.task.main_metric} does not apply", *record.notes])
         line += _lost(record.coverage.nonfinite)
     else:
-        interval = f" {text}" if (text := interval_text(main)) else ""
-        line += (
-            f"{main.name} {main.value:.3f}{interval}{_reference(record, main)}, storage"
-            f" {storage_text(record.storage)}, query p50 {human_seconds(record.latency.query.p50)}"
-        )
+        line += ", ".join(_value(record, each) for each in results)
+        line += f", storage {storage_text(record.storage)}, query p50 {human_seconds(record.latency.query.p50)}"
         if record.status != "complete":
             line += f", {record.status}"
         if record.status == "partial":
@@ -135,12 +132,22 @@ def _costs(record: Record) -> str:
     )
 
 
-def _reference(record: Record, main: MetricResult) -> str:
-    """Return text of what to compare a metric with: the values of the ground truth's controls, or of random ranking."""
-    if record.controls:
-        controls = (f"{control.name} {control.result.value:.3f}" for control in record.controls)
-        return f" (controls: {', '.join(controls)})"
-    return "" if main.random is None else f" (random {main.random:.3f})"
+def _value(record: Record, result: MetricResult) -> str:
+    """Return a metric as text: name, value, 95% interval, and what to compare it with."""
+    interval = f" {text}" if (text := interval_text(result)) else ""
+    return f"{result.name} {result.value:.3f}{interval}{_reference(record, result)}"
+
+
+def _reference(record: Record, result: MetricResult) -> str:
+    """Return text of what to compare a metric with: the values of the ground truth's controls, or of random ranking.
+
+    And the ceiling of a ground truth's metric, which the noise of training keeps below 1.
+    """
+    if controls := [control for control in record.controls if control.result.name == result.name]:
+        return f" (controls: {', '.join(f'{control.name} {control.result.value:.3f}' for control in controls)})"
+    bounds = {"random": result.random, "ceiling": result.ceiling if result.criterion else None}
+    known = ", ".join(f"{name} {value:.3f}" for name, value in bounds.items() if value is not None)
+    return f" ({known})" if known else ""
 
 
 def _lost(gradients: list[tuple[str, int, int | float]]) -> str:

@@ -5,16 +5,23 @@ from __future__ import annotations
 from pathlib import Path
 
 from attrbench.contracts.ground_truth import Design
+from attrbench.contracts.options import Options
 from attrbench.errors import AttrbenchError
 
 WEIGHTS = Path(__file__).parent / "weights"
 GROUND_TRUTH = Path(__file__).parent / "ground-truth"
 
 
-def shipped_bank(task: str, design: Design, query_set: str) -> Path:
-    """Return the file with the effects of retrained models on the `reported` or `tuning` queries; it need not exist."""
-    queries = "" if query_set == "reported" else f"{query_set}-"
-    return GROUND_TRUTH / f"{task}-{queries}{design}.safetensors"
+def shipped_bank(task: str, design: Design, options: Options) -> Path:
+    """Return the file with the effects of a task's retrained models on its queries; it need not exist.
+
+    Args:
+        task: name of the task.
+        design: which models.
+        options: of the task; `query_set` and `queries_per_group` decide its queries, and so have files of their own.
+    """
+    given = options.model_dump(mode="json", include={"query_set", "queries_per_group"}, exclude_defaults=True)
+    return GROUND_TRUTH / f"{'-'.join([task, *map(str, given.values()), design])}.safetensors"
 
 
 def need_weights(task: str, file: Path) -> None:

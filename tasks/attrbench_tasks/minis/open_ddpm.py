@@ -121,7 +121,7 @@ class MiniDDPMTask(Task[MiniDDPMOptions], Trainable, ShipsBanks):
 
     def bank(self, design: Design) -> Path:
         """Return the file of the effects of retrained models on the queries, which ships for some tasks."""
-        return shipped_bank(self.meta.name, design, self.options.query_set)
+        return shipped_bank(self.meta.name, design, self.options)
 
     @property
     def own_model(self) -> ModelConfig:

@@ -75,7 +75,7 @@ class MiniTextToImageTask(Task[MiniTextToImageOptions], Trainable, ShipsBanks):
 
     def bank(self, design: Design) -> Path:
         """Return the file of the effects of retrained models on the queries, which ships for some tasks."""
-        return shipped_bank(self.meta.name, design, self.options.query_set)
+        return shipped_bank(self.meta.name, design, self.options)
 
     def training_recipe(self) -> Mapping[str, object]:
         """Return the fine-tuning's settings without the seed, and hashes of the base's parts, as JSON data.

@@ -6,12 +6,11 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from attrbench.conformance.toy_task import COPIES, QUERIES, TRAIN
 from attrbench.contracts.gradient_source import GradientSource
 from attrbench.features.losses_under_edit import LossesUnderEdit
 from attrbench.gradients.samples import NoisySamples, Split
 from tests.executors.tiny_methods import SOURCE, Ascent, Losses, NoEdit, RaisingEdit, Ruin
-from tests.executors.tiny_task import compute_features, settings, shard_bytes
+from tests.executors.tiny_task import COPIES, QUERIES, TRAIN, compute_features, settings, shard_bytes
 
 
 @pytest.fixture(scope="module")

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from attrbench.conformance.toy_task import TRAIN
 from attrbench.contracts.computation import Unit
 from tests.executors.tiny_methods import Factors
-from tests.executors.tiny_task import compute_features, settings
+from tests.executors.tiny_task import TRAIN, compute_features, settings
 
 
 @pytest.mark.parametrize(("spent", "least", "most"), [(0.0, 0.05, 60), (0.05, 0.0, 60), (None, 0.0, 0.0)])

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from attrbench.conformance.toy_task import QUERIES
 from attrbench.contracts.computation import Unit
 from attrbench.errors import UsageError
 from attrbench.evaluation import execute as execution
@@ -23,7 +22,7 @@ from attrbench.executors.processes import WATCH_SECONDS, ProcessesExecutor, Proc
 from attrbench.plugins.registry import registry
 from tests.executors.light_jobs import LightJob, light
 from tests.executors.tiny_methods import NoEdit, Poison, Rows
-from tests.executors.tiny_task import request, settings, tiny_task
+from tests.executors.tiny_task import QUERIES, request, settings, tiny_task
 
 ROOT = Path(__file__).parents[2]
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from attrbench.conformance.toy_task import OpenToy
 from attrbench.contracts.task import Items
 from attrbench.models.families.ddpm import DDPMDenoiser
 from attrbench.store.fingerprint import fingerprint
@@ -73,6 +74,22 @@ def _no_cache_of_the_user(tmp_path_factory):
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread():
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _toy_pictures_drawn_once():
+    """The model of the toy task draws the same pictures each time: here once, for all tests that open the task."""
+    draw, drawn = OpenToy._generated.func, {}
+
+    def pictures(opened):
+        key = opened.denoiser.fingerprint, str(opened.denoiser.device)
+        if key not in drawn:
+            drawn[key] = draw(opened)
+        return drawn[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(OpenToy, "_generated", property(pictures))
+        yield
 
 
 @pytest.fixture(scope="session")

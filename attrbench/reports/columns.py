@@ -105,9 +105,9 @@ def _interval(table: Table, row: Row) -> str:
 
 
 def _of_ceiling(table: Table, row: Row) -> str:
-    """Return a metric's value as a share of its ceiling; empty where any ranking could reach 1, or none is known."""
+    """Return a ground truth's metric as a share of its ceiling, the noise of training; empty for other metrics."""
     result = row.record.metric(table.metric)
-    if result is None or not result.finite or result.ceiling is None or not 0 < result.ceiling < 1:
+    if result is None or not (result.criterion and result.finite and result.ceiling):
         return ""
     return f"{result.value / result.ceiling:.2f}"
 

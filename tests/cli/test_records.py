@@ -1,6 +1,7 @@
 """Records that exist are listed, shown, checked, removed, scored again and reproduced."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -45,8 +46,10 @@ def test_commands_on_records_look_where_the_environment_has_runs_write_them(attr
 
 def test_show_tells_result_cost_machine_and_command(attrbench):
     out = attrbench("show", PIXEL).out
-    for text in ("pixel, version 1", "detection-rate@10 (main)  0.937 [0.898, 0.967]", "2 cores", "storage", "commit "):
+    for text in ("pixel, version 1", "2 cores", "storage", "commit "):
         assert text in out
+    assert re.search(r"detection-rate@10 \(main\) +0\.937 \[0\.898, 0\.967\]", out)
+    assert re.search(r"\blds +0\.166 \[0\.120, 0\.212\]", out)
     assert out.splitlines()[-3].split("  ", 1)[1].strip() == "attrbench run -m pixel -t digits-mini"
     assert attrbench("show", "pixel", "--records", PUBLISHED).out == out
     assert attrbench("show", read_record(PIXEL).record.identity[:8], "--records", PUBLISHED).out == out
@@ -72,9 +75,10 @@ def test_records_of_methods_that_nobody_registers_are_read_listed_and_shown(attr
 
 def test_ls_lists_every_record_with_its_result(attrbench):
     lines = attrbench("records", "ls", PUBLISHED).out.splitlines()
-    assert len(lines) == 40 and lines[-1] == "38 records"
+    count = len(list(PUBLISHED.glob("*.json")))
+    assert len(lines) == count + 2 and lines[-1] == f"{count} records"
     assert any("pixel" in line and "detection-rate@10 0.937 [0.898, 0.967]" in line for line in lines)
-    assert len(json.loads(attrbench("records", "ls", PUBLISHED, "--json").out)) == 38
+    assert len(json.loads(attrbench("records", "ls", PUBLISHED, "--json").out)) == count
 
 
 def test_rm_removes_what_is_named_and_nothing_else(attrbench, tmp_path):

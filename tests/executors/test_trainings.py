@@ -140,6 +140,7 @@ def test_the_commands_train_by_the_executor_and_tell_what_is_at_work(attrbench, 
     for number, (leases, (run,), (unit,)) in enumerate(seen):
         assert leases and unit.text.startswith("a training (")
         assert (run.task, run.methods, run.executor) == ("tiny-trainable", ["ground-truth build"], "elsewhere")
-        assert (run.stage.name, run.stage.done, run.stage.total) == ("retraining", number, 3)
+        assert (run.stage.name, run.stage.total) == ("retraining", 3)
+        assert run.stage.done <= number  # written at most once a second
     code, out, _ = attrbench("ground-truth", "verify", "tiny-trainable", "--models", "1", *ours, "elsewhere")
     assert code == 0 and "reproduced" in out and len(seen) == 4 and seen[-1][0]

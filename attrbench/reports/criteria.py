@@ -140,7 +140,8 @@ def _differences(found: Criteria) -> list[str]:
     first, runs = shown(found.metrics[0]), len(found.records)
     methods = len({record.method.name for record in found.records})
     lines = [
-        f"Spearman's rank correlation over {runs} runs, sanity checks among them; 95% interval over {methods} methods."
+        f"Spearman's rank correlation over {runs} runs, sanity checks among them; 95% interval over {methods} methods.",
+        f"In brackets below: a run's place by {first} → its place by the other.",
     ]
     for other in found.metrics[1:]:
         for direction, named in zip(("ahead", "behind"), found.apart(other), strict=True):

@@ -48,6 +48,10 @@ OnlyTasks = Annotated[list[str] | None, typer.Option("--task", "-t", help="Only 
 RecordName = Annotated[
     str, typer.Argument(help="The file of a record, a method with its options, or the beginning of an identity.")
 ]
+Places = Annotated[
+    list[Path] | None,
+    typer.Argument(help=f"Folders or files of records {ELSE_RESULTS}.", show_default=False),
+]
 LookIn = Annotated[list[Path] | None, typer.Option("--records", help=f"Folders to look in {ELSE_RESULTS}.")]
 LimitTrain = Annotated[int | None, typer.Option(help="Use only the first N training items.")]
 LimitQueries = Annotated[int | None, typer.Option(help="Use only the first N queries.")]

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
 from attrbench import api
-from attrbench.cli.common import ELSE_RESULTS, Debug, OnlyTasks
+from attrbench.cli.common import Debug, OnlyTasks, Places
 from attrbench.contracts.record import no_collection
 from attrbench.errors import AttrbenchError
 from attrbench.evaluation.folders import record_places
@@ -19,10 +18,7 @@ from attrbench.reports.table_cells import shown
 
 
 def criteria(
-    records: Annotated[
-        list[Path] | None,
-        typer.Argument(help=f"Folders or files of records {ELSE_RESULTS}.", show_default=False),
-    ] = None,
+    records: Places = None,
     task: OnlyTasks = None,
     method: Annotated[
         list[str] | None, typer.Option("--method", "-m", help="Only these, with or without options.")

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
 from attrbench import api
-from attrbench.cli.common import ELSE_RESULTS, Debug, OnlyTasks, console, line_width
+from attrbench.cli.common import Debug, OnlyTasks, Places, console, line_width
 from attrbench.contracts.record import no_collection
 from attrbench.evaluation.folders import record_places
 
 
 def leaderboard(
-    records: Annotated[
-        list[Path] | None,
-        typer.Argument(help=f"Folders or files of records {ELSE_RESULTS}.", show_default=False),
-    ] = None,
+    records: Places = None,
     task: OnlyTasks = None,
     method: Annotated[
         list[str] | None, typer.Option("--method", "-m", help="Only these, with or without options; ranks stay.")

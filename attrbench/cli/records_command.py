@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from attrbench import api
-from attrbench.cli.common import ELSE_RESULTS, Cache, Debug, LookIn, OnlyTasks
+from attrbench.cli.common import Cache, Debug, LookIn, OnlyTasks, Places
 from attrbench.contracts.record_files import KeptRecord, kept_records, one_record
 from attrbench.contracts.task import Workspace
 from attrbench.errors import AttrbenchError
@@ -27,10 +26,6 @@ records_app = typer.Typer(
     rich_markup_mode=None,
     add_completion=False,
 )
-Places = Annotated[
-    list[Path] | None,
-    typer.Argument(help=f"Folders or files of records {ELSE_RESULTS}.", show_default=False),
-]
 
 
 @records_app.callback()

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from pathlib import Path
-from typing import Annotated
 
 import typer
 
 from attrbench import api
-from attrbench.cli.common import ELSE_RESULTS, Cache, Debug, OnlyTasks
+from attrbench.cli.common import Cache, Debug, OnlyTasks, Places
 from attrbench.contracts.record import Record
 from attrbench.contracts.record_check import file_content
 from attrbench.contracts.record_files import KeptRecord, kept_records
@@ -23,10 +21,7 @@ from attrbench.text import one_line, plain
 
 
 def score(
-    records: Annotated[
-        list[Path] | None,
-        typer.Argument(help=f"Folders or files of records {ELSE_RESULTS}.", show_default=False),
-    ] = None,
+    records: Places = None,
     task: OnlyTasks = None,
     cache: Cache = None,
     debug: Debug = False,

@@ -9,7 +9,7 @@ import pytest
 
 from attrbench.contracts.feature import FeatureRequest
 from attrbench.contracts.method import ExhaustiveScorer, Method, StateSize
-from attrbench.contracts.options import Options, Spec, build_options
+from attrbench.contracts.options import Options, Spec
 from attrbench.errors import UsageError
 from attrbench.evaluation.config import RunSettings
 from attrbench.evaluation.progress import Silent
@@ -105,7 +105,7 @@ def tuning_run(registry, task, out, by):
 
 def test_options_are_chosen_by_models_retrained_for_the_tuning_queries(registry, tmp_path):
     reported = Tunable(QuerySetOptions())
-    tuning = Tunable(build_options("task", Spec("tunable", {"query_set": "tuning"}), QuerySetOptions))
+    tuning = Tunable(QuerySetOptions(query_set="tuning"))
     planted_bank(reported, tmp_path / "cache", sign=1)
     planted_bank(tuning, tmp_path / "cache", sign=-1)
     run = tuning_run(registry, reported, tmp_path, "lds")
@@ -126,7 +126,7 @@ def test_without_such_models_the_command_that_trains_them_is_named(registry, tmp
 
 
 def test_a_tuning_by_another_metric_reads_no_ground_truth(registry, tmp_path):
-    tuning = Tunable(build_options("task", Spec("tunable", {"query_set": "tuning"}), QuerySetOptions))
+    tuning = Tunable(QuerySetOptions(query_set="tuning"))
     planted_bank(tuning, tmp_path / "cache", sign=-1)
     run = tuning_run(registry, Tunable(QuerySetOptions()), tmp_path, "recall@5")
     run.choices()

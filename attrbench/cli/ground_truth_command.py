@@ -65,6 +65,9 @@ def build(
     keep_weights: Annotated[
         bool, typer.Option("--keep-weights", help="Keep the models' weights in the cache, for other measurements.")
     ] = False,
+    anew: Annotated[
+        bool, typer.Option("--anew", help="Train those models, too, whose losses ship with the task.")
+    ] = False,
     copy_to: Annotated[Path | None, typer.Option(help="Also write the bank to this file, to ship it.")] = None,
     device: Device = None,
     cache: Cache = None,
@@ -72,8 +75,9 @@ def build(
 ) -> None:
     """Train models on random subsets of a task's training set and keep their losses on its queries.
 
-    The same command resumes after an interruption; larger --subsets or --seeds keep what is there. Runs on the task
-    with the same cache then give the linear datamodeling score.
+    The same command resumes after an interruption; larger --subsets or --seeds keep what is there. Models of the bank
+    that ships with the task count as there, without --anew or --keep-weights. Runs on the task with the same cache
+    then give the linear datamodeling score.
     """
     request = _one_task(task)
     from attrbench.evaluation.bank_run import build_bank  # torch comes with it, and wrong names are refused before
@@ -91,7 +95,9 @@ def build(
     )
     status = StatusReporter(terminal_reporter(executor, folder), request.label, ["ground-truth build"], executor)
     with closing(request_executor(plugins.registry(), executor)) as workers, status.kept(folder):
-        built = build_bank(request.task, plan, folder, chosen_device(device), status, limit, keep_weights, workers)
+        built = build_bank(
+            request.task, plan, folder, chosen_device(device), status, limit, keep_weights, workers, anew
+        )
     if limit is None and (built.missing or built.path is None):
         raise AttrbenchError(f"{built.missing or 'some'} models are missing: run the same command again")
     if built.path is None:

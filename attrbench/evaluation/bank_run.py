@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from attrbench.contracts.executor import Executor
-from attrbench.contracts.ground_truth import Design, TruthSetting
-from attrbench.contracts.task import Task, Workspace
+from attrbench.contracts.ground_truth import Design, ShipsBanks, TruthSetting
+from attrbench.contracts.task import OpenTask, Task, Workspace
 from attrbench.errors import AttrbenchError
 from attrbench.evaluation.config import make_folder
 from attrbench.evaluation.devices import torch_device
@@ -48,8 +48,11 @@ def build_bank(
     limit: int | None = None,
     keep_weights: bool = False,
     executor: Executor[Any] | None = None,
+    anew: bool = False,
 ) -> BuiltBank:
     """Train missing models of a bank (one model per random subset and seed), and write complete subsets' losses.
+
+    Models that the bank which ships with the task holds are taken from it, unless weights are to be kept.
 
     Args:
         task: the task; it must be `Trainable`.
@@ -60,13 +63,17 @@ def build_bank(
         limit: train at most so many models in this call.
         keep_weights: whether the models' weights stay in the cache.
         executor: where models are trained; by default in this process.
+        anew: whether to train the models of a shipped bank as well.
 
     Raises:
         UsageError: where the task has no training recipe.
         AttrbenchError: where a training fails.
     """
     workspace = Workspace(cache, torch_device(device))
-    work = BankBuild(TruthSetting(task, task.open(workspace), workspace), plan, keep_weights)
+    opened = task.open(workspace)
+    work = BankBuild(TruthSetting(task, opened, workspace), plan, keep_weights)
+    if not anew and not keep_weights:
+        _take_shipped(work, task, opened, plan.design, reporter)
     missing = work.train(reporter.stage, limit, reporter.note, executor)
     digest = code_digest(type(task).__module__)
     bank = work.bank(Code(digest, provenance(digest).git_revision))
@@ -75,6 +82,21 @@ def build_bank(
     path = built_bank(task, cache, plan.design)
     bank.write(path)
     return BuiltBank(missing, len(work.subsets), len(bank.facts.numbers), path)
+
+
+def _take_shipped(work: BankBuild, task: Task[Any], opened: OpenTask, design: Design, reporter: Reporter) -> None:
+    """Take models from the bank that ships with a task, where there is one that fits."""
+    path = task.bank(design) if isinstance(task, ShipsBanks) else None
+    if path is None or not path.is_file():
+        return
+    try:
+        bank = read_bank(path, task, opened, design)
+    except AttrbenchError as error:
+        reporter.note(f"nothing is taken from the bank that ships: {error}")
+        return
+    taken = work.take(bank)
+    if taken:
+        reporter.note(f"{taken} models are taken from {path.name}, which ships")
 
 
 def verify_bank(

@@ -75,7 +75,9 @@ class BankFacts(BaseModel):
         numbers: number of each subset that is there, [J]; fewer than planned where the bank was not finished.
         distances: names of the D distances of redrawn queries; empty where queries can't be drawn again.
         recipe: what decides a training besides items and seed.
-        code: digest of the code that trained and measured; `revision`, that of its checkout, where there is one.
+        retraining: version of the code that retrains and measures, raised whenever it gives other numbers.
+        code: digest of the code that trained and measured, of the last models where some were taken from a bank that
+            shipped; `revision`, that of its checkout, where there is one.
         attrbench: version of the package.
     """
 
@@ -91,6 +93,7 @@ class BankFacts(BaseModel):
     numbers: list[int]
     distances: list[str]
     recipe: dict[str, Any]
+    retraining: int = 2
     code: str
     revision: str | None
     attrbench: str

@@ -20,7 +20,15 @@ from attrbench.ground_truth.bank import BankFacts, BankPlan, SubsetBank, known_f
 from attrbench.ground_truth.combined import Combined
 from attrbench.ground_truth.losses import QueryLosses
 from attrbench.ground_truth.redrawn import FEATURES, PIXELS, RedrawnQueries
-from attrbench.ground_truth.retraining import is_done, measured, run_trainings, training_job, use_opened_task
+from attrbench.ground_truth.retraining import VERSION as RETRAINING
+from attrbench.ground_truth.retraining import (
+    is_done,
+    keep_measured,
+    measured,
+    run_trainings,
+    training_job,
+    use_opened_task,
+)
 from attrbench.ground_truth.subsets import draw_subset, leave_groups_out, membership
 from attrbench.version import __version__
 
@@ -78,6 +86,29 @@ class BankBuild:
         """Return the subset of a training job, None for all items, as other ground truths ask for such a model."""
         return None if len(subset) == len(self._setting.opened.train) else subset
 
+    def take(self, bank: SubsetBank) -> int:
+        """Keep the effects of this build's models that a bank holds, so that they are not trained; return how many.
+
+        None are where training items, queries, recipe or measurement are others, or the subsets are drawn otherwise.
+
+        Raises:
+            AttrbenchError: where the cache can't be written to.
+        """
+        opened, facts = self._setting.opened, bank.facts
+        varies = {"subsets": self._plan.subsets, "seeds": self._plan.seeds}
+        ours = (self._plan, self._recipe, opened.train.fingerprint, opened.queries.fingerprint, RETRAINING)
+        theirs = (facts.plan.model_copy(update=varies), facts.recipe, facts.train, facts.queries, facts.retraining)
+        if ours != theirs:
+            return 0
+        taken = 0
+        for row, number in enumerate(facts.numbers):
+            for seed in range(facts.plan.seeds):
+                if number < len(self.subsets) and seed < self._plan.seeds:
+                    moved = dict(zip(facts.distances, bank.distances[row, seed].T, strict=True))
+                    effect = {"losses": bank.losses[row, seed], **moved}
+                    taken += keep_measured(self.jobs[number * self._plan.seeds + seed], effect)
+        return taken
+
     def train(
         self,
         stage: Stage,
@@ -124,6 +155,7 @@ class BankBuild:
             numbers=numbers,
             distances=distances,
             recipe=self._recipe,
+            retraining=RETRAINING,
             code=code.digest,
             revision=code.revision,
             attrbench=__version__,

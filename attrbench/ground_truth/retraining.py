@@ -89,6 +89,26 @@ def measured(job: TrainingJob) -> dict[str, NDArray[Any]]:
     return load_file(job.path if found is None else found.path)
 
 
+def keep_measured(job: TrainingJob, arrays: Mapping[str, NDArray[Any]]) -> bool:
+    """Keep what was measured elsewhere of a job's model, unless the job is done; return whether it was kept.
+
+    Args:
+        job: the training job.
+        arrays: what its measurement gives.
+
+    Raises:
+        AttrbenchError: where the cache can't be written to.
+    """
+    artifact = _artifact(job)
+    with cache_errors(job.path.parent):
+        job.path.parent.mkdir(parents=True, exist_ok=True)
+    with artifact.lock(leases=job.leases):
+        if artifact.found() is not None:
+            return False
+        artifact.write(lambda part: write_arrays(part, {name: np.ascontiguousarray(a) for name, a in arrays.items()}))
+    return True
+
+
 def run_trainings(jobs: Iterable[TrainingJob], stage: Stage, executor: Executor[Any] | None = None) -> None:
     """Run the unfinished training jobs, each once; those that other processes are running come last.
 

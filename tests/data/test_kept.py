@@ -270,15 +270,15 @@ def test_the_inventory_knows_them(folder, cache):
 
 
 def test_what_another_process_decodes_meanwhile_is_taken(folder, cache, decoded, monkeypatch):
-    lock = artifacts.lock
+    claim = artifacts.claim
 
     @contextmanager
-    def waiting(path, wait):
-        monkeypatch.setattr(artifacts, "lock", lock)
+    def waiting(path, wait, leases=False):
+        monkeypatch.setattr(artifacts, "claim", claim)
         load(folder, cache)  # by the process that was first
         yield True
 
-    monkeypatch.setattr(artifacts, "lock", waiting)
+    monkeypatch.setattr(artifacts, "claim", waiting)
     load(folder, cache)
     assert len(decoded) == 5
 

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -89,6 +90,39 @@ def test_more_subsets_or_seeds_keep_the_models_that_are_there(build, opened):
     larger = BankBuild(opened, PLAN.model_copy(update={"subsets": 8, "seeds": 3}))
     assert known < {job.path for job in larger.jobs} and len(larger.jobs) == 24
     assert set(measured(build.jobs[0])) == {"losses", "pixels", "features"}
+
+
+def test_a_bank_is_enlarged_where_its_models_are_not_at_hand(build, opened, path, tmp_path):
+    elsewhere = setting(tmp_path / "elsewhere")
+    bank = read_bank(path, elsewhere.task, elsewhere.opened)
+    larger = BankBuild(elsewhere, PLAN.model_copy(update={"subsets": 7, "seeds": 3}))
+    assert larger.take(bank) == 12 and larger.take(bank) == 0
+    told = []
+    assert larger.train(no_stage, limit=0, note=told.append) == 9 and told == ["12 of 21 models are there"]
+    smaller = BankBuild(elsewhere, PLAN.model_copy(update={"subsets": 4, "seeds": 1}))
+    assert smaller.train(no_stage, limit=0) == 0
+    found = smaller.bank(CODE)
+    assert np.array_equal(found.losses, bank.losses[:4, :1])
+    assert np.array_equal(found.distances, bank.distances[:4, :1])
+    assert np.array_equal(found.members, bank.members[:4])
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"subset_seed": 1}, {"draws": 3}, {"steps": 5}, {"alpha": 0.4}, {"kind": "bernoulli"}, {"noise_seed": 1}],
+)
+def test_models_of_another_plan_are_not_taken(path, opened, changes, tmp_path):
+    elsewhere = setting(tmp_path / "elsewhere")
+    bank = read_bank(path, elsewhere.task, elsewhere.opened)
+    assert BankBuild(elsewhere, PLAN.model_copy(update=changes)).take(bank) == 0
+
+
+@pytest.mark.parametrize("changes", [{"recipe": {"steps": 11}}, {"retraining": 1}, {"queries": "f" * 64}])
+def test_models_of_another_recipe_or_other_queries_are_not_taken(path, opened, changes, tmp_path):
+    elsewhere = setting(tmp_path / "elsewhere")
+    bank = read_bank(path, elsewhere.task, elsewhere.opened)
+    other = replace(bank, facts=bank.facts.model_copy(update=changes))
+    assert BankBuild(elsewhere, PLAN).take(other) == 0
 
 
 def damaged(path, **changes):
@@ -310,6 +344,33 @@ def test_the_command_builds_in_slices_and_resumes(registry, tmp_path, monkeypatc
     assert code == 0 and (other.members != bank.members).any() and other.facts.plan.subset_seed == 1
     code, _, err = attrbench("sd3-full-mini:nonsense=1")
     assert code == 2 and len(err.splitlines()) == 1
+
+
+def test_the_command_trains_no_model_that_ships_unless_asked_to(path, tmp_path, monkeypatch, capsys):
+    found = load_registry()
+    plugin = Plugin("toys", "tests", "0")
+    found.load(plugin, lambda: plugin_of(tasks=[Shipping]))
+    monkeypatch.setattr(registry_module, "registry", lambda: found)
+    monkeypatch.setattr(Shipping, "path", path, raising=False)
+
+    def build(cache, *more):
+        size = ["--subsets", "6", "--seeds", "2", "--timesteps", "6", "--draws", "2", "--limit", "1"]
+        where = ["--device", "cpu", "--cache", str(tmp_path / cache)]
+        monkeypatch.setattr(sys, "argv", ["attrbench", "ground-truth", "build", "tiny-trainable", *size, *where, *more])
+        with pytest.raises(SystemExit) as stop:
+            main()
+        assert not stop.value.code
+        return capsys.readouterr()
+
+    out, err = build("cache")
+    assert "12 models are taken from bank.safetensors, which ships" in err and "12 of 12 models are there" in err
+    assert out.startswith("6 of 6 subsets with 2 seeds each are in ")
+    for option in ("--anew", "--keep-weights"):
+        assert build(f"cache{option}", option).out.startswith("11 models are missing")
+    path.write_bytes(path.read_bytes()[:-1])
+    out, err = build("damaged")
+    assert "nothing is taken from the bank that ships: " in err and "damaged" in err
+    assert out.startswith("11 models are missing")
 
 
 def test_a_task_without_a_recipe_is_refused(opened):

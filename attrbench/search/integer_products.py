@@ -22,6 +22,8 @@ STEP = 254.0
 """A part has values from -127 to 127; the rest of a number, at most half a step, is spread over the next part's."""
 
 
+COLUMNS = 24
+"""Columns up to which a product takes no longer than with fewer: groups of few queries are multiplied together."""
 EVEN = 16
 """Rows whose length is a multiple of this are multiplied as integers; PyTorch 2.13 errs with groups of one number."""
 
@@ -59,8 +61,8 @@ class IntegerQueries:
         width = rows.shape[1] // steps
         sizes = [min(SCALED, width - start) for start in range(0, width, SCALED)] * steps
         split = [_split(part) for part in rows.split(sizes, dim=1)]
-        pairs = len(vectors) == 1 and len(split) % 2 == 0  # a product of so few columns costs less than its call
-        together = 2 if pairs else 1
+        most = max(1, COLUMNS // (PARTS * len(vectors)))
+        together = max(size for size in range(1, most + 1) if len(split) % size == 0)
         groups = [split[first : first + together] for first in range(0, len(split), together)]
         return cls(
             [torch.block_diag(*(parts for parts, _ in group)).t() for group in groups],

@@ -21,7 +21,7 @@ from tests.benchmarks.memory import in_child
 from tests.benchmarks.timing import Figure
 
 MILLION = 1_000_000
-SIZES = (10_000, 30_000, 100_000, 300_000, MILLION)
+SIZES = (10_000, 30_000, 100_000, MILLION)
 ROW_BYTES = 30_000
 """Bytes of a row on disk with its codes in both indexes, rounded up."""
 PROBED = 64

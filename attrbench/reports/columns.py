@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any, TypeAlias
 
@@ -95,7 +95,10 @@ def _rank(table: Table, row: Row) -> str:
 
 
 def _value(table: Table, row: Row) -> str:
-    result = row.record.metric(table.metric)
+    return _number(row.record.metric(table.metric))
+
+
+def _number(result: MetricResult | None) -> str:
     return f"{result.value:.3f}" if result is not None and result.finite else ""
 
 
@@ -234,6 +237,12 @@ def _column(name: str, metrics: Sequence[str]) -> Column:
         raise unknown_name("column", name, [*COLUMNS, *metrics, "metrics", "criteria", "all"])
     fields = (name, f"{name}_low", f"{name}_high")
     return Column(name, f"{name} ↑", lambda _, row: metric_text(row.record.metric(name)), fields, metric=name)
+
+
+def without_interval(column: Column) -> Column:
+    """Return a column that shows the values of its metric alone; other columns as they are."""
+    name = column.metric
+    return column if name is None else replace(column, cell=lambda _, row: _number(row.record.metric(name)))
 
 
 def filled_columns(table: Table, columns: Sequence[Column]) -> list[Column]:

@@ -11,7 +11,15 @@ from rich.cells import cell_len
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from attrbench.reports.columns import Column, cells, filled_columns, header, reference_cells, request_columns
+from attrbench.reports.columns import (
+    Column,
+    cells,
+    filled_columns,
+    header,
+    reference_cells,
+    request_columns,
+    without_interval,
+)
 from attrbench.reports.ranking import Row, Table
 from attrbench.reports.table_cells import caption, shown
 
@@ -49,6 +57,8 @@ NEXT = (
 GAP = "  "
 NARROWEST = 20
 """Characters that the column of methods gets at least."""
+NARROWED = 28
+"""Characters that labels of methods keep where room is made for the other criteria."""
 NARROW = 56
 """Width of a terminal below which scores are shown without their intervals."""
 TUNED = " †"
@@ -62,6 +72,20 @@ class Line:
 
     cells: Sequence[str]
     style: str = ""
+
+
+@dataclass(frozen=True)
+class Body:
+    """The titles and lines of a table: of ranked runs, of references and of runs below the line."""
+
+    titles: Sequence[str]
+    ranked: Sequence[Line]
+    references: Sequence[Line]
+    below: Sequence[Line]
+
+    def widest(self, place: int) -> int:
+        """Return the characters of the widest cell of a column."""
+        return max((cell_len(line.cells[place]) for line in [*self.ranked, *self.references, *self.below]), default=0)
 
 
 def to_rich(
@@ -78,21 +102,30 @@ def to_rich(
     ranked = table.ranked if rows is None else rows
     usual = [name.replace("score", "metric") for name in ORDER] if width is not None and width < NARROW else ORDER
     wanted = filled_columns(table, request_columns(columns, [table], usual))
-    lines = [Line(_cells(table, row, wanted), "bold" if row.rank == 1 else "") for row in ranked[:SHOWN]]
-    references = [Line(texts, "dim") for texts in reference_cells(table, wanted)]
-    below = [Line(_cells(table, row, wanted), "dim") for row in table.below[:SHOWN]]
-    lines.insert(0, Line(_titles(table, wanted, [line.cells for line in [*lines, *references, *below]]), "bold"))
+    body = _body(table, ranked, wanted)
+    criteria = [place for place, column in enumerate(wanted) if column.metric is not None]
     names = [column.name for column in wanted]
-    criteria = [column.name for column in wanted if column.metric is not None]
-    first = names if columns else [*MUST, *criteria, *NEXT, *names]
-    layout = _layout(names, [line.cells for line in [*lines, *references, *below]], width, first)
+    first = names if columns else [*MUST, *(names[place] for place in criteria), *NEXT, *names]
+    layout = _layout(names, body, width, first)
+    if width is not None and width >= NARROW and not columns and not set(criteria) <= set(layout.places):
+        body = _body(table, ranked, [without_interval(column) for column in wanted])
+        layout = _layout(names, body, width, first, [names[place] for place in criteria])
     rule = Text(_rule(layout), no_wrap=True, overflow="ignore")
-    body = [_text(line, layout) for line in lines]
-    parts = [_wrapped(_title(table), width, "bold"), body[0], rule, *body[1:]]
-    parts += [_text(line, layout) for line in references] + [rule] * bool(below)
-    parts += [_text(line, layout) for line in below]
+    titles = _title_text(body.titles, layout)
+    parts = [_wrapped(_title(table), width, "bold"), titles, rule]
+    parts += [_text(line, layout) for line in [*body.ranked, *body.references]] + [rule] * bool(body.below)
+    parts += [_text(line, layout) for line in body.below]
     parts += [_wrapped(line, width) for line in _why_below(table)]
     return Group(*parts, Text(), *(_wrapped(line, width, "dim") for line in _notes(table, ranked, wanted, layout)))
+
+
+def _body(table: Table, ranked: Sequence[Row], columns: Sequence[Column]) -> Body:
+    """Return the lines of a table with these columns: of the ranked runs, of references, and of the others."""
+    lines = [Line(_cells(table, row, columns), "bold" if row.rank == 1 else "") for row in ranked[:SHOWN]]
+    references = [Line(texts, "dim") for texts in reference_cells(table, columns)]
+    below = [Line(_cells(table, row, columns), "dim") for row in table.below[:SHOWN]]
+    titles = _titles(table, columns, [line.cells for line in [*lines, *references, *below]])
+    return Body(titles, lines, references, below)
 
 
 def _wrapped(line: str, width: int | None, style: str = "") -> Text:
@@ -132,18 +165,26 @@ class Layout:
     lefts: Sequence[bool]
 
 
-def _layout(names: Sequence[str], lines: Sequence[Sequence[str]], width: int | None, first: Sequence[str]) -> Layout:
+def _layout(
+    names: Sequence[str], body: Body, width: int | None, first: Sequence[str], narrowed: Sequence[str] = ()
+) -> Layout:
     """Return which columns fit a width: those of `first` in turn, while there is room, then the others.
 
-    The column of methods is narrowed where it leaves no room for rank and score; its labels then take several lines.
+    The column of methods is narrowed where it leaves no room for rank and score, and somewhat for the columns
+    `narrowed`, whose titles are broken; labels and titles then take several lines.
     """
-    needed = [max(cell_len(line[place]) for line in lines) for place in range(len(names))]
+    needed = [
+        max(body.widest(place), *map(cell_len, _pieces(title) if names[place] in narrowed else [title]))
+        for place, title in enumerate(body.titles)
+    ]
     order = sorted(range(len(names)), key=lambda p: first.index(names[p]) if names[p] in first else len(first))
     must = [place for place in order if names[place] in MUST]
     if width is not None and "method" in names:
         method = names.index("method")
         room = width - sum(needed[place] + len(GAP) for place in must if place != method)
-        needed[method] = min(needed[method], max(room, NARROWEST))
+        least = min(room, NARROWED) if narrowed else NARROWEST
+        room -= sum(needed[names.index(name)] + len(GAP) for name in narrowed)
+        needed[method] = min(needed[method], max(room, least))
     chosen: list[int] = []
     for place in order:
         taken = sum(needed[other] + len(GAP) for other in chosen)
@@ -162,12 +203,39 @@ def _text(line: Line, layout: Layout) -> Text:
     lines = []
     for number in range(max(map(len, parts))):
         texts = [part[number] if number < len(part) else "" for part in parts]
-        padded = [
-            text + " " * (width - cell_len(text)) if left else " " * (width - cell_len(text)) + text
-            for text, width, left in zip(texts, layout.widths, layout.lefts, strict=True)
-        ]
-        lines.append(GAP.join(padded).rstrip())
+        lines.append(_padded(texts, list(zip(layout.widths, layout.lefts, strict=True))))
     return Text("\n".join(lines), style=line.style, no_wrap=True, overflow="ignore")
+
+
+def _title_text(titles: Sequence[str], layout: Layout) -> Text:
+    """Return the line of titles; those wider than their column are broken behind hyphens, and end in the last line."""
+    parts = []
+    for place, width in zip(layout.places, layout.widths, strict=True):
+        lines = [""]
+        for piece in _pieces(titles[place]):
+            if lines[-1] and cell_len(lines[-1] + piece) > width:
+                lines.append("")
+            lines[-1] += piece
+        parts.append(lines)
+    height = max(map(len, parts))
+    texts = [[""] * (height - len(lines)) + lines for lines in parts]
+    widths = list(zip(layout.widths, layout.lefts, strict=True))
+    rows = (_padded([part[number] for part in texts], widths) for number in range(height))
+    return Text("\n".join(rows), style="bold", no_wrap=True, overflow="ignore")
+
+
+def _pieces(title: str) -> list[str]:
+    """Return the parts of a title between which it may be broken."""
+    return re.findall(r"[^-]+-?", title) or [title]
+
+
+def _padded(texts: Sequence[str], columns: Sequence[tuple[int, bool]]) -> str:
+    """Return the cells of a line, each as wide as its column; the flag says whether it begins at the left."""
+    padded = [
+        text + " " * (width - cell_len(text)) if left else " " * (width - cell_len(text)) + text
+        for text, (width, left) in zip(texts, columns, strict=True)
+    ]
+    return GAP.join(padded).rstrip()
 
 
 def _broken(label: str, width: int) -> Iterator[str]:

@@ -16,6 +16,7 @@ from pathlib import Path
 from tests.benchmarks import (
     board,
     cached_rows,
+    executors,
     factored,
     gradients,
     gram,
@@ -39,6 +40,7 @@ BENCHMARKS: dict[str, Callable[[], list[Figure]]] = {
 LONG: dict[str, Callable[[], list[Figure]]] = {
     "added": cached_rows.added,
     "board": board.speed,
+    "executors": executors.speed,
     "factored": factored.speed,
     "factored-errors": factored.errors,
     "matrix": matrix.together,

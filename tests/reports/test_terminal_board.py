@@ -76,6 +76,18 @@ def test_narrow_terminals_get_labels_of_several_lines_broken_between_options(pub
         assert set(re.split("[,:]", label)) <= words
 
 
+def test_other_criteria_have_room_on_80_columns_without_their_intervals_and_with_them_where_they_fit(published):
+    board = rank_records(published, ["digits-mini"])
+    lines = printed(board, 80).splitlines()
+    assert re.split(r"\s{2,}", lines[1].strip()) == ["group-", "detection-"]
+    assert re.split(r"\s{2,}", lines[2].strip()) == ["#", "method", "lds ↑", "top1 ↑", "rate@10 ↑"]
+    for row in board.tables[0].ranked:
+        values = [f"{row.record.metric(name).value:.3f}" for name in ("group-top1", "detection-rate@10")]
+        assert any(line.split()[-2:] == values for line in lines), row.record.method.label
+    wide = printed(board, 160)
+    assert "group-top1 ↑  " in wide and len(INTERVAL.findall(wide)) == 3 * len(board.tables[0].ranked)
+
+
 def test_a_pipe_gets_every_column_however_wide(published):
     board = rank_records(published, ["ddpm-mnist-mini"])
     text = printed(board)

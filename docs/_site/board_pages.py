@@ -13,7 +13,7 @@ from pathlib import Path
 from attrbench.contracts.marks import Mark
 from attrbench.contracts.record import Record
 from attrbench.plugins.registry import Registry
-from attrbench.reports.columns import DEFAULT, Column, filled_columns, request_columns
+from attrbench.reports.columns import DEFAULT, Column, filled_columns, request_columns, without_interval
 from attrbench.reports.criteria import criteria_markdown, criteria_of
 from attrbench.reports.leaderboard_table import markdown_rows, markdown_text
 from attrbench.reports.ranking import Row, Table, build_tables
@@ -106,18 +106,9 @@ def _retraining(table: Table) -> list[str]:
     names = [name for name in MEASURES if name in known]
     if not names:
         return []
-    columns = [*request_columns(["rank", "method"], [table]), *map(_measure, [*names, runs[0].task.main_metric])]
+    columns = request_columns(["rank", "method", *names, runs[0].task.main_metric], [table])
+    columns = [without_interval(column) for column in columns]
     return ["## By each measure of retraining", "", MEANING, "", *markdown_rows(table, columns), ""]
-
-
-def _measure(name: str) -> Column:
-    """Return a column of a metric's values without their intervals."""
-
-    def cell(table: Table, row: Row) -> str:
-        result = row.record.metric(name)
-        return "" if result is None or not result.finite else f"{result.value:.3f}"
-
-    return Column(name, "", cell, (), metric=name)
 
 
 def _agreement(table: Table) -> list[str]:

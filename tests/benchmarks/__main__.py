@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from pathlib import Path
 
@@ -29,7 +29,7 @@ from tests.benchmarks import (
 )
 from tests.benchmarks.timing import Figure, print_figure, print_heading
 
-BENCHMARKS: dict[str, Callable[[], list[Figure]]] = {
+BENCHMARKS: dict[str, Callable[[], Iterable[Figure]]] = {
     "gradients": gradients.speed,
     "sketch": sketches.speed,
     "gram": gram.exact,
@@ -37,7 +37,7 @@ BENCHMARKS: dict[str, Callable[[], list[Figure]]] = {
     "memory": memory.ddpm_pass,
     "startup": startup.speed,
 }
-LONG: dict[str, Callable[[], list[Figure]]] = {
+LONG: dict[str, Callable[[], Iterable[Figure]]] = {
     "added": cached_rows.added,
     "board": board.speed,
     "executors": executors.speed,

@@ -1,13 +1,14 @@
 """Wall time of whole runs by each executor with two workers of one core each, against one process with both cores.
 
-Each command has a cache of its own. Then the same once more, and a worker is killed in the middle: all files of the
-cache must have the bytes that the run in one process gave them.
+Each command has a cache of its own. Then the same once more with one thread everywhere, and a worker is killed in the
+middle: all files of the cache must have the bytes that one process with one thread gives them (two round otherwise).
 """
 
 from __future__ import annotations
 
 import hashlib
 import importlib.util
+import os
 import signal
 import subprocess
 import sys
@@ -29,20 +30,22 @@ INLINE = "inline"
 Bytes = dict[str, str]
 
 
-def speed() -> list[Figure]:
+def speed() -> Iterator[Figure]:
     """Seconds of each executor, and how many files differ after a worker was killed; Ray where it is installed."""
     with tempfile.TemporaryDirectory() as folder, _executors(Path(folder)) as executors:
-        return [figure for run in RUNS for figure in _run(run, executors, Path(folder))]
+        for run in RUNS:
+            yield from _run(run, executors, Path(folder))
 
 
 def _run(run: tuple[str, tuple[str, ...]], executors: dict[str, str], folder: Path) -> Iterator[Figure]:
     task = run[0]
-    seconds, expected = _timed(run, INLINE, folder / f"{task}-inline")
+    seconds, _ = _timed(run, INLINE, folder / f"{task}-inline")
+    alone, expected = _timed(run, INLINE, folder / f"{task}-one-thread", threads=1)
+    yield Figure(f"{task}, inline with one thread", alone, "s", INLINE, seconds, alone / seconds)
     for name, executor in executors.items():
-        mine, found = _timed(run, executor, folder / f"{task}-{name}")
+        mine, _ = _timed(run, executor, folder / f"{task}-{name}")
         yield Figure(f"{task}, {name}", mine, "s", INLINE, seconds, mine / seconds)
-        yield _unequal(f"{task}, {name}: files that differ", found, expected)
-        mine, found = _timed(run, executor, folder / f"{task}-{name}-killed", kill_at=len(expected) // 3)
+        mine, found = _timed(run, executor, folder / f"{task}-{name}-killed", threads=1, kill_at=len(expected) // 3)
         yield Figure(f"{task}, {name}, a worker killed", mine, "s", INLINE, seconds, mine / seconds)
         yield _unequal(f"{task}, {name}, killed: files that differ", found, expected)
 
@@ -53,15 +56,21 @@ def _unequal(what: str, found: Bytes, expected: Bytes) -> Figure:
 
 
 def _timed(
-    run: tuple[str, tuple[str, ...]], executor: str, folder: Path, kill_at: int | None = None
+    run: tuple[str, tuple[str, ...]],
+    executor: str,
+    folder: Path,
+    threads: int | None = None,
+    kill_at: int | None = None,
 ) -> tuple[float, Bytes]:
     """Return the seconds of a command, and the digest of each file that it kept, by its path."""
     task, methods = run
     cache = folder / "cache"
     command = [sys.executable, "-m", "attrbench", "run", "-t", task, "--executor", executor]
     command += ["--cache", str(cache), "--out", str(folder / "out"), *(word for m in methods for word in ("-m", m))]
+    own = {} if threads is None else {"OMP_NUM_THREADS": str(threads)}
+    env, pipe = os.environ | own, subprocess.PIPE
     started = time.perf_counter()
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=pipe, text=True, env=env) as process:
         if kill_at is not None:
             _kill_a_worker(process.pid, cache, kill_at)
         _, errors = process.communicate()

@@ -6,6 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from attrbench.gradients.sketching import rotation
 from attrbench.gradients.sketching.rotation import CHUNK, SIGN_VECTORS, Sketcher, chunk_length, sketch
 
 LENGTHS = [64, 100, 1000, CHUNK, 2 * CHUNK, 3 * CHUNK]
@@ -216,3 +217,56 @@ def test_sketch_is_the_same_in_every_release():
     """Cached rows outlive a release: whoever changes these numbers must raise ENGINE_VERSION."""
     x = torch.arange(1.0, 12.0)[None]
     assert sketch(x, 4, 42).tolist() == [[2.0, 9.0, -16.0, 9.0]]
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data(), rows=st.sampled_from([1, 3]))
+def test_all_chunks_at_once_give_the_sketch_that_one_after_the_other_gives(data, rows):
+    """What a GPU does, on this machine: pieces of any length and place, chunks in and between whole runs."""
+    lengths = data.draw(st.lists(st.sampled_from([*LENGTHS, 8 * CHUNK]), min_size=1, unique=True))
+    total = data.draw(st.integers(1, 60_000))
+    ends = sorted(data.draw(st.sets(st.integers(1, total), max_size=4)) | {total})
+    most = data.draw(st.sampled_from([rotation.AT_ONCE, rows * 3 * CHUNK]))
+    x = vectors(rows, total)
+
+    def sketches():
+        sketcher = Sketcher(lengths, 5, total)
+        sketcher.start(rows, x.dtype, x.device)
+        for first, last in pairwise([0, *ends]):
+            sketcher.add(first, x[:, first:last])
+        return [sketcher.result(v).clone() for v in lengths]
+
+    expected = sketches()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rotation, "_is_call_dear", lambda device: True)
+        patch.setattr(rotation._Chunks, "_is_small", staticmethod(lambda piece, chunk: False))
+        patch.setattr(rotation, "AT_ONCE", most)
+        found, again = sketches(), sketches()
+    for mine, theirs, repeated in zip(found, expected, again, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-12, atol=1e-12)
+        assert torch.equal(mine, repeated)
+
+
+@pytest.mark.parametrize("length", [100, CHUNK, 8 * CHUNK])
+def test_all_chunks_at_once_take_as_many_calls_for_long_pieces_as_for_short_ones(length, monkeypatch):
+    monkeypatch.setattr(rotation, "_is_call_dear", lambda device: True)
+    monkeypatch.setattr(rotation._Chunks, "_is_small", staticmethod(lambda piece, chunk: False))
+
+    def calls(width):
+        x, sketcher = vectors(2, width), Sketcher([length], 5, width)
+        sketcher.start(2, x.dtype, x.device)
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+            sketcher.add(0, x)
+        return sum(event.count for event in profile.key_averages())
+
+    assert calls(64 * CHUNK) == calls(16 * CHUNK) < 100
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_sketches_on_a_gpu_are_those_of_the_cpu_and_equal_when_repeated():
+    x, lengths = vectors(2, 300_000, dtype=torch.float32), [1000, CHUNK, 8 * CHUNK]
+    for length in lengths:
+        mine, again = (sketch(x.cuda(), length, 3) for _ in range(2))
+        torch.testing.assert_close(mine.cpu(), sketch(x, length, 3), rtol=1e-4, atol=1e-4)
+        assert torch.equal(mine, again)

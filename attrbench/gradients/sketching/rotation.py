@@ -25,6 +25,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -37,6 +38,13 @@ FEW = 1024
 """Numbers of a chunk, B * c, of so few that a call for each chunk would cost more than the arithmetic."""
 SHORT = 2**16
 """Pieces up to this length may have a place in the table remembered for each of their numbers."""
+AT_ONCE = 2**26
+"""Numbers of a piece, B * w, that are added together where calls are dear, which takes a few times their memory."""
+
+
+def _is_call_dear(device: torch.device) -> bool:
+    """Return whether a call costs more than the arithmetic on a chunk of numbers, as on GPUs."""
+    return device.type != "cpu"
 
 
 def chunk_length(length: int) -> int:
@@ -185,8 +193,41 @@ class _Chunks:
                 places, flips = self._numbers(base, offset, piece)
                 self._tables[base].view(len(piece), -1).scatter_add_(1, places.expand_as(piece), piece * flips)
                 continue
+            if _is_call_dear(piece.device):
+                most = max(1, AT_ONCE // (len(piece) * chunk_length(base))) * chunk_length(base)
+                for first in range(0, piece.shape[1], most):
+                    part = piece.narrow(1, first, min(most, piece.shape[1] - first))
+                    self._add_at_once(base, offset + first, part)
+                continue
             for start, row, kind, shift, flip in self._cells(base, offset, piece.shape[1]):
                 _add_rotated(targets[row], piece, start, signs[kind], shift, flip)
+
+    def _add_at_once(self, base: int, offset: int, piece: Tensor) -> None:
+        """Add a piece to a table by a fixed number of calls, however many chunks it overlaps.
+
+        Chunks of whole runs, each of which falls one to one on the rows, are summed over runs; those of the runs at
+        both ends fall on different rows. So no two calls add to one number at once, and equal calls give equal bits.
+        """
+        c, width = chunk_length(base), piece.shape[1]
+        cells = self._cells(base, offset, width)
+        starts, rows, kinds, shifts, flips = zip(*cells, strict=True)
+        rows_of, kinds_of, shifts_of = (torch.tensor(each, device=piece.device) for each in (rows, kinds, shifts))
+        signs = self._signs[c][kinds_of] * torch.tensor(flips, device=piece.device, dtype=piece.dtype)[:, None]
+        chunks = F.pad(piece, (starts[0], len(cells) * c - starts[0] - width)).unflatten(1, (-1, c)) * signs
+        columns = (torch.arange(c, device=piece.device) - shifts_of[:, None]) % c
+        chunks = chunks.gather(2, columns.expand_as(chunks))
+        table = self._tables[base][..., :c]
+        run, first = base // c, offset // c  # a run of chunks has as many as the table has rows
+        low = min(-first % run, len(cells))
+        high = low + (len(cells) - low) // run * run
+        for part in (slice(0, low), slice(high, None)):
+            table.index_add_(1, rows_of[part], chunks[:, part])
+        if high > low:
+            order = (
+                rows_of[low:high].view(-1, run).argsort(dim=1)
+                + torch.arange(low, high, run, device=piece.device)[:, None]
+            )
+            table += chunks[:, order.flatten()].unflatten(1, (-1, run)).sum(1)
 
     @staticmethod
     def _is_small(piece: Tensor, chunk: int) -> bool:
@@ -248,9 +289,8 @@ def _zeros(old: Tensor | None, shape: tuple[int, ...], dtype: torch.dtype, devic
 def _add_rotated(table: Tensor, piece: Tensor, start: int, signs: Tensor, shift: int, flip: float) -> None:
     """Add the part of `piece` in one cell (a chunk of c coordinates) to `table`, times signs and rolled by `shift`.
 
-    All of a sketch's arithmetic happens here. It is a fused multiply-add over a contiguous run, which the CPU does at
-    about the speed of reading; on a GPU, a Triton kernel that takes all cells of a piece at once, (shift, flip, row)
-    a cell, would go in the place of this function and the loops around it.
+    A fused multiply-add over a contiguous run, which a CPU does at about the speed of reading. Where calls are dear,
+    `_Chunks._add_at_once` takes all chunks of a piece together; blocks are so long that a call for each costs nothing.
 
     Args:
         table: [B, 2 c], added to in place; what is rolled beyond c stays there until `_wrapped`.

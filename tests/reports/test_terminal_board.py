@@ -61,7 +61,7 @@ def test_no_line_is_too_long_and_no_label_number_or_interval_is_broken(published
         alone = printed(Leaderboard([table]), width)
         metrics = [name for name in {table.metric, *table.criteria} if f"{name} ↑" in alone]
         assert table.metric in metrics or not table.ranked
-        results = [row.record.metric(name) for row in table.ranked for name in metrics]
+        results = [row.record.metric(name) for row in [*table.ranked, *table.below] for name in metrics]
         with_interval = sum(result is not None and result.low is not None for result in results)
         assert len(INTERVAL.findall(alone)) == with_interval + len(table.controls)
     assert not any(line.count("[") != line.count("]") for line in lines)

@@ -1,7 +1,7 @@
 """The tables of README.md, made of the published records: one row a method, in Markdown."""
 
-from attrbench.reports.columns import metric_text
 from attrbench.reports.ranking import build_tables
+from attrbench.reports.table_cells import metric_text
 
 ICON_TASKS = ("sd14-lora-mini", "sd3-lora-mini", "sd3-full-mini", "ddpm-icons-mini")
 

@@ -14,9 +14,8 @@ from attrbench.contracts.task import Workspace
 from attrbench.errors import AttrbenchError
 from attrbench.evaluation.folders import cache_folder, record_places
 from attrbench.plugins import registry as plugins
-from attrbench.reports.columns import metric_text
 from attrbench.reports.record_text import unknown_lines
-from attrbench.reports.table_cells import method_text, shown
+from attrbench.reports.table_cells import method_text, metric_text, shown
 from attrbench.reports.text_table import text_table
 from attrbench.text import one_line
 

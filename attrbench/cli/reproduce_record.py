@@ -19,9 +19,8 @@ from attrbench.contracts.record import MetricResult, Record, read_records
 from attrbench.contracts.record_files import one_record
 from attrbench.errors import AttrbenchError
 from attrbench.evaluation.folders import cache_folder
-from attrbench.reports.columns import metric_text
 from attrbench.reports.quantities import human_seconds
-from attrbench.reports.table_cells import method_text, shown
+from attrbench.reports.table_cells import method_text, metric_text, shown
 from attrbench.text import plain
 
 

@@ -16,9 +16,11 @@ from attrbench.reports.ranking import Row, Table
 from attrbench.reports.table_cells import (
     interval_text,
     method_text,
+    metric_text,
     shown,
     storage_text,
     time_text,
+    value_text,
 )
 
 BAR = 12
@@ -95,11 +97,7 @@ def _rank(table: Table, row: Row) -> str:
 
 
 def _value(table: Table, row: Row) -> str:
-    return _number(row.record.metric(table.metric))
-
-
-def _number(result: MetricResult | None) -> str:
-    return f"{result.value:.3f}" if result is not None and result.finite else ""
+    return value_text(row.record.metric(table.metric))
 
 
 def _interval(table: Table, row: Row) -> str:
@@ -117,13 +115,6 @@ def _of_ceiling(table: Table, row: Row) -> str:
 
 def _score(table: Table, row: Row) -> str:
     return metric_text(row.record.metric(table.metric))
-
-
-def metric_text(result: MetricResult | None) -> str:
-    """Return a metric's value with its 95% interval as text, `0.334 [0.279, 0.390]`; empty where it has none."""
-    if result is None or not result.finite:
-        return ""
-    return " ".join(filter(None, (f"{result.value:.3f}", interval_text(result))))
 
 
 def _bar(table: Table, row: Row) -> str:
@@ -242,7 +233,7 @@ def _column(name: str, metrics: Sequence[str]) -> Column:
 def without_interval(column: Column) -> Column:
     """Return a column that shows the values of its metric alone; other columns as they are."""
     name = column.metric
-    return column if name is None else replace(column, cell=lambda _, row: _number(row.record.metric(name)))
+    return column if name is None else replace(column, cell=lambda _, row: value_text(row.record.metric(name)))
 
 
 def filled_columns(table: Table, columns: Sequence[Column]) -> list[Column]:

@@ -8,9 +8,8 @@ from collections.abc import Sequence
 from attrbench.contracts.record import Record
 from attrbench.contracts.record_files import KeptRecord
 from attrbench.errors import UsageError
-from attrbench.reports.columns import metric_text
 from attrbench.reports.quantities import human_bytes, human_seconds
-from attrbench.reports.table_cells import method_text, shown, storage_text
+from attrbench.reports.table_cells import method_text, metric_text, shown, storage_text
 from attrbench.reports.text_table import text_table
 
 

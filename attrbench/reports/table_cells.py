@@ -31,6 +31,18 @@ def interval_text(result: MetricResult | Tried) -> str:
     return "" if result.low is None or result.high is None else f"[{result.low:.3f}, {result.high:.3f}]"
 
 
+def value_text(result: MetricResult | None) -> str:
+    """Return a metric's value as text, `0.334`; empty where it has none."""
+    return f"{result.value:.3f}" if result is not None and result.finite else ""
+
+
+def metric_text(result: MetricResult | None) -> str:
+    """Return a metric's value with its 95% interval as text, `0.334 [0.279, 0.390]`; empty where it has none."""
+    if result is None or not result.finite:
+        return ""
+    return " ".join(filter(None, (value_text(result), interval_text(result))))
+
+
 def caption(table: Table, columns: Collection[str] | None = None, tuned: str = "Tuned") -> list[str]:
     """Return the lines of explanation below a leaderboard table: data set sizes, hardware, meaning of columns.
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from attrbench.contracts.executor import Executor
-from attrbench.contracts.ground_truth import Design, ShipsBanks, TruthSetting
+from attrbench.contracts.ground_truth import Design, TruthSetting
 from attrbench.contracts.task import OpenTask, Task, Workspace
 from attrbench.errors import AttrbenchError
 from attrbench.evaluation.config import make_folder
@@ -17,7 +17,7 @@ from attrbench.evaluation.devices import torch_device
 from attrbench.evaluation.progress import Reporter
 from attrbench.evaluation.provenance import code_digest, provenance
 from attrbench.ground_truth.bank import BankPlan, built_bank, read_bank
-from attrbench.ground_truth.bank_truth import find_bank
+from attrbench.ground_truth.bank_truth import find_bank, find_shipped_bank
 from attrbench.ground_truth.build import BankBuild, Code
 from attrbench.ground_truth.rebuild import RebuiltModel, rebuild
 
@@ -86,8 +86,8 @@ def build_bank(
 
 def _take_shipped(work: BankBuild, task: Task[Any], opened: OpenTask, design: Design, reporter: Reporter) -> None:
     """Take models from the bank that ships with a task, where there is one that fits."""
-    path = task.bank(design) if isinstance(task, ShipsBanks) else None
-    if path is None or not path.is_file():
+    path = find_shipped_bank(task, design)
+    if path is None:
         return
     try:
         bank = read_bank(path, task, opened, design)

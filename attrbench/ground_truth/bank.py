@@ -75,7 +75,8 @@ class BankFacts(BaseModel):
         numbers: number of each subset that is there, [J]; fewer than planned where the bank was not finished.
         distances: names of the D distances of redrawn queries; empty where queries can't be drawn again.
         recipe: what decides a training besides items and seed.
-        retraining: version of the code that retrains and measures, raised whenever it gives other numbers.
+        retraining: version of the code that retrains and measures, raised whenever it gives other numbers; files that
+            don't name it are of version 2.
         code: digest of the code that trained and measured, of the last models where some were taken from a bank that
             shipped; `revision`, that of its checkout, where there is one.
         attrbench: version of the package.

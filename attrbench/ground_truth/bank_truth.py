@@ -24,8 +24,14 @@ class BankOptions(Options):
 
 def find_bank(task: Task[Any], cache: Path, design: Design) -> Path | None:
     """Return the file of a task's bank: the one built in a cache, else the one that ships; None where neither is."""
-    shipped = [task.bank(design)] if isinstance(task, ShipsBanks) else []
-    return next((path for path in (built_bank(task, cache, design), *shipped) if path.is_file()), None)
+    built = built_bank(task, cache, design)
+    return built if built.is_file() else find_shipped_bank(task, design)
+
+
+def find_shipped_bank(task: Task[Any], design: Design) -> Path | None:
+    """Return the file of the bank that ships with a task; None where none does."""
+    path = task.bank(design) if isinstance(task, ShipsBanks) else None
+    return path if path is not None and path.is_file() else None
 
 
 class BankTruth(GroundTruth[BankOptions]):

@@ -76,16 +76,13 @@ class Line:
 
 @dataclass(frozen=True)
 class Body:
-    """The titles and lines of a table: of ranked runs, of references and of runs below the line."""
+    """A table's titles, its lines (ranked runs, references, runs below the line), and the widths of its cells."""
 
     titles: Sequence[str]
     ranked: Sequence[Line]
     references: Sequence[Line]
     below: Sequence[Line]
-
-    def widest(self, place: int) -> int:
-        """Return the characters of the widest cell of a column."""
-        return max((cell_len(line.cells[place]) for line in [*self.ranked, *self.references, *self.below]), default=0)
+    widths: Sequence[int]
 
 
 def to_rich(
@@ -109,7 +106,7 @@ def to_rich(
     layout = _layout(names, body, width, first)
     if width is not None and width >= NARROW and not columns and not set(criteria) <= set(layout.places):
         body = _body(table, ranked, [without_interval(column) for column in wanted])
-        layout = _layout(names, body, width, first, [names[place] for place in criteria])
+        layout = _layout(names, body, width, first, criteria)
     rule = Text(_rule(layout), no_wrap=True, overflow="ignore")
     titles = _title_text(body.titles, layout)
     parts = [_wrapped(_title(table), width, "bold"), titles, rule]
@@ -124,8 +121,9 @@ def _body(table: Table, ranked: Sequence[Row], columns: Sequence[Column]) -> Bod
     lines = [Line(_cells(table, row, columns), "bold" if row.rank == 1 else "") for row in ranked[:SHOWN]]
     references = [Line(texts, "dim") for texts in reference_cells(table, columns)]
     below = [Line(_cells(table, row, columns), "dim") for row in table.below[:SHOWN]]
-    titles = _titles(table, columns, [line.cells for line in [*lines, *references, *below]])
-    return Body(titles, lines, references, below)
+    every = [line.cells for line in [*lines, *references, *below]]
+    widths = [max((cell_len(cells[place]) for cells in every), default=0) for place in range(len(columns))]
+    return Body(_titles(table, columns, widths), lines, references, below, widths)
 
 
 def _wrapped(line: str, width: int | None, style: str = "") -> Text:
@@ -138,12 +136,11 @@ def _title(table: Table) -> str:
     return f"{shown(table.task)} v{table.version}, ranked by {shown(table.metric)}"
 
 
-def _titles(table: Table, columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> list[str]:
+def _titles(table: Table, columns: Sequence[Column], widths: Sequence[int]) -> list[str]:
     """Return the columns' titles; that of the metric that ranks is short where its name, said above, is too wide."""
     titles = header(table, columns)
-    for place, column in enumerate(columns):
-        widest = max((cell_len(row[place]) for row in rows), default=0)
-        if column.name in ("metric", "score") and cell_len(titles[place]) > widest:
+    for place, (column, width) in enumerate(zip(columns, widths, strict=True)):
+        if column.name in ("metric", "score") and cell_len(titles[place]) > width:
             titles[place] = f"score {titles[place][-1]}"
     return titles
 
@@ -166,15 +163,15 @@ class Layout:
 
 
 def _layout(
-    names: Sequence[str], body: Body, width: int | None, first: Sequence[str], narrowed: Sequence[str] = ()
+    names: Sequence[str], body: Body, width: int | None, first: Sequence[str], narrowed: Sequence[int] = ()
 ) -> Layout:
     """Return which columns fit a width: those of `first` in turn, while there is room, then the others.
 
-    The column of methods is narrowed where it leaves no room for rank and score, and somewhat for the columns
-    `narrowed`, whose titles are broken; labels and titles then take several lines.
+    The column of methods is narrowed where it leaves no room for rank and score, and somewhat for the columns at the
+    places `narrowed`, whose titles are broken; labels and titles then take several lines.
     """
     needed = [
-        max(body.widest(place), *map(cell_len, _pieces(title) if names[place] in narrowed else [title]))
+        max(body.widths[place], *map(cell_len, _pieces(title) if place in narrowed else [title]))
         for place, title in enumerate(body.titles)
     ]
     order = sorted(range(len(names)), key=lambda p: first.index(names[p]) if names[p] in first else len(first))
@@ -183,7 +180,7 @@ def _layout(
         method = names.index("method")
         room = width - sum(needed[place] + len(GAP) for place in must if place != method)
         least = min(room, NARROWED) if narrowed else NARROWEST
-        room -= sum(needed[names.index(name)] + len(GAP) for name in narrowed)
+        room -= sum(needed[place] + len(GAP) for place in narrowed)
         needed[method] = min(needed[method], max(room, least))
     chosen: list[int] = []
     for place in order:
@@ -200,11 +197,8 @@ def _text(line: Line, layout: Layout) -> Text:
         list(_broken(line.cells[place], width)) if left else [line.cells[place]]
         for place, width, left in zip(layout.places, layout.widths, layout.lefts, strict=True)
     ]
-    lines = []
-    for number in range(max(map(len, parts))):
-        texts = [part[number] if number < len(part) else "" for part in parts]
-        lines.append(_padded(texts, list(zip(layout.widths, layout.lefts, strict=True))))
-    return Text("\n".join(lines), style=line.style, no_wrap=True, overflow="ignore")
+    height = max(map(len, parts))
+    return _side_by_side([[*lines, *[""] * (height - len(lines))] for lines in parts], layout, line.style)
 
 
 def _title_text(titles: Sequence[str], layout: Layout) -> Text:
@@ -218,10 +212,7 @@ def _title_text(titles: Sequence[str], layout: Layout) -> Text:
             lines[-1] += piece
         parts.append(lines)
     height = max(map(len, parts))
-    texts = [[""] * (height - len(lines)) + lines for lines in parts]
-    widths = list(zip(layout.widths, layout.lefts, strict=True))
-    rows = (_padded([part[number] for part in texts], widths) for number in range(height))
-    return Text("\n".join(rows), style="bold", no_wrap=True, overflow="ignore")
+    return _side_by_side([[*[""] * (height - len(lines)), *lines] for lines in parts], layout, "bold")
 
 
 def _pieces(title: str) -> list[str]:
@@ -229,13 +220,17 @@ def _pieces(title: str) -> list[str]:
     return re.findall(r"[^-]+-?", title) or [title]
 
 
-def _padded(texts: Sequence[str], columns: Sequence[tuple[int, bool]]) -> str:
-    """Return the cells of a line, each as wide as its column; the flag says whether it begins at the left."""
-    padded = [
-        text + " " * (width - cell_len(text)) if left else " " * (width - cell_len(text)) + text
-        for text, (width, left) in zip(texts, columns, strict=True)
-    ]
-    return GAP.join(padded).rstrip()
+def _side_by_side(parts: Sequence[Sequence[str]], layout: Layout, style: str) -> Text:
+    """Return the lines of each cell of a row, equally many, side by side in the columns of a layout."""
+    columns = list(zip(layout.widths, layout.lefts, strict=True))
+    lines = []
+    for texts in zip(*parts, strict=True):
+        padded = [
+            text + " " * (width - cell_len(text)) if left else " " * (width - cell_len(text)) + text
+            for text, (width, left) in zip(texts, columns, strict=True)
+        ]
+        lines.append(GAP.join(padded).rstrip())
+    return Text("\n".join(lines), style=style, no_wrap=True, overflow="ignore")
 
 
 def _broken(label: str, width: int) -> Iterator[str]:

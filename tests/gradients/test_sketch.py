@@ -239,7 +239,6 @@ def test_all_chunks_at_once_give_the_sketch_that_one_after_the_other_gives(data,
     expected = sketches()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(rotation, "_is_call_dear", lambda device: True)
-        patch.setattr(rotation._Chunks, "_is_small", staticmethod(lambda piece, chunk: False))
         patch.setattr(rotation, "AT_ONCE", most)
         found, again = sketches(), sketches()
     for mine, theirs, repeated in zip(found, expected, again, strict=True):
@@ -250,7 +249,6 @@ def test_all_chunks_at_once_give_the_sketch_that_one_after_the_other_gives(data,
 @pytest.mark.parametrize("length", [100, CHUNK, 8 * CHUNK])
 def test_all_chunks_at_once_take_as_many_calls_for_long_pieces_as_for_short_ones(length, monkeypatch):
     monkeypatch.setattr(rotation, "_is_call_dear", lambda device: True)
-    monkeypatch.setattr(rotation._Chunks, "_is_small", staticmethod(lambda piece, chunk: False))
 
     def calls(width):
         x, sketcher = vectors(2, width), Sketcher([length], 5, width)

@@ -223,16 +223,14 @@ class _Chunks:
         for part in (slice(0, low), slice(high, None)):
             table.index_add_(1, rows_of[part], chunks[:, part])
         if high > low:
-            order = (
-                rows_of[low:high].view(-1, run).argsort(dim=1)
-                + torch.arange(low, high, run, device=piece.device)[:, None]
-            )
+            runs = torch.arange(low, high, run, device=piece.device)[:, None]
+            order = runs + rows_of[low:high].view(-1, run).argsort(dim=1)
             table += chunks[:, order.flatten()].unflatten(1, (-1, run)).sum(1)
 
     @staticmethod
     def _is_small(piece: Tensor, chunk: int) -> bool:
         """Return whether to add a piece by one scatter call instead of chunk by chunk, with bitwise equal results."""
-        return piece.device.type == "cpu" and len(piece) * chunk <= FEW and 2 * chunk < piece.shape[1] <= SHORT
+        return not _is_call_dear(piece.device) and len(piece) * chunk <= FEW and 2 * chunk < piece.shape[1] <= SHORT
 
     def _numbers(self, base: int, offset: int, piece: Tensor) -> tuple[Tensor, Tensor]:
         """Return for each column of a piece its index in the flattened sketch table ([w]) and its sign ([w])."""

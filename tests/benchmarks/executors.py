@@ -22,10 +22,8 @@ import psutil
 
 from tests.benchmarks.timing import Figure
 
-RUNS = (
-    ("digits-mini", ("dmin", "d-trak")),
-    ("sd3-lora-mini", ("dmin", "d-trak")),
-)
+TASKS = ("digits-mini", "sd3-lora-mini")
+METHODS = ("-m", "dmin", "-m", "d-trak")
 INLINE = "inline"
 Bytes = dict[str, str]
 
@@ -33,19 +31,18 @@ Bytes = dict[str, str]
 def speed() -> Iterator[Figure]:
     """Seconds of each executor, and how many files differ after a worker was killed; Ray where it is installed."""
     with tempfile.TemporaryDirectory() as folder, _executors(Path(folder)) as executors:
-        for run in RUNS:
-            yield from _run(run, executors, Path(folder))
+        for task in TASKS:
+            yield from _runs(task, executors, Path(folder))
 
 
-def _run(run: tuple[str, tuple[str, ...]], executors: dict[str, str], folder: Path) -> Iterator[Figure]:
-    task = run[0]
-    seconds, _ = _timed(run, INLINE, folder / f"{task}-inline")
-    alone, expected = _timed(run, INLINE, folder / f"{task}-one-thread", threads=1)
+def _runs(task: str, executors: dict[str, str], folder: Path) -> Iterator[Figure]:
+    seconds, _ = _timed(task, INLINE, folder / f"{task}-inline")
+    alone, expected = _timed(task, INLINE, folder / f"{task}-one-thread", threads=1)
     yield Figure(f"{task}, inline with one thread", alone, "s", INLINE, seconds, alone / seconds)
     for name, executor in executors.items():
-        mine, _ = _timed(run, executor, folder / f"{task}-{name}")
+        mine, _ = _timed(task, executor, folder / f"{task}-{name}")
         yield Figure(f"{task}, {name}", mine, "s", INLINE, seconds, mine / seconds)
-        mine, found = _timed(run, executor, folder / f"{task}-{name}-killed", threads=1, kill_at=len(expected) // 3)
+        mine, found = _timed(task, executor, folder / f"{task}-{name}-killed", threads=1, kill_at=len(expected) // 3)
         yield Figure(f"{task}, {name}, a worker killed", mine, "s", INLINE, seconds, mine / seconds)
         yield _unequal(f"{task}, {name}, killed: files that differ", found, expected)
 
@@ -56,21 +53,16 @@ def _unequal(what: str, found: Bytes, expected: Bytes) -> Figure:
 
 
 def _timed(
-    run: tuple[str, tuple[str, ...]],
-    executor: str,
-    folder: Path,
-    threads: int | None = None,
-    kill_at: int | None = None,
+    task: str, executor: str, folder: Path, threads: int | None = None, kill_at: int | None = None
 ) -> tuple[float, Bytes]:
     """Return the seconds of a command, and the digest of each file that it kept, by its path."""
-    task, methods = run
     cache = folder / "cache"
-    command = [sys.executable, "-m", "attrbench", "run", "-t", task, "--executor", executor]
-    command += ["--cache", str(cache), "--out", str(folder / "out"), *(word for m in methods for word in ("-m", m))]
-    own = {} if threads is None else {"OMP_NUM_THREADS": str(threads)}
-    env, pipe = os.environ | own, subprocess.PIPE
+    command = [sys.executable, "-m", "attrbench", "run", "-t", task, *METHODS, "--executor", executor]
+    command += ["--cache", str(cache), "--out", str(folder / "out")]
+    env = os.environ | ({} if threads is None else {"OMP_NUM_THREADS": str(threads)})
+    quiet, pipe = subprocess.DEVNULL, subprocess.PIPE
     started = time.perf_counter()
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=pipe, text=True, env=env) as process:
+    with subprocess.Popen(command, stdout=quiet, stderr=pipe, text=True, env=env) as process:
         if kill_at is not None:
             _kill_a_worker(process.pid, cache, kill_at)
         _, errors = process.communicate()

@@ -38,6 +38,7 @@ def _libraries() -> list[str]:
         ("datasets", "datasets"),
         ("pillow", "PIL"),
         ("safetensors", "safetensors"),
+        ("numkong", "numkong"),
         ("scipy", "scipy"),
         ("scikit-image", "skimage"),
         ("hnswlib", "hnswlib"),

@@ -34,6 +34,7 @@ PACKAGES = (
     "datasets",
     "timm",
     "open_clip_torch",
+    "numkong",
     "numpy",
     "scipy",
     "scikit-image",

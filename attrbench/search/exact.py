@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from attrbench.contracts.feature import QueryFeatures
 from attrbench.contracts.method import ExhaustiveScorer, StateSize
 from attrbench.features.gradient_rows import GradientRows
 from attrbench.features.views import TrainRows
-from attrbench.search.integer_products import IntegerQueries, are_integers_fast
+from attrbench.search.integer_products import IntegerQueries
 from attrbench.search.vectors import query_vectors
 from attrbench.store.encoding import Codes
 
 TOGETHER = 32
 """Queries that are multiplied with int8 rows at once, so that what is between stays in the processor's cache."""
 PRODUCTS = 2048
-"""Products of int8 rows and queries that are summed up at once: fewer take longer than the products themselves."""
+"""Products of int8 rows and queries that a thread sums up at once: fewer take longer than the products themselves."""
 
 
 class ExactSearch(ExhaustiveScorer):
@@ -38,11 +43,11 @@ class ExactSearch(ExhaustiveScorer):
     def scores(self, query: QueryFeatures) -> NDArray[np.float32]:
         """Return the [m, n] scores, inner products of query and training gradients; stored rows are read once.
 
-        Rows stored as int8 are multiplied as integers, where the processor is fast at it, once for 32 queries each.
+        Rows stored as int8 are multiplied as integers, once for 32 queries each.
         """
         vectors = query_vectors(query[self._feature], self._normalize)
-        _, steps, width = query[self._feature].rows.shape
-        if are_integers_fast(width) and np.isfinite(vectors).all() and self._rows.codes() is not None:
+        _, steps, _ = query[self._feature].rows.shape
+        if np.isfinite(vectors).all() and self._rows.codes() is not None:
             parts = range(0, len(vectors), TOGETHER)
             return np.concatenate([self._by_integers(vectors[first : first + TOGETHER], steps) for first in parts])
         scores = np.empty((len(vectors), self._rows.count), np.float32)
@@ -52,17 +57,31 @@ class ExactSearch(ExhaustiveScorer):
 
     def _by_integers(self, vectors: NDArray[np.float32], steps: int) -> NDArray[np.float32]:
         """Return the [m, n] scores of query vectors of T steps against rows that are stored as int8."""
-        queries, found = IntegerQueries.of(vectors, steps), []
+        queries, count = IntegerQueries.of(vectors, steps), torch.get_num_threads()
+        found: list[NDArray[np.float32]] = []
+        with ThreadPoolExecutor(count) as threads:
+            at_work: deque[Future[NDArray[np.float32]]] = deque()
+            rounds = -(-self._rows.count * len(vectors) // (PRODUCTS * count))
+            for blocks in self._stored(self._rows.count // (rounds * count)):
+                at_work.append(threads.submit(queries.products, blocks))
+                if len(at_work) > 2 * count:  # so that few shards are open at once
+                    found.append(at_work.popleft().result())
+            found += [part.result() for part in at_work]
+        return np.concatenate(found, axis=1)
+
+    def _stored(self, least: int) -> Iterator[list[Codes]]:
+        """Yield the rows as int8 stores them, in lists of blocks of at least so many rows but for the last."""
         waiting: list[Codes] = []
         for first, block in self._rows.codes() or ():
-            if sum(len(other.numbers) for other in waiting) * len(vectors) >= PRODUCTS:
-                found.append(queries.products(waiting))
-                waiting = []
             if not self._normalize:
                 norms = self._rows.norms[first : first + len(block.numbers), :, None]
                 block = Codes(block.numbers, block.scales * norms)
             waiting.append(block)
-        return np.concatenate([*found, queries.products(waiting)], axis=1)
+            if sum(len(other.numbers) for other in waiting) >= least:
+                yield waiting
+                waiting = []
+        if waiting:
+            yield waiting
 
     def rescore(self, query: QueryFeatures, items: NDArray[np.int64]) -> NDArray[np.float32]:
         """Return the exact scores of one query for these training items only, [len(items)], for re-ranking."""

@@ -7,12 +7,12 @@ and less is rounded than where decoded rows are multiplied in float32. Memory is
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
+import numkong
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from attrbench.store.encoding import SCALED, Codes
@@ -22,21 +22,8 @@ STEP = 254.0
 """A part has values from -127 to 127; the rest of a number, at most half a step, is spread over the next part's."""
 
 
-COLUMNS = 24
+COLUMNS = 16
 """Columns up to which a product takes no longer than with fewer: groups of few queries are multiplied together."""
-EVEN = 16
-"""Rows whose length is a multiple of this are multiplied as integers; PyTorch 2.13 errs with groups of one number."""
-
-
-def are_integers_fast(width: int) -> bool:
-    """Return whether to multiply int8 rows of a length as integers.
-
-    It takes a processor with instructions for it (VNNI) and a PyTorch that can use them.
-    """
-    if width % EVEN:
-        return False
-    has_vnni = getattr(torch.cpu, "_is_vnni_supported", None)
-    return hasattr(torch, "_int_mm") and has_vnni is not None and bool(has_vnni())
 
 
 @dataclass(frozen=True)
@@ -44,64 +31,78 @@ class IntegerQueries:
     """Query vectors as int8 numbers, ready to be multiplied with int8 rows.
 
     Attributes:
-        parts: for each product the queries' numbers in Fortran order, [numbers of its groups, groups * 3 m] int8; those
-            of several groups are blocks on the diagonal, so that one product yields the sums of each.
-        scales: [products, groups, m] scale of each query in each group of a timestep.
-        columns: number of columns of each product in a row of T * w numbers.
+        parts: for each product the queries' numbers, [groups * 3 m, numbers of its groups] int8, in the order in which
+            NumKong reads them; those of several groups are blocks on the diagonal, so that one product yields the sums
+            of each.
+        scales: [T * groups, m] scale of each query in each group of a timestep.
+        columns: of each product, in a row of T * w numbers.
     """
 
-    parts: list[torch.Tensor]
-    scales: torch.Tensor
-    columns: list[int]
+    parts: list[numkong.PackedMatrix]
+    scales: NDArray[np.float32]
+    columns: list[slice]
 
     @classmethod
     def of(cls, vectors: NDArray[np.float32], steps: int) -> IntegerQueries:
         """Return [m, T * w] query vectors, which must be finite, split into int8 parts by timestep and group."""
-        rows = torch.from_numpy(vectors)
-        width = rows.shape[1] // steps
+        width = vectors.shape[1] // steps
         sizes = [min(SCALED, width - start) for start in range(0, width, SCALED)] * steps
-        split = [_split(part) for part in rows.split(sizes, dim=1)]
+        starts, ends = [0, *accumulate(sizes[:-1])], [*accumulate(sizes)]
+        largest: NDArray[np.float32] = np.maximum.reduceat(np.abs(vectors), starts, axis=1)  # [m, T * groups]
+        scales = largest / np.float32(127)
+        parts = _split(vectors / np.repeat(np.where(scales == 0, 1, scales), sizes, axis=1).astype(np.float64))
         most = max(1, COLUMNS // (PARTS * len(vectors)))
-        together = max(size for size in range(1, most + 1) if len(split) % size == 0)
-        groups = [split[first : first + together] for first in range(0, len(split), together)]
+        together = max(count for count in range(1, most + 1) if len(sizes) % count == 0)
+        groups = [parts[:, start:end] for start, end in zip(starts, ends, strict=True)]
+        firsts = range(0, len(groups), together)
         return cls(
-            [torch.block_diag(*(parts for parts, _ in group)).t() for group in groups],
-            torch.stack([torch.stack([scale for _, scale in group]) for group in groups]),
-            [sum(sizes[first : first + together]) for first in range(0, len(sizes), together)],
+            [numkong.dots_pack(_on_diagonal(groups[first : first + together]), dtype="int8") for first in firsts],
+            scales.T,
+            [slice(starts[first], ends[first + together - 1]) for first in firsts],
         )
 
     def products(self, blocks: Sequence[Codes]) -> NDArray[np.float32]:
-        """Return the [m, k] inner products with rows stored as int8, in several blocks of [rows, T, w] numbers."""
-        (products, groups, queries), count = self.scales.shape, sum(len(block.numbers) for block in blocks)
-        whole = torch.empty(products, count, groups * PARTS * queries, dtype=torch.int32)
+        """Return the [m, k] inner products with rows stored as int8, in several blocks of [rows, T, w] numbers.
+
+        It runs on one thread, and others can run meanwhile.
+        """
+        count = sum(len(block.numbers) for block in blocks)
+        whole = np.empty((count, len(self.scales), PARTS, self.scales.shape[1]), np.int32)
         start = 0
         for block in blocks:
-            stop = start + len(block.numbers)
-            pieces = _flat(block.numbers).split(self.columns, dim=1)
-            for piece, parts, out in zip(pieces, self.parts, whole[:, start:stop].unbind(0), strict=True):
-                torch._int_mm(piece, parts, out=out)
-            start = stop
-        first, second, third = whole.view(products, count, groups, PARTS, queries).float().unbind(3)
-        sums = (third / STEP + second) / STEP + first  # [products, k, groups, m]
-        weights = np.concatenate([block.scales.reshape(len(block.scales), -1) for block in blocks])  # [k, T * G]
-        by_product = torch.from_numpy(weights).view(count, products, groups)
-        result: NDArray[np.float32] = torch.einsum("pkgm,pgm,kpg->mk", sums, self.scales, by_product).numpy()
+            rows = np.ascontiguousarray(block.numbers).reshape(len(block.numbers), -1)  # a memmap is slow to slice
+            self._multiply(rows, whole[start : start + len(rows)].reshape(len(rows), -1))
+            start += len(rows)
+        by_part = whole.astype(np.float32)
+        sums = by_part[:, :, 2] / STEP
+        sums += by_part[:, :, 1]
+        sums /= STEP
+        sums += by_part[:, :, 0]
+        sums *= self.scales
+        weights = np.concatenate([np.asarray(block.scales) for block in blocks]).reshape(count, -1)
+        result: NDArray[np.float32] = np.einsum("kgm,kg->mk", sums, weights)
         return result
 
+    def _multiply(self, rows: NDArray[np.int8], sums: NDArray[np.int32]) -> None:
+        """Write the exact sums of each group, [rows, T * groups * 3 m], of [rows, T * w] numbers."""
+        width = sums.shape[1] // len(self.parts)
+        for product, (columns, parts) in enumerate(zip(self.columns, self.parts, strict=True)):
+            sums[:, product * width : (product + 1) * width] = np.asarray(numkong.dots_packed(rows[:, columns], parts))
 
-def _flat(numbers: NDArray[np.int8]) -> torch.Tensor:
-    """Return rows of [T, w] numbers as a tensor of flat rows, without a copy."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # they are mapped from a file that can't be written to; nobody does
-        return torch.from_numpy(numbers.reshape(len(numbers), -1))
 
-
-def _split(values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the int8 parts [3 m, numbers] of one group of queries' numbers [m, numbers], and the scales [m]."""
-    scale = values.abs().amax(dim=1) / 127
-    rest = values.double() / torch.where(scale == 0, torch.ones_like(scale), scale).double()[:, None]
+def _split(numbers: NDArray[np.float64]) -> NDArray[np.int8]:
+    """Return three parts, [3 m, numbers], of [m, numbers] numbers from -127 to 127."""
     parts = []
     for _ in range(PARTS):
-        parts.append(rest.round().clamp(-127, 127))
-        rest = (rest - parts[-1]) * STEP
-    return torch.cat(parts).to(torch.int8), scale
+        parts.append(numbers.round().clip(-127, 127))
+        numbers = (numbers - parts[-1]) * STEP
+    return np.concatenate(parts).astype(np.int8)
+
+
+def _on_diagonal(blocks: Sequence[NDArray[np.int8]]) -> NDArray[np.int8]:
+    """Return a matrix of zeros with blocks on its diagonal."""
+    rows, columns = zip(*(block.shape for block in blocks), strict=True)
+    matrix = np.zeros((sum(rows), sum(columns)), np.int8)
+    for block, row, column in zip(blocks, accumulate(rows, initial=0), accumulate(columns, initial=0), strict=False):
+        matrix[row : row + block.shape[0], column : column + block.shape[1]] = block
+    return matrix

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -9,9 +10,7 @@ from attrbench.contracts.feature import QueryFeatures
 from attrbench.contracts.gradient_source import GradientSource, Sketch
 from attrbench.features.gradient_rows import GradientRows
 from attrbench.features.views import QueryRows
-from attrbench.search import exact
 from attrbench.search.exact import ExactSearch
-from attrbench.search.integer_products import IntegerQueries, are_integers_fast
 from attrbench.store.encoding import Codes, decode_rows, encode_rows
 
 FEATURE = GradientRows(source=GradientSource(), sketch=Sketch(length=8))
@@ -44,6 +43,12 @@ def made(count, steps, width, queries, seed):
     )
 
 
+def decoding(rows):
+    """The same rows for those who only know decoded ones."""
+    rows.codes = lambda: None
+    return rows
+
+
 def exactly(rows, query, normalize):
     decoded = np.concatenate([block for _, block in rows.blocks()]).astype("f8")
     if not normalize:
@@ -71,26 +76,33 @@ def test_scores_are_as_exact_as_float32(count, steps, width, queries, normalize,
     assert (np.abs(found - expected) / size).max() < 3e-6
 
 
-def test_integers_and_decoded_rows_put_the_same_items_first(monkeypatch):
+def test_integers_and_decoded_rows_put_the_same_items_first():
     rows, query = made(500, 2, 2048, 3, 0)
-    search = ExactSearch(rows, FEATURE, True)
-    integers = search.top(query, 100)
-    monkeypatch.setattr(exact, "are_integers_fast", lambda width: False)
-    decoded = search.top(query, 100)
+    integers = ExactSearch(rows, FEATURE, True).top(query, 100)
+    decoded = ExactSearch(decoding(rows), FEATURE, True).top(query, 100)
     assert np.array_equal(integers.ids, decoded.ids)
     np.testing.assert_allclose(integers.scores, decoded.scores, rtol=1e-5)
 
 
-def test_integers_round_less_than_float32(monkeypatch):
+def test_integers_round_less_than_float32():
     rows, query = made(400, 4, 4096, 2, 1)
-    search, expected = ExactSearch(rows, FEATURE, True), exactly(*made(400, 4, 4096, 2, 1), True)
-    codes = rows.codes()
-    vectors = query[FEATURE].rows.reshape(2, -1)
-    integers = IntegerQueries.of(vectors, 4).products([block for _, block in codes])
-    monkeypatch.setattr(exact, "are_integers_fast", lambda width: False)
-    decoded = search.scores(query)
+    expected = exactly(rows, query, True)
+    integers = ExactSearch(rows, FEATURE, True).scores(query)
+    decoded = ExactSearch(decoding(rows), FEATURE, True).scores(query)
     errors = [np.abs(found - expected).max() for found in (integers, decoded)]
     assert errors[0] <= errors[1]
+
+
+@pytest.mark.parametrize("queries", [1, 3, 33])
+def test_scores_are_the_same_on_any_number_of_threads(queries, monkeypatch):
+    rows, query = made(300, 2, 1040, queries, 2)
+    monkeypatch.setattr("attrbench.search.exact.PRODUCTS", 64)
+    before = torch.get_num_threads()
+    try:
+        found = [torch.set_num_threads(count) or ExactSearch(rows, FEATURE, True).scores(query) for count in (1, 2, 5)]
+    finally:
+        torch.set_num_threads(before)
+    assert np.array_equal(found[0], found[1]) and np.array_equal(found[0], found[2])
 
 
 def test_zero_and_infinite_queries_give_what_decoded_rows_give():
@@ -101,16 +113,7 @@ def test_zero_and_infinite_queries_give_what_decoded_rows_give():
     assert not np.isfinite(ExactSearch(rows, FEATURE, True).scores(query)[1]).any()
 
 
-def test_a_processor_without_the_instructions_decodes_the_rows(monkeypatch):
-    rows, query = made(10, 1, 16, 1, 0)
-    monkeypatch.setattr(exact.IntegerQueries, "of", lambda *args: pytest.fail("integers"))
-    monkeypatch.setattr(exact, "are_integers_fast", lambda width: False)
-    assert ExactSearch(rows, FEATURE, True).scores(query).shape == (1, 10)
-
-
-def test_this_processor_multiplies_integers_where_it_can(monkeypatch):
-    if not are_integers_fast(16):
-        pytest.skip("no VNNI here")
+def test_int8_rows_are_not_decoded(monkeypatch):
     rows, query = made(10, 1, 16, 1, 0)
     monkeypatch.setattr(rows, "blocks", lambda: pytest.fail("decoded"))
     assert ExactSearch(rows, FEATURE, True).scores(query).shape == (1, 10)

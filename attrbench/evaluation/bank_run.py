@@ -94,6 +94,9 @@ def _take_shipped(work: BankBuild, task: Task[Any], opened: OpenTask, design: De
     except AttrbenchError as error:
         reporter.note(f"nothing is taken from the bank that ships: {error}")
         return
+    differences = work.differences(bank)
+    if differences:
+        reporter.note(f"no model is taken from {path.name}, which ships: {', '.join(differences)}")
     taken = work.take(bank)
     if taken:
         reporter.note(f"{taken} models are taken from {path.name}, which ships")

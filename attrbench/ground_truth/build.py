@@ -48,6 +48,10 @@ class Code:
     revision: str | None
 
 
+_WORK = sorted(set(BankPlan.model_fields) - {"subsets", "seeds"})
+"""What of a plan decides how each of its models is trained and measured."""
+
+
 class BankBuild:
     """The training of a task's models on random subsets, one job for each, and the collection of their losses.
 
@@ -86,19 +90,35 @@ class BankBuild:
         """Return the subset of a training job, None for all items, as other ground truths ask for such a model."""
         return None if len(subset) == len(self._setting.opened.train) else subset
 
+    def differences(self, bank: SubsetBank) -> list[str]:
+        """Return what keeps this build from taking a bank's models, a phrase each; none where they are the same work.
+
+        Numbers of subsets and seeds may differ.
+        """
+        theirs = bank.facts
+        plans = ((name, getattr(theirs.plan, name), getattr(self._plan, name)) for name in _WORK)
+        found = [
+            f"{name.replace('_', ' ')} {there} there and {here} here" for name, there, here in plans if there != here
+        ]
+        train, queries = self._setting.opened.train.fingerprint, self._setting.opened.queries.fingerprint
+        others = {
+            "another training set": theirs.train != train,
+            "other queries": theirs.queries != queries,
+            "another recipe": theirs.recipe != self._recipe,
+            f"retraining of version {theirs.retraining} there and {RETRAINING} here": theirs.retraining != RETRAINING,
+        }
+        return found + [phrase for phrase, differs in others.items() if differs]
+
     def take(self, bank: SubsetBank) -> int:
         """Keep the effects of this build's models that a bank holds, so that they are not trained; return how many.
 
-        None are where training items, queries, recipe or measurement are others, or the subsets are drawn otherwise.
+        None are where there are `differences`.
 
         Raises:
             AttrbenchError: where the cache can't be written to.
         """
-        opened, facts = self._setting.opened, bank.facts
-        varies = {"subsets": self._plan.subsets, "seeds": self._plan.seeds}
-        ours = (self._plan, self._recipe, opened.train.fingerprint, opened.queries.fingerprint, RETRAINING)
-        theirs = (facts.plan.model_copy(update=varies), facts.recipe, facts.train, facts.queries, facts.retraining)
-        if ours != theirs:
+        facts = bank.facts
+        if self.differences(bank):
             return 0
         taken = 0
         for row, number in enumerate(facts.numbers):

@@ -24,7 +24,7 @@ MILLION = 1_000_000
 SIZES = (10_000, 30_000, 100_000, MILLION)
 ROW_BYTES = 30_000
 """Bytes of a row on disk with its codes in both indexes, rounded up."""
-PROBED = 64
+PROBED = 96
 """Lists that a query visits, whatever the number of rows."""
 STAGES = "tests.benchmarks.million_stages"
 Measured = dict[str, dict[str, Any]]

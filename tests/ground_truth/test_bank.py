@@ -108,21 +108,42 @@ def test_a_bank_is_enlarged_where_its_models_are_not_at_hand(build, opened, path
 
 
 @pytest.mark.parametrize(
-    "changes",
-    [{"subset_seed": 1}, {"draws": 3}, {"steps": 5}, {"alpha": 0.4}, {"kind": "bernoulli"}, {"noise_seed": 1}],
+    ("changes", "reason"),
+    [
+        ({"subset_seed": 1}, "subset seed 0 there and 1 here"),
+        ({"draws": 3}, "draws 2 there and 3 here"),
+        ({"steps": 5}, "steps"),
+        ({"alpha": 0.4}, "alpha 0.5 there and 0.4 here"),
+        ({"kind": "bernoulli"}, "kind fixed there and bernoulli here"),
+        ({"noise_seed": 1}, "noise seed"),
+    ],
 )
-def test_models_of_another_plan_are_not_taken(path, opened, changes, tmp_path):
+def test_models_of_another_plan_are_not_taken(path, opened, changes, reason, tmp_path):
     elsewhere = setting(tmp_path / "elsewhere")
     bank = read_bank(path, elsewhere.task, elsewhere.opened)
-    assert BankBuild(elsewhere, PLAN.model_copy(update=changes)).take(bank) == 0
+    work = BankBuild(elsewhere, PLAN.model_copy(update=changes))
+    assert work.take(bank) == 0
+    (told,) = work.differences(bank)
+    assert reason in told
 
 
-@pytest.mark.parametrize("changes", [{"recipe": {"steps": 11}}, {"retraining": 1}, {"queries": "f" * 64}])
-def test_models_of_another_recipe_or_other_queries_are_not_taken(path, opened, changes, tmp_path):
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"recipe": {"steps": 11}}, "another recipe"),
+        ({"retraining": 1}, "retraining of version 1 there"),
+        ({"queries": "f" * 64}, "other queries"),
+        ({"train": "f" * 64}, "another training set"),
+    ],
+)
+def test_models_of_another_recipe_or_other_queries_are_not_taken(path, opened, changes, reason, tmp_path):
     elsewhere = setting(tmp_path / "elsewhere")
     bank = read_bank(path, elsewhere.task, elsewhere.opened)
     other = replace(bank, facts=bank.facts.model_copy(update=changes))
-    assert BankBuild(elsewhere, PLAN).take(other) == 0
+    work = BankBuild(elsewhere, PLAN)
+    assert work.take(other) == 0
+    (told,) = work.differences(other)
+    assert reason in told
 
 
 def damaged(path, **changes):

@@ -192,6 +192,7 @@ def test_search_that_looks_at_every_item_equals_exact(options, tmp_path):
         norms=np.ones((COUNT, 2), "f4"),
         take=lambda items: values[items],
         blocks=lambda: iter([(0, values)]),
+        codes=lambda: None,
     )
     method = dmin(**options)
     query = query_features(method, 4, rows=QueryRows(values[:4], rows.norms[:4]))

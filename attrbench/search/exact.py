@@ -72,14 +72,16 @@ class ExactSearch(ExhaustiveScorer):
     def _stored(self, least: int) -> Iterator[list[Codes]]:
         """Yield the rows as int8 stores them, in lists of blocks of at least so many rows but for the last."""
         waiting: list[Codes] = []
+        count = 0
         for first, block in self._rows.codes() or ():
             if not self._normalize:
                 norms = self._rows.norms[first : first + len(block.numbers), :, None]
                 block = Codes(block.numbers, block.scales * norms)
             waiting.append(block)
-            if sum(len(other.numbers) for other in waiting) >= least:
+            count += len(block.numbers)
+            if count >= least:
                 yield waiting
-                waiting = []
+                waiting, count = [], 0
         if waiting:
             yield waiting
 

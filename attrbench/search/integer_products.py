@@ -67,13 +67,17 @@ class IntegerQueries:
         It runs on one thread, and others can run meanwhile.
         """
         count = sum(len(block.numbers) for block in blocks)
-        whole = np.empty((count, len(self.scales), PARTS, self.scales.shape[1]), np.int32)
+        groups, queries = self.scales.shape
+        whole = np.empty((len(self.parts), count, groups // len(self.parts) * PARTS * queries), np.int32)
+        tables = [numkong.from_dlpack(table) for table in whole]
         start = 0
         for block in blocks:
-            rows = np.ascontiguousarray(block.numbers).reshape(len(block.numbers), -1)  # a memmap is slow to slice
-            self._multiply(rows, whole[start : start + len(rows)].reshape(len(rows), -1))
-            start += len(rows)
-        by_part = whole.astype(np.float32)
+            stop = start + len(block.numbers)
+            rows = np.ascontiguousarray(block.numbers).reshape(stop - start, -1)  # a memmap is slow to slice
+            for columns, parts, table in zip(self.columns, self.parts, tables, strict=True):
+                numkong.dots_packed(rows[:, columns], parts, out=table[start:stop])  # type: ignore[arg-type]  # its stub errs
+            start = stop
+        by_part = np.ascontiguousarray(whole.transpose(1, 0, 2), np.float32).reshape(count, groups, PARTS, queries)
         sums = by_part[:, :, 2] / STEP
         sums += by_part[:, :, 1]
         sums /= STEP
@@ -82,12 +86,6 @@ class IntegerQueries:
         weights = np.concatenate([np.asarray(block.scales) for block in blocks]).reshape(count, -1)
         result: NDArray[np.float32] = np.einsum("kgm,kg->mk", sums, weights)
         return result
-
-    def _multiply(self, rows: NDArray[np.int8], sums: NDArray[np.int32]) -> None:
-        """Write the exact sums of each group, [rows, T * groups * 3 m], of [rows, T * w] numbers."""
-        width = sums.shape[1] // len(self.parts)
-        for product, (columns, parts) in enumerate(zip(self.columns, self.parts, strict=True)):
-            sums[:, product * width : (product + 1) * width] = np.asarray(numkong.dots_packed(rows[:, columns], parts))
 
 
 def _split(numbers: NDArray[np.float64]) -> NDArray[np.int8]:

@@ -63,6 +63,10 @@ def print_table(figures: Sequence[Figure]) -> None:
         print_figure(figure)
 
 
+REST = 0.01
+"""Seconds between two calls, in which the threads of the one before, which wait for more by spinning, fall asleep."""
+
+
 def paired(
     what: str,
     work: Callable[[], object],
@@ -77,6 +81,7 @@ def paired(
     mine, theirs = [], []
     for _ in range(runs):
         for times, call in ((mine, work), (theirs, reference)):
+            time.sleep(REST)
             times.append(seconds(call, clock))
     ratio = statistics.median(a / b for a, b in zip(mine, theirs, strict=True))
     return Figure(what, statistics.median(mine), "s", against, statistics.median(theirs), ratio, bound)

@@ -97,6 +97,7 @@ def _take_shipped(work: BankBuild, task: Task[Any], opened: OpenTask, design: De
     differences = work.differences(bank)
     if differences:
         reporter.note(f"no model is taken from {path.name}, which ships: {', '.join(differences)}")
+        return
     taken = work.take(bank)
     if taken:
         reporter.note(f"{taken} models are taken from {path.name}, which ships")

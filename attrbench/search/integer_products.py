@@ -14,6 +14,7 @@ from itertools import accumulate
 import numkong
 import numpy as np
 from numpy.typing import NDArray
+from scipy.linalg import block_diag
 
 from attrbench.store.encoding import SCALED, Codes
 
@@ -56,7 +57,7 @@ class IntegerQueries:
         groups = [parts[:, start:end] for start, end in zip(starts, ends, strict=True)]
         firsts = range(0, len(groups), together)
         return cls(
-            [numkong.dots_pack(_on_diagonal(groups[first : first + together]), dtype="int8") for first in firsts],
+            [numkong.dots_pack(block_diag(*groups[first : first + together]), dtype="int8") for first in firsts],
             scales.T,
             [slice(starts[first], ends[first + together - 1]) for first in firsts],
         )
@@ -95,12 +96,3 @@ def _split(numbers: NDArray[np.float64]) -> NDArray[np.int8]:
         parts.append(numbers.round().clip(-127, 127))
         numbers = (numbers - parts[-1]) * STEP
     return np.concatenate(parts).astype(np.int8)
-
-
-def _on_diagonal(blocks: Sequence[NDArray[np.int8]]) -> NDArray[np.int8]:
-    """Return a matrix of zeros with blocks on its diagonal."""
-    rows, columns = zip(*(block.shape for block in blocks), strict=True)
-    matrix = np.zeros((sum(rows), sum(columns)), np.int8)
-    for block, row, column in zip(blocks, accumulate(rows, initial=0), accumulate(columns, initial=0), strict=False):
-        matrix[row : row + block.shape[0], column : column + block.shape[1]] = block
-    return matrix

@@ -10,6 +10,7 @@ finding the group alone.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import ClassVar
@@ -52,7 +53,7 @@ class LeaveKOutOptions(Options):
     k: int = Field(50, ge=1)
     """Items that are left out of the training for a query."""
     queries: int = Field(20, ge=2)
-    """Queries that models are trained for, spread evenly over the task's; all of them where it has fewer."""
+    """Queries that models are trained for, as many of each group as can be; all of them where the task has fewer."""
     seeds: int = Field(2, ge=1, le=100)
     """Training seeds: as many models for each set of items that is left out."""
     steps: int = Field(15, ge=1)
@@ -84,8 +85,7 @@ class OpenLeaveKOut(OpenGroundTruth):
     def __init__(self, setting: TruthSetting, options: LeaveKOutOptions) -> None:
         self._setting, self._options = setting, options
         train, queries = setting.opened.train, setting.opened.queries
-        count = min(options.queries, len(queries))
-        self._queries: list[int] = np.unique(np.linspace(0, len(queries) - 1, count).round().astype(int)).tolist()
+        self._queries = chosen_queries(queries.groups, options.queries)
         self._group_of = [queries.groups[query] for query in self._queries]
         self._members = {group: _members(train.groups, group) for group in dict.fromkeys(self._group_of)}
         smallest = min(self._members, key=lambda group: len(self._members[group]))
@@ -97,8 +97,8 @@ class OpenLeaveKOut(OpenGroundTruth):
         self.depth = options.k
         shared = options.seeds * (2 + len(self._members))
         self.summary = (
-            f"{len(self._queries) * options.seeds} models a method, without the top {options.k} of"
-            f" {len(self._queries)} queries, {options.seeds} seeds each; {shared} that all methods share"
+            f"{len(self._queries) * options.seeds} models a method, one for each of {len(self._queries)} queries and"
+            f" {options.seeds} training seeds, without the query's top {options.k}; {shared} that all methods share"
         )
 
     def jobs(self, outcome: Outcome) -> list[TrainingJob]:
@@ -195,6 +195,23 @@ class OpenLeaveKOut(OpenGroundTruth):
             "leave_k_out_seeds": float(over.shape[0]),
             "leave_k_out_queries": float(over.shape[1]),
         }
+
+
+def chosen_queries(groups: Sequence[str], count: int) -> list[int]:
+    """Return the queries that models are trained for, sorted: the first of each group, the second of each, and so on.
+
+    Of more queries, fewer are a part, so that their models count for both.
+
+    Args:
+        groups: [m] the group of each query.
+        count: how many; all of them where there are fewer.
+    """
+    seen: Counter[str] = Counter()
+    turns = []
+    for query, group in enumerate(groups):
+        turns.append((seen[group], query))
+        seen[group] += 1
+    return sorted(query for _, query in sorted(turns)[:count])
 
 
 def _members(groups: Sequence[str], group: str) -> Ids:

@@ -1,11 +1,15 @@
 """The ground truth `leave-k-out`: what is left out for whom, which models are shared, and what is measured of them."""
 
+from collections import Counter
+
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from attrbench.contracts.metric import Outcome
 from attrbench.errors import AttrbenchError, Unavailable
-from attrbench.ground_truth.leave_k_out import LeaveKOut, LeaveKOutOptions
+from attrbench.ground_truth.leave_k_out import LeaveKOut, LeaveKOutOptions, chosen_queries
 from attrbench.ground_truth.losses import QueryLosses
 from attrbench.ground_truth.retraining import measured, run_trainings, use_opened_task
 from tests.ground_truth.tiny_trainable import QUERIES, TRAIN, setting
@@ -34,10 +38,10 @@ def left_out(job):
 
 
 def test_each_query_has_models_without_its_own_top_and_random_ones_are_shared(opened):
-    asked, given = truth(opened), outcome()
-    jobs = asked.jobs(given)
-    queries = [0, 2, 4]
-    tops = [set(given.ranked[query].tolist()) for query in queries]
+    asked, answer = truth(opened), outcome()
+    jobs = asked.jobs(answer)
+    queries = [0, 1, 2]
+    tops = [set(answer.ranked[query].tolist()) for query in queries]
     assert [left_out(job) for job in jobs if left_out(job) in tops] == tops * SEEDS
     others = [left_out(job) for job in jobs if left_out(job) not in tops]
     groups = {opened.opened.queries.groups[query] for query in queries}
@@ -48,22 +52,31 @@ def test_each_query_has_models_without_its_own_top_and_random_ones_are_shared(op
     assert len(set(jobs) & set(again)) == len(others)
 
 
+@given(st.lists(st.sampled_from("abcd"), min_size=2, max_size=30), st.integers(1, 30))
+def test_queries_are_of_all_groups_alike_and_fewer_of_them_are_a_part_of_more(groups, count):
+    chosen = chosen_queries(groups, count)
+    assert len(chosen) == min(count, len(groups)) and set(chosen) <= set(chosen_queries(groups, count + 1))
+    per_group = Counter(groups[query] for query in chosen)
+    left = {groups[query] for query in set(range(len(groups))) - set(chosen)}
+    assert all(per_group[group] >= max(per_group.values()) - 1 for group in left)
+
+
 def test_a_method_that_names_the_same_items_trains_nothing_new(opened):
-    given = outcome()
-    turned = Outcome(given.ranked[:, ::-1].copy(), None, given.scores)
-    assert set(truth(opened).jobs(given)) == set(truth(opened).jobs(turned))
+    answer = outcome()
+    turned = Outcome(answer.ranked[:, ::-1].copy(), None, answer.scores)
+    assert set(truth(opened).jobs(answer)) == set(truth(opened).jobs(turned))
 
 
 def test_what_is_measured_is_the_rise_over_the_same_groups_random_removal(opened):
-    asked, given = truth(opened), outcome()
+    asked, answer = truth(opened), outcome()
     use_opened_task(opened)
-    run_trainings(asked.jobs(given), no_stage)
-    effect = asked.measure(given, 0, no_stage)
+    run_trainings(asked.jobs(answer), no_stage)
+    effect = asked.measure(answer, 0, no_stage)
     results = {result.name: result for result in effect.metrics}
     assert set(results) == {f"leave-k-out{end}@{K}" for end in ("", "-over-random", "-pixels", "-features")}
     main = results[f"leave-k-out@{K}"]
     loss = QueryLosses(3, 1)
-    job = next(job for job in asked.jobs(given) if left_out(job) == set(given.ranked[2].tolist()) and job.seed == 1)
+    job = next(job for job in asked.jobs(answer) if left_out(job) == set(answer.ranked[2].tolist()) and job.seed == 1)
     folder = opened.task.train(np.array(job.subset), 1, opened.workspace.cache / "x", opened.workspace.device, print)
     again = loss.losses(opened.task.trained(folder, opened.workspace), opened.opened.queries)
     assert measured(job)["losses"] == pytest.approx(again, rel=1e-5)
@@ -76,10 +89,10 @@ def test_what_is_measured_is_the_rise_over_the_same_groups_random_removal(opened
 def test_too_many_items_or_too_short_a_ranking_are_refused_in_one_line(opened):
     with pytest.raises(Unavailable, match="k=9 items can't be left out: of 24 training items 8 are of the group"):
         truth(opened, k=9)
-    given = outcome()
-    given.ranked[2, 1] = -1
+    answer = outcome()
+    answer.ranked[2, 1] = -1
     with pytest.raises(AttrbenchError, match="the ranking of query 2 names 3 items, and 4 are to be left out"):
-        truth(opened).jobs(given)
+        truth(opened).jobs(answer)
 
 
 def test_it_is_measured_only_where_it_is_named():

@@ -24,6 +24,7 @@ from tests.benchmarks import (
     memory,
     million,
     search,
+    similarity,
     sketches,
     startup,
 )
@@ -35,6 +36,7 @@ BENCHMARKS: dict[str, Callable[[], Iterable[Figure]]] = {
     "gram": gram.exact,
     "search": search.speed,
     "memory": memory.ddpm_pass,
+    "ssim": similarity.ssim,
     "startup": startup.speed,
 }
 LONG: dict[str, Callable[[], Iterable[Figure]]] = {

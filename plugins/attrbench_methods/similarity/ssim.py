@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
-from skimage.metrics import structural_similarity
+from scipy.ndimage import uniform_filter1d
+from skimage.filters import gaussian
+from torch import Tensor
 
 from attrbench.contracts.feature import FeatureRequest, QueryFeatures, TrainFeatures
 from attrbench.contracts.method import Context, ExhaustiveScorer, Method, StateSize
@@ -19,8 +19,10 @@ from attrbench.features.images import Images
 
 SMALL_IMAGE = 16
 """Pixels a side up to which the window is uniform and 7x7."""
-MOSAIC_PIXELS = 1 << 18
-"""Pixels of a mosaic."""
+C1, C2 = 0.01**2, 0.03**2
+"""Constants of Wang et al. that keep both fractions finite, for values in [0, 1]."""
+BLOCK_VALUES = 1 << 18
+"""Values of training images that are compared at once, so that what is computed of them stays in the cache."""
 
 
 class SSIMOptions(Options):
@@ -51,60 +53,77 @@ class SSIM(Method[SSIMOptions]):
         return SSIMScorer(train[Images()])
 
 
-class SSIMScorer(ExhaustiveScorer):
-    """Scorer by scikit-image's SSIM, which compares many training images per call, side by side in a mosaic.
+@dataclass(frozen=True)
+class _Moments:
+    """Images with mean and variance of their windows, float64: a variance is a difference of two near numbers.
 
-    Only windows that lie wholly inside one image count, so that neighbors in the mosaic do not matter.
+    Attributes:
+        values: [b, C, H, W] in [0, 1].
+        mean: [b, C, w, h], of the values in each window that lies wholly inside.
+        variance: [b, C, w, h].
+    """
+
+    values: Tensor
+    mean: Tensor
+    variance: Tensor
+
+
+class SSIMScorer(ExhaustiveScorer):
+    """Scorer by SSIM over windows that lie wholly inside the images.
+
+    The means of all windows of many images are two matrix products with the windows' weights, one along each side.
     """
 
     def __init__(self, images: NDArray[np.uint8]) -> None:
-        side = min(images.shape[1:3])
-        self._gaussian = side > SMALL_IMAGE
-        self._radius = 5 if self._gaussian else 3  # scikit-image's Gaussian of sigma 1.5 reaches 5 pixels
-        if side <= 2 * self._radius:
-            raise UsageError(f"method ssim: images of {side} pixels are smaller than its window")
+        height, width = images.shape[1:3]
+        radius = 5 if min(height, width) > SMALL_IMAGE else 3
+        if min(height, width) <= 2 * radius:
+            raise UsageError(f"method ssim: images of {min(height, width)} pixels are smaller than its window")
+        self._of_rows, self._of_columns = _window_weights(height, radius), _window_weights(width, radius)
         self._images = images
 
     def scores(self, query: QueryFeatures) -> NDArray[np.float32]:
-        """Return the [m, n] mean SSIM of m query images and n training images, at most 1, on all CPU cores."""
-        with ThreadPoolExecutor(os.cpu_count()) as pool:  # scipy's filters let go of the interpreter lock
-            columns = list(pool.map(partial(self._block_scores, query[Images()]), self._blocks()))
-        return np.concatenate(columns, axis=1)
+        """Return the [m, n] mean SSIM of m query images and n training images, at most 1."""
+        queries = [self._moments(image[None]) for image in query[Images()]]
+        size = max(1, BLOCK_VALUES // self._images[0].size)
+        blocks = []
+        for first in range(0, len(self._images), size):
+            train = self._moments(self._images[first : first + size])
+            blocks.append(torch.stack([self._mean_ssim(of, train) for of in queries]))
+        return torch.cat(blocks, dim=1).float().numpy()
 
-    def _blocks(self) -> Iterator[NDArray[np.uint8]]:
-        """Yield the training images in blocks, each as large as one mosaic (about 262,000 pixels)."""
-        height, width = self._images.shape[1:3]
-        per_mosaic = max(1, MOSAIC_PIXELS // (height * width))
-        for first in range(0, len(self._images), per_mosaic):
-            yield self._images[first : first + per_mosaic]
+    def _mean_ssim(self, query: _Moments, train: _Moments) -> Tensor:
+        """Return the [b] mean SSIM of one query with b training images, over windows and channels."""
+        product = query.mean * train.mean
+        covariance = self._window_means(query.values * train.values).sub_(product)
+        squares = train.mean.square().add_(query.mean.square())
+        above = product.mul_(2).add_(C1).mul_(covariance.mul_(2).add_(C2))
+        below = squares.add_(C1).mul_((query.variance + train.variance).add_(C2))
+        return above.div_(below).mean(dim=(1, 2, 3))
 
-    def _block_scores(self, queries: NDArray[np.uint8], block: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Return the [m, b] mean SSIM, averaged over channels, of m queries and a block of b training images."""
-        scores = np.zeros((len(queries), len(block)), np.float32)
-        channels = block.shape[3]
-        for channel in range(channels):
-            train = np.concatenate(list(block[..., channel]), axis=1)
-            for row, image in enumerate(queries):
-                tiled = np.tile(image[..., channel], (1, len(block)))
-                scores[row] += self._mean_ssim(tiled, train, len(block)) / channels
-        return scores
+    def _moments(self, images: NDArray[np.uint8]) -> _Moments:
+        """Return images [b, H, W, C] with the mean and variance of each window."""
+        values = torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2))).double().div_(255)
+        mean = self._window_means(values)
+        return _Moments(values, mean, self._window_means(values.square()).sub_(mean.square()))
 
-    def _mean_ssim(self, a: NDArray[np.uint8], b: NDArray[np.uint8], count: int) -> NDArray[np.float32]:
-        """Return the [count] mean SSIM of a query, tiled in `a`, with each of `count` training images in `b`."""
-        r = self._radius
-        _, ssim = structural_similarity(
-            a.astype(np.float32) / 255,
-            b.astype(np.float32) / 255,
-            data_range=1.0,
-            gaussian_weights=self._gaussian,
-            win_size=2 * r + 1,
-            use_sample_covariance=False,
-            full=True,
-        )
-        tiles = ssim.reshape(ssim.shape[0], count, -1)[r:-r, :, r:-r]
-        mean: NDArray[np.float32] = tiles.mean(axis=(0, 2))
-        return mean
+    def _window_means(self, values: Tensor) -> Tensor:
+        """Return the weighted mean of each window of [b, C, H, W] values, [b, C, w, h]: turned, which no sum sees."""
+        return (values @ self._of_columns.T).transpose(2, 3) @ self._of_rows.T
 
     def size(self) -> StateSize:
         """Return the bytes of the stored training images, one byte per value."""
         return StateSize(rows=self._images.nbytes)
+
+
+def _window_weights(side: int, radius: int) -> Tensor:
+    """Return the weights of each window along one side, [side - 2 radius, side] float64.
+
+    They are those of scikit-image's SSIM: Gaussian with sigma 1.5 for a radius of 5, else uniform.
+    """
+    places = np.eye(side)
+    if radius == 5:
+        weights = gaussian(places, sigma=(1.5, 0), truncate=3.5, mode="constant")
+    else:
+        weights = uniform_filter1d(places, 2 * radius + 1, axis=0, mode="constant")
+    return torch.from_numpy(weights[radius:-radius].copy())

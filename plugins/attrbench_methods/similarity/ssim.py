@@ -41,6 +41,7 @@ class SSIM(Method[SSIMOptions]):
     name = "ssim"
     summary = "structural similarity of the images"
     citation = "Wang et al. 2004, IEEE TIP 13(4)"
+    version = 2
     Options = SSIMOptions
     self_first = True
 

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
-import diffusers
 import torch
 
 from attrbench.contracts.denoiser import CHECKPOINTS
@@ -15,6 +14,7 @@ from attrbench.contracts.model_config import ModelConfig
 from attrbench.contracts.model_family import Architecture, ModelFamily
 from attrbench.errors import AttrbenchError, UsageError
 from attrbench.models.encoders import vae_factor
+from attrbench.models.late import diffusers
 from attrbench.models.latent_model import LatentDenoiser, Parts
 from attrbench.models.lora import add_lora, add_random_lora, find_lora
 from attrbench.models.lora_file import lora_digests

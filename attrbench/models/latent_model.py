@@ -12,7 +12,6 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
-from diffusers import DDIMScheduler, DDPMScheduler
 from numpy.typing import NDArray
 
 from attrbench.contracts.denoiser import Encoded
@@ -21,6 +20,7 @@ from attrbench.errors import UsageError
 from attrbench.models.checkpointed import Checkpointed
 from attrbench.models.discrete_time import DiscreteTime, check_prediction
 from attrbench.models.encoders import CHUNK, Encoders
+from attrbench.models.late import diffusers
 from attrbench.models.lora import load_lora_state
 from attrbench.models.noise import gaussian
 from attrbench.models.sampled import Sampled
@@ -231,9 +231,9 @@ class DiscreteLatentDenoiser(LatentDenoiser, DiscreteTime):
         super().__init__(parts, config, device)
         process = parts.scheduler.config
         check_prediction(process, config.model)
-        self.scheduler = DDPMScheduler.from_config(process)
+        self.scheduler = diffusers.DDPMScheduler.from_config(process)
         # latents are not bounded as pixels are, and PNDM's own configuration does not say so
-        self.sampler = DDIMScheduler.from_config(process, clip_sample=False, thresholding=False)
+        self.sampler = diffusers.DDIMScheduler.from_config(process, clip_sample=False, thresholding=False)
         self.training_steps = int(self.scheduler.config["num_train_timesteps"])
         self.sampling = {"sampler": "ddim", "steps": config.sampling_steps, "guidance": config.guidance_scale}
 

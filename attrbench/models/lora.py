@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, inject_adapter_in_model
-from peft.utils import set_peft_model_state_dict
 
 from attrbench.contracts.model_config import ModelConfig
 from attrbench.errors import AttrbenchError
 from attrbench.hub import is_local, snapshot
+from attrbench.models.late import peft
 from attrbench.models.lora_file import Adapter, Misfit, read_lora
 from attrbench.models.lora_names import BIAS, MAGNITUDE
 from attrbench.models.peft_folder import PEFT_CONFIG, PEFT_WEIGHTS
@@ -88,7 +87,7 @@ def _insert(part: torch.nn.Module, adapter: Adapter, file: Path) -> None:
     """
     ranks = adapter.ranks
     rank, alpha = _commonest(ranks.values()), _commonest([adapter.alpha(layer) for layer in ranks])
-    config = LoraConfig(
+    config = peft.LoraConfig(
         r=rank,
         lora_alpha=alpha,
         target_modules=list(ranks),
@@ -101,8 +100,8 @@ def _insert(part: torch.nn.Module, adapter: Adapter, file: Path) -> None:
     try:
         with quiet(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # each tensor is compared below
-            inject_adapter_in_model(config, part, ADAPTER, low_cpu_mem_usage=True, state_dict=adapter.tensors)
-            set_peft_model_state_dict(part, adapter.tensors, ADAPTER, low_cpu_mem_usage=True)
+            peft.inject_adapter_in_model(config, part, ADAPTER, low_cpu_mem_usage=True, state_dict=adapter.tensors)
+            peft.set_peft_model_state_dict(part, adapter.tensors, ADAPTER, low_cpu_mem_usage=True)
     except Exception as error:  # peft has several
         raise Misfit(f"{plain(file)}: {one_line(error)[:200]}") from None
     _check_loaded(_lora_parameters(part), adapter.tensors, file)
@@ -175,5 +174,5 @@ def load_lora_state(module: torch.nn.Module, file: Path) -> None:
 
 def add_random_lora(module: Any) -> None:
     """Add LoRA layers of the shape in DMin's experiments to a network, with random initial weights."""
-    shape = LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules=list(TARGETS), init_lora_weights="gaussian")
+    shape = peft.LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules=list(TARGETS), init_lora_weights="gaussian")
     module.add_adapter(shape, adapter_name=ADAPTER)

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft.utils.other import get_pattern_key
 
 from attrbench.errors import AttrbenchError
+from attrbench.models.late import peft
 from attrbench.models.lora_names import ALPHA, DOWN, UP, LayerNames, TensorName
 from attrbench.models.peft_folder import peft_config
 from attrbench.models.weight_files import open_weights
@@ -184,7 +184,7 @@ def _add_config(adapter: Adapter, config: Mapping[str, Any], file: Path) -> None
         pattern: dict[str, Any] = dict(config.get("alpha_pattern") or {})
         adapter.rslora = bool(config.get("use_rslora"))
         adapter.alphas = {
-            layer: float(pattern.get(get_pattern_key(list(pattern), layer), config["lora_alpha"]))
+            layer: float(pattern.get(peft.utils.other.get_pattern_key(list(pattern), layer), config["lora_alpha"]))
             for layer in adapter.ranks
         }
     except (AttributeError, TypeError, ValueError, re.error):

@@ -8,11 +8,11 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import diffusers
 import torch
 
 from attrbench.contracts.model_config import ModelConfig
 from attrbench.errors import AttrbenchError
+from attrbench.models.late import diffusers
 from attrbench.models.quiet import quiet
 from attrbench.models.weight_files import check_files, load_network, loading
 

@@ -7,15 +7,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from diffusers.utils import logging as diffusers_logging
 from huggingface_hub.utils.tqdm import are_progress_bars_disabled
-from transformers.utils import logging as transformers_logging
+
+from attrbench.models.late import diffusers, transformers
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
     """Suppress log messages below errors and progress bars of diffusers and transformers inside the `with` block."""
-    libraries: tuple[Any, ...] = (diffusers_logging, transformers_logging)
+    libraries: tuple[Any, ...] = (diffusers.utils.logging, transformers.utils.logging)
     verbosities, bars = [library.get_verbosity() for library in libraries], not are_progress_bars_disabled()
     for library in libraries:
         library.set_verbosity_error()

@@ -36,6 +36,17 @@ def test_importing_the_functions_imports_no_torch():
     assert done.stdout.strip() == "set()"
 
 
+def test_methods_and_tasks_are_known_without_the_libraries_of_models():
+    """A command that finds all results in its records must not wait seconds for diffusers and transformers."""
+    code = (
+        "import sys; from attrbench.plugins.registry import registry; known = registry()\n"
+        "[known.method(name) for name in known.names('method')]; [known.task(name) for name in known.names('task')]\n"
+        "print({'diffusers', 'peft', 'transformers'} & {*sys.modules})"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
+
+
 @pytest.mark.parametrize("name", attrbench.__all__)
 def test_every_public_name_is_there_and_listed(name):
     assert getattr(attrbench, name) is not None

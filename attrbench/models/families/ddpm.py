@@ -10,7 +10,6 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from diffusers import DDIMScheduler, DDPMScheduler, UNet2DModel
 from numpy.typing import NDArray
 
 from attrbench.contracts.denoiser import CHECKPOINTS, Encoded
@@ -19,6 +18,7 @@ from attrbench.contracts.model_family import ModelFamily
 from attrbench.errors import AttrbenchError, UsageError
 from attrbench.models.checkpointed import Checkpointed
 from attrbench.models.discrete_time import DiscreteTime, check_prediction
+from attrbench.models.late import diffusers
 from attrbench.models.model_fingerprint import concatenation_digest
 from attrbench.models.noise import gaussian
 from attrbench.models.pipeline import outline
@@ -43,13 +43,13 @@ class DDPMDenoiser(DiscreteTime, Checkpointed):
         if not weights.is_file():
             raise AttrbenchError(f"no DDPM weights at {weights}: give a folder written by DDPMPipeline.save_pretrained")
         with loading(folder):
-            _check_kind(network, UNet2DModel.load_config(str(network), local_files_only=True))
+            _check_kind(network, diffusers.UNet2DModel.load_config(str(network), local_files_only=True))
             unet = _unet(network, device, folder)
-            self.scheduler = DDPMScheduler.from_pretrained(str(schedule), local_files_only=True)
+            self.scheduler = diffusers.DDPMScheduler.from_pretrained(str(schedule), local_files_only=True)
         self.module = unet
         self.device = device
         check_prediction(self.scheduler.config, folder)
-        self.sampler = DDIMScheduler.from_config(self.scheduler.config)
+        self.sampler = diffusers.DDIMScheduler.from_config(self.scheduler.config)
         self.sampling_steps = sampling_steps
         self.sampling = {"sampler": "ddim", "steps": sampling_steps}
         self.training_steps = int(self.scheduler.config["num_train_timesteps"])
@@ -145,8 +145,8 @@ def _unet(network: Path, device: torch.device, model: Path) -> Any:
     """Return the UNet of a pipeline folder in eval mode; on the device `meta` its weights are not loaded."""
     if device.type == "meta":
         check_files(network, model)
-        return outline(UNet2DModel, network).eval()
-    return load_network(UNet2DModel, network, model, low_cpu_mem_usage=False).to(device).eval()
+        return outline(diffusers.UNet2DModel, network).eval()
+    return load_network(diffusers.UNet2DModel, network, model, low_cpu_mem_usage=False).to(device).eval()
 
 
 def _check_kind(folder: Path, config: Mapping[str, Any]) -> None:

@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
-from diffusers import FlowMatchEulerDiscreteScheduler
 
 from attrbench.contracts.model_config import ModelConfig
 from attrbench.contracts.model_family import Architecture
 from attrbench.errors import AttrbenchError
+from attrbench.models.late import diffusers
 from attrbench.models.latent_family import LatentFamily
 from attrbench.models.latent_model import LatentDenoiser, Parts
 from attrbench.models.pipeline_encoders import PipelineEncoders
@@ -53,7 +53,7 @@ class StableDiffusion3Denoiser(LatentDenoiser, RectifiedFlow):
         process = parts.scheduler.config
         if process.get("use_dynamic_shifting"):
             raise AttrbenchError(f"model {config.model} shifts its timesteps by resolution, which is not supported")
-        self.sampler = FlowMatchEulerDiscreteScheduler.from_config(process)
+        self.sampler = diffusers.FlowMatchEulerDiscreteScheduler.from_config(process)
         self.training_steps = int(process["num_train_timesteps"])
         self.schedule = tuple(reversed(self.sampler.timesteps.tolist()))
         self.sampling = {"sampler": "euler", "steps": config.sampling_steps, "guidance": config.guidance_scale}

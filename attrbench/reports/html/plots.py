@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from scipy.stats import spearmanr
+import numpy as np
 
 from attrbench.contracts.record import MetricResult, Record
+from attrbench.metrics.metric_agreement import weighted_rank_correlation
 from attrbench.reports.html.plot import (
     BOTTOM,
     LEFT,
@@ -232,9 +234,9 @@ def _criteria(rows: Sequence[Row], main: str, other: str) -> Plot | None:
         )
         for row, one, two in known
     ]
-    values = [[one.value for _, one, _ in known], [two.value for _, _, two in known]]
-    varied = all(len(set(each)) > 1 for each in values)
-    agreement = f"rank correlation {float(spearmanr(*values).statistic):.2f}" if varied else "no rank correlation"
+    first, second = np.array([one.value for _, one, _ in known]), np.array([two.value for _, _, two in known])
+    correlation = float(weighted_rank_correlation(first, second, np.ones((1, len(known))))[0])
+    agreement = "no rank correlation" if math.isnan(correlation) else f"rank correlation {correlation:.2f}"
     labels = [(mark, shown(row.record.method.label)) for mark, (row, _, _) in zip(marks, known, strict=True)]
     return Plot(
         title=f"{shown(main)} against {shown(other)}",

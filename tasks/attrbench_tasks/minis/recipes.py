@@ -15,9 +15,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL
 from numpy.typing import NDArray
 
+from attrbench.models.late import diffusers
 from attrbench_tasks.datasets.registry_mix import Captioned, part
 from attrbench_tasks.training.classifier import REPORT, ClassifierRecipe, train_classifier
 from attrbench_tasks.training.loop import RECIPE_FILE, Progress, Recipe
@@ -200,7 +200,11 @@ def prepare(family: Family, folder: Path, device: torch.device, report: Report) 
 
 def encoded(family: Family, folder: Path, items: Captioned, device: torch.device) -> EncodedImages:
     """Return captioned icons as image latents and text embeddings, with the empty prompt's as last."""
-    vae = AutoencoderKL.from_pretrained(str(folder / "vae"), local_files_only=True).to(device, torch.float32).eval()
+    vae = (
+        diffusers.AutoencoderKL.from_pretrained(str(folder / "vae"), local_files_only=True)
+        .to(device, torch.float32)
+        .eval()
+    )
     latents = latents_of(vae, pixels(items.images).to(device))
     return EncodedImages(latents, text_embeddings(family, folder, [*items.captions, ""], device))
 

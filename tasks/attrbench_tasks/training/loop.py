@@ -17,13 +17,13 @@ from typing import Any, Literal
 
 import torch
 from accelerate import Accelerator
-from diffusers.training_utils import EMAModel
 from pydantic import BaseModel, ConfigDict
 from safetensors.torch import save
 
 from attrbench.contracts.denoiser import CHECKPOINTS, LEARNING_RATES
 from attrbench.files import write_atomically
 from attrbench.interruptions import held_back
+from attrbench.models.late import diffusers
 from attrbench_tasks.training.training_state import Parameters, TrainingState, Weights, drop_states
 
 Loss = Callable[[torch.Tensor, torch.Generator], torch.Tensor | Iterator[torch.Tensor]]
@@ -267,7 +267,7 @@ def _backward(loss: Callable[[], torch.Tensor | Iterator[torch.Tensor]], compute
         values.append(part.detach())
 
 
-def _new_average(recipe: Recipe, parameters: Parameters) -> EMAModel | None:
+def _new_average(recipe: Recipe, parameters: Parameters) -> diffusers.EMAModel | None:
     """Return an exponential moving average of the parameters, or None where the recipe has none.
 
     Its decay is min(ema_decay, (1 + t) / (10 + t)) at step t = 1, 2, ...
@@ -275,10 +275,10 @@ def _new_average(recipe: Recipe, parameters: Parameters) -> EMAModel | None:
     if recipe.ema_decay is None:
         return None
     # EMAModel counts its warm-up from one step later than these recipes, hence -1; foreach rounds as `lerp` does
-    return EMAModel(parameters.values(), decay=recipe.ema_decay, update_after_step=-1, foreach=True)
+    return diffusers.EMAModel(parameters.values(), decay=recipe.ema_decay, update_after_step=-1, foreach=True)
 
 
-def _average(recipe: Recipe, average: EMAModel | None, parameters: Parameters, step: int) -> None:
+def _average(recipe: Recipe, average: diffusers.EMAModel | None, parameters: Parameters, step: int) -> None:
     """Update the exponential moving average with the parameters' values after `step` optimizer steps."""
     if average is not None:
         average.optimization_step = step - 1

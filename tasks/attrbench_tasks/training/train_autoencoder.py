@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from diffusers import AutoencoderKL
 
+from attrbench.models.late import diffusers
 from attrbench_tasks.training.loop import LatentRecipe, Progress, finish, fit
 
 BATCH = 64
@@ -27,7 +27,7 @@ class AutoencoderRecipe(LatentRecipe):
 
 def train_autoencoder(
     recipe: AutoencoderRecipe, images: torch.Tensor, device: torch.device, progress: Progress
-) -> AutoencoderKL:
+) -> diffusers.AutoencoderKL:
     """Train the small image autoencoder, scale its latents to unit variance, save it and return it.
 
     Args:
@@ -38,7 +38,7 @@ def train_autoencoder(
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
-        vae = AutoencoderKL(**recipe.vae).to(device).train()
+        vae = diffusers.AutoencoderKL(**recipe.vae).to(device).train()
     images = images.to(device)
 
     def loss(chosen: torch.Tensor, rng: torch.Generator) -> torch.Tensor:
@@ -57,13 +57,13 @@ def train_autoencoder(
     return vae
 
 
-def latents_of(vae: AutoencoderKL, images: torch.Tensor) -> torch.Tensor:
+def latents_of(vae: diffusers.AutoencoderKL, images: torch.Tensor) -> torch.Tensor:
     """Return the autoencoder's latents, [n, C, h, w] (posterior modes), of images [n, 3, H, W] in [-1, 1]."""
     with torch.no_grad():
         return torch.cat([vae.encode(batch).latent_dist.mode() for batch in images.split(BATCH)])
 
 
-def standardize(vae: AutoencoderKL, images: torch.Tensor) -> None:
+def standardize(vae: diffusers.AutoencoderKL, images: torch.Tensor) -> None:
     """Give each latent channel mean 0 and variance 1 over `images`, without changing the reconstructions.
 
     By changing the 1x1 convolutions around the latents. `scaling_factor` 1 and `shift_factor` 0 are right afterwards,
@@ -81,7 +81,7 @@ def standardize(vae: AutoencoderKL, images: torch.Tensor) -> None:
         into.bias[channels:] -= 2 * std.log()  # the posterior's log variances
 
 
-def psnr(vae: AutoencoderKL, images: torch.Tensor) -> float:
+def psnr(vae: diffusers.AutoencoderKL, images: torch.Tensor) -> float:
     """Return the autoencoder's mean peak signal-to-noise ratio, in dB, over its reconstructions of images."""
     with torch.no_grad():
         pixels = torch.cat([vae.decode(batch).sample.clamp(-1, 1) for batch in latents_of(vae, images).split(BATCH)])

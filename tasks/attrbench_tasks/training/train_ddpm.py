@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 from numpy.typing import NDArray
 from pydantic import Field
 from safetensors.torch import load_file, save
 
 from attrbench.files import write_atomically
+from attrbench.models.late import diffusers
 from attrbench_tasks.training.loop import RECIPE_FILE, Progress, Recipe, finish, fit
 
 UNET_FILE = "unet/diffusion_pytorch_model.safetensors"
@@ -63,8 +63,8 @@ def train_ddpm(
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
-        unet = UNet2DModel(**recipe.unet).to(device).train()
-    scheduler = DDPMScheduler(**recipe.scheduler)
+        unet = diffusers.UNet2DModel(**recipe.unet).to(device).train()
+    scheduler = diffusers.DDPMScheduler(**recipe.scheduler)
     timesteps = int(scheduler.config["num_train_timesteps"])
     velocity = scheduler.config["prediction_type"] == "v_prediction"
     images = images.to(device)
@@ -77,9 +77,9 @@ def train_ddpm(
         return F.mse_loss(unet(scheduler.add_noise(batch, noise, t), t).sample, target)
 
     ema = fit(recipe, unet, len(images), loss, Progress(out, report, checkpoint_every))
-    averaged = UNet2DModel(**recipe.unet)
+    averaged = diffusers.UNet2DModel(**recipe.unet)
     averaged.load_state_dict(ema)
-    DDPMPipeline(unet=averaged.eval(), scheduler=scheduler).save_pretrained(str(out), safe_serialization=True)
+    diffusers.DDPMPipeline(unet=averaged.eval(), scheduler=scheduler).save_pretrained(str(out), safe_serialization=True)
     finish(recipe, out)
     return out
 

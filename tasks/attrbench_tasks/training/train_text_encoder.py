@@ -17,15 +17,8 @@ import torch
 import torch.nn.functional as F
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from torch import nn
-from transformers import (
-    CLIPTextConfig,
-    CLIPTextModelWithProjection,
-    CLIPTokenizer,
-    T5Config,
-    T5EncoderModel,
-    T5Tokenizer,
-)
 
+from attrbench.models.late import transformers
 from attrbench_tasks.training.loop import LatentRecipe, Progress, finish, fit
 from attrbench_tasks.training.training_state import has_state
 
@@ -53,7 +46,7 @@ class TextEncoderRecipe(LatentRecipe):
     image_channels: tuple[int, int, int, int]
 
 
-def clip_tokenizer(captions: Sequence[str], recipe: TextEncoderRecipe) -> CLIPTokenizer:
+def clip_tokenizer(captions: Sequence[str], recipe: TextEncoderRecipe) -> transformers.CLIPTokenizer:
     """Return a CLIP tokenizer whose byte-pair vocabulary is learned from captions and covers any other text."""
     learned = Tokenizer(models.BPE(end_of_word_suffix=WORD_END))
     learned.normalizer = normalizers.Lowercase()
@@ -65,10 +58,10 @@ def clip_tokenizer(captions: Sequence[str], recipe: TextEncoderRecipe) -> CLIPTo
     merges: Any = [tuple(pair) for pair in _merges(learned)]
     pieces = [*alphabet, *(byte + WORD_END for byte in alphabet), *("".join(pair) for pair in merges)]
     vocabulary = {piece: i for i, piece in enumerate(dict.fromkeys([*pieces, START, END]))}
-    return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=recipe.length)
+    return transformers.CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=recipe.length)
 
 
-def t5_tokenizer(captions: Sequence[str], recipe: TextEncoderRecipe) -> T5Tokenizer:
+def t5_tokenizer(captions: Sequence[str], recipe: TextEncoderRecipe) -> transformers.T5Tokenizer:
     """Return a T5 tokenizer with the captions' whole words and learned pieces for other words."""
     learned = Tokenizer(models.Unigram())
     learned.normalizer = normalizers.Lowercase()
@@ -85,7 +78,7 @@ def t5_tokenizer(captions: Sequence[str], recipe: TextEncoderRecipe) -> T5Tokeni
     total = sum(words.values())
     for word, count in sorted(words.items()):
         scores["\u2581" + word] = math.log(count / total)
-    return T5Tokenizer(vocab=list(scores.items()), extra_ids=0, model_max_length=recipe.length)
+    return transformers.T5Tokenizer(vocab=list(scores.items()), extra_ids=0, model_max_length=recipe.length)
 
 
 def train_text_encoders(
@@ -139,7 +132,9 @@ def train_text_encoders(
     finish(recipe, progress.folder)
 
 
-def _tokenizers(captions: Sequence[str], recipe: TextEncoderRecipe, folder: Path) -> tuple[CLIPTokenizer, T5Tokenizer]:
+def _tokenizers(
+    captions: Sequence[str], recipe: TextEncoderRecipe, folder: Path
+) -> tuple[transformers.CLIPTokenizer, transformers.T5Tokenizer]:
     """Return the CLIP and T5 tokenizers, newly trained and saved, or loaded when a cut-off training resumes.
 
     The library `tokenizers` orders pieces of equal frequency by chance, so a second training of them gives others.
@@ -147,8 +142,8 @@ def _tokenizers(captions: Sequence[str], recipe: TextEncoderRecipe, folder: Path
     clip_folder, t5_folder = folder / "tokenizer", folder / "tokenizer_3"
     if has_state(folder):
         return (
-            CLIPTokenizer.from_pretrained(str(clip_folder), local_files_only=True),
-            T5Tokenizer.from_pretrained(str(t5_folder), local_files_only=True),
+            transformers.CLIPTokenizer.from_pretrained(str(clip_folder), local_files_only=True),
+            transformers.T5Tokenizer.from_pretrained(str(t5_folder), local_files_only=True),
         )
     tokenizers = clip_tokenizer(captions, recipe), t5_tokenizer(captions, recipe)
     for tokenizer, target in zip(tokenizers, (clip_folder, t5_folder), strict=True):
@@ -164,8 +159,10 @@ def _texts(model: Any, ids: torch.Tensor, ids_t5: torch.Tensor) -> list[torch.Te
     return [*embeddings, model.pool((hidden * words).sum(1) / words.sum(1))]
 
 
-def _build(recipe: TextEncoderRecipe, clip_tokens: CLIPTokenizer, t5_tokens: T5Tokenizer) -> Any:
-    clip = CLIPTextConfig(
+def _build(
+    recipe: TextEncoderRecipe, clip_tokens: transformers.CLIPTokenizer, t5_tokens: transformers.T5Tokenizer
+) -> Any:
+    clip = transformers.CLIPTextConfig(
         vocab_size=len(clip_tokens),
         max_position_embeddings=recipe.length,
         bos_token_id=clip_tokens.bos_token_id,
@@ -173,11 +170,11 @@ def _build(recipe: TextEncoderRecipe, clip_tokens: CLIPTokenizer, t5_tokens: T5T
         pad_token_id=clip_tokens.pad_token_id,
         **recipe.clip,
     )
-    t5 = T5Config(vocab_size=len(t5_tokens), pad_token_id=t5_tokens.pad_token_id, **recipe.t5)
+    t5 = transformers.T5Config(vocab_size=len(t5_tokens), pad_token_id=t5_tokens.pad_token_id, **recipe.t5)
     model = nn.Module()
     for name in CLIPS:
-        model.add_module(name, CLIPTextModelWithProjection(clip))
-    model.add_module(T5, T5EncoderModel(t5))
+        model.add_module(name, transformers.CLIPTextModelWithProjection(clip))
+    model.add_module(T5, transformers.T5EncoderModel(t5))
     width = int(recipe.clip["projection_dim"])
     model.add_module("pool", nn.Linear(recipe.t5["d_model"], width))
     layers: list[nn.Module] = []

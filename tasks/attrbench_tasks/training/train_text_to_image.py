@@ -17,21 +17,11 @@ from typing import Any, Literal
 import numpy as np
 import torch
 import torch.nn.functional as F
-from diffusers import (
-    DDPMScheduler,
-    FlowMatchEulerDiscreteScheduler,
-    PNDMScheduler,
-    SD3Transformer2DModel,
-    StableDiffusion3Pipeline,
-    StableDiffusionPipeline,
-    UNet2DConditionModel,
-)
 from numpy.typing import NDArray
-from peft import LoraConfig
 from pydantic import BaseModel, ConfigDict, Field
-from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer, T5EncoderModel, T5Tokenizer
 
 from attrbench.files import write_atomically
+from attrbench.models.late import diffusers, peft, transformers
 from attrbench_tasks.training.loop import LatentRecipe, Progress, finish, fit
 from attrbench_tasks.training.training_state import Weights
 
@@ -112,23 +102,23 @@ def text_embeddings(
         return loaded.to(device, torch.float32).eval() if hasattr(loaded, "eval") else loaded
 
     absent: dict[str, Any] = {"vae": None, "scheduler": None, NETWORK[family]: None}
-    tokenizer = load(CLIPTokenizer, "tokenizer")
+    tokenizer = load(transformers.CLIPTokenizer, "tokenizer")
     with torch.no_grad():
         if family == "sd14":
             safety = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
-            encoder = load(CLIPTextModel, "text_encoder")
-            pipeline = StableDiffusionPipeline(**absent, **safety, tokenizer=tokenizer, text_encoder=encoder)
+            encoder = load(transformers.CLIPTextModel, "text_encoder")
+            pipeline = diffusers.StableDiffusionPipeline(**absent, **safety, tokenizer=tokenizer, text_encoder=encoder)
             hidden, _ = pipeline.encode_prompt(list(prompts), device, 1, False)
             return {"encoder_hidden_states": hidden}
-        t5 = load(T5Tokenizer, "tokenizer_3")
-        pipeline = StableDiffusion3Pipeline(
+        t5 = load(transformers.T5Tokenizer, "tokenizer_3")
+        pipeline = diffusers.StableDiffusion3Pipeline(
             **absent,
             tokenizer=tokenizer,
             tokenizer_2=tokenizer,
             tokenizer_3=t5,
-            text_encoder=load(CLIPTextModelWithProjection, "text_encoder"),
-            text_encoder_2=load(CLIPTextModelWithProjection, "text_encoder_2"),
-            text_encoder_3=load(T5EncoderModel, "text_encoder_3"),
+            text_encoder=load(transformers.CLIPTextModelWithProjection, "text_encoder"),
+            text_encoder_2=load(transformers.CLIPTextModelWithProjection, "text_encoder_2"),
+            text_encoder_3=load(transformers.T5EncoderModel, "text_encoder_3"),
         )
         hidden, _, pooled, _ = pipeline.encode_prompt(
             list(prompts),
@@ -172,7 +162,7 @@ def fine_tune(recipe: TextToImageRecipe, base: Path, data: EncodedImages, progre
 def add_adapter(recipe: TextToImageRecipe, lora: LoRARecipe, network: Any) -> None:
     """Freeze a network and add a trainable LoRA to it, initialized from the recipe's seed."""
     network.requires_grad_(False)
-    adapter = LoraConfig(
+    adapter = peft.LoraConfig(
         r=lora.rank,
         lora_alpha=lora.alpha,
         init_lora_weights="gaussian",
@@ -214,7 +204,7 @@ def _noise_path(recipe: TextToImageRecipe) -> Callable[..., tuple[torch.Tensor, 
     It maps (latents, noise, generator) to (noisy latents, timesteps, target).
     """
     if recipe.family == "sd14":
-        discrete = DDPMScheduler.from_config(_scheduler(recipe).config)
+        discrete = diffusers.DDPMScheduler.from_config(_scheduler(recipe).config)
         steps = int(discrete.config["num_train_timesteps"])
 
         def diffusion(latents: torch.Tensor, noise: torch.Tensor, rng: torch.Generator) -> tuple[torch.Tensor, ...]:
@@ -234,11 +224,13 @@ def _noise_path(recipe: TextToImageRecipe) -> Callable[..., tuple[torch.Tensor, 
 
 
 def _kind(family: Family) -> Any:
-    return {"sd14": UNet2DConditionModel, "sd3": SD3Transformer2DModel}[family]
+    return {"sd14": diffusers.UNet2DConditionModel, "sd3": diffusers.SD3Transformer2DModel}[family]
 
 
 def _scheduler(recipe: TextToImageRecipe) -> Any:
-    return {"sd14": PNDMScheduler, "sd3": FlowMatchEulerDiscreteScheduler}[recipe.family](**recipe.scheduler)
+    return {"sd14": diffusers.PNDMScheduler, "sd3": diffusers.FlowMatchEulerDiscreteScheduler}[recipe.family](
+        **recipe.scheduler
+    )
 
 
 def _checkpoint_weights(recipe: TextToImageRecipe, network: torch.nn.Module, ema: Weights) -> dict[str, torch.Tensor]:
@@ -266,7 +258,7 @@ def _forget_origin(config: Path) -> None:
 
 def save_lora(recipe: TextToImageRecipe, network: Any, ema: Weights, folder: Path) -> None:
     """Save trained LoRA weights as a file that diffusers loads, with the training recipe beside it."""
-    pipeline = {"sd14": StableDiffusionPipeline, "sd3": StableDiffusion3Pipeline}[recipe.family]
+    pipeline = {"sd14": diffusers.StableDiffusionPipeline, "sd3": diffusers.StableDiffusion3Pipeline}[recipe.family]
     name = NETWORK[recipe.family]
     layers = {key.removeprefix(f"{name}."): value for key, value in _checkpoint_weights(recipe, network, ema).items()}
     adapter = network.peft_config["default"].to_dict()

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from diffusers.training_utils import EMAModel
 from pydantic import BaseModel
 from safetensors import safe_open
 from safetensors.torch import save
 
 from attrbench.errors import AttrbenchError
+from attrbench.models.late import diffusers
 from attrbench.store.artifacts import Artifact
 from attrbench.store.checksums import SEAL
 
@@ -56,7 +56,7 @@ class TrainingState:
     recipe: BaseModel
     folder: Path
     parameters: Parameters
-    average: EMAModel | None
+    average: diffusers.EMAModel | None
     optimizer: torch.optim.AdamW
 
     def averaged(self) -> Weights:

@@ -319,7 +319,8 @@ def _reason(record: Record, metric: str) -> str:
             f" {coverage.queries} of {coverage.queries_total} queries"
         )
     if result is None:
-        return f"no {metric}" + "".join(f"; {note}" for note in record.notes)
+        told = any(note.startswith(f"no {metric}") for note in record.notes)
+        return "; ".join([*([] if told else [f"no {metric}"]), *record.notes])
     if not result.finite:
         return f"{metric} has values that are NaN or infinite"
     if record.storage is None or record.latency is None:

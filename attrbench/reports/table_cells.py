@@ -75,7 +75,7 @@ def caption(table: Table, columns: Collection[str] | None = None, tuned: str = "
     if table.controls or retrained:
         paired = f"interval over {'seeds and pictures' if table.controls else 'queries and models'}"
     meanings = {
-        ("rank",): f"Equal ranks (=): the paired {paired} does not separate them.",
+        ("rank",): f"Ranks count the runs that are better by the paired {paired}; those with as many share one (=).",
         ("pareto",): "Pareto ✓: no other is at least as good, small and fast.",
         ("query-p50", "query-p95"): "Query time: features and search of one query.",
         ("amortized",): "Amortized: training features and index, once a training set; a pass that served several"

@@ -17,7 +17,12 @@ from attrbench.plugins.registry import Plugin, load_registry
 from tests.ground_truth.tiny_trainable import QUERIES, TinyTrainable
 
 PAGE = Path(__file__).parents[2] / "docs" / "explanation" / "ground-truth.md"
-BLOCKS = re.findall(r"^```python\n(.*?)^```", PAGE.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+TEXT = PAGE.read_text(encoding="utf-8")
+BLOCKS = [
+    "\n" * TEXT[: found.start(1)].count("\n")
+    + found[1]  # on the lines where the page has it: pydantic reads them there
+    for found in re.finditer(r"^```python\n(.*?)^```", TEXT, flags=re.DOTALL | re.MULTILINE)
+]
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "explanation" / "ground-truth.md"
 TEXT = PAGE.read_text(encoding="utf-8")
 BLOCKS = [
     "\n" * TEXT[: found.start(1)].count("\n")
-    + found[1]  # on the lines where the page has it: pydantic reads them there
+    + found[1]  # on the lines of the page, where pydantic reads
     for found in re.finditer(r"^```python\n(.*?)^```", TEXT, flags=re.DOTALL | re.MULTILINE)
 ]
 

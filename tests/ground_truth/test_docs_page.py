@@ -19,8 +19,7 @@ from tests.ground_truth.tiny_trainable import QUERIES, TinyTrainable
 PAGE = Path(__file__).parents[2] / "docs" / "explanation" / "ground-truth.md"
 TEXT = PAGE.read_text(encoding="utf-8")
 BLOCKS = [
-    "\n" * TEXT[: found.start(1)].count("\n")
-    + found[1]  # on the lines of the page, where pydantic reads
+    "\n" * TEXT[: found.start(1)].count("\n") + found[1]  # on the lines of the page, where pydantic reads
     for found in re.finditer(r"^```python\n(.*?)^```", TEXT, flags=re.DOTALL | re.MULTILINE)
 ]
 

@@ -15,14 +15,15 @@ from attrbench_methods.similarity.ssim import SSIMScorer
 from tests.benchmarks.timing import Figure, paired
 
 ITEMS, MOSAIC = 2_000, 250
+BOUND = "<= 0.4"
 
 
 def ssim() -> list[Figure]:
     """Pictures of 28 pixels and one channel, and of 32 pixels and three."""
-    return [_one_query(28, 1, "<= 0.4"), _one_query(32, 3, "<= 0.4")]
+    return [_one_query(28, 1), _one_query(32, 3)]
 
 
-def _one_query(side: int, channels: int, bound: str) -> Figure:
+def _one_query(side: int, channels: int) -> Figure:
     images = np.random.default_rng(0).integers(0, 256, (ITEMS + 1, side, side, channels), dtype=np.uint8)
     train, query = images[:-1], images[-1:]
     scorer, features = SSIMScorer(train), QueryFeatures(np.arange(1), {Images(): query})
@@ -34,7 +35,7 @@ def _one_query(side: int, channels: int, bound: str) -> Figure:
 
     np.testing.assert_allclose(scorer.scores(features)[0], peer(), atol=1e-4)
     title = f"ssim of {ITEMS:,} pictures, {side}x{side}x{channels}"
-    return paired(title, lambda: scorer.scores(features), "scikit-image, mosaics", peer, bound)
+    return paired(title, lambda: scorer.scores(features), "scikit-image, mosaics", peer, BOUND)
 
 
 def _of_mosaic(query: NDArray[np.uint8], block: NDArray[np.uint8]) -> NDArray[np.float64]:

@@ -144,6 +144,7 @@ def tune(  # noqa: D417
     limit_train: int | None = None,
     limit_queries: int | None = None,
     executor: str = "inline",
+    ground_truths: Sequence[str] = (),
     rerun: bool = False,
     progress: bool | Reporter = True,
     batch_size: int | None = None,
@@ -159,6 +160,7 @@ def tune(  # noqa: D417
             classes or instances.
         tasks: as for `run`; each must have tuning queries.
         by: the metric that decides, such as `average-precision`; by default the task's main metric.
+        ground_truths: as for `run`, measured of what was chosen, on the reported queries.
         on_choice: called with each choice as soon as it is made.
         on_result: called with each result as soon as it is there.
 
@@ -188,6 +190,7 @@ def tune(  # noqa: D417
         limit_train=limit_train,
         limit_queries=limit_queries,
         executor=executor,
+        ground_truths=tuple(ground_truths),
         rerun=rerun,
         keep_scores=keep_scores,
     )

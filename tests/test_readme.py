@@ -14,8 +14,10 @@ from pathlib import Path
 from unittest.mock import patch
 
 import pytest
+import typer
 
 from attrbench.cli.app import main
+from attrbench.cli.typer_app import command_line
 from attrbench.contracts.options import build_options, parse_spec
 from attrbench.contracts.record import read_records
 from attrbench.plugins.registry import Plugin, Registry, registry
@@ -130,6 +132,12 @@ def test_published_records_are_of_tasks_and_methods_that_ship_and_older_ones_are
     behind = {r.task.name for r in records if r.method.version < registry().method(r.method.name).version}
     told = re.search(r"^Made with earlier versions of their methods: (.*)\.$", RECORDS.read_text(), re.MULTILINE)
     assert set(re.findall(r"`([^`]+)`", told[1] if told else "")) == behind
+
+
+def test_the_published_records_name_commands_that_there_are():
+    for command in {record.command for record in read_records(ROOT / "leaderboards")[0]}:
+        verb, *arguments = shlex.split(command)[1:]
+        typer.main.get_command(command_line(verb)).commands[verb].make_context(verb, arguments)  # refuses what it lacks
 
 
 COMMANDS = re.findall(

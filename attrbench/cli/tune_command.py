@@ -18,6 +18,7 @@ from attrbench.cli.common import (
     Debug,
     Device,
     Executor,
+    GroundTruths,
     LimitQueries,
     LimitTrain,
     Out,
@@ -55,6 +56,7 @@ def tune(
     batch_size: BatchSize = None,
     backend: Backend = "hooks",
     executor: Executor = "inline",
+    ground_truth: GroundTruths = None,
     rerun: Rerun = False,
     debug: Debug = False,
 ) -> None:
@@ -72,6 +74,7 @@ def tune(
         limit_train=limit_train,
         limit_queries=limit_queries,
         executor=executor,
+        ground_truths=tuple(ground_truth or ()),
         rerun=rerun,
         batch_size=batch_size,
         backend=backend,

@@ -96,7 +96,7 @@ class TuningRun:
         """
         self._settings.make_folders()
         out = self._settings.cache / TUNING_RUNS
-        settings = replace(self._settings, out=out, retrain=self._retrain, seal_records=True)
+        settings = replace(self._settings, out=out, retrain=self._retrain, ground_truths=(), seal_records=True)
         every = without_doubles(request for sweep in self._sweeps for request in sweep.requests)
         run = run_on(self._registry, self._tuning, every, settings, self._reporter)
         records = {result.record.identity: result.record for result in run.results()}

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from attrbench.contracts.feature import FeatureRequest
-from attrbench.contracts.ground_truth import GroundTruth, OpenGroundTruth
+from attrbench.contracts.ground_truth import Effect, GroundTruth, OpenGroundTruth
 from attrbench.contracts.method import ExhaustiveScorer, Method, StateSize
 from attrbench.contracts.options import Options
 from attrbench.contracts.record import TUNING_RUNS, Record, read_records
@@ -96,6 +96,31 @@ class OfTuningQueries(GroundTruth[Options]):
         return Trains() if asked else None
 
 
+class TellsQuerySet(OpenGroundTruth):
+    """It says which queries it was measured on."""
+
+    depth = 1
+    summary = "tells the query set"
+
+    def __init__(self, query_set):
+        self._query_set = query_set
+
+    def measure(self, outcome, seed, stage):
+        return Effect(notes=[f"measured on the {self._query_set} queries"])
+
+
+class OnlyNamed(GroundTruth[Options]):
+    """It is measured where it is named."""
+
+    name = "only-named"
+    summary = "tells the query set"
+    Options = Options
+    by_default = False
+
+    def open(self, setting):
+        return TellsQuerySet(setting.task.options.query_set)
+
+
 class Retrained(Lying):
     """Its tuning queries have a ground truth."""
 
@@ -144,7 +169,9 @@ class PlaceScorer(ExhaustiveScorer):
 
 @pytest.fixture
 def tune(monkeypatch, attrbench, tmp_path):
-    plugin = plugin_of(tasks=[Lying, Lying2, Retrained, Untuned], methods=[Place], ground_truths=[OfTuningQueries])
+    plugin = plugin_of(
+        tasks=[Lying, Lying2, Retrained, Untuned], methods=[Place], ground_truths=[OfTuningQueries, OnlyNamed]
+    )
     registry = load_registry()
     registry.load(Plugin("lying", "attrbench-tests", "1"), lambda: plugin)
     monkeypatch.setattr("attrbench.plugins.registry.registry", lambda: registry)
@@ -247,6 +274,18 @@ def test_no_model_is_trained_for_a_choice(tune, tmp_path):
     assert done.code == 0, done.err
     assert "retraining: left out, as options are being chosen" in done.err
     assert [record.method.label for record in reported(tmp_path)] == ["place:place=0"]
+
+
+def test_a_named_ground_truth_is_measured_of_the_choice_alone_and_the_records_command_names_it(
+    tune, tmp_path, attrbench
+):
+    done = tune("-m", "place:place=1|0", "--ground-truth", "only-named")
+    assert done.code == 0, done.err
+    (record,) = reported(tmp_path)
+    assert record.notes == ["measured on the reported queries"]
+    assert [tried.notes for tried in reported(tmp_path / "cache" / TUNING_RUNS)] == [[], []]
+    again = attrbench(*record.command.replace("'", "").split()[1:], "--out", tmp_path, "--device", "cpu")
+    assert again.code == 0 and "already there" in again.out
 
 
 def test_of_equal_values_the_first_is_chosen(tune, tmp_path):

@@ -6,8 +6,11 @@ from attrbench.reports.table_cells import metric_text
 ICON_TASKS = ("sd14-lora-mini", "sd3-lora-mini", "sd3-full-mini", "ddpm-icons-mini")
 
 
-def rates_by_task(records, tasks):
-    """The main metric of every method on each task, the highest mean first; a tuned one is named by its options."""
+def rates_by_task(records, tasks, least):
+    """The main metric of every method on each task, the highest mean first; a tuned one is named by its options.
+
+    Only of methods that stand on at least so many of the tasks.
+    """
     lines = [f"| detection-rate@10 | {' | '.join(f'`{task}`' for task in tasks)} |", "|---" + "|--:" * len(tasks) + "|"]
     rates = {}
     for record in records:
@@ -17,6 +20,8 @@ def rates_by_task(records, tasks):
             found[record.task.name] = record.metric(record.task.main_metric).value, record.method.options.get("damping")
     rows = []
     for (label, tuned), found in rates.items():
+        if len(found) < least:
+            continue
         dampings = ", ".join(f"{found[task][1]:g}" if task in found else "–" for task in tasks) if tuned else ""
         name = f"`{label}`" + f", damping chosen ({dampings})" * tuned
         cells = [f"{found[task][0]:.3f}" if task in found else "" for task in tasks]

@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from attrbench.contracts.marks import Mark
-from attrbench.contracts.record import Record
+from attrbench.contracts.record import MetricResult, Record
 from attrbench.plugins.registry import Registry
 from attrbench.reports.columns import DEFAULT, Column, filled_columns, request_columns, without_interval
 from attrbench.reports.criteria import criteria_markdown, criteria_of
@@ -50,6 +50,9 @@ WITHOUT_TOP = (
     " {seeds} training seed{s}, 95% intervals over queries. *Found in 80%*: the true difference in the first column"
     " that such an experiment finds eight times in ten."
     " [What they mean](../explanation/ground-truth.md#leaving-the-top-k-out)."
+)
+DETECTABLE = Column(
+    "detectable", "found in 80%", lambda _, row: f"{row.record.facts['leave_k_out_detectable']:.3f}", ()
 )
 
 
@@ -122,21 +125,29 @@ def _retraining(table: Table) -> list[str]:
 
 
 def _without_top(table: Table) -> list[str]:
-    """Return a section on models trained without a query's own top, one line a run that has them; empty without any."""
-    rows = [row for row in table.ranked if "leave_k_out_detectable" in row.record.facts]
-    if not rows:
-        return []
-    results = [result for row in rows for result in row.record.metrics if result.metric.startswith("leave-k-out")]
-    names = list(dict.fromkeys(result.name for result in results))
-    first, facts = results[0], rows[0].record.facts
-    seeds = int(facts["leave_k_out_seeds"])
-    text = WITHOUT_TOP.format(
-        k=first.k, queries=int(facts["leave_k_out_queries"]), seeds=seeds, s="" if seeds == 1 else "s"
-    )
-    found = Column("detectable", "found in 80%", lambda _, row: f"{row.record.facts['leave_k_out_detectable']:.3f}", ())
-    columns = [*request_columns(["method", *names], [table]), found]
-    lines = markdown_rows(replace(table, ranked=rows, below=[]), columns)
-    return ["## Without a query's own top", "", text, "", *lines[: len(rows) + 2], ""]
+    """Return a section on models trained without a query's own top; empty where no run has such.
+
+    Runs of equal k, queries and seeds stand in one table, one line a run.
+    """
+    plans: dict[tuple[int, ...], list[Row]] = {}
+    for row in table.ranked:
+        facts = row.record.facts
+        if "leave_k_out_detectable" in facts:
+            plan = (_left_out(row)[0].k or 0, int(facts["leave_k_out_queries"]), int(facts["leave_k_out_seeds"]))
+            plans.setdefault(plan, []).append(row)
+    lines = []
+    for (k, queries, seeds), rows in sorted(plans.items()):
+        names = list(dict.fromkeys(result.name for row in rows for result in _left_out(row)))
+        columns = [*request_columns(["method", *names], [table]), DETECTABLE]
+        text = WITHOUT_TOP.format(k=k, queries=queries, seeds=seeds, s="" if seeds == 1 else "s")
+        shown_rows = markdown_rows(replace(table, ranked=rows, below=[]), columns)[: len(rows) + 2]
+        lines += [text, "", *shown_rows, ""]
+    return ["## Without a query's own top", "", *lines] if lines else []
+
+
+def _left_out(row: Row) -> list[MetricResult]:
+    """Return a run's results of the ground truth `leave-k-out`."""
+    return [result for result in row.record.metrics if result.metric.startswith("leave-k-out")]
 
 
 def _agreement(table: Table) -> list[str]:

@@ -1,16 +1,17 @@
-"""What the noises of the measured losses do to `lds` on digits-mini, from the models that a build kept.
+"""What the noises of the measured losses do to `lds`, from the models that a build kept.
 
     attrbench ground-truth build digits-mini --subsets 24 --keep-weights --cache CACHE
-    python -m tests.benchmarks.ground_truth_noise CACHE 24 [READ_CACHE]
+    python -m tests.benchmarks.ground_truth_noise digits-mini CACHE --subsets 24 --shared-noise
 
-First, how large the error of the measured losses is that comes of their noises, in units of their spread between
-subsets: from two measurements of 25 noises each. Second, what methods that differentiate under one noise for all items
-would gain if the measure shared it: their `lds` by losses at that very noise, beside `lds` at four others.
+How large the error of the measured losses is that comes of their noises, in units of their spread between subsets: from
+two measurements of a quarter of the noises each. With --shared-noise also what methods that differentiate under one
+noise for all items would gain if the measure shared it: their `lds` by losses at that very noise, beside `lds` at four
+others.
 """
 
 from __future__ import annotations
 
-import sys
+import argparse
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,9 +32,6 @@ from attrbench.metrics.lds import mean_score, predictions
 from attrbench.models.noise import gaussian
 from attrbench.plugins.registry import registry
 
-TASK = "digits-mini"
-SEEDS = 2
-DRAWS, PLANNED = 25, 100
 EVERY = 6
 """The error is estimated from every sixth model."""
 OWN, OTHERS = 0, range(1, 5)
@@ -58,13 +56,14 @@ class LossesAtOneNoise(QueryLosses):
 
 
 class KeptModels:
-    """The models of a bank whose weights lie in a cache, and the losses that they have by any measure."""
+    """The models of a task's bank whose weights lie in a cache, and the losses that they have by any measure."""
 
-    def __init__(self, cache: Path, subsets: int) -> None:
-        task = request_tasks(registry(), [TASK])[0].task
+    def __init__(self, task: str, cache: Path, plan: BankPlan) -> None:
+        self.task, self.plan = task, plan
         workspace = Workspace(cache, torch.device("cpu"))
-        self._setting = TruthSetting(task, task.open(workspace), workspace)
-        build = BankBuild(self._setting, BankPlan(subsets=subsets, seeds=SEEDS))
+        trainable = request_tasks(registry(), [task])[0].task
+        self._setting = TruthSetting(trainable, trainable.open(workspace), workspace)
+        build = BankBuild(self._setting, plan)
         self.jobs = build.jobs
         self.members = membership(build.subsets, len(self._setting.opened.train))
 
@@ -75,16 +74,17 @@ class KeptModels:
 
 
 def error_of_noises(models: KeptModels) -> float:
-    """Return the error of a subset's losses (means over seeds) at `PLANNED` noises, over their spread."""
+    """Return the error of a subset's losses (means over seeds) at the plan's noises, over their spread."""
+    seeds, draws = models.plan.seeds, models.plan.draws
     kept = np.array([measured(job)["losses"].astype(float).mean(axis=1) for job in models.jobs])
-    spread = kept.reshape(-1, SEEDS, kept.shape[1]).mean(axis=1).std(axis=0, ddof=1)
+    spread = kept.reshape(-1, seeds, kept.shape[1]).mean(axis=1).std(axis=0, ddof=1)
     chosen = models.jobs[::EVERY]
-    measures = [QueryLosses(draws=DRAWS, seed=seed) for seed in (1, 2)]
+    measures = [QueryLosses(draws=draws // 4, seed=seed) for seed in (1, 2)]
     first, second = (np.array([models.losses(job, measure) for job in chosen]) for measure in measures)
     difference = first - second
     difference -= difference.mean(axis=0)  # what all models share moves no rank
     error = np.sqrt(np.square(difference).sum(axis=0) / (len(chosen) - 1) / 2)
-    return float((error / spread).mean() * np.sqrt(DRAWS / PLANNED / SEEDS))
+    return float((error / spread).mean() * np.sqrt(draws // 4 / draws / seeds))
 
 
 def scores_by_noise(models: KeptModels, read_cache: Path | None) -> list[str]:
@@ -92,12 +92,12 @@ def scores_by_noise(models: KeptModels, read_cache: Path | None) -> list[str]:
     effects = {}
     for seed in (OWN, *OTHERS):
         losses = [models.losses(job, LossesAtOneNoise(draws=1, seed=seed)) for job in models.jobs]
-        effects[seed] = np.array(losses).reshape(-1, SEEDS, len(losses[0])).mean(axis=1).T
+        effects[seed] = np.array(losses).reshape(-1, models.plan.seeds, len(losses[0])).mean(axis=1).T
     lines = []
     with tempfile.TemporaryDirectory() as folder:
         out, cache = Path(folder) / "records", Path(folder) / "cache"
         results = attrbench.run(
-            list(METHODS), TASK, out=out, cache=cache, read_cache=[read_cache] if read_cache else None
+            list(METHODS), models.task, out=out, cache=cache, read_cache=[read_cache] if read_cache else None
         )
         for method in METHODS:
             predicted = predictions(results.scores(method), models.members)
@@ -110,14 +110,25 @@ def scores_by_noise(models: KeptModels, read_cache: Path | None) -> list[str]:
     return lines
 
 
-def main(cache: str, subsets: str, read_cache: str | None = None) -> None:
-    """Print both."""
-    models = KeptModels(Path(cache), int(subsets))
-    print(f"error of {PLANNED} noises: {error_of_noises(models):.3f} of the spread between subsets", flush=True)  # noqa: T201
-    for line in scores_by_noise(models, Path(read_cache) if read_cache else None):
-        print(line, flush=True)  # noqa: T201
+def main() -> None:
+    """Print the error of the noises, and what methods would gain by shared ones where that is asked for."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("task")
+    parser.add_argument("cache", type=Path, help="cache of a build with --keep-weights")
+    parser.add_argument("--subsets", type=int, default=64)
+    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--draws", type=int, default=100)
+    parser.add_argument("--shared-noise", action="store_true", help="also measure methods by losses at a shared noise")
+    parser.add_argument("--read-cache", type=Path, help="cache that may have the methods' features")
+    asked = parser.parse_args()
+    plan = BankPlan(subsets=asked.subsets, seeds=asked.seeds, draws=asked.draws)
+    models = KeptModels(asked.task, asked.cache, plan)
+    print(f"error of {plan.draws} noises: {error_of_noises(models):.3f} of the spread between subsets", flush=True)  # noqa: T201
+    if asked.shared_noise:
+        for line in scores_by_noise(models, asked.read_cache):
+            print(line, flush=True)  # noqa: T201
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    main(*sys.argv[1:])
+    main()

@@ -80,8 +80,9 @@ def run(
     raises leaves a record with status `failed`; the others go on.
 
     Args:
-        methods: one or several: names with options (`dmin:v=4096`; `a|b` sweeps, `all` is every method), classes,
-            instances. A class need not be registered, and may be defined in a notebook.
+        methods: one or several: names with options (`dmin:v=4096`; `a|b` sweeps, `all` is every method,
+            `all:without=a|b` all but some), classes, instances. A class need not be registered, and may be
+            defined in a notebook.
         tasks: one or several: names with options, paths of task files, classes, instances.
         out: folder of the records; by default that of ATTRBENCH_OUT, else `attrbench-results`.
         cache: folder of everything that can be computed again; by default that of ATTRBENCH_CACHE, else the

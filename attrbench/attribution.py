@@ -14,6 +14,7 @@ from attrbench.evaluation.requests import (
     MethodRequest,
     TaskLike,
     TaskRequest,
+    is_every,
     request_methods,
     request_tasks,
     several,
@@ -175,7 +176,7 @@ def request_question(
     """
     registry = plugins.registry()
     requests, tasks = request_methods(registry, methods), request_tasks(registry, [task])
-    if "all" in methods or len(tasks) != 1 or not requests or (len(requests) != 1 and not many):
+    if any(map(is_every, methods)) or len(tasks) != 1 or not requests or (len(requests) != 1 and not many):
         raise UsageError(
             "attribute takes one method and one task: neither 'all' nor a|b (several methods side by side: a list of"
             " them, or -m several times)"

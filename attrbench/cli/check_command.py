@@ -10,6 +10,7 @@ import typer
 from attrbench import api
 from attrbench.cli.common import Cache, Debug, Device
 from attrbench.errors import UsageError
+from attrbench.evaluation.requests import is_every
 from attrbench.text import plain
 
 if TYPE_CHECKING:
@@ -59,7 +60,9 @@ def check(
     )
     if as_json:
         typer.echo(json.dumps([report.as_json() for report in reports], indent=1))
-    wrong = {"failed"} if "all" in named else {"failed", "unavailable"}  # of all methods some may be unavailable
+    wrong = (
+        {"failed"} if any(map(is_every, named)) else {"failed", "unavailable"}
+    )  # of all methods some may be unavailable
     if any(report.status in wrong for report in reports):
         raise typer.Exit(1)
 

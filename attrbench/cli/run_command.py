@@ -37,7 +37,11 @@ if TYPE_CHECKING:
 def run(
     method: Annotated[
         list[str],
-        typer.Option("--method", "-m", help="NAME or NAME:KEY=VALUE,...; a|b sweeps; 'all' for every method."),
+        typer.Option(
+            "--method",
+            "-m",
+            help="NAME or NAME:KEY=VALUE,...; a|b sweeps; 'all' for every method, 'all:without=a|b' for all but some.",
+        ),
     ],
     task: Tasks,
     limit_train: LimitTrain = None,

@@ -84,9 +84,9 @@ def request_sweeps(registry: Registry, methods: Sequence[MethodLike | Sequence[M
     """
     sweeps = []
     for method in methods:
-        if method == "all":
+        if is_every(method):
             raise UsageError(
-                "-m all: name the method whose options are to be chosen, such as 'd-trak:damping=0.01|0.1'"
+                f"-m {method}: name the method whose options are to be chosen, such as 'd-trak:damping=0.01|0.1'"
             )
         several = isinstance(method, Sequence) and not isinstance(method, str)
         requests = request_methods(registry, method if several else [method])  # type: ignore[list-item, arg-type]
@@ -137,6 +137,8 @@ def request_report(registry: Registry, text: str | None, path: Path) -> Report[A
 def request_methods(registry: Registry, methods: Sequence[MethodLike]) -> list[MethodRequest]:
     """Return the requested methods with validated options: `|` values and `all` expanded, duplicates dropped.
 
+    `all:without=kfac|ekfac` is every method but those.
+
     Args:
         registry: the plugins.
         methods: `-m` strings; classes, which run with their defaults; instances. A class need not be registered.
@@ -146,8 +148,8 @@ def request_methods(registry: Registry, methods: Sequence[MethodLike]) -> list[M
             of another one.
     """
     requests: list[MethodRequest] = []
-    named = [(method, False) for method in methods if method != "all"]
-    every = [(name, True) for name in registry.names("method")] if "all" in methods else []
+    named = [(method, False) for method in methods if not is_every(method)]
+    every = [(name, True) for text in methods if is_every(text) for name in _every(registry, str(text))]
     for method, optional in named + every:
         if not isinstance(method, str):
             requests.append(_request_object(registry, method))
@@ -163,6 +165,23 @@ def request_methods(registry: Registry, methods: Sequence[MethodLike]) -> list[M
                 f"two classes of methods have the name '{request.spec.name}': give one of them another name"
             )
     return without_doubles(requests)
+
+
+def is_every(method: object) -> bool:
+    """Return whether an `-m` string stands for every method: `all`, or `all:without=NAME|NAME`."""
+    return isinstance(method, str) and method.partition(":")[0] == "all"
+
+
+def _every(registry: Registry, text: str) -> list[str]:
+    """Return the names of all methods, but for those that `all:without=NAME|NAME` leaves out."""
+    specs = parse_spec(text)
+    for option in specs[0].given:
+        if option != "without":
+            raise unknown_name("option of all", option, ["without"])
+    left_out = {spec.given["without"] for spec in specs if spec.given}
+    for name in left_out:
+        registry.method(name)  # raises for one that there is not
+    return [name for name in registry.names("method") if name not in left_out]
 
 
 def _request_object(registry: Registry, method: object) -> MethodRequest:

@@ -25,7 +25,7 @@ BOARDS = ROOT / "docs" / "boards"
 METHODS = ROOT / "docs" / "methods"
 MARKS = ROOT / "leaderboards" / "reproduced.json"
 PARTS = {
-    ROOT / "docs" / "how-to" / "choose-method.md": ("best", "counted", "defaults", "costs"),
+    ROOT / "docs" / "how-to" / "choose-method.md": ("best", "counted", "defaults", "criteria", "agreement", "costs"),
     ROOT / "docs" / "explanation" / "reading-numbers.md": ("example",),
 }
 

@@ -15,6 +15,7 @@ from attrbench.reports.leaderboard_table import markdown_rows, markdown_text
 from attrbench.reports.quantities import human_bytes, human_seconds
 from attrbench.reports.ranking import Row, Table, build_tables
 from attrbench.reports.table_cells import interval_text, method_text
+from docs._site.criteria_tables import agreement_rows, boards_with_an_answer, criteria_rows
 
 FAMILIES = ("similarity", "first_order", "kernel", "second_order")
 """Packages of methods, but for the controls."""
@@ -28,10 +29,13 @@ SHOWN = tuple(name for name in DEFAULT if name != "ann-recall")
 def parts(records: Sequence[Record], registry: Registry) -> dict[str, str]:
     """Return name -> text of the marked parts of pages that are made of records."""
     tables = _largest([table for table in build_tables(records) if table.ranked])
+    answered = boards_with_an_answer(tables)
     return {
         "best": best_rows(tables, registry),
         "counted": counted(tables, registry),
         "defaults": default_rows(tables, registry),
+        "criteria": criteria_rows(answered, registry),
+        "agreement": agreement_rows(answered),
         "costs": cost_rows(tables, registry),
         "example": example(tables),
     }

@@ -24,7 +24,7 @@ def test_every_shipped_bank_is_read_by_its_task_and_is_under_a_megabyte(path, tm
     assert isinstance(task, ShipsBanks) and task.bank(design) == path
     opened = task.open(Workspace(tmp_path, torch.device("cpu")))
     bank = read_bank(path, task, opened, design)
-    expected = 1 + len(set(opened.train.groups) - {""}) if design == "groups" else 24
+    expected = 1 + len(set(opened.train.groups) - {""}) if design == "groups" else 16
     assert bank.losses.shape[1] == bank.facts.plan.seeds >= 2 and len(bank.members) >= expected
     assert path.stat().st_size < 2**20
 

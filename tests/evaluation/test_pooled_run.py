@@ -1,5 +1,7 @@
 """A run on a task of several models asks each by itself, and its records hold the queries of all."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -11,7 +13,7 @@ from attrbench.contracts.options import Options
 from attrbench.contracts.record import PART_RUNS, read_records
 from attrbench.contracts.task import Workspace
 from attrbench.data.thumbnail_sheet import read_thumbnails, sheet_path
-from attrbench.errors import UsageError
+from attrbench.errors import Unavailable, UsageError
 from attrbench.evaluation.config import RunSettings
 from attrbench.evaluation.pooled_run import run_on
 from attrbench.evaluation.progress import Silent
@@ -81,6 +83,25 @@ def test_times_of_other_machines_are_a_class_of_hardware_of_their_own_for_parts_
         found[executor] = {each.records.hardware.hardware_class for each in (run, *run._runs)}
     (here,), (elsewhere,) = found["inline"], found["ray:workers=2"]
     assert elsewhere == f"{here}, and ray:workers=2"
+
+
+def test_what_is_said_of_every_model_is_said_once(tmp_path):
+    class Lines(Silent):
+        def __init__(self):
+            self.said = []
+
+        def note(self, line):
+            self.said.append(line)
+
+    lines = Lines()
+    requests = request_methods(registry(), ["pixel"]) + [
+        replace(request, optional=True) for request in request_methods(registry(), [Absent])
+    ]
+    settings = RunSettings(out=tmp_path / "out", cache=tmp_path / "cache")
+    (result,) = run_on(registry(), request_tasks(registry(), [TwoModels])[0], requests, settings, lines).results()
+    assert result.record.method.name == "pixel"
+    assert [line for line in lines.said if "absent" in line] == ["passed over absent: no weights of it are here"]
+    assert sum(line.startswith("model ") for line in lines.said) == 2
 
 
 def test_the_cache_says_of_a_part_that_it_is_one_of_several_models(run, tmp_path):
@@ -188,3 +209,12 @@ class Brightness(ExhaustiveScorer):
 
     def size(self):
         return StateSize(rows=self._means.nbytes)
+
+
+class Absent(Counting):
+    """Cannot work here, on any model."""
+
+    name = "absent"
+
+    def fit(self, train, context):
+        raise Unavailable("no weights of it are here")

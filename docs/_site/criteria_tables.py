@@ -11,7 +11,8 @@ from attrbench.contracts.record import MetricResult
 from attrbench.plugins.registry import Registry
 from attrbench.reports.criteria import criteria_of
 from attrbench.reports.leaderboard_table import markdown_text
-from attrbench.reports.ranking import Row, Table
+from attrbench.reports.ranking import Table
+from docs._site.default_runs import default_runs, value_text
 
 RETRAINED = ("lds", "lds-pixels", "group-top1")
 """Measures of retrained models, in the order of their columns; a task's main metric follows."""
@@ -29,13 +30,14 @@ def boards_with_an_answer(tables: Sequence[Table]) -> list[Table]:
 def criteria_rows(tables: Sequence[Table], registry: Registry) -> str:
     """Return every method by each criterion of each board, at its defaults and with the other policy of noise."""
     columns = [(table, name) for table in tables for name in _measures(table)]
-    runs = {table.task: _plain_runs(table, registry) for table in tables}
+    runs = {table.task: default_runs(table, registry, free=("noise",)) for table in tables}
+    titles = [f"{markdown_text(name)}<br>{markdown_text(table.task)}" for table, name in columns]
     lines = [
-        f"| method | {' | '.join(f'{name}<br>{markdown_text(table.task)}' for table, name in columns)} |",
+        f"| method | {' | '.join(titles)} |",
         f"|---|{'--:|' * len(columns)}",
     ]
     for label in sorted({label for found in runs.values() for label in found}, key=lambda label: label.split(":")):
-        cells = [_cell(runs[table.task].get(label), name) for table, name in columns]
+        cells = [value_text(runs[table.task].get(label), name) for table, name in columns]
         lines.append(f"| {markdown_text(label)} | {' | '.join(cells)} |")
     for title, attribute in (("*random ranking*", "random"), ("*ceiling*", "ceiling")):
         found = [getattr(_any_result(table, name), attribute) for table, name in columns]
@@ -52,7 +54,12 @@ def agreement_rows(tables: Sequence[Table]) -> str:
         for (one, other), agreement in (found.agreements if found else {}).items():
             if agreement is not None and agreement.low is not None:
                 interval = f"[{agreement.low:.2f}, {agreement.high:.2f}]"
-                cells = (markdown_text(table.task), f"{one}, {other}", f"{agreement.value:.2f}", interval)
+                cells = (
+                    markdown_text(table.task),
+                    markdown_text(f"{one}, {other}"),
+                    f"{agreement.value:.2f}",
+                    interval,
+                )
                 lines.append(f"| {' | '.join(cells)} | {agreement.runs} |")
     return "\n".join([*lines, ""])
 
@@ -63,25 +70,6 @@ def _measures(table: Table) -> list[str]:
     return list(
         dict.fromkeys([*(name for name in RETRAINED if name in known), table.ranked[0].record.task.main_metric])
     )
-
-
-def _plain_runs(table: Table, registry: Registry) -> dict[str, Row]:
-    """Return label -> run of each method at its defaults, or with no other option than its policy of noise."""
-    found: dict[str, Row] = {}
-    for row in table.ranked:
-        method = row.record.method
-        if row.record.tuned is None and method.name in registry.names("method"):
-            default = registry.method(method.name).Options().model_dump(mode="json")
-            given = {name for name in method.options_given if default.get(name) != method.options.get(name)}
-            if given <= {"noise"}:
-                label = f"{method.name}:noise={method.options['noise']}" if given else method.name
-                found.setdefault(label, row)
-    return found
-
-
-def _cell(row: Row | None, name: str) -> str:
-    result = None if row is None else row.record.metric(name)
-    return "" if result is None else f"{result.value:.3f}"
 
 
 def _any_result(table: Table, name: str) -> MetricResult:

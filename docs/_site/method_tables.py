@@ -16,6 +16,7 @@ from attrbench.reports.quantities import human_bytes, human_seconds
 from attrbench.reports.ranking import Row, Table, build_tables
 from attrbench.reports.table_cells import interval_text, method_text
 from docs._site.criteria_tables import agreement_rows, boards_with_an_answer, criteria_rows
+from docs._site.default_runs import default_runs, value_text
 
 FAMILIES = ("similarity", "first_order", "kernel", "second_order")
 """Packages of methods, but for the controls."""
@@ -94,7 +95,7 @@ def counted(tables: Sequence[Table], registry: Registry) -> str:
 
 def default_rows(tables: Sequence[Table], registry: Registry) -> str:
     """Return the value of each method at its defaults on each board, as a table in Markdown."""
-    boards = [(table, _defaults(table, registry)) for table in tables]
+    boards = [(table, default_runs(table, registry)) for table in tables]
     names = [name for part in FAMILIES for name in registry.names("method") if family(name, registry) == part]
     known = [name for name in names if any(name in rows for _, rows in boards)]
     lines = [
@@ -103,7 +104,7 @@ def default_rows(tables: Sequence[Table], registry: Registry) -> str:
         f"| *measured by* | {' | '.join(markdown_text(table.metric) for table, _ in boards)} |",
     ]
     for name in known:
-        values = [_value(table, rows[name]) if name in rows else "" for table, rows in boards]
+        values = [value_text(rows.get(name), table.metric) for table, rows in boards]
         lines.append(f"| [{name}](../methods/{name}.md) | {' | '.join(values)} |")
     chance = ["" if table.random is None else f"{table.random:.3f}" for table, _ in boards]
     return "\n".join([*lines, f"| *random ranking* | {' | '.join(chance)} |", ""])
@@ -116,7 +117,7 @@ def cost_rows(tables: Sequence[Table], registry: Registry) -> str:
         "| method | kept for each training image | kept besides | time, once | time of a query |",
         "|---|--:|--:|--:|--:|",
     ]
-    for name, row in sorted(_defaults(table, registry).items(), key=lambda entry: entry[1].record.latency.query.p50):
+    for name, row in sorted(default_runs(table, registry).items(), key=lambda entry: entry[1].record.latency.query.p50):
         storage, latency = row.record.storage, row.record.latency
         if family(name, registry) not in FAMILIES or storage is None or latency is None:
             continue
@@ -136,23 +137,6 @@ def example(tables: Sequence[Table]) -> str:
     part = table.of_methods(methods)
     part = replace(part, ranked=[row for row in part.ranked if row.record.tuned is None])
     return "\n".join([*markdown_rows(part, filled_columns(part, request_columns(SHOWN, [part]))), ""])
-
-
-def _defaults(table: Table, registry: Registry) -> dict[str, Row]:
-    """Return name -> run of each method with no option other than its default, the best where there are several."""
-    found: dict[str, Row] = {}
-    for row in table.ranked:
-        method = row.record.method
-        if row.record.tuned is None and method.name in registry.names("method"):
-            default = registry.method(method.name).Options().model_dump(mode="json")
-            if all(default.get(name) == method.options.get(name) for name in method.options_given):
-                found.setdefault(method.name, row)
-    return found
-
-
-def _value(table: Table, row: Row) -> str:
-    result = row.record.metric(table.metric)
-    return "" if result is None else f"{result.value:.3f}"
 
 
 def _told(table: Table, row: Row | None) -> str:

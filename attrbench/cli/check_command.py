@@ -60,9 +60,8 @@ def check(
     )
     if as_json:
         typer.echo(json.dumps([report.as_json() for report in reports], indent=1))
-    wrong = (
-        {"failed"} if any(map(is_every, named)) else {"failed", "unavailable"}
-    )  # of all methods some may be unavailable
+    some_may_be_unavailable = any(map(is_every, named))
+    wrong = {"failed"} if some_may_be_unavailable else {"failed", "unavailable"}
     if any(report.status in wrong for report in reports):
         raise typer.Exit(1)
 

@@ -296,7 +296,7 @@ def _is_task(registry: Registry, subject: object) -> bool:
     having = [kind for kind, names in known.items() if name in names]
     if len(having) == 2:
         raise UsageError(f"'{name}' is the name of a method and of a task: say which with -m {name} or -t {name}")
-    if not having and name != "all":
+    if not having and not is_every(name):
         raise unknown_name("method or task", name, [*known["method"], *known["task"]])
     return having == ["task"]
 

@@ -15,7 +15,7 @@ from attrbench.errors import AttrbenchError, error_line
 from attrbench.evaluation.config import RunSettings
 from attrbench.evaluation.devices import torch_device
 from attrbench.evaluation.pooling import pooled_fields
-from attrbench.evaluation.progress import NotesOnce, Observed, Reporter
+from attrbench.evaluation.progress import Observed, Reporter
 from attrbench.evaluation.record_builder import RecordBuilder, run_hardware
 from attrbench.evaluation.requests import MethodRequest, TaskRequest, models_of
 from attrbench.evaluation.task_run import Result, TaskRun, sealed_record
@@ -66,8 +66,10 @@ class PooledRun:
         self._device = torch_device(settings.device)
         self.records = RecordBuilder(registry, task, settings, run_hardware(registry, settings, self._device), {})
         inside = replace(settings, out=settings.cache / PART_RUNS, seal_records=True)
-        once = NotesOnce(reporter)
-        self._runs = [TaskRun(registry, model, methods, inside, once) for model in models]
+        self._runs: list[TaskRun] = []
+        for model in models:
+            self._runs.append(TaskRun(registry, model, methods, inside, reporter))
+            methods = self._runs[-1].methods  # what is passed over on one model has no record, so no other is asked
 
     def results(self) -> Iterator[Result]:
         """Yield one result for each method, over all models; one that was passed over on a model has none."""

@@ -133,23 +133,6 @@ class _PlainAdvance:
             self._reporter.note(f"{self._name}: {self._done} of {self._total}, about {left:.0f} s left")
 
 
-class NotesOnce:
-    """A reporter that shows each line of text once, for runs that say the same of several models."""
-
-    def __init__(self, inner: Reporter) -> None:
-        self._inner, self._said = inner, set[str]()
-
-    def stage(self, name: str, total: int) -> AbstractContextManager[Advance]:
-        """Show a stage by the inner reporter."""
-        return self._inner.stage(name, total)
-
-    def note(self, line: str) -> None:
-        """Pass a line to the inner reporter, if it was not passed before."""
-        if line not in self._said:
-            self._said.add(line)
-            self._inner.note(line)
-
-
 class Observed:
     """A reporter that also calls the observer hooks of plugins; their exceptions are logged, never raised."""
 

@@ -85,7 +85,7 @@ def test_times_of_other_machines_are_a_class_of_hardware_of_their_own_for_parts_
     assert elsewhere == f"{here}, and ray:workers=2"
 
 
-def test_what_is_said_of_every_model_is_said_once(tmp_path):
+def test_a_method_that_is_passed_over_on_a_model_is_not_tried_on_the_next(tmp_path):
     class Lines(Silent):
         def __init__(self):
             self.said = []
@@ -216,5 +216,5 @@ class Absent(Counting):
 
     name = "absent"
 
-    def fit(self, train, context):
+    def check(self, train_items):
         raise Unavailable("no weights of it are here")

@@ -58,28 +58,3 @@ def tuned_rows(records):
         cells = (record.method.label, len(tried), f"{tried[record.method.label]:.3f}", f"{result.value:.3f}")
         found.append((-result.value, f"| {' | '.join(map(str, cells))} | [{result.low:.3f}, {result.high:.3f}] |"))
     return "\n".join([*lines, *(line for _, line in sorted(found)), ""])
-
-
-def retrained_rows(records):
-    """What retraining and detection rate say of each method at its defaults, and of its other policy of noise."""
-    defaults = {r.method.label: r for r in records if not r.method.options_given}
-    others = {r.method.name: r for r in records if r.tuned is None and set(r.method.options_given) == {"noise"}}
-    titles = ("method", "lds", "95% interval", "of ceiling", "group-top1", "lds-pixels", "detection-rate@10", "noise")
-    lines = [f"| {' | '.join(titles)} | lds, other noise | detection, other noise |", "|---" + "|--:" * 9 + "|"]
-    found = []
-    for label, record in defaults.items():
-        lds, other = record.metric("lds"), others.get(label)
-        if lds is None:
-            continue
-        cells = [f"`{label}`", f"{lds.value:.3f}", f"[{lds.low:.3f}, {lds.high:.3f}]", f"{lds.value / lds.ceiling:.2f}"]
-        cells += [number(record, name) for name in ("group-top1", "lds-pixels", "detection-rate@10")]
-        cells += [str(record.method.options.get("noise", "")) if other else ""]
-        cells += [number(other, name) for name in ("lds", "detection-rate@10")]
-        found.append((-lds.value, f"| {' | '.join(cells)} |"))
-    return "\n".join([*lines, *(line for _, line in sorted(found)), ""])
-
-
-def number(record, name):
-    """A metric's value as text; empty where there is none."""
-    result = None if record is None else record.metric(name)
-    return "" if result is None else f"{result.value:.3f}"

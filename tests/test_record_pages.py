@@ -16,6 +16,7 @@ from docs._site.board_pages import board_pages, names_of
 from docs._site.damping_tables import TASKS as DAMPING_TASKS
 from docs._site.damping_tables import damping_tables
 from docs._site.method_tables import FAMILIES, counted, default_rows, family, first_of, parts
+from docs._site.retrained_tables import score_rows, scored_boards
 from tests.reports.html_material import HOSTILE
 from tests.reports.test_leaderboard import noisy, record
 from tests.test_readme import WRITE, check
@@ -27,6 +28,8 @@ MARKS = ROOT / "leaderboards" / "reproduced.json"
 PARTS = {
     ROOT / "docs" / "how-to" / "choose-method.md": ("best", "counted", "defaults", "criteria", "agreement", "costs"),
     ROOT / "docs" / "explanation" / "reading-numbers.md": ("example",),
+    ROOT / "docs" / "explanation" / "what-retraining-says.md": ("digits",),
+    ROOT / "README.md": ("scores",),
 }
 
 
@@ -88,7 +91,7 @@ def made(label, mean, task="ddpm-mnist-mini", seed=1, **method):
     """A record of a method on a task, with a hash for identity."""
     run = record(label, noisy(mean, seed, 20))
     told = run.method.model_copy(update={"name": label.partition(":")[0], "options_given": {}} | method)
-    info = run.task.model_copy(update={"name": task})
+    info = run.task.model_copy(update={"name": task, "fingerprint": task})
     return run.model_copy(update={"method": told, "task": info, "identity": f"{seed:064x}"})
 
 
@@ -161,3 +164,28 @@ def test_the_table_of_defaults_has_no_run_with_other_options():
     rows = default_rows(build_tables(runs), registry())
     value = build_tables(runs)[0].ranked[1].record.metrics[0].value
     assert f"[dmin](../methods/dmin.md) | {value:.3f} |" in rows
+
+
+def scored(name, value, ceiling, task, seed):
+    """A record of a method with a linear datamodeling score that ranks its task."""
+    run = made(name, 0.5, task, seed)
+    score = run.metrics[0].model_copy(
+        update={"metric": "lds", "k": None, "value": value, "ceiling": ceiling, "criterion": True}
+    )
+    return run.model_copy(update={"metrics": [score, *run.metrics]})
+
+
+def test_scores_of_several_boards_are_in_the_order_of_their_mean_share_of_the_ceilings():
+    values = {"pixel": (0.1, 0.7, 0.1), "dmin": (0.4, 0.1, 0.4), "ssim": (0.9, 0.9, None)}
+    ceilings = {"a": 0.5, "b": 1.0, "c": 0.5}
+    runs = [
+        scored(name, value, ceilings[task], task, 10 * row + column)
+        for row, (name, found) in enumerate(values.items())
+        for column, (task, value) in enumerate(zip(ceilings, found, strict=True))
+        if value is not None
+    ]
+    tables = build_tables([*runs, made("pixel", 0.5, "without-score")])
+    rows = score_rows(scored_boards(tables), registry(), "boards").splitlines()
+    assert rows[0] == "| lds (rank) | [a](boards/a.md) | [b](boards/b.md) | [c](boards/c.md) |"
+    assert [row.split(" | ")[0] for row in rows[2:]] == ["| dmin", "| pixel", "| *ceiling*"]  # ssim is on two alone
+    assert rows[-1] == "| *ceiling* | 0.500 | 1.000 | 0.500 |"

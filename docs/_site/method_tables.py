@@ -17,6 +17,7 @@ from attrbench.reports.ranking import Row, Table, build_tables
 from attrbench.reports.table_cells import interval_text, method_text
 from docs._site.criteria_tables import agreement_rows, boards_with_an_answer, criteria_rows
 from docs._site.default_runs import default_runs, value_text
+from docs._site.retrained_tables import board_rows, score_rows, scored_boards
 
 FAMILIES = ("similarity", "first_order", "kernel", "second_order")
 """Packages of methods, but for the controls."""
@@ -24,6 +25,8 @@ COSTS_OF = "ddpm-mnist-mini"
 """The board that costs are taken from: it has most methods."""
 EXAMPLE = ("digits-mini", ("pixel", "dmin", "random"))
 """Board and methods of the example by which numbers are explained."""
+DIGITS = "digits-mini"
+"""The board that the page of what retraining says shows in full."""
 SHOWN = tuple(name for name in DEFAULT if name != "ann-recall")
 
 
@@ -39,6 +42,8 @@ def parts(records: Sequence[Record], registry: Registry) -> dict[str, str]:
         "agreement": agreement_rows(answered),
         "costs": cost_rows(tables, registry),
         "example": example(tables),
+        "scores": score_rows(scored_boards(tables), registry, boards_at="docs/boards"),
+        "digits": board_rows(_board(tables, DIGITS), registry),
     }
 
 
@@ -46,6 +51,11 @@ def _largest(tables: Sequence[Table]) -> list[Table]:
     """Return of each task the table with most ranked runs, where there are several versions."""
     by_size = sorted(tables, key=lambda table: len(table.ranked))
     return [largest for _, largest in sorted({table.task: table for table in by_size}.items())]
+
+
+def _board(tables: Sequence[Table], task: str) -> Table:
+    (table,) = (table for table in tables if table.task == task)
+    return table
 
 
 def family(name: str, registry: Registry) -> str:
@@ -112,7 +122,7 @@ def default_rows(tables: Sequence[Table], registry: Registry) -> str:
 
 def cost_rows(tables: Sequence[Table], registry: Registry) -> str:
     """Return what each method at its defaults keeps and takes on one board, as a table in Markdown."""
-    (table,) = (table for table in tables if table.task == COSTS_OF)
+    table = _board(tables, COSTS_OF)
     lines = [
         "| method | kept for each training image | kept besides | time, once | time of a query |",
         "|---|--:|--:|--:|--:|",
@@ -133,8 +143,7 @@ def cost_rows(tables: Sequence[Table], registry: Registry) -> str:
 def example(tables: Sequence[Table]) -> str:
     """Return a few rows of a board as a table in Markdown."""
     name, methods = EXAMPLE
-    (table,) = (table for table in tables if table.task == name)
-    part = table.of_methods(methods)
+    part = _board(tables, name).of_methods(methods)
     part = replace(part, ranked=[row for row in part.ranked if row.record.tuned is None])
     return "\n".join([*markdown_rows(part, filled_columns(part, request_columns(SHOWN, [part]))), ""])
 

@@ -11,10 +11,12 @@ from attrbench.contracts.record import MetricResult, TrainingNoise
 from attrbench.ground_truth.bank import SubsetBank
 from attrbench.ground_truth.bank_truth import BankTruth
 from attrbench.ground_truth.redrawn import FEATURES, PIXELS
-from attrbench.metrics.lds import NoiseCeiling, linear_datamodeling_score, mean_score, noise_ceiling, predictions
+from attrbench.metrics.lds import MeanScore, lead_over_others, mean_score, noise_ceiling, predictions
 
 METRIC = "lds"
 BANDS = ("low-noise", "middle-noise", "high-noise")
+OVER_OTHERS = "over-others"
+"""Of the metric that compares a query's own losses with those of the other queries."""
 
 
 class LinearDatamodeling(BankTruth):
@@ -25,7 +27,7 @@ class LinearDatamodeling(BankTruth):
         "linear datamodeling score: scores summed over random subsets against the losses of models trained on them"
     )
     design = "subsets"
-    tuning_metrics = (METRIC, *(f"{METRIC}-{part}" for part in (*BANDS, PIXELS, FEATURES)))
+    tuning_metrics = (METRIC, *(f"{METRIC}-{part}" for part in (OVER_OTHERS, *BANDS, PIXELS, FEATURES)))
 
     def over(self, bank: SubsetBank) -> OpenLinearDatamodeling:
         """Return the LDS measurement over a bank of subset models."""
@@ -49,9 +51,13 @@ class OpenLinearDatamodeling(OpenGroundTruth):
         predicted = predictions(outcome.scores, self._bank.members)
         results, facts = [], dict(self._counts)
         for name, effects in self._effects().items():
-            ceiling = noise_ceiling(effects)
-            results.append(self._result(name, outcome.scores, predicted, effects, ceiling))
-            facts |= _ceiling_facts(name, results[-1], ceiling)
+            ceiling, mean_effects = noise_ceiling(effects), effects.mean(axis=1).T
+            result = _result(name, mean_score(predicted, mean_effects), ceiling.corrected)
+            results.append(result)
+            facts |= _ceiling_facts(result, ceiling.single)
+            if name == METRIC and len(predicted) > 1:
+                lead = mean_score(predicted, mean_effects, lead_over_others)
+                results.append(_result(f"{METRIC}-{OVER_OTHERS}", lead, ceiling.over_others))
         return Effect(metrics=results, facts=facts)
 
     def _effects(self) -> dict[str, NDArray[np.float64]]:
@@ -75,44 +81,36 @@ class OpenLinearDatamodeling(OpenGroundTruth):
             bands |= {f"{METRIC}-{band}": third for band, third in zip(BANDS, thirds, strict=True)}
         return bands
 
-    def _result(
-        self,
-        name: str,
-        scores: NDArray[np.float32],
-        predicted: NDArray[np.float64],
-        effects: NDArray[np.float64],
-        ceiling: NoiseCeiling,
-    ) -> MetricResult:
-        mean_effects = effects.mean(axis=1).T  # [m, J]
-        mean = mean_score(predicted, mean_effects)
-        noise = None
-        if mean.subset_error is not None:
-            noise = TrainingNoise(error=mean.subset_error, freedom=mean.freedom)
-        return MetricResult(
-            metric=name,
-            k=None,
-            value=mean.value,
-            low=mean.low,
-            high=mean.high,
-            ceiling=ceiling.corrected,
-            random=0.0,
-            per_query=linear_datamodeling_score(scores, self._bank.members, mean_effects).tolist(),
-            higher_is_better=True,
-            noise=noise,
-            criterion=name == METRIC,
-        )
-
     @property
     def _counts(self) -> dict[str, float]:
         subsets, seeds = self._bank.losses.shape[:2]
         return {"lds_subsets": float(subsets), "lds_training_seeds": float(seeds)}
 
 
-def _ceiling_facts(name: str, result: MetricResult, ceiling: NoiseCeiling) -> dict[str, float]:
+def _result(name: str, mean: MeanScore, ceiling: float | None) -> MetricResult:
+    noise = None
+    if mean.subset_error is not None:
+        noise = TrainingNoise(error=mean.subset_error, freedom=mean.freedom)
+    return MetricResult(
+        metric=name,
+        k=None,
+        value=mean.value,
+        low=mean.low,
+        high=mean.high,
+        ceiling=ceiling,
+        random=0.0,
+        per_query=mean.per_query.tolist(),
+        higher_is_better=True,
+        noise=noise,
+        criterion=name == METRIC,
+    )
+
+
+def _ceiling_facts(result: MetricResult, single: float | None) -> dict[str, float]:
     """Return one seed's correlation with another, the ceiling and the score's share of it, as facts of a record."""
-    key, facts = name.replace("-", "_"), dict[str, float]()
-    if ceiling.single is not None and ceiling.corrected is not None:
-        facts |= {f"{key}_seed_correlation": ceiling.single, f"{key}_ceiling": ceiling.corrected}
-    if ceiling.corrected:
-        facts[f"{key}_over_ceiling"] = result.value / ceiling.corrected
+    key, facts = result.metric.replace("-", "_"), dict[str, float]()
+    if single is not None and result.ceiling is not None:
+        facts |= {f"{key}_seed_correlation": single, f"{key}_ceiling": result.ceiling}
+    if result.ceiling:
+        facts[f"{key}_over_ceiling"] = result.value / result.ceiling
     return facts

@@ -4,12 +4,16 @@ For a query q, subsets S_j of the training set (j = 1 .. J), models trained on e
 tau(q, i): LDS(q) is Spearman's rank correlation, over j, of -L_j(q), the negated loss of q averaged over seeds, with
 g_j(q) = sum of tau(q, i) over i in S_j (Park et al., "TRAK", 2023, eq. 4; with losses of diffusion models, Zheng et
 al., "D-TRAK", 2024, section 4).
+
+Part of it may be earned without a look at the query, by scores that say which items are good for all queries. What is
+left when that is taken away is the lead of a query's own losses over those of the others, a control of ours.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +23,8 @@ from scipy.stats import rankdata, t
 from attrbench.errors import AttrbenchError
 
 Floats = NDArray[np.float64]
+Measure = Callable[[Floats, Floats], Floats]
+"""Takes predictions and effects of each query, [m, J] each, and gives a number a query, [m]."""
 
 
 def linear_datamodeling_score(
@@ -60,12 +66,32 @@ def _checked(values: NDArray[np.floating], name: str, subsets: int) -> Floats:
 
 def rank_correlation(a: NDArray[np.floating], b: NDArray[np.floating]) -> Floats:
     """Return Spearman's rank correlation of matching rows of two [m, J] arrays, [m]; 0 for constant rows."""
-    ranks = [rankdata(values, axis=1) for values in (a, b)]
-    x, y = (values - values.mean(axis=1, keepdims=True) for values in ranks)
-    scale = np.sqrt((x * x).sum(axis=1) * (y * y).sum(axis=1))
-    products = (x * y).sum(axis=1)
-    correlation: Floats = np.divide(products, scale, out=np.zeros_like(products), where=scale > 0)
+    correlation: Floats = (_unit_ranks(a) * _unit_ranks(b)).sum(axis=1)
     return correlation
+
+
+def lead_over_others(a: NDArray[np.floating], b: NDArray[np.floating]) -> Floats:
+    """Return Spearman's correlation of matching rows, less the mean of a row's with all other rows of the second, [m].
+
+    Rows of `a` that are all alike, as those of scores that do not look at the query, have 0 on average.
+
+    Args:
+        a: [m, J] predictions, with m of at least 2.
+        b: [m, J] what they are compared with.
+    """
+    every = _unit_ranks(a) @ _unit_ranks(b).T
+    own = np.diag(every)
+    lead: Floats = own - (every.sum(axis=1) - own) / (len(every) - 1)
+    return lead
+
+
+def _unit_ranks(values: NDArray[np.floating]) -> Floats:
+    """Return the ranks in each row, centered and of norm 1, so that products are Spearman's; 0 for constant rows."""
+    ranks = rankdata(values, axis=1)
+    ranks -= ranks.mean(axis=1, keepdims=True)
+    norm = np.sqrt((ranks * ranks).sum(axis=1, keepdims=True))
+    unit: Floats = np.divide(ranks, norm, out=np.zeros_like(ranks), where=norm > 0)
+    return unit
 
 
 @dataclass(frozen=True)
@@ -78,10 +104,14 @@ class NoiseCeiling:
         corrected: the correlation of a perfect predictor of the expected loss with the mean of the S seeds' losses:
             the square root of that mean's reliability, R = S r / (1 + (S - 1) r) (Spearman, 1910; Brown, 1910). None
             for a single seed; 0 where r is not positive.
+        over_others: the lead over others of such a predictor: `corrected` times the share of r that is ahead of the
+            correlation of one query's losses under one seed with another query's under another. None for a single
+            seed or query; 0 where r is not positive.
     """
 
     single: float | None
     corrected: float | None
+    over_others: float | None
 
 
 def noise_ceiling(losses: NDArray[np.floating]) -> NoiseCeiling:
@@ -94,54 +124,68 @@ def noise_ceiling(losses: NDArray[np.floating]) -> NoiseCeiling:
     Args:
         losses: [J, S, m].
     """
-    seeds = losses.shape[1]
+    seeds, queries = losses.shape[1:]
     if seeds < 2:
-        return NoiseCeiling(None, None)
+        return NoiseCeiling(None, None, None)
     by_seed = losses.astype(np.float64).transpose(1, 2, 0)  # [S, m, J]
-    pairs = itertools.combinations(range(seeds), 2)
-    single = float(np.mean([rank_correlation(by_seed[a], by_seed[b]).mean() for a, b in pairs]))
-    reliability = seeds * single / (1 + (seeds - 1) * single) if single > 0 else 0.0
-    return NoiseCeiling(single, math.sqrt(reliability))
+
+    def agreement(measure: Measure) -> float:
+        pairs = itertools.combinations(range(seeds), 2)
+        return float(np.mean([measure(by_seed[a], by_seed[b]).mean() for a, b in pairs]))
+
+    single = agreement(rank_correlation)
+    corrected = math.sqrt(seeds * single / (1 + (seeds - 1) * single)) if single > 0 else 0.0
+    if queries < 2:
+        return NoiseCeiling(single, corrected, None)
+    return NoiseCeiling(single, corrected, corrected * agreement(lead_over_others) / single if single > 0 else 0.0)
 
 
 @dataclass(frozen=True)
 class MeanScore:
-    """The mean LDS over queries, with its uncertainty.
+    """The mean of a score over queries, with its uncertainty.
 
     Attributes:
         value: the mean.
+        per_query: [m] what it is the mean of.
         low, high: its 95% interval over queries and subsets; None for fewer than two queries or four subsets.
         subset_error: the part of its standard error that other subsets (and models) would bring; None likewise.
         freedom: degrees of freedom of the errors.
     """
 
     value: float
+    per_query: Floats
     low: float | None
     high: float | None
     subset_error: float | None
     freedom: int
 
 
-def mean_score(predicted: Floats, losses: Floats) -> MeanScore:
-    """Return the mean LDS over queries with a 95% interval over both queries and training subsets (jackknife).
+def mean_score(predicted: Floats, losses: Floats, measure: Measure = rank_correlation) -> MeanScore:
+    """Return the mean score over queries with a 95% interval over both queries and training subsets (jackknife).
 
     The queries of a task share their subset models, so that an interval over queries alone is far too narrow. Here
     each subset is left out once (the jackknife, which unlike a bootstrap repeats no subset and makes no ties), which
-    gives pseudo-values P(q, j) = J LDS(q) - (J - 1) LDS(q without j). Their table has two random factors, and the
-    variance of its mean is [MS_rest + (MS_queries - MS_rest)+ + (MS_subsets - MS_rest)+] / (m J) with the mean squares
-    of the two-way layout (Searle et al., "Variance Components", 1992, chapter 4). The interval is Student's with J - 1
-    degrees of freedom.
+    gives pseudo-values P(q, j) = J s(q) - (J - 1) s(q without j), s(q) being the LDS or another score. Their table has
+    two random factors, and the variance of its mean is
+    [MS_rest + (MS_queries - MS_rest)+ + (MS_subsets - MS_rest)+] / (m J) with the mean squares of the two-way layout
+    (Searle et al., "Variance Components", 1992, chapter 4). The interval is Student's with J - 1 degrees of freedom.
 
     Args:
         predicted: [m, J] sums of scores.
         losses: [m, J] mean losses over training seeds.
+        measure: the score of each query by its predictions and negated losses.
+
+    Raises:
+        AttrbenchError: where a loss is not finite, or there are fewer than two subsets.
     """
-    whole = rank_correlation(predicted, -losses)
+    effects = -_checked(losses, "losses", losses.shape[1])
+    whole = measure(predicted, effects)
     queries, subsets = predicted.shape
     value = float(whole.mean())
     if queries < 2 or subsets < 4:
-        return MeanScore(value, None, None, None, max(1, subsets - 1))
-    without = np.stack([_without(predicted, losses, left_out) for left_out in range(subsets)], axis=1)
+        return MeanScore(value, whole, None, None, None, max(1, subsets - 1))
+    tables = (predicted, effects)
+    without = np.stack([measure(*(np.delete(x, j, axis=1) for x in tables)) for j in range(subsets)], axis=1)
     pseudo = subsets * whole[:, None] - (subsets - 1) * without
     of_query, of_subset, middle = pseudo.mean(1, keepdims=True), pseudo.mean(0, keepdims=True), pseudo.mean()
     rest = float(np.square(pseudo - of_query - of_subset + middle).sum()) / ((queries - 1) * (subsets - 1))
@@ -150,8 +194,4 @@ def mean_score(predicted: Floats, losses: Floats) -> MeanScore:
     total = rest + max(0.0, by_query - rest) + max(0.0, by_subset - rest)
     count, freedom = queries * subsets, subsets - 1
     half = float(t.ppf(0.975, freedom)) * math.sqrt(total / count)
-    return MeanScore(value, value - half, value + half, math.sqrt(max(by_subset, rest) / count), freedom)
-
-
-def _without(predicted: Floats, losses: Floats, left_out: int) -> Floats:
-    return rank_correlation(np.delete(predicted, left_out, axis=1), -np.delete(losses, left_out, axis=1))
+    return MeanScore(value, whole, value - half, value + half, math.sqrt(max(by_subset, rest) / count), freedom)

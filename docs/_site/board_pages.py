@@ -25,6 +25,7 @@ COLUMNS = tuple(name for name in DEFAULT if name != "query-p95")
 """Those of other boards, but for one, as pages are narrow."""
 MEASURES = (
     "lds",
+    "lds-over-others",
     "lds-low-noise",
     "lds-middle-noise",
     "lds-high-noise",

@@ -250,6 +250,10 @@ def test_noise_lowers_score_and_ceiling_alike_and_permuted_losses_give_0(build):
     assert said.facts["lds_over_ceiling"] == pytest.approx(main.value / main.ceiling)
     assert main.noise.freedom == 79 and len(main.per_query) == QUERIES
     assert main.value == pytest.approx(np.mean(main.per_query))
+    lead = found["lds-over-others"]
+    assert lead.low < lead.value < lead.high and lead.value == pytest.approx(lead.ceiling, abs=0.1)
+    alike = np.broadcast_to(tau.mean(axis=(0, 1)), tau.shape[1:])  # which items are good for all queries together
+    assert effect(truth, alike)[0]["lds-over-others"].value == pytest.approx(0)
     permuted, _ = planted(build, noise=0, order=np.random.default_rng(1).permutation(80))
     nothing = effect(permuted, tau.mean(axis=0))[0]["lds"]
     assert nothing.low < 0 < nothing.high and abs(nothing.value) < 0.2

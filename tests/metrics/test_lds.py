@@ -10,7 +10,14 @@ from scipy.stats import spearmanr
 
 from attrbench.errors import AttrbenchError
 from attrbench.ground_truth.subsets import draw_subset, membership
-from attrbench.metrics.lds import linear_datamodeling_score, mean_score, noise_ceiling, predictions, rank_correlation
+from attrbench.metrics.lds import (
+    lead_over_others,
+    linear_datamodeling_score,
+    mean_score,
+    noise_ceiling,
+    predictions,
+    rank_correlation,
+)
 
 N, M, J = 40, 3, 24
 
@@ -115,15 +122,14 @@ def test_one_training_seed_has_no_ceiling_and_pure_noise_one_near_0():
     assert noise_ceiling(opposite).corrected == 0
 
 
-def hits(draw, trials=60):
+def hits(draw, trials=60, measure=rank_correlation):
     """How often the interval of a mean score that is truly 0 holds 0, and one over queries alone."""
     both = alone = 0
     for trial in range(trials):
         scores, members, losses = draw(trial)
-        found = mean_score(predictions(scores, members), losses)
+        found = mean_score(predictions(scores, members), losses, measure)
         both += found.low <= 0 <= found.high
-        per_query = linear_datamodeling_score(scores, members, losses)
-        alone += abs(per_query.mean()) <= 1.96 * per_query.std(ddof=1) / math.sqrt(len(per_query))
+        alone += abs(found.value) <= 1.96 * found.per_query.std(ddof=1) / math.sqrt(len(found.per_query))
     return both / trials, alone / trials
 
 
@@ -141,6 +147,52 @@ def test_the_interval_of_random_scores_holds_0(alike):
     assert both >= 0.9
     if alike:
         assert alone < 0.6  # over queries alone it is far too narrow
+
+
+def test_what_scores_say_of_all_queries_alike_is_no_lead_over_others():
+    tau, members, losses = noisy_world(0)
+    alike = np.broadcast_to(tau.sum(axis=0), tau.shape)  # which items are good for the queries together
+    effects = -losses.mean(axis=1).T
+    assert rank_correlation(predictions(alike, members), effects).mean() > 0.1
+    assert lead_over_others(predictions(alike, members), effects).mean() == pytest.approx(0)
+    own = predictions(tau, members)
+    np.testing.assert_array_less(lead_over_others(own, effects).mean(), rank_correlation(own, effects).mean() + 0.02)
+
+
+@given(st.integers(0, 100))
+@settings(max_examples=20, deadline=None)
+def test_the_lead_over_others_is_the_own_correlation_less_the_mean_of_the_others(seed):
+    a, b = np.random.default_rng(seed).normal(size=(2, 4, 15))
+    every = np.array([[spearmanr(x, y).statistic for y in b] for x in a])
+    expected = [every[q, q] - np.delete(every[q], q).mean() for q in range(4)]
+    assert lead_over_others(a, b) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("common", [0.0, 1.0])
+def test_the_lead_of_the_true_coefficients_is_its_ceiling(common):
+    """Whether the queries' coefficients share a part."""
+    rng = np.random.default_rng(5)
+    tau = rng.normal(size=(60, N)) + common * rng.normal(size=N)
+    members = membership([draw_subset(N, number, seed=5) for number in range(128)], N)
+    signal = (tau @ members.T).T[:, None]
+    losses = -signal + signal.std() * rng.normal(size=(128, 2, 60))
+    ceiling = noise_ceiling(losses)
+    found = mean_score(predictions(tau, members), losses.mean(axis=1).T, lead_over_others).value
+    assert found == pytest.approx(ceiling.over_others, abs=0.03)
+    assert (ceiling.over_others < 0.7 * ceiling.corrected) == bool(common)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shared", [0.0, 2.0])
+def test_the_interval_of_a_lead_that_is_truly_0_holds_0(shared):
+    """Whether the subsets move the losses of all queries alike; each query's scores share a part with all others'."""
+
+    def draw(trial):
+        _, members, losses = noisy_world(trial, subsets=28, shared=shared)
+        rng = np.random.default_rng(trial + 1000)
+        return rng.normal(size=N) + rng.normal(size=(30, N)), members, losses.mean(axis=1).T
+
+    assert hits(draw, measure=lead_over_others)[0] >= 0.9
 
 
 def test_permuted_ground_truth_scores_0_within_its_interval():
@@ -166,6 +218,7 @@ def test_too_few_subsets_or_queries_have_a_score_and_no_interval():
     found = mean_score(predictions(tau, members), losses.mean(axis=1).T)
     assert (found.low, found.high, found.subset_error) == (None, None, None) and found.value > 0
     tau, members, losses = noisy_world(0, queries=1)
+    assert noise_ceiling(losses).corrected is not None and noise_ceiling(losses).over_others is None
     assert mean_score(predictions(tau, members), losses.mean(axis=1).T).low is None
 
 

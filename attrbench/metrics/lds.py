@@ -66,8 +66,8 @@ def _checked(values: NDArray[np.floating], name: str, subsets: int) -> Floats:
 
 def rank_correlation(a: NDArray[np.floating], b: NDArray[np.floating]) -> Floats:
     """Return Spearman's rank correlation of matching rows of two [m, J] arrays, [m]; 0 for constant rows."""
-    correlation: Floats = (_unit_ranks(a) * _unit_ranks(b)).sum(axis=1)
-    return correlation
+    x, y = _centered_ranks(a), _centered_ranks(b)
+    return _ratio((x * y).sum(axis=1), np.sqrt((x * x).sum(axis=1) * (y * y).sum(axis=1)))
 
 
 def lead_over_others(a: NDArray[np.floating], b: NDArray[np.floating]) -> Floats:
@@ -79,19 +79,22 @@ def lead_over_others(a: NDArray[np.floating], b: NDArray[np.floating]) -> Floats
         a: [m, J] predictions, with m of at least 2.
         b: [m, J] what they are compared with.
     """
-    every = _unit_ranks(a) @ _unit_ranks(b).T
+    x, y = _centered_ranks(a), _centered_ranks(b)
+    every = _ratio(x @ y.T, np.sqrt(np.outer((x * x).sum(axis=1), (y * y).sum(axis=1))))
     own = np.diag(every)
     lead: Floats = own - (every.sum(axis=1) - own) / (len(every) - 1)
     return lead
 
 
-def _unit_ranks(values: NDArray[np.floating]) -> Floats:
-    """Return the ranks in each row, centered and of norm 1, so that products are Spearman's; 0 for constant rows."""
-    ranks = rankdata(values, axis=1)
-    ranks -= ranks.mean(axis=1, keepdims=True)
-    norm = np.sqrt((ranks * ranks).sum(axis=1, keepdims=True))
-    unit: Floats = np.divide(ranks, norm, out=np.zeros_like(ranks), where=norm > 0)
-    return unit
+def _centered_ranks(values: NDArray[np.floating]) -> Floats:
+    ranks: Floats = rankdata(values, axis=1)
+    return ranks - ranks.mean(axis=1, keepdims=True)
+
+
+def _ratio(products: Floats, scale: Floats) -> Floats:
+    """Return products over their scale; 0 where that is 0, as for constant rows."""
+    ratio: Floats = np.divide(products, scale, out=np.zeros_like(products), where=scale > 0)
+    return ratio
 
 
 @dataclass(frozen=True)

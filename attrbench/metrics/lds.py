@@ -88,7 +88,8 @@ def lead_over_others(a: NDArray[np.floating], b: NDArray[np.floating]) -> Floats
 
 def _centered_ranks(values: NDArray[np.floating]) -> Floats:
     ranks: Floats = rankdata(values, axis=1)
-    return ranks - ranks.mean(axis=1, keepdims=True)
+    ranks -= ranks.mean(axis=1, keepdims=True)
+    return ranks
 
 
 def _ratio(products: Floats, scale: Floats) -> Floats:

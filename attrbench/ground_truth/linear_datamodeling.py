@@ -11,7 +11,7 @@ from attrbench.contracts.record import MetricResult, TrainingNoise
 from attrbench.ground_truth.bank import SubsetBank
 from attrbench.ground_truth.bank_truth import BankTruth
 from attrbench.ground_truth.redrawn import FEATURES, PIXELS
-from attrbench.metrics.lds import MeanScore, lead_over_others, mean_score, noise_ceiling, predictions
+from attrbench.metrics.lds import MeanScore, lead_ceiling, lead_over_others, mean_score, noise_ceiling, predictions
 
 METRIC = "lds"
 BANDS = ("low-noise", "middle-noise", "high-noise")
@@ -57,7 +57,7 @@ class OpenLinearDatamodeling(OpenGroundTruth):
             facts |= _ceiling_facts(result, ceiling.single)
             if name == METRIC and len(predicted) > 1:
                 lead = mean_score(predicted, mean_effects, lead_over_others)
-                results.append(_result(f"{METRIC}-{OVER_OTHERS}", lead, ceiling.over_others))
+                results.append(_result(f"{METRIC}-{OVER_OTHERS}", lead, lead_ceiling(effects)))
         return Effect(metrics=results, facts=facts)
 
     def _effects(self) -> dict[str, NDArray[np.float64]]:

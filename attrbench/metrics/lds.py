@@ -27,24 +27,6 @@ Measure = Callable[[Floats, Floats], Floats]
 """Takes predictions and effects of each query, [m, J] each, and gives a number a query, [m]."""
 
 
-def linear_datamodeling_score(
-    scores: NDArray[np.floating], subsets: NDArray[np.bool_], losses: NDArray[np.floating]
-) -> Floats:
-    """Compute each query's LDS, [m]: the rank correlation of scores summed over subsets with models' negated losses.
-
-    Ties have their mean rank. A query whose predictions (or losses) are all equal scores 0.
-
-    Args:
-        scores: [m, n]; larger means that the item lowers the query's loss.
-        subsets: [J, n] which items each retrained model saw.
-        losses: [m, J] losses of the queries under those models, means over training seeds where there are several.
-
-    Raises:
-        AttrbenchError: where a number is not finite, or there are fewer than two subsets.
-    """
-    return rank_correlation(predictions(scores, subsets), -_checked(losses, "losses", len(subsets)))
-
-
 def predictions(scores: NDArray[np.floating], subsets: NDArray[np.bool_]) -> Floats:
     """Return the sum of a method's scores over each training subset, [m, J]: its prediction of the negated loss.
 
@@ -65,7 +47,10 @@ def _checked(values: NDArray[np.floating], name: str, subsets: int) -> Floats:
 
 
 def rank_correlation(a: NDArray[np.floating], b: NDArray[np.floating]) -> Floats:
-    """Return Spearman's rank correlation of matching rows of two [m, J] arrays, [m]; 0 for constant rows."""
+    """Return Spearman's rank correlation of matching rows of two [m, J] arrays, [m]; 0 for constant rows.
+
+    Ties have their mean rank.
+    """
     x, y = _centered_ranks(a), _centered_ranks(b)
     return _ratio((x * y).sum(axis=1), np.sqrt((x * x).sum(axis=1) * (y * y).sum(axis=1)))
 
@@ -108,14 +93,10 @@ class NoiseCeiling:
         corrected: the correlation of a perfect predictor of the expected loss with the mean of the S seeds' losses:
             the square root of that mean's reliability, R = S r / (1 + (S - 1) r) (Spearman, 1910; Brown, 1910). None
             for a single seed; 0 where r is not positive.
-        over_others: the lead over others of such a predictor: `corrected` times the share of r that is ahead of the
-            correlation of one query's losses under one seed with another query's under another. None for a single
-            seed or query; 0 where r is not positive.
     """
 
     single: float | None
     corrected: float | None
-    over_others: float | None
 
 
 def noise_ceiling(losses: NDArray[np.floating]) -> NoiseCeiling:
@@ -128,20 +109,37 @@ def noise_ceiling(losses: NDArray[np.floating]) -> NoiseCeiling:
     Args:
         losses: [J, S, m].
     """
-    seeds, queries = losses.shape[1:]
+    seeds = losses.shape[1]
     if seeds < 2:
-        return NoiseCeiling(None, None, None)
+        return NoiseCeiling(None, None)
+    single = _agreement_of_seeds(losses, rank_correlation)
+    reliability = seeds * single / (1 + (seeds - 1) * single) if single > 0 else 0.0
+    return NoiseCeiling(single, math.sqrt(reliability))
+
+
+def lead_ceiling(losses: NDArray[np.floating]) -> float | None:
+    """Estimate the highest reachable lead over others: that of a perfect predictor of the expected losses.
+
+    It is the noise ceiling times the share of r that is ahead of the correlation of one query's losses under one seed
+    with another query's under another seed.
+
+    Args:
+        losses: [J, S, m].
+
+    Returns:
+        The ceiling; None for a single training seed or query, 0 where r is not positive.
+    """
+    ceiling = noise_ceiling(losses)
+    if ceiling.single is None or ceiling.corrected is None or losses.shape[2] < 2:
+        return None
+    lead = _agreement_of_seeds(losses, lead_over_others)
+    return ceiling.corrected * lead / ceiling.single if ceiling.single > 0 else 0.0
+
+
+def _agreement_of_seeds(losses: NDArray[np.floating], measure: Measure) -> float:
+    """Return the mean over queries of a measure of one seed's losses and another's, mean over all pairs of seeds."""
     by_seed = losses.astype(np.float64).transpose(1, 2, 0)  # [S, m, J]
-
-    def agreement(measure: Measure) -> float:
-        pairs = itertools.combinations(range(seeds), 2)
-        return float(np.mean([measure(by_seed[a], by_seed[b]).mean() for a, b in pairs]))
-
-    single = agreement(rank_correlation)
-    corrected = math.sqrt(seeds * single / (1 + (seeds - 1) * single)) if single > 0 else 0.0
-    if queries < 2:
-        return NoiseCeiling(single, corrected, None)
-    return NoiseCeiling(single, corrected, corrected * agreement(lead_over_others) / single if single > 0 else 0.0)
+    return float(np.mean([measure(a, b).mean() for a, b in itertools.combinations(by_seed, 2)]))
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from attrbench.plugins.registry import Registry
+from attrbench.reports.leaderboard_table import markdown_text
 from attrbench.reports.ranking import Row, Table
 
 
@@ -32,3 +33,8 @@ def value_text(row: Row | None, metric: str) -> str:
     """Return a run's value of a metric as text; empty where there is no such run or value."""
     result = None if row is None else row.record.metric(metric)
     return "" if result is None else f"{result.value:.3f}"
+
+
+def board_link(table: Table, boards_at: str = "../boards") -> str:
+    """Return a link to a board's page, in a folder as seen from the page that shows it."""
+    return f"[{markdown_text(table.task)}]({boards_at}/{table.task.partition(':')[0]}.md)"

@@ -16,7 +16,7 @@ from attrbench.reports.quantities import human_bytes, human_seconds
 from attrbench.reports.ranking import Row, Table, build_tables
 from attrbench.reports.table_cells import interval_text, method_text
 from docs._site.criteria_tables import agreement_rows, boards_with_an_answer, criteria_rows
-from docs._site.default_runs import default_runs, value_text
+from docs._site.default_runs import board_link, default_runs, value_text
 from docs._site.retrained_tables import board_rows, score_rows, scored_boards
 
 FAMILIES = ("similarity", "first_order", "kernel", "second_order")
@@ -82,7 +82,7 @@ def best_rows(tables: Sequence[Table], registry: Registry) -> str:
         runs = [first_of(table, registry, gradients) for gradients in (False, True)]
         texts = [_told(table, row) for row in runs]
         chance = "" if table.random is None else f"{table.random:.3f}"
-        lines.append(f"| {_link(table)} | {table.metric} | {chance} | {' | '.join(texts)} |")
+        lines.append(f"| {board_link(table)} | {table.metric} | {chance} | {' | '.join(texts)} |")
     return "\n".join([*lines, ""])
 
 
@@ -94,7 +94,7 @@ def counted(tables: Sequence[Table], registry: Registry) -> str:
         if pictures is None or gradients is None or pictures.rank is None or gradients.rank is None:
             continue
         ahead = gradients.rank - pictures.rank
-        found["gradients" if ahead < 0 else "pictures" if ahead > 0 else "neither"].append(_link(table))
+        found["gradients" if ahead < 0 else "pictures" if ahead > 0 else "neither"].append(board_link(table))
     names = {
         "gradients": "The best gradient method is ahead of the best comparison of pictures",
         "pictures": "The best comparison of pictures is ahead of the best gradient method",
@@ -109,7 +109,7 @@ def default_rows(tables: Sequence[Table], registry: Registry) -> str:
     names = [name for part in FAMILIES for name in registry.names("method") if family(name, registry) == part]
     known = [name for name in names if any(name in rows for _, rows in boards)]
     lines = [
-        f"| method | {' | '.join(_link(table) for table, _ in boards)} |",
+        f"| method | {' | '.join(board_link(table) for table, _ in boards)} |",
         f"|---|{'--:|' * len(boards)}",
         f"| *measured by* | {' | '.join(markdown_text(table.metric) for table, _ in boards)} |",
     ]
@@ -154,7 +154,3 @@ def _told(table: Table, row: Row | None) -> str:
     if row is None or result is None:
         return "none"
     return f"{markdown_text(method_text(row.record))} {result.value:.3f} {interval_text(result)}, rank {row.place}"
-
-
-def _link(table: Table) -> str:
-    return f"[{markdown_text(table.task)}](../boards/{table.task.partition(':')[0]}.md)"

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from attrbench.ground_truth.linear_datamodeling import METRIC
 from attrbench.plugins.registry import Registry
 from attrbench.reports.leaderboard_table import markdown_text
 from attrbench.reports.ranking import Table
 from attrbench.reports.table_cells import interval_text
-from docs._site.default_runs import default_runs, value_text
+from docs._site.default_runs import board_link, default_runs, value_text
 
-METRIC = "lds"
 LEAST_BOARDS = 3
 """Boards on which a run must have the score to stand in the table of all of them."""
 BESIDE = ("lds-over-others", "lds-pixels", "group-top1", "detection-rate@10")
@@ -36,22 +36,21 @@ def score_rows(tables: Sequence[Table], registry: Registry, boards_at: str) -> s
         boards_at: folder of the boards' pages, from the page that shows this.
     """
     boards = [(table, table.ceiling or 1.0, default_runs(table, registry, free=("noise",))) for table in tables]
-    links = [f"[{markdown_text(table.task)}]({boards_at}/{table.task}.md)" for table in tables]
     found = []
     for label in {label for _, _, runs in boards for label in runs}:
         cells, shares = [], []
-        for table, ceiling, runs in boards:
+        for _, ceiling, runs in boards:
             row = runs.get(label)
             result = None if row is None else row.record.metric(METRIC)
             if row is None or result is None:
                 cells.append("")
                 continue
-            cells.append(f"{value_text(row, table.metric)} ({row.place})")
+            cells.append(f"{value_text(row, METRIC)} ({row.place})")
             shares.append(result.value / ceiling)
-        if len(shares) >= min(LEAST_BOARDS, len(boards)):
+        if len(shares) >= LEAST_BOARDS:
             found.append((-sum(shares) / len(shares), f"| {markdown_text(label)} | {' | '.join(cells)} |"))
     lines = [
-        f"| {METRIC} (rank) | {' | '.join(links)} |",
+        f"| {METRIC} (rank) | {' | '.join(board_link(table, boards_at) for table in tables)} |",
         f"|---|{'--:|' * len(tables)}",
         *(line for _, line in sorted(found)),
         f"| *ceiling* | {' | '.join(f'{ceiling:.3f}' for _, ceiling, _ in boards)} |",
@@ -64,16 +63,16 @@ def board_rows(table: Table, registry: Registry) -> str:
 
     Beside them stand other measures, and what the method reaches with the other policy of noise.
     """
-    defaults, others = default_runs(table, registry), default_runs(table, registry, free=("noise",))
+    runs = default_runs(table, registry, free=("noise",))
     compared = (METRIC, BESIDE[-1])
     titles = ["method", METRIC, "95% interval", "of ceiling", *BESIDE, "noise"]
     titles += [f"{measure}, other noise" for measure in compared]
     lines = [f"| {' | '.join(titles)} |", f"|---|{'--:|' * (len(titles) - 1)}"]
-    for name, row in defaults.items():
+    for name, row in runs.items():
         result = row.record.metric(METRIC)
-        if result is None or result.ceiling is None:
+        if name != row.record.method.name or result is None or result.ceiling is None:
             continue
-        other = next((run for label, run in others.items() if label.startswith(f"{name}:noise=")), None)
+        other = next((run for label, run in runs.items() if label.startswith(f"{name}:noise=")), None)
         cells = [markdown_text(name), value_text(row, METRIC), interval_text(result)]
         cells += [f"{result.value / result.ceiling:.2f}"]
         cells += [value_text(row, measure) for measure in BESIDE]

@@ -11,8 +11,8 @@ from scipy.stats import spearmanr
 from attrbench.errors import AttrbenchError
 from attrbench.ground_truth.subsets import draw_subset, membership
 from attrbench.metrics.lds import (
+    lead_ceiling,
     lead_over_others,
-    linear_datamodeling_score,
     mean_score,
     noise_ceiling,
     predictions,
@@ -20,6 +20,11 @@ from attrbench.metrics.lds import (
 )
 
 N, M, J = 40, 3, 24
+
+
+def scores_of(scores, subsets, losses):
+    """Each query's linear datamodeling score, [m]."""
+    return mean_score(predictions(scores, subsets), losses).per_query
 
 
 def linear_world(seed):
@@ -35,36 +40,36 @@ def linear_world(seed):
 def test_worked_example():
     subsets = np.array([[1, 1, 0, 0], [1, 0, 1, 0], [0, 1, 0, 1], [0, 0, 1, 1]], bool)
     tau, losses = np.array([[4.0, 2, 1, 0]]), np.array([[-6.0, -5, -2, -1]])
-    assert linear_datamodeling_score(tau, subsets, losses) == pytest.approx([1])
-    assert linear_datamodeling_score(tau, subsets, losses[:, ::-1]) == pytest.approx([-1])
+    assert scores_of(tau, subsets, losses) == pytest.approx([1])
+    assert scores_of(tau, subsets, losses[:, ::-1]) == pytest.approx([-1])
 
 
 @given(st.integers(0, 1000), st.floats(-50, 50))
 @settings(max_examples=25, deadline=None)
 def test_true_coefficients_score_one_whatever_is_added_to_them_and_their_opposites_minus_one(seed, shift):
     tau, subsets, losses = linear_world(seed)
-    np.testing.assert_allclose(linear_datamodeling_score(tau + shift, subsets, losses), 1)
-    np.testing.assert_allclose(linear_datamodeling_score(-tau, subsets, losses), -1)
+    np.testing.assert_allclose(scores_of(tau + shift, subsets, losses), 1)
+    np.testing.assert_allclose(scores_of(-tau, subsets, losses), -1)
 
 
 def test_only_the_order_of_the_losses_matters():
     tau, subsets, losses = linear_world(0)
     rough = tau + np.random.default_rng(1).normal(size=tau.shape)
-    score = linear_datamodeling_score(rough, subsets, losses)
+    score = scores_of(rough, subsets, losses)
     assert ((score > -1) & (score < 1)).all()
-    np.testing.assert_allclose(linear_datamodeling_score(rough, subsets, np.exp(losses / 9) + 4), score)
+    np.testing.assert_allclose(scores_of(rough, subsets, np.exp(losses / 9) + 4), score)
 
 
 def test_unrelated_scores_are_about_zero():
     tau, subsets, losses = linear_world(0)
     draws = [np.random.default_rng(s).normal(size=tau.shape) for s in range(200)]
-    found = np.array([linear_datamodeling_score(draw, subsets, losses) for draw in draws])
+    found = np.array([scores_of(draw, subsets, losses) for draw in draws])
     assert abs(found.mean()) < 4 / np.sqrt(found.size * (J - 1))
 
 
 def test_constant_predictions_score_zero():
     _, subsets, losses = linear_world(0)
-    np.testing.assert_array_equal(linear_datamodeling_score(np.ones((M, N)), subsets, losses), 0)
+    np.testing.assert_array_equal(scores_of(np.ones((M, N)), subsets, losses), 0)
 
 
 @pytest.mark.parametrize("which", ["scores", "losses"])
@@ -72,13 +77,13 @@ def test_what_is_not_finite_is_named(which):
     tau, subsets, losses = linear_world(0)
     (tau if which == "scores" else losses)[1, 3] = np.nan
     with pytest.raises(AttrbenchError, match=f"{which} of query 1"):
-        linear_datamodeling_score(tau, subsets, losses)
+        scores_of(tau, subsets, losses)
 
 
 def test_one_subset_is_too_few():
     tau, subsets, losses = linear_world(0)
     with pytest.raises(AttrbenchError, match="at least two subsets"):
-        linear_datamodeling_score(tau, subsets[:1], losses[:, :1])
+        scores_of(tau, subsets[:1], losses[:, :1])
 
 
 def noisy_world(seed, subsets=64, seeds=2, queries=30, noise=1.0, shared=0.0):
@@ -106,7 +111,7 @@ def spearman(pearson):
 def test_the_true_coefficients_score_what_theory_says_and_that_is_the_ceiling(noise, seeds):
     tau, members, losses = noisy_world(0, subsets=128, seeds=seeds, queries=60, noise=noise)
     theory = spearman(1 / math.sqrt(1 + noise**2 / seeds))
-    score = linear_datamodeling_score(tau, members, losses.mean(axis=1).T).mean()
+    score = scores_of(tau, members, losses.mean(axis=1).T).mean()
     ceiling = noise_ceiling(losses)
     assert score == pytest.approx(theory, abs=0.03)
     assert ceiling.corrected == pytest.approx(theory, abs=0.03)
@@ -116,10 +121,11 @@ def test_the_true_coefficients_score_what_theory_says_and_that_is_the_ceiling(no
 
 def test_one_training_seed_has_no_ceiling_and_pure_noise_one_near_0():
     assert noise_ceiling(noisy_world(0, seeds=1)[2]).corrected is None
+    assert lead_ceiling(noisy_world(0, seeds=1)[2]) is None
     noise = np.random.default_rng(0).normal(size=(64, 3, 200))
     assert noise_ceiling(noise).corrected < 0.2
     opposite = np.stack([noise[:, 0], -noise[:, 0]], axis=1)
-    assert noise_ceiling(opposite).corrected == 0
+    assert noise_ceiling(opposite).corrected == 0 and lead_ceiling(opposite) == 0
 
 
 def hits(draw, trials=60, measure=rank_correlation):
@@ -176,10 +182,10 @@ def test_the_lead_of_the_true_coefficients_is_its_ceiling(common):
     members = membership([draw_subset(N, number, seed=5) for number in range(128)], N)
     signal = (tau @ members.T).T[:, None]
     losses = -signal + signal.std() * rng.normal(size=(128, 2, 60))
-    ceiling = noise_ceiling(losses)
+    ceiling = lead_ceiling(losses)
     found = mean_score(predictions(tau, members), losses.mean(axis=1).T, lead_over_others).value
-    assert found == pytest.approx(ceiling.over_others, abs=0.03)
-    assert (ceiling.over_others < 0.7 * ceiling.corrected) == bool(common)
+    assert found == pytest.approx(ceiling, abs=0.03)
+    assert (ceiling < 0.7 * noise_ceiling(losses).corrected) == bool(common)
 
 
 @pytest.mark.slow
@@ -209,7 +215,7 @@ def test_the_interval_of_the_truth_excludes_0_and_holds_the_score_of_many_subset
     found = mean_score(predictions(tau, members), losses.mean(axis=1).T)
     assert 0 < found.low < found.value < found.high < 1
     assert found.low < spearman(1 / math.sqrt(1.5)) < found.high
-    assert found.value == pytest.approx(linear_datamodeling_score(tau, members, losses.mean(axis=1).T).mean())
+    assert found.value == pytest.approx(scores_of(tau, members, losses.mean(axis=1).T).mean())
     assert found.freedom == 31 and 0 < found.subset_error < found.high - found.low
 
 
@@ -218,7 +224,7 @@ def test_too_few_subsets_or_queries_have_a_score_and_no_interval():
     found = mean_score(predictions(tau, members), losses.mean(axis=1).T)
     assert (found.low, found.high, found.subset_error) == (None, None, None) and found.value > 0
     tau, members, losses = noisy_world(0, queries=1)
-    assert noise_ceiling(losses).corrected is not None and noise_ceiling(losses).over_others is None
+    assert noise_ceiling(losses).corrected is not None and lead_ceiling(losses) is None
     assert mean_score(predictions(tau, members), losses.mean(axis=1).T).low is None
 
 

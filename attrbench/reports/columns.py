@@ -110,7 +110,7 @@ def _of_ceiling(table: Table, row: Row) -> str:
     result = row.record.metric(table.metric)
     if result is None or not (result.criterion and result.finite and result.ceiling):
         return ""
-    return f"{result.value / result.ceiling:.2f}"
+    return f"{result.value / result.ceiling:z.2f}"
 
 
 def _score(table: Table, row: Row) -> str:

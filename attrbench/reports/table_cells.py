@@ -33,7 +33,7 @@ def interval_text(result: MetricResult | Tried) -> str:
 
 def value_text(result: MetricResult | None) -> str:
     """Return a metric's value as text, `0.334`; empty where it has none."""
-    return f"{result.value:.3f}" if result is not None and result.finite else ""
+    return f"{result.value:z.3f}" if result is not None and result.finite else ""
 
 
 def metric_text(result: MetricResult | None) -> str:

@@ -18,6 +18,7 @@ from attrbench.contracts.record_costs import Hardware, Latency, Quantiles, Stora
 from attrbench.contracts.record_origin import Provenance
 from attrbench.metrics.intervals import mean_interval
 from attrbench.reports import leaderboard_table
+from attrbench.reports.columns import COLUMNS, cells
 from attrbench.reports.leaderboard_table import to_csv, to_json, to_markdown
 from attrbench.reports.quantities import human_bytes, human_seconds
 from attrbench.reports.ranking import build_tables
@@ -229,6 +230,14 @@ def test_unreadable_and_foreign_files_are_named_and_left_out(tmp_path):
 def test_units_are_readable():
     assert [human_bytes(x) for x in (12, 12_345, 327_680_000, 3.4e10)] == ["12 B", "12.3 kB", "328 MB", "34 GB"]
     assert [human_seconds(x) for x in (1e-5, 0.0312, 44.3, 7200)] == ["10 µs", "31.2 ms", "44.3 s", "2 h"]
+
+
+def test_a_value_that_rounds_to_nothing_has_no_sign():
+    run = record("m", [-0.0001, -0.0003])
+    score = run.metrics[0].model_copy(update={"criterion": True})
+    (table,) = build_tables([run.model_copy(update={"metrics": [score]})])
+    shown = cells(table, table.ranked[0], [COLUMNS["metric"], COLUMNS["of-ceiling"]])
+    assert shown == ["0.000", "0.00"]
 
 
 def test_storage_says_what_of_it_is_an_index_beside_the_rows():

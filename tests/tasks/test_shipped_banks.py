@@ -11,7 +11,7 @@ from attrbench.plugins.registry import registry
 from attrbench_tasks.shipped_weights import GROUND_TRUTH
 
 SHIPPED = sorted(GROUND_TRUTH.glob("*.safetensors"))
-HALVES = {"digits-mini": 24, "sd14-lora-mini": 32, "sd3-lora-mini": 16, "planted-lora-mini": 16}
+HALVES = {"digits-mini": 24, "sd14-lora-mini": 32, "sd3-lora-mini": 28, "planted-lora-mini": 16}
 """Random halves that a task's bank has at least."""
 
 

@@ -17,6 +17,7 @@ from attrbench.reports.table_cells import (
     interval_text,
     method_text,
     metric_text,
+    share_text,
     shown,
     storage_text,
     time_text,
@@ -108,9 +109,7 @@ def _interval(table: Table, row: Row) -> str:
 def _of_ceiling(table: Table, row: Row) -> str:
     """Return a ground truth's metric as a share of its ceiling, the noise of training; empty for other metrics."""
     result = row.record.metric(table.metric)
-    if result is None or not (result.criterion and result.finite and result.ceiling):
-        return ""
-    return f"{result.value / result.ceiling:z.2f}"
+    return share_text(result) if result is not None and result.criterion else ""
 
 
 def _score(table: Table, row: Row) -> str:

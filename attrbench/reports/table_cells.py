@@ -36,6 +36,11 @@ def value_text(result: MetricResult | None) -> str:
     return f"{result.value:z.3f}" if result is not None and result.finite else ""
 
 
+def share_text(result: MetricResult | None) -> str:
+    """Return a metric's value as a share of its ceiling, `0.45`; empty where it has no value or no ceiling."""
+    return f"{result.value / result.ceiling:z.2f}" if result is not None and result.finite and result.ceiling else ""
+
+
 def metric_text(result: MetricResult | None) -> str:
     """Return a metric's value with its 95% interval as text, `0.334 [0.279, 0.390]`; empty where it has none."""
     if result is None or not result.finite:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from attrbench.plugins.registry import Registry
+from attrbench.reports import table_cells
 from attrbench.reports.leaderboard_table import markdown_text
 from attrbench.reports.ranking import Row, Table
 
@@ -31,8 +32,7 @@ def default_runs(table: Table, registry: Registry, free: Collection[str] = ()) -
 
 def value_text(row: Row | None, metric: str) -> str:
     """Return a run's value of a metric as text; empty where there is no such run or value."""
-    result = None if row is None else row.record.metric(metric)
-    return "" if result is None else f"{result.value:.3f}"
+    return table_cells.value_text(None if row is None else row.record.metric(metric))
 
 
 def board_link(table: Table, boards_at: str = "../boards") -> str:

@@ -19,6 +19,7 @@ from attrbench.plugins.registry import Registry
 from attrbench.reports.compare import compare_records
 from attrbench.reports.criteria import criteria_of
 from attrbench.reports.ranking import Table
+from attrbench.reports.table_cells import metric_text, value_text
 from docs._site.default_runs import default_runs
 
 FILE = Path(__file__).with_name("findings.toml")
@@ -70,8 +71,7 @@ class Boards:
 
     def __init__(self, tables: Sequence[Table], registry: Registry) -> None:
         self._tables = tables
-        self._registry = registry
-        self._runs: dict[str, dict[str, Record]] = {}
+        self._runs = {table.task: _named_runs(table, registry) for table in tables}
 
     def text(self, field: str) -> str:
         """Return what stands on the page for a field, such as "0.443 [0.376, 0.510]".
@@ -93,10 +93,11 @@ class Boards:
                     raise ValueError(f"{field}: too few runs")
                 return _shown(agreement.value, (agreement.low, agreement.high) if with_interval else None, digits=2)
             case ["ceiling", *metric]:
-                ceilings = {found.ceiling for found in self._results(table, *metric)}
+                results = [run.metric(*(metric or (METRIC,))) for run in self._runs[table.task].values()]
+                ceilings = {result.ceiling for result in results if result is not None}
                 return f"{_the_only(ceilings, field):.3f}"
             case ["fact", name]:
-                facts = {run.facts[name] for run in self._of(table).values() if name in run.facts}
+                facts = {run.facts[name] for run in self._runs[table.task].values() if name in run.facts}
                 value = _the_only(facts, field)
                 return f"{value:g}" if float(value).is_integer() else f"{value:.3f}"
             case [first, ("-" | "/") as sign, second, *metric]:
@@ -107,49 +108,42 @@ class Boards:
                 return _shown(value, interval if with_interval else None)
             case [run, *metric]:
                 result = _result(self._run(table, run), *metric)
-                bounds = None if result.low is None or result.high is None else (result.low, result.high)
-                return _shown(result.value, bounds if with_interval else None)
+                return metric_text(result) if with_interval else value_text(result)
         raise ValueError(f"{field}: no field")
 
     def holds(self, claim: str) -> bool:
         """Return whether the records bear a claim out.
 
         Raises:
-            ValueError: where the claim names a board, run or metric that there is not.
+            ValueError: where the claim names a board, run or metric that there is not, or is none.
         """
         board, _, rest = claim.partition(": ")
-        first, sign, second, *metric = rest.split()
-        table = self._table(board)
-        one = self._run(table, first)
-        if second == "0":
-            result = _result(one, *metric)
-            if result.low is None or result.high is None:
-                raise ValueError(f"{claim}: no interval")
-            return result.low > 0 if sign == ">" else result.low <= 0 <= result.high
-        _, _, better = _difference(one, self._run(table, second), *metric)
-        return better == {">": "A", "=": ""}[sign]
+        match rest.split():
+            case [run, (">" | "=") as sign, "0", *metric]:
+                result = _result(self._run(self._table(board), run), *metric)
+                if result.low is None or result.high is None:
+                    raise ValueError(f"{claim}: no interval")
+                return result.low > 0 if sign == ">" else result.low <= 0 <= result.high
+            case [first, (">" | "=") as sign, second, *metric]:
+                table = self._table(board)
+                _, _, better = _difference(self._run(table, first), self._run(table, second), *metric)
+                return better == ("A" if sign == ">" else "")
+        raise ValueError(f"{claim}: no claim")
 
     def _table(self, board: str) -> Table:
         return _the_only([table for table in self._tables if table.task.startswith(board)], board)
 
-    def _of(self, table: Table) -> dict[str, Record]:
-        """Return the runs of a board by label; those at their methods' defaults by the method's name, too."""
-        if table.task not in self._runs:
-            defaults = default_runs(table, self._registry, free=("noise", "prompt"))
-            rows = [*table.ranked, *table.below]
-            labels = {row.record.method.label: row.record for row in rows}
-            self._runs[table.task] = {label: row.record for label, row in defaults.items()} | labels
-        return self._runs[table.task]
-
     def _run(self, table: Table, name: str) -> Record:
         try:
-            return self._of(table)[name]
+            return self._runs[table.task][name]
         except KeyError:
             raise ValueError(f"{name} is not on the board of {table.task}") from None
 
-    def _results(self, table: Table, metric: str = METRIC) -> list[MetricResult]:
-        found = [run.metric(metric) for run in self._of(table).values()]
-        return [result for result in found if result is not None]
+
+def _named_runs(table: Table, registry: Registry) -> dict[str, Record]:
+    """Return the runs of a board by label; those at their methods' defaults by the method's name, too."""
+    rows = default_runs(table, registry) | {row.record.method.label: row for row in [*table.ranked, *table.below]}
+    return {name: row.record for name, row in rows.items()}
 
 
 def _the_only(found: Collection[T], name: str) -> T:
@@ -173,11 +167,6 @@ def _result(record: Record, metric: str = METRIC) -> MetricResult:
 def _difference(one: Record, other: Record, metric: str = METRIC) -> tuple[float, tuple[float, float] | None, str]:
     (found,) = compare_records(one, other, [metric], 0).differences
     return found.value, found.interval, found.better
-
-
-def filled(piece: str, boards: Boards) -> str:
-    """Return a piece of a sentence with the records' numbers in its fields."""
-    return FIELD.sub(lambda field: boards.text(field[1]), piece)
 
 
 def on_page(piece: str) -> re.Pattern[str]:

@@ -11,7 +11,7 @@ from attrbench.ground_truth.linear_datamodeling import METRIC
 from attrbench.plugins.registry import Registry
 from attrbench.reports.leaderboard_table import markdown_text
 from attrbench.reports.ranking import Table
-from attrbench.reports.table_cells import interval_text
+from attrbench.reports.table_cells import interval_text, share_text
 from docs._site.default_runs import board_link, default_runs, value_text
 
 LEAST_BOARDS = 3
@@ -74,7 +74,7 @@ def board_rows(table: Table, registry: Registry) -> str:
             continue
         other = next((run for label, run in runs.items() if label.startswith(f"{name}:noise=")), None)
         cells = [markdown_text(name), value_text(row, METRIC), interval_text(result)]
-        cells += [f"{result.value / result.ceiling:.2f}"]
+        cells += [share_text(result)]
         cells += [value_text(row, measure) for measure in BESIDE]
         cells += [str(row.record.method.options.get("noise", "")) if other else ""]
         cells += [value_text(other, measure) for measure in compared]

@@ -27,7 +27,7 @@ from attrbench.reports.html.plot import (
 from attrbench.reports.html.scale import Scale, linear, logarithmic
 from attrbench.reports.quantities import human_bytes, human_seconds
 from attrbench.reports.ranking import Row, Table
-from attrbench.reports.table_cells import interval_text, shown
+from attrbench.reports.table_cells import metric_text, shown
 
 SERIES = 6
 """Methods that are drawn in a color of their own."""
@@ -68,7 +68,7 @@ def _pareto(table: Table, cost: str, cost_of: Callable[[Record], float], text_of
             x=x.at(max(value, FREE)),
             y=y.at(result.value),
             kind="pareto" if row.pareto else "other",
-            title=f"{shown(row.record.method.label)}: {_value_text(result)}, {text_of(value) if value else 'none'}",
+            title=f"{shown(row.record.method.label)}: {metric_text(result)}, {text_of(value) if value else 'none'}",
             y_low=None if result.low is None else y.at(result.low),
             y_high=None if result.high is None else y.at(result.high),
         )
@@ -158,7 +158,7 @@ def _curves(table: Table, metric: str) -> Plot | None:
         lines.append(Line(_curve(results, x, y), f"series{place}"))
         label = shown(row.record.method.label)
         marks += [
-            Mark(x.at(r.k or 1), y.at(r.value), f"series{place}", f"{label}: {r.name} {_value_text(r)}")
+            Mark(x.at(r.k or 1), y.at(r.value), f"series{place}", f"{label}: {r.name} {metric_text(r)}")
             for r in results
         ]
     for kind, values in (("random", [r.random for r in example]), ("ceiling", [r.ceiling for r in example])):
@@ -228,7 +228,7 @@ def _criteria(rows: Sequence[Row], main: str, other: str) -> Plot | None:
             x.at(two.value),
             y.at(one.value),
             "pareto" if row.pareto else "other",
-            f"{shown(row.record.method.label)}: {one.name} {_value_text(one)}, {two.name} {_value_text(two)}",
+            f"{shown(row.record.method.label)}: {one.name} {metric_text(one)}, {two.name} {metric_text(two)}",
             *(None if end is None else y.at(end) for end in (one.low, one.high)),
             *(None if end is None else x.at(end) for end in (two.low, two.high)),
         )
@@ -273,7 +273,3 @@ def _guides(random: float | None, ceiling: float | None, y: Scale) -> list[Guide
     """Return the lines of random ranking and ceiling, of the latter only where it is in the picture."""
     found = [("random", random), ("ceiling", ceiling if ceiling is None or ceiling <= y.high else None)]
     return [Guide(y.at(value), f"{kind} {value:.3f}", kind) for kind, value in found if value is not None]
-
-
-def _value_text(result: MetricResult) -> str:
-    return f"{result.value:.3f} {interval_text(result)}".strip()

@@ -160,7 +160,8 @@ def tune(  # noqa: D417
         methods: each a choice of its own: a name with several values (`d-trak:damping=0.01|0.1`), or a list of names,
             classes or instances.
         tasks: as for `run`; each must have tuning queries.
-        by: the metric that decides, such as `average-precision`; by default the task's main metric.
+        by: the metric that decides, such as `average-precision`; by default `lds` where models were retrained for the
+            tuning queries, and else the task's main metric.
         ground_truths: as for `run`, measured of what was chosen, on the reported queries.
         on_choice: called with each choice as soon as it is made.
         on_result: called with each result as soon as it is there.

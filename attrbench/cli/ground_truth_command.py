@@ -17,7 +17,7 @@ from attrbench.evaluation.config import make_folder, terminal_reporter
 from attrbench.evaluation.folders import cache_folder, chosen_device
 from attrbench.evaluation.requests import TaskRequest, request_executor, request_tasks
 from attrbench.evaluation.run_status import StatusReporter
-from attrbench.ground_truth.bank import BankPlan
+from attrbench.ground_truth.bank import TUNING_SUBSETS, BankPlan
 from attrbench.ground_truth.subsets import SubsetKind
 from attrbench.plugins import registry as plugins
 from attrbench.store.checksums import seal_path
@@ -57,8 +57,13 @@ def build(
         typer.Option(help="Subsets of a fixed size, or each item by chance; or all items but one group each."),
     ] = "fixed",
     subset_seed: Annotated[
-        int, typer.Option(min=0, max=LARGEST_SEED, help="Decides the random subsets: another one for tuning queries.")
-    ] = 0,
+        int | None,
+        typer.Option(
+            min=0,
+            max=LARGEST_SEED,
+            help="Decides the random subsets [default: 0; for tuning queries 1, so that their models are others].",
+        ),
+    ] = None,
     timesteps: Annotated[int, typer.Option(min=1, help="Timesteps at which losses are measured.")] = 15,
     draws: Annotated[int, typer.Option(min=1, help="Noises for each query and timestep.")] = 100,
     executor: Executor = "inline",
@@ -84,6 +89,8 @@ def build(
 
     folder = cache_folder(cache, None)
     make_folder(folder, "--cache")
+    if subset_seed is None:
+        subset_seed = TUNING_SUBSETS if request.has_tuning_queries else 0
     plan = BankPlan(
         subsets=subsets,
         seeds=seeds,

@@ -44,7 +44,10 @@ def tune(
     task: Tasks,
     by: Annotated[
         str | None,
-        typer.Option(help="Metric that decides, such as average-precision [default: the task's main metric]."),
+        typer.Option(
+            help="Metric that decides, such as average-precision [default: lds where models were retrained for the"
+            " tuning queries, else the task's main metric]."
+        ),
     ] = None,
     limit_train: LimitTrain = None,
     limit_queries: LimitQueries = None,

@@ -188,7 +188,8 @@ class GroundTruth(ABC, Generic[OptionsT]):
         Options: its options.
         by_default: whether it is measured in every run on a task that it applies to, or only where it is named.
         tuning_metrics: names of its metrics by which `attrbench tune --by` may choose options on tuning queries; none
-            for one that trains models for each method.
+            for one that trains models for each method. The first decides by default where `state` finds models for the
+            tuning queries.
     """
 
     name: ClassVar[str]

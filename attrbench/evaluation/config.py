@@ -72,9 +72,8 @@ class RunSettings:
         tuned = method.tuned
         verb, label = ("run", method.label) if tuned is None else ("tune", tuned.sweep)
         parts = ["attrbench", verb, "-m", label, "-t", task.label]
-        main = task.task.meta.main_metric
         for flag, value, default in (
-            ("--by", main if tuned is None else tuned.by, main),
+            ("--by", None if tuned is None else tuned.by, None),
             ("--limit-train", self.limit_train, None),
             ("--limit-queries", self.limit_queries, None),
             ("--device", self.device, "cpu"),

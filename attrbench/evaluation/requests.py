@@ -62,6 +62,11 @@ class TaskRequest:
         """Return the `-t` string (NAME:KEY=VALUE,...) that requests this task."""
         return str(self.spec)
 
+    @property
+    def has_tuning_queries(self) -> bool:
+        """Return whether its queries are those on which options are chosen, in place of the reported ones."""
+        return bool(self.task.tuning) and self.task.tuning.items() <= self.spec.given.items()
+
 
 @dataclass(frozen=True)
 class Sweep:

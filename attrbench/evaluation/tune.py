@@ -14,6 +14,7 @@ from attrbench.contracts.record import TUNING_RUNS, Record
 from attrbench.contracts.record_origin import Tried, Tuned
 from attrbench.errors import AttrbenchError, UsageError, unknown_name
 from attrbench.evaluation.config import RunSettings
+from attrbench.evaluation.ground_truth_step import request_ground_truths
 from attrbench.evaluation.pooled_run import run_on
 from attrbench.evaluation.requests import MethodRequest, Sweep, TaskRequest, with_options, without_doubles
 from attrbench.evaluation.task_run import Result
@@ -62,8 +63,9 @@ class TuningRun:
         sweeps: what to choose from.
         settings: how to run. Records of the tuning queries are kept in a folder of the cache.
         reporter: who is told.
-        by: name of the metric that decides, such as `detection-rate@10`; the task's main metric by default. One of a
-            ground truth (`lds`) needs models that were trained for the tuning queries' sake.
+        by: name of the metric that decides, such as `detection-rate@10`. One of a ground truth (`lds`) needs models
+            that were trained for the tuning queries' sake; where there are such models it decides by default, and
+            elsewhere the task's main metric does.
 
     Raises:
         UsageError: for a task without tuning queries, or whose queries are those already; for an unknown metric.
@@ -81,7 +83,7 @@ class TuningRun:
         self._registry, self._reporter = registry, reporter
         self._task, self._sweeps, self._settings = task, sweeps, settings
         self._tuning = tuning_request(registry, task)
-        self._by = task.task.meta.main_metric if by is None else by
+        self._by = _default_metric(registry, self._tuning, settings) if by is None else by
         known = [kind.name for kind in registry.metrics()]
         retrained = [name for truth in registry.ground_truths() for name in truth.tuning_metrics]
         if by is not None and by.partition("@")[0] not in [*known, *retrained]:
@@ -160,9 +162,21 @@ def tuning_request(registry: Registry, task: TaskRequest) -> TaskRequest:
         raise UsageError(f"task {task.task.meta.name} has no tuning queries, on which options could be chosen")
     if task.task.scale:
         raise UsageError(f"task {task.task.meta.name}: with random weights no option can be chosen")
-    if tuning.items() <= task.spec.given.items():
+    if task.has_tuning_queries:
         raise UsageError(f"task {task.label}: these queries are for choosing options, and nothing is reported on them")
     return with_options(registry, task, tuning)
+
+
+def _default_metric(registry: Registry, tuning: TaskRequest, settings: RunSettings) -> str:
+    """Return the first metric of a ground truth that has models for the tuning queries; else the main metric.
+
+    A limited run measures no ground truth, and so chooses by the main metric.
+    """
+    limited = settings.limit_train is not None or settings.limit_queries is not None
+    for truth in () if limited else request_ground_truths(registry, ()).values():
+        if truth.tuning_metrics and truth.state(tuning.task, settings.cache) is not None:
+            return truth.tuning_metrics[0]
+    return tuning.task.meta.main_metric
 
 
 def best_of(values: Sequence[float | None], higher_is_better: bool) -> int | None:

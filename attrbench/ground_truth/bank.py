@@ -29,6 +29,8 @@ from attrbench.store.fingerprint import fingerprint
 
 KEY = "attrbench"
 """Name of the metadata entry."""
+TUNING_SUBSETS = 1
+"""Seed of the random subsets for tuning queries, so that no option is chosen by the models that are reported on."""
 
 
 class BankPlan(BaseModel):

@@ -1,5 +1,6 @@
 """Choosing options by a ground truth: by models that were trained again, on the tuning queries alone."""
 
+import sys
 from dataclasses import replace
 from functools import cached_property
 from typing import ClassVar, Literal
@@ -7,6 +8,7 @@ from typing import ClassVar, Literal
 import numpy as np
 import pytest
 
+from attrbench.cli.app import main
 from attrbench.contracts.feature import FeatureRequest
 from attrbench.contracts.method import ExhaustiveScorer, Method, StateSize
 from attrbench.contracts.options import Options, Spec
@@ -15,8 +17,9 @@ from attrbench.evaluation.config import RunSettings
 from attrbench.evaluation.progress import Silent
 from attrbench.evaluation.requests import TaskRequest, request_sweeps
 from attrbench.evaluation.tune import TuningRun
-from attrbench.ground_truth.bank import BankPlan, built_bank
+from attrbench.ground_truth.bank import BankPlan, built_bank, read_bank
 from attrbench.ground_truth.build import BankBuild, Code
+from attrbench.plugins import registry as registry_module
 from attrbench.plugins.registry import Plugin, load_registry
 from tests.ground_truth.tiny_trainable import QUERIES, TRAIN, OpenTiny, TinyTrainable, setting, waves
 from tests.registering import plugin_of
@@ -97,10 +100,10 @@ def planted_bank(task, cache, sign):
     replace(bank, losses=everywhere.astype(np.float32)).write(built_bank(task, cache))
 
 
-def tuning_run(registry, task, out, by):
+def tuning_run(registry, task, out, by, **settings):
     sweeps = request_sweeps(registry, ["signed:sign=1|-1"])
     request = TaskRequest(Spec("tunable", {}), task)
-    return TuningRun(registry, request, sweeps, RunSettings(out=out, cache=out / "cache"), Silent(), by)
+    return TuningRun(registry, request, sweeps, RunSettings(out=out, cache=out / "cache", **settings), Silent(), by)
 
 
 def test_options_are_chosen_by_models_retrained_for_the_tuning_queries(registry, tmp_path):
@@ -117,6 +120,19 @@ def test_options_are_chosen_by_models_retrained_for_the_tuning_queries(registry,
     }
     (result,) = run.results([choice])
     assert result.record.metric("lds").value == pytest.approx(-1) and result.record.tuned.by == "lds"
+    assert result.record.command == "attrbench tune -m 'signed:sign=1|-1' -t tunable --by lds"
+
+
+def test_models_retrained_for_the_tuning_queries_decide_by_default(registry, tmp_path):
+    reported = Tunable(QuerySetOptions())
+    planted_bank(reported, tmp_path / "cache", sign=1)
+    (choice,) = tuning_run(registry, reported, tmp_path, None).choices()
+    assert choice.tuned.by == "detection-rate@10"
+    planted_bank(Tunable(QuerySetOptions(query_set="tuning")), tmp_path / "cache", sign=-1)
+    (choice,) = tuning_run(registry, reported, tmp_path, None).choices()
+    assert choice.tuned.by == "lds" and choice.chosen.label == "signed:sign=-1"
+    (choice,) = tuning_run(registry, reported, tmp_path, None, limit_queries=2).choices()
+    assert choice.tuned.by == "detection-rate@10"
 
 
 def test_without_such_models_the_command_that_trains_them_is_named(registry, tmp_path):
@@ -131,3 +147,21 @@ def test_a_tuning_by_another_metric_reads_no_ground_truth(registry, tmp_path):
     run = tuning_run(registry, Tunable(QuerySetOptions()), tmp_path, "recall@5")
     run.choices()
     assert "lds" not in (next((tmp_path / "cache" / "tuning-runs").rglob("*.json"))).read_text()
+
+
+def test_models_for_the_tuning_queries_see_other_subsets_than_the_reported_ones(
+    registry, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(registry_module, "registry", lambda: registry)
+    seeds = {}
+    for label, folder in (("tunable", "reported"), ("tunable:query_set=tuning", "tuning")):
+        path = tmp_path / f"{folder}.safetensors"
+        small = ["--subsets", "2", "--seeds", "1", "--timesteps", "2", "--draws", "1", "--copy-to", str(path)]
+        command = ["ground-truth", "build", label, *small, "--device", "cpu", "--cache", str(tmp_path / "cache")]
+        monkeypatch.setattr(sys, "argv", ["attrbench", *command])
+        with pytest.raises(SystemExit) as stop:
+            main()
+        assert not stop.value.code, capsys.readouterr().err
+        opened = setting(tmp_path / "cache", lambda _, queries=folder: Tunable(QuerySetOptions(query_set=queries)))
+        seeds[folder] = read_bank(path, opened.task, opened.opened).facts.plan.subset_seed
+    assert seeds == {"reported": 0, "tuning": 1}

@@ -234,12 +234,15 @@ def _side_by_side(parts: Sequence[Sequence[str]], layout: Layout, style: str) ->
 
 
 def _broken(label: str, width: int) -> Iterator[str]:
-    """Yield the lines of a label that fit a width, broken behind a comma, colon or space, elsewhere only if need be."""
+    """Yield the lines of a label that fit a width, broken behind a comma, colon or space, elsewhere only if need be.
+
+    The mark of tuned runs stays with the word before it.
+    """
     if cell_len(label) <= width:
         yield label.rstrip()
         return
     line = ""
-    for part in re.findall(r"[^,: ]*[,: ]?", label):
+    for part in re.findall(rf"[^,: ]*(?:{TUNED}$|[,: ])?", label):
         if line and cell_len((line + part).rstrip()) > width:
             yield line.rstrip()
             line = "  "

@@ -9,12 +9,13 @@ ICON_TASKS = ("sd14-lora-mini", "sd3-lora-mini", "sd3-full-mini", "ddpm-icons-mi
 def rates_by_task(records, tasks, least):
     """The main metric of every method on each task, the highest mean first; a tuned one is named by its options.
 
-    Only of methods that stand on at least so many of the tasks.
+    Only of methods that stand on at least so many of the tasks, and of no options that another metric chose.
     """
     lines = [f"| detection-rate@10 | {' | '.join(f'`{task}`' for task in tasks)} |", "|---" + "|--:" * len(tasks) + "|"]
     rates = {}
     for record in records:
-        if record.task.name in tasks:
+        chosen_by = record.task.main_metric if record.tuned is None else record.tuned.by
+        if record.task.name in tasks and chosen_by == record.task.main_metric:
             label = record.method.label if record.tuned is None else without_damping(record.tuned.sweep)
             found = rates.setdefault((label, record.tuned is not None), {})
             found[record.task.name] = record.metric(record.task.main_metric).value, record.method.options.get("damping")

@@ -83,7 +83,8 @@ class TuningRun:
         self._registry, self._reporter = registry, reporter
         self._task, self._sweeps, self._settings = task, sweeps, settings
         self._tuning = tuning_request(registry, task)
-        self._by = _default_metric(registry, self._tuning, settings) if by is None else by
+        self._retrained = _retrained_metrics(registry, self._tuning, settings)
+        self._by = by or next(iter(self._retrained), task.task.meta.main_metric)
         known = [kind.name for kind in registry.metrics()]
         retrained = [name for truth in registry.ground_truths() for name in truth.tuning_metrics]
         if by is not None and by.partition("@")[0] not in [*known, *retrained]:
@@ -122,7 +123,8 @@ class TuningRun:
         ran = [record for record in records if record.status != "failed"]
         if ran and all(record.metric(self._by) is None for record in ran):
             known = ", ".join(dict.fromkeys(metric.name for record in ran for metric in record.metrics)) or "none"
-            build = f"'attrbench ground-truth build {self._tuning.label}' trains models for it; or " * self._retrain
+            missing = self._retrain and self._by not in self._retrained
+            build = f"'attrbench ground-truth build {self._tuning.label}' trains models for it; or " * missing
             raise UsageError(
                 f"task {self._tuning.label} gives no {self._by} on its tuning queries, by which to choose: {build}use"
                 f" --by with one of those it gives ({known})"
@@ -167,16 +169,13 @@ def tuning_request(registry: Registry, task: TaskRequest) -> TaskRequest:
     return with_options(registry, task, tuning)
 
 
-def _default_metric(registry: Registry, tuning: TaskRequest, settings: RunSettings) -> str:
-    """Return the first metric of a ground truth that has models for the tuning queries; else the main metric.
-
-    A limited run measures no ground truth, and so chooses by the main metric.
-    """
-    limited = settings.limit_train is not None or settings.limit_queries is not None
-    for truth in () if limited else request_ground_truths(registry, ()).values():
-        if truth.tuning_metrics and truth.state(tuning.task, settings.cache) is not None:
-            return truth.tuning_metrics[0]
-    return tuning.task.meta.main_metric
+def _retrained_metrics(registry: Registry, tuning: TaskRequest, settings: RunSettings) -> list[str]:
+    """Return the metrics of ground truths that have models for the tuning queries; none for a limited run."""
+    if settings.limit_train is not None or settings.limit_queries is not None:
+        return []
+    truths = [truth for truth in request_ground_truths(registry, ()).values() if truth.tuning_metrics]
+    there = [truth for truth in truths if truth.state(tuning.task, settings.cache) is not None]
+    return [name for truth in there for name in truth.tuning_metrics]
 
 
 def best_of(values: Sequence[float | None], higher_is_better: bool) -> int | None:

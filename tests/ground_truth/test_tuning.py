@@ -10,8 +10,9 @@ import pytest
 
 from attrbench.cli.app import main
 from attrbench.contracts.feature import FeatureRequest
-from attrbench.contracts.method import ExhaustiveScorer, Method, StateSize
+from attrbench.contracts.method import ExhaustiveScorer, Method, Scorer, StateSize
 from attrbench.contracts.options import Options, Spec
+from attrbench.contracts.ranking import top_k
 from attrbench.errors import UsageError
 from attrbench.evaluation.config import RunSettings
 from attrbench.evaluation.progress import Silent
@@ -58,6 +59,26 @@ class SignedScorer(ExhaustiveScorer):
         return StateSize(shared=1)
 
 
+class Tops(Signed):
+    """The same, of which only the top of each ranking is known."""
+
+    name = "tops"
+
+    def fit(self, train, context):
+        return TopScorer(self.options.sign)
+
+
+class TopScorer(Scorer):
+    def __init__(self, sign):
+        self.sign = sign
+
+    def top(self, query, k):
+        return top_k(self.sign * TRUE[query.ids], k)
+
+    def size(self):
+        return StateSize(shared=1)
+
+
 class QuerySetOptions(Options):
     query_set: Literal["reported", "tuning"] = "reported"
 
@@ -84,7 +105,7 @@ class OpenTunable(OpenTiny):
 def registry():
     found = load_registry()
     plugin = Plugin("toys", "tests", "0")
-    found.load(plugin, lambda: plugin_of(methods=[Signed], tasks=[Tunable]))
+    found.load(plugin, lambda: plugin_of(methods=[Signed, Tops], tasks=[Tunable]))
     assert plugin.error is None
     return found
 
@@ -138,6 +159,15 @@ def test_models_retrained_for_the_tuning_queries_decide_by_default(registry, tmp
 def test_without_such_models_the_command_that_trains_them_is_named(registry, tmp_path):
     run = tuning_run(registry, Tunable(QuerySetOptions()), tmp_path, "lds")
     with pytest.raises(UsageError, match="'attrbench ground-truth build tunable:query_set=tuning' trains models"):
+        run.choices()
+
+
+def test_where_the_models_are_there_and_a_method_has_no_scores_nobody_is_told_to_train_some(registry, tmp_path):
+    planted_bank(Tunable(QuerySetOptions(query_set="tuning")), tmp_path / "cache", sign=1)
+    request = TaskRequest(Spec("tunable", {}), Tunable(QuerySetOptions()))
+    sweeps = request_sweeps(registry, ["tops:sign=1|-1"])
+    run = TuningRun(registry, request, sweeps, RunSettings(out=tmp_path, cache=tmp_path / "cache"), Silent())
+    with pytest.raises(UsageError, match="gives no lds on its tuning queries, by which to choose: use --by with one"):
         run.choices()
 
 

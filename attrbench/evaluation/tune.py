@@ -83,8 +83,8 @@ class TuningRun:
         self._registry, self._reporter = registry, reporter
         self._task, self._sweeps, self._settings = task, sweeps, settings
         self._tuning = tuning_request(registry, task)
-        self._retrained = _retrained_metrics(registry, self._tuning, settings)
-        self._by = by or next(iter(self._retrained), task.task.meta.main_metric)
+        self._with_models = _metrics_with_models(registry, self._tuning, settings)
+        self._by = by or next(iter(self._with_models), task.task.meta.main_metric)
         known = [kind.name for kind in registry.metrics()]
         retrained = [name for truth in registry.ground_truths() for name in truth.tuning_metrics]
         if by is not None and by.partition("@")[0] not in [*known, *retrained]:
@@ -123,7 +123,7 @@ class TuningRun:
         ran = [record for record in records if record.status != "failed"]
         if ran and all(record.metric(self._by) is None for record in ran):
             known = ", ".join(dict.fromkeys(metric.name for record in ran for metric in record.metrics)) or "none"
-            missing = self._retrain and self._by not in self._retrained
+            missing = self._retrain and self._by not in self._with_models
             build = f"'attrbench ground-truth build {self._tuning.label}' trains models for it; or " * missing
             raise UsageError(
                 f"task {self._tuning.label} gives no {self._by} on its tuning queries, by which to choose: {build}use"
@@ -169,7 +169,7 @@ def tuning_request(registry: Registry, task: TaskRequest) -> TaskRequest:
     return with_options(registry, task, tuning)
 
 
-def _retrained_metrics(registry: Registry, tuning: TaskRequest, settings: RunSettings) -> list[str]:
+def _metrics_with_models(registry: Registry, tuning: TaskRequest, settings: RunSettings) -> list[str]:
     """Return the metrics of ground truths that have models for the tuning queries; none for a limited run."""
     if settings.limit_train is not None or settings.limit_queries is not None:
         return []

@@ -11,10 +11,9 @@ from safetensors.numpy import load_file, save_file
 
 from attrbench.cli.app import main
 from attrbench.contracts.feature import FeatureRequest
-from attrbench.contracts.method import Method, Scorer, StateSize
+from attrbench.contracts.method import Method
 from attrbench.contracts.metric import Outcome
 from attrbench.contracts.options import Options, Spec
-from attrbench.contracts.ranking import Ranking
 from attrbench.contracts.task import Task
 from attrbench.errors import AttrbenchError, Unavailable, UsageError
 from attrbench.evaluation.config import RunSettings
@@ -33,7 +32,7 @@ from attrbench.plugins.registry import Plugin, load_registry
 from attrbench.reports.columns import cells_with_reason, request_columns
 from attrbench.reports.ranking import build_tables
 from attrbench.store.checksums import seal_path
-from tests.ground_truth.tiny_trainable import QUERIES, TRAIN, Shipping, TinyTrainable, setting
+from tests.ground_truth.tiny_trainable import QUERIES, TRAIN, Shipping, TinyTrainable, TopScorer, setting
 from tests.registering import plugin_of
 from tests.tasks.tiny_removal import no_stage
 
@@ -271,15 +270,6 @@ class TopOnly(Method[Options]):
 
     def fit(self, train, context):
         return TopScorer()
-
-
-class TopScorer(Scorer):
-    def top(self, query, k):
-        ids = np.tile(np.arange(k), (len(query.ids), 1))
-        return Ranking(ids, -ids.astype(np.float32))
-
-    def size(self):
-        return StateSize(shared=1)
 
 
 @pytest.fixture

@@ -10,9 +10,8 @@ import pytest
 
 from attrbench.cli.app import main
 from attrbench.contracts.feature import FeatureRequest
-from attrbench.contracts.method import ExhaustiveScorer, Method, Scorer, StateSize
+from attrbench.contracts.method import ExhaustiveScorer, Method, StateSize
 from attrbench.contracts.options import Options, Spec
-from attrbench.contracts.ranking import top_k
 from attrbench.errors import UsageError
 from attrbench.evaluation.config import RunSettings
 from attrbench.evaluation.progress import Silent
@@ -22,7 +21,7 @@ from attrbench.ground_truth.bank import BankPlan, built_bank, read_bank
 from attrbench.ground_truth.build import BankBuild, Code
 from attrbench.plugins import registry as registry_module
 from attrbench.plugins.registry import Plugin, load_registry
-from tests.ground_truth.tiny_trainable import QUERIES, TRAIN, OpenTiny, TinyTrainable, setting, waves
+from tests.ground_truth.tiny_trainable import QUERIES, TRAIN, OpenTiny, TinyTrainable, TopScorer, setting, waves
 from tests.registering import plugin_of
 from tests.tasks.tiny_removal import no_stage
 
@@ -65,18 +64,7 @@ class Tops(Signed):
     name = "tops"
 
     def fit(self, train, context):
-        return TopScorer(self.options.sign)
-
-
-class TopScorer(Scorer):
-    def __init__(self, sign):
-        self.sign = sign
-
-    def top(self, query, k):
-        return top_k(self.sign * TRUE[query.ids], k)
-
-    def size(self):
-        return StateSize(shared=1)
+        return TopScorer()
 
 
 class QuerySetOptions(Options):
@@ -121,8 +109,8 @@ def planted_bank(task, cache, sign):
     replace(bank, losses=everywhere.astype(np.float32)).write(built_bank(task, cache))
 
 
-def tuning_run(registry, task, out, by, **settings):
-    sweeps = request_sweeps(registry, ["signed:sign=1|-1"])
+def tuning_run(registry, task, out, by, method="signed", **settings):
+    sweeps = request_sweeps(registry, [f"{method}:sign=1|-1"])
     request = TaskRequest(Spec("tunable", {}), task)
     return TuningRun(registry, request, sweeps, RunSettings(out=out, cache=out / "cache", **settings), Silent(), by)
 
@@ -164,9 +152,7 @@ def test_without_such_models_the_command_that_trains_them_is_named(registry, tmp
 
 def test_where_the_models_are_there_and_a_method_has_no_scores_nobody_is_told_to_train_some(registry, tmp_path):
     planted_bank(Tunable(QuerySetOptions(query_set="tuning")), tmp_path / "cache", sign=1)
-    request = TaskRequest(Spec("tunable", {}), Tunable(QuerySetOptions()))
-    sweeps = request_sweeps(registry, ["tops:sign=1|-1"])
-    run = TuningRun(registry, request, sweeps, RunSettings(out=tmp_path, cache=tmp_path / "cache"), Silent())
+    run = tuning_run(registry, Tunable(QuerySetOptions()), tmp_path, None, method="tops")
     with pytest.raises(UsageError, match="gives no lds on its tuning queries, by which to choose: use --by with one"):
         run.choices()
 

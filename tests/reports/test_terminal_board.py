@@ -20,6 +20,7 @@ from attrbench.reports.html.board import make_board
 from attrbench.reports.leaderboard import Leaderboard, rank_records
 from attrbench.reports.ranking import build_tables
 from attrbench.reports.table_cells import shown
+from attrbench.reports.terminal_board import NARROWED
 from tests.reports.test_leaderboard import noisy, record
 
 PUBLISHED = Path(__file__).parents[2] / "leaderboards"
@@ -56,9 +57,12 @@ def test_no_line_is_too_long_and_no_label_number_or_interval_is_broken(published
     for table in board.tables:
         for row in table.ranked:
             label = shown(row.record.method.label)
-            options = [re.escape(part) for part in re.findall("[^,:]+[,:]?", label)]
-            broken = r"(?:[^\n]*\n +)?".join(options) if width == 80 else "".join(options)
-            assert re.search(rf"\d=?  {broken}( †)?(  |\n)", text), label
+            found = re.search(rf"\d=?  {re.escape(label)}( †)?  ", text)
+            if width == 80 and cell_len(label) > NARROWED:
+                options = [re.escape(part) for part in re.findall("[^,:]+[,:]?", label)]
+                broken = r"(?:[^\n]*\n +)?".join(options)
+                found = re.search(rf"\d=?  {broken}( †)?(  |\n)", text)
+            assert found, label
     for table in board.tables:
         alone = printed(Leaderboard([table]), width)
         metrics = [name for name in {table.metric, *table.criteria} if f"{name} ↑" in alone]

@@ -1,6 +1,6 @@
 """TRAK and D-TRAK: the ridge kernel over projected gradients.
 
-Units of lambda (methods-spec 3.3). Ours is that of the features as they are. traker's projection is not scaled and
+Units of lambda. Ours is that of the features as they are. traker's projection is not scaled and
 its features are divided by sqrt(p): lambda_reg = lambda / p for the same matrix. dattri's projection is scaled by
 1/sqrt(k) and its features are divided by sqrt(p) too: regularization = lambda / p. traker divides the inverse by its
 mean |entry|, which changes no ranking; it is undone here, so that differences can be told.

@@ -1,4 +1,4 @@
-"""Products with a network's own curvature, against dense matrices in float64 (methods-spec 11.1, 11.4)."""
+"""Products with a network's own curvature, against dense matrices in float64."""
 
 import copy
 

@@ -1,4 +1,4 @@
-"""Kronecker factors of whole networks are those of explicit matrices (methods-spec 12.6 and T11)."""
+"""Kronecker factors of whole networks are those of explicit matrices (Martens, Grosse 2015, arXiv 1503.05671)."""
 
 # ruff: noqa: F811 (fixtures are imported, and then named by tests)
 

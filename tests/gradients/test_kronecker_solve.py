@@ -1,4 +1,4 @@
-"""Solving by Kronecker factors is solving by their explicit matrix (methods-spec 12.6 and worked example I.7)."""
+"""Solving by Kronecker factors is solving by their explicit matrix (George et al. 2018, arXiv 1806.03884)."""
 
 # ruff: noqa: F811 (fixtures are imported, and then named by tests)
 

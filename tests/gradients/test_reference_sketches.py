@@ -29,7 +29,7 @@ def sketches(form, x, v, seed=42, pieces=None):
 
 
 def released_recipe(x, v):
-    """methods-spec 3.1, step by step, from torch's global generator."""
+    """The compression of DMin's released code, step by step, from torch's global generator."""
     size = v * math.ceil(len(x) / v)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(42)
@@ -47,7 +47,7 @@ def test_permutation_is_the_released_recipe():
 
 
 def test_worked_example_of_the_permutation_form():
-    """methods-spec I.1: p = 5, v = 2, and the mean of the estimate over all sign vectors is the inner product."""
+    """By hand, p = 5 and v = 2: the mean of the estimate over all sign vectors is the inner product."""
     made = sketch_accumulator("permutation", [2], 42, 5)
 
     def sketched(x, signs):
@@ -225,7 +225,7 @@ def test_forms_do_not_share_their_draws():
 
 def test_permutation_keeps_five_bytes_a_padded_parameter_and_the_others_a_seed():
     assert state_bytes("permutation", 4, 11) == 5 * 12
-    assert state_bytes("permutation", 4096, 797_184) == 5 * 798_720  # methods-spec 3.1
+    assert state_bytes("permutation", 4096, 797_184) == 5 * 798_720
     assert state_bytes("permutation", 2**16, 797_184) == 5 * 851_968
     assert state_bytes("permutation", 1000, 700) == 5 * 1000
     assert {state_bytes(form, 4096, 10**9) for form in ("rotation", *DENSE)} == {8}

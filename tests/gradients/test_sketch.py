@@ -20,7 +20,7 @@ def vectors(count, p=P, seed=0, dtype=torch.float64):
 
 
 def predicted_sd(x, y, v):
-    """Of <Sx, Sy> under permute-sign-sum with v buckets (methods-spec 3.1), for p much larger than v."""
+    """Of <Sx, Sy> under permute-sign-sum with v buckets, for p much larger than v."""
     variance = (x @ x) * (y @ y) + (x @ y) ** 2 - 2 * (x * x) @ (y * y)
     return math.sqrt(variance / v)
 

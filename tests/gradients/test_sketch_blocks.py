@@ -57,7 +57,7 @@ def coherent_variance(x, y):
 
 
 def predicted_sd(x, y, v):
-    """Of <Sx, Sy> under permute-sign-sum with v buckets (methods-spec 3.1)."""
+    """Of <Sx, Sy> under permute-sign-sum with v buckets: signs make the cross terms, a permutation spreads them."""
     p = len(x)
     return math.sqrt(coherent_variance(x, y) / v * (p - v) / (p - 1))
 

@@ -1,4 +1,4 @@
-"""TracIn, GradCos and Diffusion-ReTrac (methods-spec M5)."""
+"""TracIn (arXiv 2002.08484), GradCos and Diffusion-ReTrac (arXiv 2401.09031)."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""DAS against dense formulas (methods-spec M13)."""
+"""DAS against dense formulas (arXiv 2410.18639)."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""DataInf (methods-spec 10.7, T9 and worked example I.5)."""
+"""DataInf (arXiv 2310.00902) against its formula in loops, and where its formula is exact."""
 
 import numpy as np
 import pytest

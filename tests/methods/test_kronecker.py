@@ -1,4 +1,4 @@
-"""EK-FAC and K-FAC as methods: what they score, and what they keep (methods-spec M12)."""
+"""EK-FAC and K-FAC as methods: what they score, and what they keep (Grosse et al. 2023, arXiv 2308.03296)."""
 
 import numpy as np
 import pytest

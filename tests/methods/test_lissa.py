@@ -1,4 +1,4 @@
-"""LiSSA in closed form is its iterated recursion (methods-spec 11.2, 11.6, T10 and worked example I.6)."""
+"""LiSSA in closed form is its iterated recursion (Agarwal et al. 2017, arXiv 1602.03943; Koh, Liang, 1703.04730)."""
 
 from contextlib import suppress
 

@@ -1,4 +1,4 @@
-"""The ridge kernel methods (methods-spec 7.6, 8.6, T6, T13, T14 and worked example I.4)."""
+"""The ridge kernel methods: TRAK (arXiv 2303.14186), D-TRAK (arXiv 2311.00500) and their normalized relatives."""
 
 from dataclasses import replace
 
@@ -216,7 +216,7 @@ class BiasOnly(nn.Module):
 
 @pytest.mark.parametrize("v", ["none", "64"])
 def test_a_network_that_is_all_bias_has_one_gradient_and_one_score(tmp_path, v):
-    """methods-spec 8.6: the gradient of the output's square is 2 b / d for every x, so that all tau are equal."""
+    """The gradient of the output's square is 2 b / d for every x, so that all tau are equal."""
     opened = SmallTask(Small(seeded(BiasOnly), (2, 2, 2)), small_items(6, (2, 2, 2)), small_items(3, (2, 2, 2), seed=1))
     (found,) = scores_by_run(opened, tmp_path, f"d-trak:timesteps=2,v={v},damping=0.5")
     square = float((np.linspace(-1, 1, 8) * 2 / 8) @ (np.linspace(-1, 1, 8) * 2 / 8))

@@ -1,4 +1,4 @@
-"""The sanity rows, and what every method over rows must get right (methods-spec T13, T14)."""
+"""The sanity rows, and what every method over rows must get right."""
 
 import numpy as np
 import pytest

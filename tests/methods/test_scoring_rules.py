@@ -39,7 +39,7 @@ def of_products(view):
     return QueryFeatures(np.arange(len(view.values)), {PRODUCTS: view})
 
 
-# --- the worked example of methods-spec I.2: T = 2, cosines 1 and 0, inner products 50 and 0
+# --- an example worked by hand: T = 2, cosines 1 and 0, inner products 50 and 0
 
 
 G_QUERY = np.array([[3, 4], [0, 2]], np.float32)
@@ -68,7 +68,7 @@ def test_worked_example_from_rows(normalize, tau):
 
 
 def test_worked_example_of_means_before_the_product():
-    """methods-spec I.3: the mean gradients' product is the mean over all pairs of timesteps, matching or not."""
+    """In the same example, the mean gradients' product is the mean over all pairs of timesteps, matching or not."""
     mean_q, mean_i = G_QUERY.mean(0, keepdims=True), G_ITEM.mean(0, keepdims=True)
     norms = [np.linalg.norm(g, axis=1)[None] for g in (mean_q, mean_i)]
     values = (mean_q * mean_i).sum(1)[None, None]
@@ -200,7 +200,7 @@ def test_search_that_looks_at_every_item_equals_exact(options, tmp_path):
     np.testing.assert_array_equal(scorer.top(query, 6).ids, scorer.exact().top(query, 6).ids)
 
 
-# --- GradDot is the first-order effect of a training step (methods-spec T1)
+# --- GradDot is the first-order effect of a training step
 
 
 class DoubleDenoiser(DDPMDenoiser):

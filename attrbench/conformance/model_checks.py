@@ -31,6 +31,7 @@ GRIDS = (
     TimestepGrid(kind="random", steps=5),
     TimestepGrid(kind="single", steps=1),
     TimestepGrid(kind="sampler", steps=2),
+    TimestepGrid(kind="sampler", steps=None),
 )
 
 
@@ -98,15 +99,17 @@ def repeats(subject: TaskSubject) -> Finding:
 
 def timesteps(subject: TaskSubject) -> Finding:
     """Check that every grid gives as many timesteps as it is asked for, all within those of the training."""
-    check, denoiser, told = "timesteps", subject.denoiser, []
+    check, denoiser = "timesteps", subject.denoiser
+    told: dict[str, str] = {}
     for grid in GRIDS:
         try:
             given = denoiser.timesteps(grid)
         except Unavailable:
             continue  # no sampler that could be run again
-        where = f"the grid {grid.kind} of {grid.steps} steps"
-        if len(given) != grid.steps:
-            return failed(check, f"{where} gives {len(given)} timesteps", "give as many as grid.steps says")
+        asked = len(denoiser.sampler_timesteps()) if grid.steps is None else grid.steps
+        where = f"the grid {grid.kind} of {'all' if grid.steps is None else asked} steps"
+        if len(given) != asked:
+            return failed(check, f"{where} gives {len(given)} timesteps", f"give {asked}, as grid.steps says")
         wrong = [t for t in given if not (math.isfinite(t) and 0 <= t <= denoiser.training_steps)]
         if wrong:
             return failed(
@@ -114,8 +117,8 @@ def timesteps(subject: TaskSubject) -> Finding:
                 f"{where} gives {wrong[0]:g}, which is not among 0 to training_steps = {denoiser.training_steps}",
                 "give timesteps in the network's own units; attrbench.models.timesteps has the grids",
             )
-        told.append(f"{grid.kind} {max(given):g} to {min(given):g}")
-    return passed(check, "; ".join(told))
+        told[grid.kind] = f"{grid.kind} {max(given):g} to {min(given):g}"
+    return passed(check, "; ".join(told.values()))
 
 
 def parameters(subject: TaskSubject) -> Finding:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Literal, Protocol, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from attrbench.contracts.model_config import Parameters
 from attrbench.contracts.seeds import Seed
@@ -26,18 +26,24 @@ class TimestepGrid(Declaration):
     Attributes:
         kind: `cubic`, the grid of DMin's released code, dense at the noisiest end;
             `uniform`, the grid of D-TRAK: 0, s, 2s, ... with s = 1000 // steps; `random`, drawn from all timesteps
-            with replacement; `sampler`, those that the sampler visits in `steps` steps, in its order; `single`,
+            with replacement; `sampler`, `steps` of those that the sampler visits, in its order; `single`,
             timestep `at`, `steps` times. Flow-matching models, whose timesteps are real numbers, count their training
             timesteps 0, 1, ... from the cleanest.
-        steps: the number of timesteps, T.
+        steps: the number of timesteps, T; None: as many as the sampler visits, for `sampler` alone.
         at: the timestep of `single`.
         seed: of `random`.
     """
 
     kind: Literal["cubic", "uniform", "random", "sampler", "single"] = "cubic"
-    steps: int = Field(5, ge=1, le=1000)
+    steps: int | None = Field(5, ge=1, le=1000)
     at: int = Field(0, ge=0)
     seed: Seed = 0
+
+    @model_validator(mode="after")
+    def _only_samplers_have_a_number_of_steps(self) -> TimestepGrid:
+        if self.steps is None and self.kind != "sampler":
+            raise ValueError(f"steps=none: the grid {self.kind} needs a number of timesteps")
+        return self
 
 
 class Prompted(Protocol):

@@ -17,7 +17,7 @@ from attrbench.contracts.feature import Feature
 from attrbench.contracts.gradient_source import GradientSource
 from attrbench.contracts.method_results import Edited
 from attrbench.errors import FeatureFailed, Unavailable, UsageError
-from attrbench.features.source_facts import source_facts
+from attrbench.features.source_facts import grid_text, source_facts
 from attrbench.gradients.batching import batch_size_file
 from attrbench.gradients.gradient_pass import GradientPass
 from attrbench.gradients.samples import NoisySamples, Split
@@ -48,10 +48,9 @@ class EditComputation(Computation[AnyFeature]):
 
     def summary(self, features: Sequence[AnyFeature], scope: Scope) -> str:
         """Return one line for the plan: which losses are computed under weights edited for each query."""
-        grid = self.source.grid
         return (
             f"{self.source.output} of {scope.count('train')} train items under weights edited for each query"
-            f" at T={grid.steps} ({grid.kind})"
+            f" at {grid_text(self.source, scope)}"
         )
 
     def identity(self, scope: Scope) -> object:

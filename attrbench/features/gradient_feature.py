@@ -58,7 +58,8 @@ class GradientFeature(PassFeature[TrainViewT, QueryViewT]):
 def timesteps_text(source: GradientSource) -> str:
     """Return a gradient source as text: its number of timesteps, and all settings that differ from their defaults."""
     default = GradientSource()
-    parts = [f"T={source.grid.steps}" + ("" if source.grid.kind == default.grid.kind else f" {source.grid.kind}")]
+    steps, kind = source.grid.steps or "all", source.grid.kind
+    parts = [f"T={steps}" + ("" if kind == default.grid.kind else f" {kind}")]
     names = [name for name in type(source).model_fields if name not in ("grid", "output")]
     parts += [f"{name}={getattr(source, name)}" for name in names if getattr(source, name) != getattr(default, name)]
     return ", ".join(parts)

@@ -15,7 +15,7 @@ from attrbench.contracts.computation import Computation, Costs, Scope, SplitName
 from attrbench.contracts.feature import FeatureRequest, SplitData
 from attrbench.contracts.gradient_source import Declaration, GradientSource, Layers
 from attrbench.features.gradient_feature import GradientFeature
-from attrbench.features.source_facts import layout_of
+from attrbench.features.source_facts import layout_of, timestep_count
 from attrbench.features.views import Index, QueryProducts, TrainProducts
 from attrbench.gradients.inner_products import InnerProductSink
 from attrbench.gradients.pass_feature import BufferedRows, ParameterLayout, PassSetting, ShardContent
@@ -118,7 +118,7 @@ class GradientProducts(Declaration, GradientFeature[TrainProducts, QueryProducts
 
     def item_bytes(self, layout: ParameterLayout, scope: Scope) -> int:
         """Return the bytes that one item's stored products and norms take."""
-        steps = self.source.grid.steps
+        steps = timestep_count(self.source, scope)
         kept = 1 if self.is_mean else steps
         return 4 * (kept * scope.count("query") * len(layout.layers(self.layers)) + steps)
 

@@ -13,7 +13,7 @@ from attrbench.contracts.computation import Costs, Scope
 from attrbench.contracts.feature import SplitData
 from attrbench.contracts.gradient_source import Declaration, GradientSource, Layers, Sketch
 from attrbench.features.gradient_feature import GradientFeature
-from attrbench.features.source_facts import layout_of
+from attrbench.features.source_facts import layout_of, timestep_count
 from attrbench.features.views import ChosenRows, Index, QueryRows, TrainRows
 from attrbench.gradients.layer_blocks import layer_columns
 from attrbench.gradients.pass_feature import BufferedRows, ParameterLayout, PassSetting, ShardContent
@@ -127,7 +127,7 @@ class GradientRows(Declaration, GradientFeature[TrainRows, QueryRows]):
 
     def item_bytes(self, layout: ParameterLayout, scope: Scope) -> int:
         """Return the bytes that one item's encoded rows and norms take."""
-        steps = 1 if self.is_mean else self.source.grid.steps
+        steps = 1 if self.is_mean else timestep_count(self.source, scope)
         return row_bytes(self.dtype, steps, self._width(layout)) + 4 * steps
 
     def train_view(self, data: SplitData) -> TrainRows:

@@ -15,7 +15,7 @@ from attrbench.contracts.feature import Feature, QueryViewT, TrainViewT
 from attrbench.contracts.gradient_source import GradientSource
 from attrbench.errors import FeatureFailed, Unavailable, UsageError
 from attrbench.features.pass_computation import differentiated
-from attrbench.features.source_facts import source_facts
+from attrbench.features.source_facts import grid_text, source_facts
 from attrbench.gradients.batching import batch_size_file, ran_out_of_memory
 from attrbench.gradients.gram_pass import SUMS_VERSION, GramPass, GramSums, Side, SideSums
 from attrbench.gradients.samples import NoisySamples, Split
@@ -70,8 +70,8 @@ class GramComputation(Computation[AnyGramFeature]):
         """Return one line for the plan that says which gradients of which items are multiplied."""
         source = self.matrix.source
         return (
-            f"Gram matrix of the {differentiated(source)} of train items and queries at T={source.grid.steps}"
-            f" ({source.grid.kind}), by a pass or more"
+            f"Gram matrix of the {differentiated(source)} of train items and queries at {grid_text(source, scope)},"
+            " by a pass or more"
         )
 
     def identity(self, scope: Scope) -> object:

@@ -14,7 +14,7 @@ from attrbench.contracts.feature import SplitData
 from attrbench.contracts.gradient_source import GradientSource
 from attrbench.features.edit_computation import STATE_COSTS, EditComputation
 from attrbench.features.outputs import Outputs
-from attrbench.features.source_facts import source_facts
+from attrbench.features.source_facts import source_facts, timestep_count
 from attrbench.features.views import Index
 
 Losses = NDArray[np.float32]
@@ -73,7 +73,7 @@ class LossesUnderEdit(Outputs):
             "train": [scope.items_fingerprint("train"), scope.count("train")],
             "seed": scope.seed,
         }
-        size = 4 * scope.count("train") * self.source.grid.steps
+        size = 4 * scope.count("train") * timestep_count(self.source, scope)
         return StoreSpec(description, size, 1, self.source.row_key, self.words, self.text)
 
     def query_view(self, data: SplitData) -> Losses:

@@ -13,6 +13,7 @@ from attrbench.contracts.computation import Scope
 from attrbench.contracts.feature import SplitData
 from attrbench.contracts.gradient_source import Declaration, GradientSource
 from attrbench.features.gradient_feature import GradientFeature
+from attrbench.features.source_facts import timestep_count
 from attrbench.gradients.pass_feature import BufferedRows, ParameterLayout, PassSetting, ShardContent
 
 Outputs_ = NDArray[np.float32]
@@ -58,7 +59,7 @@ class Outputs(Declaration, GradientFeature[Outputs_, Outputs_]):
 
     def item_bytes(self, layout: ParameterLayout, scope: Scope) -> int:
         """Return the bytes of one item's stored outputs: four for each timestep."""
-        return 4 * self.source.grid.steps
+        return 4 * timestep_count(self.source, scope)
 
     def train_view(self, data: SplitData) -> Outputs_:
         """Return the [n, T] scalar model outputs, such as losses, of the training set."""

@@ -14,7 +14,7 @@ from attrbench.contracts.computation import Computation, Prepared, Scope, ShardW
 from attrbench.contracts.gradient_source import GradientSource
 from attrbench.contracts.method_results import Transformed
 from attrbench.errors import AttrbenchError
-from attrbench.features.source_facts import QUERY_SHARD, source_facts
+from attrbench.features.source_facts import QUERY_SHARD, grid_text, source_facts
 from attrbench.gradients.batching import batch_size_file, free_memory
 from attrbench.gradients.gradient_pass import GradientPass
 from attrbench.gradients.pass_feature import PassFeature
@@ -56,7 +56,7 @@ class PassComputation(Computation[AnyFeature]):
         text = f"outputs{text.removeprefix('gradients')}" if forward_only else text
         text += "" if self.source.latents == "clean" else " along the sampling trajectory"
         projected = "" if self.projection is None else ", layer inputs projected"
-        return f"{text} of {self.split} items at T={self.source.grid.steps} ({self.source.grid.kind}){projected}"
+        return f"{text} of {self.split} items at {grid_text(self.source, scope)}{projected}"
 
     def identity(self, scope: Scope) -> object:
         """Return what tells this pass from others, to name its locks: task, split, items, model, gradient source."""

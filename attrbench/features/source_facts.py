@@ -30,6 +30,16 @@ def source_facts(source: GradientSource, scope: Scope) -> dict[str, object]:
     }
 
 
+def timestep_count(source: GradientSource, scope: Scope) -> int:
+    """Return the number of timesteps at which a source takes an item's gradient, T."""
+    return len(scope.model(source.checkpoint).timesteps(source.grid))
+
+
+def grid_text(source: GradientSource, scope: Scope) -> str:
+    """Return the number of a source's timesteps and their grid in words, such as `T=5 (cubic)`."""
+    return f"T={timestep_count(source, scope)} ({source.grid.kind})"
+
+
 def sampling_facts(source: GradientSource, scope: Scope) -> dict[str, object]:
     """Return the sampler's settings if the source uses sampling trajectories, else an empty dict."""
     return {"sampling": dict(scope.model(source.checkpoint).sampling)} if source.latents == "trajectory" else {}

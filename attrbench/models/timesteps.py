@@ -26,7 +26,7 @@ def grid_timesteps(
     off the descending list of timesteps. Duplicates, which occur for T >= 20, are kept: they weigh double there too.
     `uniform` (D-TRAK, arXiv:2311.00500): k * (training_steps // T).
     `random`: T seeded draws from all timesteps, with replacement. `single`: `at`, T times.
-    `sampler`: T of the timesteps that the sampler visits, evenly spaced among them, in its order.
+    `sampler`: T of the timesteps that the sampler visits, evenly spaced among them, in its order; all without a T.
 
     Args:
         grid: the grid.
@@ -37,9 +37,9 @@ def grid_timesteps(
         UsageError: where the model was trained on fewer timesteps than the grid asks for.
         Unavailable: for the grid `sampler`, where the model has none.
     """
-    steps = grid.steps
     if grid.kind == "sampler":
         return visited_timesteps(grid, sampler())
+    steps = _asked_steps(grid)
     if grid.kind == "single":
         if grid.at >= training_steps:
             raise UsageError(f"timestep {grid.at}: the model was trained on 0 to {training_steps - 1}")
@@ -47,7 +47,7 @@ def grid_timesteps(
     if grid.kind == "random":
         draw = random.Random(grid.seed)  # noqa: S311
         return tuple(draw.randrange(training_steps) for _ in range(steps))
-    _check_steps(grid, training_steps)
+    _check_steps(steps, training_steps)
     if grid.kind == "cubic":
         return tuple(training_steps - 1 - k**3 * training_steps // steps**3 for k in range(steps))
     return tuple(k * (training_steps // steps) for k in range(steps))
@@ -64,8 +64,9 @@ def stable_diffusion_timesteps(
     """
     if grid.kind != "cubic":
         return grid_timesteps(grid, training_steps, sampler)
-    _check_steps(grid, training_steps)
-    indices = [k**3 * training_steps // grid.steps**3 for k in range(1, grid.steps + 1)]
+    steps = _asked_steps(grid)
+    _check_steps(steps, training_steps)
+    indices = [k**3 * training_steps // steps**3 for k in range(1, steps + 1)]
     return tuple(training_steps - index - (index < 2) for index in indices)
 
 
@@ -86,19 +87,26 @@ def flow_timesteps(
 
 
 def visited_timesteps(grid: TimestepGrid, visited: Sequence[Timestep]) -> tuple[Timestep, ...]:
-    """Return the timesteps of the grid `sampler`: evenly chosen from those that the model's sampler visits.
+    """Return the timesteps of the grid `sampler`: all that the model's sampler visits, or T of them, evenly chosen.
 
     Raises:
         UsageError: where the sampler takes fewer steps.
     """
-    if grid.steps > len(visited):
-        raise UsageError(f"{grid.steps} of the sampler's steps are asked for, it takes {len(visited)}")
-    return tuple(visited[step] for step in sampler_steps(grid.steps, len(visited)))
+    steps = len(visited) if grid.steps is None else grid.steps
+    if steps > len(visited):
+        raise UsageError(f"{steps} of the sampler's steps are asked for, it takes {len(visited)}: ask for no more")
+    return tuple(visited[step] for step in sampler_steps(steps, len(visited)))
 
 
-def _check_steps(grid: TimestepGrid, training_steps: int) -> None:
-    if grid.steps > training_steps:
-        raise UsageError(f"timesteps={grid.steps}: the model was trained on {training_steps} timesteps only")
+def _asked_steps(grid: TimestepGrid) -> int:
+    """Return the number of timesteps of a grid that is no sampler's; all of those have one."""
+    assert grid.steps is not None
+    return grid.steps
+
+
+def _check_steps(steps: int, training_steps: int) -> None:
+    if steps > training_steps:
+        raise UsageError(f"timesteps={steps}: the model was trained on {training_steps} timesteps only")
 
 
 def sampler_steps(steps: int, visited: int) -> tuple[int, ...]:

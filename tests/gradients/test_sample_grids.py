@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from attrbench.contracts.gradient_source import TimestepGrid
 from attrbench.errors import Unavailable, UsageError
@@ -50,12 +51,24 @@ def test_single_grid_is_one_timestep_again_and_again():
 
 def test_sampler_grid_takes_the_samplers_own_timesteps_in_their_order():
     visited = (980, 700, 500, 300, 100, 0)
-    for steps, expected in ((6, visited), (3, (980, 500, 100)), (1, (980,)), (4, (980, 700, 300, 100))):
+    for steps, expected in (
+        (6, visited),
+        (None, visited),
+        (3, (980, 500, 100)),
+        (1, (980,)),
+        (4, (980, 700, 300, 100)),
+    ):
         assert grid_timesteps(TimestepGrid(kind="sampler", steps=steps), 1000, lambda: visited) == expected
     with pytest.raises(UsageError, match="takes 6"):
         grid_timesteps(TimestepGrid(kind="sampler", steps=7), 1000, lambda: visited)
     with pytest.raises(Unavailable, match="no sampling trajectories"):
         grid_timesteps(TimestepGrid(kind="sampler", steps=3))
+
+
+@pytest.mark.parametrize("kind", ["cubic", "uniform", "random", "single"])
+def test_only_the_samplers_grid_has_a_number_of_timesteps_of_its_own(kind):
+    with pytest.raises(ValidationError, match=f"the grid {kind} needs a number of timesteps"):
+        TimestepGrid(kind=kind, steps=None)
 
 
 @given(st.data())

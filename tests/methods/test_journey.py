@@ -1,4 +1,4 @@
-"""Journey-TRAK (methods-spec 9.5, T8)."""
+"""Journey-TRAK (arXiv 2312.06205): with a sampler that never errs it is TRAK."""
 
 from dataclasses import replace
 
@@ -154,6 +154,15 @@ def test_pictures_without_seeds_are_unavailable(tmp_path):
 def test_models_without_a_sampler_that_can_be_followed_are_unavailable(tmp_path):
     with pytest.raises(Unavailable, match="no sampling trajectories"):
         journey(task(Small), tmp_path)
+
+
+@pytest.mark.parametrize("steps", [2, 4])
+def test_by_default_every_step_that_the_models_own_sampler_takes_counts(tmp_path, steps):
+    opened = task(Wandering, UNIFORM[::-1][:steps])
+    spec = f"journey-trak:timesteps={T},v=none"
+    found = scores_by_run(opened, tmp_path / "default", spec)[0]
+    asked = scores_by_run(opened, tmp_path / "asked", f"{spec},sampling_steps={steps}")[0]
+    np.testing.assert_array_equal(found, asked)
 
 
 def test_more_steps_than_the_sampler_takes_are_refused(tmp_path):

@@ -53,7 +53,7 @@ def pndm_list(training_steps):
 @given(st.integers(1, 60))
 @settings(max_examples=30, deadline=None)
 def test_cubic_grid_of_stable_diffusion_reads_the_list_of_pndm_as_the_released_code(steps):
-    """u = linspace(0, 1, T + 1)^3, idx = floor(1000 u)[1:], t = list[idx] - 1 (methods-spec 6.3)."""
+    """u = linspace(0, 1, T + 1)^3, idx = floor(1000 u)[1:], t = list[idx] - 1."""
     found = stable_diffusion_timesteps(TimestepGrid(kind="cubic", steps=steps))
     entries = pndm_list(1000)
     assert len(entries) == 1001

@@ -17,8 +17,8 @@ class JourneyOptions(RidgeOptions):
     """Options of the method `journey-trak`: ridge kernel, and the sampling steps that a query is followed along."""
 
     needs: ClassVar = {"sampling_steps": "at=none", "draws": "at"}
-    sampling_steps: int = Field(50, ge=1, le=1000)
-    """Number of the sampler's steps over which a query's gradient is averaged."""
+    sampling_steps: int | None = Field(None, ge=1, le=1000)
+    """Number of the sampler's steps over which a query's gradient is averaged; `none` takes all."""
     at: int | None = Field(None, ge=0, le=999)
     """Timestep of the only sampling step that is scored, the nearest (Georgiev et al.); `none` takes all steps."""
     draws: int = Field(20, ge=1, le=1000)

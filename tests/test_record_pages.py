@@ -28,7 +28,7 @@ MARKS = ROOT / "leaderboards" / "reproduced.json"
 PARTS = {
     ROOT / "docs" / "how-to" / "choose-method.md": ("best", "counted", "defaults", "criteria", "agreement", "costs"),
     ROOT / "docs" / "explanation" / "reading-numbers.md": ("example",),
-    ROOT / "docs" / "explanation" / "what-retraining-says.md": ("digits",),
+    ROOT / "docs" / "explanation" / "what-retraining-says.md": ("digits", "noise"),
     ROOT / "README.md": ("scores",),
 }
 
@@ -186,6 +186,25 @@ def test_scores_of_several_boards_are_in_the_order_of_their_mean_share_of_the_ce
     ]
     tables = build_tables([*runs, made("pixel", 0.5, "without-score")])
     rows = score_rows(scored_boards(tables), registry(), "boards").splitlines()
-    assert rows[0] == "| lds (rank) | [a](boards/a.md) | [b](boards/b.md) | [c](boards/c.md) |"
-    assert [row.split(" | ")[0] for row in rows[2:]] == ["| dmin", "| pixel", "| *ceiling*"]  # ssim is on two alone
-    assert rows[-1] == "| *ceiling* | 0.500 | 1.000 | 0.500 |"
+    assert rows[0] == "| lds | paper's noise | [a](boards/a.md) | [b](boards/b.md) | [c](boards/c.md) |"
+    assert rows[2:4] == ["| dmin |  | 0.400 | 0.100 | 0.400 |", "| pixel |  | 0.100 | 0.700 | 0.100 |"]
+    assert rows[4:] == ["| *ceiling* | | 0.500 | 1.000 | 0.500 |"]  # ssim is on two boards alone
+
+
+def test_a_method_stands_once_with_both_policies_of_noise_and_the_better_is_bold_where_they_are_told_apart():
+    boards = ("a", "b", "c")
+    runs = []
+    for row, (name, noise, mean) in enumerate(
+        [("trak", "per-item", 0.2), ("trak:noise=shared", "shared", 0.8), ("dmin", "shared", 0.7), ("pixel", None, 0.5)]
+    ):
+        given = {"noise": noise} if ":" in name else {}
+        for column, task in enumerate(boards):
+            score = made(name, mean, task, 10 * row + column, options_given=given, options={"noise": noise}).metrics[0]
+            run = scored(name, score.value, 1.0, task, 10 * row + column)
+            told = run.method.model_copy(update={"options_given": given, "options": {"noise": noise}})
+            lds = run.metrics[0].model_copy(update={"per_query": score.per_query, "low": score.low, "high": score.high})
+            runs.append(run.model_copy(update={"method": told, "metrics": [lds, *run.metrics[1:]]}))
+    rows = score_rows(scored_boards(build_tables(runs)), registry(), "boards").splitlines()[2:]
+    assert [row.split(" | ")[:2] for row in rows[:3]] == [["| trak", "per-item"], ["| dmin", ""], ["| pixel", ""]]
+    assert all(re.fullmatch(r"0\.\d{3} / \*\*0\.\d{3}\*\*", cell) for cell in rows[0].strip("| ").split(" | ")[2:])
+    assert all(re.fullmatch(r"0\.\d{3}", cell) for cell in rows[1].strip("| ").split(" | ")[2:])

@@ -94,12 +94,10 @@ class Boards:
                 return _shown(agreement.value, (agreement.low, agreement.high) if with_interval else None, digits=2)
             case ["ceiling", *metric]:
                 results = [run.metric(*(metric or (METRIC,))) for run in self._runs[table.task].values()]
-                ceilings = {result.ceiling for result in results if result is not None}
-                return f"{_the_only(ceilings, field):.3f}"
+                return _the_only({f"{result.ceiling:.3f}" for result in results if result is not None}, field)
             case ["fact", name]:
-                facts = {run.facts[name] for run in self._runs[table.task].values() if name in run.facts}
-                value = _the_only(facts, field)
-                return f"{value:g}" if float(value).is_integer() else f"{value:.3f}"
+                values = [run.facts[name] for run in self._runs[table.task].values() if name in run.facts]
+                return _the_only({f"{v:g}" if float(v).is_integer() else f"{v:.3f}" for v in values}, field)
             case [first, ("-" | "/") as sign, second, *metric]:
                 one, other = self._run(table, first), self._run(table, second)
                 if sign == "/":

@@ -43,6 +43,7 @@ def parts(records: Sequence[Record], registry: Registry) -> dict[str, str]:
         "costs": cost_rows(tables, registry),
         "example": example(tables),
         "scores": score_rows(scored_boards(tables), registry, boards_at="docs/boards"),
+        "noise": score_rows(scored_boards(tables), registry, boards_at="../boards"),
         "digits": board_rows(_board(tables, DIGITS), registry),
     }
 

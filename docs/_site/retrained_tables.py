@@ -5,12 +5,15 @@ Parts of pages, as those of `method_tables`, which `tests/test_record_pages.py` 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
+from attrbench.contracts.record import Record
 from attrbench.ground_truth.linear_datamodeling import METRIC
 from attrbench.plugins.registry import Registry
+from attrbench.reports.compare import compare_records
 from attrbench.reports.leaderboard_table import markdown_text
-from attrbench.reports.ranking import Table
+from attrbench.reports.ranking import Row, Table
 from attrbench.reports.table_cells import interval_text, share_text
 from docs._site.default_runs import board_link, default_runs, value_text
 
@@ -26,36 +29,69 @@ def scored_boards(tables: Sequence[Table]) -> list[Table]:
 
 
 def score_rows(tables: Sequence[Table], registry: Registry, boards_at: str) -> str:
-    """Return the score and rank of each method on each board, at its defaults and with the other policy of noise.
+    """Return the score of each method on each board, at its defaults and with the other policy of noise.
 
-    Only of runs on at least `LEAST_BOARDS` boards; the highest mean share of the ceilings first.
+    The better of the two is bold where they are told apart. Only of methods on at least `LEAST_BOARDS` boards; those
+    come first whose better policy of noise, the same on all boards, has the highest mean share of the ceilings.
 
     Args:
         tables: the boards.
         registry: the plugins.
         boards_at: folder of the boards' pages, from the page that shows this.
     """
-    boards = [(table, table.ceiling or 1.0, default_runs(table, registry, free=("noise",))) for table in tables]
+    boards = [default_runs(table, registry, free=("noise",)) for table in tables]
+    ceilings = [table.ceiling or 1.0 for table in tables]
     found = []
-    for label in {label for _, _, runs in boards for label in runs}:
-        cells, shares = [], []
-        for _, ceiling, runs in boards:
-            row = runs.get(label)
-            result = None if row is None else row.record.metric(METRIC)
-            if row is None or result is None:
-                cells.append("")
-                continue
-            cells.append(f"{value_text(row, METRIC)} ({row.place})")
-            shares.append(result.value / ceiling)
-        if len(shares) >= LEAST_BOARDS:
-            found.append((-sum(shares) / len(shares), f"| {markdown_text(label)} | {' | '.join(cells)} |"))
+    for name in {run.record.method.name for runs in boards for run in runs.values()}:
+        pairs = [(_scored(runs.get(name)), _scored(other_noise(runs, name))) for runs in boards]
+        policies = [
+            [run.value / ceiling for run, ceiling in zip(runs, ceilings, strict=True) if run is not None]
+            for runs in zip(*pairs, strict=True)
+        ]
+        means = [sum(shares) / len(shares) for shares in policies if len(shares) >= LEAST_BOARDS]
+        if len(policies[0]) >= LEAST_BOARDS:
+            noise = next((run.noise for run, other in pairs if run is not None and other is not None), "")
+            cells = [markdown_text(name), noise, *(_pair_text(*pair) for pair in pairs)]
+            found.append((-max(means), f"| {' | '.join(cells)} |"))
     lines = [
-        f"| {METRIC} (rank) | {' | '.join(board_link(table, boards_at) for table in tables)} |",
-        f"|---|{'--:|' * len(tables)}",
+        f"| {METRIC} | paper's noise | {' | '.join(board_link(table, boards_at) for table in tables)} |",
+        f"|---|---|{'--:|' * len(tables)}",
         *(line for _, line in sorted(found)),
-        f"| *ceiling* | {' | '.join(f'{ceiling:.3f}' for _, ceiling, _ in boards)} |",
+        f"| *ceiling* | | {' | '.join(f'{ceiling:.3f}' for ceiling in ceilings)} |",
     ]
     return "\n".join([*lines, ""])
+
+
+@dataclass(frozen=True)
+class _Scored:
+    """A run that has the score: its record, the score, and the policy of its gradients' noise."""
+
+    record: Record
+    value: float
+    noise: str
+
+
+def _scored(row: Row | None) -> _Scored | None:
+    result = None if row is None else row.record.metric(METRIC)
+    if row is None or result is None:
+        return None
+    return _Scored(row.record, result.value, str(row.record.method.options.get("noise", "")))
+
+
+def _pair_text(run: _Scored | None, other: _Scored | None) -> str:
+    """Return the scores of a method at its defaults and with the other noise; the better in bold if told apart."""
+    texts = ["" if each is None else f"{each.value:.3f}" for each in (run, other)]
+    if run is not None and other is not None:
+        (difference,) = compare_records(run.record, other.record, [METRIC], 0).differences
+        if difference.better:
+            better = "AB".index(difference.better)
+            texts[better] = f"**{texts[better]}**"
+    return " / ".join(filter(None, texts))
+
+
+def other_noise(runs: Mapping[str, Row], name: str) -> Row | None:
+    """Return a method's run that differs from its defaults by the policy of noise alone; None if there is none."""
+    return next((row for label, row in runs.items() if label.startswith(f"{name}:noise=")), None)
 
 
 def board_rows(table: Table, registry: Registry) -> str:
@@ -72,7 +108,7 @@ def board_rows(table: Table, registry: Registry) -> str:
         result = row.record.metric(METRIC)
         if name != row.record.method.name or result is None or result.ceiling is None:
             continue
-        other = next((run for label, run in runs.items() if label.startswith(f"{name}:noise=")), None)
+        other = other_noise(runs, name)
         cells = [markdown_text(name), value_text(row, METRIC), interval_text(result)]
         cells += [share_text(result)]
         cells += [value_text(row, measure) for measure in BESIDE]

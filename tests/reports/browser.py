@@ -92,7 +92,7 @@ class Browser:
         sent = [
             entry["params"]["request"]["url"] for entry in entries if entry["method"] == "Network.requestWillBeSent"
         ]
-        return [url for url in sent if not url.startswith(("data:", "chrome:"))]
+        return [url for url in sent if not url.startswith(("data:", "chrome:", "chrome-untrusted:"))]
 
     def messages(self) -> list[str]:
         """Return what is on the console since the last call: errors, warnings, refusals of the policy."""

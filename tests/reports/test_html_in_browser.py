@@ -213,8 +213,9 @@ def test_a_link_to_a_runs_provenance_opens_it(window, pages):
     window.open(pages["published"])
     tab_to(window, "e.textContent == 'pixel'")
     window.press("Enter")
-    shown = "const e = document.getElementById('t1-run0'); return [e.closest('details').open, e.checkVisibility()]"
-    assert window.run(shown) == [True, True]
+    run = "const e = document.querySelector(location.hash); return "
+    assert window.run(f"{run}[e.closest('details').open, e.checkVisibility()]") == [True, True]
+    assert "pixel" in window.run(f"{run}e.textContent")
 
 
 def test_a_printed_page_holds_every_detail_and_no_control(window, pages):

@@ -7,7 +7,10 @@ import pytest
 from attrbench.contracts.marks import Mark, read_marks, write_marks
 from attrbench.contracts.record_files import read_record
 from attrbench.errors import AttrbenchError
-from tests.cli.test_records import PIXEL, changed
+from tests.cli.test_records import PIXEL, PUBLISHED, changed
+
+SSIM = next(PUBLISHED.glob("ssim-*.json"))
+"""A record whose command trains no models."""
 
 
 @pytest.fixture
@@ -32,12 +35,12 @@ def rerun(monkeypatch):
 
 @pytest.mark.slow
 def test_a_record_that_is_reproduced_is_marked_with_date_revision_and_hardware(attrbench, tmp_path, cache, state):
-    done = attrbench("reproduce", PIXEL, "--cache", cache, "--mark", tmp_path / "marks.json")
+    done = attrbench("reproduce", SSIM, "--cache", cache, "--mark", tmp_path / "marks.json")
     assert done.code == 0 and done.out.endswith(f"marked in {tmp_path / 'marks.json'}\n"), done.err
     assert "100 of 100 queries have the same ranking" in done.out and "reproduced: inside the interval" in done.out
     (mark,) = read_marks(tmp_path / "marks.json")
-    record = read_record(PIXEL).record
-    assert (mark.identity, mark.task, mark.method) == (record.identity, "digits-mini", "pixel")
+    record = read_record(SSIM).record
+    assert (mark.identity, mark.task, mark.method) == (record.identity, "digits-mini", "ssim")
     assert (mark.equal_rankings, mark.queries, mark.revision) == (100, 100, "ab" * 20)
     assert mark.value == pytest.approx(record.metric(mark.metric).value) and mark.hardware
 

@@ -98,7 +98,10 @@ class Denoiser(ABC):
 
     @abstractmethod
     def timesteps(self, grid: TimestepGrid) -> tuple[float, ...]:
-        """Return the T timesteps of a grid, in the network's units: integers, or real numbers for flow matching."""
+        """Return the T timesteps of a grid, in the network's units: integers, or real numbers for flow matching.
+
+        A grid `sampler` without `steps` has all that the sampler visits (`sampler_timesteps`).
+        """
 
     @abstractmethod
     def noisy(self, latents: torch.Tensor, noise: torch.Tensor, t: torch.Tensor) -> torch.Tensor:

@@ -40,7 +40,7 @@ class TimestepGrid(Declaration):
     seed: Seed = 0
 
     @model_validator(mode="after")
-    def _only_samplers_have_a_number_of_steps(self) -> TimestepGrid:
+    def _all_but_samplers_need_steps(self) -> TimestepGrid:
         if self.steps is None and self.kind != "sampler":
             raise ValueError(f"steps=none: the grid {self.kind} needs a number of timesteps")
         return self

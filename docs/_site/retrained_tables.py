@@ -44,12 +44,9 @@ def score_rows(tables: Sequence[Table], registry: Registry, boards_at: str) -> s
     found = []
     for name in {run.record.method.name for runs in boards for run in runs.values()}:
         pairs = [(_scored(runs.get(name)), _scored(other_noise(runs, name))) for runs in boards]
-        policies = [
-            [run.value / ceiling for run, ceiling in zip(runs, ceilings, strict=True) if run is not None]
-            for runs in zip(*pairs, strict=True)
-        ]
-        means = [sum(shares) / len(shares) for shares in policies if len(shares) >= LEAST_BOARDS]
-        if len(policies[0]) >= LEAST_BOARDS:
+        shares = [_shares(policy, ceilings) for policy in zip(*pairs, strict=True)]
+        means = [sum(values) / len(values) for values in shares if len(values) >= LEAST_BOARDS]
+        if len(shares[0]) >= LEAST_BOARDS:
             noise = next((run.noise for run, other in pairs if run is not None and other is not None), "")
             cells = [markdown_text(name), noise, *(_pair_text(*pair) for pair in pairs)]
             found.append((-max(means), f"| {' | '.join(cells)} |"))
@@ -78,15 +75,24 @@ def _scored(row: Row | None) -> _Scored | None:
     return _Scored(row.record, result.value, str(row.record.method.options.get("noise", "")))
 
 
+def _shares(runs: Sequence[_Scored | None], ceilings: Sequence[float]) -> list[float]:
+    """Return the shares of the boards' ceilings that runs reach, one run a board; boards without one are left out."""
+    return [run.value / ceiling for run, ceiling in zip(runs, ceilings, strict=True) if run is not None]
+
+
 def _pair_text(run: _Scored | None, other: _Scored | None) -> str:
-    """Return the scores of a method at its defaults and with the other noise; the better in bold if told apart."""
-    texts = ["" if each is None else f"{each.value:.3f}" for each in (run, other)]
-    if run is not None and other is not None:
-        (difference,) = compare_records(run.record, other.record, [METRIC], 0).differences
-        if difference.better:
-            better = "AB".index(difference.better)
-            texts[better] = f"**{texts[better]}**"
-    return " / ".join(filter(None, texts))
+    """Return the scores of a method at its defaults and with the other noise; the better in bold if told apart.
+
+    Empty where there is no run at the defaults.
+    """
+    if run is None or other is None:
+        return "" if run is None else f"{run.value:.3f}"
+    texts = [f"{run.value:.3f}", f"{other.value:.3f}"]
+    (difference,) = compare_records(run.record, other.record, [METRIC], 0).differences
+    if difference.better:
+        better = "AB".index(difference.better)
+        texts[better] = f"**{texts[better]}**"
+    return " / ".join(texts)
 
 
 def other_noise(runs: Mapping[str, Row], name: str) -> Row | None:

@@ -166,13 +166,15 @@ def test_the_table_of_defaults_has_no_run_with_other_options():
     assert f"[dmin](../methods/dmin.md) | {value:.3f} |" in rows
 
 
-def scored(name, value, ceiling, task, seed):
-    """A record of a method with a linear datamodeling score that ranks its task."""
-    run = made(name, 0.5, task, seed)
-    score = run.metrics[0].model_copy(
-        update={"metric": "lds", "k": None, "value": value, "ceiling": ceiling, "criterion": True}
-    )
+def with_score(run, **values):
+    """A record with its first metric as a linear datamodeling score, too, that ranks its task."""
+    score = run.metrics[0].model_copy(update={"metric": "lds", "k": None, "criterion": True} | values)
     return run.model_copy(update={"metrics": [score, *run.metrics]})
+
+
+def scored(name, value, ceiling, task, seed):
+    """A record of a method with a linear datamodeling score."""
+    return with_score(made(name, 0.5, task, seed), value=value, ceiling=ceiling)
 
 
 def test_scores_of_several_boards_are_in_the_order_of_their_mean_share_of_the_ceilings():
@@ -199,11 +201,8 @@ def test_a_method_stands_once_with_both_policies_of_noise_and_the_better_is_bold
     ):
         given = {"noise": noise} if ":" in name else {}
         for column, task in enumerate(boards):
-            score = made(name, mean, task, 10 * row + column, options_given=given, options={"noise": noise}).metrics[0]
-            run = scored(name, score.value, 1.0, task, 10 * row + column)
-            told = run.method.model_copy(update={"options_given": given, "options": {"noise": noise}})
-            lds = run.metrics[0].model_copy(update={"per_query": score.per_query, "low": score.low, "high": score.high})
-            runs.append(run.model_copy(update={"method": told, "metrics": [lds, *run.metrics[1:]]}))
+            run = made(name, mean, task, 10 * row + column, options_given=given, options={"noise": noise})
+            runs.append(with_score(run, ceiling=1.0))
     rows = score_rows(scored_boards(build_tables(runs)), registry(), "boards").splitlines()[2:]
     assert [row.split(" | ")[:2] for row in rows[:3]] == [["| trak", "per-item"], ["| dmin", ""], ["| pixel", ""]]
     assert all(re.fullmatch(r"0\.\d{3} / \*\*0\.\d{3}\*\*", cell) for cell in rows[0].strip("| ").split(" | ")[2:])

@@ -6,9 +6,7 @@ Parts of pages, as those of `method_tables`, which `tests/test_record_pages.py` 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
-from attrbench.contracts.record import Record
 from attrbench.ground_truth.linear_datamodeling import METRIC
 from attrbench.plugins.registry import Registry
 from attrbench.reports.compare import compare_records
@@ -43,12 +41,12 @@ def score_rows(tables: Sequence[Table], registry: Registry, boards_at: str) -> s
     ceilings = [table.ceiling or 1.0 for table in tables]
     found = []
     for name in {run.record.method.name for runs in boards for run in runs.values()}:
-        pairs = [(_scored(runs.get(name)), _scored(other_noise(runs, name))) for runs in boards]
+        pairs = [(runs.get(name), other_noise(runs, name)) for runs in boards]
         shares = [_shares(policy, ceilings) for policy in zip(*pairs, strict=True)]
         means = [sum(values) / len(values) for values in shares if len(values) >= LEAST_BOARDS]
         if len(shares[0]) >= LEAST_BOARDS:
-            noise = next((run.noise for run, other in pairs if run is not None and other is not None), "")
-            cells = [markdown_text(name), noise, *(_pair_text(*pair) for pair in pairs)]
+            noise = next((row.record.method.options["noise"] for row, other in pairs if row and other), "")
+            cells = [markdown_text(name), str(noise), *(_pair_text(*pair) for pair in pairs)]
             found.append((-max(means), f"| {' | '.join(cells)} |"))
     lines = [
         f"| {METRIC} | paper's noise | {' | '.join(board_link(table, boards_at) for table in tables)} |",
@@ -59,36 +57,21 @@ def score_rows(tables: Sequence[Table], registry: Registry, boards_at: str) -> s
     return "\n".join([*lines, ""])
 
 
-@dataclass(frozen=True)
-class _Scored:
-    """A run that has the score: its record, the score, and the policy of its gradients' noise."""
-
-    record: Record
-    value: float
-    noise: str
-
-
-def _scored(row: Row | None) -> _Scored | None:
-    result = None if row is None else row.record.metric(METRIC)
-    if row is None or result is None:
-        return None
-    return _Scored(row.record, result.value, str(row.record.method.options.get("noise", "")))
-
-
-def _shares(runs: Sequence[_Scored | None], ceilings: Sequence[float]) -> list[float]:
+def _shares(rows: Sequence[Row | None], ceilings: Sequence[float]) -> list[float]:
     """Return the shares of the boards' ceilings that runs reach, one run a board; boards without one are left out."""
-    return [run.value / ceiling for run, ceiling in zip(runs, ceilings, strict=True) if run is not None]
+    results = [None if row is None else row.record.metric(METRIC) for row in rows]
+    return [result.value / ceiling for result, ceiling in zip(results, ceilings, strict=True) if result is not None]
 
 
-def _pair_text(run: _Scored | None, other: _Scored | None) -> str:
+def _pair_text(row: Row | None, other: Row | None) -> str:
     """Return the scores of a method at its defaults and with the other noise; the better in bold if told apart.
 
     Empty where there is no run at the defaults.
     """
-    if run is None or other is None:
-        return "" if run is None else f"{run.value:.3f}"
-    texts = [f"{run.value:.3f}", f"{other.value:.3f}"]
-    (difference,) = compare_records(run.record, other.record, [METRIC], 0).differences
+    if row is None or other is None:
+        return value_text(row, METRIC)
+    texts = [value_text(row, METRIC), value_text(other, METRIC)]
+    (difference,) = compare_records(row.record, other.record, [METRIC], 0).differences
     if difference.better:
         better = "AB".index(difference.better)
         texts[better] = f"**{texts[better]}**"

@@ -138,7 +138,7 @@ def test_methods_can_be_chosen_and_keep_the_ranks_and_marks_that_they_have_among
     marks = {row.record.method.label: (row.rank, row.tied, row.pareto) for row in everything.tables[0].ranked}
     chosen = {row.record.method.label: (row.rank, row.tied, row.pareto) for row in board.tables[0].ranked}
     assert chosen == {label: marks[label] for label in ("dmin:v=4096", "random")} and marks["random"][1]
-    assert f"2 of {len(marks)} runs are shown" in printed(board)
+    assert "2 of 60 runs are shown" in printed(board)
     with pytest.raises(UsageError, match="unknown method among the records"):
         rank_records(published, methods=["dmon"])
 

@@ -59,6 +59,13 @@ def reproduce(
         Path | None,
         typer.Option(help="Of a record: JSON list of reproduced records, to which this one is added if it is."),
     ] = None,
+    retrain: Annotated[
+        bool,
+        typer.Option(
+            "--retrain",
+            help="Of a record: also repeat ground truths that train models of their own, such as leave-k-out.",
+        ),
+    ] = False,
     cache: Cache = None,
     read_cache: ReadCache = None,
     device: Device = None,
@@ -75,10 +82,11 @@ def reproduce(
         given |= {"--format": format_ != "rich", "--device": device, "--executor": executor != "inline"}
         if wrong := [flag for flag, value in given.items() if value]:
             raise UsageError(f"{wrong[0]} is for suites, and '{one_line(name)}' is none; see 'attrbench list suites'")
-        reproduce_record(name, record_places(records), out, cache, mark)
+        reproduce_record(name, record_places(records), out, cache, mark, retrain)
         return
-    if mark is not None:
-        raise UsageError(f"--mark is for records, and '{name}' is a suite")
+    if mark is not None or retrain:
+        flag = "--retrain" if mark is None else "--mark"
+        raise UsageError(f"{flag} is for records, and '{name}' is a suite")
     from attrbench.cli.reproduce_suite import Asked, reproduce_suite  # NumPy comes with it
 
     asked = Asked(scale, task or (), format_, output, dry_run, tuple(records or ()))

@@ -15,19 +15,21 @@ import typer
 
 from attrbench import api
 from attrbench.contracts.marks import IDENTITY, Mark, read_marks, write_marks
+from attrbench.contracts.options import parse_spec
 from attrbench.contracts.record import MetricResult, Record, read_records
 from attrbench.contracts.record_files import one_record
 from attrbench.errors import AttrbenchError
 from attrbench.evaluation.folders import cache_folder
+from attrbench.plugins import registry as plugins
 from attrbench.reports.quantities import human_seconds
 from attrbench.reports.table_cells import method_text, metric_text, shown
 from attrbench.text import plain
 
 
 def reproduce_record(
-    name: str, records: Sequence[Path], out: Path | None, cache: Path | None, mark: Path | None
+    name: str, records: Sequence[Path], out: Path | None, cache: Path | None, mark: Path | None, retrain: bool = False
 ) -> None:
-    """Run a record's command and say whether the result falls into its interval.
+    """Run a record's command and say whether the main metric falls into its interval.
 
     Args:
         name: the record, as `attrbench.contracts.record_files.one_record` takes it.
@@ -35,6 +37,8 @@ def reproduce_record(
         out: folder in which to keep the new record; None not to keep it.
         cache: folder of features; None for the default one.
         mark: list of marks to which the record is added if it is reproduced; None for none.
+        retrain: also measure the ground truths that runs measure only where they are named, such as `leave-k-out`,
+            which trains models for hours. Else they are left out, as the main metric is none of theirs.
 
     Raises:
         typer.Exit: with code 1 where it does not.
@@ -51,10 +55,13 @@ def reproduce_record(
     if fault := unsafe_command(kept.record.command):
         raise AttrbenchError(f"{fault}: {shown(kept.record.command)}")
     revision = "" if mark is None else _revision()
-    typer.echo(plain(kept.record.command))
+    words, left_out = _words(kept.record, retrain)
+    typer.echo(plain(shlex.join(words)))
+    if left_out:
+        typer.echo(f"{shown(', '.join(left_out))} left out, as it trains models of its own; --retrain repeats it, too")
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder) if out is None else out
-        _run(kept.record.command, place, cache_folder(cache, None))
+        _run(words, place, cache_folder(cache, None))
         again = _result_of(kept.record, place)
     lines, same = _comparison(kept.record, again)
     typer.echo("\n".join(lines))
@@ -102,9 +109,26 @@ def _equal_rankings(then: Record, now: Record) -> int:
     return sum(a == b for a, b in zip(then.ranking, now.ranking, strict=False))
 
 
-def _run(command: str, out: Path, cache: Path) -> None:
+def _words(record: Record, retrain: bool) -> tuple[list[str], list[str]]:
+    """Return the words of a record's command, and what is left out of it where nothing is to be trained again."""
+    words = shlex.split(record.command)
+    if retrain:
+        return words, []
+    registry = plugins.registry()
+    kept, left_out = words[:2], []
+    for flag, value in zip(words[2::2], words[3::2], strict=True):
+        if flag == "--ground-truth" and not all(
+            registry.ground_truth(spec.name).by_default for spec in parse_spec(value)
+        ):
+            left_out.append(value)
+        else:
+            kept += [flag, value]
+    return kept, left_out
+
+
+def _run(command: Sequence[str], out: Path, cache: Path) -> None:
     """Run a record's command in a process of its own, with its records in another folder, and scored again."""
-    words = [*shlex.split(command)[1:], "--out", str(out), "--cache", str(cache), "--rerun"]
+    words = [*command[1:], "--out", str(out), "--cache", str(cache), "--rerun"]
     done = subprocess.run([sys.executable, "-m", "attrbench", *words], stdout=subprocess.DEVNULL, check=False)
     if done.returncode not in (0, 3):
         raise AttrbenchError(f"the command ended with exit code {done.returncode}; what it said stands above")

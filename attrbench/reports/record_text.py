@@ -13,13 +13,18 @@ from attrbench.reports.table_cells import method_text, metric_text, shown, stora
 from attrbench.reports.text_table import text_table
 
 
+UNBROKEN = ("metrics", "command", "file")
+"""Parts whose lines are as long as they are: a table, and what is copied from a terminal into another."""
+
+
 def record_lines(kept: KeptRecord, unknown: Sequence[str] = (), line_width: int | None = None) -> list[str]:
     """Return a record as lines of text, each part under its name.
 
     Args:
         kept: the record with its path.
         unknown: lines on what is not registered here.
-        line_width: characters of a line of prose, which is broken between words; None for as many as it needs.
+        line_width: characters of a line of prose, which is broken between words; None for as many as it needs. Tables,
+            commands and paths are never broken.
     """
     record = kept.record
     parts: list[tuple[str, list[str]]] = [
@@ -42,7 +47,7 @@ def record_lines(kept: KeptRecord, unknown: Sequence[str] = (), line_width: int 
     return [
         f"{name if place == 0 else '':<{width}}{line}".rstrip()
         for name, lines in parts
-        for place, line in enumerate(lines if name == "metrics" else _broken(lines, line_width, width))
+        for place, line in enumerate(lines if name in UNBROKEN else _broken(lines, line_width, width))
     ]
 
 

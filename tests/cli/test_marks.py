@@ -79,6 +79,17 @@ def test_a_record_without_a_hash_for_identity_gets_no_mark(attrbench, tmp_path, 
     assert done.code == 1 and "identity is no hash" in done.complaint[0]
 
 
+@pytest.mark.parametrize("retrain", [False, True])
+def test_what_trains_models_of_its_own_is_repeated_only_where_that_is_asked_for(attrbench, rerun, monkeypatch, retrain):
+    ran = []
+    monkeypatch.setattr("attrbench.cli.reproduce_record._run", lambda command, *places: ran.extend(command))
+    done = attrbench("reproduce", PIXEL, *["--retrain"] * retrain)
+    assert done.code == 0, done.err
+    assert ran[:6] == ["attrbench", "run", "-m", "pixel", "-t", "digits-mini"]
+    assert ("--ground-truth" in ran) == retrain
+    assert ("left out, as it trains models of its own; --retrain" in done.out) != retrain
+
+
 def mark(identity, hardware="cpu", date="2026-01-01"):
     return Mark(
         identity=identity * 64, task="t", method="m", metric="d", value=0.5, equal_rankings=1, queries=2, date=date,

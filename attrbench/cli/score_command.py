@@ -26,9 +26,9 @@ def score(
     cache: Cache = None,
     debug: Debug = False,
 ) -> None:
-    """Add new metrics to records that exist, from their rankings and the task's groups; nothing runs again.
+    """Add new metrics to records that exist, from their rankings, the task's groups and its retrained models.
 
-    What a record has stays as it is. Metrics that need the scores of all items, which no record holds, are named.
+    Nothing runs again, and what a record has stays as it is. Metrics that need the scores of all items, which no record holds, are named.
     """
     found = [
         kept for kept in kept_records(record_places(records), api.warn) if not task or kept.record.task.name in task
@@ -52,7 +52,10 @@ def score(
         if isinstance(opened, str):
             typer.echo(f"{label}: left as it is: {shown(opened)}")
             continue
-        scored = rescore(registry, record, opened, lambda line: typer.echo(plain(line), err=True))
+        truths = tasks.truths_of(record)
+        scored = rescore(registry, record, opened, lambda line: typer.echo(plain(line), err=True), truths)
+        if scored.other_models:
+            typer.echo(f"{label}: nothing of retrained models: {shown(scored.other_models[0])}")
         lacking.update(scored.lacking)
         if scored.record != record:
             _write(kept, scored.record)

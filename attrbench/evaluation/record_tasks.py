@@ -2,18 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from attrbench.contracts.ground_truth import OpenGroundTruth, TruthSetting
 from attrbench.contracts.options import Spec
 from attrbench.contracts.record import Record
 from attrbench.contracts.task import OpenTask, Workspace
 from attrbench.errors import AttrbenchError, error_line
+from attrbench.evaluation.ground_truth_step import open_ground_truths, request_ground_truths
 from attrbench.evaluation.record_builder import task_fingerprint
 from attrbench.evaluation.requests import request_task
 
 if TYPE_CHECKING:
     from attrbench.plugins.registry import Registry
+
+
+@dataclass(frozen=True)
+class _Known:
+    """A task that could be opened, with its fingerprint and the ground truths that apply to it."""
+
+    opened: OpenTask
+    fingerprint: str
+    truths: Sequence[OpenGroundTruth]
+
+
+def _ignore(line: str) -> None:
+    """Do nothing with a line on a ground truth that can't be had here: the record has it, or has it not."""
 
 
 @dataclass
@@ -27,7 +43,7 @@ class RecordTasks:
 
     registry: Registry
     workspace: Workspace
-    _known: dict[str, tuple[OpenTask, str] | str] = field(default_factory=dict)
+    _known: dict[str, _Known | str] = field(default_factory=dict)
 
     def of(self, record: Record) -> OpenTask | str:
         """Return a record's task, opened; or a line that says why there is none here with its data and queries."""
@@ -37,21 +53,27 @@ class RecordTasks:
         known = self._known[label]
         if isinstance(known, str):
             return known
-        opened, expected = known
-        if record.task.fingerprint != expected:
+        if record.task.fingerprint != known.fingerprint:
             return (
                 f"the fingerprint of its task is {record.task.fingerprint[:10]}, and that of {label} as it is here is"
-                f" {expected[:10]}: other data, queries, options or version"
+                f" {known.fingerprint[:10]}: other data, queries, options or version"
             )
-        return opened
+        return known.opened
 
-    def _open(self, record: Record) -> tuple[OpenTask, str] | str:
+    def truths_of(self, record: Record) -> Sequence[OpenGroundTruth]:
+        """Return the ground truths that runs measure by default on a record's task; none where `of` says why not."""
+        known = None if isinstance(self.of(record), str) else self._known[record.task.label]
+        return () if known is None or isinstance(known, str) else known.truths
+
+    def _open(self, record: Record) -> _Known | str:
         spec = Spec(record.task.name, record.task.options_given)
         if record.task.name not in self.registry.names("task"):  # of a task file, which the label names
             spec = Spec(record.task.label.partition(":")[0], record.task.options_given)
         try:
             task = request_task(self.registry, spec).task
             opened = task.open(self.workspace)
-            return opened, task_fingerprint(task, opened)
+            setting = TruthSetting(task, opened, self.workspace)
+            truths = open_ground_truths(request_ground_truths(self.registry, ()), (), setting, True, _ignore)
+            return _Known(opened, task_fingerprint(task, opened), list(truths.measured.values()))
         except AttrbenchError as error:
             return f"its task can't be opened here, so that its fingerprint is not checked: {error_line(error)}"

@@ -6,7 +6,6 @@ import math
 import re
 import shlex
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -14,10 +13,7 @@ from attrbench.contracts.record import MetricResult, Record, record_path
 from attrbench.contracts.record_files import KeptRecord
 from attrbench.contracts.task import OpenTask
 from attrbench.evaluation.record_tasks import RecordTasks
-from attrbench.evaluation.rescore import rescore
-
-if TYPE_CHECKING:
-    from attrbench.plugins.registry import Registry
+from attrbench.evaluation.rescore import ROUNDING, rescore
 
 
 def record_faults(kept: KeptRecord, tasks: RecordTasks) -> list[str]:
@@ -27,13 +23,16 @@ def record_faults(kept: KeptRecord, tasks: RecordTasks) -> list[str]:
     opened = tasks.of(record)
     if isinstance(opened, str):
         return [*found, opened]
-    return [*found, *_faults_of_ranking(record, len(opened.train)), *_contradictions(record, opened, tasks.registry)]
+    return [*found, *_faults_of_ranking(record, len(opened.train)), *_contradictions(record, opened, tasks)]
 
 
-def _contradictions(record: Record, opened: OpenTask, registry: Registry) -> Iterator[str]:
+def _contradictions(record: Record, opened: OpenTask, tasks: RecordTasks) -> Iterator[str]:
     if record.ranking and record.status != "failed":
-        for name in rescore(registry, record, opened, _ignore).wrong:
-            yield f"its {name} is not what its rankings give"
+        scored = rescore(tasks.registry, record, opened, _ignore, tasks.truths_of(record))
+        yield from (f"its {name} is not what its rankings give" for name in scored.wrong)
+        yield from scored.other_models[:1]
+        if record.task.main_metric in scored.added:
+            yield f"it lacks its task's main metric {record.task.main_metric}, which its rankings give"
 
 
 def _ignore(line: str) -> None:
@@ -49,8 +48,9 @@ def _faults_of_extent(record: Record) -> Iterator[str]:
             f"it covers {coverage.train_items} of {coverage.train_total} training items and {coverage.queries} of"
             f" {coverage.queries_total} queries"
         )
-    if record.metric(record.task.main_metric) is None and not record.task.scale:
-        yield f"it lacks its task's main metric {record.task.main_metric}"
+    main = record.task.main_metric
+    if record.metric(main) is None and main.partition("@")[0] not in record.metrics_asked and not record.task.scale:
+        yield f"it lacks its task's main metric {main}"
 
 
 def _faults_of_origin(kept: KeptRecord) -> Iterator[str]:
@@ -71,8 +71,6 @@ def _faults_of_origin(kept: KeptRecord) -> Iterator[str]:
         yield command_fault
 
 
-ROUNDING = 1e-5
-"""Difference of a mean and its values that comes of values that were rounded when they were written."""
 VERBS = ("run", "tune")
 FLAGS = ("-m", "-t", "--by", "--limit-train", "--limit-queries", "--device", "--seed", "--ground-truth")
 """What the command of a record may consist of: nothing that names a place on a machine to write to."""

@@ -11,12 +11,25 @@ from attrbench.contracts.record import MetricResult, TrainingNoise
 from attrbench.ground_truth.bank import SubsetBank
 from attrbench.ground_truth.bank_truth import BankTruth
 from attrbench.ground_truth.redrawn import FEATURES, PIXELS
-from attrbench.metrics.lds import MeanScore, lead_ceiling, lead_over_others, mean_score, noise_ceiling, predictions
+from attrbench.metrics.lds import (
+    MeanScore,
+    NoiseCeiling,
+    lead_ceiling,
+    lead_over_others,
+    mean_score,
+    noise_ceiling,
+    predictions,
+    top_counts,
+)
 
 METRIC = "lds"
 BANDS = ("low-noise", "middle-noise", "high-noise")
 OVER_OTHERS = "over-others"
 """Of the metric that compares a query's own losses with those of the other queries."""
+TOP = "lds-top"
+"""The metric of the first k items alone, each of them counting as much."""
+TOP_SIZES = (10, 50, 100)
+"""The k of that metric."""
 
 
 class LinearDatamodeling(BankTruth):
@@ -24,10 +37,15 @@ class LinearDatamodeling(BankTruth):
 
     name = "lds"
     summary = (
-        "linear datamodeling score: scores summed over random subsets against the losses of models trained on them"
+        "linear datamodeling score: scores summed over random subsets, or items of the top counted in them, against"
+        " the losses of models trained on them"
     )
     design = "subsets"
-    tuning_metrics = (METRIC, *(f"{METRIC}-{part}" for part in (OVER_OTHERS, *BANDS, PIXELS, FEATURES)))
+    tuning_metrics = (
+        METRIC,
+        *(f"{METRIC}-{part}" for part in (OVER_OTHERS, *BANDS, PIXELS, FEATURES)),
+        *(f"{TOP}@{k}" for k in TOP_SIZES),
+    )
 
     def over(self, bank: SubsetBank) -> OpenLinearDatamodeling:
         """Return the LDS measurement over a bank of subset models."""
@@ -37,6 +55,7 @@ class LinearDatamodeling(BankTruth):
 class OpenLinearDatamodeling(OpenGroundTruth):
     """The ground truth `lds` on one loaded task, with the losses of that task's subset models."""
 
+    depth = max(TOP_SIZES)
     needs_scores = True
 
     def __init__(self, bank: SubsetBank) -> None:
@@ -45,20 +64,43 @@ class OpenLinearDatamodeling(OpenGroundTruth):
         self.summary = f"{subsets} subset models with {seeds} training seeds each, trained already"
 
     def measure(self, outcome: Outcome, seed: int, stage: Stage) -> Effect:
-        """Return a method's linear datamodeling score by losses (all timesteps, each third) and by redrawn pictures."""
+        """Return a method's linear datamodeling score by losses (all timesteps, each third) and by redrawn pictures.
+
+        Of a method that gives only the top: that of its first items alone, by the losses of all timesteps.
+        """
+        effects = self._effects()
+        ceilings = {name: noise_ceiling(values) for name, values in effects.items()}
+        facts = dict(self._counts)
+        for name, ceiling in ceilings.items():
+            facts |= _ceiling_facts(name, ceiling)
+        top = self._top(outcome.ranked, effects[METRIC], ceilings[METRIC].corrected)
         if outcome.scores is None:
-            return Effect(notes=["no lds: it needs the scores of all items, and the method gives only the top"])
+            lacking = "it needs the scores of all items, and the method gives only the top"
+            return Effect(top, facts=facts, notes=[f"no lds: {lacking}"])
         predicted = predictions(outcome.scores, self._bank.members)
-        results, facts = [], dict(self._counts)
-        for name, effects in self._effects().items():
-            ceiling, mean_effects = noise_ceiling(effects), effects.mean(axis=1).T
-            result = _result(name, mean_score(predicted, mean_effects), ceiling.corrected)
+        results = []
+        for name, values in effects.items():
+            mean_effects = values.mean(axis=1).T
+            result = _result(name, mean_score(predicted, mean_effects), ceilings[name].corrected)
             results.append(result)
-            facts |= _ceiling_facts(result, ceiling.single)
+            if result.ceiling:
+                facts[f"{_key(name)}_over_ceiling"] = result.value / result.ceiling
             if name == METRIC and len(predicted) > 1:
                 lead = mean_score(predicted, mean_effects, lead_over_others)
-                results.append(_result(f"{METRIC}-{OVER_OTHERS}", lead, lead_ceiling(effects)))
-        return Effect(metrics=results, facts=facts)
+                results.append(_result(f"{METRIC}-{OVER_OTHERS}", lead, lead_ceiling(values)))
+        return Effect(metrics=[*results, *top], facts=facts)
+
+    def _top(
+        self, ranked: NDArray[np.int64], losses: NDArray[np.float64], ceiling: float | None
+    ) -> list[MetricResult]:
+        """Return how well the number of a query's first k items in each subset predicts the losses, for each k.
+
+        A k that the ranking does not reach, and one of all items, are left out.
+        """
+        members, effects = self._bank.members, losses.mean(axis=1).T
+        sizes = [k for k in TOP_SIZES if k <= ranked.shape[1] and k < members.shape[1]]
+        scores = {k: mean_score(top_counts(ranked[:, :k], members), effects) for k in sizes}
+        return [_result(TOP, score, ceiling, k) for k, score in scores.items()]
 
     def _effects(self) -> dict[str, NDArray[np.float64]]:
         """Return metric name -> the subset models' effects on the queries that scores shall predict, [J, S, m] each.
@@ -87,13 +129,13 @@ class OpenLinearDatamodeling(OpenGroundTruth):
         return {"lds_subsets": float(subsets), "lds_training_seeds": float(seeds)}
 
 
-def _result(name: str, mean: MeanScore, ceiling: float | None) -> MetricResult:
+def _result(name: str, mean: MeanScore, ceiling: float | None, k: int | None = None) -> MetricResult:
     noise = None
     if mean.subset_error is not None:
         noise = TrainingNoise(error=mean.subset_error, freedom=mean.freedom)
     return MetricResult(
         metric=name,
-        k=None,
+        k=k,
         value=mean.value,
         low=mean.low,
         high=mean.high,
@@ -106,11 +148,12 @@ def _result(name: str, mean: MeanScore, ceiling: float | None) -> MetricResult:
     )
 
 
-def _ceiling_facts(result: MetricResult, single: float | None) -> dict[str, float]:
-    """Return one seed's correlation with another, the ceiling and the score's share of it, as facts of a record."""
-    key, facts = result.metric.replace("-", "_"), dict[str, float]()
-    if single is not None and result.ceiling is not None:
-        facts |= {f"{key}_seed_correlation": single, f"{key}_ceiling": result.ceiling}
-    if result.ceiling:
-        facts[f"{key}_over_ceiling"] = result.value / result.ceiling
-    return facts
+def _ceiling_facts(name: str, ceiling: NoiseCeiling) -> dict[str, float]:
+    """Return one seed's correlation with another and the ceiling of a metric, as facts of a record."""
+    if ceiling.single is None or ceiling.corrected is None:
+        return {}
+    return {f"{_key(name)}_seed_correlation": ceiling.single, f"{_key(name)}_ceiling": ceiling.corrected}
+
+
+def _key(name: str) -> str:
+    return name.replace("-", "_")

@@ -37,9 +37,31 @@ def predictions(scores: NDArray[np.floating], subsets: NDArray[np.bool_]) -> Flo
     return sums
 
 
+def top_counts(ranked: NDArray[np.integer], subsets: NDArray[np.bool_]) -> Floats:
+    """Return how many of the items that a method ranks for a query are in each subset, [m, J].
+
+    It predicts the negated loss from the top of a ranking alone, for methods that score no other items.
+
+    Args:
+        ranked: [m, k] items, -1 where a search found fewer.
+        subsets: [J, n] whether an item is in a subset.
+
+    Raises:
+        AttrbenchError: for fewer than two subsets.
+    """
+    _check_subsets(len(subsets))
+    held = subsets.T[ranked] & (ranked >= 0)[..., None]  # [m, k, J]
+    counts: Floats = held.sum(axis=1).astype(np.float64)
+    return counts
+
+
+def _check_subsets(count: int) -> None:
+    if count < 2:
+        raise AttrbenchError(f"the linear datamodeling score needs at least two subsets, not {count}")
+
+
 def _checked(values: NDArray[np.floating], name: str, subsets: int) -> Floats:
-    if subsets < 2:
-        raise AttrbenchError(f"the linear datamodeling score needs at least two subsets, not {subsets}")
+    _check_subsets(subsets)
     if not np.isfinite(values).all():
         query = int(np.argwhere(~np.isfinite(values))[0, 0])
         raise AttrbenchError(f"linear datamodeling score: the {name} of query {query} are not finite")

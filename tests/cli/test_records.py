@@ -51,9 +51,20 @@ def test_show_tells_result_cost_machine_and_command(attrbench):
     assert re.search(r"detection-rate@10 \(main\) +0\.937 \[0\.898, 0\.967\]", out)
     assert re.search(r"\blds +0\.166 \[0\.120, 0\.212\]", out)
     command = "attrbench run -m pixel -t digits-mini --ground-truth leave-k-out:k=50,queries=10,seeds=1"
-    assert f" command {command} identity " in " ".join(out.split())  # in two lines on a narrow terminal
+    assert re.search(rf"^command +{re.escape(command)}$", out, re.MULTILINE)
     assert attrbench("show", "pixel", "--records", PUBLISHED).out == out
     assert attrbench("show", read_record(PIXEL).record.identity[:8], "--records", PUBLISHED).out == out
+
+
+def test_what_is_copied_out_of_show_is_in_one_line_on_a_narrow_terminal(attrbench, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "60")
+    lines = attrbench("show", PIXEL).out.splitlines()
+    record = read_record(PIXEL).record
+    assert {line.split(maxsplit=1)[1] for line in lines if line.startswith(("command", "file"))} == {
+        record.command,
+        str(PIXEL),
+    }
+    assert any(line.startswith(" " * 10 + "torch") for line in lines)
 
 
 def test_show_of_a_query_has_its_ranking_and_values(attrbench):
@@ -125,6 +136,23 @@ def test_values_that_the_rankings_contradict_are_refused(attrbench, tmp_path, ca
     document["metrics"][0]["value"] += 0.01
     done = attrbench("records", "verify", changed(tmp_path, metrics=document["metrics"]), "--cache", cache)
     assert "is not the mean of the queries' values" in done.out
+
+
+def test_a_record_whose_retrained_models_are_others_than_those_here_is_refused(attrbench, tmp_path, cache):
+    facts = json.loads(PIXEL.read_text())["facts"] | {"lds_subsets": 8.0}
+    done = attrbench("records", "verify", changed(tmp_path, facts=facts), "--cache", cache)
+    assert done.code == 1 and "its lds_subsets is 8, and that of the models here is" in done.out
+
+
+def test_a_main_metric_that_needs_all_scores_may_be_missing_and_one_that_rankings_give_may_not(
+    attrbench, tmp_path, cache
+):
+    metrics = [m for m in json.loads(PIXEL.read_text())["metrics"] if m["metric"] != "average-precision"]
+    top_only = changed(tmp_path, metrics=metrics, task={"main_metric": "average-precision"})
+    assert attrbench("records", "verify", top_only, "--cache", cache).code == 0
+    metrics = [m for m in metrics if m["metric"] != "detection-rate"]
+    done = attrbench("records", "verify", changed(tmp_path, metrics=metrics), "--cache", cache)
+    assert done.code == 1 and "lacks its task's main metric detection-rate@10, which its rankings give" in done.out
 
 
 def test_a_record_of_another_package_on_another_machine_joins(attrbench, tmp_path, cache):

@@ -18,7 +18,9 @@ from attrbench.contracts.task import Task
 from attrbench.errors import AttrbenchError, Unavailable, UsageError
 from attrbench.evaluation.config import RunSettings
 from attrbench.evaluation.progress import Silent
+from attrbench.evaluation.record_tasks import RecordTasks
 from attrbench.evaluation.requests import TaskRequest, request_methods
+from attrbench.evaluation.rescore import rescore
 from attrbench.evaluation.task_run import TaskRun
 from attrbench.ground_truth import bank_truth
 from attrbench.ground_truth.bank import KEY, BankPlan, built_bank, read_bank
@@ -258,6 +260,24 @@ def test_noise_lowers_score_and_ceiling_alike_and_permuted_losses_give_0(build):
     assert nothing.low < 0 < nothing.high and abs(nothing.value) < 0.2
 
 
+def test_the_top_alone_is_judged_by_its_items_whatever_is_said_of_the_others(build):
+    truth, tau = planted(build, noise=0)
+    scores = np.maximum(tau.mean(axis=0), 0)  # what hurts is not in the world's top
+    top = np.argsort(-scores, axis=1)
+    by_scores, _ = effect(truth, scores)
+    without = truth.measure(Outcome(top[:, :10], None), 0, no_stage)
+    (only,) = [metric for metric in without.metrics if metric.name == "lds-top@10"]
+    assert only == by_scores["lds-top"] and [metric.name for metric in without.metrics] == ["lds-top@10"]
+    assert 0.5 < only.value < 1 and only.low < only.value < only.high and only.ceiling == by_scores["lds"].ceiling
+    assert not only.criterion and len(only.per_query) == QUERIES
+    tail = scores.copy()
+    np.put_along_axis(tail, top[:, [11]], -1e6, axis=1)
+    misled, _ = effect(truth, tail)  # the same top, and nonsense of one item below it
+    assert misled["lds"].value < 0.4 and misled["lds-top"] == only
+    assert truth.measure(Outcome(top[:, :9], None), 0, no_stage).metrics == []
+    assert without.facts.items() <= effect(truth, scores)[1].facts.items() and "lds_ceiling" in without.facts
+
+
 class TopOnly(Method[Options]):
     """A search without scores."""
 
@@ -283,6 +303,23 @@ def registry(monkeypatch):
     return found
 
 
+def _rescored_as_run(registry, record, opened):
+    """What rescoring finds in the rankings of a record is what the run found, to the bit."""
+    tasks = RecordTasks(registry, opened.workspace)
+    kept = [metric for metric in record.metrics if not metric.metric.startswith(("lds-top", "group-precision"))]
+    facts = {name: value for name, value in record.facts.items() if name != "lds_ceiling"}
+    older = record.model_copy(update={"metrics": kept, "facts": facts})
+    assert len(kept) < len(record.metrics)
+    found = rescore(registry, older, opened.opened, pytest.fail, tasks.truths_of(record))
+    by_name = {metric.name: metric for metric in record.metrics}
+    assert {metric.name: metric for metric in found.record.metrics} == by_name
+    assert found.record.facts == record.facts and not found.wrong and not found.other_models
+    other = older.model_copy(update={"facts": {**facts, "lds_subsets": 7.0}})
+    found = rescore(registry, other, opened.opened, pytest.fail, tasks.truths_of(record))
+    assert "lds-top@10" not in found.added and found.record.facts == other.facts
+    assert found.other_models == ["its lds_subsets is 7, and that of the models here is 6"]
+
+
 def test_a_run_has_lds_in_its_record_and_a_method_without_scores_says_why_not(build, opened, registry, tmp_path):
     cache = opened.workspace.cache
     build.bank(CODE).write(built_bank(opened.task, cache))
@@ -298,7 +335,7 @@ def test_a_run_has_lds_in_its_record_and_a_method_without_scores_says_why_not(bu
         assert main.metric == "lds" and len(main.per_query) == QUERIES and -1 <= main.value <= 1
         assert main.low < main.value < main.high and main.random == 0 and 0 <= main.ceiling <= 1
         assert records[name].facts["lds_subsets"] == 6 and records[name].facts["lds_training_seeds"] == 2
-    assert records["top-only"].metric("lds") is None
+    assert records["top-only"].metric("lds") is None and records["top-only"].metric("lds-top@10") is not None
     (note,) = [note for note in records["top-only"].notes if "lds" in note]
     assert note == "no lds: it needs the scores of all items, and the method gives only the top"
     (table,) = build_tables(list(records.values()))
@@ -306,6 +343,8 @@ def test_a_run_has_lds_in_its_record_and_a_method_without_scores_says_why_not(bu
     assert note in cells_with_reason(table, table.below[0], request_columns(("method",), [table]))[0]
     again = list(TaskRun(registry, request, methods, settings, Silent()).results())
     assert all(result.reused for result in again)
+    for record in records.values():
+        _rescored_as_run(registry, record, opened)
     built_bank(opened.task, cache).unlink()
     (record,) = [r.record for r in TaskRun(registry, request, methods[:1], settings, Silent()).results()]
     assert record.metric("lds") is None  # a record with another bank is no answer

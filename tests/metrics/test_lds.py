@@ -17,6 +17,7 @@ from attrbench.metrics.lds import (
     noise_ceiling,
     predictions,
     rank_correlation,
+    top_counts,
 )
 
 N, M, J = 40, 3, 24
@@ -70,6 +71,26 @@ def test_unrelated_scores_are_about_zero():
 def test_constant_predictions_score_zero():
     _, subsets, losses = linear_world(0)
     np.testing.assert_array_equal(scores_of(np.ones((M, N)), subsets, losses), 0)
+
+
+@given(st.integers(0, 10**6), st.integers(1, 12))
+@settings(max_examples=30, deadline=None)
+def test_the_top_predicts_as_scores_do_that_are_1_for_its_items_and_0_for_all_others(seed, k):
+    rng = np.random.default_rng(seed)
+    ranked = np.stack([rng.permutation(20)[:k] for _ in range(5)])
+    subsets = rng.random((6, 20)) < 0.5
+    indicator = np.zeros((5, 20))
+    np.put_along_axis(indicator, ranked, 1.0, axis=1)
+    np.testing.assert_array_equal(top_counts(ranked, subsets), predictions(indicator, subsets))
+    shuffled = np.take_along_axis(ranked, rng.permuted(np.tile(np.arange(k), (5, 1)), axis=1), axis=1)
+    np.testing.assert_array_equal(top_counts(shuffled, subsets), top_counts(ranked, subsets))
+
+
+def test_items_that_a_search_did_not_find_are_in_no_subset():
+    subsets = np.array([[True, False, True], [False, True, True]])
+    np.testing.assert_array_equal(top_counts(np.array([[0, 2, -1], [-1, -1, -1]]), subsets), [[2, 1], [0, 0]])
+    with pytest.raises(AttrbenchError, match="at least two subsets"):
+        top_counts(np.array([[0]]), subsets[:1])
 
 
 @pytest.mark.parametrize("which", ["scores", "losses"])

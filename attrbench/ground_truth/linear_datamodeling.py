@@ -95,10 +95,10 @@ class OpenLinearDatamodeling(OpenGroundTruth):
     ) -> list[MetricResult]:
         """Return how well the number of a query's first k items in each subset predicts the losses, for each k.
 
-        A k that the ranking does not reach, and one of all items, are left out.
+        A k that the ranking does not reach, or that is more than half of the items and so no top, is left out.
         """
         members, effects = self._bank.members, losses.mean(axis=1).T
-        sizes = [k for k in TOP_SIZES if k <= ranked.shape[1] and k < members.shape[1]]
+        sizes = [k for k in TOP_SIZES if k <= ranked.shape[1] and 2 * k <= members.shape[1]]
         scores = {k: mean_score(top_counts(ranked[:, :k], members), effects) for k in sizes}
         return [_result(TOP, score, ceiling, k) for k, score in scores.items()]
 

@@ -28,7 +28,8 @@ def score(
 ) -> None:
     """Add new metrics to records that exist, from their rankings, the task's groups and its retrained models.
 
-    Nothing runs again, and what a record has stays as it is. Metrics that need the scores of all items, which no record holds, are named.
+    Nothing runs again, and what a record has stays as it is. Metrics that need the scores of all items, which no record
+    holds, are named.
     """
     found = [
         kept for kept in kept_records(record_places(records), api.warn) if not task or kept.record.task.name in task

@@ -99,9 +99,7 @@ def _is_whole(coverage: Coverage) -> bool:
     return coverage.train_items == coverage.train_total and coverage.queries == coverage.queries_total
 
 
-def _effects(
-    truth: OpenGroundTruth, outcome: Outcome, record: Record, note: Callable[[str], None]
-) -> Iterator[Effect]:
+def _effects(truth: OpenGroundTruth, outcome: Outcome, record: Record, note: Callable[[str], None]) -> Iterator[Effect]:
     """Yield what a ground truth says of a ranking; nothing for one that trains models for it, or that raised."""
     try:
         if not truth.jobs(outcome):

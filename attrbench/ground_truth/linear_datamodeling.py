@@ -90,9 +90,7 @@ class OpenLinearDatamodeling(OpenGroundTruth):
                 results.append(_result(f"{METRIC}-{OVER_OTHERS}", lead, lead_ceiling(values)))
         return Effect(metrics=[*results, *top], facts=facts)
 
-    def _top(
-        self, ranked: NDArray[np.int64], losses: NDArray[np.float64], ceiling: float | None
-    ) -> list[MetricResult]:
+    def _top(self, ranked: NDArray[np.int64], losses: NDArray[np.float64], ceiling: float | None) -> list[MetricResult]:
         """Return how well the number of a query's first k items in each subset predicts the losses, for each k.
 
         A k that the ranking does not reach, or that is more than half of the items and so no top, is left out.

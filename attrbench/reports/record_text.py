@@ -12,7 +12,6 @@ from attrbench.reports.quantities import human_bytes, human_seconds
 from attrbench.reports.table_cells import method_text, metric_text, shown, storage_text
 from attrbench.reports.text_table import text_table
 
-
 UNBROKEN = ("metrics", "command", "file")
 """Parts whose lines are as long as they are: a table, and what is copied from a terminal into another."""
 

@@ -2,7 +2,7 @@
 
 Each task is trained once more on its whole training set with the recipe and seed 1: a DDPM anew, a LoRA on the base
 that ships. The LoRA, or the DDPM in half precision as other checkpoints are, is written to
-`checkpoints/other-seed.safetensors` beside the task's own weights. To be run after these were replaced.
+`checkpoints/other-seed.safetensors` beside the weights of the task's model. To be run after these were replaced.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from attrbench.errors import UsageError
 from attrbench.evaluation.requests import TaskRequest, models_of, request_tasks
 from attrbench.files import write_atomically
 from attrbench.plugins.registry import registry
+from attrbench_tasks.minis.open_ddpm import MiniDDPMTask
 from attrbench_tasks.training.train_ddpm import UNET_FILE, half_precision
 from attrbench_tasks.training.train_text_to_image import LORA_FILE
 
@@ -48,7 +49,7 @@ def main(names: list[str]) -> None:
 def ship(request: TaskRequest) -> Path:
     """Return the file of the weights that a task's training gives with another seed, trained where it is not there."""
     task = request.task
-    own = cast(HasWeights, task).weights
+    own = Path(task.own_model.model) if isinstance(task, MiniDDPMTask) else cast(HasWeights, task).weights
     file = own / CHECKPOINTS / f"{OTHER_SEED}.safetensors"
     if not isinstance(task, Trainable) or not any((own / part).is_file() for part in (LORA_FILE, UNET_FILE)):
         raise UsageError(f"task {request.label} has no LoRA and no DDPM that can be trained again")

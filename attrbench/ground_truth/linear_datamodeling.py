@@ -14,6 +14,7 @@ from attrbench.ground_truth.redrawn import FEATURES, PIXELS
 from attrbench.metrics.lds import (
     MeanScore,
     NoiseCeiling,
+    balanced_losses,
     lead_ceiling,
     lead_over_others,
     mean_score,
@@ -26,6 +27,8 @@ METRIC = "lds"
 BANDS = ("low-noise", "middle-noise", "high-noise")
 OVER_OTHERS = "over-others"
 """Of the metric that compares a query's own losses with those of the other queries."""
+BALANCED = "balanced"
+"""Of the metric in which all timesteps weigh alike, each one's losses in units of their spread between models."""
 TOP = "lds-top"
 """The metric of the first k items alone, each of them counting as much."""
 TOP_SIZES = (10, 50, 100)
@@ -43,7 +46,7 @@ class LinearDatamodeling(BankTruth):
     design = "subsets"
     tuning_metrics = (
         METRIC,
-        *(f"{METRIC}-{part}" for part in (OVER_OTHERS, *BANDS, PIXELS, FEATURES)),
+        *(f"{METRIC}-{part}" for part in (OVER_OTHERS, BALANCED, *BANDS, PIXELS, FEATURES)),
         *(f"{TOP}@{k}" for k in TOP_SIZES),
     )
 
@@ -109,8 +112,10 @@ class OpenLinearDatamodeling(OpenGroundTruth):
         losses = {
             name: bank.losses[..., steps].astype(np.float64).mean(axis=3) for name, steps in self._bands().items()
         }
+        balanced = balanced_losses(bank.losses)
         moved = {f"{METRIC}-{name}": bank.distances[..., i] for i, name in enumerate(bank.facts.distances)}
-        return losses | {name: distances.astype(np.float64) for name, distances in moved.items()}
+        first = {METRIC: losses[METRIC], f"{METRIC}-{BALANCED}": balanced}
+        return first | losses | {name: distances.astype(np.float64) for name, distances in moved.items()}
 
     def _bands(self) -> dict[str, NDArray[np.int64]]:
         """Return metric name -> indices of its timesteps: all for `lds`, and each third from cleanest to noisiest."""

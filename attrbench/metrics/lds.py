@@ -105,6 +105,21 @@ def _ratio(products: Floats, scale: Floats) -> Floats:
     return ratio
 
 
+def balanced_losses(losses: NDArray[np.floating]) -> Floats:
+    """Return the mean over timesteps of losses in units of each timestep's spread over the models, [J, S, m].
+
+    A plain mean is decided by the timesteps whose losses differ most between models. Near the clean picture, where the
+    noise can hardly be told, that is the noise of training. Where no model differs from another a timestep counts as 0.
+
+    Args:
+        losses: [J, S, m, T].
+    """
+    values = losses.astype(np.float64)
+    spread = values.std(axis=(0, 1))
+    balanced: Floats = _ratio(values - values.mean(axis=(0, 1)), np.broadcast_to(spread, values.shape)).mean(axis=3)
+    return balanced
+
+
 @dataclass(frozen=True)
 class NoiseCeiling:
     """The highest LDS that any method could reach, given the noise of training.

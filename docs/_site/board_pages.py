@@ -26,6 +26,7 @@ COLUMNS = tuple(name for name in DEFAULT if name != "query-p95")
 MEASURES = (
     "lds",
     "lds-over-others",
+    "lds-balanced",
     "lds-top@10",
     "lds-top@50",
     "lds-low-noise",

@@ -11,6 +11,7 @@ from scipy.stats import spearmanr
 from attrbench.errors import AttrbenchError
 from attrbench.ground_truth.subsets import draw_subset, membership
 from attrbench.metrics.lds import (
+    balanced_losses,
     lead_ceiling,
     lead_over_others,
     mean_score,
@@ -71,6 +72,31 @@ def test_unrelated_scores_are_about_zero():
 def test_constant_predictions_score_zero():
     _, subsets, losses = linear_world(0)
     np.testing.assert_array_equal(scores_of(np.ones((M, N)), subsets, losses), 0)
+
+
+@given(st.integers(0, 10**6))
+@settings(max_examples=20, deadline=None)
+def test_balanced_losses_do_not_depend_on_the_units_and_offsets_of_timesteps(seed):
+    rng = np.random.default_rng(seed)
+    losses = rng.normal(size=(8, 2, 3, 5))
+    units, offsets = np.exp(rng.normal(0, 3, (3, 5))), rng.normal(0, 3, (3, 5))
+    np.testing.assert_allclose(balanced_losses(losses * units + offsets), balanced_losses(losses), atol=1e-6)
+    one = balanced_losses(losses[..., :1])
+    np.testing.assert_allclose(one.std(axis=(0, 1)), 1)  # a single timestep stays as it is, but for its units
+    np.testing.assert_allclose(one, (losses - losses.mean((0, 1)))[..., 0] / losses.std((0, 1))[..., 0])
+
+
+def test_a_timestep_that_no_model_changes_counts_as_nothing_and_a_noisy_one_no_more_than_others():
+    rng = np.random.default_rng(0)
+    members, tau = rng.random((40, 60)) < 0.5, rng.normal(size=(10, 60))
+    signal = -(tau @ members.T).T[:, None, :, None].repeat(2, axis=1).repeat(4, axis=3)
+    losses = np.concatenate([signal, np.full((40, 2, 10, 1), 7.0)], axis=3)
+    assert mean_score(predictions(tau, members), balanced_losses(losses).mean(axis=1).T).value == pytest.approx(1)
+    losses[..., 4] = 1000 * rng.normal(size=(40, 2, 10))
+    plain, balanced = losses.mean(axis=3), balanced_losses(losses)
+    assert noise_ceiling(plain).corrected < 0.5 < 0.9 < noise_ceiling(balanced).corrected
+    score = mean_score(predictions(tau, members), balanced.mean(axis=1).T).value
+    assert mean_score(predictions(tau, members), plain.mean(axis=1).T).value < 0.4 < 0.9 < score
 
 
 @given(st.integers(0, 10**6), st.integers(1, 12))

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated
 
 import typer
 
@@ -23,13 +26,21 @@ from attrbench.text import one_line, plain
 def score(
     records: Places = None,
     task: OnlyTasks = None,
+    again: Annotated[
+        Path | None,
+        typer.Option(
+            "--from",
+            help="Folder of records of the same methods, run again: metrics that need the scores of all items are"
+            " taken from there where the rankings are the same.",
+        ),
+    ] = None,
     cache: Cache = None,
     debug: Debug = False,
 ) -> None:
     """Add new metrics to records that exist, from their rankings, the task's groups and its retrained models.
 
     Nothing runs again, and what a record has stays as it is. Metrics that need the scores of all items, which no record
-    holds, are named.
+    holds, are named; --from takes them from a later run.
     """
     found = [
         kept for kept in kept_records(record_places(records), api.warn) if not task or kept.record.task.name in task
@@ -38,8 +49,9 @@ def score(
         raise AttrbenchError("no records found: run 'attrbench run' first, or name a folder of records")
     from attrbench.evaluation.devices import torch_device  # torch comes with it, and missing records are told first
     from attrbench.evaluation.record_tasks import RecordTasks
-    from attrbench.evaluation.rescore import rescore  # as above
+    from attrbench.evaluation.rescore import rescore, with_metrics_of  # as above
 
+    later = {} if again is None else _later(again)
     registry = plugins.registry()
     tasks = RecordTasks(registry, Workspace(cache_folder(cache, None), torch_device("cpu")))
     lacking: Counter[str] = Counter()
@@ -57,15 +69,36 @@ def score(
         scored = rescore(registry, record, opened, lambda line: typer.echo(plain(line), err=True), truths)
         if scored.other_models:
             typer.echo(f"{label}: nothing of retrained models: {shown(scored.other_models[0])}")
-        lacking.update(scored.lacking)
-        if scored.record != record:
-            _write(kept, scored.record)
-        typer.echo(f"{label}: {'added ' + ', '.join(scored.added) if scored.added else 'nothing to add'}")
+        whole, added = scored.record, list(scored.added)
+        if again is not None:
+            try:
+                whole, more = with_metrics_of(whole, _run_of(record, later, again))
+                added += more
+            except AttrbenchError as error:
+                typer.echo(f"{label}: nothing of another run: {plain(error)}")
+        known = {result.metric for result in whole.metrics}
+        lacking.update(name for name in scored.lacking if name not in known)
+        if whole != record:
+            _write(kept, whole)
+        typer.echo(f"{label}: {'added ' + ', '.join(added) if added else 'nothing to add'}")
     for name, count in lacking.items():
         typer.echo(
             f"{name} gave nothing for {count} records: it does not apply, or needs the scores of all items, which"
             " records do not hold; run with --rerun"
         )
+
+
+def _later(folder: Path) -> dict[tuple[str, str], Record]:
+    """Return the newest record of each method on each task in a folder, by the labels of both."""
+    records = [kept.record for kept in kept_records([folder], api.warn)]
+    return {(each.task.label, each.method.label): each for each in sorted(records, key=lambda each: each.created)}
+
+
+def _run_of(record: Record, later: Mapping[tuple[str, str], Record], folder: Path) -> Record:
+    found = later.get((record.task.label, record.method.label))
+    if found is None:
+        raise AttrbenchError(f"there is none of it in {one_line(folder)}")
+    return found
 
 
 def _write(kept: KeptRecord, record: Record) -> None:

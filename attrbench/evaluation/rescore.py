@@ -27,6 +27,11 @@ if TYPE_CHECKING:
 ROUNDING = 1e-5
 """Difference of two numbers that comes of one that was rounded when it was written."""
 
+TOP, SAME_RANKINGS = 10, 0.99
+"""A run on another machine is the same where so large a share of the first items of its rankings is."""
+OF_MODELS = ("_subsets", "_training_seeds", "_seed_correlation", "_ceiling")
+"""Ends of names of facts that tell of retrained models and not of a method."""
+
 
 @dataclass(frozen=True)
 class Rescored:
@@ -87,12 +92,52 @@ def rescore(
     added = [result for result in results if result.name not in had]
     wrong = [result.name for result in results if result.name in had and not _agree(result, had[result.name])]
     asked = sorted({*record.metrics_asked, *registry.names("metric")})
-    facts = record.facts | {name: value for effect in same for name, value in effect.facts.items()}
+    adding = [effect for effect in same if any(result.name not in had for result in effect.metrics)]
+    facts = record.facts | {name: value for effect in adding for name, value in effect.facts.items()}
     update = {"metrics": [*record.metrics, *added], "metrics_asked": asked, "facts": facts | record.facts}
     whole = record.model_copy(update=update)
     found = {result.metric for result in whole.metrics}
     lacking = [name for name in new_metrics(registry, record) if name not in found]
     return Rescored(whole, [result.name for result in added], lacking, wrong, other_models)
+
+
+def with_metrics_of(record: Record, again: Record) -> tuple[Record, list[str]]:
+    """Return a record with the metrics that a later run of the same method has beyond it, and their names.
+
+    For metrics that need the scores of all items, which records do not hold. What the record has stays as it is, its
+    times too.
+
+    Args:
+        record: the record that lacks them.
+        again: the record of the later run, on any machine.
+
+    Raises:
+        AttrbenchError: where the later run is not the same: other queries, options, retrained models or rankings.
+    """
+    if again.status != record.status or again.task.fingerprint != record.task.fingerprint:
+        raise AttrbenchError("the other run is of another task or not complete")
+    if (again.method.version, again.method.options) != (record.method.version, record.method.options):
+        raise AttrbenchError("the other run has other options, or another version of the method")
+    if lines := _other_facts(Effect(facts=_facts_of_models(again)), record):
+        raise AttrbenchError(f"the other run has other retrained models: {lines[0]}")
+    if (overlap := _overlap(record, again)) < SAME_RANKINGS:
+        raise AttrbenchError(f"the other run ranks otherwise: of the first {TOP} items {overlap:.1%} are the same")
+    had = {result.name for result in record.metrics}
+    added = [result for result in again.metrics if result.name not in had]
+    update = {"metrics": [*record.metrics, *added], "facts": again.facts | record.facts}
+    return record.model_copy(update=update), [result.name for result in added]
+
+
+def _facts_of_models(record: Record) -> dict[str, float]:
+    """Return what a record says of the retrained models that it was compared with."""
+    named = {name: value for name, value in record.facts.items() if name.endswith(OF_MODELS)}
+    return {name: value for name, value in named.items() if not name.endswith("_over_ceiling")}
+
+
+def _overlap(record: Record, again: Record) -> float:
+    """Return the share of the first items of a record's rankings that are among the first of another's."""
+    pairs = zip(record.ranking, again.ranking, strict=True)
+    return float(np.mean([len({*a[:TOP]} & {*b[:TOP]}) / max(len(a[:TOP]), 1) for a, b in pairs]))
 
 
 def _is_whole(coverage: Coverage) -> bool:

@@ -218,6 +218,44 @@ def test_a_run_that_reuses_records_says_which_metrics_they_lack(attrbench, tmp_p
     assert read_records(tmp_path)[0][0].metric("highest-score") is not None
 
 
+def parted(folder, without, **parts):
+    """A copy of the published record of `pixel` without one metric, and with other parts."""
+    folder.mkdir()
+    metrics = [metric for metric in json.loads(PIXEL.read_text())["metrics"] if metric["metric"] != without]
+    return changed(folder, metrics=metrics, **parts)
+
+
+def test_a_metric_that_needs_scores_is_taken_from_a_run_of_the_same_that_ranks_alike(attrbench, tmp_path, cache):
+    path = parted(tmp_path / "old", "lds-over-others")
+    before = read_record(path).record
+    parted(tmp_path / "new", "lds-pixels", created="2030-01-01T00:00:00+00:00", facts={"lds_new_ceiling": 0.5})
+    done = attrbench("score", path, "--from", tmp_path / "new", "--cache", cache)
+    assert done.code == 0 and "added" in done.out and "lds-over-others" in done.out
+    after = read_record(path).record
+    assert after.metric("lds-over-others") is not None and after.metric("lds-pixels") == before.metric("lds-pixels")
+    assert after.created == before.created and after.facts == {**before.facts, "lds_new_ceiling": 0.5}
+
+
+OTHER_RUNS = {
+    "rankings": ({"ranking": [list(range(100))] * 100}, "ranks otherwise"),
+    "models": ({"facts": {"lds_subsets": 8.0}}, "other retrained models: its lds_subsets is"),
+    "queries": ({"task": {"fingerprint": "0" * 64}}, "of another task"),
+    "options": ({"method": {"options": {"similarity": "l2"}}}, "other options"),
+}
+
+
+@pytest.mark.parametrize("kind", OTHER_RUNS)
+def test_nothing_is_taken_from_a_run_that_is_not_the_same(attrbench, tmp_path, cache, kind):
+    path = parted(tmp_path / "old", "lds-over-others")
+    parts, reason = OTHER_RUNS[kind]
+    parted(tmp_path / "new", "", **parts)
+    done = attrbench("score", path, "--from", tmp_path / "new", "--cache", cache)
+    assert done.code == 0 and reason in done.out
+    assert read_record(path).record.metric("lds-over-others") is None
+    (tmp_path / "none").mkdir()
+    assert "there is none of it in" in attrbench("score", path, "--from", tmp_path / "none", "--cache", cache).out
+
+
 @pytest.mark.parametrize(
     "command",
     [

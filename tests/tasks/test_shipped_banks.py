@@ -11,7 +11,7 @@ from attrbench.plugins.registry import registry
 from attrbench_tasks.shipped_weights import GROUND_TRUTH
 
 SHIPPED = sorted(GROUND_TRUTH.glob("*.safetensors"))
-HALVES = {"digits-mini": 24, "sd14-lora-mini": 32, "sd3-lora-mini": 32, "planted-lora-mini": 16}
+HALVES = {"digits-mini": 24, "mnist14-mini": 10, "sd14-lora-mini": 32, "sd3-lora-mini": 32, "planted-lora-mini": 16}
 """Random halves that a task's bank has at least."""
 TUNED = {"digits-mini": 12, "sd14-lora-mini": 12, "sd3-lora-mini": 12}
 """Those of a bank for its tuning queries."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -88,16 +89,21 @@ def score(
         )
 
 
-def _later(folder: Path) -> dict[tuple[str, str], Record]:
-    """Return the newest record of each method on each task in a folder, by the labels of both."""
+def _later(folder: Path) -> dict[str, Record]:
+    """Return the newest record of each method with its options on each task in a folder."""
     records = [kept.record for kept in kept_records([folder], api.warn)]
-    return {(each.task.label, each.method.label): each for each in sorted(records, key=lambda each: each.created)}
+    return {_asked(each): each for each in sorted(records, key=lambda each: each.created)}
 
 
-def _run_of(record: Record, later: Mapping[tuple[str, str], Record], folder: Path) -> Record:
-    found = later.get((record.task.label, record.method.label))
+def _asked(record: Record) -> str:
+    """Return what a record answers; labels differ where an option that was chosen is the default."""
+    return json.dumps([record.task.label, record.method.name, record.method.options], sort_keys=True, default=str)
+
+
+def _run_of(record: Record, later: Mapping[str, Record], folder: Path) -> Record:
+    found = later.get(_asked(record))
     if found is None:
-        raise AttrbenchError(f"there is none of it in {one_line(folder)}")
+        raise AttrbenchError(f"there is none of it, with the same options, in {one_line(folder)}")
     return found
 
 

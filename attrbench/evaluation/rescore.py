@@ -117,7 +117,7 @@ def with_metrics_of(record: Record, again: Record) -> tuple[Record, list[str]]:
     if again.status != record.status or again.task.fingerprint != record.task.fingerprint:
         raise AttrbenchError("the other run is of another task or not complete")
     if (again.method.version, again.method.options) != (record.method.version, record.method.options):
-        raise AttrbenchError("the other run has other options, or another version of the method")
+        raise AttrbenchError("the other run has other options or another version of the method")
     if lines := _other_facts(Effect(facts=_facts_of_models(again)), record):
         raise AttrbenchError(f"the other run has other retrained models: {lines[0]}")
     if (overlap := _overlap(record, again)) < SAME_RANKINGS:

@@ -240,7 +240,8 @@ OTHER_RUNS = {
     "rankings": ({"ranking": [list(range(100))] * 100}, "ranks otherwise"),
     "models": ({"facts": {"lds_subsets": 8.0}}, "other retrained models: its lds_subsets is"),
     "queries": ({"task": {"fingerprint": "0" * 64}}, "of another task"),
-    "options": ({"method": {"options": {"similarity": "l2"}}}, "other options"),
+    "options": ({"method": {"options": {"similarity": "l2"}}}, "with the same options"),
+    "version": ({"method": {"version": 7}}, "another version of the method"),
 }
 
 
@@ -253,7 +254,10 @@ def test_nothing_is_taken_from_a_run_that_is_not_the_same(attrbench, tmp_path, c
     assert done.code == 0 and reason in done.out
     assert read_record(path).record.metric("lds-over-others") is None
     (tmp_path / "none").mkdir()
-    assert "there is none of it in" in attrbench("score", path, "--from", tmp_path / "none", "--cache", cache).out
+    assert (
+        "there is none of it, with the same options, in"
+        in attrbench("score", path, "--from", tmp_path / "none", "--cache", cache).out
+    )
 
 
 @pytest.mark.parametrize(

@@ -12,9 +12,12 @@ LOOSER = {
     "dmin:dtype=int8": 1e-2,
     "dmin:dtype=float16": 1e-3,
     "dmin:dtype=bfloat16": 1e-2,
-    "dmin:precision=bf16": 1e-2,
+    "dmin:precision=bf16": 5e-2,
+    "dmin:noise=per-item": 5e-5,
+    "ekfac:fisher=empirical,draws=512": 5e-5,
 }
-"""Methods that round on purpose: a difference in the last bit of float32 may move an entry by a whole step there."""
+"""Methods that round on purpose: a difference in the last bit of float32 may move an entry by a whole step there. And
+those that another kind of processor was seen to move by more than `TOLERANCE` (an AMD EPYC: 2.1 times)."""
 
 
 EACH = ("*",)
@@ -38,7 +41,7 @@ class Case:
         quick: `-m` strings that `make test` runs again; `EACH` for all but the costly.
         every: whether all registered methods run at their defaults; else only the variants.
         without: registered methods that only variants stand for, with fewer draws.
-        costly: what `EACH` leaves out.
+        costly: what `EACH` leaves out: what takes long, or is another on another machine.
     """
 
     name: str
@@ -150,6 +153,9 @@ TEXT = (*FEW, "dmin:target=noise", "dmin:dtype=int8", "latent:similarity=l2")
 CURVED = ("ekfac", "kfac")
 PROMPTED = ("dmin", "dmin:target=noise", "latent", "d-trak:v=none")
 COSTLY = (*CURVED, "ekfac:damping=0.001", "kfac:damping=0.01", *ITERATED)
+DEGENERATE = ("ekfac:sharing=reduce,draws=512",)
+"""A factor of fewer draws than rows has no eigenvectors of its own where its eigenvalues are 0: those that the machine
+gives decide EK-FAC's eigenvalues and scores, so that another kind of processor gives others."""
 
 
 def _slice(name: str, variants: tuple[str, ...], train: int, quick: tuple[str, ...] = ()) -> Case:
@@ -161,7 +167,7 @@ CASES = {
     case.name: case
     for case in (
         Case("digits-mini", "digits-mini", DIGITS, train=600, queries=30),
-        Case("digits-mini-slice", "digits-mini:queries_per_group=1", DIGITS, 80, 4, quick=EACH, costly=COSTLY),
+        Case("digits-mini-slice", "digits-mini:queries_per_group=1", DIGITS, 80, 4, quick=EACH, costly=(*COSTLY, *DEGENERATE)),
         _slice("ddpm-mnist-mini", FEW, 60),
         _slice("ddpm-icons-mini", FEW, 20),
         _slice("sd14-lora-mini", TEXT, 60),

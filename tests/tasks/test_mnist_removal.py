@@ -27,7 +27,8 @@ def test_the_shipped_mini_is_what_its_recipe_made():
     opened = task.open(Workspace(task.model(), CPU))
     parameters = dict(opened.denoiser.module.named_parameters())
     assert {parameter.dtype for parameter in parameters.values()} == {torch.float32}
-    assert sum(path.stat().st_size for path in task.model().rglob("*") if path.is_file()) < 500_000
+    size = sum(path.stat().st_size for path in task.model().rglob("*") if path.is_file())
+    assert size < 1_000_000  # of two seeds
 
 
 def test_the_papers_numbers_are_the_defaults_of_the_full_task():

@@ -114,8 +114,9 @@ def with_metrics_of(record: Record, again: Record) -> tuple[Record, list[str]]:
     Raises:
         AttrbenchError: where the later run is not the same: other queries, options, retrained models or rankings.
     """
-    if again.status != record.status or again.task.fingerprint != record.task.fingerprint:
-        raise AttrbenchError("the other run is of another task or not complete")
+    parts = [(each.status, each.task.fingerprint, _extent(each.coverage)) for each in (record, again)]
+    if parts[0] != parts[1]:
+        raise AttrbenchError("the other run is of another task, of other items or queries, or not complete")
     if (again.method.version, again.method.options) != (record.method.version, record.method.options):
         raise AttrbenchError("the other run has other options or another version of the method")
     if lines := _other_facts(Effect(facts=_facts_of_models(again)), record):
@@ -140,8 +141,12 @@ def _overlap(record: Record, again: Record) -> float:
     return float(np.mean([len({*a[:TOP]} & {*b[:TOP]}) / max(len(a[:TOP]), 1) for a, b in pairs]))
 
 
+def _extent(coverage: Coverage) -> tuple[int, int]:
+    return coverage.train_items, coverage.queries
+
+
 def _is_whole(coverage: Coverage) -> bool:
-    return coverage.train_items == coverage.train_total and coverage.queries == coverage.queries_total
+    return _extent(coverage) == (coverage.train_total, coverage.queries_total)
 
 
 def _effects(truth: OpenGroundTruth, outcome: Outcome, record: Record, note: Callable[[str], None]) -> Iterator[Effect]:
@@ -149,7 +154,7 @@ def _effects(truth: OpenGroundTruth, outcome: Outcome, record: Record, note: Cal
     try:
         if not truth.jobs(outcome):
             yield truth.measure(outcome, record.seed, _silent)
-    except AttrbenchError as error:
+    except Exception as error:
         note(error_line(error))
 
 

@@ -240,6 +240,7 @@ OTHER_RUNS = {
     "rankings": ({"ranking": [list(range(100))] * 100}, "ranks otherwise"),
     "models": ({"facts": {"lds_subsets": 8.0}}, "other retrained models: its lds_subsets is"),
     "queries": ({"task": {"fingerprint": "0" * 64}}, "of another task"),
+    "extent": ({"coverage": {"queries": 50}, "ranking": [list(range(100))] * 50}, "of other items or queries"),
     "options": ({"method": {"options": {"similarity": "l2"}}}, "with the same options"),
     "version": ({"method": {"version": 7}}, "another version of the method"),
 }

@@ -167,7 +167,15 @@ CASES = {
     case.name: case
     for case in (
         Case("digits-mini", "digits-mini", DIGITS, train=600, queries=30),
-        Case("digits-mini-slice", "digits-mini:queries_per_group=1", DIGITS, 80, 4, quick=EACH, costly=(*COSTLY, *DEGENERATE)),
+        Case(
+            "digits-mini-slice",
+            "digits-mini:queries_per_group=1",
+            DIGITS,
+            80,
+            4,
+            quick=EACH,
+            costly=(*COSTLY, *DEGENERATE),
+        ),
         _slice("ddpm-mnist-mini", FEW, 60),
         _slice("ddpm-icons-mini", FEW, 20),
         _slice("sd14-lora-mini", TEXT, 60),

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -52,7 +51,7 @@ def score(
     from attrbench.evaluation.record_tasks import RecordTasks
     from attrbench.evaluation.rescore import rescore, with_metrics_of  # as above
 
-    later = {} if again is None else _later(again)
+    later = [] if again is None else kept_records([again], api.warn)
     registry = plugins.registry()
     tasks = RecordTasks(registry, Workspace(cache_folder(cache, None), torch_device("cpu")))
     lacking: Counter[str] = Counter()
@@ -89,22 +88,13 @@ def score(
         )
 
 
-def _later(folder: Path) -> dict[str, Record]:
-    """Return the newest record of each method with its options on each task in a folder."""
-    records = [kept.record for kept in kept_records([folder], api.warn)]
-    return {_asked(each): each for each in sorted(records, key=lambda each: each.created)}
-
-
-def _asked(record: Record) -> str:
-    """Return what a record answers; labels differ where an option that was chosen is the default."""
-    return json.dumps([record.task.label, record.method.name, record.method.options], sort_keys=True, default=str)
-
-
-def _run_of(record: Record, later: Mapping[str, Record], folder: Path) -> Record:
-    found = later.get(_asked(record))
-    if found is None:
+def _run_of(record: Record, later: Sequence[KeptRecord], folder: Path) -> Record:
+    """Return the newest run of a record's method with its options, whose label may differ, on its task."""
+    asked = (record.task.label, record.method.name, record.method.options)
+    runs = [run for kept in later if ((run := kept.record).task.label, run.method.name, run.method.options) == asked]
+    if not runs:
         raise AttrbenchError(f"there is none of it, with the same options, in {one_line(folder)}")
-    return found
+    return max(runs, key=lambda run: run.created)
 
 
 def _write(kept: KeptRecord, record: Record) -> None:

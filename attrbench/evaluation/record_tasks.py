@@ -12,6 +12,7 @@ from attrbench.contracts.record import Record
 from attrbench.contracts.task import OpenTask, Workspace
 from attrbench.errors import AttrbenchError, error_line
 from attrbench.evaluation.ground_truth_step import open_ground_truths, request_ground_truths
+from attrbench.evaluation.progress import Silent
 from attrbench.evaluation.record_builder import task_fingerprint
 from attrbench.evaluation.requests import request_task
 
@@ -26,10 +27,6 @@ class _Known:
     opened: OpenTask
     fingerprint: str
     truths: Sequence[OpenGroundTruth]
-
-
-def _ignore(line: str) -> None:
-    """Do nothing with a line on a ground truth that can't be had here: the record has it, or has it not."""
 
 
 @dataclass
@@ -73,7 +70,7 @@ class RecordTasks:
             task = request_task(self.registry, spec).task
             opened = task.open(self.workspace)
             setting = TruthSetting(task, opened, self.workspace)
-            truths = open_ground_truths(request_ground_truths(self.registry, ()), (), setting, True, _ignore)
+            truths = open_ground_truths(request_ground_truths(self.registry, ()), (), setting, True, Silent().note)
             return _Known(opened, task_fingerprint(task, opened), list(truths.measured.values()))
         except AttrbenchError as error:
             return f"its task can't be opened here, so that its fingerprint is not checked: {error_line(error)}"

@@ -6,8 +6,7 @@ What they are compared with is the task's groups and the retrained models that a
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -18,7 +17,9 @@ from attrbench.contracts.metric import Outcome
 from attrbench.contracts.record import Coverage, MetricResult, Record
 from attrbench.contracts.task import OpenTask
 from attrbench.errors import AttrbenchError, error_line
+from attrbench.evaluation.progress import Silent
 from attrbench.evaluation.score import metric_results, shared_groups
+from attrbench.metrics.agreement import agreement
 
 if TYPE_CHECKING:
     from attrbench.plugins.registry import Registry
@@ -29,7 +30,7 @@ ROUNDING = 1e-5
 
 TOP, SAME_RANKINGS = 10, 0.99
 """A run on another machine is the same where so large a share of the first items of its rankings is."""
-OF_MODELS = ("_subsets", "_training_seeds", "_seed_correlation", "_ceiling")
+OF_MODELS = ("_subsets", "_training_seeds", "_seed_correlation", "_ceiling", "groups", "group_seeds")
 """Ends of names of facts that tell of retrained models and not of a method."""
 
 
@@ -84,8 +85,8 @@ def rescore(
     relevant = shared_groups(queries, train) if any(train) and all(queries) else None
     outcome = Outcome(ranked=np.array(record.ranking, np.int64), relevant=relevant)
     effects = [effect for truth in truths if _is_whole(coverage) for effect in _effects(truth, outcome, record, note)]
-    other_models = [line for effect in effects for line in _other_facts(effect, record)]
-    same = [effect for effect in effects if not _other_facts(effect, record)]
+    differing = [_differing(record.facts, effect.facts) for effect in effects]
+    same = [effect for effect, lines in zip(effects, differing, strict=True) if not lines]
     results = [result for effect in same for result in effect.metrics]
     results += metric_results(registry, outcome, record.seed, note)
     had = {result.name: result for result in record.metrics}
@@ -93,12 +94,18 @@ def rescore(
     wrong = [result.name for result in results if result.name in had and not _agree(result, had[result.name])]
     asked = sorted({*record.metrics_asked, *registry.names("metric")})
     adding = [effect for effect in same if any(result.name not in had for result in effect.metrics)]
-    facts = record.facts | {name: value for effect in adding for name, value in effect.facts.items()}
-    update = {"metrics": [*record.metrics, *added], "metrics_asked": asked, "facts": facts | record.facts}
-    whole = record.model_copy(update=update)
+    facts = {name: value for effect in adding for name, value in effect.facts.items()}
+    whole = _with(record, added, facts).model_copy(update={"metrics_asked": asked})
     found = {result.metric for result in whole.metrics}
     lacking = [name for name in new_metrics(registry, record) if name not in found]
+    other_models = [line for lines in differing for line in lines]
     return Rescored(whole, [result.name for result in added], lacking, wrong, other_models)
+
+
+def _with(record: Record, added: Sequence[MetricResult], facts: Mapping[str, float]) -> Record:
+    """Return a record with metrics more, and with those of the facts that it does not have."""
+    new = {name: value for name, value in facts.items() if name not in record.facts}
+    return record.model_copy(update={"metrics": [*record.metrics, *added], "facts": record.facts | new})
 
 
 def with_metrics_of(record: Record, again: Record) -> tuple[Record, list[str]]:
@@ -119,14 +126,13 @@ def with_metrics_of(record: Record, again: Record) -> tuple[Record, list[str]]:
         raise AttrbenchError("the other run is of another task, of other items or queries, or not complete")
     if (again.method.version, again.method.options) != (record.method.version, record.method.options):
         raise AttrbenchError("the other run has other options or another version of the method")
-    if lines := _other_facts(Effect(facts=_facts_of_models(again)), record):
+    if lines := _differing(_facts_of_models(again), _facts_of_models(record)):
         raise AttrbenchError(f"the other run has other retrained models: {lines[0]}")
     if (overlap := _overlap(record, again)) < SAME_RANKINGS:
         raise AttrbenchError(f"the other run ranks otherwise: of the first {TOP} items {overlap:.1%} are the same")
     had = {result.name for result in record.metrics}
     added = [result for result in again.metrics if result.name not in had]
-    update = {"metrics": [*record.metrics, *added], "facts": again.facts | record.facts}
-    return record.model_copy(update=update), [result.name for result in added]
+    return _with(record, added, again.facts), [result.name for result in added]
 
 
 def _facts_of_models(record: Record) -> dict[str, float]:
@@ -137,8 +143,8 @@ def _facts_of_models(record: Record) -> dict[str, float]:
 
 def _overlap(record: Record, again: Record) -> float:
     """Return the share of the first items of a record's rankings that are among the first of another's."""
-    pairs = zip(record.ranking, again.ranking, strict=True)
-    return float(np.mean([len({*a[:TOP]} & {*b[:TOP]}) / max(len(a[:TOP]), 1) for a, b in pairs]))
+    tops = [np.array(each.ranking, np.int64)[:, :TOP] for each in (record, again)]
+    return agreement((record.method.label, again.method.label), tops, (None, None)).means()["overlap"] or 0.0
 
 
 def _extent(coverage: Coverage) -> tuple[int, int]:
@@ -153,23 +159,17 @@ def _effects(truth: OpenGroundTruth, outcome: Outcome, record: Record, note: Cal
     """Yield what a ground truth says of a ranking; nothing for one that trains models for it, or that raised."""
     try:
         if not truth.jobs(outcome):
-            yield truth.measure(outcome, record.seed, _silent)
+            yield truth.measure(outcome, record.seed, Silent().stage)
     except Exception as error:
         note(error_line(error))
 
 
-@contextmanager
-def _silent(name: str, steps: int) -> Iterator[Callable[[], None]]:
-    """Show no progress."""
-    yield lambda: None
-
-
-def _other_facts(effect: Effect, record: Record) -> list[str]:
-    """Return the facts of retrained models that are others than the record's, one line each."""
+def _differing(facts: Mapping[str, float], here: Mapping[str, float]) -> list[str]:
+    """Return a line for each fact of retrained models that is another in a record than in the models here."""
     return [
-        f"its {name} is {record.facts[name]:.6g}, and that of the models here is {value:.6g}"
-        for name, value in effect.facts.items()
-        if name in record.facts and not math.isclose(value, record.facts[name], abs_tol=ROUNDING)
+        f"its {name} is {facts[name]:.6g}, and that of the models here is {value:.6g}"
+        for name, value in here.items()
+        if name in facts and not math.isclose(value, facts[name], abs_tol=ROUNDING)
     ]
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from attrbench.contracts.record import MetricResult, Record, record_path
 from attrbench.contracts.record_files import KeptRecord
 from attrbench.contracts.task import OpenTask
+from attrbench.evaluation.progress import Silent
 from attrbench.evaluation.record_tasks import RecordTasks
 from attrbench.evaluation.rescore import ROUNDING, rescore
 
@@ -28,15 +29,11 @@ def record_faults(kept: KeptRecord, tasks: RecordTasks) -> list[str]:
 
 def _contradictions(record: Record, opened: OpenTask, tasks: RecordTasks) -> Iterator[str]:
     if record.ranking and record.status != "failed":
-        scored = rescore(tasks.registry, record, opened, _ignore, tasks.truths_of(record))
+        scored = rescore(tasks.registry, record, opened, Silent().note, tasks.truths_of(record))
         yield from (f"its {name} is not what its rankings give" for name in scored.wrong)
         yield from scored.other_models[:1]
         if record.task.main_metric in scored.added:
             yield f"it lacks its task's main metric {record.task.main_metric}, which its rankings give"
-
-
-def _ignore(line: str) -> None:
-    """Do nothing with a line on a metric that raised: it is none of the record's."""
 
 
 def _faults_of_extent(record: Record) -> Iterator[str]:

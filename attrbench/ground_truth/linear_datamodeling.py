@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cached_property
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -71,8 +73,7 @@ class OpenLinearDatamodeling(OpenGroundTruth):
 
         Of a method that gives only the top: that of its first items alone, by the losses of all timesteps.
         """
-        effects = self._effects()
-        ceilings = {name: noise_ceiling(values) for name, values in effects.items()}
+        effects, ceilings = self._effects, self._ceilings
         facts = dict(self._counts)
         for name, ceiling in ceilings.items():
             facts |= _ceiling_facts(name, ceiling)
@@ -103,6 +104,7 @@ class OpenLinearDatamodeling(OpenGroundTruth):
         scores = {k: mean_score(top_counts(ranked[:, :k], members), effects) for k in sizes}
         return [_result(TOP, score, ceiling, k) for k, score in scores.items()]
 
+    @cached_property
     def _effects(self) -> dict[str, NDArray[np.float64]]:
         """Return metric name -> the subset models' effects on the queries that scores shall predict, [J, S, m] each.
 
@@ -116,6 +118,11 @@ class OpenLinearDatamodeling(OpenGroundTruth):
         moved = {f"{METRIC}-{name}": bank.distances[..., i] for i, name in enumerate(bank.facts.distances)}
         first = {METRIC: losses[METRIC], f"{METRIC}-{BALANCED}": balanced}
         return first | losses | {name: distances.astype(np.float64) for name, distances in moved.items()}
+
+    @cached_property
+    def _ceilings(self) -> dict[str, NoiseCeiling]:
+        """Return metric name -> what the noise of training allows, which is the same for all methods."""
+        return {name: noise_ceiling(values) for name, values in self._effects.items()}
 
     def _bands(self) -> dict[str, NDArray[np.int64]]:
         """Return metric name -> indices of its timesteps: all for `lds`, and each third from cleanest to noisiest."""

@@ -29,6 +29,7 @@ PARTS = {
     ROOT / "docs" / "how-to" / "choose-method.md": ("best", "counted", "defaults", "criteria", "agreement", "costs"),
     ROOT / "docs" / "explanation" / "reading-numbers.md": ("example",),
     ROOT / "docs" / "explanation" / "what-retraining-says.md": ("digits", "noise"),
+    ROOT / "docs" / "reference" / "tasks.md": ("exemplars",),
     ROOT / "README.md": ("scores",),
 }
 

@@ -14,10 +14,10 @@ from attrbench.reports.columns import DEFAULT, filled_columns, request_columns
 from attrbench.reports.leaderboard_table import markdown_rows, markdown_text
 from attrbench.reports.quantities import human_bytes, human_seconds
 from attrbench.reports.ranking import Row, Table, build_tables
-from attrbench.reports.table_cells import interval_text, method_text
+from attrbench.reports.table_cells import interval_text, method_text, metric_text
 from docs._site.criteria_tables import agreement_rows, boards_with_an_answer, criteria_rows
 from docs._site.default_runs import board_link, default_runs, value_text
-from docs._site.retrained_tables import board_rows, score_rows, scored_boards
+from docs._site.retrained_tables import board_rows, other_noise, score_rows, scored_boards
 
 FAMILIES = ("similarity", "first_order", "kernel", "second_order")
 """Packages of methods, but for the controls."""
@@ -27,6 +27,8 @@ EXAMPLE = ("digits-mini", ("pixel", "dmin", "random"))
 """Board and methods of the example by which numbers are explained."""
 DIGITS = "digits-mini"
 """The board that the page of what retraining says shows in full."""
+EXEMPLARS = ("customized-mini", ("recall@10", "average-precision"))
+"""The board whose models' exemplars are known, and what asks for them."""
 SHOWN = tuple(name for name in DEFAULT if name != "ann-recall")
 
 
@@ -45,6 +47,7 @@ def parts(records: Sequence[Record], registry: Registry) -> dict[str, str]:
         "scores": score_rows(scored_boards(tables), registry, boards_at="docs/boards"),
         "noise": score_rows(scored_boards(tables), registry, boards_at="../boards"),
         "digits": board_rows(_board(tables, DIGITS), registry),
+        "exemplars": exemplar_rows(_board(tables, EXEMPLARS[0]), registry),
     }
 
 
@@ -138,6 +141,23 @@ def cost_rows(tables: Sequence[Table], registry: Registry) -> str:
         kept = [human_bytes(count) if count else "nothing" for count in (rows, others)]
         texts = (*kept, human_seconds(latency.cache + latency.fit), human_seconds(latency.query.p50))
         lines.append(f"| [{name}](../methods/{name}.md) | {' | '.join(texts)} |")
+    return "\n".join([*lines, ""])
+
+
+def exemplar_rows(table: Table, registry: Registry) -> str:
+    """Return how well each method finds the exemplars at its defaults, with the other noise and without the prompt."""
+    measures = EXEMPLARS[1]
+    titles = ["method", *measures, "noise", f"{measures[0]}, other noise", f"{measures[0]}, empty prompt"]
+    lines = [f"| {' | '.join(titles)} |", f"|---|{'--:|' * (len(titles) - 1)}"]
+    runs = default_runs(table, registry, free=("noise", "prompt"))
+    for name, row in runs.items():
+        method = row.record.method
+        if name != method.name:
+            continue
+        other = other_noise(runs, name)
+        cells = [markdown_text(name), *(metric_text(row.record.metric(measure)) for measure in measures)]
+        cells += [str(method.options.get("noise", "")) if other else "", value_text(other, measures[0])]
+        lines.append(f"| {' | '.join([*cells, value_text(runs.get(f'{name}:prompt=empty'), measures[0])])} |")
     return "\n".join([*lines, ""])
 
 

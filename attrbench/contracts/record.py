@@ -77,15 +77,25 @@ class Coverage(RecordPart):
 
 
 class TrainingNoise(RecordPart):
-    """The standard error of a result of retrained models over other training seeds, with degrees of freedom.
+    """The standard error of a result of retrained models over other models, with degrees of freedom.
 
     Attributes:
-        error: standard error of the result, and of the difference of two results over the same training seeds.
+        error: standard error of the result.
         freedom: degrees of freedom that it was estimated with.
+        parts: what each subset, or model, adds to the error, in the order of the models: its square is the sum of
+            their squares, and the squared error of the difference of two results of the same models is that of the
+            differences of their parts. None where the error of a difference is `error` itself.
     """
 
     error: float
     freedom: int
+    parts: list[float] | None = None
+
+    def of_difference(self, other: TrainingNoise) -> float:
+        """Return the standard error, over other models, of the difference of two results of the same models."""
+        if self.parts is None or other.parts is None or len(self.parts) != len(other.parts):
+            return math.hypot(self.error, other.error) / math.sqrt(2)  # two estimates of one
+        return math.dist(self.parts, other.parts)
 
 
 class MetricResult(RecordPart):

@@ -65,7 +65,7 @@ def _metrics(records: Sequence[Record], seed: int) -> list[MetricResult]:
     pooled = []
     for first in records[0].metrics:
         parts = [part for record in records if (part := record.metric(first.name)) is not None]
-        if len(parts) == len(records) and all(part.noise is None and part.clusters == 1 for part in parts):
+        if len(parts) == len(records) and first.metric in records[0].metrics_asked:
             pooled.append(_metric(parts, seed))
     return pooled
 

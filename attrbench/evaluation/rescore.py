@@ -40,7 +40,7 @@ class Rescored:
 
     Attributes:
         record: the record with them.
-        added: their names with cut-offs.
+        added: their names with cut-offs, and those of metrics that got parts of their training noise.
         lacking: metrics that gave nothing, because they do not apply or need the scores of all items.
         wrong: metrics that the record has and that its ranking contradicts.
         other_models: facts of retrained models that are others here than in the record, as lines; the record's metrics
@@ -95,11 +95,14 @@ def rescore(
     asked = sorted({*record.metrics_asked, *registry.names("metric")})
     adding = [effect for effect in same if any(result.name not in had for result in effect.metrics)]
     facts = {name: value for effect in adding for name, value in effect.facts.items()}
-    whole = _with(record, added, facts).model_copy(update={"metrics_asked": asked})
+    agreeing = [result for result in results if result.name in had and result.name not in wrong]
+    whole, changed = _with_noise(_with(record, added, facts), agreeing)
+    whole = whole.model_copy(update={"metrics_asked": asked})
     found = {result.metric for result in whole.metrics}
     lacking = [name for name in new_metrics(registry, record) if name not in found]
     other_models = [line for lines in differing for line in lines]
-    return Rescored(whole, [result.name for result in added], lacking, wrong, other_models)
+    names = [*(result.name for result in added), *changed]
+    return Rescored(whole, names, lacking, wrong, other_models)
 
 
 def _with(record: Record, added: Sequence[MetricResult], facts: Mapping[str, float]) -> Record:
@@ -109,10 +112,10 @@ def _with(record: Record, added: Sequence[MetricResult], facts: Mapping[str, flo
 
 
 def with_metrics_of(record: Record, again: Record) -> tuple[Record, list[str]]:
-    """Return a record with the metrics that a later run of the same method has beyond it, and their names.
+    """Return a record with what a later run of the same method has beyond it, and the names of those metrics.
 
-    For metrics that need the scores of all items, which records do not hold. What the record has stays as it is, its
-    times too.
+    For metrics that need the scores of all items, which records do not hold, and for the parts of a metric's training
+    noise, by which runs are compared. What the record has stays as it is, its times too.
 
     Args:
         record: the record that lacks them.
@@ -132,7 +135,24 @@ def with_metrics_of(record: Record, again: Record) -> tuple[Record, list[str]]:
         raise AttrbenchError(f"the other run ranks otherwise: of the first {TOP} items {overlap:.1%} are the same")
     had = {result.name for result in record.metrics}
     added = [result for result in again.metrics if result.name not in had]
-    return _with(record, added, again.facts), [result.name for result in added]
+    whole, changed = _with_noise(_with(record, added, again.facts), again.metrics)
+    return whole, [*(result.name for result in added), *changed]
+
+
+def _with_noise(record: Record, results: Sequence[MetricResult]) -> tuple[Record, list[str]]:
+    """Return a record whose metrics have the parts of equal results' training noise, where they lack them; and names.
+
+    The error itself stays as it is.
+    """
+    found = {result.name: result.noise for result in results if result.noise is not None and result.noise.parts}
+    metrics, changed = list(record.metrics), []
+    for place, result in enumerate(metrics):
+        noise = found.get(result.name)
+        if noise is not None and (result.noise is None or result.noise.parts is None):
+            error = noise.error if result.noise is None else result.noise.error
+            metrics[place] = result.model_copy(update={"noise": noise.model_copy(update={"error": error})})
+            changed.append(result.name)
+    return record.model_copy(update={"metrics": metrics}), changed
 
 
 def _facts_of_models(record: Record) -> dict[str, float]:

@@ -87,7 +87,7 @@ class TuningRun:
         self._by = by or next(iter(self._with_models), task.task.meta.main_metric)
         known = [kind.name for kind in registry.metrics()]
         retrained = [name for truth in registry.ground_truths() for name in truth.tuning_metrics]
-        if by is not None and by.partition("@")[0] not in [*known, *retrained]:
+        if by is not None and by not in retrained and by.partition("@")[0] not in [*known, *retrained]:
             raise unknown_name("metric", by, [*known, *retrained])
         self._retrain = self._by in retrained
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from functools import partial
+from functools import cached_property, partial
 
 import numpy as np
 from numpy.typing import NDArray
 
 from attrbench.contracts.ground_truth import Effect, OpenGroundTruth, Stage
 from attrbench.contracts.metric import Outcome
-from attrbench.contracts.record import MetricResult
+from attrbench.contracts.record import MetricResult, TrainingNoise
 from attrbench.errors import AttrbenchError
 from attrbench.ground_truth.bank import SubsetBank
 from attrbench.ground_truth.bank_truth import BankTruth
@@ -22,6 +22,8 @@ from attrbench.metrics.group_effects import (
     filled_by_first,
     group_scores,
     interval,
+    model_parts,
+    rise,
     seed_agreement,
     share_of_top_group,
     shares_of_top,
@@ -31,6 +33,8 @@ CRITERION = "group-top1"
 """The metric by which boards can rank."""
 WHOLE = 0
 """Number of the models in a bank that saw all items."""
+DIGITS = 6
+"""Decimals that records hold of what a model adds to an error, which is some thousandths."""
 TOP = 10
 """Items at the top of a ranking among which the group of the largest effect is looked for."""
 
@@ -41,7 +45,7 @@ class LeaveGroupOut(BankTruth):
     name = "leave-group-out"
     summary = "scores summed over groups against models trained without one group each: top group, NDCG@3, Spearman"
     design = "groups"
-    tuning_metrics = tuple(f"group-{measure}" for measure in MEASURES)
+    tuning_metrics = (*(f"group-{measure}" for measure in MEASURES), f"group-precision@{TOP}")
 
     def over(self, bank: SubsetBank) -> OpenLeaveGroupOut:
         """Return the comparison of group scores with the models of a bank.
@@ -75,25 +79,28 @@ class OpenLeaveGroupOut(OpenGroundTruth):
         By its scores summed over each group, where it scores all items; by the share of the top group among its first
         items in any case.
         """
-        every = self._effects()
+        every = self._values
         facts = {"groups": float(len(self._groups)), "group_seeds": float(self._bank.losses.shape[1])}
-        top = self._precision(outcome.ranked, every, seed)
+        top = self._precision(outcome.ranked, seed)
         if outcome.scores is None:
             lacking = "they need the scores of all items, and the method gives only the top"
             return Effect(top, facts=facts, notes=[f"no group-top1, -ndcg3 and -spearman: {lacking}"])
         pooled = {pool: group_scores(outcome.scores, self._groups, pool) for pool in POOLS}
         results = []
-        for suffix, effects in every.items():
-            mean = effects.mean(axis=0)
+        for suffix, values in every.items():
+            mean = rise(values).mean(axis=0)
             for measure in MEASURES if not suffix else ("top1",):
                 name = f"group-{measure}{suffix}"
-                results.append(_result(name, MEASURES[measure], pooled["sum"], effects, seed))
+                result = _result(name, MEASURES[measure], pooled["sum"], values, seed)
+                results.append(result)
+                if result.ceiling is not None:
+                    facts[f"{name.replace('-', '_')}_ceiling"] = result.ceiling
                 for pool in POOLS[1:]:
                     value = MEASURES[measure](pooled[pool], mean).mean()
                     facts[f"{name.replace('-', '_')}_by_{pool}"] = float(value)
         return Effect(metrics=[*results, *top], facts=facts)
 
-    def _precision(self, ranked: NDArray[np.int64], every: dict[str, Floats], seed: int) -> list[MetricResult]:
+    def _precision(self, ranked: NDArray[np.int64], seed: int) -> list[MetricResult]:
         """Return the share of the group of the largest effect among the first items; none for a shorter ranking."""
         if ranked.shape[1] < TOP:
             return []
@@ -101,32 +108,30 @@ class OpenLeaveGroupOut(OpenGroundTruth):
         shares, by_chance = shares_of_top(ranked, self._groups, TOP), sizes / self._groups.shape[1]
         best = partial(filled_by_first, most=np.minimum(sizes, TOP) / TOP)
         found = []
-        for suffix, effects in every.items():
-            result = _result(f"group-precision{suffix}", share_of_top_group, shares, effects, seed)
+        for suffix, values in self._values.items():
+            effects = rise(values)
+            result = _result(f"group-precision{suffix}", share_of_top_group, shares, values, seed)
             expected = share_of_top_group(np.broadcast_to(by_chance, shares.shape), effects.mean(axis=0))
             ceiling = seed_agreement(best, effects)
             update = {"k": TOP, "random": float(expected.mean()), "ceiling": ceiling}
             found.append(result.model_copy(update=update))
         return found
 
-    def _effects(self) -> dict[str, Floats]:
-        """Return the effects of leaving each group out, [S, m, G], by the end of the metric's name.
+    @cached_property
+    def _values(self) -> dict[str, Floats]:
+        """Return what models did to the queries, those that saw all first, [1 + G, S, m], by the metric name's end.
 
-        The rise of the loss for nothing; how much further pictures move for `-pixels` and `-features`.
+        Losses for nothing; how far pictures moved for `-pixels` and `-features`.
         """
-        bank = self._bank
-        found = {"": self._rise(bank.losses.astype(np.float64).mean(axis=3))}
+        bank, order = self._bank, [self._whole, *self._others]
+        found = {"": bank.losses[order].astype(np.float64).mean(axis=3)}
         for i, name in enumerate(bank.facts.distances):
-            found[f"-{name}"] = self._rise(bank.distances[..., i].astype(np.float64))
+            found[f"-{name}"] = bank.distances[order][..., i].astype(np.float64)
         return found
 
-    def _rise(self, values: NDArray[np.float64]) -> Floats:
-        """Return how much values [J, S, m] rise from the models that saw all to those without each group, [S, m, G]."""
-        rise: Floats = (values[self._others] - values[self._whole]).transpose(1, 2, 0)
-        return rise
 
-
-def _result(name: str, measure: Measure, predicted: Floats, effects: Floats, seed: int) -> MetricResult:
+def _result(name: str, measure: Measure, predicted: Floats, values_of_models: Floats, seed: int) -> MetricResult:
+    effects = rise(values_of_models)
     mean = effects.mean(axis=0)
     values = measure(predicted, mean)
     bounds = interval(measure, predicted, effects, seed)
@@ -141,5 +146,16 @@ def _result(name: str, measure: Measure, predicted: Floats, effects: Floats, see
         random=float(expected_by_chance(measure, mean).mean()),
         per_query=values.tolist(),
         higher_is_better=True,
+        noise=_noise(measure, predicted, values_of_models),
         criterion=name == CRITERION,
     )
+
+
+def _noise(measure: Measure, predicted: Floats, values: Floats) -> TrainingNoise | None:
+    """Return the error that other models would bring; None for one training seed."""
+    trained, seeds = values.shape[:2]
+    if seeds < 2:
+        return None
+    parts = model_parts(measure, predicted, values)
+    error, freedom = float(np.linalg.norm(parts)), trained * (seeds - 1)
+    return TrainingNoise(error=error, freedom=freedom, parts=parts.round(DIGITS).tolist())

@@ -35,6 +35,8 @@ TOP = "lds-top"
 """The metric of the first k items alone, each of them counting as much."""
 TOP_SIZES = (10, 50, 100)
 """The k of that metric."""
+DIGITS = 6
+"""Decimals that records hold of what a subset adds to an error, which is some thousandths."""
 
 
 class LinearDatamodeling(BankTruth):
@@ -142,7 +144,8 @@ class OpenLinearDatamodeling(OpenGroundTruth):
 def _result(name: str, mean: MeanScore, ceiling: float | None, k: int | None = None) -> MetricResult:
     noise = None
     if mean.subset_error is not None:
-        noise = TrainingNoise(error=mean.subset_error, freedom=mean.freedom)
+        parts = mean.subset_parts.round(DIGITS).tolist()
+        noise = TrainingNoise(error=mean.subset_error, freedom=mean.freedom, parts=parts)
     return MetricResult(
         metric=name,
         k=k,

@@ -1,12 +1,11 @@
 """Comparisons of every two runs on a leaderboard at once: for each, the number of those that are significantly better.
 
-Each run is a row of values, one for each query (or picture). Two runs of retrained models are compared over training
-seeds and pictures, any others by bootstrap over the queries.
+Each run is a row of values, one for each query (or picture). Two runs of retrained models are compared over these
+models and the queries or pictures, any others by bootstrap over the queries.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -54,8 +53,8 @@ def _better_in_group(results: Sequence[MetricResult]) -> Counts:
 def result_difference(a: MetricResult, b: MetricResult) -> tuple[float, float] | None:
     """Return the 95% interval of the difference of two results on equal queries; positive where `a` is higher.
 
-    It is the interval by which `better_runs` decides: over queries by bootstrap, and over training seeds and pictures
-    where both results have training noise. None for results that can't be compared, or a single value.
+    It is the interval by which `better_runs` decides: over queries by bootstrap, and over retrained models and queries
+    or pictures where both results have training noise. None for results that can't be compared, or a single value.
     """
     shapes = [(len(each.per_query), each.clusters) for each in (a, b)]
     if shapes[0] != shapes[1] or shapes[0][0] < 2 or a.low is None or b.low is None:
@@ -63,12 +62,12 @@ def result_difference(a: MetricResult, b: MetricResult) -> tuple[float, float] |
     if a.noise is None or b.noise is None:
         return paired_difference(a.per_query, b.per_query)
     differences = np.array(a.per_query, dtype=np.float64) - np.array(b.per_query, dtype=np.float64)
-    error = math.hypot(a.noise.error, b.noise.error) / math.sqrt(2)  # two estimates of one
-    return retrained_interval(differences.reshape(a.clusters, -1), error, min(a.noise.freedom, b.noise.freedom))
+    freedom = min(a.noise.freedom, b.noise.freedom)
+    return retrained_interval(differences.reshape(a.clusters, -1), a.noise.of_difference(b.noise), freedom)
 
 
 def _better_by_retraining(values: Floats, results: Sequence[MetricResult]) -> Counts:
-    """Return for each row how many are better by the interval of `retrained_interval`, over seeds and pictures.
+    """Return for each row how many are better by `retrained_interval`, over models and queries or pictures.
 
     Args:
         values: [n, seeds * pictures], larger is better.
@@ -77,7 +76,6 @@ def _better_by_retraining(values: Floats, results: Sequence[MetricResult]) -> Co
     noise = [result.noise for result in results if result.noise is not None]
     pictures = values.reshape(len(values), results[0].clusters, -1).mean(axis=1)
     means, count = pictures.mean(axis=1), pictures.shape[1]
-    error = np.array([each.error for each in noise])
     quantile = stdtrit([each.freedom for each in noise], 0.975)  # of two, that of the fewer degrees of freedom
     centered = pictures - pictures.mean(axis=0)
     centered -= centered.mean(axis=1, keepdims=True)
@@ -85,7 +83,8 @@ def _better_by_retraining(values: Floats, results: Sequence[MetricResult]) -> Co
     better = np.zeros(len(values), dtype=np.int64)
     for row in range(len(values)):
         variance = (second + second[row] - 2 * (centered @ centered[row])).clip(0.0) / max(count - 1, 1)
-        seeds = np.maximum(quantile, quantile[row]) * np.hypot(error, error[row]) / np.sqrt(2)  # two estimates of one
-        half = np.hypot(seeds, ndtri(0.975) * np.sqrt(variance / count))
+        error = np.array([noise[row].of_difference(each) for each in noise])
+        models = np.maximum(quantile, quantile[row]) * error
+        half = np.hypot(models, ndtri(0.975) * np.sqrt(variance / count))
         better[row] = (means - means[row] > half).sum()
     return better

@@ -151,8 +151,42 @@ def seed_agreement(measure: Measure, effects: Floats) -> float | None:
     return float(np.mean([measure(effects[a], effects[b]).mean() for a, b in pairs]))
 
 
+def rise(values: Floats) -> Floats:
+    """Return how much a quantity rises from the models that saw all items to those without each group, [S, m, G].
+
+    Args:
+        values: [1 + G, S, m] the quantity, of the models that saw all items first.
+    """
+    risen: Floats = (values[1:] - values[0]).transpose(1, 2, 0)
+    return risen
+
+
+def model_parts(measure: Measure, predicted: Floats, values: Floats) -> Floats:
+    """Return what each model adds to the error of a metric's mean over queries, [(1 + G) S], as `TrainingNoise.parts`.
+
+    Each model is left out once (the jackknife), in favor of those of the same items with other training seeds. The
+    errors of models of other items are independent, and their squares add up.
+
+    Args:
+        measure: of what is predicted and of effects.
+        predicted: [m, G].
+        values: [1 + G, S, m] as for `rise`, with S of at least 2.
+    """
+    trained, seeds = values.shape[:2]
+    means = values.mean(axis=1, keepdims=True)
+    without = np.empty((trained, seeds))
+    for model, left_out in np.ndindex(trained, seeds):
+        changed = means.copy()
+        changed[model, 0] = np.delete(values[model], left_out, axis=0).mean(axis=0)
+        without[model, left_out] = measure(predicted, rise(changed)[0]).mean()
+    parts: Floats = (without - without.mean(axis=1, keepdims=True)) * np.sqrt((seeds - 1) / seeds)
+    return parts.ravel()
+
+
 def interval(measure: Measure, predicted: Floats, effects: Floats, seed: int) -> tuple[float, float] | None:
-    """Return the 95% bootstrap interval of a metric's mean over both queries and training seeds; None for one query.
+    """Return the 95% bootstrap interval of a metric's mean over both queries and training seeds.
+
+    None for one query, or for one seed, which says nothing of the noise of training.
 
     Queries and seeds are drawn anew independently (Owen, "The pigeonhole bootstrap", 2007), so the interval covers the
     noise of training, somewhat wider than it need be.
@@ -164,15 +198,15 @@ def interval(measure: Measure, predicted: Floats, effects: Floats, seed: int) ->
         seed: of the resampling.
     """
     seeds, queries = effects.shape[:2]
-    if queries < 2:
+    if queries < 2 or seeds < 2:
         return None
-    draws = list(itertools.combinations_with_replacement(range(seeds), seeds))
-    values = np.stack([measure(predicted, effects[list(draw)].mean(axis=0)) for draw in draws])
     rng = np.random.default_rng(seed)
-    place = {draw: i for i, draw in enumerate(draws)}
-    means = [
-        values[place[tuple(np.sort(rng.integers(0, seeds, seeds)).tolist())], rng.integers(0, queries, queries)].mean()
-        for _ in range(RESAMPLES)
-    ]
+    values: dict[tuple[int, ...], Floats] = {}  # of the drawn sets of seeds alone: there are very many of many seeds
+    means = []
+    for _ in range(RESAMPLES):
+        drawn = tuple(np.sort(rng.integers(0, seeds, seeds)).tolist())
+        if drawn not in values:
+            values[drawn] = measure(predicted, effects[list(drawn)].mean(axis=0))
+        means.append(values[drawn][rng.integers(0, queries, queries)].mean())
     low, high = np.quantile(means, [0.025, 0.975])
     return float(low), float(high)

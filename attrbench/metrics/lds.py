@@ -189,6 +189,7 @@ class MeanScore:
         low, high: its 95% interval over queries and subsets; None for fewer than two queries or four subsets.
         subset_error: the part of its standard error that other subsets (and models) would bring; None likewise.
         freedom: degrees of freedom of the errors.
+        subset_parts: [J] what each subset adds to that part, as `TrainingNoise.parts`; empty likewise.
     """
 
     value: float
@@ -197,6 +198,7 @@ class MeanScore:
     high: float | None
     subset_error: float | None
     freedom: int
+    subset_parts: Floats
 
 
 def mean_score(predicted: Floats, losses: Floats, measure: Measure = rank_correlation) -> MeanScore:
@@ -208,6 +210,9 @@ def mean_score(predicted: Floats, losses: Floats, measure: Measure = rank_correl
     two random factors, and the variance of its mean is
     [MS_rest + (MS_queries - MS_rest)+ + (MS_subsets - MS_rest)+] / (m J) with the mean squares of the two-way layout
     (Searle et al., "Variance Components", 1992, chapter 4). The interval is Student's with J - 1 degrees of freedom.
+
+    The pseudo-values' means over queries are kept for each subset, so that two methods can be compared on the same
+    subsets: what a subset does to both of them alike is no error of their difference.
 
     Args:
         predicted: [m, J] sums of scores.
@@ -222,7 +227,7 @@ def mean_score(predicted: Floats, losses: Floats, measure: Measure = rank_correl
     queries, subsets = predicted.shape
     value = float(whole.mean())
     if queries < 2 or subsets < 4:
-        return MeanScore(value, whole, None, None, None, max(1, subsets - 1))
+        return MeanScore(value, whole, None, None, None, max(1, subsets - 1), np.zeros(0))
     tables = (predicted, effects)
     without = np.stack([measure(*(np.delete(x, j, axis=1) for x in tables)) for j in range(subsets)], axis=1)
     pseudo = subsets * whole[:, None] - (subsets - 1) * without
@@ -233,4 +238,6 @@ def mean_score(predicted: Floats, losses: Floats, measure: Measure = rank_correl
     total = rest + max(0.0, by_query - rest) + max(0.0, by_subset - rest)
     count, freedom = queries * subsets, subsets - 1
     half = float(t.ppf(0.975, freedom)) * math.sqrt(total / count)
-    return MeanScore(value, whole, value - half, value + half, math.sqrt(max(by_subset, rest) / count), freedom)
+    error = math.sqrt(max(by_subset, rest) / count)
+    parts = (of_subset[0] - middle) / math.sqrt(subsets * freedom)
+    return MeanScore(value, whole, value - half, value + half, error, freedom, parts)

@@ -155,7 +155,9 @@ def noise_ceiling(losses: NDArray[np.floating]) -> NoiseCeiling:
 
 
 def lead_ceiling(losses: NDArray[np.floating]) -> float | None:
-    """Estimate the highest reachable lead over others: that of a perfect predictor of the expected losses.
+    """Estimate the lead over others of a perfect predictor of the expected losses.
+
+    No bound: scores of what is a query's own alone, without what all queries share, can lead by more.
 
     It is the noise ceiling times the share of r that is ahead of the correlation of one query's losses under one seed
     with another query's under another seed.
@@ -164,7 +166,7 @@ def lead_ceiling(losses: NDArray[np.floating]) -> float | None:
         losses: [J, S, m].
 
     Returns:
-        The ceiling; None for a single training seed or query, 0 where r is not positive.
+        The lead; None for a single training seed or query, 0 where r is not positive.
     """
     ceiling = noise_ceiling(losses)
     if ceiling.single is None or ceiling.corrected is None or losses.shape[2] < 2:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Iterable
 from difflib import get_close_matches
+from pathlib import Path
 
 from attrbench.text import one_line
 
@@ -46,6 +48,12 @@ def error_line(error: BaseException) -> str:
     """Return an exception as one line of text: its message, preceded by its type unless it is an AttrbenchError."""
     text = " ".join(str(error).split())
     return text if isinstance(error, AttrbenchError) else f"{type(error).__name__}: {text}"
+
+
+def raised_at(error: BaseException) -> str:
+    """Return the file and line where an exception was raised, such as "method.py:26"; empty where nothing is known."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return f"{Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
 
 
 def import_fault(name: str, error: Exception) -> str:

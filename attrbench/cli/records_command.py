@@ -61,23 +61,26 @@ def verify(records: Places = None, cache: Cache = None, debug: Debug = False) ->
     """Check that records can join a board: whole, of the task as it ships, and of a package that is named.
 
     Opens the records' tasks, which draw their queries first where these do not ship with them. Exit 1 where a record
-    is refused.
+    is refused, as is a file that can't be read.
     """
-    found = kept_records(record_places(records), api.warn)
-    if not found:
+    unreadable: list[str] = []
+    found = kept_records(record_places(records), unreadable.append)
+    if not found and not unreadable:
         raise AttrbenchError("no records found: name a record or a folder of records")
     from attrbench.evaluation.devices import torch_device  # torch comes with it, and missing records are told first
     from attrbench.evaluation.record_tasks import RecordTasks
     from attrbench.evaluation.verification import record_faults  # as above
 
     tasks = RecordTasks(plugins.registry(), Workspace(cache_folder(cache, None), torch_device("cpu")))
-    refused = 0
+    refused, total = len(unreadable), len(found) + len(unreadable)
+    for line in unreadable:
+        typer.echo(f"refused: {shown(line.removeprefix('left out '))}")
     for kept in found:
         faults = record_faults(kept, tasks)
         refused += bool(faults)
         for fault in faults:
             typer.echo(f"{one_line(kept.path)}: refused: {shown(fault)}")
-    typer.echo(f"{len(found) - refused} of {len(found)} records can join a board")
+    typer.echo(f"{total - refused} of {total} records can join a board")
     if refused:
         raise typer.Exit(1)
 

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import traceback
-from pathlib import Path
-
-from attrbench.errors import AttrbenchError
+from attrbench.errors import AttrbenchError, raised_at
 
 
 def one_line(error: BaseException) -> str:
@@ -13,6 +10,5 @@ def one_line(error: BaseException) -> str:
     text = " ".join(str(error).split())
     if isinstance(error, AttrbenchError):
         return text
-    frames = traceback.extract_tb(error.__traceback__)
-    where = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
-    return f"{type(error).__name__}: {text[:200]}{where}"
+    place = raised_at(error)
+    return f"{type(error).__name__}: {text[:200]}{f' ({place})' if place else ''}"

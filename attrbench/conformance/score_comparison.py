@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from attrbench.contracts.feature import QueryFeatures
 from attrbench.contracts.method import ExhaustiveScorer, Scorer
-from attrbench.errors import AttrbenchError
+from attrbench.evaluation.answers import check_ranking, checked_scores
 
 Scores = NDArray[np.float64]
 
@@ -39,14 +39,11 @@ def scores_of(scorer: Scorer, query: QueryFeatures, count: int) -> Scores:
     Raises:
         AttrbenchError: where the scorer returns something of another shape or kind.
     """
-    shape = (len(query.ids), count)
     if isinstance(scorer, ExhaustiveScorer):
-        result = np.asarray(scorer.scores(query))
-        if result.shape != shape or not np.issubdtype(result.dtype, np.floating):
-            raise AttrbenchError(f"scores are {result.dtype} {list(result.shape)} instead of float32 {list(shape)}")
-        return result.astype(np.float64)
-    ids, values = scorer.top(query, count)
-    scores = np.full(shape, -np.inf)
+        return checked_scores(scorer, query, count).astype(np.float64)
+    ids, values = ranking = scorer.top(query, count)
+    check_ranking(ranking, len(query.ids), count)
+    scores = np.full((len(query.ids), count), -np.inf)
     rows, columns = np.nonzero(ids >= 0)
     scores[rows, ids[rows, columns]] = values[rows, columns]
     return scores

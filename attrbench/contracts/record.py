@@ -331,5 +331,5 @@ def fault(error: OSError | ValueError) -> str:
         return one_line(f"not a readable record: {place}{': ' if place else ''}{first['msg']}")[:FAULT]
     if isinstance(error, OSError):
         return f"cannot be read: {error.strerror or error}"
-    kind = "" if str(error).startswith(("schema", CHANGED)) else "not JSON: "
+    kind = "" if str(error).startswith(("schema", CHANGED)) else "damaged, not JSON: "
     return f"{kind}{one_line(error)[:FAULT]}"

@@ -17,6 +17,7 @@ from attrbench.contracts.method import ExhaustiveScorer, Scorer
 from attrbench.contracts.ranking import Ranking, top_k
 from attrbench.data.near_duplicates import NearDuplicates
 from attrbench.errors import AttrbenchError, Damaged, UsageError
+from attrbench.evaluation.answers import check_ranking, checked_scores
 from attrbench.evaluation.attribution import Attribution, Attributions
 from attrbench.evaluation.attribution_parts import Subject
 from attrbench.evaluation.breaches import refuse_breaches
@@ -198,12 +199,13 @@ class _Asking:
         world, queries, question = reader.world, reader.query(), self.question
         scorer, nonfinite = self._scorer(request, reader), reader.nonfinite()
         count = world.count("train")
-        found = _find(scorer, queries, min(question.k, count), min(question.lowest, count))
+        found = _find(scorer, queries, count, min(question.k, count), min(question.lowest, count))
         faults: dict[int, str] = {}
         if self.strict:
+            _check_scores(found.scores)
             ranking = without_equal(scorer, queries, found.ranking, nonfinite)
         else:
-            ranking, faults = _one_by_one(scorer, queries, found.ranking, nonfinite)
+            ranking, faults = _one_by_one(scorer, queries, found, nonfinite)
         return Attribution(
             subject=self.subject,
             method=request.label,
@@ -271,11 +273,17 @@ class _Found(NamedTuple):
     scores: NDArray[np.float32] | None
 
 
-def _find(scorer: Scorer, queries: QueryFeatures, k: int, lowest: int) -> _Found:
-    """Return the k highest-scored and the lowest-scored training items of queries."""
+def _find(scorer: Scorer, queries: QueryFeatures, items: int, k: int, lowest: int) -> _Found:
+    """Return the k highest-scored and the lowest-scored training items of queries.
+
+    Raises:
+        AttrbenchError: where scores or ranking are not of `items` training items.
+    """
     if not isinstance(scorer, ExhaustiveScorer):
-        return _Found(scorer.top(queries, k), None, None)
-    scores = scorer.scores(queries)
+        ranking = scorer.top(queries, k)
+        check_ranking(ranking, len(queries.ids), items)
+        return _Found(ranking, None, None)
+    scores = checked_scores(scorer, queries, items)
     turned = top_k(-scores, lowest) if lowest else top_k(scores[:, :0], 0)
     return _Found(top_k(scores, k), Ranking(turned.ids, -turned.scores), scores)
 
@@ -289,15 +297,23 @@ def _lowest_of_ranked(lowest: Ranking | None, ranking: Ranking) -> Ranking | Non
     return Ranking(np.where(ranked[:, None], lowest.ids, -1), lowest.scores)
 
 
+def _check_scores(scores: NDArray[np.float32] | None) -> None:
+    """Refuse NaN and infinite scores of any training item; those of a search are checked with its ranking."""
+    if scores is not None:
+        check_finite(Ranking(np.broadcast_to(np.arange(scores.shape[1]), scores.shape), scores))
+
+
 def _one_by_one(
-    scorer: Scorer, queries: QueryFeatures, ranking: Ranking, nonfinite: Sequence[tuple[str, int, float]]
+    scorer: Scorer, queries: QueryFeatures, found: _Found, nonfinite: Sequence[tuple[str, int, float]]
 ) -> tuple[Ranking, dict[int, str]]:
     """Return a ranking without the queries that can't be ranked (ids of -1), and the reason of each."""
+    ranking = found.ranking
     ids, faults = ranking.ids.copy(), {}
     for query in range(len(ids)):
         row = slice(query, query + 1)
         lost = [entry for entry in nonfinite if entry[:2] == ("query", query)]
         try:
+            _check_scores(None if found.scores is None else found.scores[row])
             without_equal(scorer, queries.query(query), Ranking(ranking.ids[row], ranking.scores[row]), lost)
         except AttrbenchError as error:
             ids[query], faults[query] = -1, str(error)

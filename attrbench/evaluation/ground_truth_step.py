@@ -15,7 +15,7 @@ from attrbench.contracts.metric import MAX_DEPTH, Outcome
 from attrbench.contracts.options import Spec, build_options, parse_spec
 from attrbench.contracts.record import Record
 from attrbench.contracts.task import Task
-from attrbench.errors import AttrbenchError, Unavailable, UsageError, error_line
+from attrbench.errors import AttrbenchError, Unavailable, UsageError, error_line, raised_at
 from attrbench.evaluation.progress import Reporter
 from attrbench.ground_truth.retraining import run_trainings, use_opened_task
 
@@ -157,12 +157,13 @@ def with_ground_truths(
 def failed(record: Record, error: Exception) -> Record:
     """Return the record with status `failed` and the error in one line; the traceback is logged for --debug.
 
-    An unexpected error in a method of another package than attrbench is said to be of that package.
+    An unexpected error in a method of another package than attrbench is said to be of that package, and where it was
+    raised.
     """
     log.debug("%s failed:", record.method.label, exc_info=error)
     owner = record.method.distribution
     foreign = not isinstance(error, AttrbenchError) and " " in owner and not owner.startswith("attrbench ")
-    line = error_line(error) + (f" (method of {owner})" if foreign else "")
+    line = error_line(error) + (f" (method of {owner}, {raised_at(error)})" if foreign else "")
     return record.model_copy(update={"status": "failed", "error": line})
 
 

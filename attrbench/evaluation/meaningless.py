@@ -45,9 +45,10 @@ def check_finite(ranking: Ranking, first: int = 0) -> None:
         return
     query, place = (int(index) for index in np.argwhere(bad)[0])
     kind = "NaN" if np.isnan(ranking.scores[query, place]) else "infinite"
+    others = f", as are {more} others" if (more := int(bad.sum()) - 1) else ""
     raise AttrbenchError(
-        f"the score of training item {ranking.ids[query, place]} for query {first + query} is {kind}, as are"
-        f" {int(bad.sum()) - 1} others: the gradients are too large for float32, or not finite"
+        f"the score of training item {ranking.ids[query, place]} for query {first + query} is {kind}{others}: features"
+        " that are not finite, or numbers too large for float32"
     )
 
 

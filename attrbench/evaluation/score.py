@@ -15,6 +15,7 @@ from attrbench.contracts.method import ExhaustiveScorer, Scorer
 from attrbench.contracts.metric import CUTOFFS, Outcome, PerQuery
 from attrbench.contracts.ranking import Ranking, top_k
 from attrbench.contracts.record import MetricResult
+from attrbench.evaluation.answers import check_ranking, checked_scores
 from attrbench.evaluation.meaningless import check_finite, without_equal
 from attrbench.evaluation.world import TaskWorld
 from attrbench.metrics.intervals import mean_interval
@@ -48,23 +49,25 @@ class Measured:
 
 
 def measure_queries(
-    scorer: Scorer, queries: QueryFeatures, depth: int, nonfinite: Sequence[tuple[str, int, float]] = ()
+    scorer: Scorer, queries: QueryFeatures, items: int, depth: int, nonfinite: Sequence[tuple[str, int, float]] = ()
 ) -> Measured:
-    """Rank the training items for each query by a separate, timed call of the scorer; return rankings and times.
+    """Rank the `items` training items for each query by a separate, timed call of the scorer; return what it gave.
 
     A query for which all training items have equal scores has no ranking: its ids are -1. `nonfinite` are the lost
     gradients, which an error tells.
 
     Raises:
-        AttrbenchError: where a score is NaN or infinite, or all scores of every query are equal.
+        AttrbenchError: where scores or ranking are not of the training items, a score is NaN or infinite, or all
+            scores of every query are equal.
     """
     ranked, found, scores, seconds = [], [], [], []
-    _answer(scorer, queries.query(0), depth)  # warm-up
+    _answer(scorer, queries.query(0), items, depth)  # warm-up
     for index in range(len(queries.ids)):
         one = queries.query(index)
         started = time.perf_counter()
-        ranking, row = _answer(scorer, one, depth)
+        ranking, row = _answer(scorer, one, items, depth)
         seconds.append(time.perf_counter() - started)
+        check_ranking(ranking, 1, items)
         ranked.append(ranking.ids[0])
         found.append(ranking.scores[0])
         if row is not None:
@@ -80,10 +83,10 @@ def measure_queries(
     )
 
 
-def _answer(scorer: Scorer, query: QueryFeatures, depth: int) -> tuple[Ranking, NDArray[np.float32] | None]:
+def _answer(scorer: Scorer, query: QueryFeatures, items: int, depth: int) -> tuple[Ranking, NDArray[np.float32] | None]:
     """Return the top items of one query, and the scores of all items where the scorer gives them."""
     if isinstance(scorer, ExhaustiveScorer):
-        scores = scorer.scores(query)
+        scores = checked_scores(scorer, query, items)
         return top_k(scores, depth), scores[0]
     return scorer.top(query, depth), None
 

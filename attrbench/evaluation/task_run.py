@@ -290,7 +290,7 @@ class TaskRun:
         started = time.perf_counter()
         scorer = request.method.fit(train, context)
         fit_seconds = time.perf_counter() - started
-        measured = measure_queries(scorer, query, context.depth, coverage.nonfinite)
+        measured = measure_queries(scorer, query, world.count("train"), context.depth, coverage.nonfinite)
         metrics = measure_metrics(self.registry, world, measured, self.settings.seed, self.reporter.note)
         scored = Scored(reader, scorer, fit_seconds, measured, metrics)
         record = self.records.with_results(request, world, scored, coverage)

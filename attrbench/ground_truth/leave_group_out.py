@@ -51,7 +51,7 @@ class LeaveGroupOut(BankTruth):
         """Return the comparison of group scores with the models of a bank.
 
         Raises:
-            AttrbenchError: where the bank lacks the models that saw all items.
+            AttrbenchError: where the bank lacks the models that saw all items, or has those of a single group.
         """
         return OpenLeaveGroupOut(bank)
 
@@ -65,6 +65,8 @@ class OpenLeaveGroupOut(OpenGroundTruth):
     def __init__(self, bank: SubsetBank) -> None:
         if WHOLE not in bank.facts.numbers:
             raise AttrbenchError("leave-group-out: the models that saw all items are missing")
+        if len(bank.losses) < 3:
+            raise AttrbenchError("leave-group-out: models without at least two groups are needed to tell groups apart")
         self._bank = bank
         whole = bank.facts.numbers.index(WHOLE)
         self._others = np.delete(np.arange(len(bank.losses)), whole)

@@ -87,6 +87,11 @@ class OpenLeaveKOut(OpenGroundTruth):
         train, queries = setting.opened.train, setting.opened.queries
         self._queries = chosen_queries(queries.groups, options.queries)
         self._group_of = [queries.groups[query] for query in self._queries]
+        if "" in self._group_of:
+            raise Unavailable(
+                f"query {self._queries[self._group_of.index('')]} has no group, and random items of its group are what"
+                " its top is compared with"
+            )
         self._members = {group: _members(train.groups, group) for group in dict.fromkeys(self._group_of)}
         smallest = min(self._members, key=lambda group: len(self._members[group]))
         if len(self._members[smallest]) < options.k or options.k >= len(train):

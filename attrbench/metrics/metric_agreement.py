@@ -13,13 +13,17 @@ from attrbench.metrics.intervals import RESAMPLES
 Floats = NDArray[np.float64]
 
 
+MOST_CONSTANT = 0.05
+"""Share of resamples in which a metric may be constant, and has no rank correlation, for an interval of the others."""
+
+
 @dataclass(frozen=True)
 class MetricAgreement:
     """Spearman's rank correlation of two metrics over runs, with its 95% interval.
 
     Attributes:
         value: 1 where both order the runs alike, 0 where one tells nothing of the other, -1 for the opposite order.
-        low, high: 95% interval over methods; None where there are fewer than three.
+        low, high: 95% interval over methods; None where there are fewer than three, or a metric has one value on most.
         runs: number of runs that have both.
     """
 
@@ -30,7 +34,7 @@ class MetricAgreement:
 
 
 def metric_agreement(a: Floats, b: Floats, methods: Sequence[str], seed: int = 0) -> MetricAgreement | None:
-    """Return how alike two metrics order runs; None for fewer than three runs that have both.
+    """Return how alike two metrics order runs; None for fewer than three runs that have both, or one that is constant.
 
     The interval is a bootstrap over methods, whose runs with various options are drawn together: they resemble each
     other, so that an interval over single runs would be too narrow.
@@ -46,11 +50,14 @@ def metric_agreement(a: Floats, b: Floats, methods: Sequence[str], seed: int = 0
         return None
     x, y = a[both], b[both]
     names, place = np.unique(np.array(methods, dtype=object)[both].astype(str), return_inverse=True)
-    value = float(np.nan_to_num(weighted_rank_correlation(x, y, np.ones((1, len(x))))[0]))
-    if len(names) < 3:
-        return MetricAgreement(value, None, None, len(x))
+    value = float(weighted_rank_correlation(x, y, np.ones((1, len(x))))[0])
+    if np.isnan(value):
+        return None
     drawn = np.random.default_rng(seed).multinomial(len(names), np.full(len(names), 1 / len(names)), RESAMPLES)
-    low, high = np.nanquantile(weighted_rank_correlation(x, y, drawn[:, place].astype(float)), (0.025, 0.975))
+    found = weighted_rank_correlation(x, y, drawn[:, place].astype(float))
+    if len(names) < 3 or np.isnan(found).mean() > MOST_CONSTANT:
+        return MetricAgreement(value, None, None, len(x))
+    low, high = np.nanquantile(found, (0.025, 0.975))
     return MetricAgreement(value, float(low), float(high), len(x))
 
 

@@ -124,9 +124,8 @@ def _criteria(records: Sequence[Record]) -> list[str]:
     run with a ground truth of its own does not push the others off the board.
     """
     complete = [record for record in records if record.status == "complete"]
-    found = Counter(
-        result.name for record in complete for result in record.metrics if result.criterion and result.finite
-    )
+    named = [[result.name for result in record.metrics if result.criterion and result.finite] for record in complete]
+    found = Counter(name for names in sorted(named, key=len, reverse=True) for name in names)  # in the order of most
     usual = [name for name, count in found.items() if 2 * count >= len(complete)]
     rare = [name for name in found if name not in usual]
     return list(dict.fromkeys([*usual, records[0].task.main_metric, *rare]))

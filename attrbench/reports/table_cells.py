@@ -48,6 +48,10 @@ def metric_text(result: MetricResult | None) -> str:
     return " ".join(filter(None, (value_text(result), interval_text(result))))
 
 
+OF_HARDWARE = frozenset({"machine", "pareto", "query-p50", "query-p95", "amortized"})
+"""The columns that hang on the hardware."""
+
+
 def caption(table: Table, columns: Collection[str] | None = None, tuned: str = "Tuned") -> list[str]:
     """Return the lines of explanation below a leaderboard table: data set sizes, hardware, meaning of columns.
 
@@ -59,7 +63,7 @@ def caption(table: Table, columns: Collection[str] | None = None, tuned: str = "
     ceiling = "" if table.ceiling is None else f", ceiling {table.ceiling:.3f}"
     lines = [f"{table.train_items} training items, {table.queries} queries, {shown(table.hardware)}{ceiling}."]
     runs = [*table.ranked, *table.below]
-    if len(table.machines) > 1:
+    if len(table.machines) > 1 and (columns is None or not OF_HARDWARE.isdisjoint(columns)):
         letters = {run.record.hardware.times_class: run.machine for run in runs}
         named = "; ".join(f"{letters[name]}: {shown(name)}" for name in table.machines if name in letters)
         lines.append(f"Times and Pareto ✓ are comparable only between runs on one of these: {named}.")

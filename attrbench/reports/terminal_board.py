@@ -103,10 +103,11 @@ def to_rich(
     criteria = [place for place, column in enumerate(wanted) if column.metric is not None]
     names = [column.name for column in wanted]
     first = names if columns else [*MUST, *(names[place] for place in criteria), *NEXT, *names]
+    meant = range(len(names)) if columns else criteria
     layout = _layout(names, body, width, first)
-    if width is not None and width >= NARROW and not columns and not set(criteria) <= set(layout.places):
+    if width is not None and width >= NARROW and not set(meant) <= set(layout.places):
         body = _body(table, ranked, [without_interval(column) for column in wanted])
-        layout = _layout(names, body, width, first, criteria)
+        layout = _layout(names, body, width, first, meant)
     rule = Text(_rule(layout), no_wrap=True, overflow="ignore")
     titles = _title_text(body.titles, layout)
     parts = [_wrapped(_title(table), width, "bold"), titles, rule]

@@ -127,6 +127,13 @@ def test_a_record_that_cannot_join_a_board_is_refused_with_a_line_that_says_why(
     assert "0 of 1 records can join" in done.out
 
 
+def test_a_damaged_file_in_a_folder_is_refused_as_well(attrbench, tmp_path, cache):
+    path = changed(tmp_path)
+    (tmp_path / "half.json").write_text(path.read_text()[: path.stat().st_size // 2])
+    done = attrbench("records", "verify", tmp_path, "--cache", cache)
+    assert done.code == 1 and "half.json: damaged, not JSON" in done.out and "1 of 2 records can join" in done.out
+
+
 def test_values_that_the_rankings_contradict_are_refused(attrbench, tmp_path, cache):
     document = json.loads(PIXEL.read_text())
     good = next(metric for metric in document["metrics"] if metric["metric"] == "recall" and metric["k"] == 10)

@@ -3,13 +3,15 @@
 # ruff: noqa: F811 (fixtures are imported, and then named by tests)
 
 import itertools
+import re
 
+import numpy as np
 import pytest
 import torch
 
 from attrbench.contracts.feature import FeatureRequest
 from attrbench.contracts.gradient_source import GradientSource
-from attrbench.contracts.method import Method
+from attrbench.contracts.method import ExhaustiveScorer, Method, StateSize
 from attrbench.contracts.method_results import Transformed
 from attrbench.contracts.options import Options, Spec
 from attrbench.contracts.record import read_records
@@ -25,6 +27,7 @@ from attrbench_methods.first_order.product_scorer import ProductScorer
 from attrbench_methods.gradient_options import GradientOptions
 from tests.evaluation.small_runs import (
     M,
+    N,
     computed,  # noqa: F401
     opened,  # noqa: F401
     small_task,
@@ -115,13 +118,38 @@ class Sound(Failing):
         return Transformed(2 * gradients, {"factor": 2.0}, state_bytes=12)
 
 
+class Narrow(Failing):
+    """A scorer that leaves out an item."""
+
+    name = "narrow"
+
+    def features(self):
+        return FeatureRequest()
+
+    def fit(self, train, context):
+        return NarrowScorer(train.count)
+
+
+class NarrowScorer(ExhaustiveScorer):
+    def __init__(self, count):
+        self.count = count
+
+    def scores(self, query):
+        return np.zeros((len(query.ids), self.count - 1), np.float32)
+
+    def size(self):
+        return StateSize(shared=0)
+
+
 FAULTS = {
-    Failing: "ValueError: one line (method of attrbench-tests 1)",
+    Failing: "ValueError: one line (method of attrbench-tests 1, test_failing_methods.py:LINE)",
     NoSeeds: "nothing here to transform with",
     WrongShape: f"its transform turned (1, {M}, 65) into (1, 1, 65)",
     NotFinite: "its transform of query 1 is not finite",
-    NoFeatures: "KeyError: 'grid' (method of attrbench-tests 1)",
-    TwoProducts: "ValueError: one line (method of attrbench-tests 1)",
+    NoFeatures: "KeyError: 'grid' (method of attrbench-tests 1, test_failing_methods.py:LINE)",
+    TwoProducts: "ValueError: one line (method of attrbench-tests 1, test_failing_methods.py:LINE)",
+    Narrow: f"the method's scores are float32 [1, {N - 1}] instead of float32 [1, {N}]: a row for each query, a column"
+    " for each training item",
 }
 
 
@@ -169,7 +197,7 @@ def test_a_method_that_can_not_go_on_is_reported_and_the_others_go_on(opened, ru
     records, _ = run(opened, fault.name, *others)
     assert list(records) == [fault.name, *others]
     assert records[fault.name].status == "failed"
-    assert records[fault.name].error == FAULTS[fault]
+    assert re.sub(r"(?<=\.py:)\d+", "LINE", records[fault.name].error) == FAULTS[fault]
     assert [records[other].status for other in others] == ["complete"] * 4
     alone, _ = run(opened, *others)
     for other in others:

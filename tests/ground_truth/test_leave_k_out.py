@@ -1,6 +1,7 @@
 """The ground truth `leave-k-out`: what is left out for whom, which models are shared, and what is measured of them."""
 
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -93,6 +94,20 @@ def test_too_many_items_or_too_short_a_ranking_are_refused_in_one_line(opened):
     answer.ranked[2, 1] = -1
     with pytest.raises(AttrbenchError, match="the ranking of query 2 names 3 items, and 4 are to be left out"):
         truth(opened).jobs(answer)
+
+
+def test_a_query_without_a_group_has_nothing_to_be_compared_with(opened):
+    queries = replace(opened.opened.queries, groups=["", *opened.opened.queries.groups[1:]])
+    bare = replace(opened, opened=OtherQueries(opened.opened, queries))
+    with pytest.raises(Unavailable, match="query 0 has no group, and random items of its group are what"):
+        truth(bare)
+
+
+class OtherQueries:
+    """An open task with other queries."""
+
+    def __init__(self, opened, queries):
+        self.train, self.queries = opened.train, queries
 
 
 def test_it_is_measured_only_where_it_is_named():

@@ -132,6 +132,14 @@ def test_options_are_chosen_by_models_retrained_for_the_tuning_queries(registry,
     assert result.record.command == "attrbench tune -m 'signed:sign=1|-1' -t tunable --by lds"
 
 
+def test_a_measure_of_the_top_alone_can_decide_as_well(registry, tmp_path):
+    planted_bank(Tunable(QuerySetOptions(query_set="tuning")), tmp_path / "cache", sign=-1)
+    (choice,) = tuning_run(registry, Tunable(QuerySetOptions()), tmp_path, "lds-top@10").choices()
+    assert choice.tuned.by == "lds-top@10" and choice.chosen.label == "signed:sign=-1"
+    with pytest.raises(UsageError, match="unknown metric 'lds-top@11': did you mean"):
+        tuning_run(registry, Tunable(QuerySetOptions()), tmp_path, "lds-top@11")
+
+
 def test_models_retrained_for_the_tuning_queries_decide_by_default(registry, tmp_path):
     reported = Tunable(QuerySetOptions())
     planted_bank(reported, tmp_path / "cache", sign=1)

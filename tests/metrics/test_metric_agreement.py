@@ -34,6 +34,13 @@ def test_runs_without_one_of_the_metrics_do_not_count():
     assert metric_agreement(a[:3], b[:3], list("abc")) is None
 
 
+def test_a_metric_with_one_value_for_all_orders_nothing():
+    values, names = np.arange(6.0), list("abcdef")
+    assert metric_agreement(values, np.ones(6), names) is None
+    nearly = metric_agreement(values, np.array([1.0, 1, 1, 1, 1, 0]), names)
+    assert nearly is not None and nearly.low is None and nearly.high is None
+
+
 def test_many_runs_of_one_method_make_the_interval_no_narrower():
     rng = np.random.default_rng(0)
     a, b, names = rng.normal(size=8), rng.normal(size=8), [f"m{i}" for i in range(8)]

@@ -64,8 +64,18 @@ def test_runs_that_are_not_separated_are_not_called_better():
 def test_runs_of_other_queries_are_never_paired():
     with pytest.raises(AttrbenchError, match="can't be paired"):
         compare_records(record("a", noisy(0.5)), record("b", noisy(0.5), task="u"))
-    with pytest.raises(AttrbenchError, match=r"\(40 and 30\)"):
+    with pytest.raises(AttrbenchError, match=r"\(\d+ items, 40 queries and \d+ items, 30 queries\)"):
         compare_records(record("a", noisy(0.5)), record("b", noisy(0.5, n=30)))
+
+
+def test_a_run_of_some_training_items_is_paired_with_none_of_all_nor_takes_its_place():
+    whole, other = record("a", noisy(0.5)), record("b", noisy(0.5, 1))
+    coverage = whole.coverage.model_copy(update={"train_items": 1})
+    limited = whole.model_copy(update={"coverage": coverage, "created": "2999-01-01T00:00:00+00:00"})
+    with pytest.raises(AttrbenchError, match="1 items, 40 queries and"):
+        compare_records(limited, other)
+    ((first, _),) = pair_records(kept(whole, limited), kept(other), by_method=False)
+    assert first == whole
 
 
 def kept(*records):

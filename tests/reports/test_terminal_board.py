@@ -94,6 +94,13 @@ def test_other_criteria_have_room_on_80_columns_without_their_intervals_and_with
     assert "group-top1 ↑  " in wide and len(INTERVAL.findall(wide)) == 3 * len(board.tables[0].ranked)
 
 
+def test_columns_that_were_asked_for_lose_their_intervals_before_any_of_them_is_left_out(published):
+    board = rank_records(published, ["digits-mini"])
+    asked = ("rank", "method", "score", "group-top1", "detection-rate@10")
+    text = printed(board, 80, asked)
+    assert "No room" not in text and "detection-" in text and "top1" in text and "Times and Pareto" not in text
+
+
 def test_a_pipe_gets_every_column_however_wide(published):
     board = rank_records(published, ["ddpm-mnist-mini"])
     text = printed(board)

@@ -76,6 +76,8 @@ function gallery(root) {
     return `Also shown: ${others.slice(0, 4).join("; ")}${others.length > 4 ? ` and ${others.length - 4} more` : ""}.`;
   }
 
+  const short = (value) => value && Math.abs(value) < 1e-3 ? value.toExponential(2) : String(Number(value.toPrecision(4)));
+
   function answer(run, place, index, asked) {
     const id = run.ids[place][index];
     const rank = run.ranks?.[place][index] ?? index + 1;
@@ -88,7 +90,7 @@ function gallery(root) {
     const verdict = !known ? "unknown" : group === asked[1] ? "right" : "wrong";
     const text = { right: "group of the query", wrong: "another group", unknown: "" }[verdict];
     const mark = { right: "✓", wrong: "✗", unknown: "" }[verdict];
-    const shown = score === null ? "" : String(Number((score * 10 ** power).toPrecision(4)));
+    const shown = score === null ? "" : short(score * 10 ** power);
     const same = alike.length && `nearly the same: ${alike.map(([at, item]) => `item ${item} at rank ${at}`).join(", ")}`;
     const line = words(`rank ${rank}`, shown && `score ${shown}`, `item ${id}`, text, told(group, caption, name), same);
     const copies = alike.length ? `×${alike.length + 1}` : "";

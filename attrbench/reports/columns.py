@@ -279,12 +279,13 @@ def reference_cells(table: Table, columns: Sequence[Column]) -> list[list[str]]:
     if table.random is None:
         return []
     texts = _reference(columns, "random ranking (analytic)", f"{table.random:.3f}", None)
-    return [[text or _expected(table, column) for text, column in zip(texts, columns, strict=True)]]
+    pairs = zip(texts, columns, strict=True)
+    return [[text or (expected_text(table, column.metric) if column.metric else "") for text, column in pairs]]
 
 
-def _expected(table: Table, column: Column) -> str:
-    """Return what a random ranking has of the metric of a column, as text."""
-    results = (row.record.metric(column.metric) for row in table.ranked if column.metric is not None)
+def expected_text(table: Table, metric: str) -> str:
+    """Return what a random ranking has of a metric on a board, as text; empty where that is not known."""
+    results = (row.record.metric(metric) for row in table.ranked)
     values = [result.random for result in results if result is not None and result.random is not None]
     return f"{values[0]:.3f}" if values and math.isfinite(values[0]) else ""
 

@@ -82,7 +82,7 @@ def compare_records(a: Record, b: Record, metrics: Sequence[str] = (), disagreem
     Args:
         a: a record.
         b: another, of the same task, version, data and queries.
-        metrics: names of metrics; by default all that both have, the task's main metric first.
+        metrics: names of metrics; by default all that both have, those that rank boards and the main metric first.
         disagreements: how many queries to name.
 
     Raises:
@@ -100,8 +100,8 @@ def compare_records(a: Record, b: Record, metrics: Sequence[str] = (), disagreem
             raise unknown_name("metric that both have", name, known)
     if not known:
         raise AttrbenchError(f"{a.method.label} and {b.method.label} have no metric in common")
-    main = a.task.main_metric
-    names = list(metrics) or sorted(known, key=lambda name: name != main)
+    criteria = {result.name for result in a.metrics if result.criterion}
+    names = list(metrics) or sorted(known, key=lambda name: (name not in criteria, name != a.task.main_metric))
     differences = [_difference(name, a, b) for name in names]
     return Comparison(a, b, differences, _overlap(a, b), _disagreements(a, b, differences[0], disagreements))
 

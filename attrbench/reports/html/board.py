@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from attrbench.contracts.record import MetricResult, Record
+from attrbench.reports.columns import expected_text
 from attrbench.reports.html.scale import Scale, linear
 from attrbench.reports.ranking import Row, Table
 from attrbench.reports.table_cells import (
@@ -83,6 +84,7 @@ class Reference:
     value: str
     interval: str
     bar: Bar | None
+    criteria: Sequence[str]
 
 
 @dataclass(frozen=True)
@@ -204,9 +206,12 @@ def _references(table: Table, scale: Scale) -> list[Reference]:
                 f"{control.result.value:.3f}",
                 interval_text(control.result),
                 bar_of(control.result, scale),
+                [""] * len(_others(table)),
             )
             for control in table.controls
         ]
     if table.random is None:
         return []
-    return [Reference("random ranking (analytic)", f"{table.random:.3f}", "", Bar(scale.at(table.random), None, None))]
+    bar = Bar(scale.at(table.random), None, None)
+    others = [expected_text(table, name) for name in _others(table)]
+    return [Reference("random ranking (analytic)", f"{table.random:.3f}", "", bar, others)]

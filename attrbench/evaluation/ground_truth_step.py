@@ -163,7 +163,8 @@ def failed(record: Record, error: Exception) -> Record:
     log.debug("%s failed:", record.method.label, exc_info=error)
     owner = record.method.distribution
     foreign = not isinstance(error, AttrbenchError) and " " in owner and not owner.startswith("attrbench ")
-    line = error_line(error) + (f" (method of {owner}, {raised_at(error)})" if foreign else "")
+    whose = ", ".join(filter(None, (f"method of {owner}", raised_at(error))))
+    line = error_line(error) + (f" ({whose})" if foreign else "")
     return record.model_copy(update={"status": "failed", "error": line})
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from attrbench.contracts.record import MetricResult, Record
 from attrbench.contracts.record_files import KeptRecord
 from attrbench.errors import AttrbenchError, UsageError, unknown_name
+from attrbench.metrics.bootstrap_comparisons import EQUAL
 from attrbench.metrics.comparisons import result_difference
 
 TOP = 10
@@ -35,8 +36,12 @@ class Difference:
 
     @property
     def better(self) -> str:
-        """Return which run is significantly better, `A` or `B`; empty where the interval does not separate them."""
-        if self.interval is None or self.interval[0] <= 0 <= self.interval[1]:
+        """Return which run is significantly better, `A` or `B`; empty where the interval does not separate them.
+
+        An end that is 0 but for rounding separates nothing, as on boards.
+        """
+        rounding = EQUAL * (abs(self.a.value) + abs(self.b.value))
+        if self.interval is None or (self.interval[0] <= rounding and self.interval[1] >= -rounding):
             return ""
         return "A" if (self.value > 0) == self.a.higher_is_better else "B"
 

@@ -1,6 +1,7 @@
 """Comparisons of two runs: paired, by the intervals that boards use, and of the same queries only."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -59,6 +60,12 @@ def test_of_a_metric_that_is_better_when_smaller_the_lower_run_is_better_and_win
 def test_runs_that_are_not_separated_are_not_called_better():
     a, b = noisy(0.5), noisy(0.5, 1)
     assert compare_records(record("a", a), record("b", b)).differences[0].better == ""
+
+
+def test_an_interval_that_begins_at_0_but_for_rounding_separates_nothing():
+    (found,) = compare_records(record("a", noisy(0.6)), record("b", noisy(0.4))).differences
+    assert replace(found, interval=(1e-18, 0.05)).better == "" == replace(found, interval=(-0.05, -1e-18)).better
+    assert replace(found, interval=(1e-6, 0.05)).better == "A"
 
 
 def test_runs_of_other_queries_are_never_paired():

@@ -9,7 +9,7 @@ import typer
 
 from attrbench import api
 from attrbench.cli.common import Cache, Debug, LookIn, OnlyTasks, Places
-from attrbench.contracts.record_files import KeptRecord, kept_records, one_record
+from attrbench.contracts.record_files import KeptRecord, kept_records, one_record, readable_records
 from attrbench.contracts.task import Workspace
 from attrbench.errors import AttrbenchError
 from attrbench.evaluation.folders import cache_folder, record_places
@@ -64,7 +64,7 @@ def verify(records: Places = None, cache: Cache = None, debug: Debug = False) ->
     is refused, as is a file that can't be read.
     """
     unreadable: list[str] = []
-    found = kept_records(record_places(records), unreadable.append)
+    found = readable_records(record_places(records), unreadable.append)
     if not found and not unreadable:
         raise AttrbenchError("no records found: name a record or a folder of records")
     from attrbench.evaluation.devices import torch_device  # torch comes with it, and missing records are told first
@@ -74,7 +74,7 @@ def verify(records: Places = None, cache: Cache = None, debug: Debug = False) ->
     tasks = RecordTasks(plugins.registry(), Workspace(cache_folder(cache, None), torch_device("cpu")))
     refused, total = len(unreadable), len(found) + len(unreadable)
     for line in unreadable:
-        typer.echo(f"refused: {shown(line.removeprefix('left out '))}")
+        typer.echo(f"refused: {shown(line)}")
     for kept in found:
         faults = record_faults(kept, tasks)
         refused += bool(faults)

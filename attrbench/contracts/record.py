@@ -75,6 +75,16 @@ class Coverage(RecordPart):
     queries_total: Count
     nonfinite: list[tuple[str, int, int | float]] = Field(default_factory=list)
 
+    @property
+    def extent(self) -> tuple[int, int]:
+        """Return the numbers of training items and queries, by which two runs answer the same question or do not."""
+        return self.train_items, self.queries
+
+    @property
+    def is_whole(self) -> bool:
+        """Return whether all of the task was scored."""
+        return self.extent == (self.train_total, self.queries_total)
+
 
 class TrainingNoise(RecordPart):
     """The standard error of a result of retrained models over other models, with degrees of freedom.

@@ -37,6 +37,13 @@ def kept_records(
     Raises:
         AttrbenchError: for a file or folder that is not there, or a file that is no record.
     """
+    return readable_records(places, lambda problem: warn(f"left out {problem}"), rankings)
+
+
+def readable_records(
+    places: Iterable[str | Path], tell: Callable[[str], object], rankings: bool = True
+) -> list[KeptRecord]:
+    """Return what `kept_records` does, and call `tell` with path and fault of each file that is no readable record."""
     found: list[KeptRecord] = []
     for place in map(Path, places):
         if place.is_file():
@@ -50,7 +57,7 @@ def kept_records(
         records, problems = records_below(place, rankings)
         found += [KeptRecord(path, record) for path, record in records.items()]
         for problem in problems:
-            warn(f"left out {problem}")
+            tell(problem)
     return found
 
 

@@ -1,4 +1,4 @@
-"""What a scorer answers for queries, refused where it is of another shape or kind than was asked for."""
+"""Checks of a scorer's scores and rankings: those of another shape or kind than was asked for are refused."""
 
 from __future__ import annotations
 

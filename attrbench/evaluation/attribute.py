@@ -28,7 +28,7 @@ from attrbench.evaluation.evidence_map import comes_apart, evidence_map
 from attrbench.evaluation.execute import compute
 from attrbench.evaluation.feature_reader import FeatureReader
 from attrbench.evaluation.jobs import TaskReference, use_world, with_queries
-from attrbench.evaluation.meaningless import check_finite, check_weights, without_equal
+from attrbench.evaluation.meaningless import check_finite, check_finite_scores, check_weights, without_equal
 from attrbench.evaluation.memory import keep_freed_memory
 from attrbench.evaluation.plan import Plan, check_disk, make_plan
 from attrbench.evaluation.progress import Advance, Reporter, Silent
@@ -202,7 +202,8 @@ class _Asking:
         found = _find(scorer, queries, count, min(question.k, count), min(question.lowest, count))
         faults: dict[int, str] = {}
         if self.strict:
-            _check_scores(found.scores)
+            if found.scores is not None:
+                check_finite_scores(found.scores)
             ranking = without_equal(scorer, queries, found.ranking, nonfinite)
         else:
             ranking, faults = _one_by_one(scorer, queries, found, nonfinite)
@@ -297,12 +298,6 @@ def _lowest_of_ranked(lowest: Ranking | None, ranking: Ranking) -> Ranking | Non
     return Ranking(np.where(ranked[:, None], lowest.ids, -1), lowest.scores)
 
 
-def _check_scores(scores: NDArray[np.float32] | None) -> None:
-    """Refuse NaN and infinite scores of any training item; those of a search are checked with its ranking."""
-    if scores is not None:
-        check_finite(Ranking(np.broadcast_to(np.arange(scores.shape[1]), scores.shape), scores))
-
-
 def _one_by_one(
     scorer: Scorer, queries: QueryFeatures, found: _Found, nonfinite: Sequence[tuple[str, int, float]]
 ) -> tuple[Ranking, dict[int, str]]:
@@ -313,7 +308,8 @@ def _one_by_one(
         row = slice(query, query + 1)
         lost = [entry for entry in nonfinite if entry[:2] == ("query", query)]
         try:
-            _check_scores(None if found.scores is None else found.scores[row])
+            if found.scores is not None:
+                check_finite_scores(found.scores[row])
             without_equal(scorer, queries.query(query), Ranking(ranking.ids[row], ranking.scores[row]), lost)
         except AttrbenchError as error:
             ids[query], faults[query] = -1, str(error)

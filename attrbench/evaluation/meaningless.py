@@ -52,6 +52,11 @@ def check_finite(ranking: Ranking, first: int = 0) -> None:
     )
 
 
+def check_finite_scores(scores: NDArray[np.float32], first: int = 0) -> None:
+    """Raise an error if a score of any training item, [m, n], is NaN or infinite, as `check_finite` does."""
+    check_finite(Ranking(np.broadcast_to(np.arange(scores.shape[1]), scores.shape), scores), first)
+
+
 def are_equal(scores: NDArray[np.float32]) -> bool:
     """Return whether several scores differ by no more than float32 rounding, so that their order means nothing."""
     return len(scores) > 1 and float(np.ptp(scores)) <= ROUNDING * float(np.abs(scores).max())

@@ -14,7 +14,7 @@ import numpy as np
 
 from attrbench.contracts.ground_truth import Effect, OpenGroundTruth
 from attrbench.contracts.metric import Outcome
-from attrbench.contracts.record import Coverage, MetricResult, Record
+from attrbench.contracts.record import MetricResult, Record
 from attrbench.contracts.task import OpenTask
 from attrbench.errors import AttrbenchError, error_line
 from attrbench.evaluation.progress import Silent
@@ -84,7 +84,7 @@ def rescore(
     train, queries = opened.train.groups[: coverage.train_items], opened.queries.groups[: coverage.queries]
     relevant = shared_groups(queries, train) if any(train) and all(queries) else None
     outcome = Outcome(ranked=np.array(record.ranking, np.int64), relevant=relevant)
-    effects = [effect for truth in truths if _is_whole(coverage) for effect in _effects(truth, outcome, record, note)]
+    effects = [effect for truth in truths if coverage.is_whole for effect in _effects(truth, outcome, record, note)]
     differing = [_differing(record.facts, effect.facts) for effect in effects]
     same = [effect for effect, lines in zip(effects, differing, strict=True) if not lines]
     results = [result for effect in same for result in effect.metrics]
@@ -124,7 +124,7 @@ def with_metrics_of(record: Record, again: Record) -> tuple[Record, list[str]]:
     Raises:
         AttrbenchError: where the later run is not the same: other queries, options, retrained models or rankings.
     """
-    parts = [(each.status, each.task.fingerprint, _extent(each.coverage)) for each in (record, again)]
+    parts = [(each.status, each.task.fingerprint, each.coverage.extent) for each in (record, again)]
     if parts[0] != parts[1]:
         raise AttrbenchError("the other run is of another task, of other items or queries, or not complete")
     if (again.method.version, again.method.options) != (record.method.version, record.method.options):
@@ -165,14 +165,6 @@ def _overlap(record: Record, again: Record) -> float:
     """Return the share of the first items of a record's rankings that are among the first of another's."""
     tops = [np.array(each.ranking, np.int64)[:, :TOP] for each in (record, again)]
     return agreement((record.method.label, again.method.label), tops, (None, None)).means()["overlap"] or 0.0
-
-
-def _extent(coverage: Coverage) -> tuple[int, int]:
-    return coverage.train_items, coverage.queries
-
-
-def _is_whole(coverage: Coverage) -> bool:
-    return _extent(coverage) == (coverage.train_total, coverage.queries_total)
 
 
 def _effects(truth: OpenGroundTruth, outcome: Outcome, record: Record, note: Callable[[str], None]) -> Iterator[Effect]:

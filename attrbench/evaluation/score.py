@@ -16,7 +16,7 @@ from attrbench.contracts.metric import CUTOFFS, Outcome, PerQuery
 from attrbench.contracts.ranking import Ranking, top_k
 from attrbench.contracts.record import MetricResult
 from attrbench.evaluation.answers import check_ranking, checked_scores
-from attrbench.evaluation.meaningless import check_finite, without_equal
+from attrbench.evaluation.meaningless import check_finite_scores, without_equal
 from attrbench.evaluation.world import TaskWorld
 from attrbench.metrics.intervals import mean_interval
 
@@ -67,12 +67,13 @@ def measure_queries(
         started = time.perf_counter()
         ranking, row = _answer(scorer, one, items, depth)
         seconds.append(time.perf_counter() - started)
-        check_ranking(ranking, 1, items)
+        if row is None:
+            check_ranking(ranking, 1, items)
+        else:
+            check_finite_scores(row[None], index)
+            scores.append(row)
         ranked.append(ranking.ids[0])
         found.append(ranking.scores[0])
-        if row is not None:
-            check_finite(Ranking(np.arange(len(row))[None], row[None]), index)
-            scores.append(row)
     exact = scorer.exact()
     return Measured(
         ranked=without_equal(scorer, queries, Ranking(np.stack(ranked), np.stack(found)), nonfinite).ids,

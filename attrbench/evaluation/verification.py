@@ -40,7 +40,7 @@ def _faults_of_extent(record: Record) -> Iterator[str]:
     coverage = record.coverage
     if record.status != "complete":
         yield f"its status is {record.status}"
-    if coverage.train_items != coverage.train_total or coverage.queries != coverage.queries_total:
+    if not coverage.is_whole:
         yield (
             f"it covers {coverage.train_items} of {coverage.train_total} training items and {coverage.queries} of"
             f" {coverage.queries_total} queries"

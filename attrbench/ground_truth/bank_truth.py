@@ -6,13 +6,20 @@ from abc import abstractmethod
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
+from numpy.typing import NDArray
+
 from attrbench.contracts.ground_truth import Design, GroundTruth, OpenGroundTruth, ShipsBanks, TruthSetting
 from attrbench.contracts.options import Options
+from attrbench.contracts.record import TrainingNoise
 from attrbench.contracts.task import Task
 from attrbench.errors import AttrbenchError, Unavailable
 from attrbench.files import sha256_of
 from attrbench.ground_truth.bank import SubsetBank, built_bank, read_bank
 from attrbench.ground_truth.build import make_whole
+
+DIGITS = 6
+"""Decimals that records hold of what a model or subset adds to an error, which is some thousandths."""
 
 
 class BankOptions(Options):
@@ -20,6 +27,11 @@ class BankOptions(Options):
 
     bank: Path | None = None
     """File of the retrained models' effects; none: the one built in the cache, or else the one that the task ships."""
+
+
+def bank_noise(error: float, parts: NDArray[np.float64], freedom: int) -> TrainingNoise:
+    """Return the training noise of a result for its record, its parts with as many digits as they need."""
+    return TrainingNoise(error=error, freedom=freedom, parts=parts.round(DIGITS).tolist())
 
 
 def find_bank(task: Task[Any], cache: Path, design: Design) -> Path | None:

@@ -12,7 +12,7 @@ from attrbench.contracts.metric import Outcome
 from attrbench.contracts.record import MetricResult, TrainingNoise
 from attrbench.errors import AttrbenchError
 from attrbench.ground_truth.bank import SubsetBank
-from attrbench.ground_truth.bank_truth import BankTruth
+from attrbench.ground_truth.bank_truth import BankTruth, bank_noise
 from attrbench.metrics.group_effects import (
     MEASURES,
     POOLS,
@@ -33,8 +33,6 @@ CRITERION = "group-top1"
 """The metric by which boards can rank."""
 WHOLE = 0
 """Number of the models in a bank that saw all items."""
-DIGITS = 6
-"""Decimals that records hold of what a model adds to an error, which is some thousandths."""
 TOP = 10
 """Items at the top of a ranking among which the group of the largest effect is looked for."""
 
@@ -81,7 +79,6 @@ class OpenLeaveGroupOut(OpenGroundTruth):
         By its scores summed over each group, where it scores all items; by the share of the top group among its first
         items in any case.
         """
-        every = self._values
         facts = {"groups": float(len(self._groups)), "group_seeds": float(self._bank.losses.shape[1])}
         top = self._precision(outcome.ranked, seed)
         if outcome.scores is None:
@@ -89,7 +86,7 @@ class OpenLeaveGroupOut(OpenGroundTruth):
             return Effect(top, facts=facts, notes=[f"no group-top1, -ndcg3 and -spearman: {lacking}"])
         pooled = {pool: group_scores(outcome.scores, self._groups, pool) for pool in POOLS}
         results = []
-        for suffix, values in every.items():
+        for suffix, values in self._values.items():
             mean = rise(values).mean(axis=0)
             for measure in MEASURES if not suffix else ("top1",):
                 name = f"group-{measure}{suffix}"
@@ -159,5 +156,4 @@ def _noise(measure: Measure, predicted: Floats, values: Floats) -> TrainingNoise
     if seeds < 2:
         return None
     parts = model_parts(measure, predicted, values)
-    error, freedom = float(np.linalg.norm(parts)), trained * (seeds - 1)
-    return TrainingNoise(error=error, freedom=freedom, parts=parts.round(DIGITS).tolist())
+    return bank_noise(float(np.linalg.norm(parts)), parts, trained * (seeds - 1))

@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 
 from attrbench.contracts.ground_truth import Effect, OpenGroundTruth, Stage
 from attrbench.contracts.metric import Outcome
-from attrbench.contracts.record import MetricResult, TrainingNoise
+from attrbench.contracts.record import MetricResult
 from attrbench.ground_truth.bank import SubsetBank
-from attrbench.ground_truth.bank_truth import BankTruth
+from attrbench.ground_truth.bank_truth import BankTruth, bank_noise
 from attrbench.ground_truth.redrawn import FEATURES, PIXELS
 from attrbench.metrics.lds import (
     MeanScore,
@@ -35,8 +35,6 @@ TOP = "lds-top"
 """The metric of the first k items alone, each of them counting as much."""
 TOP_SIZES = (10, 50, 100)
 """The k of that metric."""
-DIGITS = 6
-"""Decimals that records hold of what a subset adds to an error, which is some thousandths."""
 
 
 class LinearDatamodeling(BankTruth):
@@ -144,8 +142,7 @@ class OpenLinearDatamodeling(OpenGroundTruth):
 def _result(name: str, mean: MeanScore, ceiling: float | None, k: int | None = None) -> MetricResult:
     noise = None
     if mean.subset_error is not None:
-        parts = mean.subset_parts.round(DIGITS).tolist()
-        noise = TrainingNoise(error=mean.subset_error, freedom=mean.freedom, parts=parts)
+        noise = bank_noise(mean.subset_error, mean.subset_parts, mean.freedom)
     return MetricResult(
         metric=name,
         k=k,

@@ -6,12 +6,12 @@ models and the queries or pictures, any others by bootstrap over the queries.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from scipy.special import ndtri, stdtrit
 
-from attrbench.contracts.record import MetricResult
+from attrbench.contracts.record import MetricResult, TrainingNoise
 from attrbench.metrics.bootstrap_comparisons import Counts, Floats, better_by_bootstrap
 from attrbench.metrics.intervals import paired_difference, retrained_interval
 
@@ -81,10 +81,19 @@ def _better_by_retraining(values: Floats, results: Sequence[MetricResult]) -> Co
     centered -= centered.mean(axis=1, keepdims=True)
     second = (centered**2).sum(axis=1)
     better = np.zeros(len(values), dtype=np.int64)
-    for row in range(len(values)):
+    for row, error in enumerate(_errors_of_differences(noise)):
         variance = (second + second[row] - 2 * (centered @ centered[row])).clip(0.0) / max(count - 1, 1)
-        error = np.array([noise[row].of_difference(each) for each in noise])
         models = np.maximum(quantile, quantile[row]) * error
         half = np.hypot(models, ndtri(0.975) * np.sqrt(variance / count))
         better[row] = (means - means[row] > half).sum()
     return better
+
+
+def _errors_of_differences(noise: Sequence[TrainingNoise]) -> Iterator[Floats]:
+    """Yield for each run the errors of its differences from all runs: `TrainingNoise.of_difference` of many at once."""
+    counts = np.array([len(each.parts or ()) for each in noise])
+    if counts.any() and (counts == counts[0]).all():
+        parts = np.array([each.parts for each in noise])
+        yield from (np.linalg.norm(parts - row, axis=1) for row in parts)
+    else:
+        yield from (np.array([one.of_difference(each) for each in noise]) for one in noise)

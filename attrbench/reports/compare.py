@@ -94,7 +94,7 @@ def compare_records(a: Record, b: Record, metrics: Sequence[str] = (), disagreem
         UsageError: for a metric that one of them lacks.
         AttrbenchError: where they are not of the same queries, or have no metric in common.
     """
-    if a.task.fingerprint != b.task.fingerprint or _extent(a) != _extent(b):
+    if a.task.fingerprint != b.task.fingerprint or a.coverage.extent != b.coverage.extent:
         raise AttrbenchError(
             f"{a.method.label} on {a.task.label} and {b.method.label} on {b.task.label} can't be paired: they are not"
             f" of the same items and queries ({' and '.join(_extent_text(each) for each in (a, b))})"
@@ -109,10 +109,6 @@ def compare_records(a: Record, b: Record, metrics: Sequence[str] = (), disagreem
     names = list(metrics) or sorted(known, key=lambda name: (name not in criteria, name != a.task.main_metric))
     differences = [_difference(name, a, b) for name in names]
     return Comparison(a, b, differences, _overlap(a, b), _disagreements(a, b, differences[0], disagreements))
-
-
-def _extent(record: Record) -> tuple[int, int]:
-    return record.coverage.train_items, record.coverage.queries
 
 
 def _extent_text(record: Record) -> str:
@@ -194,7 +190,7 @@ def _by_key(records: Iterable[KeptRecord], by_method: bool, tasks: Sequence[str]
         if tasks and record.task.name not in tasks:
             continue
         label = (record.method.label, "tuned" if record.tuned else "")
-        key = (record.task.fingerprint, *map(str, _extent(record)), *(label if by_method else ()))
+        key = (record.task.fingerprint, *map(str, record.coverage.extent), *(label if by_method else ()))
         other = found.get(key)
         if other is not None and (other.method.label, "tuned" if other.tuned else "") != label:
             raise UsageError(

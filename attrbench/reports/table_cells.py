@@ -48,7 +48,7 @@ def metric_text(result: MetricResult | None) -> str:
     return " ".join(filter(None, (value_text(result), interval_text(result))))
 
 
-OF_HARDWARE = frozenset({"machine", "pareto", "query-p50", "query-p95", "amortized"})
+OF_HARDWARE = ("machine", "pareto", "query-p50", "query-p95", "amortized")
 """The columns that hang on the hardware."""
 
 
@@ -60,10 +60,15 @@ def caption(table: Table, columns: Collection[str] | None = None, tuned: str = "
         columns: the names of the columns that are shown; None for all.
         tuned: the word or sign by which it marks tuned runs.
     """
+
+    def is_shown(names: Collection[str]) -> bool:
+        """Return whether a line about some columns belongs below this table."""
+        return columns is None or not set(names).isdisjoint(columns)
+
     ceiling = "" if table.ceiling is None else f", ceiling {table.ceiling:.3f}"
     lines = [f"{table.train_items} training items, {table.queries} queries, {shown(table.hardware)}{ceiling}."]
     runs = [*table.ranked, *table.below]
-    if len(table.machines) > 1 and (columns is None or not OF_HARDWARE.isdisjoint(columns)):
+    if len(table.machines) > 1 and is_shown(OF_HARDWARE):
         letters = {run.record.hardware.times_class: run.machine for run in runs}
         named = "; ".join(f"{letters[name]}: {shown(name)}" for name in table.machines if name in letters)
         lines.append(f"Times and Pareto ✓ are comparable only between runs on one of these: {named}.")
@@ -97,7 +102,7 @@ def caption(table: Table, columns: Collection[str] | None = None, tuned: str = "
             "amortized",
         ): "Times with ~: other processes kept more than a quarter of the cores busy meanwhile.",
     }
-    told = {names: line for names, line in meanings.items() if columns is None or not set(names).isdisjoint(columns)}
+    told = {names: line for names, line in meanings.items() if is_shown(names)}
     if not any(run.record.storage and _is_none(run.record.storage) for run in runs):
         told.pop(("storage", "size"), None)
     if not any(run.record.hardware.is_busy for run in runs):

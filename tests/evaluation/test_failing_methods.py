@@ -5,13 +5,12 @@
 import itertools
 import re
 
-import numpy as np
 import pytest
 import torch
 
 from attrbench.contracts.feature import FeatureRequest
 from attrbench.contracts.gradient_source import GradientSource
-from attrbench.contracts.method import ExhaustiveScorer, Method, StateSize
+from attrbench.contracts.method import Method
 from attrbench.contracts.method_results import Transformed
 from attrbench.contracts.options import Options, Spec
 from attrbench.contracts.record import read_records
@@ -32,6 +31,7 @@ from tests.evaluation.small_runs import (
     opened,  # noqa: F401
     small_task,
 )
+from tests.executors.tiny_methods import InOrder
 from tests.methods.in_memory import meta_of
 from tests.registering import plugin_of
 
@@ -127,18 +127,7 @@ class Narrow(Failing):
         return FeatureRequest()
 
     def fit(self, train, context):
-        return NarrowScorer(train.count)
-
-
-class NarrowScorer(ExhaustiveScorer):
-    def __init__(self, count):
-        self.count = count
-
-    def scores(self, query):
-        return np.zeros((len(query.ids), self.count - 1), np.float32)
-
-    def size(self):
-        return StateSize(shared=0)
+        return InOrder(train.count - 1)
 
 
 FAULTS = {

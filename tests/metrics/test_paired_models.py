@@ -82,9 +82,8 @@ def test_the_interval_of_a_difference_holds_its_mean_over_worlds(pair):
     low, high = np.array(intervals).T
     middle = 0.0 if pair is not good_and_random else np.mean(differences)
     assert ((low <= middle) & (middle <= high)).mean() > 0.9
-    assert np.mean(high - low) / 2 < 5 * np.std(
-        differences
-    )  # the error of one run alone: 12 times for nearly one method
+    half = np.mean(high - low) / 2
+    assert half < 5 * np.std(differences)  # by the error of one run alone 12 times, for nearly one method
 
 
 def test_runs_of_other_numbers_of_models_and_records_without_parts_are_compared_by_the_error_of_one():

@@ -34,14 +34,24 @@ def score(
             " taken from there where the rankings are the same.",
         ),
     ] = None,
+    new_models: Annotated[
+        bool,
+        typer.Option(
+            "--new-models",
+            help="With --from: where the runs there had other retrained models, as of a bank that was enlarged, what"
+            " these say takes the place of what the records have; times stay.",
+        ),
+    ] = False,
     cache: Cache = None,
     debug: Debug = False,
 ) -> None:
     """Add new metrics to records that exist, from their rankings, the task's groups and its retrained models.
 
-    Nothing runs again, and what a record has stays as it is. Metrics that need the scores of all items, which no record
-    holds, are named; --from takes them from a later run.
+    Nothing runs again, and what a record has stays as it is, unless --new-models is given. Metrics that need the scores
+    of all items, which no record holds, are named; --from takes them from a later run.
     """
+    if new_models and again is None:
+        raise AttrbenchError("--new-models needs the runs with them: name their folder with --from")
     found = [
         kept for kept in kept_records(record_places(records), api.warn) if not task or kept.record.task.name in task
     ]
@@ -65,20 +75,22 @@ def score(
         if isinstance(opened, str):
             typer.echo(f"{label}: left as it is: {shown(opened)}")
             continue
+        added: list[str] = []
+        if again is not None:
+            try:
+                later_run = _run_of(record, later, again)
+                replaced = {result.metric for result in later_run.metrics} - set(registry.names("metric"))
+                record, added = with_metrics_of(record, later_run, replaced if new_models else ())
+            except AttrbenchError as error:
+                typer.echo(f"{label}: nothing of another run: {plain(error)}")
         truths = tasks.truths_of(record)
         scored = rescore(registry, record, opened, lambda line: typer.echo(plain(line), err=True), truths)
         if scored.other_models:
             typer.echo(f"{label}: nothing of retrained models: {shown(scored.other_models[0])}")
-        whole, added = scored.record, list(scored.added)
-        if again is not None:
-            try:
-                whole, more = with_metrics_of(whole, _run_of(record, later, again))
-                added += more
-            except AttrbenchError as error:
-                typer.echo(f"{label}: nothing of another run: {plain(error)}")
+        whole, added = scored.record, [*added, *scored.added]
         known = {result.metric for result in whole.metrics}
         lacking.update(name for name in scored.lacking if name not in known)
-        if whole != record:
+        if whole != kept.record:
             _write(kept, whole)
         typer.echo(f"{label}: {'added ' + ', '.join(added) if added else 'nothing to add'}")
     for name, count in lacking.items():

@@ -6,7 +6,7 @@ What they are compared with is the task's groups and the retrained models that a
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -111,7 +111,7 @@ def _with(record: Record, added: Sequence[MetricResult], facts: Mapping[str, flo
     return record.model_copy(update={"metrics": [*record.metrics, *added], "facts": record.facts | new})
 
 
-def with_metrics_of(record: Record, again: Record) -> tuple[Record, list[str]]:
+def with_metrics_of(record: Record, again: Record, of_new_models: Container[str] = ()) -> tuple[Record, list[str]]:
     """Return a record with what a later run of the same method has beyond it, and the names of those metrics.
 
     For metrics that need the scores of all items, which records do not hold, and for the parts of a metric's training
@@ -120,23 +120,38 @@ def with_metrics_of(record: Record, again: Record) -> tuple[Record, list[str]]:
     Args:
         record: the record that lacks them.
         again: the record of the later run, on any machine.
+        of_new_models: metrics that the later run has of other retrained models, as where a bank was enlarged: they take
+            the place of the record's, with all facts of the later run.
 
     Raises:
-        AttrbenchError: where the later run is not the same: other queries, options, retrained models or rankings.
+        AttrbenchError: where the later run is not the same: other queries, options or rankings; or other retrained
+            models, unless metrics of these were asked for.
     """
     parts = [(each.status, each.task.fingerprint, each.coverage.extent) for each in (record, again)]
     if parts[0] != parts[1]:
         raise AttrbenchError("the other run is of another task, of other items or queries, or not complete")
     if (again.method.version, again.method.options) != (record.method.version, record.method.options):
         raise AttrbenchError("the other run has other options or another version of the method")
-    if lines := _differing(_facts_of_models(again), _facts_of_models(record)):
+    replaced = [result for result in again.metrics if result.metric in of_new_models]
+    lines = _differing(_facts_of_models(again), _facts_of_models(record))
+    if lines and not replaced:
         raise AttrbenchError(f"the other run has other retrained models: {lines[0]}")
     if (overlap := _overlap(record, again)) < SAME_RANKINGS:
         raise AttrbenchError(f"the other run ranks otherwise: of the first {TOP} items {overlap:.1%} are the same")
+    new = [result.name for result in replaced if result != record.metric(result.name)]
+    if new:
+        record = _with_replaced(record, replaced, again.facts)
     had = {result.name for result in record.metrics}
     added = [result for result in again.metrics if result.name not in had]
     whole, changed = _with_noise(_with(record, added, again.facts), again.metrics)
-    return whole, [*(result.name for result in added), *changed]
+    return whole, [*new, *(result.name for result in added), *changed]
+
+
+def _with_replaced(record: Record, results: Sequence[MetricResult], facts: Mapping[str, float]) -> Record:
+    """Return a record with results in the place of its own of the same metrics, and with the facts."""
+    names = {result.metric for result in results}
+    metrics = [result for result in record.metrics if result.metric not in names]
+    return record.model_copy(update={"metrics": [*results, *metrics], "facts": record.facts | facts})
 
 
 def _with_noise(record: Record, results: Sequence[MetricResult]) -> tuple[Record, list[str]]:

@@ -268,6 +268,31 @@ def test_nothing_is_taken_from_a_run_that_is_not_the_same(attrbench, tmp_path, c
     )
 
 
+def test_what_an_enlarged_bank_says_takes_the_place_of_what_a_record_has_where_that_is_asked_for(
+    attrbench, tmp_path, cache
+):
+    path = parted(tmp_path / "old", "")
+    before = read_record(path).record
+
+    def of_more_models(metric):
+        return {**metric, "value": 0.25, "per_query": [0.25] * 100} if metric["metric"] == "lds" else metric
+
+    again = {**before.facts, "lds_subsets": 64.0, "lds_ceiling": 0.9}
+    metrics = [of_more_models(metric) for metric in json.loads(PIXEL.read_text())["metrics"]]
+    (tmp_path / "new").mkdir()
+    changed(tmp_path / "new", metrics=metrics, facts=again, peak_memory_bytes=77)
+    without = attrbench("score", path, "--from", tmp_path / "new", "--cache", cache)
+    assert "other retrained models: its lds_" in without.out and read_record(path).record == before
+    done = attrbench("score", path, "--from", tmp_path / "new", "--new-models", "--cache", cache)
+    assert done.code == 0 and "added lds" in done.out and "nothing of another run" not in done.out
+    after = read_record(path).record
+    assert after.metric("lds").value == 0.25 and after.metric("lds-pixels") == before.metric("lds-pixels")
+    assert after.facts == again and after.peak_memory_bytes == before.peak_memory_bytes and after.ranking == before.ranking
+    assert {result.name for result in after.metrics} == {result.name for result in before.metrics}
+    needs = attrbench("score", path, "--new-models", "--cache", cache)
+    assert needs.code == 1 and "--from" in needs.err
+
+
 @pytest.mark.parametrize(
     "command",
     [

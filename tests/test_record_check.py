@@ -1,5 +1,6 @@
 """A record's file that was changed after it was written is found, whatever byte it is."""
 
+import hashlib
 import random
 
 import pytest
@@ -45,6 +46,24 @@ def test_without_its_rankings_a_record_is_read_as_with_them_but_for_these(tmp_pa
     one = record("a", noisy(0.5)).model_copy(update={"ranking": [[3, 1], [2, 0]], "notes": ['a "ranking": [ note']})
     path = write_record(one, tmp_path)
     assert read_file(path, rankings=False) == one.model_copy(update={"ranking": []})
-    words = path.read_bytes().replace(b"   3,", b'   "3",')
+    words = path.read_bytes().replace(b"[3,", b'["3",')
     with pytest.raises(ValueError, match="changed after it was written"):
         parse_record(words, rankings=False)
+
+
+def test_numbers_of_a_list_share_a_line_and_text_that_looks_like_a_list_stays(tmp_path):
+    notes = ["[\n 1,\n 2\n]", "a [1]"]
+    one = record("a", noisy(0.5)).model_copy(update={"ranking": [[3, 1], []], "notes": notes})
+    path = write_record(one, tmp_path)
+    assert read_file(path) == one
+    lines = path.read_text().splitlines()
+    assert "  [3, 1]," in lines and max(len(line) for line in lines) > 80
+
+
+def test_a_record_with_a_line_for_each_number_is_read_and_its_checksum_holds(tmp_path):
+    one = record("a", noisy(0.5)).model_copy(update={"ranking": [[3, 1]]})
+    body = one.model_dump_json(indent=1, exclude={"check"}).removesuffix("\n}")
+    check = hashlib.sha256(body.encode()).hexdigest()
+    (tmp_path / "old.json").write_text(f'{body},\n "check": "{check}"\n}}\n')
+    assert read_file(tmp_path / "old.json") == one == read_records(tmp_path)[0][0]
+    assert read_file(tmp_path / "old.json", rankings=False).ranking == []

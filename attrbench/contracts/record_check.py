@@ -1,23 +1,30 @@
 """The checksum on the last line of a record's file, by which a record that was damaged or edited is told from others.
 
 It covers the bytes before it as they are, so that checking costs little beside reading; an editor that lays the file
-out anew breaks it. Records of before, which have none, are read as they are.
+out anew breaks it. Records of before, which have none, or a line for each number, are read as they are.
 """
 
 from __future__ import annotations
 
 import hashlib
+import re
 
 from pydantic import BaseModel
 
 _LINE = ',\n "check": "{}"\n}}\n'
 _LENGTH = len(_LINE.format(64 * "0"))
 _RANKINGS = b'\n "ranking": [\n'
+_NUMBERS = re.compile(rb"\[\n([^][{}\"]+)\n *\]")
+"""An array without strings or other arrays in it, on several lines; no string has a bare line break."""
 
 
 def file_content(record: BaseModel) -> bytes:
-    """Return the content of a record's file: the record as indented JSON, with the checksum on the last line."""
+    """Return the content of a record's file: the record as indented JSON, with the checksum on the last line.
+
+    An array of numbers, such as a query's ranking, has one line.
+    """
     body = record.model_dump_json(indent=1, exclude={"check"}).removesuffix("\n}").encode()
+    body = _NUMBERS.sub(lambda found: b"[" + b" ".join(found[1].split()) + b"]", body)
     return body + _last_line(body)
 
 

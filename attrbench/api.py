@@ -99,7 +99,7 @@ def run(
         progress: whether stages are shown on standard error; or a reporter that shows them.
         batch_size: noisy samples in a backward pass; None finds it.
         backend: how per-sample gradients are computed: `hooks`, `vmap` or `loop`.
-        dry_run: show the plan and stop.
+        dry_run: return what has records already, show the plan of the rest, and stop.
         keep_scores: keep the [m, n] scores of each method in memory.
         on_result: called with each result as soon as it is there.
 

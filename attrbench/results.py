@@ -211,6 +211,9 @@ class Results(Sequence[Result]):
     def _repr_html_(self) -> str:
         return to_html(self.leaderboard().tables) if self._results else "<p>no results</p>"
 
+    def __str__(self) -> str:
+        return str(self.leaderboard()) if self.records else repr(self)
+
     def __repr__(self) -> str:
         counts = Counter(record.status for record in self.records)
         status = ", ".join(f"{count} {name}" for name, count in counts.items())

@@ -24,6 +24,7 @@ from attrbench.cli.common import (
     LimitTrain,
     Out,
     ReadCache,
+    console,
 )
 from attrbench.errors import UsageError
 from attrbench.metrics.agreement import Agreement, joined
@@ -126,9 +127,11 @@ def attribute(
 
         typer.echo(json.dumps(document(answers, written.sheets, notes) | _others(written), indent=1, allow_nan=False))
     else:
-        from attrbench.cli.attribution_tables import show  # likewise
+        from attrbench.reports.attribution_table import parts  # likewise
 
-        show(answers)
+        terminal = console()
+        for part in parts(answers):
+            terminal.print(part)
         typer.echo("\n".join(written.lines))
     for line in (*notes, *answers.warnings):
         typer.echo(f"attrbench: {line}", err=True)

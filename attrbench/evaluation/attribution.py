@@ -23,6 +23,7 @@ from attrbench.metrics.agreement import Agreement, agreement
 from attrbench.reports.contact_sheet import ContactSheet, Heading, Strip
 from attrbench.reports.html.attribution import Answered, Answers, attribution_fragment, attribution_page
 from attrbench.reports.named_files import encoded
+from attrbench.reports.printed import printed
 
 if TYPE_CHECKING:
     from attrbench.evaluation.evidence_map import EvidenceMap
@@ -153,6 +154,9 @@ class Attribution:
     def _repr_png_(self) -> bytes:
         return encoded(self.picture())
 
+    def __str__(self) -> str:
+        return str(self._together)
+
     def __repr__(self) -> str:
         return f"<Attribution of {_pictures(self.queries)} on {self.subject} by {self.method}: k = {_depth(self)}>"
 
@@ -275,6 +279,11 @@ class Attributions(Sequence[Attribution]):
 
     def __iter__(self) -> Iterator[Attribution]:
         return iter(self._answers)
+
+    def __str__(self) -> str:
+        from attrbench.reports.attribution_table import parts  # it draws what this module defines
+
+        return printed(*parts(self)) if len(self) else repr(self)
 
     def __repr__(self) -> str:
         named = ", ".join(self.methods)

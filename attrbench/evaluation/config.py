@@ -35,7 +35,7 @@ class RunSettings:
         engine: how gradients are computed.
         executor: the executor, with options: `processes:4`.
         rerun: compute again what an existing record already answers.
-        dry_run: stop after the plan.
+        dry_run: give what has records, and stop after the plan of the rest.
         retrain: whether the task's ground truths are measured, some by training for each method.
         ground_truths: those named beside the ones that are measured by default, with options: `lds:bank=FILE`.
         keep_scores: keep the [m, n] scores of each method in memory, beside its record.

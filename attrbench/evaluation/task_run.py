@@ -114,7 +114,7 @@ class TaskRun:
         """Yield a result for each method, reused ones first; a method that raises gets a record of status `failed`."""
         todo, done = [], []
         for request in self.methods:
-            found = None if self.settings.rerun or self.settings.dry_run else self._existing(request)
+            found = None if self.settings.rerun else self._existing(request)
             if found is None:
                 self._check_place(request)
                 todo.append(request)

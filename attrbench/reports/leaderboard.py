@@ -14,6 +14,7 @@ from attrbench.errors import AttrbenchError, UsageError, unknown_name
 from attrbench.reports.columns import request_columns, sorted_rows
 from attrbench.reports.criteria import Criteria, criteria_of
 from attrbench.reports.leaderboard_table import row_values, to_csv, to_json, to_markdown
+from attrbench.reports.printed import line_length, printed
 from attrbench.reports.ranking import Table, build_tables
 from attrbench.reports.terminal_board import to_rich
 
@@ -78,6 +79,9 @@ class Leaderboard:
         from attrbench.reports.html_table import to_html  # with Jinja and SciPy's statistics, for notebooks alone
 
         return to_html(self.tables)
+
+    def __str__(self) -> str:
+        return printed(self.to_rich(line_length()))
 
     def __repr__(self) -> str:
         tables = ", ".join(f"{table.task}: {len(table.ranked)} ranked, {len(table.below)} not" for table in self.tables)

@@ -11,6 +11,7 @@ from PIL import Image, ImageColor
 
 import attrbench
 from attrbench.errors import AttrbenchError, UsageError
+from attrbench.reports.printed import WIDE
 
 
 @pytest.fixture
@@ -77,6 +78,27 @@ def test_results_give_records_rankings_and_scores(results, toy):
     assert ranking[0].tolist() == first.tolist()
     assert all(path.is_file() for path in results.paths)
     assert repr(results) == "<Results of attrbench-check: 2 complete>"
+
+
+@pytest.mark.parametrize("columns", [None, "80"])
+def test_results_and_answers_are_printed_as_the_terminal_shows_them(results, toy, monkeypatch, columns):
+    monkeypatch.delenv("COLUMNS", raising=False) if columns is None else monkeypatch.setenv("COLUMNS", columns)
+    board, width = str(results), int(columns or WIDE)
+    assert board == str(results.leaderboard()) and board.startswith("attrbench-check v1, ranked by")
+    assert {"pixel", "random"} <= set(board.split()) and board[-1] != "\n"
+    answer = attrbench.attribute("pixel", toy, picture_seed=0, k=3, progress=False)
+    shown = str(answer)
+    assert [f"{score:.6g}" in shown for score in answer.ranking.scores[0]] == [True] * 3
+    assert all(str(item) in shown.split() for item in answer.ranking.ids[0])
+    assert max(len(line) for line in f"{board}\n{shown}".splitlines()) <= width
+
+
+def test_a_dry_run_names_what_is_there_and_plans_the_rest(results, toy, capsys):
+    there = attrbench.run(["pixel", "dmin:v=64,timesteps=1"], toy, dry_run=True)
+    assert [result.record.method.name for result in there] == ["pixel"] and there[0].reused
+    plan = capsys.readouterr().err
+    assert "serves dmin:v=64,timesteps=1" in plan and "pixel" not in plan
+    assert repr(attrbench.run("random:draw=9", toy, dry_run=True)) == str(attrbench.run("random:draw=9", toy, dry_run=True))
 
 
 def test_scores_of_a_record_that_was_there_need_a_rerun(results, toy):

@@ -1,4 +1,4 @@
-"""Answers of attribution as tables on the terminal; text of data sets is never interpreted as markup."""
+"""Answers of attribution as tables of text, for a terminal; text of data sets is never interpreted as markup."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from rich import box
+from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from attrbench.cli.common import console
 from attrbench.evaluation.attribution import Attribution, Attributions
 from attrbench.evaluation.attribution_parts import Row
 from attrbench.reports.attribution_json import item_rows
@@ -25,29 +25,26 @@ NAME = 12
 NOT_RANKED = "not ranked: all training items have the same score\n"
 
 
-def show(answers: Attributions) -> None:
-    """Print the answers of one method in full, or those of several methods side by side with their agreement."""
-    terminal = console()
+def parts(answers: Attributions) -> Iterator[RenderableType]:
+    """Yield the answers of one method in full, or those of several side by side with their agreement, for rich."""
     if len(answers) == 1:
         (answer,) = answers
-        terminal.print(Text(f"{answer.method} on {answer.subject}: {one_line(answer.summary)}"))
-        terminal.print(Text(MEANING))
+        yield Text(f"{answer.method} on {answer.subject}: {one_line(answer.summary)}")
+        yield Text(MEANING)
         for query in range(len(answer.queries)):
-            for table in _tables_of_one(answer, query):
-                terminal.print(table)
+            yield from _tables_of_one(answer, query)
         return
     names = short_names(answers)
-    terminal.print(Text(f"{len(answers)} methods on {answers.subject}"))
+    yield Text(f"{len(answers)} methods on {answers.subject}")
     for name, answer in zip(names, answers, strict=True):
         label = "" if name == answer.method else f" is {one_line(answer.method)}"
-        terminal.print(Text(f"  {name}{label}: {one_line(answer.summary)}"))
-    terminal.print(Text(MEANING_OF_SEVERAL))
+        yield Text(f"  {name}{label}: {one_line(answer.summary)}")
+    yield Text(MEANING_OF_SEVERAL)
     for query in range(len(answers.queries)):
         for first in range(0, len(answers), ABREAST):
             part = slice(first, first + ABREAST)
-            for table in _tables_of_several(answers[part], names[part], query):
-                terminal.print(table)
-    terminal.print(_agreement(answers, names))
+            yield from _tables_of_several(answers[part], names[part], query)
+    yield _agreement(answers, names)
 
 
 def short_names(answers: Sequence[Attribution]) -> list[str]:

@@ -12,7 +12,7 @@ from attrbench.cli.common import Debug
 from attrbench.errors import AttrbenchError, UsageError
 from attrbench.files import write_atomically
 from attrbench.plugins import registry as plugins
-from attrbench.plugins.new_package import Kind, distribution_name, package_files
+from attrbench.plugins.new_package import Kind, Start, distribution_name, package_files
 from attrbench.taskfile.names import is_file
 from attrbench.taskfile.template import template
 
@@ -66,12 +66,15 @@ def task(
 @new_app.command("method")
 def method(
     name: Annotated[str, typer.Argument(help="What -m is to take, such as brightness.")],
+    features: Annotated[
+        Literal["images", "gradients"], typer.Option(help="What it compares as it stands: pictures, or gradients.")
+    ] = "images",
     out: Out = Path(),
     force: Force = False,
     debug: Debug = False,
 ) -> None:
     """Write a package with a method that works as it stands, and a test that checks it (docs/how-to/plugins.md)."""
-    _write_package("method", name, out, force)
+    _write_package("method", name, out, force, "gradient-method" if features == "gradients" else None)
 
 
 @new_app.command("metric")
@@ -85,9 +88,9 @@ def metric(
     _write_package("metric", name, out, force)
 
 
-def _write_package(kind: Kind, name: str, out: Path, force: bool) -> None:
+def _write_package(kind: Kind, name: str, out: Path, force: bool, start: Start | None = None) -> None:
     """Write the files of a package into a folder of its own, and say how to install it."""
-    contents = package_files(plugins.registry(), kind, name)
+    contents = package_files(plugins.registry(), kind, name, start)
     folder = out / distribution_name(name)
     if folder.exists() and not force:
         raise AttrbenchError(f"{folder} is there already: choose another name, or write over its files with --force")

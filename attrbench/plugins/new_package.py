@@ -16,8 +16,11 @@ if TYPE_CHECKING:
     from attrbench.plugins.registry import Registry
 
 Kind = Literal["method", "task", "metric"]
-SUMMARIES: dict[Kind, str] = {
+Start = Literal["method", "gradient-method", "task", "metric"]
+"""What a package has as it stands: one of each kind, and a second method, of gradients."""
+SUMMARIES: dict[Start, str] = {
     "method": "negative difference of the images' mean brightness",
+    "gradient-method": "median over timesteps of the cosines of gradients",
     "task": "40 gray 8x8 images in two groups, and an untrained DDPM",
     "metric": "reciprocal rank of the first item of the query's group",
 }
@@ -28,7 +31,9 @@ def distribution_name(name: str) -> str:
     return f"attrbench-{re.sub(r'[^a-z0-9]+', '-', name.lower()).strip('-')}"
 
 
-def package_files(registry: Registry, kind: Kind, name: str) -> dict[PurePosixPath, str]:
+def package_files(
+    registry: Registry, kind: Kind, name: str, start: Start | None = None
+) -> dict[PurePosixPath, str]:
     """Return the files of a package with one method, task or metric, by their paths in the package's folder.
 
     They are pyproject.toml with the entry point, a module with a class that works as it stands, a test that runs the
@@ -38,6 +43,7 @@ def package_files(registry: Registry, kind: Kind, name: str) -> dict[PurePosixPa
         registry: the plugins, whose names are taken.
         kind: what the package brings.
         name: its name on command lines.
+        start: what it does as it stands; by default what the kind is called.
 
     Raises:
         AttrbenchError: for a name that the command line could not parse.
@@ -53,6 +59,7 @@ def package_files(registry: Registry, kind: Kind, name: str) -> dict[PurePosixPa
         raise UsageError(
             f"there is a package {module} already, which a {kind} '{name}' would be in: choose another name"
         )
+    start = kind if start is None else start
     stem = "".join(part.capitalize() for part in module.split("_")[1:]).lstrip("0123456789")
     words = {
         "kind": kind,
@@ -60,14 +67,14 @@ def package_files(registry: Registry, kind: Kind, name: str) -> dict[PurePosixPa
         "distribution": distribution,
         "module": module,
         "class_name": f"{stem[:1].upper()}{stem[1:]}{kind.title()}" if stem else f"My{kind.title()}",
-        "summary": SUMMARIES[kind],
+        "summary": SUMMARIES[start],
     }
     sources = {
         "pyproject.toml": "pyproject.toml",
-        "README.md": f"{kind}.md",
+        "README.md": f"{start}.md",
         f"{module}/__init__.py": "__init__.py",
-        f"{module}/{kind}.py": f"{kind}.py",
-        f"tests/test_{kind}.py": f"test_{kind}.py",
+        f"{module}/{kind}.py": f"{start}.py",
+        f"tests/test_{kind}.py": f"test_{start}.py",
     }
     return {PurePosixPath(path): _template(source).substitute(words) for path, source in sources.items()}
 

@@ -9,6 +9,8 @@ import pytest
 from tests.installing import environment, install, need_pip
 
 KINDS = ("method", "task", "metric")
+GRADIENTS = ("--features", "gradients")
+STARTS = {kind: (kind,) for kind in KINDS} | {"gradient-method": ("method", *GRADIENTS)}
 
 
 @pytest.mark.slow
@@ -16,7 +18,8 @@ def test_the_packages_are_found_as_plugins_and_pass_their_own_tests(attrbench, t
     need_pip()
     for kind in KINDS:
         assert attrbench("new", kind, f"my-{kind}", "--out", tmp_path).code == 0
-    packages = [tmp_path / f"attrbench-my-{kind}" for kind in KINDS]
+    assert attrbench("new", "method", "my-gradients", *GRADIENTS, "--out", tmp_path).code == 0
+    packages = [tmp_path / f"attrbench-my-{name}" for name in (*KINDS, "gradients")]
     env = environment(*install(tmp_path / "installed", *packages), ATTRBENCH_CACHE=str(tmp_path / "cache"))
 
     def python(*arguments):
@@ -34,9 +37,11 @@ def test_the_packages_are_found_as_plugins_and_pass_their_own_tests(attrbench, t
     for kind in KINDS:
         providers = {entry["name"]: entry["provider"] for entry in listed[f"{kind}s"]}
         assert providers[f"my-{kind}"] == f"attrbench-my-{kind} 0.1.0"
-    tested = python("-m", "pytest", "-q", "-p", "no:cacheprovider", *(str(package / "tests") for package in packages))
+    modules = ("--import-mode", "importlib")  # both methods have a test_method.py
+    places = [str(package / "tests") for package in packages]
+    tested = python("-m", "pytest", "-q", "-p", "no:cacheprovider", *modules, *places)
     assert tested.returncode == 0, tested.stdout
-    assert "6 passed" in tested.stdout  # two of the method, one of the task, three of the metric
+    assert "8 passed" in tested.stdout  # two of each method, one of the task, three of the metric
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -49,15 +54,15 @@ def test_it_says_what_it_wrote_and_what_to_do(attrbench, kind, tmp_path):
 
 @pytest.mark.parametrize("name", ["2hop", "42", "b_c", "Mixed-Case", "task"])
 def test_any_name_that_the_command_line_takes_gives_python_that_compiles(attrbench, name, tmp_path):
-    for kind in KINDS:
-        assert attrbench("new", kind, name, "--out", tmp_path / kind).code == 0
+    for start, (kind, *more) in STARTS.items():
+        assert attrbench("new", kind, name, *more, "--out", tmp_path / start).code == 0
         for path in tmp_path.rglob("*.py"):
             compile(path.read_text(), str(path), "exec")
 
 
 def test_no_line_of_a_package_is_longer_than_ours(attrbench, tmp_path):
-    for kind in KINDS:
-        attrbench("new", kind, "a-name-of-twenty-one", "--out", tmp_path / kind)
+    for start, (kind, *more) in STARTS.items():
+        attrbench("new", kind, "a-name-of-twenty-one", *more, "--out", tmp_path / start)
     for path in tmp_path.rglob("*.py"):
         assert max(map(len, path.read_text().splitlines())) <= 120, path
 

@@ -56,7 +56,9 @@ def run(
     executor: Executor = "inline",
     ground_truth: GroundTruths = None,
     rerun: Rerun = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what is there already and the plan of the rest, and stop.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show what is there already and the plan of the rest, and stop.")
+    ] = False,
     debug: Debug = False,
 ) -> None:
     """Run methods on tasks. What is already computed is not computed again: the same command resumes."""

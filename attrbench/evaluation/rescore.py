@@ -151,7 +151,7 @@ def _with_replaced(record: Record, results: Sequence[MetricResult], facts: Mappi
     """Return a record with results in the place of its own of the same metrics, and with the facts."""
     names = {result.metric for result in results}
     metrics = [result for result in record.metrics if result.metric not in names]
-    return record.model_copy(update={"metrics": [*results, *metrics], "facts": record.facts | facts})
+    return record.model_copy(update={"metrics": [*results, *metrics], "facts": {**record.facts, **facts}})
 
 
 def _with_noise(record: Record, results: Sequence[MetricResult]) -> tuple[Record, list[str]]:

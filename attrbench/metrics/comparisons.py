@@ -15,21 +15,31 @@ from attrbench.contracts.record import MetricResult, TrainingNoise
 from attrbench.metrics.bootstrap_comparisons import Counts, Floats, better_by_bootstrap
 from attrbench.metrics.intervals import paired_difference, retrained_interval
 
+Kind = tuple[int, int, bool, float | None]
+
+
+def kind_of_result(result: MetricResult) -> Kind:
+    """Return what two results must share to be compared: numbers of values and clusters, direction, and ceiling.
+
+    A ceiling tells retrained models apart: a bank that was enlarged has another one.
+    """
+    ceiling = None if result.ceiling is None else round(result.ceiling, 6)
+    return len(result.per_query), result.clusters, result.higher_is_better, ceiling
+
 
 def better_runs(results: Sequence[MetricResult]) -> Counts:
     """Return for each run how many of the others are significantly better: the 95% interval of the difference is > 0.
 
-    Results with different numbers of values (a ground truth with other seeds or images) or without an interval are
-    never significantly different.
+    Results that can't be compared (`kind_of_result`) or without an interval are never significantly different.
 
     Args:
         results: the result of one metric for each run, all values finite.
     """
     counts = np.zeros(len(results), dtype=np.int64)
-    groups: dict[tuple[int, int, bool], list[int]] = {}
+    groups: dict[Kind, list[int]] = {}
     for place, result in enumerate(results):
         if result.low is not None and result.high is not None and len(result.per_query) > 1:
-            groups.setdefault((len(result.per_query), result.clusters, result.higher_is_better), []).append(place)
+            groups.setdefault(kind_of_result(result), []).append(place)
     for places in groups.values():
         counts[places] = _better_in_group([results[place] for place in places])
     return counts
@@ -56,8 +66,7 @@ def result_difference(a: MetricResult, b: MetricResult) -> tuple[float, float] |
     It is the interval by which `better_runs` decides: over queries by bootstrap, and over retrained models and queries
     or pictures where both results have training noise. None for results that can't be compared, or a single value.
     """
-    shapes = [(len(each.per_query), each.clusters) for each in (a, b)]
-    if shapes[0] != shapes[1] or shapes[0][0] < 2 or a.low is None or b.low is None:
+    if kind_of_result(a) != kind_of_result(b) or len(a.per_query) < 2 or a.low is None or b.low is None:
         return None
     if a.noise is None or b.noise is None:
         return paired_difference(a.per_query, b.per_query)

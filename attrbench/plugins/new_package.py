@@ -31,9 +31,7 @@ def distribution_name(name: str) -> str:
     return f"attrbench-{re.sub(r'[^a-z0-9]+', '-', name.lower()).strip('-')}"
 
 
-def package_files(
-    registry: Registry, kind: Kind, name: str, start: Start | None = None
-) -> dict[PurePosixPath, str]:
+def package_files(registry: Registry, kind: Kind, name: str, start: Start | None = None) -> dict[PurePosixPath, str]:
     """Return the files of a package with one method, task or metric, by their paths in the package's folder.
 
     They are pyproject.toml with the entry point, a module with a class that works as it stands, a test that runs the

@@ -9,7 +9,7 @@ from attrbench.contracts.record import MetricResult, Record
 from attrbench.contracts.record_files import KeptRecord
 from attrbench.errors import AttrbenchError, UsageError, unknown_name
 from attrbench.metrics.bootstrap_comparisons import EQUAL
-from attrbench.metrics.comparisons import result_difference
+from attrbench.metrics.comparisons import kind_of_result, result_difference
 
 TOP = 10
 """Number of items at the top whose overlap is told."""
@@ -33,6 +33,11 @@ class Difference:
     value: float
     interval: tuple[float, float] | None
     wins: tuple[int, int, int]
+
+    @property
+    def of_other_models(self) -> bool:
+        """Return whether the two were compared with different retrained models, so that there is no interval."""
+        return self.a.ceiling is not None and kind_of_result(self.a) != kind_of_result(self.b)
 
     @property
     def better(self) -> str:

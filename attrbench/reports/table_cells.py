@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection
 
 from attrbench.contracts.record import MetricResult, Record
 from attrbench.contracts.record_costs import Storage
 from attrbench.contracts.record_origin import Tried
+from attrbench.metrics.comparisons import kind_of_result
 from attrbench.reports.quantities import human_bytes, human_seconds
 from attrbench.reports.ranking import Table
 from attrbench.text import one_line
@@ -72,6 +74,8 @@ def caption(table: Table, columns: Collection[str] | None = None, tuned: str = "
         letters = {run.record.hardware.times_class: run.machine for run in runs}
         named = "; ".join(f"{letters[name]}: {shown(name)}" for name in table.machines if name in letters)
         lines.append(f"Times and Pareto ✓ are comparable only between runs on one of these: {named}.")
+    elif twice := _on_several_machines(table):
+        lines.append(f"Runs of several classes of hardware, for which {shown(twice)} has a row each.")
     if table.hidden:
         lines.append(f"{len(runs)} of {len(runs) + table.hidden} runs are shown; ranks and Pareto ✓ are among all.")
     if table.controls:
@@ -83,6 +87,11 @@ def caption(table: Table, columns: Collection[str] | None = None, tuned: str = "
         lines.append(
             f"{shown(table.metric)} compares scores with models that were trained again without some of the items; its"
             " interval covers queries and models, its ceiling the noise of training."
+        )
+    if others := _of_other_models(table):
+        lines.append(
+            f"{shown(', '.join(others))}: by other retrained models than the first run, and so not told apart from it"
+            " (`attrbench score --from`)."
         )
     lines += _how_tuned(table, tuned)
     paired = "bootstrap over queries"
@@ -108,6 +117,19 @@ def caption(table: Table, columns: Collection[str] | None = None, tuned: str = "
     if not any(run.record.hardware.is_busy for run in runs):
         told.pop(("query-p50", "query-p95", "amortized"), None)
     return [*lines, *told.values()]
+
+
+def _on_several_machines(table: Table) -> str:
+    """Return the first method with options that has ranked runs of several classes of hardware; empty if none has."""
+    counts = Counter(method_text(row.record) for row in table.ranked)
+    return next((label for label, count in counts.items() if count > 1), "")
+
+
+def _of_other_models(table: Table) -> list[str]:
+    """Return the methods whose ranked runs can't be compared with the first, as where a bank was enlarged between."""
+    results = [(method_text(row.record), row.record.metric(table.metric)) for row in table.ranked]
+    kinds = [(label, kind_of_result(result)) for label, result in results if result is not None]
+    return [label for label, kind in kinds if kind != kinds[0][1]]
 
 
 def _is_of_retrained_models(table: Table) -> bool:

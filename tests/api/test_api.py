@@ -98,7 +98,9 @@ def test_a_dry_run_names_what_is_there_and_plans_the_rest(results, toy, capsys):
     assert [result.record.method.name for result in there] == ["pixel"] and there[0].reused
     plan = capsys.readouterr().err
     assert "serves dmin:v=64,timesteps=1" in plan and "pixel" not in plan
-    assert repr(attrbench.run("random:draw=9", toy, dry_run=True)) == str(attrbench.run("random:draw=9", toy, dry_run=True))
+    assert repr(attrbench.run("random:draw=9", toy, dry_run=True)) == str(
+        attrbench.run("random:draw=9", toy, dry_run=True)
+    )
 
 
 def test_scores_of_a_record_that_was_there_need_a_rerun(results, toy):

@@ -287,7 +287,9 @@ def test_what_an_enlarged_bank_says_takes_the_place_of_what_a_record_has_where_t
     assert done.code == 0 and "added lds" in done.out and "nothing of another run" not in done.out
     after = read_record(path).record
     assert after.metric("lds").value == 0.25 and after.metric("lds-pixels") == before.metric("lds-pixels")
-    assert after.facts == again and after.peak_memory_bytes == before.peak_memory_bytes and after.ranking == before.ranking
+    assert (
+        after.facts == again and after.peak_memory_bytes == before.peak_memory_bytes and after.ranking == before.ranking
+    )
     assert {result.name for result in after.metrics} == {result.name for result in before.metrics}
     needs = attrbench("score", path, "--new-models", "--cache", cache)
     assert needs.code == 1 and "--from" in needs.err

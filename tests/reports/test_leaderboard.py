@@ -19,10 +19,11 @@ from attrbench.contracts.record_origin import Provenance
 from attrbench.metrics.intervals import mean_interval
 from attrbench.reports import leaderboard_table
 from attrbench.reports.columns import COLUMNS, cells
+from attrbench.reports.compare import compare_records
 from attrbench.reports.leaderboard_table import to_csv, to_json, to_markdown
 from attrbench.reports.quantities import human_bytes, human_seconds
 from attrbench.reports.ranking import build_tables
-from attrbench.reports.table_cells import storage_text
+from attrbench.reports.table_cells import caption, storage_text
 from attrbench.reports.terminal_board import to_rich
 
 
@@ -248,3 +249,31 @@ def test_storage_says_what_of_it_is_an_index_beside_the_rows():
     assert storage_text(Storage(rows=0, index=0, rows_if_kept=7000, **sizes)) == "8 B (7 kB if kept)"
     nothing = Storage(rows=0, index=0, rows_if_kept=7000, rows_on_disk=0, shared=0)
     assert storage_text(nothing) == "none (7 kB if kept)"
+
+
+def of_models(label, values, ceiling):
+    """A run whose metric has a ceiling, which is that of the retrained models it was compared with."""
+    one = record(label, values)
+    return one.model_copy(update={"metrics": [one.metrics[0].model_copy(update={"ceiling": ceiling})]})
+
+
+def test_runs_with_banks_of_different_sizes_are_not_told_apart_and_the_board_says_so():
+    runs = [of_models("a", noisy(0.8), 0.9), of_models("b", noisy(0.3, 1), 0.9), of_models("new", noisy(0.5, 2), 0.95)]
+    (table,) = build_tables(runs)
+    assert [(row.record.method.label, row.rank) for row in table.ranked] == [("a", 1), ("new", 1), ("b", 3)]
+    assert "new: by other retrained models than the first run" in " ".join(caption(table))
+    assert "other retrained models" not in " ".join(caption(build_tables(runs[:2])[0]))
+    pair = compare_records(runs[0], runs[2], ("d@1",), 0).differences[0]
+    assert pair.interval is None and pair.of_other_models and not pair.better
+    same = compare_records(runs[0], runs[1], ("d@1",), 0).differences[0]
+    assert same.interval is not None and not same.of_other_models and same.better == "A"
+
+
+def test_a_method_that_ran_on_two_machines_is_explained_where_no_time_is_shown():
+    runs = [record("a", noisy(0.8)), record("a", noisy(0.8), hardware="other", created="2")]
+    (table,) = build_tables(runs)
+    assert [row.record.method.label for row in table.ranked] == ["a", "a"]
+    assert "several classes of hardware, for which a has a row each" in " ".join(caption(table, ["method"]))
+    assert "comparable only between runs on one of these" in " ".join(caption(table))
+    different = build_tables([runs[0], record("b", noisy(0.8), hardware="other")])[0]
+    assert "a row each" not in " ".join(caption(different, ["method"]))

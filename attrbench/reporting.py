@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from attrbench import api
 from attrbench.contracts.record import Record
 from attrbench.evaluation.folders import results_folder
-from attrbench.evaluation.requests import request_report
+from attrbench.evaluation.requests import request_report, several
 from attrbench.plugins import registry as plugins
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ def report(
     tasks: str | Sequence[str] = (),
     metric: str | None = None,
     format: str | None = None,  # noqa: A002  # named as the option of the command line
+    highlight: str | Sequence[str] = (),
 ) -> Path:
     """Write a report on records: by default one HTML page with board, plots, gallery and provenance; return its path.
 
@@ -35,9 +36,10 @@ def report(
         tasks: names of the tasks that are wanted; by default all.
         metric: what ranks; by default each task's main metric.
         format: a report with options, such as `html:k=5`; see `attrbench list reports`.
+        highlight: methods whose runs stand out, with or without options.
 
     Raises:
-        UsageError: for a task or metric that no record has, and for a wrong report or option.
+        UsageError: for a task, metric or method that no record has, and for a wrong report or option.
         AttrbenchError: for a folder that is not there, no records, or a file that can't be written.
     """
     path = Path(path)
@@ -45,7 +47,7 @@ def report(
     from attrbench.reports.report_files import write_report  # Pillow and SciPy come with it
 
     board = api.leaderboard(records, tasks=tasks, metric=metric)
-    return write_report(chosen, board, metric, _folders(records), path)
+    return write_report(chosen, board, metric, _folders(records), path, several(highlight))
 
 
 def _folders(records: Any) -> list[Path]:

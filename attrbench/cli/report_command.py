@@ -27,8 +27,13 @@ def report(
             "--format", help="NAME or NAME:KEY=VALUE,... [default: by the file's ending]; see 'list reports'."
         ),
     ] = None,
+    highlight: Annotated[
+        list[str] | None, typer.Option("--highlight", help="A method whose runs stand out, with or without options.")
+    ] = None,
     debug: Debug = False,
 ) -> None:
     """Make a report of records: one page with board, plots, pictures and provenance. It needs no network."""
-    made = make_report(record_places(records), out, tasks=task or (), metric=metric, format=format_)
+    made = make_report(
+        record_places(records), out, tasks=task or (), metric=metric, format=format_, highlight=highlight or ()
+    )
     typer.echo(plain(f"{made}: {human_bytes(made.stat().st_size)}"))

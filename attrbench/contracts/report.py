@@ -22,11 +22,13 @@ class Material:
         records: the newest record of each method, options and seed on each task, of any number of tasks.
         metric: name of the metric that ranks; None for each task's main metric.
         thumbnails: pictures by `TaskInfo.fingerprint`; empty where no run left any beside its records.
+        highlight: methods whose runs shall stand out, with or without options.
     """
 
     records: Sequence[Record]
     metric: str | None = None
     thumbnails: Mapping[str, Thumbnails] = field(default_factory=dict)
+    highlight: Sequence[str] = ()
 
 
 class Report(ABC, Generic[OptionsT]):
@@ -54,5 +56,5 @@ class Report(ABC, Generic[OptionsT]):
         """Return the report as the bytes of a file; the same material gives the same bytes.
 
         Raises:
-            UsageError: for a metric that no record has.
+            UsageError: for a metric or a method to highlight that no record has.
         """

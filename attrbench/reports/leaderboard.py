@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Group, RenderableType
@@ -94,6 +94,7 @@ def rank_records(
     metric: str | None = None,
     methods: Sequence[str] = (),
     hardware: Sequence[str] = (),
+    highlight: Sequence[str] = (),
 ) -> Leaderboard:
     """Rank the runs in these records by a metric, and return the leaderboard with a table for each task.
 
@@ -103,6 +104,7 @@ def rank_records(
         metric: the metric to rank by, such as `average-precision`; by default the main metric of each task.
         methods: the methods to show, with or without options; empty for all. Ranks are among all.
         hardware: parts of the names of the classes of hardware to show; empty for all.
+        highlight: the methods whose runs stand out in a report, with or without options.
 
     Raises:
         UsageError: for a task, metric, method or class of hardware that no record has.
@@ -120,7 +122,9 @@ def rank_records(
     tables = build_tables(_on_hardware(chosen, hardware), metric)
     if not tables:
         raise AttrbenchError("no records found: run 'attrbench run' first, or name a folder of records")
-    return Leaderboard(_of_methods(tables, chosen, methods) if methods else tables)
+    _check_methods(chosen, [*methods, *highlight])
+    tables = [replace(table, highlight=frozenset(highlight)) for table in tables]
+    return Leaderboard(_of_methods(tables, methods) if methods else tables)
 
 
 def _on_hardware(records: Sequence[Record], parts: Sequence[str]) -> list[Record]:
@@ -132,11 +136,14 @@ def _on_hardware(records: Sequence[Record], parts: Sequence[str]) -> list[Record
     return [record for record in records if record.hardware.times_class in names]
 
 
-def _of_methods(tables: Sequence[Table], records: Sequence[Record], methods: Sequence[str]) -> list[Table]:
+def _check_methods(records: Sequence[Record], methods: Sequence[str]) -> None:
     known = {name for record in records for name in (record.method.name, record.method.label)}
     for name in methods:
         if name not in known:
             raise unknown_name("method among the records", name, known)
+
+
+def _of_methods(tables: Sequence[Table], methods: Sequence[str]) -> list[Table]:
     shown = [table.of_methods(methods) for table in tables]
     return [table for table in shown if table.ranked or table.below]
 

@@ -42,6 +42,10 @@ class Row:
     tied: bool = False
     machine: str = ""
 
+    def is_of(self, names: Collection[str]) -> bool:
+        """Return whether the run's method, with or without its options, is among names."""
+        return not {self.record.method.name, self.record.method.label}.isdisjoint(names)
+
     @property
     def place(self) -> str:
         """Return the rank as text, with `=` where others share it; empty for a run that is not ranked."""
@@ -65,6 +69,7 @@ class Table:
         ceiling: best value of `metric` that any ranking could reach.
         controls: for a metric from a ground truth, its values for control sets of items, the newest of each.
         hidden: number of runs that were ranked with these and are not shown.
+        highlight: names of methods, with or without options, whose runs stand out.
     """
 
     task: str
@@ -80,6 +85,7 @@ class Table:
     queries: int
     controls: list[Control]
     hidden: int = 0
+    highlight: Collection[str] = ()
 
     @property
     def hardware(self) -> str:
@@ -96,7 +102,7 @@ class Table:
         """Return the table with the runs of some methods alone, named with or without options; ranks stay."""
 
         def rows(runs: Sequence[Row]) -> list[Row]:
-            return [row for row in runs if not {row.record.method.name, row.record.method.label}.isdisjoint(names)]
+            return [row for row in runs if row.is_of(names)]
 
         ranked, below = rows(self.ranked), rows(self.below)
         hidden = len(self.ranked) + len(self.below) - len(ranked) - len(below)

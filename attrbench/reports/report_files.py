@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,12 @@ logger = logging.getLogger("attrbench")
 
 
 def write_report(
-    report: Report[Any], board: Leaderboard, metric: str | None, folders: Iterable[Path], path: Path
+    report: Report[Any],
+    board: Leaderboard,
+    metric: str | None,
+    folders: Iterable[Path],
+    path: Path,
+    highlight: Sequence[str] = (),
 ) -> Path:
     """Make a report of a leaderboard's records, write it, and return its path.
 
@@ -28,6 +33,7 @@ def write_report(
         metric: what ranked them; None for each task's main metric.
         folders: those of the records, in which thumbnail sheets are looked for; damaged ones are logged and left out.
         path: the file, which is replaced.
+        highlight: methods whose runs shall stand out.
 
     Raises:
         AttrbenchError: where the file can't be written.
@@ -40,7 +46,7 @@ def write_report(
         for problem in problems:
             logger.warning("left out %s", problem)
     try:
-        write_atomically(path, report.make(Material(records, metric, thumbnails)))
+        write_atomically(path, report.make(Material(records, metric, thumbnails, highlight)))
     except OSError as error:
         raise AttrbenchError(f"cannot write the report {path}: {error.strerror}; name another file") from None
     return path

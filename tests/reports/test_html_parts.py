@@ -9,17 +9,20 @@ from scipy.stats import pearsonr
 
 from attrbench.contracts.ranking import Ranking
 from attrbench.contracts.record import TrainingNoise
+from attrbench.errors import UsageError
 from attrbench.metrics.comparisons import better_runs
 from attrbench.metrics.intervals import paired_difference
 from attrbench.reports.contact_sheet import Heading, Strip
 from attrbench.reports.html.agreement import FEWEST, agreement, make_agreement
 from attrbench.reports.html.attribution import MOST_IN_NOTEBOOK, attribution_fragment, attribution_page
+from attrbench.reports.html.board import make_board
 from attrbench.reports.html.plot import BOTTOM, CHARACTER, LEFT, LINE, RIGHT, TOP, WIDTH, Guide, Mark, place_labels
 from attrbench.reports.html.plots import criterion_plots, curve_plots, pareto_plots
 from attrbench.reports.html.queries import CELL, HEAD, ROW, SHADES, make_differences, make_strip
 from attrbench.reports.html.scale import Scale, linear, logarithmic
 from attrbench.reports.html.templates import breakable
 from attrbench.reports.html_table import to_html
+from attrbench.reports.leaderboard import rank_records
 from attrbench.reports.ranking import build_tables
 from tests.reports.html_material import HOSTILE, QUERIES, answers, items, ranked, records
 from tests.reports.test_leaderboard import noisy
@@ -237,3 +240,24 @@ def test_a_notebooks_piece_of_an_attribution_has_no_script_and_shows_each_item_o
     assert attribution_fragment(few).count(
         "<img "
     ) == 2 * MOST_IN_NOTEBOOK and "3 more pictures" in attribution_fragment(few)
+
+
+def test_highlighted_runs_are_marked_and_named_however_crowded_the_plot_is():
+    values = {f"m{number}": noisy(0.5, number, QUERIES) for number in range(60)}
+    runs = [ranked(label, found, rows=1000 + len(label)) for label, found in values.items()]
+    (table,) = rank_records(runs, highlight=["m7"]).tables
+    for plot in (*pareto_plots(table), *curve_plots(table)):
+        named = [mark for mark in plot.marks if mark.title.startswith("m7: ")]
+        assert named
+        if plot.x_title.startswith("k,"):
+            assert ("series0", "m7") in plot.legend
+        else:
+            assert plot.marks[-1] == named[0] and named[0].kind == "highlight"
+            assert "m7" in [label.text for label in plot.labels] and ("highlight", "highlighted") in plot.legend
+    assert [row.stands_out for row in make_board(table, "x").rows] == [
+        row.record.method.name == "m7" for row in table.ranked
+    ]
+    (plain,) = rank_records(runs).tables
+    assert not any(mark.kind == "highlight" for plot in pareto_plots(plain) for mark in plot.marks)
+    with pytest.raises(UsageError, match="unknown method among the records"):
+        rank_records(runs, highlight=["other"])

@@ -59,6 +59,7 @@ class BoardRow:
         pareto: whether no other run is at least as good, small and fast.
         reason: why it is not ranked.
         anchor: id of the row's provenance.
+        stands_out: whether it is of a method that is to be highlighted.
     """
 
     rank: str
@@ -74,6 +75,7 @@ class BoardRow:
     pareto: bool
     reason: str
     anchor: str
+    stands_out: bool
 
 
 @dataclass(frozen=True)
@@ -174,6 +176,7 @@ def _row(table: Table, row: Row, scale: Scale, anchor: str) -> BoardRow:
         pareto=row.pareto,
         reason=shown(row.reason),
         anchor=anchor,
+        stands_out=row.is_of(table.highlight),
     )
 
 

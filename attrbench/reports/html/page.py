@@ -43,10 +43,10 @@ class HtmlReport(Report[HtmlOptions]):
         """Return the page as UTF-8.
 
         Raises:
-            UsageError: for a metric that no record has.
+            UsageError: for a metric or a method to highlight that no record has.
             AttrbenchError: where there is no record.
         """
-        tables = rank_records(material.records, metric=material.metric).tables
+        tables = rank_records(material.records, metric=material.metric, highlight=material.highlight).tables
         boards = [_section(table, f"t{number}", material, self.options) for number, table in enumerate(tables, start=1)]
         names = list(dict.fromkeys(section.board.task for section in boards))
         title = f"attrbench report: {', '.join(names[:3])}{' …' if len(names) > 3 else ''}"

@@ -118,23 +118,26 @@ def shortened(text: str, most: int = LONGEST_LABEL) -> str:
     return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
-def place_labels(named: Sequence[tuple[Mark, str]], marks: Sequence[Mark], guides: Sequence[Guide] = ()) -> list[Label]:
+def place_labels(
+    named: Sequence[tuple[Mark, str]], marks: Sequence[Mark], guides: Sequence[Guide] = (), kept: int = 0
+) -> list[Label]:
     """Return labels beside marks, each where it covers no mark, name of a guide or earlier label; others are left out.
 
     Args:
         named: marks with their texts, the most important first.
         marks: all marks of the plot.
         guides: all guides of the plot.
+        kept: how many of the first are never left out: they may cover marks.
     """
     taken = [(mark.x - 4, mark.y - 4, mark.x + 4, mark.y + 4) for mark in marks]
     taken += [(RIGHT - len(g.text) * CHARACTER, g.text_y - LINE, float(RIGHT), g.text_y) for g in guides]
     labels = []
-    for mark, text in named:
-        for label, box in _candidates(mark, shortened(text)):
-            if _is_inside(box) and not any(_overlap(box, other) for other in taken):
-                labels.append(label)
-                taken.append(box)
-                break
+    for place, (mark, text) in enumerate(named):
+        inside = [(label, box) for label, box in _candidates(mark, shortened(text)) if _is_inside(box)]
+        free = [each for each in inside if not any(_overlap(each[1], other) for other in taken)]
+        for label, box in free[:1] or (inside[:1] if place < kept else []):
+            labels.append(label)
+            taken.append(box)
     return labels
 
 

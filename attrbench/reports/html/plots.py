@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -29,6 +29,8 @@ from attrbench.reports.quantities import human_bytes, human_seconds
 from attrbench.reports.ranking import Row, Table
 from attrbench.reports.table_cells import metric_text, shown
 
+HIGHLIGHT = "highlight"
+"""The kind of the marks of methods that are to stand out."""
 SERIES = 6
 """Methods that are drawn in a color of their own."""
 FREE = 1e-9
@@ -67,7 +69,7 @@ def _pareto(table: Table, cost: str, cost_of: Callable[[Record], float], text_of
         Mark(
             x=x.at(max(value, FREE)),
             y=y.at(result.value),
-            kind="pareto" if row.pareto else "other",
+            kind=_kind(table, row),
             title=f"{shown(row.record.method.label)}: {metric_text(result)}, {text_of(value) if value else 'none'}",
             y_low=None if result.low is None else y.at(result.low),
             y_high=None if result.high is None else y.at(result.high),
@@ -77,12 +79,14 @@ def _pareto(table: Table, cost: str, cost_of: Callable[[Record], float], text_of
     front = _front(costs, [result.value if result.higher_is_better else -result.value for result in results])
     steps = [(marks[place].x, marks[place].y) for place in front]
     notable = [
+        *(place for place, mark in enumerate(marks) if mark.kind == HIGHLIGHT),
         *reversed(front),
         *(place for place, row in enumerate(table.ranked) if row.pareto and place not in front),
     ]
-    named = [(marks[place], shown(table.ranked[place].record.method.label)) for place in notable]
+    labels = [shown(row.record.method.label) for row in table.ranked]
+    named = [(marks[place], labels[place]) for place in dict.fromkeys(notable)]
     metric = shown(table.metric)
-    best = ", ".join(text for _, text in named[: min(4, len(front))])
+    best = ", ".join([labels[place] for place in reversed(front)][:4])
     guides = _guides(table.random, table.ceiling, y)
     return Plot(
         title=f"{metric} against {cost}",
@@ -92,15 +96,23 @@ def _pareto(table: Table, cost: str, cost_of: Callable[[Record], float], text_of
         y_title=metric,
         x_ticks=ticks,
         y_ticks=value_ticks(y),
-        marks=marks,
+        marks=sorted(marks, key=lambda mark: mark.kind == HIGHLIGHT),
         lines=[Line(polyline(_steps(steps)), "front")],
         guides=guides,
-        labels=place_labels(named, marks, guides),
+        labels=place_labels(named, marks, guides, kept=sum(mark.kind == HIGHLIGHT for mark in marks)),
         legend=[
             ("front", "no run is both better and cheaper"),
             ("pareto", "on the Pareto front of quality, size and time"),
+            *([(HIGHLIGHT, "highlighted")] if any(mark.kind == HIGHLIGHT for mark in marks) else []),
         ],
     )
+
+
+def _kind(table: Table, row: Row) -> str:
+    """Return the kind of a run's mark: one that is to stand out, one on the Pareto front, or another."""
+    if row.is_of(table.highlight):
+        return HIGHLIGHT
+    return "pareto" if row.pareto else "other"
 
 
 def _cost_axis(costs: Sequence[float], text_of: Callable[[float], str]) -> tuple[Scale, list[Tick]]:
@@ -143,7 +155,7 @@ def curve_plots(table: Table) -> list[Plot]:
 def _curves(table: Table, metric: str) -> Plot | None:
     """Return the curves of a metric: the best run of each method in color, the others in gray; None for one cut-off."""
     runs = [(row, results) for row in table.ranked if len(results := _cutoffs(row.record, metric)) > 1]
-    colored = _best_of_methods([row for row, _ in runs])
+    colored = _best_of_methods([row for row, _ in runs], table.highlight)
     if len(colored) < 2:
         return None
     cutoffs = sorted({result.k for _, results in runs for result in results if result.k})
@@ -192,10 +204,10 @@ def _curve(results: Sequence[MetricResult], x: Scale, y: Scale) -> str:
     return polyline([(x.at(result.k or 1), y.at(result.value)) for result in results])
 
 
-def _best_of_methods(rows: Sequence[Row]) -> list[Row]:
-    """Return the best run of each method, of those methods that are best."""
+def _best_of_methods(rows: Sequence[Row], highlight: Collection[str]) -> list[Row]:
+    """Return the best run of each method, of those methods that are best; runs that are to stand out come first."""
     best: dict[str, Row] = {}
-    for row in rows:
+    for row in sorted(rows, key=lambda row: not row.is_of(highlight)):
         best.setdefault(row.record.method.name, row)
     return list(best.values())[:SERIES]
 

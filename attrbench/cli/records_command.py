@@ -108,7 +108,7 @@ def remove(
 
 def _cells(kept: KeptRecord) -> list[str]:
     record = kept.record
-    main = record.metric(record.task.main_metric)
+    main = next(iter(record.criteria), None)
     result = "" if main is None else f"{shown(main.name)} {metric_text(main)}"
     parts = record.identity[:10], record.task.name, method_text(record), record.status, result, record.created[:10]
     return [shown(part) for part in parts]
@@ -116,7 +116,7 @@ def _cells(kept: KeptRecord) -> list[str]:
 
 def _entry(kept: KeptRecord) -> dict[str, object]:
     record = kept.record
-    main = record.metric(record.task.main_metric)
+    main = next(iter(record.criteria), None)
     return {
         "path": str(kept.path),
         "identity": record.identity,

@@ -107,7 +107,7 @@ class ExitCode:
 def _show(result: Result) -> None:
     record, path = result.record, result.path
     line = f"{method_text(record)} on {record.task.label}: "
-    results = [each for each in record.metrics if each.criterion or each.name == record.task.main_metric]
+    results = record.criteria
     if record.status == "failed":
         line += f"failed: {shown(record.error)}"
     elif record.task.scale:

@@ -226,6 +226,12 @@ class Record(RecordPart):
             raise ValueError(f"a {self.status} record has storage and latency")
         return self
 
+    @property
+    def criteria(self) -> list[MetricResult]:
+        """Return the results by which a board can rank the run: those of ground truths, then the task's main metric."""
+        found = [result for result in self.metrics if result.criterion or result.name == self.task.main_metric]
+        return sorted(found, key=lambda result: not result.criterion)
+
     def metric(self, name: str) -> MetricResult | None:
         """Return the result of the metric called `name`, such as `detection-rate@10`, or None."""
         return next((result for result in self.metrics if result.name == name), None)

@@ -110,8 +110,8 @@ def compare_records(a: Record, b: Record, metrics: Sequence[str] = (), disagreem
             raise unknown_name("metric that both have", name, known)
     if not known:
         raise AttrbenchError(f"{a.method.label} and {b.method.label} have no metric in common")
-    criteria = {result.name for result in a.metrics if result.criterion}
-    names = list(metrics) or sorted(known, key=lambda name: (name not in criteria, name != a.task.main_metric))
+    criteria = {result.name for result in a.criteria}
+    names = list(metrics) or sorted(known, key=lambda name: name not in criteria)
     differences = [_difference(name, a, b) for name in names]
     return Comparison(a, b, differences, _overlap(a, b), _disagreements(a, b, differences[0], disagreements))
 

@@ -121,14 +121,15 @@ def _coverage(record: Record) -> list[str]:
 
 
 def _metrics(record: Record) -> list[str]:
+    criteria = [result.name for result in record.criteria]
     rows = [
         [
-            shown(result.name) + " (main)" * (result.name == record.task.main_metric),
+            shown(result.name) + " (ranks)" * (result.name in criteria[:1]),
             metric_text(result) or "not finite",
             "" if result.random is None else f"{result.random:.3f}",
             "" if result.ceiling is None else f"{result.ceiling:.3f}",
         ]
-        for result in sorted(record.metrics, key=lambda result: result.name != record.task.main_metric)
+        for result in sorted(record.metrics, key=lambda result: result.name not in criteria)
     ]
     return text_table(("", "value", "random", "ceiling"), rows, left=(0, 1)) if rows else ["none"]
 

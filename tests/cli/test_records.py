@@ -29,6 +29,16 @@ def changed(folder, **parts):
     return path
 
 
+def test_a_list_and_a_record_begin_with_what_ranks_the_board(attrbench):
+    assert "lds 0.166 [0.120, 0.212]" in attrbench("records", "ls", PIXEL).out
+    (entry,) = json.loads(attrbench("records", "ls", PIXEL, "--json").out)
+    assert (entry["metric"], round(entry["value"], 3)) == ("lds", 0.166)
+    lines = attrbench("show", PIXEL).out.splitlines()
+    first = next(place for place, line in enumerate(lines) if line.startswith("metrics")) + 1
+    assert [line.split()[0] for line in lines[first : first + 3]] == ["lds", "group-top1", "detection-rate@10"]
+    assert "(ranks)" in lines[first] and "(ranks)" not in "".join(lines[first + 1 :])
+
+
 def test_a_leaderboard_of_one_file_has_that_record(attrbench):
     done = attrbench("leaderboard", PIXEL, "--format", "csv")
     assert done.code == 0 and len(done.out.splitlines()) == 2
@@ -48,8 +58,8 @@ def test_show_tells_result_cost_machine_and_command(attrbench):
     out = attrbench("show", PIXEL).out
     for text in ("pixel, version 1", "2 cores", "storage", "commit "):
         assert text in out
-    assert re.search(r"detection-rate@10 \(main\) +0\.937 \[0\.898, 0\.967\]", out)
-    assert re.search(r"\blds +0\.166 \[0\.120, 0\.212\]", out)
+    assert re.search(r"detection-rate@10 +0\.937 \[0\.898, 0\.967\]", out)
+    assert re.search(r"\blds \(ranks\) +0\.166 \[0\.120, 0\.212\]", out)
     command = "attrbench run -m pixel -t digits-mini --ground-truth leave-k-out:k=50,queries=10,seeds=1"
     assert re.search(rf"^command +{re.escape(command)}$", out, re.MULTILINE)
     assert attrbench("show", "pixel", "--records", PUBLISHED).out == out
@@ -89,7 +99,7 @@ def test_ls_lists_every_record_with_its_result(attrbench):
     lines = attrbench("records", "ls", PUBLISHED).out.splitlines()
     count = len(list(PUBLISHED.glob("*.json")))
     assert len(lines) == count + 2 and lines[-1] == f"{count} records"
-    assert any("pixel" in line and "detection-rate@10 0.937 [0.898, 0.967]" in line for line in lines)
+    assert any("pixel" in line and "lds 0.166 [0.120, 0.212]" in line for line in lines)
     assert len(json.loads(attrbench("records", "ls", PUBLISHED, "--json").out)) == count
 
 

@@ -128,6 +128,7 @@ def _document(found: Comparison) -> dict[str, object]:
                 "low": None if each.interval is None else each.interval[0],
                 "high": None if each.interval is None else each.interval[1],
                 "better": each.better or None,
+                "of_other_models": each.of_other_models,
                 "wins": dict(zip(("a", "b", "equal"), each.wins, strict=True)),
             }
             for each in found.differences

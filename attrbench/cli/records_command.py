@@ -108,7 +108,7 @@ def remove(
 
 def _cells(kept: KeptRecord) -> list[str]:
     record = kept.record
-    main = next(iter(record.criteria), None)
+    main = next((result for result in record.criteria if result.finite), None)
     result = "" if main is None else f"{shown(main.name)} {metric_text(main)}"
     parts = record.identity[:10], record.task.name, method_text(record), record.status, result, record.created[:10]
     return [shown(part) for part in parts]
@@ -116,7 +116,7 @@ def _cells(kept: KeptRecord) -> list[str]:
 
 def _entry(kept: KeptRecord) -> dict[str, object]:
     record = kept.record
-    main = next(iter(record.criteria), None)
+    main = next((result for result in record.criteria if result.finite), None)
     return {
         "path": str(kept.path),
         "identity": record.identity,
@@ -125,7 +125,7 @@ def _entry(kept: KeptRecord) -> dict[str, object]:
         "distribution": record.method.distribution,
         "status": record.status,
         "metric": None if main is None else main.name,
-        "value": None if main is None or not main.finite else main.value,
+        "value": None if main is None else main.value,
         "created": record.created,
         "command": record.command,
     }

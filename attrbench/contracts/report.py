@@ -56,5 +56,5 @@ class Report(ABC, Generic[OptionsT]):
         """Return the report as the bytes of a file; the same material gives the same bytes.
 
         Raises:
-            UsageError: for a metric or a method to highlight that no record has.
+            UsageError: for a metric that no record has.
         """

@@ -80,19 +80,21 @@ class PooledRun:
             self._reporter.note(f"model {number} of {len(self._runs)}: {run.task.label}")
             for result in run.results():
                 found.setdefault(result.record.method.label, []).append(result)
-        if self._settings.dry_run:
+        if self._settings.dry_run and not found:
             return
         opened = self._task.task.open(Workspace(self._settings.cache, self._device))
         records = []
         for request in self._methods:
             results = found.get(request.label, [])
             if len(results) == len(self._runs):
-                yield (result := self._pooled(request, results, opened))
-                records.append(result.record)
+                pooled = self._pooled(request, results, opened)
+                if pooled is not None:
+                    yield pooled
+                    records.append(pooled.record)
         self._keep_pictures(records, opened)
 
-    def _pooled(self, request: MethodRequest, results: Sequence[Result], opened: OpenTask) -> Result:
-        """Return a method's result over all models, written where it is not there already."""
+    def _pooled(self, request: MethodRequest, results: Sequence[Result], opened: OpenTask) -> Result | None:
+        """Return a method's result over all models, written where it is not there already; a dry run writes none."""
         parts = [result.record for result in results]
         fields = pooled_fields(parts, self._settings.seed)
         record = self.records.without_results(request, opened, fields["coverage"])
@@ -103,6 +105,8 @@ class PooledRun:
         kept = np.concatenate(scores) if len(scores) == len(results) else None
         if all(result.reused for result in results) and (earlier := self._there(record)) is not None:
             return Result(earlier, self._path(record), reused=True, scores=kept)
+        if self._settings.dry_run:
+            return None
         path = write_record(record, self._settings.out)
         if self._settings.seal_records:
             sealed_record(path).adopt()
@@ -123,7 +127,7 @@ class PooledRun:
     def _keep_pictures(self, records: Sequence[Record], opened: OpenTask) -> None:
         """Add the pictures of what the records rank at the top to the task's thumbnail sheet."""
         ranked = [record for record in records if record.ranking]
-        if self._settings.seal_records or not ranked:
+        if self._settings.dry_run or self._settings.seal_records or not ranked:
             return
         try:
             write_thumbnails(self._settings.out, opened, ranked, {})

@@ -6,7 +6,8 @@ What they are compared with is the task's groups and the retrained models that a
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+import re
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -32,6 +33,9 @@ TOP, SAME_RANKINGS = 10, 0.99
 """A run on another machine is the same where so large a share of the first items of its rankings is."""
 OF_MODELS = ("_subsets", "_training_seeds", "_seed_correlation", "_ceiling", "groups", "group_seeds")
 """Ends of names of facts that tell of retrained models and not of a method."""
+COUNTS = ("_subsets", "_training_seeds", "groups", "group_seeds")
+"""Ends of names of those that count models."""
+SEPARATOR = re.compile("[-_]")
 
 
 @dataclass(frozen=True)
@@ -111,7 +115,7 @@ def _with(record: Record, added: Sequence[MetricResult], facts: Mapping[str, flo
     return record.model_copy(update={"metrics": [*record.metrics, *added], "facts": record.facts | new})
 
 
-def with_metrics_of(record: Record, again: Record, of_new_models: Container[str] = ()) -> tuple[Record, list[str]]:
+def with_metrics_of(record: Record, again: Record) -> tuple[Record, list[str]]:
     """Return a record with what a later run of the same method has beyond it, and the names of those metrics.
 
     For metrics that need the scores of all items, which records do not hold, and for the parts of a metric's training
@@ -120,38 +124,68 @@ def with_metrics_of(record: Record, again: Record, of_new_models: Container[str]
     Args:
         record: the record that lacks them.
         again: the record of the later run, on any machine.
-        of_new_models: metrics that the later run has of other retrained models, as where a bank was enlarged: they take
-            the place of the record's, with all facts of the later run.
 
     Raises:
-        AttrbenchError: where the later run is not the same: other queries, options or rankings; or other retrained
-            models, unless metrics of these were asked for.
+        AttrbenchError: where the later run is not the same: other queries, options, retrained models or rankings.
     """
+    _check_same_run(record, again)
+    if lines := _differing(_facts_of_models(again), _facts_of_models(record)):
+        raise AttrbenchError(f"the other run has other retrained models: {lines[0]}")
+    had = {result.name for result in record.metrics}
+    added = [result for result in again.metrics if result.name not in had]
+    whole, changed = _with_noise(_with(record, added, again.facts), again.metrics)
+    return whole, [*(result.name for result in added), *changed]
+
+
+def with_models_of(record: Record, again: Record) -> tuple[Record, list[str]]:
+    """Return a record with what more retrained models say of it, by a later run of the same, and the metrics' names.
+
+    For a bank of models that was enlarged: the later run's metrics of it take the place of the record's, with the
+    facts. Nothing else changes; nothing at all where the models are the same.
+
+    Args:
+        record: the record, of fewer models.
+        again: the record of the later run, on any machine.
+
+    Raises:
+        AttrbenchError: where the later run is not the same, or has fewer models.
+    """
+    _check_same_run(record, again)
+    here, there = _facts_of_models(record), _facts_of_models(again)
+    kinds = {_kind(name) for name, value in there.items() if name not in here or not _is_equal(value, here[name])}
+    for name, value in there.items():
+        if name.endswith(COUNTS) and value < here.get(name, 0):
+            raise AttrbenchError(
+                f"the other run has fewer retrained models: its {name} is {value:g}, of {here[name]:g}"
+            )
+    new = {result.name: result for result in again.metrics if _kind(result.metric) in kinds}
+    kept = [result for result in record.metrics if _kind(result.metric) not in kinds or result.name in new]
+    metrics = [new.get(result.name, result) for result in kept]
+    metrics += [result for name, result in new.items() if name not in {result.name for result in kept}]
+    facts = {name: value for name, value in again.facts.items() if _kind(name) in kinds}
+    whole = record.model_copy(update={"metrics": metrics, "facts": {**record.facts, **facts}})
+    return whole, [name for name, result in new.items() if result != record.metric(name)]
+
+
+def _kind(name: str) -> str:
+    """Return the first word of the name of a metric or fact of retrained models: lds or group."""
+    return SEPARATOR.split(name)[0].removesuffix("s") if name.startswith("group") else SEPARATOR.split(name)[0]
+
+
+def _check_same_run(record: Record, again: Record) -> None:
+    """Check that a later run is the same as a record's, but for the machine and the retrained models."""
     parts = [(each.status, each.task.fingerprint, each.coverage.extent) for each in (record, again)]
     if parts[0] != parts[1]:
         raise AttrbenchError("the other run is of another task, of other items or queries, or not complete")
     if (again.method.version, again.method.options) != (record.method.version, record.method.options):
         raise AttrbenchError("the other run has other options or another version of the method")
-    replaced = [result for result in again.metrics if result.metric in of_new_models]
-    lines = _differing(_facts_of_models(again), _facts_of_models(record))
-    if lines and not replaced:
-        raise AttrbenchError(f"the other run has other retrained models: {lines[0]}")
     if (overlap := _overlap(record, again)) < SAME_RANKINGS:
         raise AttrbenchError(f"the other run ranks otherwise: of the first {TOP} items {overlap:.1%} are the same")
-    new = [result.name for result in replaced if result != record.metric(result.name)]
-    if new:
-        record = _with_replaced(record, replaced, again.facts)
-    had = {result.name for result in record.metrics}
-    added = [result for result in again.metrics if result.name not in had]
-    whole, changed = _with_noise(_with(record, added, again.facts), again.metrics)
-    return whole, [*new, *(result.name for result in added), *changed]
 
 
-def _with_replaced(record: Record, results: Sequence[MetricResult], facts: Mapping[str, float]) -> Record:
-    """Return a record with results in the place of its own of the same metrics, and with the facts."""
-    names = {result.metric for result in results}
-    metrics = [result for result in record.metrics if result.metric not in names]
-    return record.model_copy(update={"metrics": [*results, *metrics], "facts": {**record.facts, **facts}})
+def without(record: Record, names: Collection[str]) -> Record:
+    """Return a record without the metrics of these names."""
+    return record.model_copy(update={"metrics": [each for each in record.metrics if each.name not in names]})
 
 
 def _with_noise(record: Record, results: Sequence[MetricResult]) -> tuple[Record, list[str]]:
@@ -196,8 +230,12 @@ def _differing(facts: Mapping[str, float], here: Mapping[str, float]) -> list[st
     return [
         f"its {name} is {facts[name]:.6g}, and that of the models here is {value:.6g}"
         for name, value in here.items()
-        if name in facts and not math.isclose(value, facts[name], abs_tol=ROUNDING)
+        if name in facts and not _is_equal(value, facts[name])
     ]
+
+
+def _is_equal(a: float, b: float) -> bool:
+    return math.isclose(a, b, abs_tol=ROUNDING)
 
 
 def _agree(result: MetricResult, had: MetricResult) -> bool:

@@ -6,6 +6,8 @@ models and the queries or pictures, any others by bootstrap over the queries.
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -15,34 +17,52 @@ from attrbench.contracts.record import MetricResult, TrainingNoise
 from attrbench.metrics.bootstrap_comparisons import Counts, Floats, better_by_bootstrap
 from attrbench.metrics.intervals import paired_difference, retrained_interval
 
-Kind = tuple[int, int, bool, float | None]
+Bank = tuple[int, float | None]
+"""What tells banks of retrained models apart: the number of parts of a result's noise, and its ceiling."""
 
 
-def kind_of_result(result: MetricResult) -> Kind:
-    """Return what two results must share to be compared: numbers of values and clusters, direction, and ceiling.
+def bank_of(result: MetricResult) -> Bank | None:
+    """Return what tells the bank of a result from others; None where it is of none, or of a record without parts.
 
-    A ceiling tells retrained models apart: a bank that was enlarged has another one.
+    A bank that was enlarged has more parts, or another ceiling.
     """
-    ceiling = None if result.ceiling is None else round(result.ceiling, 6)
-    return len(result.per_query), result.clusters, result.higher_is_better, ceiling
+    if result.noise is None or result.noise.parts is None:
+        return None
+    known = result.ceiling is not None and math.isfinite(result.ceiling)
+    return len(result.noise.parts), round(result.ceiling, 6) if known and result.ceiling is not None else None
+
+
+def have_different_banks(a: MetricResult, b: MetricResult) -> bool:
+    """Return whether two results are known to be of different banks of retrained models."""
+    banks = bank_of(a), bank_of(b)
+    return None not in banks and banks[0] != banks[1]
 
 
 def better_runs(results: Sequence[MetricResult]) -> Counts:
     """Return for each run how many of the others are significantly better: the 95% interval of the difference is > 0.
 
-    Results that can't be compared (`kind_of_result`) or without an interval are never significantly different.
+    Results with different numbers of values (a ground truth with other seeds or images), of different banks of
+    retrained models, or without an interval are never significantly different.
 
     Args:
         results: the result of one metric for each run, all values finite.
     """
     counts = np.zeros(len(results), dtype=np.int64)
-    groups: dict[Kind, list[int]] = {}
+    groups: dict[tuple[int, int, bool, Bank | None], list[int]] = {}
+    usual = most_usual_bank(results)
     for place, result in enumerate(results):
         if result.low is not None and result.high is not None and len(result.per_query) > 1:
-            groups.setdefault(kind_of_result(result), []).append(place)
+            shape = len(result.per_query), result.clusters, result.higher_is_better
+            groups.setdefault((*shape, bank_of(result) or usual), []).append(place)
     for places in groups.values():
         counts[places] = _better_in_group([results[place] for place in places])
     return counts
+
+
+def most_usual_bank(results: Sequence[MetricResult]) -> Bank | None:
+    """Return the bank of most of the results whose bank is known; None where there is none."""
+    known = Counter(bank for result in results if (bank := bank_of(result)) is not None)
+    return known.most_common(1)[0][0] if known else None
 
 
 def _better_in_group(results: Sequence[MetricResult]) -> Counts:
@@ -66,7 +86,8 @@ def result_difference(a: MetricResult, b: MetricResult) -> tuple[float, float] |
     It is the interval by which `better_runs` decides: over queries by bootstrap, and over retrained models and queries
     or pictures where both results have training noise. None for results that can't be compared, or a single value.
     """
-    if kind_of_result(a) != kind_of_result(b) or len(a.per_query) < 2 or a.low is None or b.low is None:
+    shapes = [(len(each.per_query), each.clusters) for each in (a, b)]
+    if shapes[0] != shapes[1] or shapes[0][0] < 2 or a.low is None or b.low is None or have_different_banks(a, b):
         return None
     if a.noise is None or b.noise is None:
         return paired_difference(a.per_query, b.per_query)

@@ -29,13 +29,13 @@ def parts(answers: Attributions) -> Iterator[RenderableType]:
     """Yield the answers of one method in full, or those of several side by side with their agreement, for rich."""
     if len(answers) == 1:
         (answer,) = answers
-        yield Text(f"{answer.method} on {answer.subject}: {one_line(answer.summary)}")
+        yield Text(f"{one_line(answer.method)} on {one_line(answer.subject)}: {one_line(answer.summary)}")
         yield Text(MEANING)
         for query in range(len(answer.queries)):
             yield from _tables_of_one(answer, query)
         return
     names = short_names(answers)
-    yield Text(f"{len(answers)} methods on {answers.subject}")
+    yield Text(f"{len(answers)} methods on {one_line(answers.subject)}")
     for name, answer in zip(names, answers, strict=True):
         label = "" if name == answer.method else f" is {one_line(answer.method)}"
         yield Text(f"  {name}{label}: {one_line(answer.summary)}")

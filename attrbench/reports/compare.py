@@ -9,7 +9,7 @@ from attrbench.contracts.record import MetricResult, Record
 from attrbench.contracts.record_files import KeptRecord
 from attrbench.errors import AttrbenchError, UsageError, unknown_name
 from attrbench.metrics.bootstrap_comparisons import EQUAL
-from attrbench.metrics.comparisons import kind_of_result, result_difference
+from attrbench.metrics.comparisons import have_different_banks, result_difference
 
 TOP = 10
 """Number of items at the top whose overlap is told."""
@@ -37,7 +37,7 @@ class Difference:
     @property
     def of_other_models(self) -> bool:
         """Return whether the two were compared with different retrained models, so that there is no interval."""
-        return self.a.ceiling is not None and kind_of_result(self.a) != kind_of_result(self.b)
+        return have_different_banks(self.a, self.b)
 
     @property
     def better(self) -> str:
@@ -110,8 +110,7 @@ def compare_records(a: Record, b: Record, metrics: Sequence[str] = (), disagreem
             raise unknown_name("metric that both have", name, known)
     if not known:
         raise AttrbenchError(f"{a.method.label} and {b.method.label} have no metric in common")
-    criteria = {result.name for result in a.criteria}
-    names = list(metrics) or sorted(known, key=lambda name: name not in criteria)
+    names = list(metrics) or a.criteria_first(known)
     differences = [_difference(name, a, b) for name in names]
     return Comparison(a, b, differences, _overlap(a, b), _disagreements(a, b, differences[0], disagreements))
 

@@ -122,7 +122,7 @@ def rank_records(
     tables = build_tables(_on_hardware(chosen, hardware), metric)
     if not tables:
         raise AttrbenchError("no records found: run 'attrbench run' first, or name a folder of records")
-    _check_methods(chosen, [*methods, *highlight])
+    check_methods(chosen, [*methods, *highlight])
     tables = [replace(table, highlight=frozenset(highlight)) for table in tables]
     return Leaderboard(_of_methods(tables, methods) if methods else tables)
 
@@ -136,7 +136,12 @@ def _on_hardware(records: Sequence[Record], parts: Sequence[str]) -> list[Record
     return [record for record in records if record.hardware.times_class in names]
 
 
-def _check_methods(records: Sequence[Record], methods: Sequence[str]) -> None:
+def check_methods(records: Sequence[Record], methods: Sequence[str]) -> None:
+    """Refuse names of methods, with or without options, that no record has.
+
+    Raises:
+        UsageError: for such a name.
+    """
     known = {name for record in records for name in (record.method.name, record.method.label)}
     for name in methods:
         if name not in known:

@@ -121,15 +121,15 @@ def _coverage(record: Record) -> list[str]:
 
 
 def _metrics(record: Record) -> list[str]:
-    criteria = [result.name for result in record.criteria]
+    results = {result.name: result for result in record.metrics}
     rows = [
         [
-            shown(result.name) + " (ranks)" * (result.name in criteria[:1]),
+            shown(result.name),
             metric_text(result) or "not finite",
             "" if result.random is None else f"{result.random:.3f}",
             "" if result.ceiling is None else f"{result.ceiling:.3f}",
         ]
-        for result in sorted(record.metrics, key=lambda result: result.name not in criteria)
+        for result in map(results.__getitem__, record.criteria_first(results))
     ]
     return text_table(("", "value", "random", "ceiling"), rows, left=(0, 1)) if rows else ["none"]
 

@@ -12,7 +12,7 @@ from attrbench.contracts.thumbnails import Thumbnails
 from attrbench.data.thumbnail_sheet import find_thumbnails
 from attrbench.errors import AttrbenchError
 from attrbench.files import write_atomically
-from attrbench.reports.leaderboard import Leaderboard
+from attrbench.reports.leaderboard import Leaderboard, check_methods
 
 logger = logging.getLogger("attrbench")
 
@@ -36,9 +36,11 @@ def write_report(
         highlight: methods whose runs shall stand out.
 
     Raises:
+        UsageError: for a method to highlight that no record has.
         AttrbenchError: where the file can't be written.
     """
     records = [row.record for table in board.tables for row in [*table.ranked, *table.below]]
+    check_methods(records, highlight)
     thumbnails: dict[str, Thumbnails] = {}
     for folder in folders:
         found, problems = find_thumbnails(folder)

@@ -8,7 +8,7 @@ from collections.abc import Collection
 from attrbench.contracts.record import MetricResult, Record
 from attrbench.contracts.record_costs import Storage
 from attrbench.contracts.record_origin import Tried
-from attrbench.metrics.comparisons import kind_of_result
+from attrbench.metrics.comparisons import bank_of, most_usual_bank
 from attrbench.reports.quantities import human_bytes, human_seconds
 from attrbench.reports.ranking import Table
 from attrbench.text import one_line
@@ -90,8 +90,8 @@ def caption(table: Table, columns: Collection[str] | None = None, tuned: str = "
         )
     if others := _of_other_models(table):
         lines.append(
-            f"{shown(', '.join(others))}: by other retrained models than the first run, and so not told apart from it"
-            " (`attrbench score --from`)."
+            f"{shown(', '.join(others))}: by other retrained models than most runs, and so not told apart from them;"
+            " run again, or take what a later run says with `attrbench score --from DIR --new-models`."
         )
     lines += _how_tuned(table, tuned)
     paired = "bootstrap over queries"
@@ -126,10 +126,11 @@ def _on_several_machines(table: Table) -> str:
 
 
 def _of_other_models(table: Table) -> list[str]:
-    """Return the methods whose ranked runs can't be compared with the first, as where a bank was enlarged between."""
-    results = [(method_text(row.record), row.record.metric(table.metric)) for row in table.ranked]
-    kinds = [(label, kind_of_result(result)) for label, result in results if result is not None]
-    return [label for label, kind in kinds if kind != kinds[0][1]]
+    """Return the methods whose ranked runs were compared with another bank of retrained models than most."""
+    results = [(row, row.record.metric(table.metric)) for row in table.ranked]
+    banks = [(method_text(row.record), bank_of(result)) for row, result in results if result is not None]
+    usual = most_usual_bank([result for _, result in results if result is not None])
+    return list(dict.fromkeys(label for label, bank in banks if bank not in (None, usual)))
 
 
 def _is_of_retrained_models(table: Table) -> bool:

@@ -164,6 +164,12 @@ def test_a_dry_run_plans_every_model_and_writes_no_record(run, tmp_path):
     assert not list((tmp_path / "out").rglob("*.json")) if (tmp_path / "out").exists() else True
 
 
+def test_a_dry_run_names_the_record_of_all_models_that_is_there(run):
+    (made,) = run(["pixel"])
+    (there,) = run(["pixel", "dmin:v=32"], dry_run=True)
+    assert there.reused and there.record == made.record
+
+
 def test_each_model_is_checked_by_itself(tmp_path):
     reports = attrbench.check(tasks=TwoModels, cache=tmp_path)
     assert [report.label for report in reports] == ["two-models:model=0", "two-models:model=1"]

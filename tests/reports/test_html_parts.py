@@ -243,14 +243,16 @@ def test_a_notebooks_piece_of_an_attribution_has_no_script_and_shows_each_item_o
 
 
 def test_highlighted_runs_are_marked_and_named_however_crowded_the_plot_is():
-    values = {f"m{number}": noisy(0.5, number, QUERIES) for number in range(60)}
-    runs = [ranked(label, found, rows=1000 + len(label)) for label, found in values.items()]
+    runs = [ranked(f"m{number}", noisy(0.5, number, QUERIES), rows=1000 + number) for number in range(60)]
+    runs = [with_cutoffs(run) for run in runs]
     (table,) = rank_records(runs, highlight=["m7"]).tables
-    for plot in (*pareto_plots(table), *curve_plots(table)):
+    plots = [*pareto_plots(table), *criterion_plots(table), *curve_plots(table)]
+    assert {plot.x_title.split(",")[0] for plot in plots} >= {"storage", "other@1", "k"}
+    for plot in plots:
         named = [mark for mark in plot.marks if mark.title.startswith("m7: ")]
         assert named
         if plot.x_title.startswith("k,"):
-            assert ("series0", "m7") in plot.legend
+            assert plot.legend[0] == ("series0", "m7 (highlighted)") and "highlighted ones first" in plot.description
         else:
             assert plot.marks[-1] == named[0] and named[0].kind == "highlight"
             assert "m7" in [label.text for label in plot.labels] and ("highlight", "highlighted") in plot.legend
@@ -261,3 +263,19 @@ def test_highlighted_runs_are_marked_and_named_however_crowded_the_plot_is():
     assert not any(mark.kind == "highlight" for plot in pareto_plots(plain) for mark in plot.marks)
     with pytest.raises(UsageError, match="unknown method among the records"):
         rank_records(runs, highlight=["other"])
+
+
+def test_kept_labels_cover_marks_where_no_place_is_free_but_no_other_kept_label():
+    crowd = [Mark(float(x), float(y), "other", "") for x in range(LEFT, RIGHT, 6) for y in range(TOP, BOTTOM, 6)]
+    named = [(crowd[len(crowd) // 2], f"name {number}") for number in range(5)]
+    assert place_labels(named, crowd) == []
+    labels = place_labels(named, crowd, kept=3)
+    assert [label.text for label in labels] == ["name 0", "name 1", "name 2"]
+    assert len({(label.x, label.y, label.anchor) for label in labels}) == 3
+
+
+def with_cutoffs(run):
+    """The run with two cut-offs of its metric, and with another metric."""
+    (result,) = run.metrics
+    others = {"metric": "other", "k": 1}, {"metric": result.metric, "k": 5}
+    return run.model_copy(update={"metrics": [result, *(result.model_copy(update=part) for part in others)]})

@@ -11,6 +11,7 @@ from attrbench.contracts.record import (
     MetricResult,
     Record,
     TaskInfo,
+    TrainingNoise,
     read_records,
     write_record,
 )
@@ -251,22 +252,45 @@ def test_storage_says_what_of_it_is_an_index_beside_the_rows():
     assert storage_text(nothing) == "none (7 kB if kept)"
 
 
-def of_models(label, values, ceiling):
-    """A run whose metric has a ceiling, which is that of the retrained models it was compared with."""
+def of_models(label, values, ceiling, parts=8):
+    """A run of retrained models: its noise has a part for each, and its ceiling tells how many seeds they had."""
     one = record(label, values)
-    return one.model_copy(update={"metrics": [one.metrics[0].model_copy(update={"ceiling": ceiling})]})
+    noise = TrainingNoise(error=1e-3, freedom=7.0, parts=None if parts is None else [1e-3 / parts**0.5] * parts)
+    return one.model_copy(update={"metrics": [one.metrics[0].model_copy(update={"ceiling": ceiling, "noise": noise})]})
 
 
-def test_runs_with_banks_of_different_sizes_are_not_told_apart_and_the_board_says_so():
-    runs = [of_models("a", noisy(0.8), 0.9), of_models("b", noisy(0.3, 1), 0.9), of_models("new", noisy(0.5, 2), 0.95)]
+@pytest.mark.parametrize("other", [{"ceiling": 0.95}, {"ceiling": 0.9, "parts": 12}, {"ceiling": None, "parts": 12}])
+def test_runs_with_banks_of_different_sizes_are_not_told_apart_and_the_board_says_so(other):
+    runs = [
+        of_models("a", noisy(0.5), 0.9),
+        of_models("b", noisy(0.3, 1), 0.9),
+        of_models("new", noisy(0.8, 2), **other),
+    ]
     (table,) = build_tables(runs)
-    assert [(row.record.method.label, row.rank) for row in table.ranked] == [("a", 1), ("new", 1), ("b", 3)]
-    assert "new: by other retrained models than the first run" in " ".join(caption(table))
+    assert [(row.record.method.label, row.rank) for row in table.ranked] == [("new", 1), ("a", 1), ("b", 3)]
+    assert "new: by other retrained models than most runs" in " ".join(caption(table))
     assert "other retrained models" not in " ".join(caption(build_tables(runs[:2])[0]))
-    pair = compare_records(runs[0], runs[2], ("d@1",), 0).differences[0]
-    assert pair.interval is None and pair.of_other_models and not pair.better
+    for pair in ((runs[0], runs[2]), (runs[2], runs[0])):
+        (difference,) = compare_records(*pair, ("d@1",), 0).differences
+        assert difference.interval is None and difference.of_other_models and not difference.better
     same = compare_records(runs[0], runs[1], ("d@1",), 0).differences[0]
     assert same.interval is not None and not same.of_other_models and same.better == "A"
+
+
+def test_a_run_of_before_whose_noise_has_no_parts_is_compared_with_those_that_have():
+    runs = [of_models("a", noisy(0.8), 0.9), of_models("b", noisy(0.3, 1), 0.9, parts=None)]
+    (table,) = build_tables(runs)
+    assert [row.rank for row in table.ranked] == [1, 2] and "other retrained" not in " ".join(caption(table))
+    assert compare_records(*runs, ("d@1",), 0).differences[0].better == "A"
+
+
+def test_runs_of_a_ground_truth_with_a_ceiling_for_each_are_compared():
+    runs = [record("a", noisy(0.8)), record("b", noisy(0.3, 1))]
+    runs = [
+        run.model_copy(update={"metrics": [run.metrics[0].model_copy(update={"ceiling": ceiling})]})
+        for run, ceiling in zip(runs, (0.9, 0.95), strict=True)
+    ]
+    assert [row.rank for row in build_tables(runs)[0].ranked] == [1, 2]
 
 
 def test_a_method_that_ran_on_two_machines_is_explained_where_no_time_is_shown():

@@ -43,7 +43,7 @@ class HtmlReport(Report[HtmlOptions]):
         """Return the page as UTF-8.
 
         Raises:
-            UsageError: for a metric or a method to highlight that no record has.
+            UsageError: for a metric that no record has.
             AttrbenchError: where there is no record.
         """
         tables = rank_records(material.records, metric=material.metric, highlight=material.highlight).tables

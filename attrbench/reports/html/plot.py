@@ -127,17 +127,21 @@ def place_labels(
         named: marks with their texts, the most important first.
         marks: all marks of the plot.
         guides: all guides of the plot.
-        kept: how many of the first are never left out: they may cover marks.
+        kept: how many of the first may cover marks, where no place is free, so that they are hardly ever left out.
     """
     taken = [(mark.x - 4, mark.y - 4, mark.x + 4, mark.y + 4) for mark in marks]
     taken += [(RIGHT - len(g.text) * CHARACTER, g.text_y - LINE, float(RIGHT), g.text_y) for g in guides]
-    labels = []
+    labels: list[Label] = []
+    written: list[tuple[float, float, float, float]] = []
     for place, (mark, text) in enumerate(named):
         inside = [(label, box) for label, box in _candidates(mark, shortened(text)) if _is_inside(box)]
         free = [each for each in inside if not any(_overlap(each[1], other) for other in taken)]
-        for label, box in free[:1] or (inside[:1] if place < kept else []):
+        if not free and place < kept:
+            free = [each for each in inside if not any(_overlap(each[1], other) for other in written)]
+        for label, box in free[:1]:
             labels.append(label)
             taken.append(box)
+            written.append(box)
     return labels
 
 

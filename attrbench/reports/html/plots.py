@@ -79,7 +79,7 @@ def _pareto(table: Table, cost: str, cost_of: Callable[[Record], float], text_of
     front = _front(costs, [result.value if result.higher_is_better else -result.value for result in results])
     steps = [(marks[place].x, marks[place].y) for place in front]
     notable = [
-        *(place for place, mark in enumerate(marks) if mark.kind == HIGHLIGHT),
+        *(place for place, mark in enumerate(marks) if _is_highlighted(mark)),
         *reversed(front),
         *(place for place, row in enumerate(table.ranked) if row.pareto and place not in front),
     ]
@@ -96,14 +96,14 @@ def _pareto(table: Table, cost: str, cost_of: Callable[[Record], float], text_of
         y_title=metric,
         x_ticks=ticks,
         y_ticks=value_ticks(y),
-        marks=sorted(marks, key=lambda mark: mark.kind == HIGHLIGHT),
+        marks=sorted(marks, key=_is_highlighted),
         lines=[Line(polyline(_steps(steps)), "front")],
         guides=guides,
-        labels=place_labels(named, marks, guides, kept=sum(mark.kind == HIGHLIGHT for mark in marks)),
+        labels=place_labels(named, marks, guides, kept=sum(map(_is_highlighted, marks))),
         legend=[
             ("front", "no run is both better and cheaper"),
             ("pareto", "on the Pareto front of quality, size and time"),
-            *([(HIGHLIGHT, "highlighted")] if any(mark.kind == HIGHLIGHT for mark in marks) else []),
+            *_highlighted_legend(marks),
         ],
     )
 
@@ -113,6 +113,14 @@ def _kind(table: Table, row: Row) -> str:
     if row.is_of(table.highlight):
         return HIGHLIGHT
     return "pareto" if row.pareto else "other"
+
+
+def _is_highlighted(mark: Mark) -> bool:
+    return mark.kind == HIGHLIGHT
+
+
+def _highlighted_legend(marks: Sequence[Mark]) -> list[tuple[str, str]]:
+    return [(HIGHLIGHT, "highlighted")] if any(map(_is_highlighted, marks)) else []
 
 
 def _cost_axis(costs: Sequence[float], text_of: Callable[[float], str]) -> tuple[Scale, list[Tick]]:
@@ -163,6 +171,7 @@ def _curves(table: Table, metric: str) -> Plot | None:
     example = max((results for _, results in runs), key=len)
     y = _quality_scale([r for _, rs in runs for r in rs], None, max((r.ceiling or 0.0 for r in example), default=None))
     others = len(runs) - len(colored)
+    first = ", highlighted ones first" if any(row.is_of(table.highlight) for row in colored) else ""
     lines = [Line(_curve(results, x, y), "faint") for row, results in runs if row not in colored]
     marks: list[Mark] = []
     for place, row in enumerate(colored):
@@ -178,8 +187,8 @@ def _curves(table: Table, metric: str) -> Plot | None:
         lines += [Line(polyline(points), kind)] if len(points) > 1 else []
     return Plot(
         title=f"{shown(metric)} by cut-off k",
-        description=f"The best run of each of {len(colored)} methods in color, with the expectation of a random ranking"
-        f" and the ceiling{f'; {others} other runs in gray' if others else ''}.",
+        description=f"The best run of each of {len(colored)} methods in color{first}, with the expectation of a random"
+        f" ranking and the ceiling{f'; {others} other runs in gray' if others else ''}.",
         x_title="k, logarithmic",
         y_title=shown(metric),
         x_ticks=[Tick(x.at(k), str(k)) for k in cutoffs],
@@ -187,12 +196,16 @@ def _curves(table: Table, metric: str) -> Plot | None:
         marks=marks,
         lines=lines,
         legend=[
-            *((f"series{place}", shown(row.record.method.label)) for place, row in enumerate(colored)),
+            *((f"series{place}", _curve_name(table, row)) for place, row in enumerate(colored)),
             *([("faint", "other runs")] if others else []),
             ("random", "random ranking"),
             ("ceiling", "ceiling"),
         ],
     )
+
+
+def _curve_name(table: Table, row: Row) -> str:
+    return shown(row.record.method.label) + " (highlighted)" * row.is_of(table.highlight)
 
 
 def _cutoffs(record: Record, metric: str) -> list[MetricResult]:
@@ -224,12 +237,13 @@ def criterion_plots(table: Table) -> list[Plot]:
         for result in row.record.metrics
         if result.metric not in (own.metric, "recall", "ann-recall") and result.k in (None, own.k or 10)
     )
-    plots = [_criteria(rows, main, name) for name in names]
+    plots = [_criteria(table, name) for name in names]
     return [plot for plot in plots if plot is not None]
 
 
-def _criteria(rows: Sequence[Row], main: str, other: str) -> Plot | None:
-    pairs = [(row, _result(row, main), row.record.metric(other)) for row in rows]
+def _criteria(table: Table, other: str) -> Plot | None:
+    main = table.metric
+    pairs = [(row, _result(row, main), row.record.metric(other)) for row in table.ranked]
     known = [(row, one, two) for row, one, two in pairs if two is not None and two.finite]
     if len(known) < 3:
         return None
@@ -239,7 +253,7 @@ def _criteria(rows: Sequence[Row], main: str, other: str) -> Plot | None:
         Mark(
             x.at(two.value),
             y.at(one.value),
-            "pareto" if row.pareto else "other",
+            _kind(table, row),
             f"{shown(row.record.method.label)}: {one.name} {metric_text(one)}, {two.name} {metric_text(two)}",
             *(None if end is None else y.at(end) for end in (one.low, one.high)),
             *(None if end is None else x.at(end) for end in (two.low, two.high)),
@@ -250,6 +264,8 @@ def _criteria(rows: Sequence[Row], main: str, other: str) -> Plot | None:
     correlation = float(weighted_rank_correlation(first, second, np.ones((1, len(known))))[0])
     agreement = "no rank correlation" if math.isnan(correlation) else f"rank correlation {correlation:.2f}"
     labels = [(mark, shown(row.record.method.label)) for mark, (row, _, _) in zip(marks, known, strict=True)]
+    labels.sort(key=lambda label: label[0].kind != HIGHLIGHT)
+    kept = sum(map(_is_highlighted, marks))
     return Plot(
         title=f"{shown(main)} against {shown(other)}",
         description=f"One point a run, {len(known)} runs; {agreement} (Spearman).",
@@ -257,8 +273,9 @@ def _criteria(rows: Sequence[Row], main: str, other: str) -> Plot | None:
         y_title=shown(main),
         x_ticks=value_ticks(x),
         y_ticks=value_ticks(y),
-        marks=marks,
-        labels=place_labels(labels[:SERIES], marks),
+        marks=sorted(marks, key=_is_highlighted),
+        labels=place_labels(labels[: SERIES + kept], marks, kept=kept),
+        legend=_highlighted_legend(marks),
     )
 
 

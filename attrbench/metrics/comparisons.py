@@ -14,7 +14,7 @@ import numpy as np
 from scipy.special import ndtri, stdtrit
 
 from attrbench.contracts.record import MetricResult, TrainingNoise
-from attrbench.metrics.bootstrap_comparisons import Counts, Floats, better_by_bootstrap
+from attrbench.metrics.bootstrap_comparisons import EQUAL, Counts, Floats, better_by_bootstrap
 from attrbench.metrics.intervals import paired_difference, retrained_interval
 
 Bank = tuple[int, float | None]
@@ -115,7 +115,8 @@ def _better_by_retraining(values: Floats, results: Sequence[MetricResult]) -> Co
         variance = (second + second[row] - 2 * (centered @ centered[row])).clip(0.0) / max(count - 1, 1)
         models = np.maximum(quantile, quantile[row]) * error
         half = np.hypot(models, ndtri(0.975) * np.sqrt(variance / count))
-        better[row] = (means - means[row] > half).sum()
+        rounding = EQUAL * (abs(means) + abs(means[row]))  # runs of equal options differ by it, and by nothing else
+        better[row] = (means - means[row] > half + rounding).sum()
     return better
 
 

@@ -160,3 +160,30 @@ def test_many_seeds_are_drawn_and_not_all_combined():
 def test_one_training_seed_gives_a_group_metric_no_interval():
     effects = rise(group_values(np.random.default_rng(5), 1, 0.6)[1])
     assert interval(top_group, effects[0], effects, 0) is None
+
+
+def test_runs_that_differ_by_rounding_alone_are_not_told_apart():
+    rng = np.random.default_rng(0)
+    values, parts = rng.normal(0.6, 0.1, 20), rng.normal(0, 0.01, 8)
+    shifts = (0.0, 4e-16, 1e-15, -4e-16)  # equal options, on other machines or in another order of sums
+    runs = [retrained(list(values + shift), list(parts), ceiling=0.9) for shift in shifts]
+    assert better_runs(runs).tolist() == [0, 0, 0, 0]
+    apart = [retrained(list(values), list(parts), 0.9), retrained(list(values + 1e-6), list(parts), 0.9)]
+    assert better_runs(apart).tolist() == [1, 0]  # a difference, however small, that all models and queries share
+
+
+def retrained(values, parts, ceiling):
+    """A result of retrained models with these values of queries and parts of their noise."""
+    noise = TrainingNoise(error=float(np.linalg.norm(parts)), freedom=len(parts) - 1, parts=parts)
+    return MetricResult(
+        metric="lds",
+        k=None,
+        value=float(np.mean(values)),
+        low=0.0,
+        high=1.0,
+        ceiling=ceiling,
+        random=0.0,
+        per_query=values,
+        higher_is_better=True,
+        noise=noise,
+    )

@@ -15,7 +15,7 @@ from attrbench.errors import AttrbenchError
 from attrbench.evaluation.folders import cache_folder, record_places
 from attrbench.plugins import registry as plugins
 from attrbench.reports.record_text import unknown_lines
-from attrbench.reports.table_cells import method_text, metric_text, shown
+from attrbench.reports.table_cells import method_text, metric_text, ranking_results, shown
 from attrbench.reports.text_table import text_table
 from attrbench.text import one_line
 
@@ -108,7 +108,7 @@ def remove(
 
 def _cells(kept: KeptRecord) -> list[str]:
     record = kept.record
-    main = next((result for result in record.criteria if result.finite), None)
+    main = next((result for result in ranking_results(record) if result.finite), None)
     result = "" if main is None else f"{shown(main.name)} {metric_text(main)}"
     parts = record.identity[:10], record.task.name, method_text(record), record.status, result, record.created[:10]
     return [shown(part) for part in parts]
@@ -116,7 +116,7 @@ def _cells(kept: KeptRecord) -> list[str]:
 
 def _entry(kept: KeptRecord) -> dict[str, object]:
     record = kept.record
-    main = next((result for result in record.criteria if result.finite), None)
+    main = next((result for result in ranking_results(record) if result.finite), None)
     return {
         "path": str(kept.path),
         "identity": record.identity,

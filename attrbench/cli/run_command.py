@@ -26,7 +26,7 @@ from attrbench.cli.common import (
     Tasks,
 )
 from attrbench.reports.quantities import human_bytes, human_seconds
-from attrbench.reports.table_cells import interval_text, method_text, shown, storage_text
+from attrbench.reports.table_cells import interval_text, method_text, ranking_results, shown, storage_text
 from attrbench.text import plain
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ class ExitCode:
 def _show(result: Result) -> None:
     record, path = result.record, result.path
     line = f"{method_text(record)} on {record.task.label}: "
-    results = record.criteria
+    results = ranking_results(record)
     if record.status == "failed":
         line += f"failed: {shown(record.error)}"
     elif record.task.scale:

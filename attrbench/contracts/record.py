@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import math
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal, Self
@@ -225,17 +225,6 @@ class Record(RecordPart):
         if self.status != "failed" and (self.storage is None or self.latency is None):
             raise ValueError(f"a {self.status} record has storage and latency")
         return self
-
-    @property
-    def criteria(self) -> list[MetricResult]:
-        """Return the results by which a board can rank the run: those of ground truths, then the task's main metric."""
-        found = [result for result in self.metrics if result.criterion or result.name == self.task.main_metric]
-        return sorted(found, key=lambda result: not result.criterion)
-
-    def criteria_first(self, names: Iterable[str]) -> list[str]:
-        """Return names of metrics with those first by which a board can rank the run."""
-        order = {result.name: place for place, result in enumerate(self.criteria)}
-        return sorted(names, key=lambda name: order.get(name, len(order)))
 
     def metric(self, name: str) -> MetricResult | None:
         """Return the result of the metric called `name`, such as `detection-rate@10`, or None."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -16,10 +17,11 @@ from attrbench.contracts.ranking import Ranking
 from attrbench.contracts.task import Items
 from attrbench.data.near_duplicates import NearDuplicates
 from attrbench.errors import unknown_name
-from attrbench.evaluation.attribution_parts import Row, Subject
+from attrbench.evaluation.attribution_parts import Row, Subject, item_row
 from attrbench.evaluation.meaningless import equal_line, lost_line
 from attrbench.evaluation.question import Block
 from attrbench.metrics.agreement import Agreement, agreement
+from attrbench.reports.attribution_table import parts
 from attrbench.reports.contact_sheet import ContactSheet, Heading, Strip
 from attrbench.reports.html.attribution import Answered, Answers, attribution_fragment, attribution_page
 from attrbench.reports.named_files import encoded
@@ -110,6 +112,20 @@ class Attribution:
         for entry, head in zip(found, first, strict=True):
             groups.setdefault(head, []).append(entry)
         return [Row(*entries[0], tuple(entries[1:])) for entries in groups.values()]
+
+    def item_rows(self, query: int, lowest: bool = False) -> list[dict[str, Any]]:
+        """Return a dict (rank, score, item, name, group, caption) for each training item that was found for one query.
+
+        An item some of whose gradients were NaN or infinite has `lost` as well, their number. A near-duplicate of an
+        item further up has `duplicate_of`, that item.
+        """
+        lost = Counter(item for split, item, _ in self.nonfinite if split == "train")
+        found = self.rows(query, lowest)
+        rows = [item_row(self.train, row.rank, row.item, row.score, lost) for row in found]
+        rows += [
+            item_row(self.train, *entry, lost) | {"duplicate_of": row.item} for row in found for entry in row.duplicates
+        ]
+        return sorted(rows, key=lambda row: int(row["rank"]))
 
     def strips(self, titled: bool) -> list[Strip]:
         """Return what a contact sheet draws of this answer: the highest-ranked items, and the lowest if wanted."""
@@ -281,8 +297,6 @@ class Attributions(Sequence[Attribution]):
         return iter(self._answers)
 
     def __str__(self) -> str:
-        from attrbench.reports.attribution_table import parts  # it draws what this module defines
-
         return printed(*parts(self)) if len(self) else repr(self)
 
     def __repr__(self) -> str:

@@ -56,3 +56,16 @@ class Subject:
         facts = [("task", self.task), ("checkpoint", self.checkpoint), ("left out", "; ".join(notes))]
         facts += [(f"fingerprint of {name}", value) for name, value in hashes.items()]
         return [(name, value) for name, value in [*facts, ("attrbench", __version__)] if value]
+
+
+def item_row(train: Items, rank: int, item: int, score: float, lost: Mapping[int, int]) -> dict[str, Any]:
+    """Return a training item that was found as a dict; `lost` counts gradients that were NaN or infinite, by item."""
+    return {
+        "rank": rank,
+        "score": score,
+        "item": item,
+        "name": train.names[item] if train.names else "",
+        "group": train.groups[item],
+        "caption": train.prompts[item],
+        **({"lost": lost[item]} if item in lost else {}),
+    }

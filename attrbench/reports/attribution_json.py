@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -109,34 +108,7 @@ def _query(answers: Attributions, query: int) -> dict[str, Any]:
 def _found(answer: Attribution, query: int) -> dict[str, Any]:
     """Return one method's ranking for a query, the lowest scores where they were wanted, and why there is none."""
     return {
-        "ranking": item_rows(answer, query),
-        **({"lowest": item_rows(answer, query, lowest=True)} if answer.wants_lowest and answer.lowest else {}),
+        "ranking": answer.item_rows(query),
+        **({"lowest": answer.item_rows(query, lowest=True)} if answer.wants_lowest and answer.lowest else {}),
         **({"error": answer.faults[query]} if query in answer.faults else {}),
-    }
-
-
-def item_rows(answer: Attribution, query: int, lowest: bool = False) -> list[dict[str, Any]]:
-    """Return a dict (rank, score, item, name, group, caption) for each training item that was found for one query.
-
-    An item some of whose gradients were NaN or infinite has `lost` as well, their number. A near-duplicate of an item
-    further up has `duplicate_of`, that item.
-    """
-    lost = Counter(item for split, item, _ in answer.nonfinite if split == "train")
-    found = answer.rows(query, lowest)
-    rows = [_item(answer.train, row.rank, row.item, row.score, lost) for row in found]
-    rows += [
-        _item(answer.train, *entry, lost) | {"duplicate_of": row.item} for row in found for entry in row.duplicates
-    ]
-    return sorted(rows, key=lambda row: int(row["rank"]))
-
-
-def _item(train: Items, rank: int, item: int, score: float, lost: Mapping[int, int]) -> dict[str, Any]:
-    return {
-        "rank": rank,
-        "score": score,
-        "item": item,
-        "name": train.names[item] if train.names else "",
-        "group": train.groups[item],
-        "caption": train.prompts[item],
-        **({"lost": lost[item]} if item in lost else {}),
     }

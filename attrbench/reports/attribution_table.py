@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from typing import Any, Protocol
 
 from rich import box
 from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from attrbench.evaluation.attribution import Attribution, Attributions
-from attrbench.evaluation.attribution_parts import Row
-from attrbench.reports.attribution_json import item_rows
+from attrbench.contracts.ranking import Ranking
+from attrbench.contracts.task import Items
+from attrbench.evaluation.attribution_parts import Row, Subject
+from attrbench.metrics.agreement import Agreement
 from attrbench.reports.contact_sheet import MEANING, MEANING_OF_SEVERAL
 from attrbench.text import one_line
 
@@ -25,7 +27,68 @@ NAME = 12
 NOT_RANKED = "not ranked: all training items have the same score\n"
 
 
-def parts(answers: Attributions) -> Iterator[RenderableType]:
+class Answer(Protocol):
+    """What is read of one method's answer (`attrbench.evaluation.attribution.Attribution`)."""
+
+    @property
+    def method(self) -> str:
+        """Return the method's label."""
+
+    @property
+    def summary(self) -> str:
+        """Return what the method says in one line."""
+
+    @property
+    def subject(self) -> Subject:
+        """Return task, model and data."""
+
+    @property
+    def queries(self) -> Items:
+        """Return the pictures that were asked about."""
+
+    @property
+    def ranking(self) -> Ranking:
+        """Return ids and scores, strongest first."""
+
+    @property
+    def lowest(self) -> Ranking | None:
+        """Return ids and scores, lowest first; None where there are none."""
+
+    @property
+    def wants_lowest(self) -> bool:
+        """Return whether the lowest scores were asked for."""
+
+    def rows(self, query: int, lowest: bool = False) -> list[Row]:
+        """Return the training items found for a query."""
+
+    def item_rows(self, query: int, lowest: bool = False) -> list[dict[str, Any]]:
+        """Return the training items found for a query as dicts."""
+
+
+class Answers(Protocol):
+    """What is read of the answers of several methods (`attrbench.evaluation.attribution.Attributions`)."""
+
+    @property
+    def methods(self) -> list[str]:
+        """Return the labels of the methods."""
+
+    @property
+    def subject(self) -> Subject:
+        """Return task, model and data."""
+
+    @property
+    def queries(self) -> Items:
+        """Return the pictures that were asked about."""
+
+    @property
+    def agreement(self) -> list[Agreement]:
+        """Return the agreement of every two methods."""
+
+    def __len__(self) -> int: ...
+    def __iter__(self) -> Iterator[Answer]: ...
+
+
+def parts(answers: Answers) -> Iterator[RenderableType]:
     """Yield the answers of one method in full, or those of several side by side with their agreement, for rich."""
     if len(answers) == 1:
         (answer,) = answers
@@ -34,7 +97,7 @@ def parts(answers: Attributions) -> Iterator[RenderableType]:
         for query in range(len(answer.queries)):
             yield from _tables_of_one(answer, query)
         return
-    names = short_names(answers)
+    names = short_names(list(answers))
     yield Text(f"{len(answers)} methods on {one_line(answers.subject)}")
     for name, answer in zip(names, answers, strict=True):
         label = "" if name == answer.method else f" is {one_line(answer.method)}"
@@ -43,23 +106,23 @@ def parts(answers: Attributions) -> Iterator[RenderableType]:
     for query in range(len(answers.queries)):
         for first in range(0, len(answers), ABREAST):
             part = slice(first, first + ABREAST)
-            yield from _tables_of_several(answers[part], names[part], query)
+            yield from _tables_of_several(list(answers)[part], names[part], query)
     yield _agreement(answers, names)
 
 
-def short_names(answers: Sequence[Attribution]) -> list[str]:
+def short_names(answers: Sequence[Answer]) -> list[str]:
     """Return a name for each method that fits over its columns: without options; numbered, where that is ambiguous."""
     names = [one_line(answer.method).partition(":")[0][:NAME] for answer in answers]
     counts = Counter(names)
     return [name if counts[name] == 1 else f"{name[: NAME - 3]} {number}" for number, name in enumerate(names, start=1)]
 
 
-def _title(answer: Attribution, query: int) -> str:
+def _title(answer: Answer, query: int) -> str:
     name, prompt = answer.queries.names[query], answer.queries.prompts[query]
     return _cut(name + (f": {prompt}" if prompt and prompt not in name else ""))
 
 
-def _tables_of_one(answer: Attribution, query: int) -> Iterator[Table | Text]:
+def _tables_of_one(answer: Answer, query: int) -> Iterator[Table | Text]:
     """Yield the table of a query's highest-scored items, and that of the lowest-scored where they are wanted."""
     yield _table_of_one(answer, query, _title(answer, query), lowest=False)
     if not (answer.ranking.ids[query] >= 0).any():
@@ -68,9 +131,9 @@ def _tables_of_one(answer: Attribution, query: int) -> Iterator[Table | Text]:
         yield _table_of_one(answer, query, f"{_title(answer, query)}: lowest scores", lowest=True)
 
 
-def _table_of_one(answer: Attribution, query: int, title: str, lowest: bool) -> Table:
+def _table_of_one(answer: Answer, query: int, title: str, lowest: bool) -> Table:
     alike = {row.rank: _alike(row) for row in answer.rows(query, lowest)}
-    rows = [row | {"alike": alike[row["rank"]]} for row in item_rows(answer, query, lowest) if row["rank"] in alike]
+    rows = [row | {"alike": alike[row["rank"]]} for row in answer.item_rows(query, lowest) if row["rank"] in alike]
     columns = [
         column
         for column in ("rank", "score", "lost", "item", "alike", "name", "group", "caption")
@@ -96,7 +159,7 @@ def _alike(row: Row) -> str:
     return f"+{len(items)}: {', '.join(items[:4])}{more}"
 
 
-def _tables_of_several(answers: Sequence[Attribution], names: Sequence[str], query: int) -> Iterator[Table]:
+def _tables_of_several(answers: Sequence[Answer], names: Sequence[str], query: int) -> Iterator[Table]:
     """Yield a table with the items and scores of several methods for a query, and that of the lowest ones if wanted."""
     title = _title(answers[0], query)
     yield _table_of_several(answers, names, query, title, lowest=False)
@@ -104,9 +167,7 @@ def _tables_of_several(answers: Sequence[Attribution], names: Sequence[str], que
         yield _table_of_several(answers, names, query, f"{title}: lowest scores", lowest=True)
 
 
-def _table_of_several(
-    answers: Sequence[Attribution], names: Sequence[str], query: int, title: str, lowest: bool
-) -> Table:
+def _table_of_several(answers: Sequence[Answer], names: Sequence[str], query: int, title: str, lowest: bool) -> Table:
     table = _table(title)
     table.add_column("\nrank", justify="right")
     for name in names:
@@ -127,7 +188,7 @@ def _cells(rows: Sequence[Row], place: int) -> tuple[str, str]:
     return f"{row.item}{alike}", f"{row.score:.4g}"
 
 
-def _agreement(answers: Attributions, names: Sequence[str]) -> Table:
+def _agreement(answers: Answers, names: Sequence[str]) -> Table:
     """Return a table of how far every two methods agree, on average over the queries."""
     short = dict(zip(answers.methods, names, strict=True))
     pairs = answers.agreement

@@ -10,6 +10,7 @@ from attrbench.contracts.record_files import KeptRecord
 from attrbench.errors import AttrbenchError, UsageError, unknown_name
 from attrbench.metrics.bootstrap_comparisons import EQUAL
 from attrbench.metrics.comparisons import have_different_banks, result_difference
+from attrbench.reports.table_cells import criteria_first
 
 TOP = 10
 """Number of items at the top whose overlap is told."""
@@ -110,7 +111,7 @@ def compare_records(a: Record, b: Record, metrics: Sequence[str] = (), disagreem
             raise unknown_name("metric that both have", name, known)
     if not known:
         raise AttrbenchError(f"{a.method.label} and {b.method.label} have no metric in common")
-    names = list(metrics) or a.criteria_first(known)
+    names = list(metrics) or criteria_first(a, known)
     differences = [_difference(name, a, b) for name in names]
     return Comparison(a, b, differences, _overlap(a, b), _disagreements(a, b, differences[0], disagreements))
 

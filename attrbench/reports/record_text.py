@@ -9,7 +9,7 @@ from attrbench.contracts.record import Record
 from attrbench.contracts.record_files import KeptRecord
 from attrbench.errors import UsageError
 from attrbench.reports.quantities import human_bytes, human_seconds
-from attrbench.reports.table_cells import method_text, metric_text, shown, storage_text
+from attrbench.reports.table_cells import criteria_first, method_text, metric_text, shown, storage_text
 from attrbench.reports.text_table import text_table
 
 UNBROKEN = ("metrics", "command", "file")
@@ -129,7 +129,7 @@ def _metrics(record: Record) -> list[str]:
             "" if result.random is None else f"{result.random:.3f}",
             "" if result.ceiling is None else f"{result.ceiling:.3f}",
         ]
-        for result in map(results.__getitem__, record.criteria_first(results))
+        for result in map(results.__getitem__, criteria_first(record, results))
     ]
     return text_table(("", "value", "random", "ceiling"), rows, left=(0, 1)) if rows else ["none"]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 
 from attrbench.contracts.record import MetricResult, Record
 from attrbench.contracts.record_costs import Storage
@@ -26,6 +26,18 @@ def shown(text: object) -> str:
 def method_text(record: Record) -> str:
     """Return a run's method with its options as text (`dmin:v=4096`), marked `(tuned)` if they were tuned."""
     return shown(record.method.label) + (" (tuned)" if record.tuned is not None else "")
+
+
+def ranking_results(record: Record) -> list[MetricResult]:
+    """Return the results by which a board can rank a run: those of ground truths, then the task's main metric."""
+    found = [result for result in record.metrics if result.criterion or result.name == record.task.main_metric]
+    return sorted(found, key=lambda result: not result.criterion)
+
+
+def criteria_first(record: Record, names: Iterable[str]) -> list[str]:
+    """Return names of a run's metrics with those first by which a board can rank it."""
+    order = {result.name: place for place, result in enumerate(ranking_results(record))}
+    return sorted(names, key=lambda name: order.get(name, len(order)))
 
 
 def interval_text(result: MetricResult | Tried) -> str:

@@ -141,7 +141,7 @@ def test_a_dry_run_after_a_run_finds_its_queries_and_shards(attrbench, request, 
     run = (*run, "--cache", tmp_path, "--out", tmp_path / "out")
     assert attrbench(*run).code == 0
     request.getfixturevalue("no_network")
-    done = attrbench(*run, "--dry-run")
+    done = attrbench(*run, "--dry-run", "--rerun")
     assert done.code == 0, done.err
     assert "20 training items, 10 queries\n" in done.err
     assert ": 0 of " in done.err

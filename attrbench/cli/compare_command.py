@@ -70,7 +70,8 @@ def _lines(found: Comparison) -> list[str]:
         *text_table(titles, rows),
     ]
     if others := [difference.metric for difference in found.differences if difference.of_other_models]:
-        lines += ["", f"A and B were compared with different retrained models, so no interval of {', '.join(others)}."]
+        names = shown(", ".join(others))
+        lines += ["", f"A and B were compared with different retrained models, so no interval of {names}."]
     if found.overlap is not None:
         lines += ["", f"Of the top {TOP} they share {found.overlap:.0%} on average."]
     if found.disagreements:

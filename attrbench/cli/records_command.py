@@ -9,6 +9,7 @@ import typer
 
 from attrbench import api
 from attrbench.cli.common import Cache, Debug, LookIn, OnlyTasks, Places
+from attrbench.contracts.record import MetricResult, Record
 from attrbench.contracts.record_files import KeptRecord, kept_records, one_record, readable_records
 from attrbench.contracts.task import Workspace
 from attrbench.errors import AttrbenchError
@@ -106,9 +107,14 @@ def remove(
         typer.echo(f"{verb} {one_line(path)}: {method_text(kept.record)} on {shown(kept.record.task.label)}")
 
 
+def _main(record: Record) -> MetricResult | None:
+    """Return the first finite result by which a board can rank a run; None where there is none."""
+    return next((result for result in ranking_results(record) if result.finite), None)
+
+
 def _cells(kept: KeptRecord) -> list[str]:
     record = kept.record
-    main = next((result for result in ranking_results(record) if result.finite), None)
+    main = _main(record)
     result = "" if main is None else f"{shown(main.name)} {metric_text(main)}"
     parts = record.identity[:10], record.task.name, method_text(record), record.status, result, record.created[:10]
     return [shown(part) for part in parts]
@@ -116,7 +122,7 @@ def _cells(kept: KeptRecord) -> list[str]:
 
 def _entry(kept: KeptRecord) -> dict[str, object]:
     record = kept.record
-    main = next((result for result in ranking_results(record) if result.finite), None)
+    main = _main(record)
     return {
         "path": str(kept.path),
         "identity": record.identity,

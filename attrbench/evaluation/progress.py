@@ -20,6 +20,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from attrbench.reports.printed import WIDE
 from attrbench.text import plain
 
 if TYPE_CHECKING:
@@ -59,12 +60,12 @@ class _Console(Console):
 
 
 def console(stderr: bool = False) -> Console:
-    """Return a rich console on standard output or error, 160 columns wide where that is not a terminal."""
+    """Return a rich console on standard output or error, `WIDE` columns wide where that is not a terminal."""
     stream = sys.stderr if stderr else sys.stdout
     terminal = stream.isatty()
     return _Console(
         file=stream,
-        width=None if terminal else 160,
+        width=None if terminal else WIDE,
         highlight=False,
         soft_wrap=not terminal,
         force_jupyter=False,  # a notebook gets the same plain lines

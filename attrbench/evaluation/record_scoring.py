@@ -95,7 +95,7 @@ class RecordScoring:
         self.lacking.update(name for name in scored.lacking if name not in known)
         if record != kept.record:
             _write(kept, record)
-        self.say(f"{label}: {'added ' + ', '.join(dict.fromkeys(added)) if added else 'nothing to add'}")
+        self.say(f"{label}: {'added ' + plain(', '.join(dict.fromkeys(added))) if added else 'nothing to add'}")
 
     def _rescored(self, record: Record, opened: OpenTask) -> Rescored:
         return rescore(self.tasks.registry, record, opened, self.note, self.tasks.truths_of(record))

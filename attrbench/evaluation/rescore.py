@@ -168,8 +168,8 @@ def with_models_of(record: Record, again: Record) -> tuple[Record, list[str]]:
 
 
 def _kind(name: str) -> str:
-    """Return the first word of the name of a metric or fact of retrained models: lds or group."""
-    return SEPARATOR.split(name)[0].removesuffix("s") if name.startswith("group") else SEPARATOR.split(name)[0]
+    """Return the first word of the name of a metric or fact, without an s at its end: `groups` is of `group-top1`."""
+    return SEPARATOR.split(name)[0].removesuffix("s")
 
 
 def _check_same_run(record: Record, again: Record) -> None:

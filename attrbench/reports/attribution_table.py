@@ -28,7 +28,7 @@ NOT_RANKED = "not ranked: all training items have the same score\n"
 
 
 class Answer(Protocol):
-    """What is read of one method's answer (`attrbench.evaluation.attribution.Attribution`)."""
+    """The parts of one method's answer that tables show (`attrbench.evaluation.attribution.Attribution`)."""
 
     @property
     def method(self) -> str:
@@ -66,7 +66,7 @@ class Answer(Protocol):
 
 
 class Answers(Protocol):
-    """What is read of the answers of several methods (`attrbench.evaluation.attribution.Attributions`)."""
+    """The parts of several methods' answers that tables show (`attrbench.evaluation.attribution.Attributions`)."""
 
     @property
     def methods(self) -> list[str]:
